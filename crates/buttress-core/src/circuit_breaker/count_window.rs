@@ -1,0 +1,127 @@
+use super::{event::Counts, time_window::Category};
+use crate::sync::{AtomicU64, Ordering};
+
+const CATEGORY_BITS: u32 = 2;
+const GENERATION_BITS: u32 = 22;
+const DUE_BITS: u32 = 64 - GENERATION_BITS;
+const DUE: u64 = (1 << DUE_BITS) - 1;
+const POSITION: u64 = (1 << (64 - CATEGORY_BITS - GENERATION_BITS)) - 1;
+
+/// Exact counts over the last so many results.
+///
+/// A result takes the next position and writes itself into that position's slot, tagged with its generation, so that a
+/// new generation starts empty without clearing. Summing is a pass over the ring, but it is rare: after a sum, the
+/// breaker knows how many more failures the rule needs at the least, and does not sum again before they have come.
+#[derive(Debug)]
+pub(super) struct CountWindow {
+    head: AtomicU64,
+    /// Failures and slow calls since the beginning.
+    bad: AtomicU64,
+    /// `generation | bad`: before so many bad results, no rule can be met in that generation.
+    due: AtomicU64,
+    /// `generation | position | category`; the first position is 1.
+    slots: Box<[AtomicU64]>,
+}
+
+impl CountWindow {
+    pub(super) fn new(results: u32) -> Self {
+        Self { head: AtomicU64::new(0), bad: AtomicU64::new(0), due: AtomicU64::new(0), slots: (0..results).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    pub(super) fn record(&self, generation: u64, category: Category) {
+        let position = (self.head.fetch_add(1, Ordering::SeqCst) + 1) & POSITION;
+        let slot = &self.slots[position as usize % self.slots.len()];
+        let word = generation << (64 - GENERATION_BITS) | position << CATEGORY_BITS | category as u64;
+        let mut seen = slot.load(Ordering::Relaxed);
+        // Whoever comes a whole ring later owns the slot; a writer that was overtaken is out of the window.
+        while position_of(seen) < position || position_of(seen) - position > POSITION / 2 {
+            match slot.compare_exchange_weak(seen, word, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Sums until two sums in a row agree: see `TimeWindow::counts`.
+    pub(super) fn counts(&self, generation: u64) -> Counts {
+        let mut last = self.scan(generation);
+        for _ in 0..4 {
+            let again = self.scan(generation);
+            if again == last {
+                break;
+            }
+            last = again;
+        }
+        last
+    }
+
+    fn scan(&self, generation: u64) -> Counts {
+        let head = self.head.load(Ordering::SeqCst) & POSITION;
+        let mut counts = Counts::default();
+        for slot in &self.slots {
+            let word = slot.load(Ordering::SeqCst);
+            let behind = head.wrapping_sub(position_of(word)) & POSITION;
+            // A slot whose owner has not written yet still shows what fell out of the window.
+            let live = position_of(word) != 0 && (behind < self.slots.len() as u64 || behind > POSITION / 2);
+            if live && word >> (64 - GENERATION_BITS) == tag_of(generation) {
+                match word & 0b11 {
+                    0 => counts.succeeded += 1,
+                    1 => counts.failed += 1,
+                    2 => counts.slow += 1,
+                    _ => counts.slow_failed += 1,
+                }
+            }
+        }
+        counts
+    }
+
+    /// Counts one bad result, which has been recorded, and returns its number; `None` when it cannot be the one that meets a rule.
+    pub(super) fn due(&self, generation: u64) -> Option<u64> {
+        let number = self.bad.fetch_add(1, Ordering::SeqCst) + 1;
+        let due = self.due.load(Ordering::SeqCst);
+        let rests = due >> DUE_BITS == tag_of(generation) && (due & DUE) > (number & DUE);
+        (!rests).then_some(number)
+    }
+
+    /// A sum taken after bad result `number` lacked `missing` more. All bad results up to `number` were in that sum or had slid out, so
+    /// no result before `number + missing` can meet a rule. Any thread's bound is valid, so it does not matter whose stays.
+    pub(super) fn rest(&self, generation: u64, number: u64, missing: u32) {
+        self.due.store(tag_of(generation) << DUE_BITS | ((number + u64::from(missing)) & DUE), Ordering::SeqCst);
+    }
+}
+
+fn tag_of(generation: u64) -> u64 {
+    generation & ((1 << GENERATION_BITS) - 1)
+}
+
+fn position_of(word: u64) -> u64 {
+    word >> CATEGORY_BITS & POSITION
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_slides() {
+        let window = CountWindow::new(10);
+        (0..1000).for_each(|_| window.record(0, Category::Succeeded));
+        (0..4).for_each(|_| window.record(0, Category::Failed));
+        assert_eq!(window.counts(0), Counts { succeeded: 6, failed: 4, ..Counts::default() });
+        assert_eq!(window.counts(1), Counts::default(), "a new generation starts empty");
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_the_last_n(size in 1u32..20, results in prop::collection::vec(0usize..4, 0..80)) {
+            let window = CountWindow::new(size);
+            for &category in &results {
+                window.record(5, [Category::Succeeded, Category::Failed, Category::Slow, Category::SlowFailed][category]);
+            }
+            let last = &results[results.len().saturating_sub(size as usize)..];
+            let of = |category| last.iter().filter(|c| **c == category).count() as u64;
+            prop_assert_eq!(window.counts(5), Counts { succeeded: of(0), failed: of(1), slow: of(2), slow_failed: of(3) });
+        }
+    }
+}

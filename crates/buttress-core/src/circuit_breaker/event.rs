@@ -1,0 +1,184 @@
+use crate::Name;
+use std::{fmt, time::Duration};
+
+/// The state of a circuit.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub enum State {
+    /// Calls go through and are counted.
+    Closed = 0,
+    /// By an operator: calls go through and are counted, and nothing trips.
+    MetricsOnly = 1,
+    /// By an operator: calls go through and nothing is counted.
+    Disabled = 2,
+    /// Calls are refused until a time.
+    Open = 3,
+    /// Probes go through; the rest is refused.
+    HalfOpen = 4,
+    /// By an operator: calls are refused until the operator says otherwise.
+    ForcedOpen = 5,
+}
+
+impl State {
+    /// The bits of the state word that hold the state.
+    pub(super) const BITS: u32 = 3;
+
+    pub(super) fn of_word(word: u64) -> Self {
+        match word & ((1 << Self::BITS) - 1) {
+            0 => Self::Closed,
+            1 => Self::MetricsOnly,
+            2 => Self::Disabled,
+            3 => Self::Open,
+            4 => Self::HalfOpen,
+            _ => Self::ForcedOpen,
+        }
+    }
+
+    pub(super) fn admits_all(self) -> bool {
+        matches!(self, Self::Closed | Self::MetricsOnly | Self::Disabled)
+    }
+
+    /// A lower-case word, as for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::MetricsOnly => "metrics-only",
+            Self::Disabled => "disabled",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+            Self::ForcedOpen => "forced-open",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Results in the window.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Calls that succeeded in time.
+    pub succeeded: u64,
+    /// Calls that failed in time.
+    pub failed: u64,
+    /// Calls that succeeded, and took longer than the slow threshold.
+    pub slow: u64,
+    /// Calls that failed, and took longer than the slow threshold.
+    pub slow_failed: u64,
+}
+
+impl Counts {
+    /// All calls.
+    pub fn total(&self) -> u64 {
+        self.succeeded + self.failed + self.slow + self.slow_failed
+    }
+
+    /// All failures, slow or not.
+    pub fn failures(&self) -> u64 {
+        self.failed + self.slow_failed
+    }
+
+    /// All slow calls, failed or not.
+    pub fn slow_calls(&self) -> u64 {
+        self.slow + self.slow_failed
+    }
+
+    /// The share of failures; `None` without calls.
+    pub fn failure_rate(&self) -> Option<f64> {
+        (self.total() > 0).then(|| self.failures() as f64 / self.total() as f64)
+    }
+
+    /// The share of slow calls; `None` without calls.
+    pub fn slow_rate(&self) -> Option<f64> {
+        (self.total() > 0).then(|| self.slow_calls() as f64 / self.total() as f64)
+    }
+}
+
+/// Why a circuit changed its state, with the numbers that led to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// So many failures in a row.
+    ConsecutiveFailures(u32),
+    /// The failure rate of these results.
+    FailureRate(Counts),
+    /// The rate of slow calls among these results.
+    SlowRate(Counts),
+    /// The custom rule.
+    Custom(Counts),
+    /// The open time is over.
+    OpenTimeElapsed,
+    /// Enough probes succeeded.
+    ProbesSucceeded(u32),
+    /// A probe failed, or too many did.
+    ProbesFailed(u32),
+    /// A probe did not come back within its lease.
+    ProbeLeaseExpired,
+    /// The probes did not decide within the bound on half-open time.
+    HalfOpenTimedOut,
+    /// Somebody used the handle.
+    Operator,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
+            Self::FailureRate(counts) => write!(f, "{} of {} calls failed", counts.failures(), counts.total()),
+            Self::SlowRate(counts) => write!(f, "{} of {} calls were slow", counts.slow_calls(), counts.total()),
+            Self::Custom(counts) => write!(f, "the custom rule, at {} of {} calls failed", counts.failures(), counts.total()),
+            Self::OpenTimeElapsed => f.write_str("the open time is over"),
+            Self::ProbesSucceeded(n) => write!(f, "{n} probes succeeded"),
+            Self::ProbesFailed(n) => write!(f, "{n} probes failed"),
+            Self::ProbeLeaseExpired => f.write_str("a probe did not come back"),
+            Self::HalfOpenTimedOut => f.write_str("the probes did not decide in time"),
+            Self::Operator => f.write_str("by hand"),
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Transition {
+    /// The circuit's name.
+    pub name: Name,
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+    /// Why.
+    pub cause: Cause,
+    /// The generation that begins with it. Listeners of several threads may hear of two transitions in either
+    /// order; the generation tells which came first.
+    pub generation: u64,
+    /// How long the circuit stays open, where it opens for a time.
+    pub open_for: Option<Duration>,
+}
+
+/// One look at a circuit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The circuit's name.
+    pub name: Name,
+    /// Its state.
+    pub state: State,
+    /// How many changes of state there were.
+    pub generation: u64,
+    /// Results in the window; zeros without one.
+    pub counts: Counts,
+    /// Failures in a row, up to now. Overload does not count.
+    pub consecutive_failures: u32,
+    /// How often in a row it opened without closing in between.
+    pub openings: u32,
+    /// How long nothing can be admitted; `None` when something can.
+    pub retry_after: Option<Duration>,
+    /// Calls refused since it was made.
+    pub rejected: u64,
+    /// Results that came back from an earlier generation, since it was made.
+    pub stale: u64,
+}

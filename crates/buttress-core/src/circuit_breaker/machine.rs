@@ -1,0 +1,209 @@
+use super::{
+    config::Config,
+    event::{Cause, State},
+};
+use fastrand::Rng;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Everything about a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with
+/// the time, under the breaker's lock.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) config: Arc<Config>,
+    pub(super) state: State,
+    pub(super) generation: u64,
+    /// Openings since it was last closed.
+    pub(super) openings: u32,
+    /// The end of the open time; `None` for one that no clock reaches.
+    open_until: Option<Instant>,
+    round: Round,
+    rng: Rng,
+}
+
+/// One half-open round.
+#[derive(Debug, Default)]
+struct Round {
+    ends: Option<Instant>,
+    leases: Vec<Lease>,
+    next: u64,
+    succeeded: u32,
+    failed: u32,
+}
+
+#[derive(Debug)]
+struct Lease {
+    probe: u64,
+    ends: Option<Instant>,
+}
+
+/// A change of state, as the machine knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) from: State,
+    pub(super) to: State,
+    pub(super) cause: Cause,
+    pub(super) generation: u64,
+    pub(super) open_for: Option<Duration>,
+}
+
+/// Until when nothing can be admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Until {
+    Now,
+    Moment(Instant),
+    Forever,
+}
+
+impl Until {
+    pub(super) fn from(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Moment(moment) => Some(moment.saturating_duration_since(now)),
+            Self::Now | Self::Forever => None,
+        }
+    }
+}
+
+/// What a probe said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    Succeeded,
+    Failed,
+    /// It said nothing, and its slot is free again.
+    Nothing,
+}
+
+impl Machine {
+    pub(super) fn new(config: Arc<Config>, rng: Rng) -> Self {
+        Self { config, state: State::Closed, generation: 0, openings: 0, open_until: None, round: Round::default(), rng }
+    }
+
+    /// When it is worth asking for admission again.
+    pub(super) fn closed(&self) -> Until {
+        let moment = |moment: Option<Instant>| moment.map_or(Until::Forever, Until::Moment);
+        match self.state {
+            State::ForcedOpen => Until::Forever,
+            State::Open => moment(self.open_until),
+            State::HalfOpen if !self.has_free_slot() => {
+                moment(self.round.leases.iter().filter_map(|lease| lease.ends).chain(self.round.ends).min())
+            }
+            _ => Until::Now,
+        }
+    }
+
+    /// Opens a closed circuit. `hint` is how long the backend asked us to stay away.
+    pub(super) fn trip(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Option<Step> {
+        (self.state == State::Closed).then(|| self.open(cause, hint, now))
+    }
+
+    /// Brings the state up to `now`: revokes leases and ends a round that did not decide.
+    pub(super) fn roll(&mut self, now: Instant, steps: &mut Vec<Step>) {
+        if self.state != State::HalfOpen {
+            return;
+        }
+        let before = self.round.leases.len();
+        self.round.leases.retain(|lease| lease.ends.is_none_or(|ends| now < ends));
+        self.round.failed += (before - self.round.leases.len()) as u32;
+        if self.round.leases.len() < before {
+            steps.extend(self.decide(Cause::ProbeLeaseExpired, None, now));
+        }
+        if self.state == State::HalfOpen && self.round.ends.is_some_and(|ends| now >= ends) {
+            steps.push(self.open(Cause::HalfOpenTimedOut, None, now));
+        }
+    }
+
+    /// Takes a probe's slot, beginning a half-open round when the open time is over.
+    pub(super) fn take_probe(&mut self, now: Instant, steps: &mut Vec<Step>) -> Option<u64> {
+        self.roll(now, steps);
+        if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
+            self.round = Round { ends: now.checked_add(self.config.max_half_open), next: self.round.next, ..Round::default() };
+            steps.push(self.enter(State::HalfOpen, Cause::OpenTimeElapsed, None));
+        }
+        if self.state != State::HalfOpen || !self.has_free_slot() {
+            return None;
+        }
+        let probe = self.round.next;
+        self.round.next += 1;
+        self.round.leases.push(Lease { probe, ends: now.checked_add(self.config.probe_lease) });
+        Some(probe)
+    }
+
+    /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
+    pub(super) fn settle_probe(&mut self, probe: u64, verdict: Verdict, hint: Option<Duration>, now: Instant, steps: &mut Vec<Step>) -> bool {
+        // A lease that ran out before its probe came back has been revoked, also when nobody looked in between.
+        self.roll(now, steps);
+        if !self.give_back(probe) {
+            return false;
+        }
+        match verdict {
+            Verdict::Nothing => return true,
+            Verdict::Succeeded => self.round.succeeded += 1,
+            Verdict::Failed => self.round.failed += 1,
+        }
+        steps.extend(self.decide(Cause::ProbesFailed(self.round.failed), hint, now));
+        true
+    }
+
+    /// Frees the slot of a probe that was dropped. `false` when it held none.
+    pub(super) fn give_back(&mut self, probe: u64) -> bool {
+        let before = self.round.leases.len();
+        self.round.leases.retain(|lease| lease.probe != probe);
+        self.state == State::HalfOpen && self.round.leases.len() < before
+    }
+
+    /// An operator's choice. Choosing the state it is in already changes nothing, except that [`State::Closed`] always clears the windows.
+    pub(super) fn set(&mut self, state: State) -> Option<Step> {
+        if self.state == state && state != State::Closed {
+            return None;
+        }
+        self.openings = 0;
+        Some(self.enter(state, Cause::Operator, None))
+    }
+
+    /// Opens for `time`, by an operator.
+    pub(super) fn open_for(&mut self, time: Duration, now: Instant) -> Step {
+        self.open_until = now.checked_add(time);
+        let to = if self.open_until.is_some() { State::Open } else { State::ForcedOpen };
+        self.enter(to, Cause::Operator, Some(time))
+    }
+
+    fn has_free_slot(&self) -> bool {
+        let Round { leases, succeeded, failed, .. } = &self.round;
+        let live = leases.len() as u32;
+        live < self.config.concurrent_probes && live + succeeded + failed < self.config.probes
+    }
+
+    /// Decides as soon as the probes that are left cannot change it.
+    fn decide(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Option<Step> {
+        let (config, round) = (&self.config, &self.round);
+        if round.succeeded >= config.successes_needed {
+            let succeeded = round.succeeded;
+            self.openings = 0;
+            Some(self.enter(State::Closed, Cause::ProbesSucceeded(succeeded), None))
+        } else if round.failed > config.probes - config.successes_needed {
+            Some(self.open(cause, hint, now))
+        } else {
+            None
+        }
+    }
+
+    fn open(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Step {
+        let backoff = self.config.open_time;
+        let drawn = backoff.pause(self.openings, &mut self.rng);
+        let time = drawn.max(hint.unwrap_or_default()).clamp(backoff.base(), backoff.cap());
+        self.openings = self.openings.saturating_add(1);
+        self.open_until = now.checked_add(time);
+        self.enter(State::Open, cause, Some(time))
+    }
+
+    fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>) -> Step {
+        let from = std::mem::replace(&mut self.state, to);
+        self.generation += 1;
+        if to != State::HalfOpen {
+            self.round.leases.clear();
+        }
+        Step { from, to, cause, generation: self.generation, open_for }
+    }
+}

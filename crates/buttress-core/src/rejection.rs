@@ -1,0 +1,203 @@
+use crate::{Failure, FailureKind, Ignored, Outcome};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+/// A call that one of our own policies did not let through, or gave up on: which policy, why, and when to come back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[must_use]
+pub struct Rejection {
+    policy: &'static str,
+    name: Option<Name>,
+    reason: Reason,
+    retry_after: Option<Duration>,
+}
+
+impl Rejection {
+    /// `policy` is the kind of policy in words, such as `"circuit breaker"`.
+    pub const fn new(policy: &'static str, reason: Reason) -> Self {
+        Self { policy, name: None, reason, retry_after: None }
+    }
+
+    /// Which one of several policies of its kind.
+    pub fn named(mut self, name: &Name) -> Self {
+        self.name = Some(name.clone());
+        self
+    }
+
+    /// The earliest moment, from now, at which another try may go through.
+    pub fn after(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// The kind of policy, in words.
+    pub fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// The name its owner gave to the policy.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// How long to wait before another try can succeed; `None` where nobody knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What this rejection teaches the layers around the one that made it. A refusal of our own is no evidence against a
+    /// backend; an attempt that timed out while the backend had it, is.
+    pub fn outcome(&self) -> Outcome {
+        match self.reason {
+            Reason::TimedOut(_) => Failure::new(FailureKind::Timeout).into(),
+            _ => Outcome::Ignored(Ignored::LocalReject),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.policy)?;
+        if let Some(name) = &self.name {
+            write!(f, " `{name}`")?;
+        }
+        write!(f, ": {}", self.reason)?;
+        match self.retry_after {
+            Some(after) if !after.is_zero() => write!(f, "; try again in {after:.1?}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+/// Why a policy did not let a call through.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The circuit is open.
+    CircuitOpen,
+    /// The circuit is half-open and all its probes are on their way, or this request may not be a probe.
+    ProbesExhausted,
+    /// An operator opened the circuit.
+    ForcedOpen,
+    /// As many calls as allowed are in flight.
+    BulkheadFull,
+    /// The bulkhead is full, and so is its queue.
+    QueueFull,
+    /// The call stood in the queue of a bulkhead for as long as it may.
+    QueueTimeout,
+    /// A timeout ran out.
+    TimedOut(TimeoutKind),
+    /// `call` came without the `poll_ready` that would have reserved a place, or the inner service was not ready.
+    NotReady,
+    /// A policy from outside this family.
+    Other(&'static str),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CircuitOpen => "open",
+            Self::ProbesExhausted => "half-open, all probes are on their way",
+            Self::ForcedOpen => "forced open by an operator",
+            Self::BulkheadFull => "full",
+            Self::QueueFull => "full, and so is its queue",
+            Self::QueueTimeout => "full, no place became free in time",
+            Self::TimedOut(TimeoutKind::Attempt) => "the attempt took too long",
+            Self::TimedOut(TimeoutKind::Total) => "the call took too long, all attempts included",
+            Self::NotReady => "called before it was ready",
+            Self::Other(why) => why,
+        })
+    }
+}
+
+/// Which clock ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) nobody waits any more.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum TimeoutKind {
+    /// One attempt, until its response began.
+    Attempt,
+    /// The whole call, with all attempts and the pauses between them.
+    Total,
+}
+
+/// The name of a policy. A literal costs nothing to clone, not even a reference count.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Name(Repr);
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Repr {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match &self.0 {
+            Repr::Static(name) => name,
+            Repr::Shared(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl From<&'static str> for Name {
+    fn from(name: &'static str) -> Self {
+        Self(Repr::Static(name))
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(Repr::Shared(name.into()))
+    }
+}
+
+impl From<Arc<str>> for Name {
+    fn from(name: Arc<str>) -> Self {
+        Self(Repr::Shared(name))
+    }
+}
+
+impl From<Cow<'static, str>> for Name {
+    fn from(name: Cow<'static, str>) -> Self {
+        match name {
+            Cow::Borrowed(name) => name.into(),
+            Cow::Owned(name) => name.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejection_reads_as_a_sentence() {
+        let rejection = Rejection::new("circuit breaker", Reason::CircuitOpen)
+            .named(&"payments".into())
+            .after(Some(Duration::from_millis(4200)));
+        assert_eq!(rejection.to_string(), "circuit breaker `payments`: open; try again in 4.2s");
+    }
+
+    #[test]
+    fn only_a_timeout_is_evidence_against_the_backend() {
+        let of = |reason| Rejection::new("x", reason).outcome();
+        assert!(of(Reason::TimedOut(TimeoutKind::Attempt)).is_failure());
+        for reason in [Reason::CircuitOpen, Reason::BulkheadFull, Reason::QueueTimeout, Reason::NotReady] {
+            assert_eq!(of(reason), Outcome::Ignored(Ignored::LocalReject));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A budget that keeps retries a share of the traffic, so that they cannot bury a backend that is down.
+
+use crate::shard::Counter;
+use crate::sync::{Mutex, lock};
+use crate::{Clock, InvalidConfig};
+use std::{sync::Arc, time::Duration, time::Instant};
+
+/// A thousandth of a retry: all arithmetic is exact in it.
+const MILLI: u64 = 1000;
+
+/// A token bucket of retries, shared by every layer that talks to one destination.
+///
+/// Each request deposits `percent` hundredths of a retry, time adds `min_per_second`, each retry withdraws one. At
+/// most `burst` are ever saved up, and the bucket starts full.
+///
+/// **Guarantee**: over *any* interval, retries ≤ `percent`/100 · requests + `min_per_second` · seconds + `burst`, and the
+/// balance is never negative, however many threads withdraw at once.
+///
+/// Deposits need no clock and no shared cache line: they are counted per thread and folded into the balance by the
+/// next withdrawal, which is exact, because between two withdrawals only deposits happen and a cap over sums does not
+/// depend on their order.
+///
+/// Differences from `tower`'s `TpsBudget`: that rounds a share to 1/n (0.7 lets every request be retried) and checks
+/// before it subtracts, so threads overdraw it; both come from Finagle's expiring window, which bounds only
+/// intervals longer than its time to live.
+#[derive(Clone, Debug)]
+pub struct RetryBudget(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    deposits: Counter,
+    /// In thousandths of a retry.
+    per_deposit: u64,
+    per_second: u64,
+    burst: u64,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    balance: u64,
+    /// Deposits that are in the balance already.
+    folded: u64,
+    refilled_at: Option<Instant>,
+}
+
+impl RetryBudget {
+    /// 20 % of the requests, 3 a second, 100 saved up at most.
+    ///
+    /// (Finagle and tower allow 20 % and 10 a second; AWS's SDKs save up 500 credits of 5 each.)
+    pub fn new() -> Self {
+        Builder::default().into_budget()
+    }
+
+    /// Starts from the values of [`new`](Self::new).
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Counts one request. Call it once for each logical request, not for its retries.
+    pub fn deposit(&self) {
+        self.0.deposits.add(1);
+    }
+
+    /// Takes one retry out of the budget, or says no. Dropped unspent, the [`Withdrawal`] goes back.
+    pub fn try_withdraw(&self, clock: &impl Clock) -> Option<Withdrawal> {
+        let state = &*self.0;
+        let mut ledger = lock(&state.ledger);
+        state.fold(&mut ledger, clock.now());
+        ledger.balance = ledger.balance.checked_sub(MILLI)?;
+        Some(Withdrawal { budget: self.clone(), spent: false })
+    }
+
+    /// How many retries are left, in whole and broken ones.
+    pub fn balance(&self, clock: &impl Clock) -> f64 {
+        let mut ledger = lock(&self.0.ledger);
+        self.0.fold(&mut ledger, clock.now());
+        ledger.balance as f64 / MILLI as f64
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    fn fold(&self, ledger: &mut Ledger, now: Instant) {
+        let deposits = self.deposits.sum();
+        let mut income = deposits.saturating_sub(ledger.folded).saturating_mul(self.per_deposit);
+        ledger.folded = deposits;
+
+        let since = *ledger.refilled_at.get_or_insert(now);
+        if self.per_second > 0 && now > since {
+            let nanos_per_milli = (1_000_000_000 / self.per_second).max(1);
+            let refill = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX) / nanos_per_milli;
+            income = income.saturating_add(refill);
+            // Only the time that was turned into tokens is used up; the rest counts next time.
+            ledger.refilled_at = since.checked_add(Duration::from_nanos(refill.saturating_mul(nanos_per_milli))).or(Some(now));
+        }
+        ledger.balance = ledger.balance.saturating_add(income).min(self.burst);
+    }
+}
+
+/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the call was given up
+/// during its pause, it is put back.
+#[derive(Debug)]
+#[must_use = "dropping it puts the retry back"]
+pub struct Withdrawal {
+    budget: RetryBudget,
+    spent: bool,
+}
+
+impl Withdrawal {
+    /// The retry is on its way.
+    pub fn spend(mut self) {
+        self.spent = true;
+    }
+}
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        if !self.spent {
+            let mut ledger = lock(&self.budget.0.ledger);
+            ledger.balance = ledger.balance.saturating_add(MILLI).min(self.budget.0.burst);
+        }
+    }
+}
+
+/// Builds a [`RetryBudget`].
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Builder {
+    percent: f64,
+    min_per_second: f64,
+    burst: u32,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { percent: 20.0, min_per_second: 3.0, burst: 100 }
+    }
+}
+
+impl Builder {
+    /// Retries for each hundred requests, 0 to 1000, exact to a tenth of a percent. Default 20.
+    pub fn percent(mut self, percent: f64) -> Self {
+        self.percent = percent;
+        self
+    }
+
+    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000, exact to a thousandth. Default 3.
+    pub fn min_per_second(mut self, retries: f64) -> Self {
+        self.min_per_second = retries;
+        self
+    }
+
+    /// How many retries are saved up at most, and are there at the start. At least 1. Default 100.
+    pub fn burst(mut self, retries: u32) -> Self {
+        self.burst = retries;
+        self
+    }
+
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn build(self) -> Result<RetryBudget, InvalidConfig> {
+        if !(0.0..=1000.0).contains(&self.percent) {
+            return Err(InvalidConfig::new("percent", "must be between 0 and 1000"));
+        }
+        if !(0.0..=1_000_000.0).contains(&self.min_per_second) {
+            return Err(InvalidConfig::new("min_per_second", "must be between 0 and 1,000,000"));
+        }
+        if self.burst == 0 {
+            return Err(InvalidConfig::new("burst", "must be at least 1: with 0 no retry is ever allowed"));
+        }
+        Ok(self.into_budget())
+    }
+
+    fn into_budget(self) -> RetryBudget {
+        let burst = u64::from(self.burst) * MILLI;
+        RetryBudget(Arc::new(State {
+            deposits: Counter::default(),
+            per_deposit: (self.percent * 10.0).round() as u64,
+            per_second: (self.min_per_second * MILLI as f64).round() as u64,
+            burst,
+            ledger: Mutex::new(Ledger { balance: burst, folded: 0, refilled_at: None }),
+        }))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn empty(percent: f64, min_per_second: f64, burst: u32, now: Instant) -> RetryBudget {
+        let budget = RetryBudget::builder().percent(percent).min_per_second(min_per_second).burst(burst).build().unwrap();
+        while let Some(withdrawal) = budget.try_withdraw(&now) {
+            withdrawal.spend();
+        }
+        budget
+    }
+
+    fn withdraw_all(budget: &RetryBudget, now: Instant) -> u32 {
+        let mut n = 0;
+        while let Some(withdrawal) = budget.try_withdraw(&now) {
+            withdrawal.spend();
+            n += 1;
+        }
+        n
+    }
+
+    #[test]
+    fn seventy_percent_of_a_thousand_requests_are_seven_hundred_retries() {
+        let now = crate::testing::start();
+        for (percent, retries) in [(70.0, 700), (30.0, 300), (60.0, 600), (0.1, 1)] {
+            let budget = empty(percent, 0.0, 1000, now);
+            (0..1000).for_each(|_| budget.deposit());
+            assert_eq!(withdraw_all(&budget, now), retries, "{percent} %");
+        }
+    }
+
+    #[test]
+    fn time_adds_the_minimum_and_no_more_than_the_burst_is_saved() {
+        let start = crate::testing::start();
+        let budget = empty(0.0, 3.0, 10, start);
+        assert_eq!(withdraw_all(&budget, start + Duration::from_millis(999)), 2);
+        assert_eq!(withdraw_all(&budget, start + Duration::from_millis(1001)), 1, "the broken retry of the first second counts");
+        assert_eq!(withdraw_all(&budget, start + Duration::from_secs(3600)), 10);
+    }
+
+    #[test]
+    fn a_retry_given_up_during_its_pause_goes_back() {
+        let now = crate::testing::start();
+        let budget = empty(0.0, 0.0, 1, now);
+        assert!(budget.try_withdraw(&now).is_none());
+        let budget = RetryBudget::builder().burst(1).min_per_second(0.0).build().unwrap();
+        drop(budget.try_withdraw(&now).expect("the bucket starts full"));
+        assert!(budget.try_withdraw(&now).is_some());
+    }
+
+    #[test]
+    fn threads_cannot_overdraw_it() {
+        let now = crate::testing::start();
+        let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1000).build().unwrap();
+        let taken: u32 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| withdraw_all(&budget, now))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(taken, 1000);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_adds_nothing_and_does_not_panic() {
+        let start = crate::testing::start() + Duration::from_secs(100);
+        let budget = empty(0.0, 3.0, 10, start);
+        assert_eq!(withdraw_all(&budget, start - Duration::from_secs(50)), 0);
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        assert_eq!(RetryBudget::builder().percent(f64::NAN).build().unwrap_err().field(), "percent");
+        assert_eq!(RetryBudget::builder().min_per_second(-1.0).build().unwrap_err().field(), "min_per_second");
+        assert_eq!(RetryBudget::builder().burst(0).build().unwrap_err().field(), "burst");
+    }
+
+    proptest! {
+        #[test]
+        fn retries_never_exceed_share_plus_minimum_plus_burst(
+            percent in 0u32..1000, per_second in 0u32..50, burst in 1u32..50,
+            steps in prop::collection::vec((0u64..500, 0u32..20, 0u32..20), 1..60),
+        ) {
+            let budget = RetryBudget::builder().percent(percent.into()).min_per_second(per_second.into()).burst(burst).build().unwrap();
+            let start = crate::testing::start();
+            let (mut now, mut requests, mut retries) = (start, 0u64, 0u64);
+            for (pause, deposits, wanted) in steps {
+                now += Duration::from_millis(pause);
+                (0..deposits).for_each(|_| budget.deposit());
+                requests += u64::from(deposits);
+                for _ in 0..wanted {
+                    if let Some(w) = budget.try_withdraw(&now) { w.spend(); retries += 1; }
+                }
+                let bound = requests as f64 * f64::from(percent) / 100.0 + f64::from(per_second) * (now - start).as_secs_f64() + f64::from(burst);
+                prop_assert!(retries as f64 <= bound + 1e-6, "{retries} > {bound}");
+                prop_assert!(budget.balance(&now) >= 0.0);
+            }
+        }
+    }
+}

