@@ -1,0 +1,118 @@
+//! The customers: they order at random, from a seed, and remember what they were told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::order::IDEMPOTENCY_KEY;
+
+/// Longer than the gateway may take: whoever waits so long has been forgotten.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
+
+#[derive(Debug)]
+pub(super) struct Customers {
+    client: Client<HttpConnector, Full<Bytes>>,
+    url: String,
+    rng: fastrand::Rng,
+    placed: u64,
+    seed: u64,
+}
+
+impl Customers {
+    pub(super) fn new(gateway: String, seed: u64) -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            url: format!("{gateway}/v1/orders"),
+            rng: fastrand::Rng::with_seed(seed),
+            placed: 0,
+            seed,
+        }
+    }
+
+    /// The next order. A few cannot succeed even on a good day: Pip has no money, and there are no lamps.
+    pub(super) fn order(&mut self) -> Order {
+        let rng = &mut self.rng;
+        let fate = rng.f64();
+        let customer = if fate < 0.03 { "pip" } else { CUSTOMERS[rng.usize(..CUSTOMERS.len())] };
+        let mut products = PRODUCTS;
+        rng.shuffle(&mut products);
+        let mut items: Vec<_> = products
+            .iter()
+            .take(rng.usize(1..=3))
+            .map(|sku| json!({ "sku": sku, "quantity": rng.i64(1..=5) }))
+            .collect();
+        if fate > 0.98 {
+            items.push(json!({ "sku": "lamp", "quantity": 1 }));
+        }
+        self.placed += 1;
+        Order {
+            client: self.client.clone(),
+            url: self.url.clone(),
+            key: format!("demo-{}-{}", self.seed, self.placed),
+            body: json!({ "customer": customer, "items": items }),
+        }
+    }
+}
+
+/// One order, ready to be placed.
+#[derive(Debug)]
+pub(super) struct Order {
+    client: Client<HttpConnector, Full<Bytes>>,
+    url: String,
+    key: String,
+    body: Value,
+}
+
+/// What a customer has seen of an order.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) answer: Answer,
+    pub(super) took: Duration,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// 201, with the order's id.
+    Confirmed(String),
+    /// An error about an order that exists: it will be undone.
+    Cancelled(StatusCode),
+    /// An error without an order: nothing was stored.
+    Refused(StatusCode),
+    /// No answer at all.
+    Lost,
+}
+
+impl Order {
+    pub(super) async fn place(self) -> Seen {
+        let start = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten().unwrap_or(Answer::Lost);
+        Seen { answer, took: start.elapsed() }
+    }
+
+    async fn ask(self) -> Option<Answer> {
+        let request = Request::post(self.url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(IDEMPOTENCY_KEY, self.key)
+            .body(Full::from(self.body.to_string()))
+            .ok()?;
+        let response = self.client.request(request).await.ok()?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), 64 * 1024).collect().await.ok()?.to_bytes();
+        let body: Value = serde_json::from_slice(&body).ok()?;
+        Some(match status {
+            StatusCode::CREATED => Answer::Confirmed(body.get("id")?.as_str()?.to_owned()),
+            _ if body.get("order_id").is_some() => Answer::Cancelled(status),
+            _ => Answer::Refused(status),
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! `mesh demo`: places orders while things go wrong, and then checks the books.
+//!
+//! [`scenario`] says what goes wrong when, [`load`] is the customers, [`report`] what was seen, [`books`] what is true.
+
+pub mod books;
+mod load;
+pub mod report;
+mod scenario;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+use crate::mesh::{Config, Mesh};
+use report::Report;
+
+/// How long the last cancelled orders may take to be undone once all faults are over.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many orders to place, spread evenly over the phases.
+    pub orders: usize,
+    /// The same seed gives the same orders and the same coin tosses.
+    pub seed: u64,
+    /// Orders per second.
+    pub rate: f64,
+    /// Where to leave the databases; a temporary directory by default, gone at the end.
+    pub data_dir: Option<PathBuf>,
+    /// Draw a progress bar.
+    pub progress: bool,
+}
+
+/// Runs the whole demo: start, trouble, settling, clean stop, audit.
+pub async fn run(options: Options) -> anyhow::Result<Report> {
+    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let data_dir = options.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+
+    let started = Instant::now();
+    let mut mesh = Mesh::start(Config { seed: options.seed, ..Config::new(&data_dir) }).await?;
+    let bar = progress_bar(&options)?;
+    let run = scenario::run(&mut mesh, &options, &bar).await?;
+
+    bar.set_message("settling: undoing what is left");
+    let settling = Instant::now();
+    // A timeout is no error of the demo: the audit will say which orders are unfinished.
+    let _ = tokio::time::timeout(SETTLE_TIMEOUT, books::settled(&data_dir)).await;
+    let settled_ms = report::millis(settling.elapsed());
+    bar.set_message("stopping");
+    let exits = mesh.stop().await;
+    bar.finish_and_clear();
+
+    let books = books::audit(&data_dir, &run.told_confirmed).await.context("cannot read the books")?;
+    Ok(Report::new(&options, run, exits, settled_ms, started.elapsed(), books))
+}
+
+fn progress_bar(options: &Options) -> anyhow::Result<ProgressBar> {
+    if !options.progress {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders  {elapsed}  {msg}")?;
+    Ok(ProgressBar::new(options.orders as u64).with_style(style))
+}

@@ -1,0 +1,201 @@
+//! What the demo has seen: as JSON for programs, as a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::Options;
+use super::books::Books;
+use super::load::{Answer, Seen};
+use super::scenario::Run;
+use crate::mesh::Name;
+use crate::process::Exit;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub orders: usize,
+    pub seed: u64,
+    /// Everything, from the first service's start to the last one's end.
+    pub took_ms: u64,
+    /// From the last answer to the last order undone.
+    pub settled_ms: u64,
+    pub phases: Vec<PhaseReport>,
+    /// How often a breaker went open, and how often one came back to closed.
+    pub breakers_opened: usize,
+    pub breakers_closed: usize,
+    /// Every service ended by itself when it was told to.
+    pub clean_stop: bool,
+    pub books: Books,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    pub name: &'static str,
+    pub orders: usize,
+    pub confirmed: usize,
+    /// Stored, failed and undone.
+    pub cancelled: usize,
+    /// Answered with an error before anything was stored.
+    pub refused: usize,
+    /// Not answered.
+    pub lost: usize,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    /// Answers by HTTP status.
+    pub statuses: BTreeMap<u16, usize>,
+    /// By all client stacks together.
+    pub retries: u64,
+    pub bulkhead_rejections: u64,
+    pub breaker_transitions: Vec<Transition>,
+}
+
+/// A breaker's change of state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Transition {
+    /// Since the first order.
+    pub at_ms: u64,
+    /// Who calls whom.
+    pub breaker: &'static str,
+    pub from: String,
+    pub to: String,
+    pub reason: String,
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl PhaseReport {
+    pub(super) fn new(
+        name: &'static str,
+        seen: &[Seen],
+        retries: u64,
+        bulkhead_rejections: u64,
+        breaker_transitions: Vec<Transition>,
+    ) -> Self {
+        let mut phase = Self {
+            name,
+            orders: seen.len(),
+            confirmed: 0,
+            cancelled: 0,
+            refused: 0,
+            lost: 0,
+            p50_ms: 0.0,
+            p99_ms: 0.0,
+            statuses: BTreeMap::new(),
+            retries,
+            bulkhead_rejections,
+            breaker_transitions,
+        };
+        let mut latencies = Latencies::default();
+        for seen in seen {
+            latencies.record(seen.took);
+            let status = match &seen.answer {
+                Answer::Confirmed(_) => {
+                    phase.confirmed += 1;
+                    201
+                }
+                Answer::Cancelled(status) => {
+                    phase.cancelled += 1;
+                    status.as_u16()
+                }
+                Answer::Refused(status) => {
+                    phase.refused += 1;
+                    status.as_u16()
+                }
+                Answer::Lost => {
+                    phase.lost += 1;
+                    continue;
+                }
+            };
+            *phase.statuses.entry(status).or_default() += 1;
+        }
+        (phase.p50_ms, phase.p99_ms) = (latencies.quantile(0.5), latencies.quantile(0.99));
+        phase
+    }
+}
+
+/// Microseconds up to a minute, to three digits.
+struct Latencies(Option<Histogram<u64>>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000, 3).ok())
+    }
+}
+
+impl Latencies {
+    fn record(&mut self, took: Duration) {
+        if let Some(histogram) = &mut self.0 {
+            histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    fn quantile(&self, quantile: f64) -> f64 {
+        self.0.as_ref().map_or(0.0, |histogram| histogram.value_at_quantile(quantile) as f64 / 1000.0)
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        options: &Options,
+        run: Run,
+        exits: Vec<(Name, Exit)>,
+        settled_ms: u64,
+        took: Duration,
+        books: Books,
+    ) -> Self {
+        let flips = || run.phases.iter().flat_map(|phase| &phase.breaker_transitions);
+        Self {
+            orders: options.orders,
+            seed: options.seed,
+            took_ms: millis(took),
+            settled_ms,
+            breakers_opened: flips().filter(|flip| flip.to == "open").count(),
+            breakers_closed: flips().filter(|flip| flip.to == "closed").count(),
+            clean_stop: exits.iter().all(|(_, exit)| matches!(exit, Exit::Finished)),
+            phases: run.phases,
+            books,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<26}{:>7}{:>11}{:>11}{:>9}{:>10}{:>10}{:>9}{:>10}{:>10}",
+            "phase", "orders", "confirmed", "cancelled", "refused", "p50", "p99", "retries", "bulkhead", "breakers"
+        )?;
+        for phase in &self.phases {
+            writeln!(
+                f,
+                "{:<26}{:>7}{:>11}{:>11}{:>9}{:>7.1} ms{:>7.1} ms{:>9}{:>10}{:>10}",
+                phase.name,
+                phase.orders,
+                phase.confirmed,
+                phase.cancelled,
+                phase.refused + phase.lost,
+                phase.p50_ms,
+                phase.p99_ms,
+                phase.retries,
+                phase.bulkhead_rejections,
+                phase.breaker_transitions.len(),
+            )?;
+        }
+        writeln!(f, "\nbreakers: opened {} times, closed {} times", self.breakers_opened, self.breakers_closed)?;
+        for phase in &self.phases {
+            for flip in &phase.breaker_transitions {
+                let at = flip.at_ms as f64 / 1000.0;
+                let Transition { breaker, from, to, reason, .. } = flip;
+                writeln!(f, "  {at:>6.2} s  {breaker:<22}{from:>9} -> {to:<10} {reason}")?;
+            }
+        }
+        writeln!(f, "\nall orders settled after {:.1} s more", self.settled_ms as f64 / 1000.0)?;
+        writeln!(f, "all services stopped cleanly: {}\n", if self.clean_stop { "yes" } else { "NO" })?;
+        write!(f, "{}", self.books)
+    }
+}

@@ -1,0 +1,149 @@
+//! Faults on purpose, switched while the service runs.
+//!
+//! [`inject`] is the innermost part of a server's stack: everything outside it, ours and the callers', sees what it
+//! would see of a real fault. Crashes are not here: see [`crate::process`].
+//!
+//! Errors and hangs strike *before* the handler or *after* it, by a fair coin. After it is the nasty half: the effect
+//! is there and the answer is not, so the caller must not believe that nothing happened.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// What is to go wrong. The default is nothing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// Share of requests, 0 to 1, that are answered "unavailable".
+    pub error_rate: f64,
+    /// Share of requests, 0 to 1, whose answer breaks off in the middle.
+    pub reset_rate: f64,
+    /// Mean delay before the handler runs, in milliseconds; each request draws from half to one and a half of it.
+    pub latency_ms: u64,
+    /// Take requests and never answer, until the plan changes.
+    pub hang: bool,
+}
+
+impl Plan {
+    /// The first rule that this plan breaks.
+    pub fn check(&self) -> Result<(), &'static str> {
+        for rate in [self.error_rate, self.reset_rate] {
+            if !(0.0..=1.0).contains(&rate) {
+                return Err("rates must lie between 0 and 1");
+            }
+        }
+        if self.latency_ms > 60_000 { Err("latency_ms must be at most 60000") } else { Ok(()) }
+    }
+}
+
+/// The switch. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    plan: Arc<watch::Sender<Plan>>,
+    /// Seeded, so that a run can be repeated. One generator for a service: its lock is held for a few draws.
+    rng: Arc<Mutex<fastrand::Rng>>,
+}
+
+impl Faults {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            plan: Arc::new(watch::Sender::new(Plan::default())),
+            rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
+        }
+    }
+
+    pub fn set(&self, plan: Plan) {
+        self.plan.send_replace(plan);
+    }
+
+    pub fn clear(&self) {
+        self.set(Plan::default());
+    }
+
+    pub fn plan(&self) -> Plan {
+        self.plan.borrow().clone()
+    }
+
+    fn draw(&self, plan: &Plan) -> Draw {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        // All draws are made every time, so that changing one rate does not shift the others.
+        Draw {
+            error: rng.f64() < plan.error_rate,
+            reset: rng.f64() < plan.reset_rate,
+            late: rng.bool(),
+            latency: Duration::from_millis(plan.latency_ms).mul_f64(0.5 + rng.f64()),
+        }
+    }
+
+    async fn until_no_hang(&self) {
+        // The sender lives in `self`, so this ends only by a change of plan.
+        let _ = self.plan.subscribe().wait_for(|plan| !plan.hang).await;
+    }
+}
+
+/// The fate of one request.
+struct Draw {
+    error: bool,
+    reset: bool,
+    /// After the handler instead of before it.
+    late: bool,
+    latency: Duration,
+}
+
+/// Middleware that makes the plan come true.
+pub async fn inject(State(faults): State<Faults>, request: Request, next: Next) -> Response {
+    let plan = faults.plan();
+    if plan == Plan::default() {
+        return next.run(request).await;
+    }
+    let draw = faults.draw(&plan);
+    let grpc = is_grpc(&request);
+    if !draw.latency.is_zero() {
+        tokio::time::sleep(draw.latency).await;
+    }
+    if plan.hang && !draw.late {
+        faults.until_no_hang().await;
+    }
+    if draw.error && !draw.late {
+        return unavailable(grpc);
+    }
+    let response = next.run(request).await;
+    if plan.hang {
+        faults.until_no_hang().await;
+    }
+    if draw.error {
+        unavailable(grpc)
+    } else if draw.reset {
+        broken_off(response)
+    } else {
+        response
+    }
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn unavailable(grpc: bool) -> Response {
+    if grpc {
+        tonic::Status::unavailable("injected fault").into_http()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "injected fault").into_response()
+    }
+}
+
+/// The headers arrive, the body does not: the peer sees a reset stream.
+fn broken_off(response: Response) -> Response {
+    let (parts, _) = response.into_parts();
+    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let broken = futures_util::stream::iter([Err::<bytes::Bytes, _>(reset)]);
+    Response::from_parts(parts, Body::from_stream(broken))
+}

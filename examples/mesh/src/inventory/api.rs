@@ -1,0 +1,128 @@
+//! The gRPC face of the inventory service: checks and translates, decides nothing.
+
+use tonic::{Request, Response, Status};
+
+use super::domain::{Line, ReserveOutcome};
+use super::store::Store;
+
+/// Generated from `proto/inventory/v1/inventory.proto`.
+#[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod proto {
+    tonic::include_proto!("inventory.v1");
+}
+
+use proto::inventory_service_server::InventoryService;
+
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    store: Store,
+}
+
+impl Api {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl InventoryService for Api {
+    async fn list_products(
+        &self,
+        request: Request<proto::ListProductsRequest>,
+    ) -> Result<Response<proto::ListProductsResponse>, Status> {
+        let products = self.store.products(&request.into_inner().skus).await.map_err(unavailable)?;
+        let products = products
+            .into_iter()
+            .map(|product| proto::Product {
+                sku: product.sku,
+                name: product.name,
+                price_cents: product.price_cents,
+                on_hand: product.on_hand,
+            })
+            .collect();
+        Ok(Response::new(proto::ListProductsResponse { products }))
+    }
+
+    async fn reserve(
+        &self,
+        request: Request<proto::ReserveRequest>,
+    ) -> Result<Response<proto::ReserveResponse>, Status> {
+        let proto::ReserveRequest { key, order_id, lines } = request.into_inner();
+        required("key", &key)?;
+        required("order_id", &order_id)?;
+        let lines = parse_lines(lines)?;
+        let outcome = self.store.reserve(&key, &order_id, &lines).await.map_err(unavailable)?;
+        tracing::info!(order = order_id, key, lines = lines.len(), ?outcome, "reserve");
+        let outcome = match outcome {
+            ReserveOutcome::Reserved => proto::ReserveOutcome::Reserved,
+            ReserveOutcome::OutOfStock => proto::ReserveOutcome::OutOfStock,
+            ReserveOutcome::Revoked => proto::ReserveOutcome::Revoked,
+        };
+        Ok(Response::new(proto::ReserveResponse { outcome: outcome.into() }))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<proto::ConfirmRequest>,
+    ) -> Result<Response<proto::ConfirmResponse>, Status> {
+        let key = request.into_inner().key;
+        required("key", &key)?;
+        let sold = self.store.confirm(&key).await.map_err(unavailable)?;
+        tracing::info!(key, sold, "confirm");
+        Ok(Response::new(proto::ConfirmResponse { sold }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<proto::ReleaseRequest>,
+    ) -> Result<Response<proto::ReleaseResponse>, Status> {
+        let proto::ReleaseRequest { key, order_id } = request.into_inner();
+        required("key", &key)?;
+        required("order_id", &order_id)?;
+        self.store.release(&key, &order_id).await.map_err(unavailable)?;
+        tracing::info!(order = order_id, key, "release");
+        Ok(Response::new(proto::ReleaseResponse {}))
+    }
+
+    async fn get_reservation(
+        &self,
+        request: Request<proto::GetReservationRequest>,
+    ) -> Result<Response<proto::GetReservationResponse>, Status> {
+        let order_id = request.into_inner().order_id;
+        required("order_id", &order_id)?;
+        let state = self
+            .store
+            .reservation(&order_id)
+            .await
+            .map_err(unavailable)?
+            .ok_or_else(|| Status::not_found(format!("no reservation for order {order_id}")))?;
+        Ok(Response::new(proto::GetReservationResponse { state }))
+    }
+}
+
+fn parse_lines(lines: Vec<proto::Line>) -> Result<Vec<Line>, Status> {
+    if lines.is_empty() {
+        return Err(Status::invalid_argument("lines are required"));
+    }
+    lines
+        .into_iter()
+        .map(|proto::Line { sku, quantity }| {
+            required("sku", &sku)?;
+            if quantity <= 0 {
+                return Err(Status::invalid_argument(format!("quantity of {sku} must be positive")));
+            }
+            Ok(Line { sku, quantity })
+        })
+        .collect()
+}
+
+fn required(field: &str, value: &str) -> Result<(), Status> {
+    if value.is_empty() { Err(Status::invalid_argument(format!("{field} is required"))) } else { Ok(()) }
+}
+
+/// The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the keys make it safe.
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
+fn unavailable(error: sqlx::Error) -> Status {
+    tracing::error!(%error, "database failed");
+    Status::unavailable("the inventory database failed")
+}

@@ -1,0 +1,34 @@
+//! The inventory service: gRPC, its own database, no client of its own.
+//!
+//! Built like [`crate::payment`], for something that comes in pieces.
+
+mod api;
+mod domain;
+mod store;
+
+use std::path::Path;
+
+use axum::Router;
+
+pub use api::proto;
+pub use domain::{Line, Product, ReserveOutcome};
+pub use store::Store;
+
+use crate::service::{Service, StartError};
+use crate::stack;
+
+/// Opens the database and serves until told to stop.
+pub async fn run(service: Service, data_dir: &Path) -> Result<(), StartError> {
+    let store = Store::open(&data_dir.join("inventory.db")).await?;
+    let app = stack::grpc_server(routes(store.clone()), &service);
+    service.serve(app).await?;
+    store.close().await;
+    Ok(())
+}
+
+/// The service without the layers around it.
+pub fn routes(store: Store) -> Router {
+    tonic::service::Routes::new(proto::inventory_service_server::InventoryServiceServer::new(api::Api::new(store)))
+        .prepare()
+        .into_axum_router()
+}

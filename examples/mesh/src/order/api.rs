@@ -1,0 +1,169 @@
+//! The REST face of the order service.
+//!
+//! | | |
+//! |---|---|
+//! | `POST /v1/orders` | places an order; `Idempotency-Key` makes it safe to repeat |
+//! | `GET /v1/orders/{id}` | one order |
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State as AxumState};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::domain::{Draft, Failure, NewOrder, Order, State};
+use super::steps::{Placed, Refused, Steps};
+use crate::problem::{Json, Problem};
+use crate::upstream::DEFAULT_PAUSE;
+
+/// A key longer than this is not a key but an attempt to fill our database.
+const MAX_KEY: usize = 200;
+
+/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+pub(super) fn routes(steps: Steps) -> Router {
+    Router::new().route("/v1/orders", post(place)).route("/v1/orders/{id}", get(show)).with_state(steps)
+}
+
+async fn place(
+    AxumState(steps): AxumState<Steps>,
+    headers: HeaderMap,
+    Json(draft): Json<Draft>,
+) -> Result<Response, Problem> {
+    let key = idempotency_key(&headers)?;
+    let new = NewOrder::parse(draft).map_err(|errors| {
+        Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid-order",
+            "The order is not valid",
+            "see errors for what to change",
+        )
+        .with("errors", json!(errors))
+    })?;
+    let placed = steps.place(new, key).await?;
+    answer(placed)
+}
+
+async fn show(AxumState(steps): AxumState<Steps>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let order = steps.store.order(&id).await.map_err(|error| internal(&error))?;
+    Ok(Json(view(&order.ok_or_else(|| unknown_order(&id))?)).into_response())
+}
+
+/// Also for the gateway, which refuses what cannot be an id without asking anybody.
+pub fn unknown_order(id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown-order", "There is no such order", format!("no order has the id {id}"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Problem::from_status(
+            StatusCode::BAD_REQUEST,
+            format!("Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters"),
+        )),
+    }
+}
+
+fn view(order: &Order) -> serde_json::Value {
+    json!({
+        "id": order.id,
+        "customer": order.customer,
+        "total_cents": order.total_cents,
+        "state": order.state.as_str(),
+        "failure": order.failure.map(Failure::as_str),
+    })
+}
+
+fn answer(placed: Placed) -> Result<Response, Problem> {
+    let Placed { order, retry_after } = placed;
+    match (order.state, order.failure) {
+        (State::Confirmed, _) => {
+            let mut response = (StatusCode::CREATED, Json(view(&order))).into_response();
+            if let Ok(location) = HeaderValue::try_from(format!("/v1/orders/{}", order.id)) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            Ok(response)
+        }
+        (State::Cancelling | State::Cancelled, Some(failure)) => Err(failed(&order.id, failure, retry_after)),
+        // The same key again, while the first request is still at work.
+        _ => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "order-in-progress",
+            "This order is being placed",
+            "an earlier request with this key is still at work; ask again",
+        )
+        .with("order_id", order.id)
+        .retry_after(DEFAULT_PAUSE)),
+    }
+}
+
+/// What the customer is told. It depends only on what is stored, so that a repeated request gets the same answer; only
+/// the first answer knows how long an open breaker wants to be left alone.
+fn failed(order_id: &str, failure: Failure, retry_after: Option<Duration>) -> Problem {
+    let (status, kind, title, detail) = match failure {
+        Failure::OutOfStock => (
+            StatusCode::CONFLICT,
+            "out-of-stock",
+            "Not enough in stock",
+            "at least one line cannot be met; nothing was charged",
+        ),
+        Failure::Declined => (
+            StatusCode::PAYMENT_REQUIRED,
+            "payment-declined",
+            "The payment was declined",
+            "the account does not cover the total; nothing was charged",
+        ),
+        Failure::PaymentTimedOut | Failure::InventoryTimedOut => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "dependency-timeout",
+            "A service behind this one did not answer in time",
+            "the order is cancelled; whatever was done is undone. To try again, use a new idempotency key",
+        ),
+        Failure::PaymentUnavailable | Failure::InventoryUnavailable | Failure::Interrupted => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "dependency-unavailable",
+            "A service behind this one is unavailable",
+            "the order is cancelled; whatever was done is undone. To try again, use a new idempotency key",
+        ),
+    };
+    let problem =
+        Problem::new(status, kind, title, detail).with("order_id", order_id).with("failure", failure.as_str());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        problem.retry_after(retry_after.unwrap_or(DEFAULT_PAUSE))
+    } else {
+        problem
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::UnknownProducts(skus) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "unknown-product",
+                "There is no such product",
+                format!("not in our catalogue: {}", skus.join(", ")),
+            )
+            .with("skus", skus),
+            Refused::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key belongs to another order",
+                "use a new key for a new order, and the same body for the same key",
+            ),
+            Refused::Unpriced(upstream) => upstream.into(),
+            Refused::Store(error) => internal(&error),
+            Refused::Lost => internal(&refused),
+        }
+    }
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
+    tracing::error!(error, "order service failed");
+    Problem::internal()
+}

@@ -1,0 +1,101 @@
+//! Payment and inventory as the order service sees them: the generated clients, with answers that say what they mean.
+
+use tonic::Request;
+
+use super::domain::{NewLine, Step, key};
+use crate::inventory::proto as inv;
+use crate::inventory::proto::inventory_service_client::InventoryServiceClient;
+use crate::payment::proto as pay;
+use crate::payment::proto::payment_service_client::PaymentServiceClient;
+use crate::stack::GrpcChannel;
+use crate::upstream::Upstream;
+
+#[derive(Clone, Debug)]
+pub(super) struct Payment {
+    client: PaymentServiceClient<GrpcChannel>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inventory {
+    client: InventoryServiceClient<GrpcChannel>,
+}
+
+/// The answer to a step that a participant can also turn down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Answer {
+    Done,
+    /// Out of stock, or declined: a fact about the order, not a fault.
+    TurnedDown,
+    /// The step was undone before it ran.
+    Revoked,
+}
+
+impl Payment {
+    pub(super) fn new(channel: GrpcChannel) -> Self {
+        Self { client: PaymentServiceClient::new(channel) }
+    }
+
+    pub(super) async fn charge(&self, order_id: &str, customer: &str, amount_cents: i64) -> Result<Answer, Upstream> {
+        let request = pay::ChargeRequest {
+            key: key(order_id, Step::Charge),
+            order_id: order_id.to_owned(),
+            customer: customer.to_owned(),
+            amount_cents,
+        };
+        let answer = self.client.clone().charge(Request::new(request)).await.map_err(|status| failed("payment", &status))?;
+        match answer.into_inner().outcome() {
+            pay::ChargeOutcome::Charged => Ok(Answer::Done),
+            pay::ChargeOutcome::Declined => Ok(Answer::TurnedDown),
+            pay::ChargeOutcome::Revoked => Ok(Answer::Revoked),
+            pay::ChargeOutcome::Unspecified => Err(Upstream::broken("payment", "charge without an outcome")),
+        }
+    }
+
+    pub(super) async fn refund(&self, order_id: &str) -> Result<(), Upstream> {
+        let request = pay::RefundRequest { key: key(order_id, Step::Charge), order_id: order_id.to_owned() };
+        self.client.clone().refund(Request::new(request)).await.map_err(|status| failed("payment", &status)).map(drop)
+    }
+}
+
+impl Inventory {
+    pub(super) fn new(channel: GrpcChannel) -> Self {
+        Self { client: InventoryServiceClient::new(channel) }
+    }
+
+    /// The products with these SKUs; unknown ones are missing.
+    pub(super) async fn products(&self, skus: Vec<String>) -> Result<Vec<inv::Product>, Upstream> {
+        let request = inv::ListProductsRequest { skus };
+        let answer = self.client.clone().list_products(Request::new(request)).await;
+        Ok(answer.map_err(|status| failed("inventory", &status))?.into_inner().products)
+    }
+
+    pub(super) async fn reserve(&self, order_id: &str, lines: &[NewLine]) -> Result<Answer, Upstream> {
+        let request = inv::ReserveRequest {
+            key: key(order_id, Step::Reserve),
+            order_id: order_id.to_owned(),
+            lines: lines.iter().map(|line| inv::Line { sku: line.sku.clone(), quantity: line.quantity }).collect(),
+        };
+        let answer = self.client.clone().reserve(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
+        match answer.into_inner().outcome() {
+            inv::ReserveOutcome::Reserved => Ok(Answer::Done),
+            inv::ReserveOutcome::OutOfStock => Ok(Answer::TurnedDown),
+            inv::ReserveOutcome::Revoked => Ok(Answer::Revoked),
+            inv::ReserveOutcome::Unspecified => Err(Upstream::broken("inventory", "reserve without an outcome")),
+        }
+    }
+
+    pub(super) async fn confirm(&self, order_id: &str) -> Result<Answer, Upstream> {
+        let request = inv::ConfirmRequest { key: key(order_id, Step::Reserve) };
+        let answer = self.client.clone().confirm(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
+        Ok(if answer.into_inner().sold { Answer::Done } else { Answer::Revoked })
+    }
+
+    pub(super) async fn release(&self, order_id: &str) -> Result<(), Upstream> {
+        let request = inv::ReleaseRequest { key: key(order_id, Step::Reserve), order_id: order_id.to_owned() };
+        self.client.clone().release(Request::new(request)).await.map_err(|status| failed("inventory", &status)).map(drop)
+    }
+}
+
+fn failed(service: &'static str, status: &tonic::Status) -> Upstream {
+    Upstream::from_status(service, status)
+}

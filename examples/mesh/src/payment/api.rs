@@ -1,0 +1,97 @@
+//! The gRPC face of the payment service: checks and translates, decides nothing.
+
+use tonic::{Request, Response, Status};
+
+use super::domain::{Charge, ChargeOutcome};
+use super::store::{Store, StoreError};
+
+/// Generated from `proto/payment/v1/payment.proto`.
+#[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod proto {
+    tonic::include_proto!("payment.v1");
+}
+
+use proto::payment_service_server::PaymentService;
+
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    store: Store,
+}
+
+impl Api {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl PaymentService for Api {
+    async fn charge(
+        &self,
+        request: Request<proto::ChargeRequest>,
+    ) -> Result<Response<proto::ChargeResponse>, Status> {
+        let charge = parse_charge(request.into_inner())?;
+        let outcome = self.store.charge(&charge).await?;
+        tracing::info!(order = charge.order_id, key = charge.key, cents = charge.amount_cents, ?outcome, "charge");
+        let outcome = match outcome {
+            ChargeOutcome::Charged => proto::ChargeOutcome::Charged,
+            ChargeOutcome::Declined => proto::ChargeOutcome::Declined,
+            ChargeOutcome::Revoked => proto::ChargeOutcome::Revoked,
+        };
+        Ok(Response::new(proto::ChargeResponse { outcome: outcome.into() }))
+    }
+
+    async fn refund(
+        &self,
+        request: Request<proto::RefundRequest>,
+    ) -> Result<Response<proto::RefundResponse>, Status> {
+        let proto::RefundRequest { key, order_id } = request.into_inner();
+        required("key", &key)?;
+        required("order_id", &order_id)?;
+        let amount_cents = self.store.refund(&key, &order_id).await?;
+        tracing::info!(order = order_id, key, cents = amount_cents, "refund");
+        Ok(Response::new(proto::RefundResponse { amount_cents }))
+    }
+
+    async fn get_payment(
+        &self,
+        request: Request<proto::GetPaymentRequest>,
+    ) -> Result<Response<proto::GetPaymentResponse>, Status> {
+        let order_id = request.into_inner().order_id;
+        required("order_id", &order_id)?;
+        let payment = self
+            .store
+            .payment(&order_id)
+            .await?
+            .ok_or_else(|| Status::not_found(format!("no payment for order {order_id}")))?;
+        Ok(Response::new(proto::GetPaymentResponse { state: payment.state, amount_cents: payment.amount_cents }))
+    }
+}
+
+fn parse_charge(request: proto::ChargeRequest) -> Result<Charge, Status> {
+    let proto::ChargeRequest { key, order_id, customer, amount_cents } = request;
+    required("key", &key)?;
+    required("order_id", &order_id)?;
+    required("customer", &customer)?;
+    if amount_cents <= 0 {
+        return Err(Status::invalid_argument("amount_cents must be positive"));
+    }
+    Ok(Charge { key, order_id, customer, amount_cents })
+}
+
+fn required(field: &str, value: &str) -> Result<(), Status> {
+    if value.is_empty() { Err(Status::invalid_argument(format!("{field} is required"))) } else { Ok(()) }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::KeyReused { .. } => Self::already_exists(error.to_string()),
+            // The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the key is safe.
+            StoreError::Db(error) => {
+                tracing::error!(%error, "database failed");
+                Self::unavailable("the payment database failed")
+            }
+        }
+    }
+}

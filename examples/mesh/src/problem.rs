@@ -1,0 +1,177 @@
+//! Errors of the REST services, as RFC 9457 asks: `application/problem+json`.
+//!
+//! Handlers return [`Problem`]. [`render`] sits outside everything else and does the rest: it adds the path as
+//! `instance`, and turns error responses of others (axum's 404, 405 and 413, rejections of our own layers) into
+//! problems too. So a client parses one format, whoever refused it.
+
+use std::time::Duration;
+
+use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::{FromRequest, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// The media type of RFC 9457.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Where the types of our problems are explained. "about:blank" means that the status says it all.
+const TYPES: &str = "https://buttress.example/problems/";
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    /// What kind of problem: for programs. Never changes once published.
+    r#type: String,
+    /// The same for people: one sentence for each type.
+    title: String,
+    /// The HTTP status again, for logs that lost it.
+    status: u16,
+    /// What went wrong this time, and what to do about it.
+    detail: String,
+    /// Which request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    /// More members, depending on the type: `order_id`, `errors`.
+    #[serde(flatten)]
+    members: Map<String, Value>,
+    /// Rounded up to seconds in the header, because that is all that HTTP has.
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem of a type of its own: `kind` is its name in the type's URI.
+    pub fn new(status: StatusCode, kind: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: format!("{TYPES}{kind}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            instance: None,
+            members: Map::new(),
+            retry_after: None,
+        }
+    }
+
+    /// A problem that its status explains.
+    pub fn from_status(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self { r#type: "about:blank".to_owned(), ..Self::new(status, "", title, detail) }
+    }
+
+    /// Something of ours broke. The details went to the log; the client gets none.
+    pub fn internal() -> Self {
+        Self::from_status(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side")
+    }
+
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(member.to_owned(), value.into());
+        self
+    }
+
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (self.status(), [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response();
+        if let Some(pause) = self.retry_after {
+            let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // For `render`, which knows the path.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The outermost middleware of a REST service: every error leaves as a problem with its `instance`.
+pub async fn render(request: Request, next: Next) -> Response {
+    let instance = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let problem = match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => problem,
+        // Made by another service and passed on.
+        None if is_problem(&response) => return response,
+        None => Problem::from_status(status, explain(status)),
+    };
+    let mut rendered = Problem { instance: Some(instance), ..problem }.into_response();
+    // `Allow`, `Retry-After` and the like are still true; what described the old body is not.
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            rendered.headers_mut().insert(name, value.clone());
+        }
+    }
+    rendered
+}
+
+fn is_problem(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == CONTENT_TYPE)
+}
+
+/// What to say of a refusal that came without a word: those of axum and of our own layers.
+fn explain(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => "this path exists, with other methods: see the Allow header",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
+        StatusCode::TOO_MANY_REQUESTS => "too many requests; slow down",
+        StatusCode::SERVICE_UNAVAILABLE => "too much to do right now; try again later",
+        StatusCode::GATEWAY_TIMEOUT => "this took too long",
+        _ => "the request was refused",
+    }
+}
+
+/// The answer for a path that nobody serves.
+pub async fn not_found() -> Problem {
+    Problem::from_status(StatusCode::NOT_FOUND, "there is nothing at this path")
+}
+
+/// `axum::Json` whose rejections are problems.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match axum::Json::from_request(request, state).await {
+            Ok(axum::Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::from_status(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        Self::from_status(rejection.status(), rejection.body_text())
+    }
+}

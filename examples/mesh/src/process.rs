@@ -1,0 +1,130 @@
+//! A service as something that can die.
+//!
+//! `mesh up` and `mesh demo` run every service in one process, and yet one of them must be able to crash alone. So each
+//! gets a thread with a runtime of its own. Dropping a runtime drops every task, timer and connection in it at its next
+//! `.await`: transactions half done, answers never sent. That is what `kill -9` does, and it needs no cooperation.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::StartError;
+
+/// A running service. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    /// Asks it to finish what it is doing and end.
+    stop: CancellationToken,
+    /// Ends it now.
+    kill: CancellationToken,
+    /// How it ended, once it has.
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug)]
+pub enum Exit {
+    Finished,
+    Failed(Arc<StartError>),
+    Killed,
+    /// Its thread is gone without a word: a panic.
+    Panicked,
+}
+
+impl Process {
+    /// Runs `main` on a thread and runtime of its own. `main` should end soon after its token is cancelled.
+    pub fn spawn<F, Fut>(name: &'static str, main: F) -> io::Result<Self>
+    where
+        F: FnOnce(CancellationToken) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), StartError>>,
+    {
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (exited, exit) = watch::channel(None);
+        let (stopped, killed) = (stop.clone(), kill.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let how = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = killed.cancelled() => Exit::Killed,
+                    result = main(stopped) => match result {
+                        Ok(()) => Exit::Finished,
+                        Err(error) => Exit::Failed(Arc::new(error)),
+                    },
+                }
+            });
+            // Before anyone is told: when `crash` returns, the port is free and the last task is gone.
+            drop(runtime);
+            tracing::debug!(service = name, ?how, "process ended");
+            exited.send_replace(Some(how));
+        })?;
+        Ok(Self { name, stop, kill, exit })
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Lets it finish, and waits for that. The service bounds the time itself: see [`crate::service::Service::serve`].
+    pub async fn stop(mut self) -> Exit {
+        self.stop.cancel();
+        ended(&mut self.exit).await
+    }
+
+    /// Kills it, and waits until nothing is left of it.
+    pub async fn crash(mut self) -> Exit {
+        self.kill.cancel();
+        ended(&mut self.exit).await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&self) -> Exit {
+        ended(&mut self.exit.clone()).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill.cancel();
+    }
+}
+
+async fn ended(exit: &mut watch::Receiver<Option<Exit>>) -> Exit {
+    match exit.wait_for(Option::is_some).await {
+        Ok(how) => how.clone().unwrap_or(Exit::Panicked),
+        Err(_) => Exit::Panicked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crash_drops_every_task_and_frees_the_port() {
+        let (ready, mut is_ready) = watch::channel(None);
+        let process = Process::spawn("test", move |_stop| async move {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            ready.send_replace(Some(listener.local_addr()?));
+            tokio::spawn(async move {
+                let _connection = listener.accept().await;
+                std::future::pending::<()>().await;
+            });
+            std::future::pending().await
+        })
+        .unwrap();
+        let addr = is_ready.wait_for(Option::is_some).await.unwrap().unwrap();
+        assert!(matches!(process.crash().await, Exit::Killed));
+        assert!(std::net::TcpListener::bind(addr).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_exit() {
+        let process = Process::spawn("test", |_stop| async { panic!("on purpose") }).unwrap();
+        assert!(matches!(process.ended().await, Exit::Panicked));
+    }
+}
