@@ -1,1 +1,91 @@
-fn main() {}
+//! Cost per call of Buttress's layers and of their peers, side by side in one run.
+//!
+//! For every subject: nanoseconds per call over a service that is always ready, the part of it that the layer added,
+//! heap allocations per call, and what two threads sharing one instance get done over what one gets done ("x2": 2.0 is
+//! perfect scaling, below 1.0 the second thread makes things worse).
+//!
+//! ```text
+//! cargo xtask bench                    # the table
+//! cargo xtask bench --json out.json    # and rows {"subject","kind","ns","added_ns","allocs","x2"}
+//! ```
+
+mod calls;
+mod floors;
+mod measure;
+mod report;
+mod seatbelt;
+mod subject;
+mod tower;
+mod tower_resilience;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::measure::Plan;
+use crate::subject::{Subject, within_runtime};
+
+#[global_allocator]
+static ALLOCATOR: alloc_tracker::Allocator<std::alloc::System> = alloc_tracker::Allocator::system();
+
+#[derive(Debug, Parser)]
+#[command(about = "Cost per call of our layers and their peers")]
+struct Args {
+    /// Write the rows to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rough numbers in a few seconds.
+    #[arg(long)]
+    quick: bool,
+    /// Only subjects whose name contains one of these (floors are always measured).
+    filter: Vec<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if cfg!(debug_assertions) {
+        eprintln!("warning: a debug build; run with --release for numbers that mean something");
+    }
+    let mut subjects = within_runtime(subjects);
+    if !args.filter.is_empty() {
+        subjects.retain(|subject| {
+            subject.name.starts_with("floor/") || args.filter.iter().any(|part| subject.name.contains(part))
+        });
+    }
+    let plan = if args.quick { Plan::quick() } else { Plan::full() };
+    let measured = within_runtime(|| plan.run(&subjects));
+    let rows = report::rows(&subjects, &measured);
+    print!("{}", report::table(&rows));
+    if let Some(path) = args.json {
+        report::write_json(&rows, &path)?;
+    }
+    Ok(())
+}
+
+fn subjects() -> Vec<Subject> {
+    [
+        tower::subjects(),
+        tower_resilience::subjects(),
+        seatbelt::subjects(),
+        calls::subjects(),
+        floors::subjects(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Workers check what their calls came to, so this shows that each subject is on the path that its name says.
+    #[test]
+    fn every_subject_does_what_its_name_says() {
+        within_runtime(|| {
+            for subject in subjects() {
+                subject.worker()(3);
+            }
+        });
+    }
+}

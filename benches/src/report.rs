@@ -1,0 +1,105 @@
+//! The table and the JSON rows.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::measure::Measured;
+use crate::subject::{Family, Kind, Subject};
+
+/// One line of the result, as it goes into the JSON file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    subject: &'static str,
+    kind: Kind,
+    ns: f64,
+    /// `ns` less the same call without the layer, in the same run.
+    added_ns: f64,
+    allocs: f64,
+    x2: f64,
+    #[serde(skip)]
+    family: Family,
+}
+
+pub(crate) fn rows(subjects: &[Subject], measured: &[Measured]) -> Vec<Row> {
+    let ns_of = |name: &str| {
+        let at = subjects.iter().position(|s| s.name == name);
+        measured[at.expect("every baseline is a subject")].ns
+    };
+    subjects
+        .iter()
+        .zip(measured)
+        .map(|(subject, m)| Row {
+            subject: subject.name,
+            kind: subject.kind,
+            ns: rounded(m.ns),
+            added_ns: rounded(m.ns - ns_of(subject.baseline)),
+            allocs: rounded(m.allocs),
+            x2: rounded(m.x2),
+            family: subject.family,
+        })
+        .collect()
+}
+
+/// The rows as lines, ours with the ratio to the fastest peers that do the same.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let width = rows.iter().map(|r| r.subject.len()).max().unwrap_or(0);
+    let mut out = format!(
+        "{:width$}  {:>9}  {:>9}  {:>6}  {:>5}  added cost over the fastest peer's\n",
+        "", "ns/call", "added ns", "allocs", "x2"
+    );
+    for kind in [Kind::Ours, Kind::Peer, Kind::Floor] {
+        out.push('\n');
+        for row in rows.iter().filter(|row| row.kind == kind) {
+            let line = format!(
+                "{:width$}  {:>9.1}  {:>9.1}  {:>6.2}  {:>5.2}  {}",
+                row.subject,
+                row.ns,
+                row.added_ns,
+                row.allocs,
+                row.x2,
+                ratios(row, rows)
+            );
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// One row a line inside an array: for programs, and for eyes that compare two runs with `diff`.
+pub(crate) fn write_json(rows: &[Row], path: &Path) -> anyhow::Result<()> {
+    let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    fs::write(path, format!("[\n{}\n]\n", lines.join(",\n")))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn ratios(row: &Row, rows: &[Row]) -> String {
+    if row.kind != Kind::Ours {
+        return String::new();
+    }
+    let families = match row.family {
+        Family::Breaker => vec![Family::Breaker, Family::BreakerCall],
+        Family::Other => vec![],
+        family => vec![family],
+    };
+    families
+        .into_iter()
+        .filter_map(|family| fastest_peer(family, rows))
+        .map(|peer| format!("{:.2} of {}", row.added_ns / peer.added_ns, peer.subject))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn fastest_peer(family: Family, rows: &[Row]) -> Option<&Row> {
+    rows.iter()
+        .filter(|row| row.kind == Kind::Peer && row.family == family)
+        .min_by(|a, b| a.added_ns.total_cmp(&b.added_ns))
+}
+
+/// Two decimals: more would pretend to a precision that a shared machine does not have.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

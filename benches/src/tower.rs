@@ -1,0 +1,83 @@
+//! tower's own layers.
+
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use tower::retry::budget::{Budget, TpsBudget};
+use tower::retry::{Policy, RetryLayer};
+use tower::timeout::TimeoutLayer;
+
+use crate::subject::{Bare, Expect, Family, Kind, Subject};
+
+pub(crate) fn subjects() -> Vec<Subject> {
+    let concurrency = GlobalConcurrencyLimitLayer::new(1_000);
+    let timeout = TimeoutLayer::new(Duration::from_secs(30));
+    let retry = RetryLayer::new(WithBudget::default());
+    vec![
+        peer(
+            "tower/concurrency_limit",
+            Family::Bulkhead,
+            ServiceBuilder::new().layer(concurrency.clone()).service(Bare),
+        ),
+        peer(
+            "tower/load_shed",
+            Family::Other,
+            ServiceBuilder::new().layer(LoadShedLayer::new()).service(Bare),
+        ),
+        peer(
+            "tower/retry",
+            Family::Retry,
+            ServiceBuilder::new().layer(retry).service(Bare),
+        ),
+        peer(
+            "tower/timeout",
+            Family::Timeout,
+            ServiceBuilder::new().layer(timeout.clone()).service(Bare),
+        ),
+        // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that sheds.
+        peer(
+            "tower/stack5",
+            Family::Stack,
+            ServiceBuilder::new()
+                .layer(timeout.clone())
+                .layer(RetryLayer::new(WithBudget::default()))
+                .layer(LoadShedLayer::new())
+                .layer(concurrency)
+                .layer(timeout)
+                .service(Bare),
+        ),
+    ]
+}
+
+fn peer<S>(name: &'static str, family: Family, service: S) -> Subject
+where
+    S: tower::Service<u64> + Clone + Send + 'static,
+{
+    Subject::service(name, Kind::Peer, family, Expect::Ok, service)
+}
+
+/// The policy of tower's documentation: retry errors while the budget allows it.
+#[derive(Clone, Default)]
+struct WithBudget(Arc<TpsBudget>);
+
+impl<E> Policy<u64, u64, E> for WithBudget {
+    type Future = future::Ready<()>;
+
+    fn retry(&mut self, _: &mut u64, result: &mut Result<u64, E>) -> Option<Self::Future> {
+        match result {
+            Ok(_) => {
+                self.0.deposit();
+                None
+            }
+            Err(_) => self.0.withdraw().then(|| future::ready(())),
+        }
+    }
+
+    fn clone_request(&mut self, req: &u64) -> Option<u64> {
+        Some(*req)
+    }
+}
