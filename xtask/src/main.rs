@@ -1,1 +1,34 @@
-fn main() {}
+//! What there is to do in this repository besides writing code, as `cargo xtask COMMAND`.
+
+mod check;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use crate::run::{cargo, run};
+
+const USAGE: &str = "\
+usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or only the named steps
+       cargo xtask bench [--quick] [--json FILE] [FILTER...]
+                                               cost per call, ours and the peers'";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.split_first() {
+        Some((&"test", rest)) => test::main(rest),
+        Some((&"bench", rest)) => {
+            run(cargo(["run", "--quiet", "--release", "--package", "buttress-bench", "--"]).args(rest))
+        }
+        _ => Err(anyhow::anyhow!("{USAGE}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What a fresh machine may lack. Rust itself needs a C compiler to link with, and SQLite needs no more than that, so what
+//! is left are parts of the toolchain that a minimal installation leaves out, and the dependencies.
+
+use anyhow::Context;
+
+use crate::run::{cargo, program, run, works};
+
+pub(crate) fn setup() -> anyhow::Result<()> {
+    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if !works(&mut cargo([tool, "--version"])) {
+            run(program("rustup").args(["component", "add", component]))
+                .with_context(|| format!("{component} is missing and rustup cannot add it"))?;
+        }
+    }
+    // A step of its own, so that a network that fails is not mistaken for code that fails.
+    run(&mut cargo(["fetch"]))
+}

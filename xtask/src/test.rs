@@ -1,0 +1,210 @@
+//! `cargo xtask test`: all that must hold before a change is merged. CI runs this and nothing else.
+//!
+//! A step that fails does not stop the next ones, so that one run shows everything there is to repair. The tests come last, so
+//! that the last thing on the screen is what most people look for: the test runner's summary.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+
+use crate::check;
+use crate::run::{cargo, root, run, works};
+use crate::setup::setup;
+
+struct Step {
+    name: &'static str,
+    /// What to do when it fails.
+    advice: &'static str,
+    run: fn() -> anyhow::Result<()>,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "setup",
+        advice: "Everything else needs this: repair it first.",
+        run: setup,
+    },
+    Step {
+        name: "fmt",
+        advice: "`cargo fmt --all` repairs it.",
+        run: || run(&mut cargo(["fmt", "--all", "--check"])),
+    },
+    Step {
+        name: "sources",
+        advice: "Finish it, or take it out.",
+        run: check::sources,
+    },
+    Step {
+        name: "dependencies",
+        advice: "Move the code to the crate that may know of it, or put the dependency behind a feature.",
+        run: check::dependencies,
+    },
+    Step {
+        name: "deny",
+        advice: "See deny.toml: take another dependency, or argue there for this one.",
+        run: deny,
+    },
+    Step {
+        name: "clippy",
+        advice: "`cargo clippy --workspace --all-targets` shows it alone; an exception is an `expect` with a reason.",
+        run: || {
+            run(&mut cargo([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "--deny",
+                "warnings",
+            ]))
+        },
+    },
+    Step {
+        name: "features",
+        advice: "The last command above fails by itself: some code needs a feature that its `cfg` does not name.",
+        run: check::features,
+    },
+    Step {
+        name: "loom",
+        advice: "An interleaving breaks an invariant. LOOM_LOG=trace LOOM_LOCATION=1 with the command above shows which.",
+        run: loom,
+    },
+    Step {
+        name: "doc",
+        advice: "`cargo doc --workspace --no-deps` shows it alone; mostly a link that leads nowhere.",
+        run: || run(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings")),
+    },
+    Step {
+        name: "doctest",
+        advice: "An example in the documentation does not do what it says.",
+        run: || run(&mut cargo(["test", "--workspace", "--doc"])),
+    },
+    Step {
+        name: "examples",
+        advice: "What the example shows did not happen: run the last command above alone.",
+        run: examples,
+    },
+    Step {
+        name: "tests",
+        advice: "",
+        run: tests,
+    },
+];
+
+pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
+    if args == ["--list"] {
+        STEPS.iter().for_each(|step| println!("{}", step.name));
+        return Ok(());
+    }
+    if let Some(unknown) = args.iter().find(|arg| STEPS.iter().all(|step| step.name != **arg)) {
+        bail!("no step is called {unknown}; `cargo xtask test --list` names them");
+    }
+    let chosen = STEPS.iter().filter(|step| args.is_empty() || args.contains(&step.name));
+
+    let mut done = Vec::new();
+    for step in chosen {
+        if step.name == "tests" {
+            recap(&done);
+        }
+        println!("\n=== {} {}", step.name, "=".repeat(100 - step.name.len()));
+        let (passed, took) = timed(step);
+        done.push((step.name, passed, took));
+        // Without tools and dependencies all the rest would fail for this one reason.
+        if !passed && step.name == "setup" {
+            break;
+        }
+    }
+    let failed: Vec<&str> = done
+        .iter()
+        .filter(|(_, passed, _)| !passed)
+        .map(|(name, ..)| *name)
+        .collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn timed(step: &Step) -> (bool, Duration) {
+    #[expect(clippy::disallowed_methods, reason = "tells a person how long a step took")]
+    let start = Instant::now();
+    let result = (step.run)();
+    let took = start.elapsed();
+    match &result {
+        // Nothing may follow the test runner's own summary.
+        Ok(()) if step.name == "tests" => {}
+        Ok(()) => println!("ok, {:.1} s", took.as_secs_f64()),
+        Err(error) => println!("FAILED: {error:#}\n{}", step.advice),
+    }
+    (result.is_ok(), took)
+}
+
+fn recap(done: &[(&str, bool, Duration)]) {
+    if done.is_empty() {
+        return;
+    }
+    println!("\n=== so far {}", "=".repeat(93));
+    for (name, passed, took) in done {
+        println!(
+            "{:6}  {name:14} {:6.1} s",
+            if *passed { "ok" } else { "FAILED" },
+            took.as_secs_f64()
+        );
+    }
+}
+
+fn deny() -> anyhow::Result<()> {
+    if !works(&mut cargo(["deny", "--version"])) {
+        println!("left out: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
+        return Ok(());
+    }
+    run(&mut cargo([
+        "deny",
+        "--offline",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}
+
+/// In a target directory of its own: its flags would have everything else compiled again.
+fn loom() -> anyhow::Result<()> {
+    let target = std::env::var("CARGO_TARGET_DIR")
+        .map_or_else(|_| root().join("target"), Into::into)
+        .join("loom");
+    run(
+        cargo(["test", "--package", "buttress-core", "--release", "--test", "loom"])
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_TARGET_DIR", target),
+    )
+}
+
+/// They end by themselves, and with success only if what they show really happened.
+fn examples() -> anyhow::Result<()> {
+    for package in ["axum-server", "tonic-client", "hyper-client"] {
+        run(&mut cargo(["run", "--quiet", "--package", package]))?;
+    }
+    run(&mut cargo([
+        "run",
+        "--quiet",
+        "--package",
+        "mesh",
+        "--",
+        "demo",
+        "--orders",
+        "60",
+    ]))
+}
+
+fn tests() -> anyhow::Result<()> {
+    if works(&mut cargo(["nextest", "--version"])) {
+        return run(&mut cargo(["nextest", "run", "--workspace", "--no-fail-fast"]));
+    }
+    println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
+    run(&mut cargo([
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--no-fail-fast",
+    ]))
+}
