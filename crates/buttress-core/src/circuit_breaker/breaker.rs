@@ -70,7 +70,7 @@ enum Counting {
     Count(CountWindow),
 }
 
-type Listener = Arc<dyn Fn(&Transition) + Send + Sync>;
+type Listener = Arc<dyn Fn(&Transition) -> bool + Send + Sync>;
 
 impl CircuitBreaker {
     /// With the defaults of [`Builder`]: 5 failures in a row, or half of at least 20 calls in 10 seconds.
@@ -175,6 +175,14 @@ impl CircuitBreaker {
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is contained.
     /// It stays for as long as the circuit.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
+        self.on_transition_while(move |transition| {
+            listener(transition);
+            true
+        });
+    }
+
+    /// The same, for as long as `listener` returns true.
+    pub fn on_transition_while(&self, listener: impl Fn(&Transition) -> bool + Send + Sync + 'static) {
         lock(&self.0.listeners).push(Arc::new(listener));
     }
 
@@ -281,7 +289,10 @@ impl Core {
         let transition = Transition { name: self.name.clone(), from, to, cause, generation, open_for };
         for listener in listeners {
             // A listener is for watching. If it breaks, the call that caused the transition goes on.
-            let _ = catch_unwind(AssertUnwindSafe(|| listener(&transition)));
+            let stays = catch_unwind(AssertUnwindSafe(|| listener(&transition))).unwrap_or(true);
+            if !stays {
+                lock(&self.listeners).retain(|known| !Arc::ptr_eq(known, &listener));
+            }
         }
     }
 

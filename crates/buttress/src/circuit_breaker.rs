@@ -1,0 +1,226 @@
+//! Stops calling what fails, and finds out carefully when it is well again.
+//!
+//! The rules are in [`buttress_core::circuit_breaker`]; this module puts them behind a layer.
+//!
+//! ```
+//! use buttress::{CircuitBreaker, CircuitBreakerLayer};
+//! use std::time::Duration;
+//!
+//! // 5 failures in a row, or half of at least 20 calls in 10 seconds:
+//! let layer = CircuitBreakerLayer::new("payments");
+//!
+//! // Your own numbers, and a handle to watch it:
+//! let breaker = CircuitBreaker::builder("payments")
+//!     .failure_rate(0.3)
+//!     .slow_threshold(Duration::from_millis(300))
+//!     .slow_rate(0.8)
+//!     .open_time(Duration::from_secs(1)..=Duration::from_secs(30))
+//!     .build()?;
+//! let layer = CircuitBreakerLayer::from(breaker.clone());
+//! println!("{}", breaker.state());
+//! # let _ = layer;
+//! # Ok::<(), buttress::InvalidConfig>(())
+//! ```
+//!
+//! # When to use it
+//!
+//! Around every client of something that can be down for longer than a request can wait. One breaker for each
+//! backend, or better for each endpoint of it; one for several backends punishes all for the fault of one.
+//!
+//! # Where it belongs
+//!
+//! Inside retry, so that each attempt is one sample and an open circuit ends the retrying; outside the attempt timeout, so that it
+//! sees the timeouts. A bulkhead's rejections do not count as failures, on whichever side it is.
+//!
+//! # Differences
+//!
+//! * tower has none.
+//! * `tower-resilience`: its default count window never slides, results carry no generation, a call that is dropped by an outer
+//!   timeout is never recorded, and every `Layer::layer` makes a state of its own, so that behind `axum::serve` it protects one connection.
+
+use crate::{TokioClock, gate::{Gate, GateLayer}, exit::AsError, observe::Plain};
+use buttress_core::{Admit, Clock, InvalidConfig, Name, Policy, Refused, Rejection, Waiters, circuit_breaker as core};
+use std::{ops::RangeInclusive, time::Duration};
+use tokio::sync::broadcast;
+
+pub use buttress_core::circuit_breaker::{Cause, CircuitBreakerPermit, CloseRule, Counts, OnDrop, Snapshot, State, Transition, Window};
+
+/// The future of a service behind a circuit breaker.
+pub mod future {
+    pub use crate::gate::ResponseFuture;
+}
+
+/// A circuit breaker as a layer. See the [module](self).
+pub type CircuitBreakerLayer<O = Plain, X = AsError> = GateLayer<CircuitBreaker, O, X>;
+
+/// A service behind a circuit breaker.
+pub type CircuitBreakerService<S, O = Plain, X = AsError> = Gate<S, CircuitBreaker, O, X>;
+
+impl CircuitBreakerLayer {
+    /// With the defaults: 5 failures in a row, or half of at least 20 calls in 10 seconds; open for 5 seconds to 5
+    /// minutes; 3 probes, one at a time.
+    pub fn new(name: impl Into<Name>) -> Self {
+        CircuitBreaker::new(name).into()
+    }
+}
+
+impl From<CircuitBreaker> for CircuitBreakerLayer {
+    fn from(breaker: CircuitBreaker) -> Self {
+        Self::with_policy(breaker)
+    }
+}
+
+/// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all services of its layers.
+#[derive(Clone, Debug)]
+pub struct CircuitBreaker(core::CircuitBreaker);
+
+impl CircuitBreaker {
+    /// With the defaults of [`builder`](Self::builder).
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::watched(core::CircuitBreaker::new(name))
+    }
+
+    /// Starts from the defaults.
+    pub fn builder(name: impl Into<Name>) -> Builder {
+        Builder(core::CircuitBreaker::builder(name))
+    }
+
+    fn watched(breaker: core::CircuitBreaker) -> Self {
+        #[cfg(feature = "tracing")]
+        breaker.on_transition(|Transition { name, from, to, cause, generation, open_for, .. }| match to {
+            State::Open | State::ForcedOpen => {
+                tracing::warn!(resilience.policy.name = %name, %from, %to, %cause, generation, ?open_for, "circuit opened");
+            }
+            _ => tracing::info!(resilience.policy.name = %name, %from, %to, %cause, generation, "circuit changed"),
+        });
+        Self(breaker)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The state now. An open circuit whose time is over stays open until a call comes that can be its probe.
+    pub fn state(&self) -> State {
+        self.0.state(&TokioClock)
+    }
+
+    /// One look at everything.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot(&TokioClock)
+    }
+
+    /// Refuses every call, until another of these methods is called.
+    pub fn force_open(&self) {
+        self.0.force_open(&TokioClock);
+    }
+
+    /// Lets every call through and counts nothing, until another of these methods is called.
+    pub fn disable(&self) {
+        self.0.disable(&TokioClock);
+    }
+
+    /// Lets every call through and counts, but never trips, until another of these methods is called.
+    pub fn metrics_only(&self) {
+        self.0.metrics_only(&TokioClock);
+    }
+
+    /// Closes the circuit and forgets all results.
+    pub fn reset(&self) {
+        self.0.reset(&TokioClock);
+    }
+
+    /// Opens the circuit for `time`; then it probes as after a trip.
+    pub fn open_for(&self, time: Duration) {
+        self.0.open_for(time, &TokioClock);
+    }
+
+    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
+    /// contained. It stays for as long as the circuit.
+    pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
+        self.0.on_transition(listener);
+    }
+
+    /// Every change of state from now on. A receiver that falls more than 64 behind is told how many it missed.
+    pub fn subscribe(&self) -> broadcast::Receiver<Transition> {
+        let (sender, receiver) = broadcast::channel(64);
+        self.0.on_transition_while(move |transition| sender.send(transition.clone()).is_ok());
+        receiver
+    }
+}
+
+impl Policy for CircuitBreaker {
+    type Permit = CircuitBreakerPermit;
+
+    #[inline]
+    fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.0.reserve(clock)
+    }
+
+    #[inline]
+    fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
+        self.0.peek(clock)
+    }
+
+    fn waiters(&self) -> Option<&Waiters> {
+        self.0.waiters()
+    }
+}
+
+impl<Req: ?Sized> Admit<Req> for CircuitBreaker {}
+
+/// Builds a [`CircuitBreaker`]; ranges and defaults are those of [`buttress_core::circuit_breaker::Builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder(core::Builder);
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($value:ty);)*) => {
+        $($(#[$doc])*
+        pub fn $name(self, value: $value) -> Self {
+            Self(self.0.$name(value))
+        })*
+    };
+}
+
+impl Builder {
+    setters! {
+        /// Trips after so many failures in a row; `None` switches the rule off. At least 1. Default 5.
+        consecutive_failures(impl Into<Option<u32>>);
+        /// Trips when at least this share of the calls in the window failed; `None` switches the rule off. Above 0, up to 1. Default 0.5.
+        failure_rate(impl Into<Option<f64>>);
+        /// Trips when at least this share of the calls in the window was slow. Above 0, up to 1. Off by default.
+        slow_rate(impl Into<Option<f64>>);
+        /// Calls that take longer than this are slow. Above zero. None by default.
+        slow_threshold(impl Into<Option<Duration>>);
+        /// Trips when a function of the results in the window says so.
+        custom_rule(impl Fn(&Counts) -> bool + Send + Sync + 'static);
+        /// No rate counts before so many calls are in the window. At least 1. Default 20.
+        minimum_throughput(u32);
+        /// Over which results rates are computed: a time of 10 ms to a day, or a [`Window::Count`]. Default 10 seconds.
+        window(impl Into<Window>);
+        /// How long the circuit stays open, doubling with each relapse, jittered. Above zero. Default 5 to 300 seconds.
+        open_time(RangeInclusive<Duration>);
+        /// How many probes decide. At least 1. Default 3.
+        probes(u32);
+        /// How many probes may be in flight together. Between 1 and the number of probes. Default 1.
+        concurrent_probes(u32);
+        /// When probes close the circuit. Default: all of them succeed.
+        close_rule(CloseRule);
+        /// A probe that is not back after this is counted as failed. Above zero. Default 30 seconds.
+        probe_lease(Duration);
+        /// A circuit that is half-open for longer than this opens again. Above zero. Default 60 seconds.
+        max_half_open(Duration);
+        /// What a call teaches that was dropped after more than the slow threshold. Default: that it was slow.
+        on_drop(OnDrop);
+        /// Makes the jitter repeatable.
+        seed(u64);
+    }
+
+    /// # Errors
+    /// When a value is out of its range, or no rule could ever trip. The error names the field and the rule.
+    pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
+        self.0.build().map(CircuitBreaker::watched)
+    }
+}

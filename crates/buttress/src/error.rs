@@ -1,0 +1,144 @@
+//! The one error of this family.
+
+use buttress_core::{Failure, FailureKind, Outcome, Rejection, Sent};
+use std::{any::Any, error::Error as StdError, fmt, io};
+
+/// Any error, boxed, as everywhere in tower.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What a layer of ours returns where it lets rejections leave as errors.
+///
+/// Flat: however many layers are stacked, and whatever boxes errors between them, there is one of these at most. An inner
+/// error keeps its type: [`source`](StdError::source) is that error itself, so `downcast_ref` finds it, and tonic finds its `Status`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// One of our policies refused the call, or gave up on it.
+    Rejected(Rejection),
+    /// The inner service failed.
+    Inner(BoxError),
+}
+
+impl Error {
+    /// Wraps the error of an inner service, or unwraps it when it is one of ours already.
+    pub fn from_inner(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(other) => Self::Inner(other),
+        }
+    }
+
+    /// The rejection, wherever in the chain of sources it is.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        find_rejection(self)
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Rejected(_) => None,
+            Self::Inner(error) => Some(&**error),
+        }
+    }
+}
+
+/// Finds the rejection of one of our layers in a chain of sources, through errors of other people.
+pub fn find_rejection<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Rejection> {
+    sources(error).find_map(|error| match error.downcast_ref::<Error>() {
+        Some(Error::Rejected(rejection)) => Some(rejection),
+        _ => error.downcast_ref::<Rejection>(),
+    })
+}
+
+/// The error itself and all its sources.
+pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// What an error says when nothing is known of its protocol: a rejection of ours speaks for itself, a refused connection was never
+/// sent, and everything else is a failure that may have been processed.
+pub fn outcome(error: &(dyn StdError + 'static)) -> Outcome {
+    if let Some(rejection) = find_rejection(error) {
+        return rejection.outcome();
+    }
+    let refused = |error: &(dyn StdError + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if sources(error).any(refused) {
+        return Failure::new(FailureKind::Connect).sent(Sent::Never).into();
+    }
+    Failure::new(FailureKind::Transport).into()
+}
+
+/// Looks at an error of any type as a chain, where it is one: [`Error`], a [`BoxError`], an [`io::Error`]. Others cannot be looked into.
+pub fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
+    let any: &dyn Any = error;
+    if let Some(ours) = any.downcast_ref::<Error>() {
+        return Some(ours);
+    }
+    if let Some(boxed) = any.downcast_ref::<BoxError>() {
+        return Some(&**boxed);
+    }
+    if let Some(boxed) = any.downcast_ref::<Box<dyn StdError + Send>>() {
+        return Some(&**boxed);
+    }
+    any.downcast_ref::<io::Error>().map(|error| error as _)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_core::{Ignored, Reason};
+
+    fn full() -> Error {
+        Rejection::new("bulkhead", Reason::BulkheadFull).into()
+    }
+
+    #[test]
+    fn nested_layers_and_boxes_between_them_leave_one_flat_error() {
+        let boxed: BoxError = full().into();
+        let again = Error::from_inner(Error::from_inner(boxed));
+        assert!(matches!(&again, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull), "{again:?}");
+    }
+
+    #[test]
+    fn the_inner_error_keeps_its_type_and_is_the_source() {
+        let error = Error::from_inner(Error::from_inner(io::Error::from(io::ErrorKind::BrokenPipe)));
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::BrokenPipe));
+    }
+
+    #[test]
+    fn a_rejection_is_found_through_other_peoples_errors() {
+        let error = Error::from_inner(io::Error::other(full()));
+        assert_eq!(error.rejection().map(Rejection::reason), Some(Reason::BulkheadFull));
+        assert_eq!(outcome(&error), Outcome::Ignored(Ignored::LocalReject));
+    }
+
+    #[test]
+    fn a_refused_connection_was_never_sent() {
+        let error = Error::from_inner(io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused)));
+        assert_eq!(outcome(&error).failure().map(|failure| failure.sent), Some(Sent::Never));
+    }
+}

@@ -1,0 +1,86 @@
+//! What a result means: the step from a service's answer to an [`Outcome`].
+
+use crate::{InFlight, error};
+use buttress_core::{Failure, FailureKind, Outcome, Permit};
+
+/// Reads the outcome of a result that is all there, or of the head of one that is still coming.
+pub trait Classify<Res, E> {
+    /// The outcome, as far as it can be known now.
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome;
+}
+
+/// Turns a finished call into an outcome and settles its permit. May keep the permit inside the response until the body has ended.
+pub trait Observe<Res, E> {
+    /// What the caller gets: `Res` itself, or `Res` with a permit inside.
+    type Response<P: Permit>;
+
+    /// Passes the result on and sees to it that the permit is settled.
+    fn observe<P: Permit>(&self, result: Result<Res, E>, permit: InFlight<P>) -> Result<Self::Response<P>, E>;
+}
+
+/// For services that are not HTTP: a response is a success, an error is a failure, and a rejection of one of our own layers
+/// underneath is no evidence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl<Res, E: 'static> Classify<Res, E> for Plain {
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Success,
+            Err(error) => error::as_chain(error).map_or_else(|| Failure::new(FailureKind::Application).into(), error::outcome),
+        }
+    }
+}
+
+/// An observer out of a function, for results that mean something else than [`Plain`] thinks. Our own rejections never reach it.
+///
+/// ```
+/// use buttress::{BulkheadLayer, Failure, FailureKind, Outcome, observe};
+///
+/// let observer = observe::classify(|result: Result<&u16, &buttress::Error>| match result {
+///     Ok(200..=499) => Outcome::Success,
+///     _ => Failure::new(FailureKind::Application).into(),
+/// });
+/// let layer = buttress::CircuitBreakerLayer::new("legacy").observe(observer);
+/// # let _ = layer;
+/// ```
+pub fn classify<F>(classify: F) -> ClassifyFn<F> {
+    ClassifyFn(classify)
+}
+
+/// See [`classify`].
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifyFn<F>(F);
+
+impl<F, Res, E: 'static> Classify<Res, E> for ClassifyFn<F>
+where
+    F: Fn(Result<&Res, &E>) -> Outcome,
+{
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result.err().and_then(error::as_chain).and_then(error::find_rejection) {
+            Some(rejection) => rejection.outcome(),
+            None => (self.0)(result),
+        }
+    }
+}
+
+macro_rules! settles_at_once {
+    ($(#[$why:meta])* impl[$($generics:tt)*] $observer:ty) => {
+        $(#[$why])*
+        impl<Res, E: 'static, $($generics)*> Observe<Res, E> for $observer
+        where
+            Self: Classify<Res, E>,
+        {
+            type Response<P: Permit> = Res;
+
+            #[inline]
+            fn observe<P: Permit>(&self, result: Result<Res, E>, permit: InFlight<P>) -> Result<Res, E> {
+                permit.settle(&self.classify(result.as_ref()));
+                result
+            }
+        }
+    };
+}
+
+settles_at_once!(impl[] Plain);
+settles_at_once!(impl[F] ClassifyFn<F>);

@@ -1,0 +1,113 @@
+//! Repeats calls that failed, as far as that is safe and a budget allows.
+//!
+//! ```
+//! use buttress::{Backoff, RetryBudget, RetryLayer};
+//! use std::time::Duration;
+//!
+//! // One budget for each destination, shared by all that call it:
+//! let budget = RetryBudget::builder().percent(10.0).build()?;
+//! let layer = RetryLayer::new(3) // attempts, the first included
+//!     .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_secs(2)))
+//!     .budget(budget);
+//! # let _ = layer;
+//! # Ok::<(), buttress::InvalidConfig>(())
+//! ```
+//!
+//! # What is repeated
+//!
+//! After each attempt, in this order:
+//!
+//! 1. a success, or a rejection by one of our own layers, is the answer;
+//! 2. the last of the attempts is the answer;
+//! 3. a request that cannot be replayed is not repeated, nor one whose backend forbade it;
+//! 4. a request that the backend refused to look at (`REFUSED_STREAM`) is repeated at once, once, and does not count;
+//! 5. one that was never sent may always be repeated, one that may have been processed only if it is idempotent;
+//! 6. the pause is drawn from the backoff (from one second up, when the backend sheds load), and is at least as long as the backend asked for; one that
+//!    asks for more than [`max_hint`](RetryLayer::max_hint) is left alone;
+//! 7. a retry of what may have been sent is withdrawn from the budget, or the failure is the answer.
+//!
+//! # Where it belongs
+//!
+//! Inside the total timeout, outside breaker, bulkhead and attempt timeout: each attempt is a sample, and
+//! nothing is held during the pauses.
+//!
+//! # Differences
+//!
+//! * `tower`'s `Retry` asks you for a policy, has no pauses, and its budget rounds and can be overdrawn.
+//! * `tower-resilience` deposits a whole retry for each success, knows no `Retry-After`, and clones requests it will never repeat.
+
+mod layer;
+mod protocol;
+mod service;
+
+pub use buttress_core::retry_budget::Withdrawal;
+pub use layer::{RetryLayer, RetryStats};
+pub use protocol::{Cloned, Cloning, Protocol, Replay};
+pub use service::Retry;
+
+use crate::TokioClock;
+use buttress_core::{InvalidConfig, retry_budget as core};
+
+/// The future of a service that retries.
+pub mod future {
+    pub use super::service::ResponseFuture;
+}
+
+/// A budget that keeps retries a share of the traffic: see [`buttress_core::RetryBudget`] for the bound it guarantees. A cheap handle; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct RetryBudget(core::RetryBudget);
+
+impl RetryBudget {
+    /// 20 % of the requests, 3 a second, 100 saved up at most.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts from the values of [`new`](Self::new).
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Counts one request. The retry layer does it for its own.
+    pub fn deposit(&self) {
+        self.0.deposit();
+    }
+
+    /// Takes one retry out of the budget, or says no. The retry layer does it for its own.
+    pub fn try_withdraw(&self) -> Option<Withdrawal> {
+        self.0.try_withdraw(&TokioClock)
+    }
+
+    /// How many retries are left, in whole and broken ones.
+    pub fn balance(&self) -> f64 {
+        self.0.balance(&TokioClock)
+    }
+}
+
+/// Builds a [`RetryBudget`].
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct Builder(core::Builder);
+
+impl Builder {
+    /// Retries for each hundred requests, 0 to 1000, exact to a tenth of a percent. Default 20.
+    pub fn percent(self, percent: f64) -> Self {
+        Self(self.0.percent(percent))
+    }
+
+    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000. Default 3.
+    pub fn min_per_second(self, retries: f64) -> Self {
+        Self(self.0.min_per_second(retries))
+    }
+
+    /// How many retries are saved up at most, and are there at the start. At least 1. Default 100.
+    pub fn burst(self, retries: u32) -> Self {
+        Self(self.0.burst(retries))
+    }
+
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn build(self) -> Result<RetryBudget, InvalidConfig> {
+        self.0.build().map(RetryBudget)
+    }
+}
