@@ -27,14 +27,28 @@ pub struct Plan {
     pub reset_rate: f64,
     /// Mean delay before the handler runs, in milliseconds; each request draws from half to one and a half of it.
     pub latency_ms: u64,
-    /// Take requests and never answer, until the plan changes.
-    pub hang: bool,
+    /// Share of requests, 0 to 1, that are taken and never answered, until the plan changes.
+    pub hang_rate: f64,
+    /// On which side of the handler errors and hangs strike.
+    pub strike: Strike,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strike {
+    /// A fair coin decides for each request.
+    #[default]
+    Either,
+    /// Nothing happens: the request is lost.
+    Before,
+    /// Everything happens: the answer is lost.
+    After,
 }
 
 impl Plan {
     /// The first rule that this plan breaks.
     pub fn check(&self) -> Result<(), &'static str> {
-        for rate in [self.error_rate, self.reset_rate] {
+        for rate in [self.error_rate, self.reset_rate, self.hang_rate] {
             if !(0.0..=1.0).contains(&rate) {
                 return Err("rates must lie between 0 and 1");
             }
@@ -77,14 +91,18 @@ impl Faults {
         Draw {
             error: rng.f64() < plan.error_rate,
             reset: rng.f64() < plan.reset_rate,
-            late: rng.bool(),
+            hang: rng.f64() < plan.hang_rate,
+            late: match (plan.strike, rng.bool()) {
+                (Strike::Either, coin) => coin,
+                (strike, _) => strike == Strike::After,
+            },
             latency: Duration::from_millis(plan.latency_ms).mul_f64(0.5 + rng.f64()),
         }
     }
 
     async fn until_no_hang(&self) {
         // The sender lives in `self`, so this ends only by a change of plan.
-        let _ = self.plan.subscribe().wait_for(|plan| !plan.hang).await;
+        let _ = self.plan.subscribe().wait_for(|plan| plan.hang_rate == 0.0).await;
     }
 }
 
@@ -92,6 +110,7 @@ impl Faults {
 struct Draw {
     error: bool,
     reset: bool,
+    hang: bool,
     /// After the handler instead of before it.
     late: bool,
     latency: Duration,
@@ -108,14 +127,14 @@ pub async fn inject(State(faults): State<Faults>, request: Request, next: Next) 
     if !draw.latency.is_zero() {
         tokio::time::sleep(draw.latency).await;
     }
-    if plan.hang && !draw.late {
+    if draw.hang && !draw.late {
         faults.until_no_hang().await;
     }
     if draw.error && !draw.late {
         return unavailable(grpc);
     }
     let response = next.run(request).await;
-    if plan.hang {
+    if draw.hang && draw.late {
         faults.until_no_hang().await;
     }
     if draw.error {

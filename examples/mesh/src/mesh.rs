@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::faults::Faults;
-use crate::process::{Exit, Process};
+pub use crate::process::Exit;
+use crate::process::Process;
 use crate::service::{Service, StartError, url};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
 use crate::{gateway, inventory, order, payment, probe};

@@ -44,7 +44,7 @@ impl Phase {
 fn phases() -> Vec<Phase> {
     let errors = Plan { error_rate: 0.8, ..Plan::default() };
     let slow = Plan { latency_ms: 300, ..Plan::default() };
-    let hang = Plan { hang: true, ..Plan::default() };
+    let hang = Plan { hang_rate: 0.8, ..Plan::default() };
     vec![
         Phase::new("calm", []),
         Phase::new("payment errors", [Event::Fault(Name::Payment, errors)]),

@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+use http::StatusCode;
+use mesh::faults::{Plan, Strike};
+use mesh::mesh::{Exit, Name};
+use mesh::probe::probe;
+
+use crate::support::{Shop, tea, until};
+
+#[tokio::test]
+async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
+    let shop = Shop::open_with(|config| config.drain_delay = Duration::from_millis(300)).await;
+    let gateway = shop.mesh.addr(Name::Gateway);
+    assert_eq!(probe(gateway, "/readyz").await, Some(StatusCode::OK));
+
+    // An order that is half done when we are told to stop.
+    let payment = shop.mesh.faults(Name::Payment).clone();
+    payment.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
+    let customer = shop.customer.clone();
+    let placing = tokio::spawn(async move { customer.place(&tea()).await });
+    shop.until_count(Name::Order, "SELECT COUNT(*) FROM orders WHERE state = 'reserved'", 1).await;
+
+    let Shop { mesh, dir, customer } = shop;
+    let stopping = tokio::spawn(mesh.stop());
+    until("/readyz says no", async || probe(gateway, "/readyz").await == Some(StatusCode::SERVICE_UNAVAILABLE)).await;
+    // Not ready is not closed: whoever has not noticed yet is still served, and nobody should kill us for it.
+    assert_eq!(customer.get("/v1/products").await.status, 200);
+    assert_eq!(probe(gateway, "/livez").await, Some(StatusCode::OK));
+    assert!(!placing.is_finished());
+
+    payment.clear();
+    assert_eq!(placing.await.unwrap().status, 201);
+    let exits = stopping.await.unwrap();
+    assert!(exits.iter().all(|(_, exit)| matches!(exit, Exit::Finished)), "{exits:?}");
+    assert_eq!(exits.iter().map(|(name, _)| *name).next(), Some(Name::Gateway), "from the outside in");
+    assert_eq!(probe(gateway, "/livez").await, None);
+    let books = mesh::demo::books::audit(dir.path(), &[]).await.unwrap();
+    assert!(books.right && books.confirmed == 1, "{books}");
+}
+
+#[tokio::test]
+async fn every_service_answers_probes_on_its_own_port() {
+    let shop = Shop::open().await;
+    for name in Name::ALL {
+        for path in ["/livez", "/readyz", "/startupz"] {
+            assert_eq!(probe(shop.mesh.addr(name), path).await, Some(StatusCode::OK), "{name:?} {path}");
+        }
+    }
+}
