@@ -66,12 +66,13 @@ pub fn find_rejection<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Rej
     })
 }
 
-/// The error itself and all its sources.
+/// The error itself and all its sources, with what an [`io::Error`] wraps: that one's own `source` skips it.
 pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
         let error = next?;
-        next = error.source();
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as _).or_else(|| error.source());
         Some(error)
     })
 }

@@ -42,6 +42,7 @@ pub mod gate;
 pub mod health;
 mod in_flight;
 pub mod observe;
+#[cfg(any(feature = "bulkhead", feature = "health"))]
 mod ready_call;
 #[cfg(feature = "retry")]
 pub mod retry;
