@@ -16,11 +16,8 @@ use crate::subject::{Bare, Family, Kind, Subject, call};
 pub(crate) fn subjects() -> Vec<Subject> {
     let recloser = Arc::new(Recloser::custom().build());
     let open = backoff::constant(Duration::from_secs(3_600));
-    let consecutive = Arc::new(
-        failsafe::Config::new()
-            .failure_policy(failure_policy::consecutive_failures(5, open))
-            .build(),
-    );
+    let consecutive =
+        Arc::new(failsafe::Config::new().failure_policy(failure_policy::consecutive_failures(5, open)).build());
     let default = Arc::new(failsafe::Config::new().build());
     // So much that it never says no: the price of a yes is asked.
     let limiter = Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MAX)));

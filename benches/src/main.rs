@@ -12,6 +12,7 @@
 mod calls;
 mod floors;
 mod measure;
+mod ours;
 mod report;
 mod seatbelt;
 mod subject;
@@ -37,7 +38,7 @@ struct Args {
     /// Rough numbers in a few seconds.
     #[arg(long)]
     quick: bool,
-    /// Only subjects whose name contains one of these (floors are always measured).
+    /// Only subjects whose name contains one of these (and what they are measured against).
     filter: Vec<String>,
 }
 
@@ -48,9 +49,9 @@ fn main() -> anyhow::Result<()> {
     }
     let mut subjects = within_runtime(subjects);
     if !args.filter.is_empty() {
-        subjects.retain(|subject| {
-            subject.name.starts_with("floor/") || args.filter.iter().any(|part| subject.name.contains(part))
-        });
+        let chosen = |subject: &Subject| args.filter.iter().any(|part| subject.name.contains(part));
+        let baselines: Vec<_> = subjects.iter().filter(|s| chosen(s)).map(|s| s.baseline).collect();
+        subjects.retain(|subject| chosen(subject) || baselines.contains(&subject.name));
     }
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
     let measured = within_runtime(|| plan.run(&subjects));
@@ -64,6 +65,7 @@ fn main() -> anyhow::Result<()> {
 
 fn subjects() -> Vec<Subject> {
     [
+        ours::subjects(),
         tower::subjects(),
         tower_resilience::subjects(),
         seatbelt::subjects(),

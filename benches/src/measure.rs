@@ -4,10 +4,7 @@
 //! one short batch each, round after round, and each subject's number is the median over its rounds. A disturbance
 //! hits a few batches of everybody and no median.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a stopwatch reads the real clock; no layer is involved"
-)]
+#![expect(clippy::disallowed_methods, reason = "a stopwatch reads the real clock; no layer is involved")]
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,22 +41,12 @@ pub(crate) struct Measured {
 
 impl Plan {
     pub(crate) fn full() -> Self {
-        Self {
-            samples: 31,
-            batch: Duration::from_millis(2),
-            rounds: 15,
-            window: Duration::from_millis(12),
-        }
+        Self { samples: 31, batch: Duration::from_millis(2), rounds: 15, window: Duration::from_millis(12) }
     }
 
     /// Enough to see that everything runs; the numbers are rough.
     pub(crate) fn quick() -> Self {
-        Self {
-            samples: 7,
-            batch: Duration::from_micros(500),
-            rounds: 3,
-            window: Duration::from_millis(3),
-        }
+        Self { samples: 7, batch: Duration::from_micros(500), rounds: 3, window: Duration::from_millis(3) }
     }
 
     /// Measures all subjects, in turns.
@@ -78,13 +65,7 @@ impl Plan {
                 run.x2.push(both / alone);
             }
         }
-        runs.into_iter()
-            .map(|run| Measured {
-                ns: median(run.ns),
-                allocs: run.allocs,
-                x2: median(run.x2),
-            })
-            .collect()
+        runs.into_iter().map(|run| Measured { ns: median(run.ns), allocs: run.allocs, x2: median(run.x2) }).collect()
     }
 }
 
@@ -185,11 +166,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     assert!(!values.is_empty(), "nothing was measured");
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 #[cfg(test)]

@@ -18,22 +18,12 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let retry = Retry::layer("retry", &context)
         .clone_input()
         .recovery_with(|result: &Result<u64, Failure>, _| recovery(result));
-    let timeout = Timeout::layer("timeout", &context)
-        .timeout(Duration::from_secs(30))
-        .timeout_error(|_| Failure);
+    let timeout = Timeout::layer("timeout", &context).timeout(Duration::from_secs(30)).timeout_error(|_| Failure);
     vec![
         peer("seatbelt/breaker", Family::Breaker, breaker(&context)),
         open(&context),
-        peer(
-            "seatbelt/retry",
-            Family::Retry,
-            ServiceBuilder::new().layer(retry).service(Bare),
-        ),
-        peer(
-            "seatbelt/timeout",
-            Family::Timeout,
-            ServiceBuilder::new().layer(timeout).service(Bare),
-        ),
+        peer("seatbelt/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
+        peer("seatbelt/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout).service(Bare)),
     ]
 }
 
@@ -58,13 +48,7 @@ fn open(context: &Context) -> Subject {
     for _ in 0..1_000 {
         let _ = call(&mut service, FAIL);
     }
-    Subject::service(
-        "seatbelt/breaker(open)",
-        Kind::Peer,
-        Family::OpenBreaker,
-        Expect::Err,
-        service,
-    )
+    Subject::service("seatbelt/breaker(open)", Kind::Peer, Family::OpenBreaker, Expect::Err, service)
 }
 
 fn recovery(result: &Result<u64, Failure>) -> RecoveryInfo {

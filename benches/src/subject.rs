@@ -60,13 +60,7 @@ pub(crate) enum Expect {
 
 impl Subject {
     pub(crate) fn new(name: &'static str, kind: Kind, family: Family, make: impl Fn() -> Worker + 'static) -> Self {
-        Self {
-            name,
-            kind,
-            family,
-            baseline: BARE,
-            make: Box::new(make),
-        }
+        Self { name, kind, family, baseline: BARE, make: Box::new(make) }
     }
 
     /// A service called over and over: `poll_ready`, `call`, and the future polled to its end, which is one poll.
@@ -92,11 +86,6 @@ impl Subject {
         })
     }
 
-    pub(crate) fn baseline(mut self, name: &'static str) -> Self {
-        self.baseline = name;
-        self
-    }
-
     pub(crate) fn worker(&self) -> Worker {
         (self.make)()
     }
@@ -104,9 +93,7 @@ impl Subject {
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

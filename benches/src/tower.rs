@@ -23,21 +23,9 @@ pub(crate) fn subjects() -> Vec<Subject> {
             Family::Bulkhead,
             ServiceBuilder::new().layer(concurrency.clone()).service(Bare),
         ),
-        peer(
-            "tower/load_shed",
-            Family::Other,
-            ServiceBuilder::new().layer(LoadShedLayer::new()).service(Bare),
-        ),
-        peer(
-            "tower/retry",
-            Family::Retry,
-            ServiceBuilder::new().layer(retry).service(Bare),
-        ),
-        peer(
-            "tower/timeout",
-            Family::Timeout,
-            ServiceBuilder::new().layer(timeout.clone()).service(Bare),
-        ),
+        peer("tower/load_shed", Family::Other, ServiceBuilder::new().layer(LoadShedLayer::new()).service(Bare)),
+        peer("tower/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
+        peer("tower/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout.clone()).service(Bare)),
         // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that sheds.
         peer(
             "tower/stack5",

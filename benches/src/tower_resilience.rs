@@ -12,50 +12,21 @@ use tower_resilience_timelimiter::TimeLimiterLayer;
 use crate::subject::{Bare, Expect, FAIL, Failure, Family, Kind, Subject, call};
 
 pub(crate) fn subjects() -> Vec<Subject> {
-    let bulkhead = || {
-        BulkheadLayer::builder()
-            .max_concurrent_calls(1_000)
-            .reject_when_full()
-            .build()
-            .expect("a valid bulkhead")
-    };
-    let timeout = || {
-        TimeLimiterLayer::builder()
-            .timeout_duration(Duration::from_secs(30))
-            .build()
-    };
+    let bulkhead =
+        || BulkheadLayer::builder().max_concurrent_calls(1_000).reject_when_full().build().expect("a valid bulkhead");
+    let timeout = || TimeLimiterLayer::builder().timeout_duration(Duration::from_secs(30)).build();
     let rate = RateLimiterLayer::builder()
         .limit_for_period(1_000_000_000)
         .refresh_period(Duration::from_secs(1))
         .build()
         .expect("a valid rate limiter");
     vec![
-        peer(
-            "tower-resilience/circuit_breaker",
-            Family::Breaker,
-            ServiceBuilder::new().layer(breaker()).service(Bare),
-        ),
+        peer("tower-resilience/circuit_breaker", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
         open(),
-        peer(
-            "tower-resilience/bulkhead",
-            Family::Bulkhead,
-            ServiceBuilder::new().layer(bulkhead()).service(Bare),
-        ),
-        peer(
-            "tower-resilience/retry",
-            Family::Retry,
-            ServiceBuilder::new().layer(retry::<Failure>()).service(Bare),
-        ),
-        peer(
-            "tower-resilience/rate_limit",
-            Family::RateLimit,
-            ServiceBuilder::new().layer(rate).service(Bare),
-        ),
-        peer(
-            "tower-resilience/timeout",
-            Family::Timeout,
-            ServiceBuilder::new().layer(timeout()).service(Bare),
-        ),
+        peer("tower-resilience/bulkhead", Family::Bulkhead, ServiceBuilder::new().layer(bulkhead()).service(Bare)),
+        peer("tower-resilience/retry", Family::Retry, ServiceBuilder::new().layer(retry::<Failure>()).service(Bare)),
+        peer("tower-resilience/rate_limit", Family::RateLimit, ServiceBuilder::new().layer(rate).service(Bare)),
+        peer("tower-resilience/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout()).service(Bare)),
         // The stack its manual recommends for a client, with a timeout around each attempt too.
         peer(
             "tower-resilience/stack5",
@@ -79,17 +50,11 @@ where
 }
 
 fn breaker() -> CircuitBreakerLayer {
-    CircuitBreakerLayer::builder()
-        .wait_duration_in_open(Duration::from_secs(3_600))
-        .build()
-        .expect("a valid breaker")
+    CircuitBreakerLayer::builder().wait_duration_in_open(Duration::from_secs(3_600)).build().expect("a valid breaker")
 }
 
 fn retry<E>() -> RetryLayer<u64, u64, E> {
-    let budget = RetryBudgetBuilder::new()
-        .token_bucket()
-        .build()
-        .expect("a valid budget");
+    let budget = RetryBudgetBuilder::new().token_bucket().build().expect("a valid budget");
     RetryLayer::builder().max_attempts(3).budget(budget).build()
 }
 
@@ -99,11 +64,5 @@ fn open() -> Subject {
     for _ in 0..1_000 {
         let _ = call(&mut service, FAIL);
     }
-    Subject::service(
-        "tower-resilience/circuit_breaker(open)",
-        Kind::Peer,
-        Family::OpenBreaker,
-        Expect::Err,
-        service,
-    )
+    Subject::service("tower-resilience/circuit_breaker(open)", Kind::Peer, Family::OpenBreaker, Expect::Err, service)
 }

@@ -1,0 +1,99 @@
+//! Buttress's layers, with their defaults except where the name says more.
+
+use std::time::Duration;
+
+use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, RetryBudget, RetryLayer, TimeoutLayer};
+use tower::{Service, ServiceBuilder};
+
+use crate::subject::{Bare, Expect, FAIL, Family, Kind, Subject, call};
+
+pub(crate) fn subjects() -> Vec<Subject> {
+    vec![
+        ours(
+            "buttress/circuit_breaker(consecutive)",
+            Family::Breaker,
+            ServiceBuilder::new().layer(consecutive()).service(Bare),
+        ),
+        // Both default rules: five in a row, or half of the calls in an exact window of ten seconds.
+        ours("buttress/circuit_breaker(window)", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
+        open(),
+        ours(
+            "buttress/bulkhead",
+            Family::Bulkhead,
+            ServiceBuilder::new().layer(BulkheadLayer::new(1_000)).service(Bare),
+        ),
+        ours(
+            "buttress/bulkhead(queue)",
+            Family::Bulkhead,
+            ServiceBuilder::new()
+                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)))
+                .service(Bare),
+        ),
+        full(),
+        ours(
+            "buttress/retry",
+            Family::Retry,
+            ServiceBuilder::new().layer(RetryLayer::new(3).budget(RetryBudget::new())).service(Bare),
+        ),
+        ours(
+            "buttress/timeout",
+            Family::Timeout,
+            ServiceBuilder::new().layer(TimeoutLayer::attempt(HALF_A_MINUTE)).service(Bare),
+        ),
+        // A client's stack with all that these layers offer: a bound on the whole call, retry with a budget, a breaker, a bulkhead that
+        // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
+        ours(
+            "buttress/stack6",
+            Family::Stack,
+            ServiceBuilder::new()
+                .layer(TimeoutLayer::total(HALF_A_MINUTE))
+                .layer(RetryLayer::new(3).budget(RetryBudget::new()))
+                .layer(breaker())
+                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)))
+                .layer(BulkheadLayer::new(1_000))
+                .layer(TimeoutLayer::attempt(HALF_A_MINUTE))
+                .service(Bare),
+        ),
+    ]
+}
+
+fn ours<S>(name: &'static str, family: Family, service: S) -> Subject
+where
+    S: Service<u64> + Clone + Send + 'static,
+{
+    Subject::service(name, Kind::Ours, family, Expect::Ok, service)
+}
+
+fn breaker() -> CircuitBreakerLayer {
+    CircuitBreaker::builder("backend").failure_rate(0.5).open_time(HOUR..=HOUR).build().expect("a valid breaker").into()
+}
+
+fn consecutive() -> CircuitBreakerLayer {
+    let breaker = CircuitBreaker::builder("backend").consecutive_failures(5).failure_rate(None);
+    breaker.build().expect("a valid breaker").into()
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+
+/// Tripped by failures, not by hand, and still rejecting at the end of the run.
+fn open() -> Subject {
+    let mut service = ServiceBuilder::new().layer(breaker()).service(Bare);
+    for _ in 0..1_000 {
+        let _ = call(&mut service, FAIL);
+    }
+    rejecting("buttress/circuit_breaker(open)", Family::OpenBreaker, service)
+}
+
+/// Nothing fits into it: the price of a no.
+fn full() -> Subject {
+    let service = ServiceBuilder::new().layer(BulkheadLayer::from(Bulkhead::new(0))).service(Bare);
+    rejecting("buttress/bulkhead(full)", Family::Other, service)
+}
+
+fn rejecting<S>(name: &'static str, family: Family, service: S) -> Subject
+where
+    S: Service<u64> + Clone + Send + 'static,
+{
+    Subject::service(name, Kind::Ours, family, Expect::Err, service)
+}
