@@ -10,13 +10,17 @@ use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{FromRequest, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The media type of RFC 9457.
 pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Names the service that is to blame when it is another one. The caller's circuit breaker reads it: a service that
+/// says so is itself well, and must not be cut off for the fault of those behind it.
+pub const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-failed-dependency");
 
 /// Where the types of our problems are explained. "about:blank" means that the status says it all.
 const TYPES: &str = "https://buttress.example/problems/";
@@ -40,6 +44,9 @@ pub struct Problem {
     /// Rounded up to seconds in the header, because that is all that HTTP has.
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// Another service that is to blame.
+    #[serde(rename = "dependency", skip_serializing_if = "Option::is_none")]
+    caused_by: Option<&'static str>,
 }
 
 impl Problem {
@@ -53,6 +60,7 @@ impl Problem {
             instance: None,
             members: Map::new(),
             retry_after: None,
+            caused_by: None,
         }
     }
 
@@ -79,6 +87,12 @@ impl Problem {
         self
     }
 
+    #[must_use]
+    pub fn caused_by(mut self, service: &'static str) -> Self {
+        self.caused_by = Some(service);
+        self
+    }
+
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -91,6 +105,9 @@ impl IntoResponse for Problem {
         if let Some(pause) = self.retry_after {
             let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(service) = self.caused_by {
+            response.headers_mut().insert(FAILED_DEPENDENCY, HeaderValue::from_static(service));
         }
         // For `render`, which knows the path.
         response.extensions_mut().insert(self);

@@ -4,7 +4,6 @@
 //! that handlers decide about kinds, never about codes, and so that "the breaker is open" leaves as 503 with the pause
 //! that the breaker asks for.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -60,12 +59,12 @@ impl Upstream {
             Code::Unavailable | Code::ResourceExhausted | Code::Aborted => Kind::Unavailable,
             _ => Kind::Broken,
         };
-        Self { service, kind, detail: status.message().to_owned(), retry_after: pause_in(status) }
+        Self { service, kind, detail: status.message().to_owned(), retry_after: stack::retry_after(status) }
     }
 
     pub fn from_error(service: &'static str, error: &stack::HttpError) -> Self {
         let kind = if stack::timed_out(error) { Kind::TimedOut } else { Kind::Unavailable };
-        Self { service, kind, detail: chain(error.as_ref()), retry_after: pause_in(error.as_ref()) }
+        Self { service, kind, detail: error.to_string(), retry_after: stack::retry_after(error) }
     }
 
     pub fn broken(service: &'static str, detail: impl Into<String>) -> Self {
@@ -84,32 +83,22 @@ impl From<Upstream> for Problem {
                 "A service behind this one is unavailable",
                 format!("the {service} service cannot be reached right now; try again later"),
             )
-            .retry_after(retry_after.unwrap_or(DEFAULT_PAUSE)),
+            .retry_after(retry_after.unwrap_or(DEFAULT_PAUSE))
+            .caused_by(service),
             Kind::TimedOut => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "dependency-timeout",
                 "A service behind this one did not answer in time",
                 format!("the {service} service did not answer in time"),
-            ),
+            )
+            .caused_by(service),
             Kind::Broken => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "dependency-broken",
                 "A service behind this one gave a wrong answer",
                 format!("the {service} service gave an answer that makes no sense"),
-            ),
+            )
+            .caused_by(service),
         }
     }
-}
-
-/// The pause that a rejecting layer asked for, wherever it is in the chain of causes.
-fn pause_in(error: &(dyn StdError + 'static)) -> Option<Duration> {
-    causes(error).find_map(stack::retry_after)
-}
-
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }

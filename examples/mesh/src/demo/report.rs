@@ -59,8 +59,8 @@ pub struct Transition {
     pub at_ms: u64,
     /// Who calls whom.
     pub breaker: &'static str,
-    pub from: String,
-    pub to: String,
+    pub from: &'static str,
+    pub to: &'static str,
     pub reason: String,
 }
 

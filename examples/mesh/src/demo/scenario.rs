@@ -147,8 +147,14 @@ fn watch_breakers(mesh: &Mesh, began: Instant) -> Arc<Mutex<Vec<Transition>>> {
     let transitions = Arc::new(Mutex::new(Vec::new()));
     for (edge, dependency) in mesh.dependencies() {
         let transitions = Arc::clone(&transitions);
-        dependency.on_transition(move |from, to, reason| {
-            let flip = Transition { at_ms: millis(began.elapsed()), breaker: edge, from, to, reason };
+        dependency.breaker().on_transition(move |flip| {
+            let flip = Transition {
+                at_ms: millis(began.elapsed()),
+                breaker: edge,
+                from: flip.from.as_str(),
+                to: flip.to.as_str(),
+                reason: flip.cause.to_string(),
+            };
             transitions.lock().unwrap_or_else(PoisonError::into_inner).push(flip);
         });
     }

@@ -133,6 +133,10 @@ fn failed(order_id: &str, failure: Failure, retry_after: Option<Duration>) -> Pr
     };
     let problem =
         Problem::new(status, kind, title, detail).with("order_id", order_id).with("failure", failure.as_str());
+    let problem = match failure.dependency() {
+        Some(service) => problem.caused_by(service),
+        None => problem,
+    };
     if status == StatusCode::SERVICE_UNAVAILABLE {
         problem.retry_after(retry_after.unwrap_or(DEFAULT_PAUSE))
     } else {

@@ -133,6 +133,17 @@ pub enum Failure {
     Interrupted,
 }
 
+impl Failure {
+    /// The service that let us down, if one did.
+    pub fn dependency(self) -> Option<&'static str> {
+        match self {
+            Self::PaymentUnavailable | Self::PaymentTimedOut => Some("payment"),
+            Self::InventoryUnavailable | Self::InventoryTimedOut => Some("inventory"),
+            Self::OutOfStock | Self::Declined | Self::Interrupted => None,
+        }
+    }
+}
+
 /// A value in the database that no version of this code has written.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown {what} {value:?} in the database")]
