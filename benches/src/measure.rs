@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::subject::{Subject, Worker, within_runtime};
 use alloc_tracker::Session;
 
-/// How long and how often. [`Plan::full`] takes about a minute and a half for all subjects.
+/// How long and how often. [`Plan::full`] takes about twenty seconds for all subjects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     /// Batches per subject.

@@ -16,11 +16,7 @@ pub(crate) fn features() -> anyhow::Result<()> {
     for (package, features) in published()? {
         let mut rounds = vec![vec!["--no-default-features".to_owned()]];
         for feature in &features {
-            rounds.push(vec![
-                "--no-default-features".into(),
-                "--features".into(),
-                feature.clone(),
-            ]);
+            rounds.push(vec!["--no-default-features".into(), "--features".into(), feature.clone()]);
         }
         if !features.is_empty() {
             rounds.push(vec!["--all-features".into()]);
@@ -39,28 +35,12 @@ const ABSENT: [(&str, &str, &[&str]); 3] = [
     (
         "buttress-core",
         "--all-features",
-        &[
-            "tokio",
-            "tower",
-            "tower-service",
-            "tower-layer",
-            "http",
-            "http-body",
-            "hyper",
-        ],
+        &["tokio", "tower", "tower-service", "tower-layer", "http", "http-body", "hyper"],
     ),
     // The layers serve any protocol.
-    (
-        "buttress",
-        "--all-features",
-        &["http", "http-body", "hyper", "axum", "tonic", "reqwest"],
-    ),
+    ("buttress", "--all-features", &["http", "http-body", "hyper", "axum", "tonic", "reqwest"]),
     // Who uses one of these does not pay for the others.
-    (
-        "buttress-http",
-        "--no-default-features",
-        &["hyper", "axum", "axum-core", "tonic", "reqwest"],
-    ),
+    ("buttress-http", "--no-default-features", &["hyper", "axum", "axum-core", "tonic", "reqwest"]),
 ];
 
 pub(crate) fn dependencies() -> anyhow::Result<()> {
@@ -91,12 +71,8 @@ pub(crate) fn dependencies() -> anyhow::Result<()> {
 }
 
 /// Nothing is left for later and no test is switched off. In two parts, or this file would find itself.
-const UNFINISHED: [&str; 4] = [
-    concat!("to", "do!("),
-    concat!("unim", "plemented!("),
-    concat!("#[ig", "nore"),
-    concat!("db", "g!("),
-];
+const UNFINISHED: [&str; 4] =
+    [concat!("to", "do!("), concat!("unim", "plemented!("), concat!("#[ig", "nore"), concat!("db", "g!(")];
 
 pub(crate) fn sources() -> anyhow::Result<()> {
     let mut found = Vec::new();

@@ -19,44 +19,19 @@ struct Step {
 }
 
 const STEPS: &[Step] = &[
-    Step {
-        name: "setup",
-        advice: "Everything else needs this: repair it first.",
-        run: setup,
-    },
-    Step {
-        name: "fmt",
-        advice: "`cargo fmt --all` repairs it.",
-        run: || run(&mut cargo(["fmt", "--all", "--check"])),
-    },
-    Step {
-        name: "sources",
-        advice: "Finish it, or take it out.",
-        run: check::sources,
-    },
+    Step { name: "setup", advice: "Everything else needs this: repair it first.", run: setup },
+    Step { name: "fmt", advice: "`cargo fmt --all` repairs it.", run: || run(&mut cargo(["fmt", "--all", "--check"])) },
+    Step { name: "sources", advice: "Finish it, or take it out.", run: check::sources },
     Step {
         name: "dependencies",
         advice: "Move the code to the crate that may know of it, or put the dependency behind a feature.",
         run: check::dependencies,
     },
-    Step {
-        name: "deny",
-        advice: "See deny.toml: take another dependency, or argue there for this one.",
-        run: deny,
-    },
+    Step { name: "deny", advice: "See deny.toml: take another dependency, or argue there for this one.", run: deny },
     Step {
         name: "clippy",
         advice: "`cargo clippy --workspace --all-targets` shows it alone; an exception is an `expect` with a reason.",
-        run: || {
-            run(&mut cargo([
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "--deny",
-                "warnings",
-            ]))
-        },
+        run: || run(&mut cargo(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])),
     },
     Step {
         name: "features",
@@ -83,11 +58,7 @@ const STEPS: &[Step] = &[
         advice: "What the example shows did not happen: run the last command above alone.",
         run: examples,
     },
-    Step {
-        name: "tests",
-        advice: "",
-        run: tests,
-    },
+    Step { name: "tests", advice: "", run: tests },
 ];
 
 pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
@@ -113,11 +84,7 @@ pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
             break;
         }
     }
-    let failed: Vec<&str> = done
-        .iter()
-        .filter(|(_, passed, _)| !passed)
-        .map(|(name, ..)| *name)
-        .collect();
+    let failed: Vec<&str> = done.iter().filter(|(_, passed, _)| !passed).map(|(name, ..)| *name).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
@@ -142,11 +109,7 @@ fn recap(done: &[(&str, bool, Duration)]) {
     }
     println!("\n=== so far {}", "=".repeat(93));
     for (name, passed, took) in done {
-        println!(
-            "{:6}  {name:14} {:6.1} s",
-            if *passed { "ok" } else { "FAILED" },
-            took.as_secs_f64()
-        );
+        println!("{:6}  {name:14} {:6.1} s", if *passed { "ok" } else { "FAILED" }, took.as_secs_f64());
     }
 }
 
@@ -155,26 +118,15 @@ fn deny() -> anyhow::Result<()> {
         println!("left out: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
         return Ok(());
     }
-    run(&mut cargo([
-        "deny",
-        "--offline",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]))
+    run(&mut cargo(["deny", "--offline", "check", "bans", "licenses", "sources"]))
 }
 
 /// In a target directory of its own: its flags would have everything else compiled again.
 fn loom() -> anyhow::Result<()> {
-    let target = std::env::var("CARGO_TARGET_DIR")
-        .map_or_else(|_| root().join("target"), Into::into)
-        .join("loom");
-    run(
-        cargo(["test", "--package", "buttress-core", "--release", "--test", "loom"])
-            .env("RUSTFLAGS", "--cfg loom")
-            .env("CARGO_TARGET_DIR", target),
-    )
+    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Into::into).join("loom");
+    run(cargo(["test", "--package", "buttress-core", "--release", "--test", "loom"])
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", target))
 }
 
 /// They end by themselves, and with success only if what they show really happened.
@@ -182,16 +134,7 @@ fn examples() -> anyhow::Result<()> {
     for package in ["axum-server", "tonic-client", "hyper-client"] {
         run(&mut cargo(["run", "--quiet", "--package", package]))?;
     }
-    run(&mut cargo([
-        "run",
-        "--quiet",
-        "--package",
-        "mesh",
-        "--",
-        "demo",
-        "--orders",
-        "60",
-    ]))
+    run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
 }
 
 fn tests() -> anyhow::Result<()> {
@@ -199,12 +142,5 @@ fn tests() -> anyhow::Result<()> {
         return run(&mut cargo(["nextest", "run", "--workspace", "--no-fail-fast"]));
     }
     println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
-    run(&mut cargo([
-        "test",
-        "--workspace",
-        "--lib",
-        "--bins",
-        "--tests",
-        "--no-fail-fast",
-    ]))
+    run(&mut cargo(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]))
 }
