@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use buttress::Health;
+use buttress::health::{Check, CheckConfig, Group};
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -43,6 +45,15 @@ pub async fn open(path: &Path, migrations: &[MigrationFile]) -> Result<Pool, sql
 pub async fn open_read_only(path: &Path) -> Result<Pool, sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
     SqlitePoolOptions::new().max_connections(1).connect_with(options).await
+}
+
+/// Asks the database every few seconds whether it is there, and takes the service out of rotation while it is not. Probes
+/// read the last answer and never wait for the next. Dropping the check ends it.
+pub fn check(health: &Health, pool: Pool) -> Check {
+    health.check("database", Group::Readiness, CheckConfig::every(Duration::from_secs(5)), move || {
+        let pool = pool.clone();
+        async move { sqlx::query("SELECT 1").execute(&pool).await.map(drop) }
+    })
 }
 
 fn migrator(files: &[MigrationFile]) -> Migrator {

@@ -166,3 +166,43 @@ fn broken_off(response: Response) -> Response {
     let broken = futures_util::stream::iter([Err::<bytes::Bytes, _>(reset)]);
     Response::from_parts(parts, Body::from_stream(broken))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws(seed: u64, plan: &Plan) -> Vec<(bool, bool)> {
+        let faults = Faults::new(seed);
+        (0..1000).map(|_| faults.draw(plan)).map(|draw| (draw.error, draw.late)).collect()
+    }
+
+    #[test]
+    fn the_same_seed_tosses_the_same_coins() {
+        let plan = Plan { error_rate: 0.3, ..Plan::default() };
+        assert_eq!(draws(7, &plan), draws(7, &plan));
+        assert_ne!(draws(7, &plan), draws(8, &plan));
+    }
+
+    #[test]
+    fn rates_are_met_on_both_sides_of_the_handler() {
+        let plan = Plan { error_rate: 0.3, ..Plan::default() };
+        let errors: Vec<_> = draws(7, &plan).into_iter().filter(|(error, _)| *error).collect();
+        assert!((250..350).contains(&errors.len()), "{}", errors.len());
+        let late = errors.iter().filter(|(_, late)| *late).count();
+        assert!((100..200).contains(&late), "{late}");
+    }
+
+    #[test]
+    fn a_side_can_be_chosen() {
+        let plan = Plan { error_rate: 1.0, strike: Strike::After, ..Plan::default() };
+        assert!(draws(7, &plan).into_iter().all(|draw| draw == (true, true)));
+    }
+
+    #[test]
+    fn a_rate_is_a_share() {
+        for rate in [-0.1, 1.1, f64::NAN] {
+            assert!(Plan { hang_rate: rate, ..Plan::default() }.check().is_err());
+        }
+        assert!(Plan { hang_rate: 1.0, ..Plan::default() }.check().is_ok());
+    }
+}

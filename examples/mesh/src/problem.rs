@@ -192,3 +192,59 @@ impl From<BytesRejection> for Problem {
         Self::from_status(rejection.status(), rejection.body_text())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(path: &str) -> (Response<()>, Value) {
+        let shed = || async { (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "7")], "busy") };
+        let passed_on = || async { (StatusCode::CONFLICT, [(header::CONTENT_TYPE, CONTENT_TYPE)], "{\"status\":409}") };
+        let blame = || async {
+            Problem::internal().with("order_id", "o1").caused_by("payment").retry_after(Duration::from_millis(1200))
+        };
+        let app = Router::new()
+            .route("/shed", get(shed))
+            .route("/passed-on", get(passed_on))
+            .route("/blame", get(blame))
+            .fallback(not_found)
+            .layer(axum::middleware::from_fn(render));
+        let response = app.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        (Response::from_parts(parts, ()), body)
+    }
+
+    #[tokio::test]
+    async fn an_error_of_others_becomes_a_problem_and_keeps_its_headers() {
+        let (response, body) = ask("/shed").await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
+        assert_eq!((&body["type"], &body["instance"]), (&"about:blank".into(), &"/shed".into()));
+    }
+
+    #[tokio::test]
+    async fn a_problem_of_another_service_is_passed_on_as_it_is() {
+        let (response, body) = ask("/passed-on").await;
+        assert_eq!((response.status(), body), (StatusCode::CONFLICT, serde_json::json!({ "status": 409 })));
+    }
+
+    #[tokio::test]
+    async fn members_blame_and_pauses_reach_the_client() {
+        let (response, body) = ask("/blame").await;
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "seconds, rounded up");
+        assert_eq!(response.headers()[FAILED_DEPENDENCY], "payment");
+        assert_eq!((&body["order_id"], &body["dependency"]), (&"o1".into(), &"payment".into()));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_path_is_a_problem() {
+        assert_eq!(ask("/nowhere").await.1["status"], 404);
+    }
+}

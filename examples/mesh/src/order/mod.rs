@@ -21,6 +21,7 @@ pub use api::{IDEMPOTENCY_KEY, unknown_order};
 pub use domain::{Failure, NewOrder, Order, State};
 pub use store::Store;
 
+use crate::db;
 use crate::service::{Service, StartError};
 use crate::stack::{self, OrderClients};
 use steps::Steps;
@@ -44,6 +45,8 @@ pub async fn run(service: Service, data_dir: &Path, config: Config) -> Result<()
     if interrupted > 0 {
         tracing::warn!(orders = interrupted, "found unfinished orders, undoing them");
     }
+    // Stops when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db().clone());
     let inventory = clients::Inventory::new(config.clients.inventory.grpc(config.inventory));
     let payment = clients::Payment::new(config.clients.payment.grpc(config.payment));
     let undo = Undo::new(store.clone(), payment.clone(), inventory.clone(), config.orphan_after);

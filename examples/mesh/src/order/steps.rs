@@ -98,7 +98,7 @@ impl Steps {
                 retry_after = stopped.retry_after;
             }
         }
-        tracing::info!(order = order.id, state = %order.state, "order placed");
+        tracing::info!(order = order.id, state = %order.state, "order answered");
         Ok(Placed { order, retry_after })
     }
 

@@ -37,9 +37,8 @@ impl Store {
         self.db.close().await;
     }
 
-    /// Cheap proof that the database answers, for readiness.
-    pub async fn ping(&self) -> Result<(), sqlx::Error> {
-        sqlx::query("SELECT 1").execute(&self.db).await.map(drop)
+    pub fn db(&self) -> &Pool {
+        &self.db
     }
 
     /// Stores a pending order. `None` if the idempotency key is taken: then nothing was stored.

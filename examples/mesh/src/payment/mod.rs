@@ -15,12 +15,15 @@ pub use api::proto;
 pub use domain::{Charge, ChargeOutcome, Payment};
 pub use store::Store;
 
+use crate::db;
 use crate::service::{Service, StartError};
 use crate::stack;
 
 /// Opens the database and serves until told to stop.
 pub async fn run(service: Service, data_dir: &Path) -> Result<(), StartError> {
     let store = Store::open(&data_dir.join("payment.db")).await?;
+    // Stops when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db().clone());
     let app = stack::grpc_server(routes(store.clone()), &service);
     service.serve(app).await?;
     store.close().await;

@@ -6,6 +6,7 @@ mod cooked_books;
 mod crash;
 mod demo;
 mod drain;
+mod faults;
 mod idempotency;
 mod support;
 mod view;

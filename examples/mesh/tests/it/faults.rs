@@ -1,0 +1,43 @@
+use http::{Request, header};
+use http_body_util::Full;
+use mesh::faults::Plan;
+use mesh::mesh::Name;
+use serde_json::json;
+
+use crate::support::{Customer, Reply, Shop, tea};
+
+async fn change(customer: &Customer, service: &str, plan: serde_json::Value) -> Reply {
+    let request = Request::put(format!("/admin/faults/{service}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(plan.to_string()))
+        .unwrap();
+    customer.send(request).await
+}
+
+#[tokio::test]
+async fn faults_are_switched_over_http_while_the_mesh_runs() {
+    let shop = Shop::open_with(|config| config.admin = true).await;
+    assert_eq!(change(&shop.customer, "payment", json!({ "error_rate": 1 })).await.status, 200);
+    assert_eq!(shop.customer.get("/admin/faults").await.body["payment"]["error_rate"], 1.0);
+    assert_eq!(shop.customer.place(&tea()).await.status, 503);
+    assert_eq!(change(&shop.customer, "payment", json!({})).await.status, 200);
+    assert_eq!(shop.mesh.faults(Name::Payment).plan(), Plan::default());
+
+    assert_eq!(change(&shop.customer, "payment", json!({ "error_rate": 2 })).await.status, 422);
+    assert_eq!(change(&shop.customer, "payment", json!({ "eror_rate": 1 })).await.status, 422);
+    assert_eq!(change(&shop.customer, "shipping", json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn answers_that_break_off_cost_nobody_anything() {
+    let shop = Shop::open().await;
+    shop.mesh.faults(Name::Payment).set(Plan { reset_rate: 0.5, ..Plan::default() });
+    for _ in 0..10 {
+        let reply = shop.customer.place(&tea()).await;
+        assert!([201, 502, 503, 504].contains(&reply.status.as_u16()), "{reply:?}");
+    }
+    shop.mesh.faults(Name::Payment).clear();
+    shop.mesh.order_clients().payment.breaker().reset();
+    let books = shop.settled_books().await;
+    assert!(books.right, "{books}");
+}
