@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::faults::Faults;
 pub use crate::process::Exit;
 use crate::process::Process;
-use crate::service::{Service, StartError, url};
+use crate::service::{Service, url};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
 use crate::{gateway, inventory, order, payment, probe};
 
@@ -158,16 +158,10 @@ impl Mesh {
         &self.gateway_clients
     }
 
-    /// Every client stack in the mesh, by who calls whom.
-    pub fn dependencies(&self) -> [(&'static str, &Dependency); 5] {
+    /// Every client stack in the mesh.
+    pub fn dependencies(&self) -> [&Dependency; 5] {
         let (order, gateway) = (&self.order_clients, &self.gateway_clients);
-        [
-            ("order -> payment", &order.payment),
-            ("order -> inventory", &order.inventory),
-            ("gateway -> order", &gateway.order),
-            ("gateway -> payment", &gateway.payment),
-            ("gateway -> inventory", &gateway.inventory),
-        ]
+        [&order.payment, &order.inventory, &gateway.order, &gateway.payment, &gateway.inventory]
     }
 
     /// Kills a service in the middle of whatever it is doing.
@@ -259,16 +253,6 @@ impl Mesh {
             () = probe::ready(slot.addr) => Ok(()),
             how = process.ended() => Err(MeshError::Ended { service: name.as_str(), how }),
             () = tokio::time::sleep(START_TIMEOUT) => Err(MeshError::NotReady { service: name.as_str() }),
-        }
-    }
-}
-
-impl From<StartError> for MeshError {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Io(error) => Self::Io(error),
-            StartError::Layer(error) => Self::Layer(error),
-            StartError::Db(error) => Self::Io(io::Error::other(error)),
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::serve::ListenerExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
-use crate::stack::{Admission, Health};
+use crate::stack::{Admission, Health, InvalidConfig};
 
 /// One service's share of the world outside. Everything in it is a handle, so that whoever started the service can
 /// watch and steer it.
@@ -37,7 +37,9 @@ pub enum StartError {
     #[error("cannot open the database")]
     Db(#[from] sqlx::Error),
     #[error("a layer is configured wrongly")]
-    Layer(#[from] crate::stack::InvalidConfig),
+    Layer(#[from] InvalidConfig),
+    #[error("not an address of a service")]
+    Address(#[from] tonic::transport::Error),
 }
 
 impl Service {

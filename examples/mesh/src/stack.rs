@@ -1,20 +1,20 @@
 //! Every stack of layers in the mesh, in one place.
 //!
-//! Read a stack from the top: a request passes the layers in the order they are written, its answer passes them the
-//! other way. Why this order and no other:
+//! Read a stack from the top: a request passes the layers in the order in which they are written, its answer passes them
+//! the other way. Why this order and no other:
 //!
 //! ```text
-//! client                                   server
-//!   total timeout     bounds the retries     health      answers probes even when everything below is full
-//!   retry             each attempt is one    bulkhead    refuses early what would be answered too late
-//!   circuit breaker     sample of the        timeout     nobody waits that long anyway
-//!   bulkhead            breaker, and holds   faults      the demo's troublemaker, where the handler's faults would be
-//!   attempt timeout     no place in a pause
+//! client, outside in                           server, outside in
+//!   total timeout    bounds retries and pauses   health     answers probes even when all below is full
+//!   retry            each attempt is a sample    bulkhead   refuses now what would be answered too late
+//!   circuit breaker    of the breaker, and       timeout    nobody waits that long anyway
+//!   bulkhead           holds no place while      faults     the demo's troublemaker, where the faults of
+//!   attempt timeout    it pauses                            the handler would be
 //! ```
 //!
-//! All state (circuits, places, budgets, counters) is in handles, made once and kept by whoever starts the mesh. So it
-//! outlives a restart of the service behind it, a test can look at it, and axum may build as many copies of a stack as
-//! it likes.
+//! The state (circuits, places, budgets, counters) is in handles, made once and kept by whoever starts the mesh. So it
+//! can be watched from there, it outlives a restart of the service, and axum may build as many copies of a stack as it
+//! likes.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -25,110 +25,57 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use tonic::transport::Endpoint;
+use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower::{ServiceBuilder, ServiceExt};
 
-pub use buttress::{Health, InvalidConfig};
-use buttress::{Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Failure, FailureKind, HealthLayer, Outcome, Reason, RetryBudget, RetryLayer, TimeoutLayer, observe};
+pub use buttress::InvalidConfig;
+use buttress::{Outcome, Reason, observe};
+pub use buttress_http::prelude::Health;
+use buttress_http::prelude::*;
+use buttress_http::{classify, tonic::StatusLayer};
 
+use crate::problem::FAILED_DEPENDENCY;
 use crate::service::{Service, url};
 use crate::{faults, problem};
 
-pub type GrpcChannel = BoxCloneSyncService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, tonic::Status>;
+/// A whole client stack for gRPC. Boxed, which costs an allocation for each call, so that the services that hold one
+/// need not name all its layers; generated clients take the unboxed stack just as well.
+pub type GrpcChannel = BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
+
+/// A whole client stack for HTTP.
+pub type HttpChannel = BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, HttpError>;
+
+/// What goes wrong in one: a rejection by one of the layers, or the transport's error.
 pub type HttpError = buttress::Error;
-pub type HttpChannel = BoxCloneSyncService<http::Request<Full<Bytes>>, http::Response<Body>, HttpError>;
-
-#[derive(Clone, Copy, Debug)]
-struct Probes;
-impl<B> buttress::health::Answer<http::Request<B>, axum::response::Response> for Probes {
-    fn answer(&self, request: &http::Request<B>, health: &Health) -> Option<axum::response::Response> {
-        use buttress::health::Probe;
-        let probe = match request.uri().path() { "/livez" => Probe::Liveness, "/readyz" => Probe::Readiness, "/startupz" => Probe::Startup, _ => return None };
-        let ok = health.status(probe).is_serving();
-        Some(axum::response::IntoResponse::into_response(if ok { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE }))
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct Admission { bulkhead: Bulkhead }
-impl Admission { pub fn new(name: &'static str) -> Self { Self { bulkhead: Bulkhead::named(name, 64) } } }
 
 /// The numbers of one client stack.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// How long one attempt may take. Well above the slowest answer of a healthy service, and short enough for
-    /// several attempts within the total.
+    /// How long one attempt may take: well above the slowest answer of a healthy service, and short enough that
+    /// several fit into the total.
     attempt: Duration,
-    /// How long the caller waits at all.
+    /// How long the caller waits at all, attempts and pauses together.
     total: Duration,
-    /// Attempts, the first included.
+    /// Attempts, the first included. More than three help nobody: they come when the other side is at its worst.
     attempts: u32,
-    /// Calls in flight. By Little's law rate times latency, with some room: more than that in flight means that the
-    /// other side is slow, and then waiting in line does not make it faster.
+    /// Calls in flight. By Little's law rate times latency, with room for a burst. When more are in flight the other
+    /// side has become slow, and more of them would not make it faster.
     in_flight: usize,
-    /// Calls that may wait for a place: a burst, not a backlog.
+    /// Calls that may wait for a place: enough for a burst, too few for a backlog.
     queue: usize,
-    /// How long one may wait for a place.
+    /// How long one may wait for a place. Longer than a healthy call takes, much shorter than the caller's patience.
     max_wait: Duration,
-    /// How long an open circuit stays open, at first and at most.
+    /// How long a circuit stays open, at first and after many relapses. The defaults, 5 seconds and 5 minutes, are for
+    /// production; the demo has half a minute for everything.
     open_time: (Duration, Duration),
 }
 
-#[derive(Clone, Debug)]
-pub struct Dependency { pub name: &'static str, limits: Limits, breaker: CircuitBreaker, bulkhead: Bulkhead, budget: RetryBudget, retry: RetryLayer }
-#[derive(Clone, Debug, Default)]
-pub struct Stats { pub retries: u64, pub rejected: u64 }
-
-impl Dependency {
-    fn new(name: &'static str, limits: Limits) -> Result<Self, InvalidConfig> {
-        let breaker = CircuitBreaker::builder(name).open_time(limits.open_time.0..=limits.open_time.1).build()?;
-        let budget = RetryBudget::new();
-        let retry = RetryLayer::new(limits.attempts).budget(budget.clone()).backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
-        Ok(Self { name, limits, breaker, bulkhead: Bulkhead::named(name, limits.in_flight), budget, retry })
-    }
-    pub fn grpc(&self, addr: SocketAddr) -> GrpcChannel {
-        let channel = tonic::transport::Endpoint::from_shared(url(addr)).unwrap().connect_lazy();
-        let classify = |result: Result<&http::Response<tonic::body::Body>, &buttress::Error>| match result {
-            Ok(response) if response.headers().get("grpc-status").is_none_or(|code| code == "0" || code == "5") => Outcome::Success,
-            _ => Failure::new(FailureKind::Application).into(),
-        };
-        BoxCloneSyncService::new(ServiceBuilder::new()
-            .map_err(status)
-            .layer(TimeoutLayer::total(self.limits.total))
-            .layer(CircuitBreakerLayer::from(self.breaker.clone()).observe(observe::classify(classify)))
-            .layer(BulkheadLayer::from(self.bulkhead.clone()).queue(self.limits.queue, self.limits.max_wait))
-            .layer(TimeoutLayer::attempt(self.limits.attempt))
-            .service(channel))
-    }
-    pub fn http(&self, _addr: SocketAddr) -> HttpChannel {
-        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        BoxCloneSyncService::new(ServiceBuilder::new()
-            .layer(TimeoutLayer::total(self.limits.total))
-            .layer(CircuitBreakerLayer::from(self.breaker.clone()))
-            .layer(BulkheadLayer::from(self.bulkhead.clone()).queue(self.limits.queue, self.limits.max_wait))
-            .layer(TimeoutLayer::attempt(self.limits.attempt))
-            .service(client.map_response(|r: http::Response<_>| r.map(Body::new))))
-    }
-    pub fn stats(&self) -> Stats { Stats { retries: self.retry.stats().retries(), rejected: self.bulkhead.rejected() } }
-    pub fn breaker(&self) -> &CircuitBreaker { &self.breaker }
-    pub fn budget(&self) -> &RetryBudget { &self.budget }
-}
-
-fn status(error: buttress::Error) -> tonic::Status {
-    let code = match error.rejection().map(|r| r.reason()) {
-        Some(Reason::TimedOut(_)) => tonic::Code::DeadlineExceeded,
-        Some(Reason::CircuitOpen | Reason::ProbesExhausted | Reason::ForcedOpen) => tonic::Code::Unavailable,
-        Some(_) => tonic::Code::ResourceExhausted,
-        None => return tonic::Status::from_error(Box::new(error)),
-    };
-    let mut status = tonic::Status::new(code, error.to_string());
-    status.set_source(std::sync::Arc::new(error));
-    status
-}
-
+/// Calls of payment and inventory: a few milliseconds of SQLite each.
 const PARTICIPANT: Limits = Limits {
     attempt: Duration::from_millis(400),
     total: Duration::from_secs(2),
@@ -139,21 +86,141 @@ const PARTICIPANT: Limits = Limits {
     open_time: (Duration::from_millis(500), Duration::from_secs(2)),
 };
 
-/// The clients of the order service.
+/// Calls of the order service, which itself makes four calls of two seconds at most.
+const ORDER: Limits = Limits {
+    attempt: Duration::from_millis(8500),
+    total: Duration::from_secs(9),
+    in_flight: 64,
+    queue: 64,
+    ..PARTICIPANT
+};
+
+/// One service as another one calls it: the handles of a client stack.
 #[derive(Clone, Debug)]
-pub struct OrderClients { pub payment: Dependency, pub inventory: Dependency }
-impl OrderClients {
-    pub fn new() -> Result<Self, InvalidConfig> {
-        Ok(Self { payment: Dependency::new("payment", PARTICIPANT)?, inventory: Dependency::new("inventory", PARTICIPANT)? })
+pub struct Dependency {
+    name: &'static str,
+    limits: Limits,
+    breaker: CircuitBreaker,
+    bulkhead: Bulkhead,
+    retry: RetryLayer,
+}
+
+/// What a client stack has done so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats {
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Calls for which the bulkhead had no place.
+    pub rejected: u64,
+}
+
+impl Dependency {
+    fn new(name: &'static str, limits: Limits) -> Result<Self, InvalidConfig> {
+        let breaker = CircuitBreaker::builder(name).open_time(limits.open_time.0..=limits.open_time.1).build()?;
+        // Retries stay below a fifth of the calls (and three a second): a backend that is down must not get three times
+        // its load. One budget for each destination, shared by all that call it through this handle.
+        let budget = RetryBudget::builder().percent(20.0).min_per_second(3.0).burst(20).build()?;
+        let retry = RetryLayer::new(limits.attempts)
+            .budget(budget)
+            .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
+        Ok(Self { name, limits, breaker, bulkhead: Bulkhead::named(name, limits.in_flight), retry })
+    }
+
+    /// A gRPC client stack.
+    pub fn grpc(&self, addr: SocketAddr) -> Result<GrpcChannel, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(url(addr))?
+            // A peer that is gone without a word is noticed, even while nobody waits for it.
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .connect_lazy();
+        let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
+        Ok(BoxCloneSyncService::new(
+            ServiceBuilder::new()
+                .map_response(|response: Response<_>| response.map(tonic::body::Body::new))
+                // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
+                .layer(StatusLayer)
+                .layer(TimeoutLayer::total(limits.total))
+                // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
+                .layer(retry.grpc_client().idempotent(|_| true).rebox(tonic::body::Body::new))
+                .layer(CircuitBreakerLayer::from(breaker).grpc_client())
+                .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
+                .layer(TimeoutLayer::attempt(limits.attempt))
+                .service(channel),
+        ))
+    }
+
+    /// An HTTP client stack. Repeats what its method or an `Idempotency-Key` makes safe to repeat.
+    pub fn http(&self) -> HttpChannel {
+        let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
+        let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
+        BoxCloneSyncService::new(
+            ServiceBuilder::new()
+                .map_response(|response: Response<_>| response.map(Body::new))
+                .layer(TimeoutLayer::total(limits.total))
+                .layer(retry.http_client().rebox(Body::new).classify(observe::classify(blame)))
+                .layer(CircuitBreakerLayer::from(breaker).observe(observe::classify(blame)))
+                .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client())
+                .layer(TimeoutLayer::attempt(limits.attempt))
+                .service(client),
+        )
+    }
+
+    /// Who calls whom.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats { retries: self.retry.stats().retries(), rejected: self.bulkhead.rejected() }
     }
 }
-/// The clients of the gateway.
+
+/// Whose fault is a failure? A service that names another one is itself well: neither does a retry help, since it has
+/// retried already, nor may a breaker cut it off and make one sick service two.
+fn blame<B>(result: Result<&Response<B>, &HttpError>) -> Outcome {
+    match result {
+        Ok(response) if response.headers().contains_key(FAILED_DEPENDENCY) => Outcome::Success,
+        Ok(response) => classify::http_status(response.status(), response.headers()),
+        Err(error) => classify::error(error),
+    }
+}
+
+/// The clients of the order service.
 #[derive(Clone, Debug)]
-pub struct GatewayClients { pub order: Dependency, pub payment: Dependency, pub inventory: Dependency }
+pub struct OrderClients {
+    pub payment: Dependency,
+    pub inventory: Dependency,
+}
+
+impl OrderClients {
+    pub fn new() -> Result<Self, InvalidConfig> {
+        Ok(Self {
+            payment: Dependency::new("order -> payment", PARTICIPANT)?,
+            inventory: Dependency::new("order -> inventory", PARTICIPANT)?,
+        })
+    }
+}
+
+/// The clients of the gateway. It has its own of payment and inventory: what customers look at takes no place away from
+/// what they buy.
+#[derive(Clone, Debug)]
+pub struct GatewayClients {
+    pub order: Dependency,
+    pub payment: Dependency,
+    pub inventory: Dependency,
+}
+
 impl GatewayClients {
     pub fn new() -> Result<Self, InvalidConfig> {
-        let order = Limits { attempt: Duration::from_secs(9), total: Duration::from_secs(10), in_flight: 64, ..PARTICIPANT };
-        Ok(Self { order: Dependency::new("order", order)?, payment: Dependency::new("payment", PARTICIPANT)?, inventory: Dependency::new("inventory", PARTICIPANT)? })
+        Ok(Self {
+            order: Dependency::new("gateway -> order", ORDER)?,
+            payment: Dependency::new("gateway -> payment", PARTICIPANT)?,
+            inventory: Dependency::new("gateway -> inventory", PARTICIPANT)?,
+        })
     }
 }
 
@@ -162,20 +229,48 @@ pub fn timed_out(error: &HttpError) -> bool {
     error.rejection().is_some_and(|rejection| matches!(rejection.reason(), Reason::TimedOut(_)))
 }
 
-/// When a rejecting layer wants to be asked again.
+/// When the layer that rejected a call wants to be asked again. Looks through tonic's and everybody's errors.
 pub fn retry_after(error: &(dyn StdError + 'static)) -> Option<Duration> {
     buttress::error::find_rejection(error)?.retry_after()
 }
 
-pub fn rest_server(routes: Router, service: &Service) -> Router {
-    routes.fallback(problem::not_found)
-        .layer(from_fn_with_state(service.faults.clone(), faults::inject))
-        .layer(DefaultBodyLimit::max(16 * 1024))
-        .layer(from_fn(problem::render))
-        .layer(HealthLayer::new(service.health.clone()).answer(Probes))
+/// The numbers and handles of one server stack.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Requests in work. What comes on top is refused at once: its sender still has time to do something else.
+    pub bulkhead: Bulkhead,
+    /// Longer than any caller waits, so that it only catches what nobody waits for any more.
+    pub timeout: Duration,
 }
+
+impl Admission {
+    pub fn new(name: &'static str) -> Self {
+        Self { bulkhead: Bulkhead::named(name, 64), timeout: Duration::from_secs(10) }
+    }
+}
+
+/// No order is longer, and a body that is must not fill our memory before anybody has looked at it.
+const MAX_BODY: usize = 16 * 1024;
+
+/// The stack of a REST service.
+pub fn rest_server(routes: Router, service: &Service) -> Router {
+    let Service { health, admission, faults, .. } = service;
+    let stack = ServiceBuilder::new()
+        // Outside the layers that refuse, so that their 503 and 504 are problems too.
+        .layer(from_fn(problem::render))
+        .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
+        .layer(TimeoutLayer::total(admission.timeout).http())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(faults.clone(), faults::inject));
+    routes.fallback(problem::not_found).layer(stack).layer(HealthLayer::new(health.clone()).http())
+}
+
+/// The stack of a gRPC service.
 pub fn grpc_server(routes: Router, service: &Service) -> Router {
-    routes
-        .layer(from_fn_with_state(service.faults.clone(), faults::inject))
-        .layer(HealthLayer::new(service.health.clone()).answer(Probes))
+    let Service { health, admission, faults, .. } = service;
+    let stack = ServiceBuilder::new()
+        .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
+        .layer(TimeoutLayer::total(admission.timeout).grpc())
+        .layer(from_fn_with_state(faults.clone(), faults::inject));
+    routes.layer(stack).layer(HealthLayer::new(health.clone()).http())
 }

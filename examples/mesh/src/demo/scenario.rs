@@ -12,6 +12,7 @@ use super::load::{Answer, Customers, Seen};
 use super::report::{PhaseReport, Transition, millis};
 use crate::faults::Plan;
 use crate::mesh::{Mesh, MeshError, Name};
+use crate::stack::Dependency;
 
 /// No phase is shorter, however few orders there are: a breaker needs time to close again.
 const SHORTEST_PHASE: Duration = Duration::from_millis(1500);
@@ -138,19 +139,20 @@ async fn strike(mesh: &mut Mesh, events: Vec<Event>) -> Result<(), MeshError> {
 
 /// Retries and bulkhead rejections of all client stacks, so far.
 fn counters(mesh: &Mesh) -> (u64, u64) {
-    let stats = mesh.dependencies().map(|(_, dependency)| dependency.stats());
+    let stats = mesh.dependencies().map(Dependency::stats);
     stats.into_iter().fold((0, 0), |sum, stats| (sum.0 + stats.retries, sum.1 + stats.rejected))
 }
 
 /// Collects every change of state of every breaker.
 fn watch_breakers(mesh: &Mesh, began: Instant) -> Arc<Mutex<Vec<Transition>>> {
     let transitions = Arc::new(Mutex::new(Vec::new()));
-    for (edge, dependency) in mesh.dependencies() {
+    for dependency in mesh.dependencies() {
+        let name = dependency.name();
         let transitions = Arc::clone(&transitions);
         dependency.breaker().on_transition(move |flip| {
             let flip = Transition {
                 at_ms: millis(began.elapsed()),
-                breaker: edge,
+                breaker: name,
                 from: flip.from.as_str(),
                 to: flip.to.as_str(),
                 reason: flip.cause.to_string(),

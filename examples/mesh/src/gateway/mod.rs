@@ -33,9 +33,9 @@ pub struct Config {
 pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
     let clients = &config.clients;
     let upstreams = api::Upstreams {
-        orders: order_client::Orders::new(clients.order.http(config.order), config.order),
-        payment: PaymentServiceClient::new(clients.payment.grpc(config.payment)),
-        inventory: InventoryServiceClient::new(clients.inventory.grpc(config.inventory)),
+        orders: order_client::Orders::new(clients.order.http(), config.order),
+        payment: PaymentServiceClient::new(clients.payment.grpc(config.payment)?),
+        inventory: InventoryServiceClient::new(clients.inventory.grpc(config.inventory)?),
     };
     let mut routes = api::routes(upstreams);
     if !config.fault_switches.is_empty() {

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::Value;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 use crate::order::IDEMPOTENCY_KEY;
 use crate::service::url;
@@ -38,6 +39,12 @@ impl Orders {
     pub(super) async fn place(&self, headers: &HeaderMap, body: Bytes) -> Result<Response, Upstream> {
         let mut request = self.request(Method::POST, "/v1/orders", body)?;
         copy(&TO_ORDER, headers, request.headers_mut());
+        // A customer without a key still gets one between us and order: only then may the stack repeat the request.
+        if let (false, Ok(key)) =
+            (request.headers().contains_key(IDEMPOTENCY_KEY), HeaderValue::try_from(Uuid::now_v7().to_string()))
+        {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+        }
         let (status, headers, body) = self.send(request).await?;
         let mut response = (status, Body::from(body)).into_response();
         response.headers_mut().remove(header::CONTENT_TYPE);

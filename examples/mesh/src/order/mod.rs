@@ -47,8 +47,8 @@ pub async fn run(service: Service, data_dir: &Path, config: Config) -> Result<()
     }
     // Stops when this function ends, however it ends.
     let _check = db::check(&service.health, store.db().clone());
-    let inventory = clients::Inventory::new(config.clients.inventory.grpc(config.inventory));
-    let payment = clients::Payment::new(config.clients.payment.grpc(config.payment));
+    let inventory = clients::Inventory::new(config.clients.inventory.grpc(config.inventory)?);
+    let payment = clients::Payment::new(config.clients.payment.grpc(config.payment)?);
     let undo = Undo::new(store.clone(), payment.clone(), inventory.clone(), config.orphan_after);
     // Owned here: dropping the handle, however this function ends, ends the worker. Its work is on disk.
     let worker = AbortOnDropHandle::new(tokio::spawn(undo.clone().run()));
