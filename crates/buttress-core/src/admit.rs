@@ -48,6 +48,9 @@ pub trait Admit<Req: ?Sized>: Policy {
 /// Settled once; dropped unsettled, the call was cancelled, and whatever it held is given back.
 #[must_use = "a permit that is dropped at once lets the next call in"]
 pub trait Permit: Send + 'static {
+    /// Whether the permit stands for a place that is taken until the response's stream has ended, also when the outcome is known before.
+    const HELD_TO_END: bool = false;
+
     /// Tells the policy what became of the call, and gives the permit back.
     fn settle(self, outcome: &Outcome, clock: &impl Clock);
 }

@@ -243,6 +243,8 @@ pub struct BulkheadPermit {
 }
 
 impl Permit for BulkheadPermit {
+    const HELD_TO_END: bool = true;
+
     fn settle(self, _: &Outcome, _: &impl Clock) {}
 }
 

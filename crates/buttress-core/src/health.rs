@@ -200,7 +200,12 @@ impl Health {
     pub fn status(&self, probe: Probe, clock: &impl Clock) -> Status {
         let worst = |group| {
             let now = clock.now();
-            lock(&self.0.indicators).iter().filter(|entry| entry.group == group).map(|entry| entry.status(now)).max().unwrap_or(Status::Up)
+            lock(&self.0.indicators)
+                .iter()
+                .filter(|entry| entry.group == group)
+                .map(|entry| entry.status(now))
+                .max()
+                .unwrap_or(Status::Up)
         };
         let started = self.0.started.load(Ordering::Acquire);
         match probe {
@@ -216,7 +221,12 @@ impl Health {
         let now = clock.now();
         let indicators = lock(&self.0.indicators)
             .iter()
-            .map(|entry| Line { name: entry.name.clone(), group: entry.group, status: entry.status(now), detail: entry.detail.clone() })
+            .map(|entry| Line {
+                name: entry.name.clone(),
+                group: entry.group,
+                status: entry.status(now),
+                detail: entry.detail.clone(),
+            })
             .collect();
         Report {
             started: self.0.started.load(Ordering::Acquire),

@@ -97,7 +97,8 @@ impl State {
             let refill = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX) / nanos_per_milli;
             income = income.saturating_add(refill);
             // Only the time that was turned into tokens is used up; the rest counts next time.
-            ledger.refilled_at = since.checked_add(Duration::from_nanos(refill.saturating_mul(nanos_per_milli))).or(Some(now));
+            ledger.refilled_at =
+                since.checked_add(Duration::from_nanos(refill.saturating_mul(nanos_per_milli))).or(Some(now));
         }
         ledger.balance = ledger.balance.saturating_add(income).min(self.burst);
     }
@@ -195,7 +196,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn empty(percent: f64, min_per_second: f64, burst: u32, now: Instant) -> RetryBudget {
-        let budget = RetryBudget::builder().percent(percent).min_per_second(min_per_second).burst(burst).build().unwrap();
+        let budget =
+            RetryBudget::builder().percent(percent).min_per_second(min_per_second).burst(burst).build().unwrap();
         while let Some(withdrawal) = budget.try_withdraw(&now) {
             withdrawal.spend();
         }
@@ -226,7 +228,11 @@ mod tests {
         let start = crate::testing::start();
         let budget = empty(0.0, 3.0, 10, start);
         assert_eq!(withdraw_all(&budget, start + Duration::from_millis(999)), 2);
-        assert_eq!(withdraw_all(&budget, start + Duration::from_millis(1001)), 1, "the broken retry of the first second counts");
+        assert_eq!(
+            withdraw_all(&budget, start + Duration::from_millis(1001)),
+            1,
+            "the broken retry of the first second counts"
+        );
         assert_eq!(withdraw_all(&budget, start + Duration::from_secs(3600)), 10);
     }
 

@@ -31,7 +31,11 @@
 
 mod queue;
 
-use crate::{exit::AsError, gate::{Gate, GateLayer}, observe::Plain};
+use crate::{
+    exit::AsError,
+    gate::{Gate, GateLayer},
+    observe::Plain,
+};
 use std::time::Duration;
 
 pub use buttress_core::bulkhead::{Bulkhead, BulkheadPermit};

@@ -38,12 +38,19 @@
 //! * `tower-resilience`: its default count window never slides, results carry no generation, a call that is dropped by an outer
 //!   timeout is never recorded, and every `Layer::layer` makes a state of its own, so that behind `axum::serve` it protects one connection.
 
-use crate::{TokioClock, gate::{Gate, GateLayer}, exit::AsError, observe::Plain};
+use crate::{
+    TokioClock,
+    exit::AsError,
+    gate::{Gate, GateLayer},
+    observe::Plain,
+};
 use buttress_core::{Admit, Clock, InvalidConfig, Name, Policy, Refused, Rejection, Waiters, circuit_breaker as core};
 use std::{ops::RangeInclusive, time::Duration};
 use tokio::sync::broadcast;
 
-pub use buttress_core::circuit_breaker::{Cause, CircuitBreakerPermit, CloseRule, Counts, OnDrop, Snapshot, State, Transition, Window};
+pub use buttress_core::circuit_breaker::{
+    Cause, CircuitBreakerPermit, CloseRule, Counts, OnDrop, Snapshot, State, Transition, Window,
+};
 
 /// The future of a service behind a circuit breaker.
 pub mod future {

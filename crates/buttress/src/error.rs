@@ -120,7 +120,10 @@ mod tests {
     fn nested_layers_and_boxes_between_them_leave_one_flat_error() {
         let boxed: BoxError = full().into();
         let again = Error::from_inner(Error::from_inner(boxed));
-        assert!(matches!(&again, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull), "{again:?}");
+        assert!(
+            matches!(&again, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull),
+            "{again:?}"
+        );
     }
 
     #[test]

@@ -160,7 +160,11 @@ where
 }
 
 /// Drives the inner service. That it fails to become ready is evidence like a failed call.
-fn poll_inner<S, A, O, X, Req>(inner: &mut S, gate: &GateLayer<A, O, X>, cx: &mut Context<'_>) -> Poll<Result<(), X::Error>>
+fn poll_inner<S, A, O, X, Req>(
+    inner: &mut S,
+    gate: &GateLayer<A, O, X>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), X::Error>>
 where
     S: Service<Req>,
     A: Policy,
@@ -221,7 +225,9 @@ where
                 let permit = permit.take().expect("polled after completion");
                 Poll::Ready(this.observe.observe(result, permit))
             }
-            StateProj::Rejected { rejection } => Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion"))),
+            StateProj::Rejected { rejection } => {
+                Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")))
+            }
         }
     }
 }

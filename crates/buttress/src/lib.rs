@@ -48,6 +48,8 @@ mod ready_call;
 pub mod retry;
 #[cfg(feature = "timeout")]
 pub mod timeout;
+#[cfg(feature = "tonic")]
+mod tonic;
 
 #[cfg(feature = "bulkhead")]
 pub use bulkhead::{Bulkhead, BulkheadLayer};
@@ -64,6 +66,6 @@ pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{
-    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Name, Outcome, Permit, Policy, Reason, Refused, Rejection,
-    Sent, TimeoutKind, Waiters,
+    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Name, Outcome, Permit, Policy, Reason,
+    Refused, Rejection, Sent, TimeoutKind, Waiters,
 };

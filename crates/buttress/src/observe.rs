@@ -27,7 +27,9 @@ impl<Res, E: 'static> Classify<Res, E> for Plain {
     fn classify(&self, result: Result<&Res, &E>) -> Outcome {
         match result {
             Ok(_) => Outcome::Success,
-            Err(error) => error::as_chain(error).map_or_else(|| Failure::new(FailureKind::Application).into(), error::outcome),
+            Err(error) => {
+                error::as_chain(error).map_or_else(|| Failure::new(FailureKind::Application).into(), error::outcome)
+            }
         }
     }
 }

@@ -5,9 +5,9 @@ use super::{
     machine::{Machine, Step, Until, Verdict},
     time_window::{Category, TimeWindow},
 };
+use crate::clock::Memo;
 use crate::shard::{Counter, Sharded, Ticket, shards};
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use crate::clock::Memo;
 use crate::{Admit, Clock, Ignored, Name, Outcome, Permit, Policy, Reason, Refused, Rejection, Waiters};
 use fastrand::Rng;
 use std::{
@@ -250,7 +250,10 @@ impl<Req: ?Sized> Admit<Req> for CircuitBreaker {}
 
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CircuitBreaker").field("name", &self.0.name).field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("CircuitBreaker")
+            .field("name", &self.0.name)
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -327,7 +330,9 @@ impl Core {
     fn record(&self, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
         match &self.window {
             None => {}
-            Some(Counting::Time(window)) => window.record(shard, window.tag(self.nanos(clock.now()), generation), category),
+            Some(Counting::Time(window)) => {
+                window.record(shard, window.tag(self.nanos(clock.now()), generation), category)
+            }
             Some(Counting::Count(window)) => window.record(generation, category),
         }
     }
@@ -378,7 +383,8 @@ impl Core {
             if config.slow_rate.is_some_and(|rate| rate.reached_by(counts.slow_calls(), total)) {
                 return Some(Cause::SlowRate(counts));
             }
-            let custom = |rule: &super::config::CustomRule| catch_unwind(AssertUnwindSafe(|| rule(&counts))).unwrap_or(false);
+            let custom =
+                |rule: &super::config::CustomRule| catch_unwind(AssertUnwindSafe(|| rule(&counts))).unwrap_or(false);
             if config.custom.as_ref().is_some_and(custom) {
                 return Some(Cause::Custom(counts));
             }
@@ -386,8 +392,14 @@ impl Core {
         if let (Counting::Count(window), None) = (counting, &config.custom) {
             // The total never shrinks in a count window, so neither does the number of bad results that a rate needs.
             let whole = u32::try_from(total.max(u64::from(config.minimum_throughput))).unwrap_or(u32::MAX);
-            let missing = |rate: Option<crate::Ratio>, bad: u64| rate.map_or(u32::MAX, |rate| rate.of(whole).saturating_sub(bad as u32));
-            window.rest(generation, number, missing(config.failure_rate, counts.failures()).min(missing(config.slow_rate, counts.slow_calls())));
+            let missing = |rate: Option<crate::Ratio>, bad: u64| {
+                rate.map_or(u32::MAX, |rate| rate.of(whole).saturating_sub(bad as u32))
+            };
+            window.rest(
+                generation,
+                number,
+                missing(config.failure_rate, counts.failures()).min(missing(config.slow_rate, counts.slow_calls())),
+            );
         }
         None
     }
@@ -412,7 +424,8 @@ impl CircuitBreakerPermit {
     /// `None` for what teaches nothing.
     fn category(&self, outcome: &Outcome, clock: &impl Clock) -> Option<Category> {
         let core = &*self.ticket;
-        let slow = self.started.is_some_and(|started| nanos(clock.now().saturating_duration_since(started)) > core.hot.slow);
+        let slow =
+            self.started.is_some_and(|started| nanos(clock.now().saturating_duration_since(started)) > core.hot.slow);
         match outcome {
             Outcome::Success => Some(Category::new(false, slow)),
             Outcome::Failure(_) => Some(Category::new(true, slow)),
@@ -436,7 +449,8 @@ impl CircuitBreakerPermit {
             Some(_) => Verdict::Failed,
         };
         let hint = outcome.failure().and_then(|failure| failure.retry_after);
-        let settled = core.change(clock.now(), |machine, now, steps| machine.settle_probe(probe, verdict, hint, now, steps));
+        let settled =
+            core.change(clock.now(), |machine, now, steps| machine.settle_probe(probe, verdict, hint, now, steps));
         if !settled {
             core.stale.add(1);
         }

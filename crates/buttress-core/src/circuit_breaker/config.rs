@@ -201,28 +201,48 @@ impl Builder {
             Some(Some(share)) if !share.is_zero() => Ok(Some(share)),
             _ => Err(InvalidConfig::new(field, "must be above 0 and at most 1")),
         };
-        rule(self.consecutive_failures != Some(0), "consecutive_failures", "must be at least 1, or None to switch it off")?;
+        rule(
+            self.consecutive_failures != Some(0),
+            "consecutive_failures",
+            "must be at least 1, or None to switch it off",
+        )?;
         let failure_rate = share(self.failure_rate, "failure_rate")?;
         let slow_rate = share(self.slow_rate, "slow_rate")?;
         rule(self.slow_threshold != Some(Duration::ZERO), "slow_threshold", "must be above zero")?;
         rule(slow_rate.is_none() || self.slow_threshold.is_some(), "slow_rate", "needs a slow_threshold")?;
         let rates = failure_rate.is_some() || slow_rate.is_some() || self.custom.is_some();
-        rule(rates || self.consecutive_failures.is_some(), "consecutive_failures", "cannot be off when every other rule is off too: nothing would ever trip")?;
+        rule(
+            rates || self.consecutive_failures.is_some(),
+            "consecutive_failures",
+            "cannot be off when every other rule is off too: nothing would ever trip",
+        )?;
         rule(self.minimum_throughput >= 1, "minimum_throughput", "must be at least 1")?;
         match self.window {
             Window::Time(time) => {
-                rule((Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&time), "window", "must be between 10 milliseconds and a day")?;
+                rule(
+                    (Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&time),
+                    "window",
+                    "must be between 10 milliseconds and a day",
+                )?;
             }
             Window::Count(n) => {
                 rule((1..=1_000_000).contains(&n), "window", "must be between 1 and 1,000,000 calls")?;
-                rule(!rates || self.minimum_throughput <= n, "minimum_throughput", "must not be more than the window holds, or no rate would ever count")?;
+                rule(
+                    !rates || self.minimum_throughput <= n,
+                    "minimum_throughput",
+                    "must not be more than the window holds, or no rate would ever count",
+                )?;
             }
         }
         let (min, max) = (*self.open_time.start(), *self.open_time.end());
         rule(!min.is_zero(), "open_time", "must be above zero")?;
         rule(min <= max, "open_time", "must not end before it starts")?;
         rule(self.probes >= 1, "probes", "must be at least 1")?;
-        rule((1..=self.probes).contains(&self.concurrent_probes), "concurrent_probes", "must be between 1 and the number of probes")?;
+        rule(
+            (1..=self.probes).contains(&self.concurrent_probes),
+            "concurrent_probes",
+            "must be between 1 and the number of probes",
+        )?;
         rule(!self.probe_lease.is_zero(), "probe_lease", "must be above zero")?;
         rule(!self.max_half_open.is_zero(), "max_half_open", "must be above zero")?;
         let successes_needed = match self.close_rule {

@@ -25,7 +25,12 @@ pub(super) struct CountWindow {
 
 impl CountWindow {
     pub(super) fn new(results: u32) -> Self {
-        Self { head: AtomicU64::new(0), bad: AtomicU64::new(0), due: AtomicU64::new(0), slots: (0..results).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            head: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+            due: AtomicU64::new(0),
+            slots: (0..results).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     pub(super) fn record(&self, generation: u64, category: Category) {

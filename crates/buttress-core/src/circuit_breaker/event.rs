@@ -129,7 +129,9 @@ impl fmt::Display for Cause {
             Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
             Self::FailureRate(counts) => write!(f, "{} of {} calls failed", counts.failures(), counts.total()),
             Self::SlowRate(counts) => write!(f, "{} of {} calls were slow", counts.slow_calls(), counts.total()),
-            Self::Custom(counts) => write!(f, "the custom rule, at {} of {} calls failed", counts.failures(), counts.total()),
+            Self::Custom(counts) => {
+                write!(f, "the custom rule, at {} of {} calls failed", counts.failures(), counts.total())
+            }
             Self::OpenTimeElapsed => f.write_str("the open time is over"),
             Self::ProbesSucceeded(n) => write!(f, "{n} probes succeeded"),
             Self::ProbesFailed(n) => write!(f, "{n} probes failed"),

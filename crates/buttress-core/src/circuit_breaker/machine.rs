@@ -77,7 +77,15 @@ pub(super) enum Verdict {
 
 impl Machine {
     pub(super) fn new(config: Arc<Config>, rng: Rng) -> Self {
-        Self { config, state: State::Closed, generation: 0, openings: 0, open_until: None, round: Round::default(), rng }
+        Self {
+            config,
+            state: State::Closed,
+            generation: 0,
+            openings: 0,
+            open_until: None,
+            round: Round::default(),
+            rng,
+        }
     }
 
     /// When it is worth asking for admission again.
@@ -118,7 +126,8 @@ impl Machine {
     pub(super) fn take_probe(&mut self, now: Instant, steps: &mut Vec<Step>) -> Option<u64> {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
-            self.round = Round { ends: now.checked_add(self.config.max_half_open), next: self.round.next, ..Round::default() };
+            self.round =
+                Round { ends: now.checked_add(self.config.max_half_open), next: self.round.next, ..Round::default() };
             steps.push(self.enter(State::HalfOpen, Cause::OpenTimeElapsed, None));
         }
         if self.state != State::HalfOpen || !self.has_free_slot() {
@@ -131,7 +140,14 @@ impl Machine {
     }
 
     /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
-    pub(super) fn settle_probe(&mut self, probe: u64, verdict: Verdict, hint: Option<Duration>, now: Instant, steps: &mut Vec<Step>) -> bool {
+    pub(super) fn settle_probe(
+        &mut self,
+        probe: u64,
+        verdict: Verdict,
+        hint: Option<Duration>,
+        now: Instant,
+        steps: &mut Vec<Step>,
+    ) -> bool {
         // A lease that ran out before its probe came back has been revoked, also when nobody looked in between.
         self.roll(now, steps);
         if !self.give_back(probe) {

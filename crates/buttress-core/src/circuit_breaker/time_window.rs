@@ -97,7 +97,11 @@ impl TimeWindow {
         // Failures before successes: where the sums are not one moment's, the rate comes out too low, never too high.
         let sum = |category: Category| -> u64 {
             let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
-            self.shards.iter().flat_map(|shard| &shard.0[category as usize]).map(|slot| live(slot.load(Ordering::SeqCst))).sum()
+            self.shards
+                .iter()
+                .flat_map(|shard| &shard.0[category as usize])
+                .map(|slot| live(slot.load(Ordering::SeqCst)))
+                .sum()
         };
         let (slow_failed, failed) = (sum(Category::SlowFailed), sum(Category::Failed));
         Counts { slow_failed, failed, slow: sum(Category::Slow), succeeded: sum(Category::Succeeded) }

@@ -91,7 +91,9 @@ where
         let QueuedLayer { bulkhead, max_queue, max_wait, observe, exit } = &self.layer;
         let call = |service: &S| ReadyCall::new(service.clone(), request);
         let state = match bulkhead.acquire_or_queue(*max_queue) {
-            Ok(Acquire::Taken(permit)) => State::Running { call: call(&self.inner), permit: Some(InFlight::new(permit)) },
+            Ok(Acquire::Taken(permit)) => {
+                State::Running { call: call(&self.inner), permit: Some(InFlight::new(permit)) }
+            }
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
                 timer: None,
@@ -161,7 +163,9 @@ where
                     let result = ready!(call.poll(cx)).map_err(|error| this.exit.inner(error));
                     return Poll::Ready(this.observe.observe(result, permit.take().expect("polled after completion")));
                 }
-                StateProj::Rejected { rejection } => return Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion"))),
+                StateProj::Rejected { rejection } => {
+                    return Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")));
+                }
             };
             this.state.set(next);
         }

@@ -59,7 +59,10 @@ impl<S: Clone, A: Policy + Clone, O: Clone, X: Clone> Clone for ReservingGate<S,
 
 impl<S: fmt::Debug, A: Policy, O, X> fmt::Debug for ReservingGate<S, A, O, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReservingGate").field("inner", &self.inner).field("reserved", &self.permit.is_some()).finish_non_exhaustive()
+        f.debug_struct("ReservingGate")
+            .field("inner", &self.inner)
+            .field("reserved", &self.permit.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +87,8 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let policy = &self.gate.policy;
-        let reserved = self.permit.take().and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", Reason::NotReady));
+        let reserved =
+            self.permit.take().and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", Reason::NotReady));
         let state = match reserved.and_then(|permit| policy.confirm(permit, &request, &TokioClock)) {
             Ok(permit) => {
                 let permit = InFlight::new(permit);
@@ -114,7 +118,11 @@ impl<A: Policy> Drop for Parked<A> {
 /// How long to wait for a policy that can neither wake nor say when: it is better to ask again than to hang.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-fn poll_reserve<A: Policy + Clone>(policy: &A, parked: &mut Option<Parked<A>>, cx: &mut Context<'_>) -> Poll<A::Permit> {
+fn poll_reserve<A: Policy + Clone>(
+    policy: &A,
+    parked: &mut Option<Parked<A>>,
+    cx: &mut Context<'_>,
+) -> Poll<A::Permit> {
     loop {
         if policy.peek(&TokioClock).is_ok()
             && let Ok(permit) = policy.reserve(&TokioClock)
@@ -122,7 +130,11 @@ fn poll_reserve<A: Policy + Clone>(policy: &A, parked: &mut Option<Parked<A>>, c
             *parked = None;
             return Poll::Ready(permit);
         }
-        let place = parked.get_or_insert_with(|| Parked { policy: policy.clone(), key: policy.waiters().map(|waiters| waiters.key()), timer: None });
+        let place = parked.get_or_insert_with(|| Parked {
+            policy: policy.clone(),
+            key: policy.waiters().map(|waiters| waiters.key()),
+            timer: None,
+        });
         if let (Some(waiters), Some(key)) = (policy.waiters(), place.key) {
             waiters.register(key, cx.waker());
         }

@@ -60,7 +60,11 @@ impl Health {
                     Ok(Err(error)) => indicator.report(Status::Down, Some(error.to_string())),
                     Err(_) => indicator.report(Status::Down, Some(format!("no answer within {:?}", config.timeout))),
                 }
-                sleep(Duration::try_from_secs_f64(config.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64())).unwrap_or(config.interval)).await;
+                sleep(
+                    Duration::try_from_secs_f64(config.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()))
+                        .unwrap_or(config.interval),
+                )
+                .await;
             }
         });
         Check(task.abort_handle())

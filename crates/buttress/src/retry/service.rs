@@ -87,7 +87,8 @@ impl<S, K: Replay> Repeat<S, K> {
         if failure.no_retry {
             return None;
         }
-        if failure.sent == Sent::NotProcessed && !std::mem::replace(&mut self.transparent, true) {
+        let refused = failure.sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
+        if refused && !std::mem::replace(&mut self.transparent, true) {
             return Some(Next { request: self.again()?, pause: Duration::ZERO, withdrawal: None });
         }
         if self.counted >= config.attempts {
@@ -119,7 +120,8 @@ impl<S, K: Replay> Repeat<S, K> {
     }
 
     fn pause(&mut self, failure: &Failure, Shared { config, .. }: &Shared) -> Option<Duration> {
-        let pauses = self.pauses.get_or_insert_with(|| config.backoff.pauses(config.seed.map_or_else(Rng::new, Rng::with_seed)));
+        let pauses =
+            self.pauses.get_or_insert_with(|| config.backoff.pauses(config.seed.map_or_else(Rng::new, Rng::with_seed)));
         let mut pause = pauses.next_pause();
         if failure.overload {
             let throttled = Backoff::full_jitter(OVERLOAD_BASE, config.backoff.cap());
@@ -189,7 +191,8 @@ where
                     let repeat = this.repeat.as_mut().expect("only a repeatable call gets ready again");
                     match ready!(repeat.service.poll_ready(cx)) {
                         Ok(()) => {
-                            let future = repeat.service.call(request.take().expect("the request leaves only with the call"));
+                            let future =
+                                repeat.service.call(request.take().expect("the request leaves only with the call"));
                             this.state.set(State::Attempt { future });
                             continue;
                         }
@@ -199,7 +202,9 @@ where
             };
             let Some(repeat) = this.repeat else { return Poll::Ready(result) };
             let Outcome::Failure(failure) = this.classify.classify(result.as_ref()) else { return Poll::Ready(result) };
-            let Some(Next { request, pause, withdrawal }) = repeat.next(&failure, this.ticket) else { return Poll::Ready(result) };
+            let Some(Next { request, pause, withdrawal }) = repeat.next(&failure, this.ticket) else {
+                return Poll::Ready(result);
+            };
             // The failed response goes before the pause: it may hold a connection.
             drop(result);
             this.state.set(State::Pausing { timer: sleep(pause), withdrawal, request: Some(request) });

@@ -1,0 +1,218 @@
+//! A request body that can be sent again.
+//!
+//! [`tee`] hands a body through as it comes and keeps a copy, up to a cap. Its [`Handle`] makes the next attempt's
+//! body: first what was kept, then what is left of the original. Nothing is buffered ahead, chunks are shared and not copied, and a
+//! body that outgrows the cap goes on, only not again. A body of which nothing was read yet is replayable whatever its size.
+
+use buttress::BoxError;
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+/// Makes `body` replayable as long as at most `cap` bytes of it have been read. A body that is empty costs nothing.
+pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
+    if body.is_end_stream() {
+        return (ReplayBody { repr: Repr::Empty }, Handle(None));
+    }
+    let hint = body.size_hint();
+    let shared = Arc::new(Mutex::new(Shared {
+        source: Box::pin(body),
+        chunks: Vec::new(),
+        trailers: None,
+        kept: 0,
+        cap,
+        state: State::Kept,
+        attempt: 0,
+        ended: false,
+    }));
+    (
+        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 0, next: 0, sent: 0, hint: hint.clone() } },
+        Handle(Some((shared, hint))),
+    )
+}
+
+/// Makes the bodies of further attempts. See [`tee`].
+pub struct Handle<B>(Option<(Arc<Mutex<Shared<B>>>, SizeHint)>);
+
+impl<B: Body> Handle<B> {
+    /// The body of another attempt, or `None` when the original was too large or failed. The body of the attempt before it is cut off with an
+    /// error, if somebody still reads it: two attempts cannot share one source.
+    pub fn replay(&self) -> Option<ReplayBody<B>> {
+        let Some((shared, hint)) = &self.0 else { return Some(ReplayBody { repr: Repr::Empty }) };
+        let mut guard = lock(shared);
+        if guard.state != State::Kept {
+            return None;
+        }
+        guard.attempt += 1;
+        let attempt = guard.attempt;
+        drop(guard);
+        Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: hint.clone() } })
+    }
+}
+
+impl<B> fmt::Debug for Handle<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("empty", &self.0.is_none()).finish()
+    }
+}
+
+struct Shared<B> {
+    source: Pin<Box<B>>,
+    chunks: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    kept: u64,
+    cap: u64,
+    state: State,
+    /// The attempt whose body may read.
+    attempt: u32,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Kept,
+    TooLarge,
+    Failed,
+}
+
+pin_project! {
+    /// A request body that can be sent again. See [`tee`].
+    pub struct ReplayBody<B> {
+        repr: Repr<B>,
+    }
+}
+
+enum Repr<B> {
+    Empty,
+    Teed { shared: Arc<Mutex<Shared<B>>>, attempt: u32, next: usize, sent: u64, hint: SizeHint },
+}
+
+impl<B: Body> Body for ReplayBody<B>
+where
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Repr::Teed { shared, attempt, next, sent, .. } = self.project().repr else { return Poll::Ready(None) };
+        let mut shared = lock(shared);
+        if shared.attempt != *attempt {
+            return Poll::Ready(Some(Err("superseded by another attempt".into())));
+        }
+        let frame = match ready!(shared.poll_from(*next, cx)) {
+            Some(Ok(frame)) => frame,
+            end_or_error => return Poll::Ready(end_or_error),
+        };
+        *next += 1;
+        *sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.repr {
+            Repr::Empty => true,
+            Repr::Teed { shared, next, .. } => {
+                let shared = lock(shared);
+                let rest = shared.trailers.is_none() && *next >= shared.chunks.len();
+                (rest && (shared.ended || shared.source.is_end_stream()))
+                    || (shared.trailers.is_some() && *next > shared.chunks.len())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.repr {
+            Repr::Empty => SizeHint::with_exact(0),
+            Repr::Teed { sent, hint, .. } => {
+                let mut rest = SizeHint::new();
+                rest.set_lower(hint.lower().saturating_sub(*sent));
+                if let Some(upper) = hint.upper() {
+                    rest.set_upper(upper.saturating_sub(*sent).max(rest.lower()));
+                }
+                rest
+            }
+        }
+    }
+}
+
+impl<B: Body> Shared<B>
+where
+    B::Error: Into<BoxError>,
+{
+    /// The frame at place `next` of the current attempt. While everything is kept, the kept chunks are the places; once too much has come, the one
+    /// reader is at the source.
+    fn poll_from(&mut self, next: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.state == State::Kept {
+            if let Some(chunk) = self.chunks.get(next) {
+                return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+            }
+            if let Some(trailers) = self.trailers.as_ref().filter(|_| next == self.chunks.len()) {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
+            }
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let Some(frame) = ready!(self.source.as_mut().poll_frame(cx)) else {
+            self.ended = true;
+            return Poll::Ready(None);
+        };
+        match frame {
+            Ok(frame) => {
+                Poll::Ready(Some(Ok(self.keep(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))))))
+            }
+            Err(error) => {
+                self.forget(State::Failed);
+                self.ended = true;
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+
+    fn keep(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let Some(data) = frame.data_ref() {
+            self.kept = self.kept.saturating_add(data.len() as u64);
+            if self.kept > self.cap {
+                self.forget(State::TooLarge);
+            } else if self.state == State::Kept {
+                self.chunks.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ended = true;
+            if self.state == State::Kept {
+                self.trailers = Some(trailers.clone());
+            }
+        }
+        frame
+    }
+
+    fn forget(&mut self, why: State) {
+        if self.state == State::Kept {
+            self.state = why;
+        }
+        self.chunks = Vec::new();
+        self.trailers = None;
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody").field("empty", &matches!(self.repr, Repr::Empty)).finish()
+    }
+}
+
+/// One body reads at a time, so the lock is never contended but by a superseded one.
+fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

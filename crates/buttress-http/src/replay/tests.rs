@@ -1,0 +1,108 @@
+use super::*;
+use http_body_util::{BodyExt, Empty, Full, channel::Channel};
+use std::convert::Infallible;
+
+type Frames = Vec<Result<Frame<Bytes>, BoxError>>;
+
+struct Chunks(std::vec::IntoIter<Result<Frame<Bytes>, BoxError>>);
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.next())
+    }
+}
+
+fn chunks(texts: &[&'static str]) -> Chunks {
+    let frames: Frames = texts.iter().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))).collect();
+    Chunks(frames.into_iter())
+}
+
+async fn text<B: Body>(body: ReplayBody<B>) -> String
+where
+    B::Error: Into<BoxError>,
+{
+    String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_was_read_in_part_is_replayed_whole() {
+    let (mut first, handle) = tee(chunks(&["a", "b", "c"]), 100);
+    first.frame().await.unwrap().unwrap();
+    let mut second = handle.replay().unwrap();
+    second.frame().await.unwrap().unwrap();
+    second.frame().await.unwrap().unwrap();
+    assert!(first.frame().await.unwrap().is_err(), "the first attempt is cut off, never cut short in silence");
+    assert_eq!(text(handle.replay().unwrap()).await, "abc");
+    assert_eq!(text(handle.replay().unwrap()).await, "abc");
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_goes_on_and_is_not_repeated() {
+    let (first, handle) = tee(chunks(&["aaa", "bbb", "ccc"]), 5);
+    assert_eq!(text(first).await, "aaabbbccc");
+    assert!(handle.replay().is_none());
+}
+
+#[tokio::test]
+async fn a_body_of_which_nothing_was_read_is_repeated_whatever_its_size() {
+    let (first, handle) = tee(chunks(&["aaa", "bbb"]), 0);
+    drop(first);
+    assert_eq!(text(handle.replay().unwrap()).await, "aaabbb");
+    assert!(handle.replay().is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_failed_is_not_repeated() {
+    let frames: Frames = vec![Ok(Frame::data("a".into())), Err("disk gone".into())];
+    let (mut first, handle) = tee(Chunks(frames.into_iter()), 100);
+    first.frame().await.unwrap().unwrap();
+    assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "disk gone");
+    assert!(first.frame().await.is_none());
+    assert!(handle.replay().is_none());
+}
+
+#[tokio::test]
+async fn trailers_are_replayed_too() {
+    let trailers = HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
+    let frames: Frames = vec![Ok(Frame::data("a".into())), Ok(Frame::trailers(trailers.clone()))];
+    let (first, handle) = tee(Chunks(frames.into_iter()), 100);
+    let check = async |body: ReplayBody<Chunks>| {
+        let collected = body.collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers));
+        assert_eq!(collected.to_bytes(), "a");
+    };
+    check(first).await;
+    check(handle.replay().unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_size_of_every_attempt_is_that_of_the_original() {
+    let (mut first, handle) = tee(Full::new(Bytes::from_static(b"hello")), 100);
+    assert_eq!(first.size_hint().exact(), Some(5));
+    first.frame().await.unwrap().unwrap();
+    assert_eq!((first.size_hint().exact(), first.is_end_stream()), (Some(0), true));
+    let second = handle.replay().unwrap();
+    assert_eq!((second.size_hint().exact(), second.is_end_stream()), (Some(5), false));
+}
+
+#[tokio::test]
+async fn an_empty_body_costs_nothing_and_is_always_repeated() {
+    let (first, handle) = tee(Empty::<Bytes>::new(), 0);
+    assert!(first.is_end_stream() && handle.0.is_none());
+    assert!(handle.replay().unwrap().is_end_stream());
+}
+
+#[tokio::test]
+async fn an_attempt_goes_on_with_a_source_that_is_still_sending() {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(4);
+    let (mut first, handle) = tee(body, 100);
+    sender.send_data("a".into()).await.unwrap();
+    first.frame().await.unwrap().unwrap();
+    let second = handle.replay().unwrap();
+    sender.send_data("b".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(text(second).await, "ab");
+}
