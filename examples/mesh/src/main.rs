@@ -112,7 +112,8 @@ async fn up(data_dir: PathBuf, port: u16, drain_delay: Duration) -> anyhow::Resu
 
 async fn demo(options: demo::Options, json: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     // Before the work, so that a typo in a path does not cost a minute.
-    let file = json.map(|path| std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display())));
+    let file =
+        json.map(|path| std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display())));
     let file = file.transpose()?;
     let report = tokio::select! {
         report = demo::run(options) => report?,

@@ -28,7 +28,7 @@ pub struct Config {
     pub grace: Duration,
     /// Offer fault switches under /admin on the gateway.
     pub admin: bool,
-    /// For the faults' coin tosses.
+    /// For every coin toss and every jitter.
     pub seed: u64,
 }
 
@@ -122,7 +122,7 @@ impl Mesh {
             listeners.push(listener);
         }
         let slots = slots.try_into().map_err(|_| io::Error::other("four services"))?;
-        let (order_clients, gateway_clients) = (OrderClients::new()?, GatewayClients::new()?);
+        let (order_clients, gateway_clients) = (OrderClients::new(config.seed)?, GatewayClients::new(config.seed)?);
         let mut mesh = Self { config, order_clients, gateway_clients, slots };
         for (name, listener) in Name::ALL.into_iter().zip(listeners) {
             mesh.spawn(name, listener)?;

@@ -11,8 +11,8 @@ use axum::extract::{FromRequest, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// The media type of RFC 9457.
@@ -22,52 +22,55 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// says so is itself well, and must not be cut off for the fault of those behind it.
 pub const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-failed-dependency");
 
-/// Where the types of our problems are explained. "about:blank" means that the status says it all.
+/// Where the types of our problems are explained.
 const TYPES: &str = "https://buttress.example/problems/";
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
-    /// What kind of problem: for programs. Never changes once published.
-    r#type: String,
+    /// What kind of problem: for programs. Never changes once published. `None` if the status says it all.
+    #[serde(rename = "type", serialize_with = "type_uri")]
+    kind: Option<&'static str>,
     /// The same for people: one sentence for each type.
-    title: String,
+    title: &'static str,
     /// The HTTP status again, for logs that lost it.
     status: u16,
     /// What went wrong this time, and what to do about it.
     detail: String,
-    /// Which request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
-    /// More members, depending on the type: `order_id`, `errors`.
+    /// Another service that is to blame.
+    #[serde(rename = "dependency", skip_serializing_if = "Option::is_none")]
+    caused_by: Option<&'static str>,
+    /// `instance`, and more members that depend on the type: `order_id`, `errors`.
     #[serde(flatten)]
     members: Map<String, Value>,
     /// Rounded up to seconds in the header, because that is all that HTTP has.
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// Another service that is to blame.
-    #[serde(rename = "dependency", skip_serializing_if = "Option::is_none")]
-    caused_by: Option<&'static str>,
+}
+
+fn type_uri<S: Serializer>(kind: &Option<&'static str>, serializer: S) -> Result<S::Ok, S::Error> {
+    match kind {
+        Some(kind) => serializer.collect_str(&format_args!("{TYPES}{kind}")),
+        None => serializer.serialize_str("about:blank"),
+    }
 }
 
 impl Problem {
     /// A problem of a type of its own: `kind` is its name in the type's URI.
-    pub fn new(status: StatusCode, kind: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self {
-            r#type: format!("{TYPES}{kind}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail: detail.into(),
-            instance: None,
-            members: Map::new(),
-            retry_after: None,
-            caused_by: None,
-        }
+    pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind: Some(kind), title, ..Self::from_status(status, detail) }
     }
 
     /// A problem that its status explains.
     pub fn from_status(status: StatusCode, detail: impl Into<String>) -> Self {
-        let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank".to_owned(), ..Self::new(status, "", title, detail) }
+        Self {
+            kind: None,
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            caused_by: None,
+            members: Map::new(),
+            retry_after: None,
+        }
     }
 
     /// Something of ours broke. The details went to the log; the client gets none.
@@ -129,7 +132,7 @@ pub async fn render(request: Request, next: Next) -> Response {
         None if is_problem(&response) => return response,
         None => Problem::from_status(status, explain(status)),
     };
-    let mut rendered = Problem { instance: Some(instance), ..problem }.into_response();
+    let mut rendered = problem.with("instance", instance).into_response();
     // `Allow`, `Retry-After` and the like are still true; what described the old body is not.
     for (name, value) in response.headers() {
         if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {

@@ -83,7 +83,7 @@ const PARTICIPANT: Limits = Limits {
     in_flight: 6,
     queue: 4,
     max_wait: Duration::from_millis(50),
-    open_time: (Duration::from_millis(500), Duration::from_secs(2)),
+    open_time: (Duration::from_millis(400), Duration::from_secs(1)),
 };
 
 /// Calls of the order service, which itself makes four calls of two seconds at most.
@@ -115,13 +115,15 @@ pub struct Stats {
 }
 
 impl Dependency {
-    fn new(name: &'static str, limits: Limits) -> Result<Self, InvalidConfig> {
-        let breaker = CircuitBreaker::builder(name).open_time(limits.open_time.0..=limits.open_time.1).build()?;
+    fn new(name: &'static str, limits: Limits, seed: u64) -> Result<Self, InvalidConfig> {
+        let open_time = limits.open_time.0..=limits.open_time.1;
+        let breaker = CircuitBreaker::builder(name).open_time(open_time).seed(seed).build()?;
         // Retries stay below a fifth of the calls (and three a second): a backend that is down must not get three times
         // its load. One budget for each destination, shared by all that call it through this handle.
         let budget = RetryBudget::builder().percent(20.0).min_per_second(3.0).burst(20).build()?;
         let retry = RetryLayer::new(limits.attempts)
             .budget(budget)
+            .seed(seed)
             .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
         Ok(Self { name, limits, breaker, bulkhead: Bulkhead::named(name, limits.in_flight), retry })
     }
@@ -197,10 +199,11 @@ pub struct OrderClients {
 }
 
 impl OrderClients {
-    pub fn new() -> Result<Self, InvalidConfig> {
+    /// `seed` makes the jitter of pauses repeatable.
+    pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self {
-            payment: Dependency::new("order -> payment", PARTICIPANT)?,
-            inventory: Dependency::new("order -> inventory", PARTICIPANT)?,
+            payment: Dependency::new("order -> payment", PARTICIPANT, seed)?,
+            inventory: Dependency::new("order -> inventory", PARTICIPANT, seed)?,
         })
     }
 }
@@ -215,11 +218,12 @@ pub struct GatewayClients {
 }
 
 impl GatewayClients {
-    pub fn new() -> Result<Self, InvalidConfig> {
+    /// `seed` makes the jitter of pauses repeatable.
+    pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self {
-            order: Dependency::new("gateway -> order", ORDER)?,
-            payment: Dependency::new("gateway -> payment", PARTICIPANT)?,
-            inventory: Dependency::new("gateway -> inventory", PARTICIPANT)?,
+            order: Dependency::new("gateway -> order", ORDER, seed)?,
+            payment: Dependency::new("gateway -> payment", PARTICIPANT, seed)?,
+            inventory: Dependency::new("gateway -> inventory", PARTICIPANT, seed)?,
         })
     }
 }

@@ -104,8 +104,9 @@ impl Facts {
         )
         .fetch_all(&orders_db)
         .await?;
-        let products =
-            sqlx::query_as("SELECT sku, initial, on_hand, reserved, sold FROM products").fetch_all(&inventory_db).await?;
+        let products = sqlx::query_as("SELECT sku, initial, on_hand, reserved, sold FROM products")
+            .fetch_all(&inventory_db)
+            .await?;
         let accounts =
             sqlx::query_as("SELECT id, opening_cents, balance_cents FROM accounts").fetch_all(&payment_db).await?;
         let ledger: Vec<(String, String, i64)> =
@@ -158,7 +159,9 @@ impl Facts {
         }
         let spent = |id: &str| spent.get(id).copied().unwrap_or(0);
         let wrong = self.accounts.iter().filter(|(id, opening, balance)| *opening != balance + spent(id));
-        wrong.map(|(id, opening, balance)| format!("{id}: {opening} at first, {balance} now, {} spent", spent(id))).collect()
+        wrong
+            .map(|(id, opening, balance)| format!("{id}: {opening} at first, {balance} now, {} spent", spent(id)))
+            .collect()
     }
 
     fn payments(&self) -> Vec<String> {
@@ -166,7 +169,8 @@ impl Facts {
         for entry in &self.ledger {
             *paid.entry(&entry.order).or_default() += entry.cents;
         }
-        let due = |id: &str| self.orders.get(id).filter(|order| order.state == "confirmed").map_or(0, |order| order.total);
+        let due =
+            |id: &str| self.orders.get(id).filter(|order| order.state == "confirmed").map_or(0, |order| order.total);
         let wrong = paid.into_iter().filter(|(id, cents)| *cents != due(id));
         wrong.map(|(id, cents)| format!("order {id}: {cents} paid, {} due", due(id))).collect()
     }

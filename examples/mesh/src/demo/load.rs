@@ -9,8 +9,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use uuid::Uuid;
 
+use crate::clock::now;
 use crate::order::IDEMPOTENCY_KEY;
 
 /// Longer than the gateway may take: whoever waits so long has been forgotten.
@@ -25,7 +26,8 @@ pub(super) struct Customers {
     url: String,
     rng: fastrand::Rng,
     placed: u64,
-    seed: u64,
+    /// Makes the keys of this run its own: a data directory may have seen another one.
+    run: Uuid,
 }
 
 impl Customers {
@@ -35,7 +37,7 @@ impl Customers {
             url: format!("{gateway}/v1/orders"),
             rng: fastrand::Rng::with_seed(seed),
             placed: 0,
-            seed,
+            run: Uuid::now_v7(),
         }
     }
 
@@ -58,7 +60,7 @@ impl Customers {
         Order {
             client: self.client.clone(),
             url: self.url.clone(),
-            key: format!("demo-{}-{}", self.seed, self.placed),
+            key: format!("{}-{}", self.run, self.placed),
             body: json!({ "customer": customer, "items": items }),
         }
     }
@@ -94,7 +96,7 @@ pub(super) enum Answer {
 
 impl Order {
     pub(super) async fn place(self) -> Seen {
-        let start = Instant::now();
+        let start = now();
         let answer = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten().unwrap_or(Answer::Lost);
         Seen { answer, took: start.elapsed() }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::Instant;
 
+use crate::clock::now;
 use crate::mesh::{Config, Mesh};
 use report::Report;
 
@@ -40,13 +40,13 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let data_dir = options.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
 
-    let started = Instant::now();
+    let started = now();
     let mut mesh = Mesh::start(Config { seed: options.seed, ..Config::new(&data_dir) }).await?;
     let bar = progress_bar(&options)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;
 
     bar.set_message("settling: undoing what is left");
-    let settling = Instant::now();
+    let settling = now();
     // A timeout is no error of the demo: the audit will say which orders are unfinished.
     let _ = tokio::time::timeout(SETTLE_TIMEOUT, books::settled(&data_dir)).await;
     let settled_ms = report::millis(settling.elapsed());

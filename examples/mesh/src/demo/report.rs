@@ -165,6 +165,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} orders, seed {}, {:.1} s\n", self.orders, self.seed, self.took_ms as f64 / 1000.0)?;
         writeln!(
             f,
             "{:<26}{:>7}{:>11}{:>11}{:>9}{:>10}{:>10}{:>9}{:>10}{:>10}",
@@ -178,13 +179,17 @@ impl fmt::Display for Report {
                 phase.orders,
                 phase.confirmed,
                 phase.cancelled,
-                phase.refused + phase.lost,
+                phase.refused,
                 phase.p50_ms,
                 phase.p99_ms,
                 phase.retries,
                 phase.bulkhead_rejections,
                 phase.breaker_transitions.len(),
             )?;
+        }
+        let lost: usize = self.phases.iter().map(|phase| phase.lost).sum();
+        if lost > 0 {
+            writeln!(f, "{lost} orders got no answer at all")?;
         }
         writeln!(f, "\nbreakers: opened {} times, closed {} times", self.breakers_opened, self.breakers_closed)?;
         for phase in &self.phases {

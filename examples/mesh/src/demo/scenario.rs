@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Options;
 use super::load::{Answer, Customers, Seen};
 use super::report::{PhaseReport, Transition, millis};
+use crate::clock::now;
 use crate::faults::Plan;
 use crate::mesh::{Mesh, MeshError, Name};
 use crate::stack::Dependency;
@@ -26,34 +27,27 @@ enum Event {
 
 struct Phase {
     name: &'static str,
-    /// At its start, after all earlier faults have ended.
-    start: Vec<Event>,
-    /// After half of its orders.
-    halfway: Vec<Event>,
-}
-
-impl Phase {
-    fn new(name: &'static str, start: impl Into<Vec<Event>>) -> Self {
-        Self { name, start: start.into(), halfway: Vec::new() }
-    }
-
-    fn halfway(self, event: Event) -> Self {
-        Self { halfway: vec![event], ..self }
-    }
+    /// What changes, and after which share of the phase's orders. All earlier faults end when a phase begins.
+    events: Vec<(f64, Event)>,
 }
 
 fn phases() -> Vec<Phase> {
-    let errors = Plan { error_rate: 0.8, ..Plan::default() };
-    let slow = Plan { latency_ms: 300, ..Plan::default() };
-    let hang = Plan { hang_rate: 0.8, ..Plan::default() };
+    let errors = |error_rate| Event::Fault(Name::Payment, Plan { error_rate, ..Plan::default() });
+    let slow = Event::Fault(Name::Payment, Plan { latency_ms: 300, ..Plan::default() });
+    let hang = Event::Fault(Name::Inventory, Plan { hang_rate: 0.8, ..Plan::default() });
+    let phase = |name, events| Phase { name, events };
     vec![
-        Phase::new("calm", []),
-        Phase::new("payment errors", [Event::Fault(Name::Payment, errors)]),
-        Phase::new("recovery", []),
-        Phase::new("payment slow", [Event::Fault(Name::Payment, slow)]),
-        Phase::new("inventory hangs", [Event::Fault(Name::Inventory, hang)]),
-        Phase::new("inventory crash, restart", [Event::Crash(Name::Inventory)]).halfway(Event::Restart(Name::Inventory)),
-        Phase::new("calm again", []),
+        phase("calm", vec![]),
+        // First what retries can hide, then what only a breaker can bear.
+        phase("payment errors", vec![(0.0, errors(0.3)), (0.5, errors(0.9))]),
+        phase("recovery", vec![]),
+        phase("payment slow", vec![(0.0, slow)]),
+        phase("inventory hangs", vec![(0.0, hang)]),
+        phase(
+            "inventory crash, restart",
+            vec![(0.4, Event::Crash(Name::Inventory)), (0.7, Event::Restart(Name::Inventory))],
+        ),
+        phase("calm again", vec![]),
     ]
 }
 
@@ -66,7 +60,7 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -> Result<Run, MeshError> {
-    let began = Instant::now();
+    let began = now();
     let transitions = watch_breakers(mesh, began);
     let mut customers = Customers::new(mesh.url(Name::Gateway), options.seed);
     let phases = phases();
@@ -102,15 +96,15 @@ async fn weather(
     for name in Name::ALL {
         mesh.faults(name).clear();
     }
-    strike(mesh, phase.start).await?;
-    let mut halfway = Some(phase.halfway);
-    let interval = Duration::from_secs_f64(1.0 / rate).max(SHORTEST_PHASE / u32::try_from(orders.max(1)).unwrap_or(u32::MAX));
-    let start = Instant::now();
+    let mut events = phase.events.into_iter().peekable();
+    let interval =
+        Duration::from_secs_f64(1.0 / rate).max(SHORTEST_PHASE / u32::try_from(orders.max(1)).unwrap_or(u32::MAX));
+    let start = now();
     let mut placing = JoinSet::new();
     for index in 0..orders {
         tokio::time::sleep_until(start + interval.mul_f64(index as f64)).await;
-        if index >= orders / 2 && let Some(events) = halfway.take() {
-            strike(mesh, events).await?;
+        while let Some((_, event)) = events.next_if(|(share, _)| index as f64 >= share * orders as f64) {
+            strike(mesh, event).await?;
         }
         let order = customers.order();
         let bar = bar.clone();
@@ -120,19 +114,19 @@ async fn weather(
             seen
         });
     }
-    // A phase without orders still has its weather.
-    strike(mesh, halfway.take().unwrap_or_default()).await?;
+    // A phase with few orders still has all its weather: what crashed must come back.
+    for (_, event) in events {
+        strike(mesh, event).await?;
+    }
     tokio::time::sleep_until(start + SHORTEST_PHASE.min(interval.mul_f64(orders as f64))).await;
     Ok(placing.join_all().await)
 }
 
-async fn strike(mesh: &mut Mesh, events: Vec<Event>) -> Result<(), MeshError> {
-    for event in events {
-        match event {
-            Event::Fault(name, plan) => mesh.faults(name).set(plan),
-            Event::Crash(name) => mesh.crash(name).await,
-            Event::Restart(name) => mesh.restart(name).await?,
-        }
+async fn strike(mesh: &mut Mesh, event: Event) -> Result<(), MeshError> {
+    match event {
+        Event::Fault(name, plan) => mesh.faults(name).set(plan),
+        Event::Crash(name) => mesh.crash(name).await,
+        Event::Restart(name) => mesh.restart(name).await?,
     }
     Ok(())
 }

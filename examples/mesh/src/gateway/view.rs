@@ -23,8 +23,8 @@ pub(super) async fn order(upstreams: Upstreams, id: &str) -> Result<Json<Value>,
     );
     let payment = known("payment", payment)
         .map(|p| p.map(|payment| json!({ "state": payment.state, "amount_cents": payment.amount_cents })));
-    let reservation = known("inventory", reservation)
-        .map(|r| r.map(|reservation| json!({ "state": reservation.state })));
+    let reservation =
+        known("inventory", reservation).map(|r| r.map(|reservation| json!({ "state": reservation.state })));
 
     // The order service alone knows which orders exist.
     if matches!(order, Ok(None)) {

@@ -1,5 +1,7 @@
 //! The gRPC face of the inventory service: checks and translates, decides nothing.
 
+use std::collections::HashSet;
+
 use tonic::{Request, Response, Status};
 
 use super::domain::{Line, ReserveOutcome};
@@ -103,6 +105,10 @@ impl InventoryService for Api {
 fn parse_lines(lines: Vec<proto::Line>) -> Result<Vec<Line>, Status> {
     if lines.is_empty() {
         return Err(Status::invalid_argument("lines are required"));
+    }
+    let skus: HashSet<_> = lines.iter().map(|line| &line.sku).collect();
+    if skus.len() < lines.len() {
+        return Err(Status::invalid_argument("a product has two lines"));
     }
     lines
         .into_iter()

@@ -45,7 +45,10 @@ impl Store {
         }
         query.push(" ORDER BY sku");
         let rows: Vec<(String, String, i64, i64)> = query.build_query_as().fetch_all(&self.db).await?;
-        Ok(rows.into_iter().map(|(sku, name, price_cents, on_hand)| Product { sku, name, price_cents, on_hand }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(sku, name, price_cents, on_hand)| Product { sku, name, price_cents, on_hand })
+            .collect())
     }
 
     /// Sets the lines aside, all or none, once per key.

@@ -42,7 +42,8 @@ impl Payment {
             customer: customer.to_owned(),
             amount_cents,
         };
-        let answer = self.client.clone().charge(Request::new(request)).await.map_err(|status| failed("payment", &status))?;
+        let answer =
+            self.client.clone().charge(Request::new(request)).await.map_err(|status| failed("payment", &status))?;
         match answer.into_inner().outcome() {
             pay::ChargeOutcome::Charged => Ok(Answer::Done),
             pay::ChargeOutcome::Declined => Ok(Answer::TurnedDown),
@@ -75,7 +76,8 @@ impl Inventory {
             order_id: order_id.to_owned(),
             lines: lines.iter().map(|line| inv::Line { sku: line.sku.clone(), quantity: line.quantity }).collect(),
         };
-        let answer = self.client.clone().reserve(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
+        let answer =
+            self.client.clone().reserve(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
         match answer.into_inner().outcome() {
             inv::ReserveOutcome::Reserved => Ok(Answer::Done),
             inv::ReserveOutcome::OutOfStock => Ok(Answer::TurnedDown),
@@ -86,13 +88,19 @@ impl Inventory {
 
     pub(super) async fn confirm(&self, order_id: &str) -> Result<Answer, Upstream> {
         let request = inv::ConfirmRequest { key: key(order_id, Step::Reserve) };
-        let answer = self.client.clone().confirm(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
+        let answer =
+            self.client.clone().confirm(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
         Ok(if answer.into_inner().sold { Answer::Done } else { Answer::Revoked })
     }
 
     pub(super) async fn release(&self, order_id: &str) -> Result<(), Upstream> {
         let request = inv::ReleaseRequest { key: key(order_id, Step::Reserve), order_id: order_id.to_owned() };
-        self.client.clone().release(Request::new(request)).await.map_err(|status| failed("inventory", &status)).map(drop)
+        self.client
+            .clone()
+            .release(Request::new(request))
+            .await
+            .map_err(|status| failed("inventory", &status))
+            .map(drop)
     }
 }
 

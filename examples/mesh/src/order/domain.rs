@@ -177,15 +177,28 @@ macro_rules! names {
     };
 }
 
-names!(State, "state",
-    Pending = "pending", Reserved = "reserved", Charged = "charged", Confirmed = "confirmed",
-    Cancelling = "cancelling", Cancelled = "cancelled");
+names!(
+    State,
+    "state",
+    Pending = "pending",
+    Reserved = "reserved",
+    Charged = "charged",
+    Confirmed = "confirmed",
+    Cancelling = "cancelling",
+    Cancelled = "cancelled"
+);
 
-names!(Failure, "failure",
-    OutOfStock = "out_of_stock", Declined = "declined",
-    PaymentUnavailable = "payment_unavailable", PaymentTimedOut = "payment_timed_out",
-    InventoryUnavailable = "inventory_unavailable", InventoryTimedOut = "inventory_timed_out",
-    Interrupted = "interrupted");
+names!(
+    Failure,
+    "failure",
+    OutOfStock = "out_of_stock",
+    Declined = "declined",
+    PaymentUnavailable = "payment_unavailable",
+    PaymentTimedOut = "payment_timed_out",
+    InventoryUnavailable = "inventory_unavailable",
+    InventoryTimedOut = "inventory_timed_out",
+    Interrupted = "interrupted"
+);
 
 #[cfg(test)]
 mod tests {

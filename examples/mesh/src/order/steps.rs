@@ -104,11 +104,8 @@ impl Steps {
 
     async fn sequence(&self, order: &Order, new: &NewOrder) -> Result<Result<(), Stopped>, StoreError> {
         let id = order.id.as_str();
-        let steps = [
-            (State::Pending, State::Reserved),
-            (State::Reserved, State::Charged),
-            (State::Charged, State::Confirmed),
-        ];
+        let steps =
+            [(State::Pending, State::Reserved), (State::Reserved, State::Charged), (State::Charged, State::Confirmed)];
         for (from, to) in steps {
             let answer = match to {
                 State::Reserved => self.inventory.reserve(id, &new.lines).await,

@@ -26,10 +26,7 @@ impl Api {
 
 #[tonic::async_trait]
 impl PaymentService for Api {
-    async fn charge(
-        &self,
-        request: Request<proto::ChargeRequest>,
-    ) -> Result<Response<proto::ChargeResponse>, Status> {
+    async fn charge(&self, request: Request<proto::ChargeRequest>) -> Result<Response<proto::ChargeResponse>, Status> {
         let charge = parse_charge(request.into_inner())?;
         let outcome = self.store.charge(&charge).await?;
         tracing::info!(order = charge.order_id, key = charge.key, cents = charge.amount_cents, ?outcome, "charge");
@@ -41,10 +38,7 @@ impl PaymentService for Api {
         Ok(Response::new(proto::ChargeResponse { outcome: outcome.into() }))
     }
 
-    async fn refund(
-        &self,
-        request: Request<proto::RefundRequest>,
-    ) -> Result<Response<proto::RefundResponse>, Status> {
+    async fn refund(&self, request: Request<proto::RefundRequest>) -> Result<Response<proto::RefundResponse>, Status> {
         let proto::RefundRequest { key, order_id } = request.into_inner();
         required("key", &key)?;
         required("order_id", &order_id)?;

@@ -66,7 +66,10 @@ impl Store {
             ChargeOutcome::Charged
         } else {
             // Kept, too: a retry must get the same answer even if the customer has found some money meanwhile.
-            sqlx::query("UPDATE charges SET state = 'declined' WHERE key = $1").bind(&charge.key).execute(&mut *tx).await?;
+            sqlx::query("UPDATE charges SET state = 'declined' WHERE key = $1")
+                .bind(&charge.key)
+                .execute(&mut *tx)
+                .await?;
             ChargeOutcome::Declined
         };
         tx.commit().await?;
@@ -112,11 +115,12 @@ impl Store {
     }
 
     pub async fn payment(&self, order_id: &str) -> Result<Option<Payment>, StoreError> {
-        let row: Option<(String, i64)> =
-            sqlx::query_as("SELECT state, amount_cents FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1")
-                .bind(order_id)
-                .fetch_optional(&self.db)
-                .await?;
+        let row: Option<(String, i64)> = sqlx::query_as(
+            "SELECT state, amount_cents FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1",
+        )
+        .bind(order_id)
+        .fetch_optional(&self.db)
+        .await?;
         Ok(row.map(|(state, amount_cents)| Payment { state, amount_cents }))
     }
 

@@ -36,12 +36,24 @@ async fn bad_input_gets_a_clear_4xx_and_stores_nothing() {
         ("zero", 422, order(json!([{ "sku": "tea", "quantity": 0 }]))),
         ("a negative quantity", 422, order(json!([{ "sku": "tea", "quantity": -1 }]))),
         ("more than anybody buys", 422, order(json!([{ "sku": "tea", "quantity": 1_000_000 }]))),
-        ("more than fits a number", 422, post(r#"{"customer":"a","items":[{"sku":"tea","quantity":99999999999999999999}]}"#)),
+        (
+            "more than fits a number",
+            422,
+            post(r#"{"customer":"a","items":[{"sku":"tea","quantity":99999999999999999999}]}"#),
+        ),
         ("nothing", 422, order(json!([]))),
-        ("the same product twice", 422, order(json!([{ "sku": "tea", "quantity": 1 }, { "sku": "tea", "quantity": 1 }]))),
+        (
+            "the same product twice",
+            422,
+            order(json!([{ "sku": "tea", "quantity": 1 }, { "sku": "tea", "quantity": 1 }])),
+        ),
         ("too many lines", 422, order((0..60).map(|i| json!({ "sku": i.to_string(), "quantity": 1 })).collect())),
         ("no customer", 422, post(json!({ "customer": "", "items": [{ "sku": "tea", "quantity": 1 }] }).to_string())),
-        ("an unknown product", 422, order(json!([{ "sku": "tea", "quantity": 1 }, { "sku": "unobtainium", "quantity": 1 }]))),
+        (
+            "an unknown product",
+            422,
+            order(json!([{ "sku": "tea", "quantity": 1 }, { "sku": "unobtainium", "quantity": 1 }])),
+        ),
         ("a body too large", 413, post(vec![b' '; 20 * 1024])),
         ("an endless idempotency key", 400, with_header(order(json!([])), "idempotency-key", &"k".repeat(300))),
         ("an unknown order", 404, request(Method::GET, &format!("/v1/orders/{id}"))),
@@ -81,7 +93,8 @@ async fn every_wrong_field_is_named() {
 #[tokio::test]
 async fn what_cannot_be_sold_or_paid_is_told_and_undone() {
     let shop = Shop::open().await;
-    let lamp = json!({ "customer": "alice", "items": [{ "sku": "tea", "quantity": 1 }, { "sku": "lamp", "quantity": 1 }] });
+    let lamp =
+        json!({ "customer": "alice", "items": [{ "sku": "tea", "quantity": 1 }, { "sku": "lamp", "quantity": 1 }] });
     let reply = shop.customer.place(&lamp).await;
     assert_eq!((reply.status.as_u16(), reply.body["failure"].as_str()), (409, Some("out_of_stock")));
 

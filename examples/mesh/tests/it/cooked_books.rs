@@ -27,14 +27,22 @@ async fn the_audit_finds_cooked_books() {
     assert!(books.right, "{books}");
 
     let crimes = [
-        (Name::Payment, "every account adds up", "UPDATE accounts SET balance_cents = balance_cents + 1 WHERE id = 'bob'"),
+        (
+            Name::Payment,
+            "every account adds up",
+            "UPDATE accounts SET balance_cents = balance_cents + 1 WHERE id = 'bob'",
+        ),
         (
             Name::Payment,
             "nobody was charged twice",
             "INSERT INTO ledger SELECT 'again', key, order_id, customer, amount_cents, at_ms FROM ledger",
         ),
         (Name::Payment, "the shop has earned what it has sold", "UPDATE ledger SET amount_cents = 1"),
-        (Name::Inventory, "every piece is on hand, reserved or sold", "UPDATE products SET on_hand = on_hand - 1 WHERE sku = 'mug'"),
+        (
+            Name::Inventory,
+            "every piece is on hand, reserved or sold",
+            "UPDATE products SET on_hand = on_hand - 1 WHERE sku = 'mug'",
+        ),
         (
             Name::Inventory,
             "every piece is on hand, reserved or sold",
@@ -45,7 +53,11 @@ async fn the_audit_finds_cooked_books() {
             "what was sold is what was confirmed",
             "UPDATE products SET on_hand = on_hand - 1, sold = sold + 1 WHERE sku = 'mug'",
         ),
-        (Name::Order, "every order is confirmed or cancelled", "UPDATE orders SET state = 'charged' WHERE state = 'cancelled'"),
+        (
+            Name::Order,
+            "every order is confirmed or cancelled",
+            "UPDATE orders SET state = 'charged' WHERE state = 'cancelled'",
+        ),
         (
             Name::Order,
             "every order's payments are its total, or nothing",

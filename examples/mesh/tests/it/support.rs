@@ -104,10 +104,7 @@ impl Customer {
 }
 
 pub(crate) fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-    Request::post("/v1/orders")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body.into()))
-        .unwrap()
+    Request::post("/v1/orders").header(header::CONTENT_TYPE, "application/json").body(Full::new(body.into())).unwrap()
 }
 
 /// Two packets of tea: 15.80.
