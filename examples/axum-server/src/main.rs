@@ -1,1 +1,74 @@
-fn main() {}
+//! Layers around an axum app: health, a bulkhead and a timeout, and what callers see of them.
+//!
+//! `cargo run -p axum-server` starts the app on a free port, calls it, prints the answers, and ends.
+
+use std::{future::pending, time::Duration};
+
+use anyhow::ensure;
+use axum::{Router, body::Body, http::Response, routing::get};
+use buttress::{BulkheadLayer, Health, HealthLayer, TimeoutLayer};
+use buttress_http::prelude::*;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::{net::TcpListener, time::sleep};
+use tower::ServiceBuilder;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let health = Health::new();
+    let app = app(health.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    // Whoever watches the server, an orchestrator say, sends traffic only once it has started.
+    show(&url, "/readyz", 503).await?;
+    health.started();
+    show(&url, "/readyz", 200).await?;
+
+    show(&url, "/quick", 200).await?;
+    // Nobody waits longer than the timeout, whatever the handler does.
+    show(&url, "/stuck", 504).await?;
+
+    // Three at once where two fit: the third is told at once to come back later, and the other two do not suffer.
+    let (a, b, c) = tokio::try_join!(call(&url, "/slow"), call(&url, "/slow"), call(&url, "/slow"))?;
+    let refused = [a, b, c].into_iter().filter(|answer| answer.status() == 503).collect::<Vec<_>>();
+    ensure!(
+        refused.len() == 1 && refused[0].headers().contains_key("retry-after"),
+        "one of three is shed: {refused:?}"
+    );
+    println!("3 x /slow at once: 2 answered, 1 shed with Retry-After: {:?}", refused[0].headers()["retry-after"]);
+
+    // Before it stops, a server says so and goes on answering: traffic moves away while nothing fails.
+    health.drain();
+    show(&url, "/readyz", 503).await?;
+    show(&url, "/livez", 200).await?;
+    show(&url, "/quick", 200).await
+}
+
+fn app(health: Health) -> Router {
+    let layers = ServiceBuilder::new()
+        // Outermost, so that an overloaded server still says that it lives; else it would be restarted under load.
+        .layer(HealthLayer::new(health).http())
+        // The bulkhead's state is in the layer: axum applies layers anew for each connection, and this still counts them all.
+        .layer(BulkheadLayer::new(2).http())
+        .layer(TimeoutLayer::total(Duration::from_millis(500)).http());
+    Router::new()
+        .route("/quick", get(|| async { "quick" }))
+        .route("/slow", get(|| async { sleep(Duration::from_millis(200)).await }))
+        .route("/stuck", get(pending::<()>))
+        .layer(layers)
+}
+
+async fn show(url: &str, path: &str, expected: u16) -> anyhow::Result<()> {
+    let answer = call(url, path).await?;
+    println!("{path}: {}", answer.status());
+    ensure!(answer.status() == expected, "{path} should answer {expected}");
+    Ok(())
+}
+
+async fn call(url: &str, path: &str) -> anyhow::Result<Response<Body>> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    Ok(client.get(format!("{url}{path}").parse()?).await?.map(Body::new))
+}
