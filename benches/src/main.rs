@@ -11,6 +11,7 @@
 
 mod calls;
 mod floors;
+mod http;
 mod measure;
 mod ours;
 mod report;
@@ -66,6 +67,7 @@ fn main() -> anyhow::Result<()> {
 fn subjects() -> Vec<Subject> {
     [
         ours::subjects(),
+        http::subjects(),
         tower::subjects(),
         tower_resilience::subjects(),
         seatbelt::subjects(),

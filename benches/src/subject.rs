@@ -86,6 +86,11 @@ impl Subject {
         })
     }
 
+    pub(crate) fn baseline(mut self, name: &'static str) -> Self {
+        self.baseline = name;
+        self
+    }
+
     pub(crate) fn worker(&self) -> Worker {
         (self.make)()
     }
