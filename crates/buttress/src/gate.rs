@@ -88,6 +88,22 @@ impl<A, O, X> GateLayer<A, O, X> {
     pub(crate) fn into_parts(self) -> (A, O, X) {
         (self.policy, self.observe, self.exit)
     }
+
+    /// That the inner service fails to become ready is evidence like a failed call, and nothing is held by it any more.
+    fn readiness_failed<S, Req>(&self, error: S::Error, permit: Option<InFlight<A::Permit>>) -> X::Error
+    where
+        S: Service<Req>,
+        A: Policy,
+        X: ExitError<S::Error>,
+        O: Observe<S::Response, X::Error>,
+    {
+        let error = self.exit.inner(error);
+        let Some(permit) = permit else { return error };
+        match self.observe.observe(Err(error), permit) {
+            Err(error) => error,
+            Ok(_) => unreachable!("an observer passes an error on"),
+        }
+    }
 }
 
 impl<S, A: Clone, O: Clone, X: Clone> Layer<S> for GateLayer<A, O, X> {
@@ -131,7 +147,10 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), X::Error>> {
         let Self { inner, inner_ready, gate } = self;
-        let result = poll_inner(inner, gate, cx);
+        let result = inner.poll_ready(cx).map_err(|error| {
+            let permit = gate.policy.reserve(&TokioClock).ok().map(InFlight::new);
+            gate.readiness_failed::<S, Req>(error, permit)
+        });
         *inner_ready = matches!(result, Poll::Ready(Ok(())));
         if result.is_pending() && gate.policy.peek(&TokioClock).is_err() {
             return Poll::Ready(Ok(()));
@@ -157,30 +176,6 @@ where
         };
         ResponseFuture { state, observe: self.gate.observe.clone(), exit: self.gate.exit.clone() }
     }
-}
-
-/// Drives the inner service. That it fails to become ready is evidence like a failed call.
-fn poll_inner<S, A, O, X, Req>(
-    inner: &mut S,
-    gate: &GateLayer<A, O, X>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), X::Error>>
-where
-    S: Service<Req>,
-    A: Policy,
-    X: ExitError<S::Error>,
-    O: Observe<S::Response, X::Error>,
-{
-    inner.poll_ready(cx).map_err(|error| {
-        let error = gate.exit.inner(error);
-        match gate.policy.reserve(&TokioClock) {
-            Ok(permit) => match gate.observe.observe(Err(error), InFlight::new(permit)) {
-                Err(error) => error,
-                Ok(_) => unreachable!("an observer passes an error on"),
-            },
-            Err(_) => error,
-        }
-    })
 }
 
 pin_project! {

@@ -1,4 +1,4 @@
-use super::{GateLayer, ResponseFuture, State, poll_inner};
+use super::{GateLayer, ResponseFuture, State};
 use crate::{
     InFlight, TokioClock,
     exit::{AsError, Exit},
@@ -35,7 +35,7 @@ impl<S, A: Policy + Clone, O: Clone, X: Clone> Layer<S> for ReservingGateLayer<A
     type Service = ReservingGate<S, A, O, X>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ReservingGate { inner, gate: self.0.clone(), permit: None, parked: None }
+        ReservingGate { inner, inner_ready: false, gate: self.0.clone(), permit: None, parked: None }
     }
 }
 
@@ -45,6 +45,8 @@ impl<S, A: Policy + Clone, O: Clone, X: Clone> Layer<S> for ReservingGateLayer<A
 /// while the policy refuses. A permit that is not used is given back on drop.
 pub struct ReservingGate<S, A: Policy, O = Plain, X = AsError> {
     inner: S,
+    /// Whether the inner service said that it is ready for the next call.
+    inner_ready: bool,
     gate: GateLayer<A, O, X>,
     permit: Option<InFlight<A::Permit>>,
     parked: Option<Parked<A>>,
@@ -53,7 +55,7 @@ pub struct ReservingGate<S, A: Policy, O = Plain, X = AsError> {
 impl<S: Clone, A: Policy + Clone, O: Clone, X: Clone> Clone for ReservingGate<S, A, O, X> {
     fn clone(&self) -> Self {
         // A permit belongs to one service: the clone reserves its own.
-        Self { inner: self.inner.clone(), gate: self.gate.clone(), permit: None, parked: None }
+        Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), permit: None, parked: None }
     }
 }
 
@@ -82,13 +84,16 @@ where
             let permit = ready!(poll_reserve(&self.gate.policy, &mut self.parked, cx));
             self.permit = Some(InFlight::new(permit));
         }
-        poll_inner(&mut self.inner, &self.gate, cx)
+        let Self { inner, inner_ready, gate, permit, .. } = self;
+        let result = inner.poll_ready(cx).map_err(|error| gate.readiness_failed::<S, Req>(error, permit.take()));
+        *inner_ready = matches!(result, Poll::Ready(Ok(())));
+        result
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
         let policy = &self.gate.policy;
-        let reserved =
-            self.permit.take().and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", Reason::NotReady));
+        let permit = if std::mem::take(&mut self.inner_ready) { self.permit.take() } else { None };
+        let reserved = permit.and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", Reason::NotReady));
         let state = match reserved.and_then(|permit| policy.confirm(permit, &request, &TokioClock)) {
             Ok(permit) => {
                 let permit = InFlight::new(permit);
