@@ -1,0 +1,108 @@
+use crate::{BoxError, Inner, Plan, TestBody};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use std::{
+    future::{Future, poll_fn},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{advance, timeout};
+use tokio_test::task;
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+
+/// What a scenario calls. Boxed, so that scenarios are not generic; readiness and clones go through.
+pub(super) type Boxed = BoxCloneSyncService<Request<TestBody>, Response<AnyBody>, BoxError>;
+pub(super) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type Reply = Result<Response<AnyBody>, BoxError>;
+
+/// Longer than any pause of a retry, shorter than any timeout or lease of a layer under test.
+const STEP: Duration = Duration::from_secs(60);
+const FOR_EVER: Duration = Duration::from_secs(60 * 60);
+
+/// A layer whose types are forgotten.
+pub(super) struct Subject(Box<dyn Fn(Inner) -> Boxed>);
+
+impl Subject {
+    pub(super) fn new<L, B>(layer: L) -> Self
+    where
+        L: Layer<Inner> + 'static,
+        L::Service: Service<Request<TestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
+        L::Service: Clone + Send + Sync + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        Self(Box::new(move |inner| {
+            let service = layer.layer(inner).map_err(Into::into);
+            let boxed = |body: B| UnsyncBoxBody::new(body.map_err(Into::into));
+            BoxCloneSyncService::new(service.map_response(move |response| response.map(boxed)))
+        }))
+    }
+
+    pub(super) fn around(self, plan: Plan) -> Fixture {
+        Fixture { inner: Inner::new(plan), layer: self }
+    }
+}
+
+/// One layer, and the inner service of all services that it makes.
+pub(super) struct Fixture {
+    pub(super) inner: Inner,
+    layer: Subject,
+}
+
+impl Fixture {
+    /// Another service of the layer, as axum makes one for each connection.
+    pub(super) fn service(&self) -> Boxed {
+        (self.layer.0)(self.inner.clone())
+    }
+
+    /// A service that is ready.
+    pub(super) async fn ready(&self) -> Boxed {
+        let mut service = self.service();
+        become_ready(&mut service).await.expect("the inner service becomes ready");
+        service
+    }
+
+    /// Nothing is left of what happened before, and a call gets through.
+    pub(super) async fn is_as_before(&self, after: &str) {
+        assert_eq!(self.inner.alive(), 0, "after {after}: something of the inner service is still held");
+        let before = self.inner.calls();
+        self.inner.follow(Plan::healthy());
+        let reply = self.ready().await.call(request()).await;
+        let reached = self.inner.calls() - before;
+        assert_eq!(reached, 1, "after {after}: the next call does not get through, a permit is lost: {reply:?}");
+        let body = reply.expect("the inner service is healthy").into_body().collect().await;
+        assert_eq!(body.expect("the body is healthy").to_bytes(), "hello world");
+    }
+}
+
+pub(super) fn request() -> Request<TestBody> {
+    Request::new(TestBody::default())
+}
+
+/// Waits until a service is ready.
+pub(super) async fn become_ready(service: &mut Boxed) -> Result<(), BoxError> {
+    let ready = timeout(FOR_EVER, poll_fn(|cx| service.poll_ready(cx)));
+    ready.await.expect("the service never becomes ready, a permit or a wake-up is lost")
+}
+
+/// Waits for a reply.
+pub(super) async fn reply(call: impl Future<Output = Reply>) -> Reply {
+    timeout(FOR_EVER, call).await.expect("the call never ends, a permit or a wake-up is lost")
+}
+
+/// Polls a call so many times, with time passing in between; `Some` once it has ended.
+pub(super) async fn poll_times<F: Future>(call: &mut task::Spawn<F>, times: usize) -> Option<F::Output> {
+    for _ in 0..times {
+        if let Poll::Ready(output) = call.poll() {
+            return Some(output);
+        }
+        advance(STEP).await;
+    }
+    None
+}
+
+/// Polls readiness once, by hand.
+pub(super) fn poll_ready(service: &mut Boxed, cx: &mut Context<'_>) -> bool {
+    matches!(service.poll_ready(cx), Poll::Ready(Ok(())))
+}

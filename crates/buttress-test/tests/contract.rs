@@ -1,0 +1,126 @@
+//! The contract, for every layer there is and every ending it can have.
+
+use buttress_http::prelude::*;
+use buttress_test::{TestBody, contract};
+use std::time::Duration;
+
+/// For what must not run out while a test looks.
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A circuit that is half-open from its first call on, with one probe at a time, and that one success closes.
+fn probing() -> CircuitBreakerLayer {
+    let breaker = CircuitBreaker::builder("probed")
+        .probes(100)
+        .close_rule(buttress::circuit_breaker::CloseRule::Share(0.01))
+        .probe_lease(A_WEEK)
+        .max_half_open(A_WEEK)
+        .build()
+        .unwrap();
+    breaker.open_for(Duration::ZERO);
+    breaker.into()
+}
+
+fn retrying() -> RetryLayer {
+    RetryLayer::new(3)
+}
+
+#[test]
+fn a_closed_circuit() {
+    contract::check(|| CircuitBreakerLayer::new("closed"));
+    contract::check(|| CircuitBreakerLayer::new("closed").backpressure());
+}
+
+#[test]
+fn a_half_open_circuit() {
+    contract::check_bound_of_one(probing);
+    contract::check_bound_of_one(|| probing().http());
+    contract::check_bound_of_one(|| probing().http_client());
+    contract::check_bound_of_one(|| probing().grpc());
+    contract::check_bound_of_one(|| probing().grpc_client());
+}
+
+#[test]
+fn a_half_open_circuit_with_backpressure() {
+    contract::check_bound_of_one(|| probing().backpressure());
+    contract::check_bound_of_one(|| probing().http().backpressure());
+    contract::check_bound_of_one(|| probing().http_client().backpressure());
+    contract::check_bound_of_one(|| probing().grpc_client().backpressure());
+}
+
+#[test]
+fn a_bulkhead() {
+    let bulkhead = Bulkhead::new(1);
+    let layer = || BulkheadLayer::from(bulkhead.clone());
+    contract::check_bound_of_one(layer);
+    contract::check_bound_of_one(|| layer().http());
+    contract::check_bound_of_one(|| layer().http_client());
+    contract::check_bound_of_one(|| layer().grpc());
+    contract::check_bound_of_one(|| layer().grpc_client());
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[test]
+fn a_bulkhead_with_backpressure() {
+    let bulkhead = Bulkhead::new(1);
+    let layer = || BulkheadLayer::from(bulkhead.clone());
+    contract::check_bound_of_one(|| layer().backpressure());
+    contract::check_bound_of_one(|| layer().http_client().backpressure());
+    contract::check_bound_of_one(|| layer().grpc().backpressure());
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[test]
+fn a_bulkhead_with_a_queue() {
+    let bulkhead = Bulkhead::new(1);
+    let layer = || BulkheadLayer::from(bulkhead.clone()).queue(5, A_WEEK);
+    contract::check_bound_of_one(layer);
+    contract::check_bound_of_one(|| layer().http());
+    contract::check_bound_of_one(|| layer().http_client());
+    contract::check_bound_of_one(|| layer().grpc());
+    contract::check_bound_of_one(|| layer().grpc_client());
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+#[test]
+fn a_retry() {
+    contract::check(retrying);
+    contract::check(|| retrying().http_client());
+    contract::check(|| retrying().grpc_client().idempotent(|_| true));
+    contract::check(|| RetryLayer::new(1).http_client());
+}
+
+#[test]
+fn a_timeout() {
+    contract::check(|| TimeoutLayer::attempt(A_WEEK));
+    contract::check(|| TimeoutLayer::total(Duration::MAX));
+    contract::check(|| TimeoutLayer::attempt(A_WEEK).http());
+    contract::check(|| TimeoutLayer::attempt(A_WEEK).grpc());
+}
+
+#[test]
+fn health() {
+    contract::check(|| HealthLayer::new(Health::new()).http());
+    contract::check(|| HealthLayer::new(Health::new()).grpc());
+}
+
+#[test]
+fn a_client_stack() {
+    contract::check_bound_of_one(|| {
+        tower::ServiceBuilder::new()
+            .layer(TimeoutLayer::total(A_WEEK))
+            .layer(retrying().http_client().rebox(|_| TestBody::default()))
+            .layer(probing().http_client())
+            .layer(BulkheadLayer::new(1).queue(5, A_WEEK).http_client())
+            .layer(TimeoutLayer::attempt(A_WEEK))
+    });
+}
+
+#[test]
+fn a_server_stack() {
+    contract::check_bound_of_one(|| {
+        tower::ServiceBuilder::new()
+            .layer(HealthLayer::new(Health::new()).http())
+            .layer(TimeoutLayer::total(A_WEEK).http())
+            .layer(BulkheadLayer::new(1).http())
+    });
+}

@@ -1,0 +1,145 @@
+//! The contract has teeth: layers with the defects that were found in other people's are caught.
+
+use buttress::{Admit, Bulkhead, Clock, Permit, Policy, Refused, Rejection, gate::GateLayer};
+use buttress_test::{TestBody, contract};
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tower::{Service, layer::layer_fn};
+
+/// A policy whose permits are not given back when they are dropped unused.
+#[derive(Clone)]
+struct Leaky(Bulkhead);
+
+struct LeakyPermit(Option<<Bulkhead as Policy>::Permit>);
+
+impl Policy for Leaky {
+    type Permit = LeakyPermit;
+
+    fn reserve(&self, clock: &impl Clock) -> Result<LeakyPermit, Rejection> {
+        self.0.reserve(clock).map(|permit| LeakyPermit(Some(permit)))
+    }
+
+    fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
+        self.0.peek(clock)
+    }
+}
+
+impl<Req: ?Sized> Admit<Req> for Leaky {}
+
+impl Permit for LeakyPermit {
+    fn settle(mut self, outcome: &buttress::Outcome, clock: &impl Clock) {
+        let permit = self.0.take().expect("it is settled once");
+        if outcome == &buttress::Outcome::CANCELLED { std::mem::forget(permit) } else { permit.settle(outcome, clock) }
+    }
+}
+
+#[test]
+#[should_panic(expected = "the next call does not get through, a permit is lost")]
+fn a_permit_that_is_lost_with_a_dropped_future() {
+    contract::check(|| GateLayer::with_policy(Leaky(Bulkhead::new(1))));
+}
+
+#[test]
+#[should_panic(expected = "has a bound of its own")]
+fn a_bound_for_each_connection() {
+    contract::check_bound_of_one(|| layer_fn(|inner| tower::limit::ConcurrencyLimit::new(inner, 1)));
+}
+
+/// Calls a fresh clone, and not the instance that is ready.
+#[derive(Clone)]
+struct CallsAClone<S>(S);
+
+impl<S: Service<Req> + Clone, Req> Service<Req> for CallsAClone<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> S::Future {
+        self.0.clone().call(request)
+    }
+}
+
+#[test]
+#[should_panic(expected = "an instance was called that had not been polled ready")]
+fn a_call_of_an_instance_that_is_not_ready() {
+    contract::check(|| layer_fn(CallsAClone));
+}
+
+/// Hides the end and the size of the body, as a wrapper does that implements `poll_frame` only.
+#[derive(Clone)]
+struct Wraps<S>(S);
+
+struct Wrapped(TestBody);
+
+impl Body for Wrapped {
+    type Data = Bytes;
+    type Error = buttress_test::BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
+impl<S: Service<Req, Response = Response<TestBody>, Future: Send + 'static>, Req> Service<Req> for Wraps<S> {
+    type Response = Response<Wrapped>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Wrapped>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let response = self.0.call(request);
+        Box::pin(async move { Ok(response.await?.map(Wrapped)) })
+    }
+}
+
+#[test]
+#[should_panic(expected = "the end or the size is hidden")]
+fn a_body_that_hides_its_end() {
+    contract::check(|| layer_fn(Wraps));
+}
+
+/// Keeps calls going in a task of its own when nobody waits for them any more.
+#[derive(Clone)]
+struct Detached<S>(S);
+
+impl<S, Req> Service<Req> for Detached<S>
+where
+    S: Service<Req, Response: Send + 'static, Error: Send + 'static, Future: Send + 'static>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let task = tokio::spawn(self.0.call(request));
+        Box::pin(async move { task.await.expect("the task runs to its end") })
+    }
+}
+
+#[test]
+#[should_panic(expected = "something of the inner service is still held")]
+fn a_call_that_goes_on_without_its_caller() {
+    contract::check(|| layer_fn(Detached));
+}
+
+#[test]
+fn a_layer_that_does_nothing_keeps_the_contract() {
+    contract::check(tower::layer::util::Identity::new);
+}
