@@ -144,6 +144,11 @@ impl Mesh {
         &self.slot(name).faults
     }
 
+    /// How much a service takes on, and how much it has taken on.
+    pub fn admission(&self, name: Name) -> &Admission {
+        &self.slot(name).admission
+    }
+
     pub fn health(&self, name: Name) -> &Health {
         &self.slot(name).health
     }

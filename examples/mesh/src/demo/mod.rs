@@ -1,6 +1,6 @@
 //! `mesh demo`: places orders while things go wrong, and then checks the books.
 //!
-//! [`scenario`] says what goes wrong when, [`load`] is the customers, [`report`] what was seen, [`books`] what is true.
+//! `scenario` says what goes wrong when, `load` is the customers, [`report`] what was seen, [`books`] what is true.
 
 pub mod books;
 mod load;

@@ -1,6 +1,6 @@
 //! The gateway: the only service that customers see. REST in, REST and gRPC out, no database.
 //!
-//! It passes orders on, and it answers questions that no single service can: [`view`] asks three of them at once and
+//! It passes orders on, and it answers questions that no single service can: `view` asks three of them at once and
 //! answers with what it gets.
 
 mod admin;

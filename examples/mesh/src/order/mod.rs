@@ -1,8 +1,8 @@
 //! The order service: REST, its own database, clients of payment and inventory.
 //!
 //! An order reserves stock, charges the customer, confirms the sale. Three services cannot share one transaction, so the
-//! order's row is written around every step ([`steps`]), and whatever did not get through is undone by a worker that
-//! does not give up ([`undo`]). For now that is a plain sequence in this process; a durable saga can take its place
+//! order's row is written around every step (`steps.rs`), and whatever did not get through is undone by a worker that
+//! does not give up (`undo.rs`). For now that is a plain sequence in this process; a durable saga can take its place
 //! without the other services noticing, because all that they promise is "idempotent by key".
 
 mod api;

@@ -4,6 +4,8 @@
 //! step that may have failed, hand the order over to [`super::undo`]: a timeout says nothing about what happened, so it
 //! is undone like a success.
 
+use std::time::Duration;
+
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -42,7 +44,7 @@ pub(super) enum Refused {
 pub(super) struct Placed {
     pub(super) order: Order,
     /// What the failing call knew about when to come back.
-    pub(super) retry_after: Option<std::time::Duration>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Steps {
@@ -84,62 +86,66 @@ impl Steps {
         Ok(new.lines.iter().filter_map(|line| price(&line.sku)).collect())
     }
 
-    /// The sequence itself. Returns the order as it is at the end.
-    async fn run(&self, mut order: Order, new: &NewOrder) -> Result<Placed, Refused> {
+    /// Runs the sequence, or hands the order over to be undone. Returns the order as it is stored afterwards.
+    async fn run(&self, order: Order, new: &NewOrder) -> Result<Placed, Refused> {
         let mut retry_after = None;
-        match self.sequence(&order, new).await? {
-            Ok(()) => order.state = State::Confirmed,
-            Err(stopped) => {
-                tracing::warn!(order = order.id, failure = %stopped.failure, cause = stopped.cause, "order failed");
-                self.store.cancel(&order.id, stopped.failure).await?;
-                self.undo.wake();
-                order.state = State::Cancelling;
-                order.failure = Some(stopped.failure);
-                retry_after = stopped.retry_after;
-            }
+        if let Err(stopped) = self.sequence(&order, new).await {
+            tracing::warn!(order = order.id, failure = %stopped.failure, cause = stopped.cause, "order failed");
+            self.store.cancel(&order.id, stopped.failure).await?;
+            self.undo.wake();
+            retry_after = stopped.retry_after;
         }
+        // Read, not remembered: the customer is told what is true, even if the database failed us half way.
+        let order = self.store.order(&order.id).await?.ok_or(Refused::Lost)?;
         tracing::info!(order = order.id, state = %order.state, "order answered");
         Ok(Placed { order, retry_after })
     }
 
-    async fn sequence(&self, order: &Order, new: &NewOrder) -> Result<Result<(), Stopped>, StoreError> {
+    async fn sequence(&self, order: &Order, new: &NewOrder) -> Result<(), Stopped> {
         let id = order.id.as_str();
-        let steps =
-            [(State::Pending, State::Reserved), (State::Reserved, State::Charged), (State::Charged, State::Confirmed)];
-        for (from, to) in steps {
-            let answer = match to {
-                State::Reserved => self.inventory.reserve(id, &new.lines).await,
-                State::Charged => self.payment.charge(id, &order.customer, order.total_cents).await,
-                _ => self.inventory.confirm(id).await,
-            };
-            let failure = match answer {
-                Ok(Answer::Done) => None,
-                Ok(Answer::TurnedDown) if to == State::Reserved => Some(Failure::OutOfStock.into()),
-                Ok(Answer::TurnedDown) => Some(Failure::Declined.into()),
-                Ok(Answer::Revoked) => Some(Failure::Interrupted.into()),
-                Err(upstream) => Some(upstream.into()),
-            };
-            if let Some(stopped) = failure {
-                return Ok(Err(stopped));
-            }
-            if !self.store.advance(id, from, to).await? {
-                return Ok(Err(Failure::Interrupted.into()));
-            }
+        self.inventory.reserve(id, &new.lines).await?.done_or(Failure::OutOfStock)?;
+        self.advance(id, State::Pending, State::Reserved).await?;
+        self.payment.charge(id, &order.customer, order.total_cents).await?.done_or(Failure::Declined)?;
+        self.advance(id, State::Reserved, State::Charged).await?;
+        self.inventory.confirm(id).await?.done_or(Failure::Interrupted)?;
+        self.advance(id, State::Charged, State::Confirmed).await
+    }
+
+    async fn advance(&self, id: &str, from: State, to: State) -> Result<(), Stopped> {
+        if self.store.advance(id, from, to).await? { Ok(()) } else { Err(Failure::Interrupted.into()) }
+    }
+}
+
+impl Answer {
+    /// Goes on if the step was done, and stops with `refusal` if the participant turned it down.
+    fn done_or(self, refusal: Failure) -> Result<(), Stopped> {
+        match self {
+            Self::Done => Ok(()),
+            Self::TurnedDown => Err(refusal.into()),
+            Self::Revoked => Err(Failure::Interrupted.into()),
         }
-        Ok(Ok(()))
     }
 }
 
 /// Why the sequence did not reach its end.
 struct Stopped {
+    /// What the customer is told.
     failure: Failure,
+    /// What the log is told.
     cause: String,
-    retry_after: Option<std::time::Duration>,
+    /// What the failing call knew about when to come back.
+    retry_after: Option<Duration>,
 }
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
         Self { failure, cause: "an answer".to_owned(), retry_after: None }
+    }
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self { failure: Failure::Interrupted, cause: error.to_string(), retry_after: None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The payment service: gRPC, its own database, no client of its own.
 //!
 //! It shows how to be a *participant* that others can retry, time out and give up on without anybody being charged
-//! twice: see [`store`].
+//! twice: see `store.rs`.
 
 mod api;
 mod domain;

@@ -13,12 +13,13 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     let gateway = shop.mesh.addr(Name::Gateway);
     assert_eq!(probe(gateway, "/readyz").await, Some(StatusCode::OK));
 
-    // An order that is half done when we are told to stop.
-    let payment = shop.mesh.faults(Name::Payment).clone();
-    payment.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
+    // An order on its way when we are told to stop.
+    let order = shop.mesh.faults(Name::Order).clone();
+    order.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place(&tea()).await });
-    shop.until_count(Name::Order, "SELECT COUNT(*) FROM orders WHERE state = 'reserved'", 1).await;
+    let taken_on = shop.mesh.admission(Name::Order).bulkhead.clone();
+    until("order has taken it on", async || taken_on.in_flight() == 1).await;
 
     let Shop { mesh, dir, customer } = shop;
     let stopping = tokio::spawn(mesh.stop());
@@ -28,7 +29,7 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     assert_eq!(probe(gateway, "/livez").await, Some(StatusCode::OK));
     assert!(!placing.is_finished());
 
-    payment.clear();
+    order.clear();
     assert_eq!(placing.await.unwrap().status, 201);
     let exits = stopping.await.unwrap();
     assert!(exits.iter().all(|(_, exit)| matches!(exit, Exit::Finished)), "{exits:?}");
@@ -46,4 +47,18 @@ async fn every_service_answers_probes_on_its_own_port() {
             assert_eq!(probe(shop.mesh.addr(name), path).await, Some(StatusCode::OK), "{name:?} {path}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_service_that_is_full_says_so_and_still_answers_probes() {
+    let shop = Shop::open().await;
+    let gateway = shop.mesh.addr(Name::Gateway);
+    shop.mesh.admission(Name::Gateway).bulkhead.set_limit(0);
+    let reply = shop.customer.place(&tea()).await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.headers["content-type"], "application/problem+json");
+    assert!(reply.headers.contains_key("retry-after"));
+    assert_eq!(reply.body["instance"], "/v1/orders");
+    assert_eq!(probe(gateway, "/readyz").await, Some(StatusCode::OK));
+    assert_eq!(shop.count(Name::Order, "SELECT COUNT(*) FROM orders").await, 0);
 }
