@@ -41,9 +41,10 @@ pub struct Ratio(u32);
 impl Ratio {
     const ONE: u32 = 1_000_000;
 
-    /// Rounds to the nearest millionth. `None` unless `share` lies in `0.0..=1.0`.
+    /// Rounds down to a millionth, so that two thirds of 3 are 2; a share that misses one by the error of floating point is taken for it.
+    /// `None` unless `share` lies in `0.0..=1.0`.
     pub fn new(share: f64) -> Option<Self> {
-        (0.0..=1.0).contains(&share).then(|| Self((share * f64::from(Self::ONE)).round() as u32))
+        (0.0..=1.0).contains(&share).then(|| Self((share * f64::from(Self::ONE) + 1e-6) as u32))
     }
 
     /// Whether `part` of `whole` is at least this share. Nothing of nothing is no share at all.
@@ -63,6 +64,14 @@ impl Ratio {
 
     pub(crate) const fn is_zero(self) -> bool {
         self.0 == 0
+    }
+
+    pub(crate) const fn millionths(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_millionths(millionths: u32) -> Self {
+        Self(millionths)
     }
 }
 
@@ -88,6 +97,8 @@ mod tests {
     fn the_needed_count_is_rounded_up() {
         assert_eq!(Ratio::new(0.5).unwrap().of(3), 2);
         assert_eq!(Ratio::new(1.0).unwrap().of(3), 3);
+        assert_eq!(Ratio::new(2.0 / 3.0).unwrap().of(3), 2);
+        assert_eq!(Ratio::new(0.29).unwrap().of(100), 29);
         assert_eq!(Ratio::new(0.0).unwrap().of(3), 0);
     }
 }

@@ -83,6 +83,8 @@ pub enum Reason {
     CircuitOpen,
     /// The circuit is half-open and all its probes are on their way, or this request may not be a probe.
     ProbesExhausted,
+    /// The circuit has just closed, and admits a growing share of the calls.
+    Recovering,
     /// An operator opened the circuit.
     ForcedOpen,
     /// As many calls as allowed are in flight.
@@ -104,6 +106,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::CircuitOpen => "open",
             Self::ProbesExhausted => "half-open, all probes are on their way",
+            Self::Recovering => "recovering, only a share of the calls is let through",
             Self::ForcedOpen => "forced open by an operator",
             Self::BulkheadFull => "full",
             Self::QueueFull => "full, and so is its queue",

@@ -36,6 +36,11 @@ impl<T> Sharded<T> {
         let tickets = &self.0.tickets;
         Ticket(tickets[thread_index() % tickets.len()].clone())
     }
+
+    /// How many tickets are out: a sum over the shards, exact while nobody takes or returns one.
+    pub fn tickets_out(&self) -> usize {
+        self.0.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+    }
 }
 
 impl<T> Clone for Sharded<T> {

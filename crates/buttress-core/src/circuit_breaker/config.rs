@@ -27,12 +27,12 @@ pub enum CloseRule {
 #[non_exhaustive]
 pub enum OnDrop {
     /// Nothing.
-    Ignore,
+    Ignore = 0,
     /// It was slow. A backend that hangs under an outer timeout trips the slow rate.
     #[default]
-    Slow,
+    Slow = 1,
     /// It was slow and failed. A backend that hangs under an outer timeout trips any rule.
-    Failure,
+    Failure = 2,
 }
 
 pub(super) type CustomRule = Arc<dyn Fn(&Counts) -> bool + Send + Sync>;
@@ -69,6 +69,8 @@ pub struct Builder {
     pub(super) probe_lease: Duration,
     pub(super) max_half_open: Duration,
     pub(super) on_drop: OnDrop,
+    pub(super) count_overdue: bool,
+    pub(super) recovery_ramp: Duration,
     pub(super) seed: Option<u64>,
 }
 
@@ -90,6 +92,8 @@ impl Builder {
             probe_lease: Duration::from_secs(30),
             max_half_open: Duration::from_secs(60),
             on_drop: OnDrop::default(),
+            count_overdue: false,
+            recovery_ramp: Duration::ZERO,
             seed: None,
         }
     }
@@ -182,6 +186,20 @@ impl Builder {
         self
     }
 
+    /// Counts calls as slow while they are still in flight, once they are past the slow threshold, to within an eighth of it: a backend that hangs ends no calls.
+    /// Needs a [`slow_rate`](Self::slow_rate). Costs two more counters for each call. Default: off.
+    pub fn count_overdue(mut self, yes: bool) -> Self {
+        self.count_overdue = yes;
+        self
+    }
+
+    /// For so long after closing, only a share of the calls is admitted, growing from a tenth to all of them: a backend that comes back
+    /// cold is not run over. Default: zero, which is no ramp.
+    pub fn recovery_ramp(mut self, time: Duration) -> Self {
+        self.recovery_ramp = time;
+        self
+    }
+
     /// Makes the jitter repeatable.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -194,7 +212,7 @@ impl Builder {
         self.parse().map(|config| CircuitBreaker::with_config(self.name, config, self.seed))
     }
 
-    fn parse(&self) -> Result<Config, InvalidConfig> {
+    pub(super) fn parse(&self) -> Result<Config, InvalidConfig> {
         let rule = |ok: bool, field, rule| if ok { Ok(()) } else { Err(InvalidConfig::new(field, rule)) };
         let share = |value: Option<f64>, field| match value.map(Ratio::new) {
             None => Ok(None),
@@ -210,6 +228,7 @@ impl Builder {
         let slow_rate = share(self.slow_rate, "slow_rate")?;
         rule(self.slow_threshold != Some(Duration::ZERO), "slow_threshold", "must be above zero")?;
         rule(slow_rate.is_none() || self.slow_threshold.is_some(), "slow_rate", "needs a slow_threshold")?;
+        rule(!self.count_overdue || slow_rate.is_some(), "count_overdue", "needs a slow_rate")?;
         let rates = failure_rate.is_some() || slow_rate.is_some() || self.custom.is_some();
         rule(
             rates || self.consecutive_failures.is_some(),
@@ -267,6 +286,8 @@ impl Builder {
             probe_lease: self.probe_lease,
             max_half_open: self.max_half_open,
             on_drop: self.on_drop,
+            count_overdue: self.count_overdue,
+            recovery_ramp: self.recovery_ramp,
         })
     }
 }
@@ -301,6 +322,8 @@ pub(super) struct Config {
     pub(super) probe_lease: Duration,
     pub(super) max_half_open: Duration,
     pub(super) on_drop: OnDrop,
+    pub(super) count_overdue: bool,
+    pub(super) recovery_ramp: Duration,
 }
 
 impl Default for Config {
@@ -329,6 +352,8 @@ impl fmt::Debug for Config {
             .field("probe_lease", &self.probe_lease)
             .field("max_half_open", &self.max_half_open)
             .field("on_drop", &self.on_drop)
+            .field("count_overdue", &self.count_overdue)
+            .field("recovery_ramp", &self.recovery_ramp)
             .finish()
     }
 }

@@ -121,6 +121,8 @@ pub enum Cause {
     HalfOpenTimedOut,
     /// Somebody used the handle.
     Operator,
+    /// The configuration was reloaded with another window.
+    Reloaded,
 }
 
 impl fmt::Display for Cause {
@@ -138,6 +140,7 @@ impl fmt::Display for Cause {
             Self::ProbeLeaseExpired => f.write_str("a probe did not come back"),
             Self::HalfOpenTimedOut => f.write_str("the probes did not decide in time"),
             Self::Operator => f.write_str("by hand"),
+            Self::Reloaded => f.write_str("reloaded with another window"),
         }
     }
 }
@@ -173,6 +176,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Results in the window; zeros without one.
     pub counts: Counts,
+    /// Calls in flight past the slow threshold, where they are counted.
+    pub overdue: u64,
     /// Failures in a row, up to now. Overload does not count.
     pub consecutive_failures: u32,
     /// How often in a row it opened without closing in between.

@@ -3,16 +3,13 @@ use super::{
     event::{Cause, State},
 };
 use fastrand::Rng;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Everything about a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with
 /// the time, under the breaker's lock.
 #[derive(Debug)]
 pub(super) struct Machine {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Config,
     pub(super) state: State,
     pub(super) generation: u64,
     /// Openings since it was last closed.
@@ -76,7 +73,7 @@ pub(super) enum Verdict {
 }
 
 impl Machine {
-    pub(super) fn new(config: Arc<Config>, rng: Rng) -> Self {
+    pub(super) fn new(config: Config, rng: Rng) -> Self {
         Self {
             config,
             state: State::Closed,
@@ -185,6 +182,11 @@ impl Machine {
         self.enter(to, Cause::Operator, Some(time))
     }
 
+    /// Begins a new generation in the same state, because old results do not fit a new window.
+    pub(super) fn renew(&mut self) -> Step {
+        self.enter(self.state, Cause::Reloaded, None)
+    }
+
     fn has_free_slot(&self) -> bool {
         let Round { leases, succeeded, failed, .. } = &self.round;
         let live = leases.len() as u32;
@@ -217,7 +219,8 @@ impl Machine {
     fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>) -> Step {
         let from = std::mem::replace(&mut self.state, to);
         self.generation += 1;
-        if to != State::HalfOpen {
+        // Probes of an earlier generation are stale, also in a new round.
+        if from != to || to != State::HalfOpen {
             self.round.leases.clear();
         }
         Step { from, to, cause, generation: self.generation, open_for }

@@ -18,15 +18,26 @@
 //! changes of state, probes and operators.
 
 mod breaker;
+mod circuit;
 mod config;
 mod count_window;
 mod event;
 mod machine;
+mod overdue;
+mod permit;
+mod rules;
 mod time_window;
 
-pub use breaker::{CircuitBreaker, CircuitBreakerPermit};
+pub use breaker::CircuitBreaker;
 pub use config::{Builder, CloseRule, OnDrop, Window};
 pub use event::{Cause, Counts, Snapshot, State, Transition};
+pub use permit::CircuitBreakerPermit;
+
+/// 584 years are enough for everybody.
+#[inline]
+fn nanos(duration: std::time::Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
+}
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -39,8 +39,8 @@ impl Category {
 /// skips slots whose tags are not live, and neither a sweeper nor a clearing exists: the window rolls on read and on write, after any idle time.
 #[derive(Debug)]
 pub(super) struct TimeWindow {
-    /// Nanoseconds per bucket.
-    width: u64,
+    /// Nanoseconds per bucket. Changed by a reload only, together with the generation.
+    width: AtomicU64,
     shards: Box<[Shard]>,
 }
 
@@ -50,14 +50,22 @@ struct Shard([[AtomicU64; SLOTS]; 4]);
 
 impl TimeWindow {
     pub(super) fn new(window: Duration, shards: usize) -> Self {
-        let width = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX) / u64::from(LIVE);
-        Self { width: width.max(1), shards: (0..shards).map(|_| Shard::default()).collect() }
+        let this = Self { width: AtomicU64::new(1), shards: (0..shards).map(|_| Shard::default()).collect() };
+        this.resize(window);
+        this
+    }
+
+    /// Changes the time that is covered, when a new generation begins.
+    pub(super) fn resize(&self, window: Duration) {
+        self.width.store((super::nanos(window) / u64::from(LIVE)).max(1), Ordering::Relaxed);
     }
 
     /// The tag of the bucket at `nanos` since the beginning, in `generation`.
+    #[inline]
     pub(super) fn tag(&self, nanos: u64, generation: u64) -> u32 {
+        let bucket = (nanos / self.width.load(Ordering::Relaxed)) as u32;
         // The first tag is `LIVE`, so that slots that were never written are never live.
-        (nanos / self.width).wrapping_add(generation.wrapping_mul(GENERATION.into())).wrapping_add(LIVE.into()) as u32
+        bucket.wrapping_add((generation as u32).wrapping_mul(GENERATION)).wrapping_add(LIVE)
     }
 
     pub(super) fn record(&self, shard: usize, tag: u32, category: Category) {

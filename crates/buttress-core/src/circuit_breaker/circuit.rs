@@ -1,0 +1,270 @@
+use super::{
+    config::{Config, Window},
+    count_window::CountWindow,
+    event::{Cause, Counts, State, Transition},
+    machine::{Machine, Step, Until},
+    overdue::Overdue,
+    rules::Rules,
+    time_window::{Category, TimeWindow},
+};
+use crate::shard::Counter;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::{Clock, Name, Reason, Rejection, Waiters};
+use fastrand::Rng;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+/// More nanoseconds than any clock reaches.
+pub(super) const FOREVER: u64 = u64::MAX;
+
+/// The state of a circuit, as its handle and its permits share it.
+pub(super) struct Circuit {
+    pub(super) hot: Hot,
+    pub(super) rules: Rules,
+    pub(super) window: Option<Counting>,
+    pub(super) overdue: Option<Overdue>,
+    /// The circuit counts nanoseconds from the first moment it hears of.
+    origin: OnceLock<Instant>,
+    machine: Mutex<Machine>,
+    pub(super) name: Name,
+    pub(super) waiters: Waiters,
+    pub(super) listeners: Mutex<Vec<Listener>>,
+    pub(super) rejected: Counter,
+    pub(super) stale: Counter,
+}
+
+/// What every call reads. It is written only when something fails or changes, so that healthy threads share the line without
+/// disturbing each other.
+#[repr(align(128))]
+pub(super) struct Hot {
+    /// `generation << 3 | state`.
+    pub(super) word: AtomicU64,
+    /// In a state that refuses: nothing can be admitted before this many nanoseconds.
+    pub(super) closed_until: AtomicU64,
+    /// `generation << 32 | failures in a row`.
+    in_a_row: AtomicU64,
+    /// While the circuit recovers: the nanoseconds at which it began to. 0 when it does not.
+    pub(super) ramp_from: AtomicU64,
+    /// Calls that asked while it recovers.
+    asked: AtomicU32,
+}
+
+pub(super) enum Counting {
+    Time(TimeWindow),
+    Count(CountWindow),
+}
+
+pub(super) type Listener = Arc<dyn Fn(&Transition) -> bool + Send + Sync>;
+
+impl Circuit {
+    pub(super) fn new(name: Name, config: Config, rng: Rng, shards: usize) -> Self {
+        let window = config.window.map(|window| match window {
+            Window::Time(time) => Counting::Time(TimeWindow::new(time, shards)),
+            Window::Count(results) => Counting::Count(CountWindow::new(results)),
+        });
+        Self {
+            hot: Hot {
+                word: AtomicU64::new(State::Closed as u64),
+                closed_until: AtomicU64::new(0),
+                in_a_row: AtomicU64::new(0),
+                ramp_from: AtomicU64::new(0),
+                asked: AtomicU32::new(0),
+            },
+            rules: Rules::new(&config),
+            window,
+            overdue: config.slow_threshold.filter(|_| config.count_overdue).map(Overdue::new),
+            origin: OnceLock::new(),
+            machine: Mutex::new(Machine::new(config, rng)),
+            name,
+            waiters: Waiters::default(),
+            listeners: Mutex::default(),
+            rejected: Counter::new(shards),
+            stale: Counter::new(shards),
+        }
+    }
+
+    /// Runs a step of the machine under the lock, makes its changes visible, and tells everybody outside the lock.
+    pub(super) fn change<T>(&self, now: Instant, step: impl FnOnce(&mut Machine, Instant, &mut Vec<Step>) -> T) -> T {
+        // The beginning of time must not be the end of an open time.
+        self.nanos(now);
+        let mut steps = Vec::new();
+        let mut machine = lock(&self.machine);
+        let before = machine.closed();
+        let result = step(&mut machine, now, &mut steps);
+        let changed = !steps.is_empty() || before != machine.closed();
+        if changed {
+            self.publish(&machine, &steps, now);
+        }
+        drop(machine);
+        if changed {
+            self.waiters.wake();
+        }
+        steps.into_iter().for_each(|step| self.tell(step));
+        result
+    }
+
+    /// First the times, then the state: whoever sees the new state sees its times too. Who sees the old state with new times asks again
+    /// under the lock.
+    fn publish(&self, machine: &Machine, steps: &[Step], now: Instant) {
+        let closed_until = match machine.closed() {
+            Until::Now => 0,
+            Until::Moment(until) => self.nanos(until),
+            Until::Forever => FOREVER,
+        };
+        self.hot.closed_until.store(closed_until, Ordering::Release);
+        if let Some(step) = steps.last() {
+            let recovers = matches!(step.cause, Cause::ProbesSucceeded(_)) && self.rules.ramp() != 0;
+            // 0 means that it does not recover, so the very first nanosecond is taken for the second.
+            self.hot.ramp_from.store(if recovers { self.nanos(now).max(1) } else { 0 }, Ordering::Release);
+            self.hot.asked.store(0, Ordering::Relaxed);
+        }
+        self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
+    }
+
+    fn tell(&self, Step { from, to, cause, generation, open_for }: Step) {
+        let listeners = lock(&self.listeners).clone();
+        if listeners.is_empty() {
+            return;
+        }
+        let transition = Transition { name: self.name.clone(), from, to, cause, generation, open_for };
+        for listener in listeners {
+            // A listener is for watching. If it breaks, the call that caused the transition goes on.
+            let stays = catch_unwind(AssertUnwindSafe(|| listener(&transition))).unwrap_or(true);
+            if !stays {
+                lock(&self.listeners).retain(|known| !Arc::ptr_eq(known, &listener));
+            }
+        }
+    }
+
+    /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the next look.
+    pub(super) fn give_back(&self, probe: u64) {
+        let mut machine = lock(&self.machine);
+        if machine.give_back(probe) {
+            self.hot.closed_until.store(0, Ordering::Release);
+        }
+        drop(machine);
+        self.waiters.wake();
+    }
+
+    #[inline]
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
+        super::nanos(now.saturating_duration_since(*self.origin.get_or_init(|| now)))
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejection {
+        self.rejected.add(1);
+        Rejection::new("circuit breaker", reason).named(&self.name).after(retry_after)
+    }
+
+    /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the end. Every call counts, and those are
+    /// admitted at which the growing share completes another whole one, so the share is exact without a die.
+    #[cold]
+    pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> bool {
+        const SCALE: u64 = 1_000_000;
+        let ramp = self.rules.ramp().max(1);
+        let elapsed = self.nanos(now).saturating_sub(ramp_from);
+        if elapsed >= ramp {
+            let _ = self.hot.ramp_from.compare_exchange(ramp_from, 0, Ordering::Relaxed, Ordering::Relaxed);
+            return true;
+        }
+        let grown = (u128::from(elapsed) * u128::from(SCALE) / u128::from(ramp)) as u64;
+        let share = grown.max(SCALE / 10);
+        let n = u64::from(self.hot.asked.fetch_add(1, Ordering::Relaxed));
+        (n + 1) * share / SCALE > n * share / SCALE
+    }
+
+    pub(super) fn in_a_row(&self, generation: u64) -> u32 {
+        let word = self.hot.in_a_row.load(Ordering::Relaxed);
+        if (word >> 32) as u32 == generation as u32 { word as u32 } else { 0 }
+    }
+
+    /// A success ends a row. Writes only where there is one.
+    #[inline]
+    pub(super) fn end_row(&self, generation: u64) {
+        let row = self.hot.in_a_row.load(Ordering::Relaxed);
+        if (row >> 32) as u32 == generation as u32 && row as u32 != 0 {
+            // When it fails, a failure came in between, and this success was before it.
+            let _ = self.hot.in_a_row.compare_exchange(row, generation << 32, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn lengthen_row(&self, generation: u64) -> u32 {
+        let mut word = self.hot.in_a_row.load(Ordering::Relaxed);
+        loop {
+            let next = match ((word >> 32) as u32).wrapping_sub(generation as u32) {
+                0 => generation << 32 | u64::from((word as u32).saturating_add(1)),
+                // The circuit has moved on since this result was found current.
+                1..=0x7fff_ffff => return 0,
+                _ => generation << 32 | 1,
+            };
+            match self.hot.in_a_row.compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return next as u32,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn record(&self, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
+        match &self.window {
+            None => {}
+            Some(Counting::Time(window)) => {
+                window.record(shard, window.tag(self.nanos(clock.now()), generation), category)
+            }
+            Some(Counting::Count(window)) => window.record(generation, category),
+        }
+    }
+
+    pub(super) fn counts(&self, generation: u64, now: Instant) -> Counts {
+        match &self.window {
+            None => Counts::default(),
+            Some(Counting::Time(window)) => window.counts(window.tag(self.nanos(now), generation)),
+            Some(Counting::Count(window)) => window.counts(generation),
+        }
+    }
+
+    /// After a failure or a slow call: does any rule trip? In the order in which they are reported.
+    pub(super) fn verdict(&self, generation: u64, row: u32, now: Instant) -> Option<Cause> {
+        if let Some(cause) = self.rules.row(row) {
+            return Some(cause);
+        }
+        match self.window.as_ref()? {
+            Counting::Time(_) => self.rules.rates(self.with_overdue(generation, now)),
+            Counting::Count(window) => {
+                let number = window.due(generation)?;
+                let counts = self.with_overdue(generation, now);
+                let cause = self.rules.rates(counts);
+                if cause.is_none() && self.overdue.is_none() {
+                    window.rest(generation, number, self.rules.missing(counts));
+                }
+                cause
+            }
+        }
+    }
+
+    /// The results in the window, and the calls that are overdue, as slow ones.
+    pub(super) fn with_overdue(&self, generation: u64, now: Instant) -> Counts {
+        let mut counts = self.counts(generation, now);
+        if let Some(overdue) = &self.overdue {
+            counts.slow += overdue.count(overdue.tag(self.nanos(now), generation), generation);
+        }
+        counts
+    }
+
+    /// Trips, unless the circuit has moved on since `generation`.
+    pub(super) fn trip(&self, generation: u64, cause: Cause, hint: Option<Duration>, now: Instant) {
+        self.change(now, |machine, now, steps| {
+            if machine.generation == generation {
+                steps.extend(machine.trip(cause, hint, now));
+            }
+        });
+    }
+}
+
+pub(super) fn word_of(generation: u64, state: State) -> u64 {
+    generation << State::BITS | state as u64
+}

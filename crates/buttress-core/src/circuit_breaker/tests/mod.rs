@@ -1,0 +1,65 @@
+mod behaviour;
+mod model;
+
+use super::{Builder, CircuitBreaker, CircuitBreakerPermit, State};
+use crate::{Failure, FailureKind, Ignored, Outcome, Permit, Policy, Rejection};
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
+const OVERLOAD: Outcome = Outcome::Failure(Failure { overload: true, ..Failure::new(FailureKind::Http(429)) });
+
+/// A circuit and a clock that is turned by hand.
+struct Bench {
+    breaker: CircuitBreaker,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(configure: impl FnOnce(Builder) -> Builder) -> Self {
+        let breaker = configure(CircuitBreaker::builder("test").seed(1)).build().unwrap();
+        Self { breaker, now: crate::testing::start() }
+    }
+
+    /// Trips on `n` failures in a row and on nothing else; open for exactly a second at first.
+    fn consecutive(n: u32, configure: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::new(|builder| {
+            configure(builder.consecutive_failures(n).failure_rate(None).open_time(SECOND..=60 * SECOND).probes(1))
+        })
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn admit(&self) -> CircuitBreakerPermit {
+        self.try_admit().unwrap_or_else(|rejection| panic!("{rejection}"))
+    }
+
+    fn try_admit(&self) -> Result<CircuitBreakerPermit, Rejection> {
+        self.breaker.reserve(&self.now)
+    }
+
+    fn settle(&self, permit: CircuitBreakerPermit, outcome: Outcome) {
+        permit.settle(&outcome, &self.now);
+    }
+
+    fn call(&self, outcome: Outcome) {
+        self.settle(self.admit(), outcome);
+    }
+
+    fn calls(&self, n: u32, outcome: Outcome) {
+        (0..n).for_each(|_| self.call(outcome));
+    }
+
+    fn state(&self) -> State {
+        self.breaker.state(&self.now)
+    }
+
+    /// Waits until the open time is over, whatever jitter drew.
+    fn wait_open(&mut self) {
+        let rest = self.breaker.snapshot(&self.now).retry_after.expect("it is open");
+        self.now += rest;
+    }
+}

@@ -1,0 +1,302 @@
+//! The circuit against a naive model of it: a list of all results, judged anew each time, and one `match` over the rules.
+
+use super::{super::*, *};
+use proptest::prelude::*;
+
+const BUCKET: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug)]
+struct Rules {
+    consecutive: u32,
+    failure: Option<u32>,
+    slow: Option<u32>,
+    minimum: usize,
+    count_window: Option<u32>,
+    probes: u32,
+    concurrent: u32,
+    needed: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Wait(u32),
+    Admit,
+    Settle(usize, usize),
+    Drop(usize),
+    Operator(usize),
+    Reload,
+}
+
+/// What the circuit has to be.
+struct Model {
+    rules: Rules,
+    state: State,
+    generation: u64,
+    /// When, failed, slow: the results of this generation.
+    results: Vec<(u32, bool, bool)>,
+    row: u32,
+    open_until: Duration,
+    round: Round,
+    stale: u64,
+}
+
+#[derive(Default)]
+struct Round {
+    ends: Duration,
+    leases: Vec<(usize, Duration)>,
+    succeeded: u32,
+    failed: u32,
+}
+
+/// A call whose permit is out, as the model knows it.
+struct Call {
+    id: usize,
+    generation: u64,
+    probe: bool,
+    started: Duration,
+}
+
+const LEASE: Duration = Duration::from_secs(2);
+const HALF_OPEN: Duration = Duration::from_secs(3);
+const SLOW: Duration = Duration::from_millis(300);
+
+impl Model {
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.generation += 1;
+        self.results.clear();
+        self.row = 0;
+    }
+
+    /// The open time is drawn by the circuit; the model checks its bounds elsewhere and takes it over.
+    fn open(&mut self, bench: &Bench, start: Instant) {
+        self.enter(State::Open);
+        let rest = bench.breaker.snapshot(&bench.now).retry_after.expect("open for a time");
+        assert!(rest >= SECOND && rest <= 4 * SECOND);
+        self.open_until = bench.now - start + rest;
+    }
+
+    fn roll(&mut self, now: Duration, bench: &Bench, start: Instant) {
+        if self.state != State::HalfOpen {
+            return;
+        }
+        let before = self.round.leases.len();
+        self.round.leases.retain(|(_, ends)| now < *ends);
+        self.round.failed += (before - self.round.leases.len()) as u32;
+        self.decide(bench, start);
+        if self.state == State::HalfOpen && now >= self.round.ends {
+            self.open(bench, start);
+        }
+    }
+
+    fn decide(&mut self, bench: &Bench, start: Instant) {
+        if self.round.succeeded >= self.rules.needed {
+            self.enter(State::Closed);
+        } else if self.round.failed > self.rules.probes - self.rules.needed {
+            self.open(bench, start);
+        }
+    }
+
+    fn admits_all(&self) -> bool {
+        matches!(self.state, State::Closed | State::Disabled | State::MetricsOnly)
+    }
+
+    /// Whether a call is admitted; `Some(true)` as a probe.
+    fn admit(&mut self, now: Duration, id: usize, bench: &Bench, start: Instant) -> Option<bool> {
+        self.roll(now, bench, start);
+        if self.admits_all() {
+            return Some(false);
+        }
+        if self.state == State::Open && now >= self.open_until {
+            self.enter(State::HalfOpen);
+            self.round = Round { ends: now + HALF_OPEN, ..Round::default() };
+        }
+        let live = self.round.leases.len() as u32;
+        let free = live < self.rules.concurrent && live + self.round.succeeded + self.round.failed < self.rules.probes;
+        (self.state == State::HalfOpen && free).then(|| {
+            self.round.leases.push((id, now + LEASE));
+            true
+        })
+    }
+
+    fn live(&self, now: Duration) -> Vec<(bool, bool)> {
+        let bucket = (now.as_millis() / BUCKET.as_millis()) as u32;
+        let live: Vec<_> = match self.rules.count_window {
+            Some(n) => self.results.iter().rev().take(n as usize).collect(),
+            None => self.results.iter().filter(|(b, ..)| bucket - b < 10).collect(),
+        };
+        live.into_iter().map(|(_, failed, slow)| (*failed, *slow)).collect()
+    }
+
+    fn settle(&mut self, call: &Call, outcome: Outcome, now: Duration, bench: &Bench, start: Instant) {
+        let slow = now - call.started > SLOW;
+        let taught = match outcome {
+            Outcome::Success => Some(false),
+            Outcome::Failure(_) => Some(true),
+            Outcome::Ignored(Ignored::Cancelled) if slow => Some(false),
+            _ => None,
+        };
+        if call.probe {
+            self.roll(now, bench, start);
+            let held = self.state == State::HalfOpen && self.round.leases.iter().any(|(id, _)| *id == call.id);
+            self.round.leases.retain(|(id, _)| *id != call.id);
+            match taught {
+                _ if !held => self.stale += 1,
+                None => {}
+                Some(failed) => {
+                    let bad = failed || (slow && self.rules.slow.is_some());
+                    *(if bad { &mut self.round.failed } else { &mut self.round.succeeded }) += 1;
+                    self.decide(bench, start);
+                }
+            }
+            return;
+        }
+        if call.generation != self.generation {
+            self.stale += 1;
+            return;
+        }
+        let (Some(failed), true) = (taught, self.state != State::Disabled) else { return };
+        self.results.push(((now.as_millis() / BUCKET.as_millis()) as u32, failed, slow));
+        match outcome {
+            Outcome::Failure(failure) if failure.overload => {}
+            Outcome::Failure(_) => self.row += 1,
+            Outcome::Success => self.row = 0,
+            Outcome::Ignored(_) => {}
+        }
+        if self.state != State::Closed || !(failed || slow) {
+            return;
+        }
+        let live = self.live(now);
+        let reached =
+            |rate: Option<u32>, part: usize| rate.is_some_and(|percent| part * 100 >= percent as usize * live.len());
+        let in_a_row =
+            self.row >= self.rules.consecutive && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
+        let rates = live.len() >= self.rules.minimum
+            && (reached(self.rules.failure, live.iter().filter(|(failed, _)| *failed).count())
+                || reached(self.rules.slow, live.iter().filter(|(_, slow)| *slow).count()));
+        if in_a_row || rates {
+            self.open(bench, start);
+        }
+    }
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let rate = || prop::option::of(1u32..=100);
+    (1u32..6, rate(), rate(), 1usize..8, prop::option::of(8u32..12), 1u32..4, 1u32..4, 1u32..4).prop_map(
+        |(consecutive, failure, slow, minimum, count_window, probes, concurrent, needed)| Rules {
+            consecutive,
+            failure,
+            slow,
+            minimum,
+            count_window,
+            probes,
+            concurrent: concurrent.min(probes),
+            needed: needed.min(probes),
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0u32..1500).prop_map(Op::Wait),
+        8 => Just(Op::Admit),
+        8 => (0usize..16, 0usize..5).prop_map(|(which, outcome)| Op::Settle(which, outcome)),
+        1 => (0usize..16).prop_map(Op::Drop),
+        1 => (0usize..24).prop_map(Op::Operator),
+        1 => Just(Op::Reload),
+    ]
+}
+
+fn build(rules: &Rules) -> Builder {
+    let share = |percent: u32| f64::from(percent) / 100.0;
+    CircuitBreaker::builder("model")
+        .seed(7)
+        .consecutive_failures(rules.consecutive)
+        .failure_rate(rules.failure.map(share))
+        .slow_threshold(SLOW)
+        .slow_rate(rules.slow.map(share))
+        .minimum_throughput(rules.minimum as u32)
+        .window(rules.count_window.map_or(Window::Time(10 * BUCKET), Window::Count))
+        .open_time(SECOND..=4 * SECOND)
+        .probes(rules.probes)
+        .concurrent_probes(rules.concurrent)
+        .close_rule(CloseRule::Share(f64::from(rules.needed) / f64::from(rules.probes)))
+        .probe_lease(LEASE)
+        .max_half_open(HALF_OPEN)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_circuit_is_what_the_model_says(rules in rules(), ops in prop::collection::vec(op(), 1..120)) {
+        let start = crate::testing::start();
+        let mut bench = Bench { breaker: build(&rules).build().unwrap(), now: start };
+        // The circuit counts its buckets from the first moment it hears of.
+        bench.breaker.snapshot(&bench.now);
+        let mut model = Model {
+            rules: rules.clone(), state: State::Closed, generation: 0, results: Vec::new(), row: 0,
+            open_until: Duration::ZERO, round: Round::default(), stale: 0,
+        };
+        let (mut out, mut next): (Vec<(CircuitBreakerPermit, Call)>, usize) = (Vec::new(), 0);
+        for op in ops {
+            let now = bench.now - start;
+            match op {
+                Op::Wait(ms) => bench.wait(ms * MS),
+                Op::Admit => {
+                    let admitted = bench.try_admit();
+                    let expected = model.admit(now, next, &bench, start);
+                    prop_assert_eq!(admitted.as_ref().ok().map(CircuitBreakerPermit::is_probe), expected, "{:?}", model.state);
+                    if let Ok(permit) = admitted {
+                        let call = Call { id: next, generation: model.generation, probe: expected == Some(true), started: now };
+                        out.push((permit, call));
+                        next += 1;
+                    }
+                }
+                Op::Settle(which, outcome) if !out.is_empty() => {
+                    let (permit, call) = out.swap_remove(which % out.len());
+                    let outcome = [Outcome::Success, Outcome::Success, FAILURE, OVERLOAD, Outcome::CANCELLED][outcome];
+                    bench.settle(permit, outcome);
+                    model.settle(&call, outcome, now, &bench, start);
+                }
+                Op::Drop(which) if !out.is_empty() => {
+                    let (permit, call) = out.swap_remove(which % out.len());
+                    drop(permit);
+                    model.round.leases.retain(|(id, _)| *id != call.id);
+                }
+                Op::Operator(which) => match which {
+                    0 => { bench.breaker.force_open(&bench.now); if model.state != State::ForcedOpen { model.enter(State::ForcedOpen); } }
+                    1 => { bench.breaker.disable(&bench.now); if model.state != State::Disabled { model.enter(State::Disabled); } }
+                    2 => { bench.breaker.metrics_only(&bench.now); if model.state != State::MetricsOnly { model.enter(State::MetricsOnly); } }
+                    3 => {
+                        bench.breaker.open_for(2 * SECOND, &bench.now);
+                        model.enter(State::Open);
+                        model.open_until = now + 2 * SECOND;
+                    }
+                    4..10 => { bench.breaker.reset(&bench.now); model.enter(State::Closed); }
+                    _ => {}
+                },
+                // I9: the same configuration again changes nothing.
+                Op::Reload => bench.breaker.reload(&build(&rules), &bench.now).unwrap(),
+                _ => {}
+            }
+            let now = bench.now - start;
+            let snapshot = bench.breaker.snapshot(&bench.now);
+            model.roll(now, &bench, start);
+            prop_assert_eq!(snapshot.state, model.state);
+            prop_assert_eq!(snapshot.generation, model.generation);
+            prop_assert_eq!(snapshot.stale, model.stale);
+            prop_assert_eq!(snapshot.consecutive_failures, model.row);
+            let live = model.live(now);
+            // I7: exactly the results of this generation that are in the window. Without a rate rule there is no window.
+            if rules.failure.is_some() || rules.slow.is_some() {
+                prop_assert_eq!(snapshot.counts.total(), live.len() as u64);
+                prop_assert_eq!(snapshot.counts.failures(), live.iter().filter(|(failed, _)| *failed).count() as u64);
+                prop_assert_eq!(snapshot.counts.slow_calls(), live.iter().filter(|(_, slow)| *slow).count() as u64);
+            }
+            // I1 and I3.
+            prop_assert!(model.round.leases.len() as u32 <= rules.concurrent || model.state != State::HalfOpen);
+            prop_assert_eq!(bench.breaker.in_flight(), out.len());
+        }
+    }
+}
