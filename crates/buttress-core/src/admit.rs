@@ -11,6 +11,9 @@ pub trait Policy {
     /// What an admitted call owns while it is in flight.
     type Permit: Permit;
 
+    /// Whether a permit can be taken without knowing the request. Only then can a layer exert backpressure.
+    const RESERVES: bool = true;
+
     /// Takes a permit without knowing the request.
     fn reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Rejection>;
 

@@ -44,7 +44,9 @@ use crate::{
     gate::{Gate, GateLayer},
     observe::Plain,
 };
-use buttress_core::{Admit, Clock, InvalidConfig, Name, Policy, Refused, Rejection, Waiters, circuit_breaker as core};
+use buttress_core::{
+    Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejection, Waiters, circuit_breaker as core,
+};
 use std::{ops::RangeInclusive, time::Duration};
 use tokio::sync::broadcast;
 
@@ -143,6 +145,19 @@ impl CircuitBreaker {
         self.0.open_for(time, &TokioClock);
     }
 
+    /// Changes the configuration while it runs; state and results stay. See [`core::CircuitBreaker::reload`](buttress_core::CircuitBreaker::reload).
+    ///
+    /// # Errors
+    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change. The old one stays then.
+    pub fn reload(&self, builder: &Builder) -> Result<(), InvalidConfig> {
+        self.0.reload(&builder.0, &TokioClock)
+    }
+
+    /// How many calls are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
     /// contained. It stays for as long as the circuit.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
@@ -176,6 +191,69 @@ impl Policy for CircuitBreaker {
 }
 
 impl<Req: ?Sized> Admit<Req> for CircuitBreaker {}
+
+impl<O, X> CircuitBreakerLayer<O, X> {
+    /// Lets only such requests be probes of a half-open circuit: not the upload of a gigabyte, and not what must not be done in vain. The others
+    /// are refused until the circuit has closed.
+    ///
+    /// ```
+    /// # use buttress::CircuitBreakerLayer;
+    /// let layer = CircuitBreakerLayer::new("files").can_probe(|request: &Vec<u8>| request.len() < 1024);
+    /// # let _ = layer;
+    /// ```
+    pub fn can_probe<F>(self, can_probe: F) -> GateLayer<CanProbe<F>, O, X> {
+        self.map_policy(|breaker| CanProbe { breaker, can_probe })
+    }
+}
+
+/// A circuit breaker whose probes are chosen: see [`CircuitBreakerLayer::can_probe`](GateLayer::can_probe).
+#[derive(Clone, Debug)]
+pub struct CanProbe<F> {
+    breaker: CircuitBreaker,
+    can_probe: F,
+}
+
+impl<F> CanProbe<F> {
+    /// The circuit.
+    pub fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
+    }
+}
+
+impl<F> Policy for CanProbe<F> {
+    type Permit = CircuitBreakerPermit;
+
+    fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.breaker.reserve(clock)
+    }
+
+    fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
+        self.breaker.peek(clock)
+    }
+
+    fn waiters(&self) -> Option<&Waiters> {
+        self.breaker.waiters()
+    }
+}
+
+impl<Req: ?Sized, F: Fn(&Req) -> bool> Admit<Req> for CanProbe<F> {
+    fn admit(&self, request: &Req, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.breaker.0.reserve_if(|| (self.can_probe)(request), clock)
+    }
+
+    fn confirm(
+        &self,
+        permit: CircuitBreakerPermit,
+        request: &Req,
+        _: &impl Clock,
+    ) -> Result<CircuitBreakerPermit, Rejection> {
+        if permit.is_probe() && !(self.can_probe)(request) {
+            // Dropping the permit gives the slot back.
+            return Err(Rejection::new("circuit breaker", Reason::ProbesExhausted).named(self.breaker.0.name()));
+        }
+        Ok(permit)
+    }
+}
 
 /// Builds a [`CircuitBreaker`]; ranges and defaults are those of [`buttress_core::circuit_breaker::Builder`].
 #[derive(Clone, Debug)]
@@ -221,6 +299,10 @@ impl Builder {
         max_half_open(Duration);
         /// What a call teaches that was dropped after more than the slow threshold. Default: that it was slow.
         on_drop(OnDrop);
+        /// Counts calls as slow while they are still in flight, once they are past the slow threshold. Needs a slow rate. Default: off.
+        count_overdue(bool);
+        /// For so long after closing, a share of the calls is admitted that grows from a tenth to all. Default: zero, no ramp.
+        recovery_ramp(Duration);
         /// Makes the jitter repeatable.
         seed(u64);
     }

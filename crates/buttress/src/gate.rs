@@ -76,11 +76,22 @@ impl<A, O, X> GateLayer<A, O, X> {
         GateLayer { policy: self.policy, observe: self.observe, exit }
     }
 
+    /// Puts something around the policy, or something else in its place.
+    pub fn map_policy<B>(self, map: impl FnOnce(A) -> B) -> GateLayer<B, O, X> {
+        GateLayer { policy: map(self.policy), observe: self.observe, exit: self.exit }
+    }
+
     /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when that changes. For stacks that look
     /// at readiness: under a balancer, another endpoint is chosen. Nothing is rejected then.
     ///
     /// Not for axum, which never looks at readiness.
-    pub fn backpressure(self) -> ReservingGateLayer<A, O, X> {
+    ///
+    /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, does not compile here.
+    pub fn backpressure(self) -> ReservingGateLayer<A, O, X>
+    where
+        A: Policy,
+    {
+        const { assert!(A::RESERVES, "this policy decides by the request, which `poll_ready` does not know") };
         ReservingGateLayer::new(self)
     }
 

@@ -41,6 +41,7 @@ pub mod gate;
 #[cfg(feature = "health")]
 pub mod health;
 mod in_flight;
+pub mod keyed;
 pub mod observe;
 #[cfg(any(feature = "bulkhead", feature = "health"))]
 mod ready_call;

@@ -115,7 +115,7 @@ impl CircuitBreaker {
     pub fn reload(&self, builder: &Builder, clock: &impl Clock) -> Result<(), InvalidConfig> {
         let config = builder.parse()?;
         let circuit = &*self.0;
-        let resized = circuit.change(clock.now(), |machine, _, steps| {
+        circuit.change(clock.now(), |machine, _, steps| {
             let old = &machine.config;
             let resized = match (old.window, config.window) {
                 (Some(Window::Time(old)), Some(Window::Time(new))) => (old != new).then_some(new),
@@ -142,8 +142,7 @@ impl CircuitBreaker {
             }
             machine.config = config;
             Ok(())
-        });
-        resized
+        })
     }
 
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
