@@ -244,7 +244,9 @@ mod tests {
     use super::*;
     use crate::{Bulkhead, CircuitBreaker, TokioClock};
 
-    fn circuits(max: usize) -> Keyed<u32, CircuitBreaker, fn(&u32) -> u32, fn(&u32) -> CircuitBreaker> {
+    type Circuits = Keyed<u32, CircuitBreaker, fn(&u32) -> u32, fn(&u32) -> CircuitBreaker>;
+
+    fn circuits(max: usize) -> Circuits {
         let make: fn(&u32) -> CircuitBreaker = |_| CircuitBreaker::new("keyed");
         Keyed::new((|key| *key) as fn(&u32) -> u32, make).max_keys(max)
     }

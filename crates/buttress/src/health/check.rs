@@ -1,5 +1,12 @@
-use super::{Group, Health, Rules, Status};
-use std::{future::Future, time::Duration};
+use super::{Group, Health, Indicator, Rules, Status};
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 use tokio::{
     task::AbortHandle,
     time::{sleep, timeout},
@@ -33,11 +40,15 @@ impl Default for CheckConfig {
 /// Owns a running check. Dropping it stops the check and takes its indicator out of the answer.
 #[derive(Debug)]
 #[must_use = "dropping it stops the check"]
-pub struct Check(AbortHandle);
+pub struct Check {
+    task: AbortHandle,
+    /// Not the task's: an aborted task is dropped some time later, and the answer must not wait for that.
+    _indicator: Arc<Indicator>,
+}
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -52,14 +63,20 @@ impl Health {
         Fut: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,
     {
-        let indicator = self.indicator(name, group, config.rules);
+        let indicator = Arc::new(self.indicator(name, group, config.rules));
+        let reporter = Arc::downgrade(&indicator);
         let task = tokio::spawn(async move {
             loop {
-                match timeout(config.timeout, check()).await {
-                    Ok(Ok(())) => indicator.up(),
-                    Ok(Err(error)) => indicator.report(Status::Down, Some(error.to_string())),
-                    Err(_) => indicator.report(Status::Down, Some(format!("no answer within {:?}", config.timeout))),
+                let result = timeout(config.timeout, contained(async { check().await })).await;
+                let Some(indicator) = reporter.upgrade() else { return };
+                let failed = |why| indicator.report(Status::Down, Some(why));
+                match result {
+                    Ok(Some(Ok(()))) => indicator.up(),
+                    Ok(Some(Err(error))) => failed(error.to_string()),
+                    Ok(None) => failed("the check panicked".to_owned()),
+                    Err(_) => failed(format!("no answer within {:?}", config.timeout)),
                 }
+                drop(indicator);
                 sleep(
                     Duration::try_from_secs_f64(config.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()))
                         .unwrap_or(config.interval),
@@ -67,6 +84,16 @@ impl Health {
                 .await;
             }
         });
-        Check(task.abort_handle())
+        Check { task: task.abort_handle(), _indicator: indicator }
     }
+}
+
+/// `None` when the future panics. A check that breaks has failed; if it ended the task, nobody would look any more.
+async fn contained<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
 }

@@ -6,6 +6,11 @@ pub trait Protocol<Req> {
     /// Splits a request into its first attempt and what is kept of it; `None` when it can never be repeated.
     fn first(&self, request: Req) -> (<Self::Kept as Replay>::Attempt, Option<Self::Kept>);
 
+    /// The one attempt of a request that is not to be repeated: nothing has to be kept of it.
+    fn only(&self, request: Req) -> <Self::Kept as Replay>::Attempt {
+        self.first(request).0
+    }
+
     /// Whether the request adds to the budget. A retry of somebody further up does not, or budgets would multiply over the tiers.
     fn deposits(&self, _request: &Req) -> bool {
         true
@@ -38,6 +43,10 @@ impl<Req: Clone> Protocol<Req> for Cloning {
     fn first(&self, request: Req) -> (Req, Option<Cloned<Req>>) {
         let kept = Cloned(request.clone());
         (request, Some(kept))
+    }
+
+    fn only(&self, request: Req) -> Req {
+        request
     }
 }
 

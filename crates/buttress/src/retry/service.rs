@@ -49,13 +49,13 @@ where
         if protocol.deposits(&request) {
             ticket.config.budget.deposit();
         }
-        let (attempt, kept) = protocol.first(request);
-        let repeat = kept.filter(|_| ticket.config.attempts > 1);
+        let (attempt, kept) =
+            if ticket.config.attempts > 1 { protocol.first(request) } else { (protocol.only(request), None) };
         // The instance that was polled ready makes the first attempt; further ones drive it to readiness again.
         let fresh = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, fresh);
         let future = service.call(attempt);
-        let repeat = repeat.map(|kept| Repeat { kept, service, pauses: None, made: 1, counted: 1, transparent: false });
+        let repeat = kept.map(|kept| Repeat { kept, service, pauses: None, made: 1, counted: 1, transparent: false });
         ResponseFuture { state: State::Attempt { future }, repeat, classify: classify.clone(), ticket }
     }
 }

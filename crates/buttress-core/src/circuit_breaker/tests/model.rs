@@ -226,7 +226,7 @@ fn build(rules: &Rules) -> Builder {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_circuit_is_what_the_model_says(rules in rules(), ops in prop::collection::vec(op(), 1..120)) {
