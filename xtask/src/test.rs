@@ -124,7 +124,7 @@ fn deny() -> anyhow::Result<()> {
 /// In a target directory of its own: its flags would have everything else compiled again.
 fn loom() -> anyhow::Result<()> {
     let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Into::into).join("loom");
-    run(cargo(["test", "--package", "buttress-core", "--release", "--test", "loom"])
+    run(cargo(["test", "--package", "buttress-core", "--release", "--lib", "loom_models"])
         .env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", target))
 }

@@ -18,6 +18,8 @@ pub mod circuit_breaker;
 mod clock;
 mod config;
 pub mod health;
+#[cfg(all(test, loom))]
+mod loom_models;
 pub mod outcome;
 mod rejection;
 pub mod retry_budget;

@@ -53,7 +53,10 @@ impl Rejection {
     /// backend; an attempt that timed out while the backend had it, is.
     pub fn outcome(&self) -> Outcome {
         match self.reason {
-            Reason::TimedOut(_) => Failure::new(FailureKind::Timeout).into(),
+            Reason::TimedOut(kind) => {
+                let no_retry = kind == TimeoutKind::Total;
+                Failure { no_retry, ..Failure::new(FailureKind::Timeout) }.into()
+            }
             _ => Outcome::Ignored(Ignored::LocalReject),
         }
     }

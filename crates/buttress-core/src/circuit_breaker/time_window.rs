@@ -3,9 +3,16 @@ use crate::sync::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How many buckets are live. Ten is what Polly, linkerd, Finagle and Hystrix use.
+#[cfg(not(loom))]
 const LIVE: u32 = 10;
 /// How many there are. A power of two, so that a tag keeps its slot when tags wrap, and more than are live.
+#[cfg(not(loom))]
 const SLOTS: usize = 16;
+/// The model checker walks through every load: the smallest ring that is one.
+#[cfg(loom)]
+const LIVE: u32 = 1;
+#[cfg(loom)]
+const SLOTS: usize = 2;
 /// How far tags jump with a new generation: more than [`LIVE`], so that nothing old is live, and enough for a writer that read its
 /// clock up to 200 buckets after the one who began the generation.
 const GENERATION: u32 = 256;

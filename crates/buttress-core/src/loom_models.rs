@@ -1,0 +1,188 @@
+//! Models of the lock-free parts, run through every interleaving of up to three threads, to a bound on preemptions, by loom:
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg loom" cargo test --release -p buttress-core --lib loom_models
+//! ```
+
+use crate::circuit_breaker::{State, Window};
+use crate::{Bulkhead, CircuitBreaker, Failure, FailureKind, Outcome, Permit, Policy, bulkhead::Acquire};
+use loom::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use loom::thread;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
+
+fn model(check: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 50_000;
+    builder.check(check);
+}
+
+/// Settles one failure on each of two threads, at the same time.
+fn fail_twice_at_once(breaker: &CircuitBreaker) {
+    let now = crate::testing::start();
+    let fail = |breaker: CircuitBreaker| {
+        let permit = breaker.reserve(&now).expect("closed");
+        move || permit.settle(&FAILURE, &now)
+    };
+    let (a, b) = (fail(breaker.clone()), fail(breaker.clone()));
+    let thread = thread::spawn(a);
+    b();
+    thread.join().unwrap();
+}
+
+#[test]
+fn of_two_failures_at_once_one_completes_the_row() {
+    model(|| {
+        let breaker =
+            CircuitBreaker::builder("loom").consecutive_failures(2).failure_rate(None).seed(1).build().unwrap();
+        fail_twice_at_once(&breaker);
+        assert_eq!(breaker.state(&crate::testing::start()), State::Open);
+    });
+}
+
+#[test]
+fn of_two_failures_at_once_one_sees_the_rate() {
+    for window in [Window::Time(Duration::from_secs(10)), Window::Count(2)] {
+        model(move || {
+            let breaker = CircuitBreaker::builder("loom")
+                .consecutive_failures(None)
+                .minimum_throughput(2)
+                .window(window)
+                .seed(1)
+                .build()
+                .unwrap();
+            fail_twice_at_once(&breaker);
+            assert_eq!(breaker.state(&crate::testing::start()), State::Open, "{window:?}");
+        });
+    }
+}
+
+#[test]
+fn a_result_that_races_with_the_trip_does_not_reach_the_next_generation() {
+    model(|| {
+        let breaker =
+            CircuitBreaker::builder("loom").consecutive_failures(1).minimum_throughput(9).seed(1).build().unwrap();
+        let now = crate::testing::start();
+        let (late, tripping) = (breaker.reserve(&now).unwrap(), breaker.reserve(&now).unwrap());
+        let thread = thread::spawn(move || late.settle(&Outcome::Success, &now));
+        tripping.settle(&FAILURE, &now);
+        thread.join().unwrap();
+        let snapshot = breaker.snapshot(&now);
+        assert_eq!((snapshot.state, snapshot.counts.total(), snapshot.consecutive_failures), (State::Open, 0, 0));
+    });
+}
+
+#[test]
+fn one_slot_is_given_to_one_probe() {
+    model(|| {
+        let breaker = CircuitBreaker::builder("loom")
+            .consecutive_failures(1)
+            .failure_rate(None)
+            .probes(1)
+            .seed(1)
+            .build()
+            .unwrap();
+        let now = crate::testing::start();
+        breaker.open_for(Duration::ZERO, &now);
+        let admitted = Arc::new(AtomicUsize::new(0));
+        let ask = {
+            let (breaker, admitted) = (breaker.clone(), admitted.clone());
+            move || breaker.reserve(&now).map(|permit| (admitted.fetch_add(1, Ordering::SeqCst), permit)).ok()
+        };
+        let thread = thread::spawn(ask.clone());
+        let mine = ask();
+        let theirs = thread.join().unwrap();
+        assert_eq!(admitted.load(Ordering::SeqCst), 1);
+        // Dropped at once, its slot is free again.
+        drop((mine, theirs));
+        assert!(breaker.reserve(&now).is_ok());
+    });
+}
+
+struct Flag(AtomicUsize);
+
+impl Wake for Flag {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_place_that_is_freed_while_somebody_queues_is_not_lost() {
+    model(|| {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(1);
+        let held = bulkhead.reserve(&now).unwrap();
+        let thread = thread::spawn(move || drop(held));
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        let waker = Waker::from(flag.clone());
+        let mut permit = None;
+        match bulkhead.acquire_or_queue(1).unwrap() {
+            Acquire::Taken(taken) => permit = Some(taken),
+            Acquire::Queued(mut place) => {
+                if let Poll::Ready(taken) = place.poll_acquire(&mut Context::from_waker(&waker)) {
+                    permit = Some(taken);
+                }
+                thread.join().unwrap();
+                if permit.is_none() {
+                    assert_eq!(flag.0.load(Ordering::SeqCst), 1, "the waiter was not woken");
+                    let Poll::Ready(taken) = place.poll_acquire(&mut Context::from_waker(&waker)) else {
+                        panic!("woken for nothing")
+                    };
+                    permit = Some(taken);
+                }
+                drop(permit);
+                assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+                return;
+            }
+        }
+        thread.join().unwrap();
+        assert_eq!(bulkhead.in_flight(), 1);
+        drop(permit);
+        assert_eq!(bulkhead.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_waiter_that_asks_again_after_registering_is_not_forgotten() {
+    model(|| {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(1);
+        let held = bulkhead.reserve(&now).unwrap();
+        let thread = thread::spawn(move || drop(held));
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        let waiters = bulkhead.waiters().unwrap();
+        waiters.register(waiters.key(), &Waker::from(flag.clone()));
+        let free = bulkhead.peek(&now).is_ok();
+        thread.join().unwrap();
+        assert!(free || flag.0.load(Ordering::SeqCst) == 1);
+    });
+}
+
+#[test]
+fn three_threads_never_hold_more_than_the_limit() {
+    model(|| {
+        let now = crate::testing::start();
+        let (bulkhead, inside) = (Bulkhead::new(1), Arc::new(AtomicUsize::new(0)));
+        let enter = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            move || {
+                if let Ok(permit) = bulkhead.reserve(&now) {
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(permit);
+                }
+            }
+        };
+        let threads = [thread::spawn(enter.clone()), thread::spawn(enter.clone())];
+        enter();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(bulkhead.in_flight(), 0);
+    });
+}
