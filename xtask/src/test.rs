@@ -43,11 +43,7 @@ const STEPS: &[Step] = &[
         advice: "An interleaving breaks an invariant. LOOM_LOG=trace LOOM_LOCATION=1 with the command above shows which.",
         run: loom,
     },
-    Step {
-        name: "doc",
-        advice: "`cargo doc --workspace --no-deps` shows it alone; mostly a link that leads nowhere.",
-        run: || run(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings")),
-    },
+    Step { name: "doc", advice: "The last command above shows it alone; mostly a link that leads nowhere.", run: doc },
     Step {
         name: "doctest",
         advice: "An example in the documentation does not do what it says.",
@@ -127,6 +123,14 @@ fn loom() -> anyhow::Result<()> {
     run(cargo(["test", "--package", "buttress-core", "--release", "--lib", "loom_models"])
         .env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", target))
+}
+
+/// The mesh is there to be read, so its private parts are documented too, and links to them lead somewhere.
+fn doc() -> anyhow::Result<()> {
+    for packages in [["--workspace", "--exclude", "mesh"], ["--package", "mesh", "--document-private-items"]] {
+        run(cargo(["doc", "--no-deps"]).args(packages).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    Ok(())
 }
 
 /// They end by themselves, and with success only if what they show really happened.
