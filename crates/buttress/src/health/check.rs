@@ -67,16 +67,18 @@ impl Health {
         let reporter = Arc::downgrade(&indicator);
         let task = tokio::spawn(async move {
             loop {
-                let result = timeout(config.timeout, contained(async { check().await })).await;
-                let Some(indicator) = reporter.upgrade() else { return };
-                let failed = |why| indicator.report(Status::Down, Some(why));
-                match result {
-                    Ok(Some(Ok(()))) => indicator.up(),
-                    Ok(Some(Err(error))) => failed(error.to_string()),
-                    Ok(None) => failed("the check panicked".to_owned()),
-                    Err(_) => failed(format!("no answer within {:?}", config.timeout)),
+                let running = catch_unwind(AssertUnwindSafe(&check)).ok();
+                let failure = match timeout(config.timeout, contained(running)).await {
+                    Ok(Some(Ok(()))) => None,
+                    Ok(Some(Err(error))) => Some(error.to_string()),
+                    Ok(None) => Some("the check panicked".to_owned()),
+                    Err(_) => Some(format!("no answer within {:?}", config.timeout)),
+                };
+                match (reporter.upgrade(), failure) {
+                    (None, _) => return,
+                    (Some(indicator), None) => indicator.up(),
+                    (Some(indicator), why) => indicator.report(Status::Down, why),
                 }
-                drop(indicator);
                 sleep(
                     Duration::try_from_secs_f64(config.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()))
                         .unwrap_or(config.interval),
@@ -88,10 +90,10 @@ impl Health {
     }
 }
 
-/// `None` when the future panics. A check that breaks has failed; if it ended the task, nobody would look any more.
-async fn contained<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+/// `None` when the check panics. One that breaks has failed; if it ended the task, nobody would look any more.
+async fn contained<F: Future>(running: Option<F>) -> Option<F::Output> {
+    let mut running = pin!(running?);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),
     })

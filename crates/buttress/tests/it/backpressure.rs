@@ -1,0 +1,125 @@
+//! The gate that takes its permit in `poll_ready`.
+
+use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
+use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Reason, circuit_breaker::State};
+use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_while_the_circuit_is_open_and_wakes_when_it_may_probe() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    breaker.open_for(5 * SECOND);
+    assert_pending!(service.poll_ready());
+    pass(5 * SECOND - MS).await;
+    assert!(!service.is_woken());
+    pass(2 * MS).await;
+    assert!(service.is_woken());
+    assert_ready_ok!(service.poll_ready());
+    let mut probe = spawn(service.call("probe"));
+    assert_pending!(probe.poll());
+    assert_eq!((request(&mut handle).0, breaker.state()), ("probe", State::HalfOpen));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_wakes_when_the_circuit_is_reset() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, _handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    breaker.force_open();
+    assert_pending!(service.poll_ready());
+    breaker.reset();
+    assert!(service.is_woken());
+    assert_ready_ok!(service.poll_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_wakes_when_the_probe_before_it_has_come_back() {
+    let breaker = CircuitBreaker::builder("payments").probes(2).build().unwrap();
+    let (mut first, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    let mut second = first.clone();
+    breaker.open_for(MS);
+    pass(2 * MS).await;
+    assert_ready_ok!(first.poll_ready());
+    assert_pending!(second.poll_ready());
+    let mut probe = spawn(first.call("probe"));
+    request(&mut handle).1.send_response("well");
+    assert_ready_ok!(probe.poll());
+    assert!(second.is_woken());
+    assert_ready_ok!(second.poll_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_wakes_when_a_place_is_freed() {
+    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure());
+    let mut other = service.clone();
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(other.poll_ready());
+    request(&mut handle).1.send_response("b");
+    assert_ready_ok!(call.poll());
+    assert!(other.is_woken());
+    assert_ready_ok!(other.poll_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_waiter_is_woken_although_another_one_gave_up() {
+    let bulkhead = Bulkhead::new(0);
+    let (mut first, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    let (mut second, mut third) = (first.clone(), first.clone());
+    for service in [&mut first, &mut second, &mut third] {
+        assert_pending!(service.poll_ready());
+    }
+    drop(first);
+    bulkhead.set_limit(1);
+    assert!(second.is_woken() && third.is_woken());
+    assert_ready_ok!(third.poll_ready());
+    assert_pending!(second.poll_ready());
+    drop(third);
+    assert!(second.is_woken());
+    assert_ready_ok!(second.poll_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
+    let bulkhead = Bulkhead::new(1);
+    let (mut service, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    assert_ready_ok!(service.poll_ready());
+    assert_ready_ok!(service.poll_ready(), "it is asked again, and takes nothing more");
+    assert_eq!(bulkhead.in_flight(), 1);
+    let mut clone = service.clone();
+    assert_eq!(bulkhead.in_flight(), 1);
+    assert_eq!(refusal(&mut spawn(clone.call("a"))), Reason::NotReady);
+    drop(service);
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
+    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure());
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("b"))), Reason::NotReady, "the inner service was not ready");
+    no_request(&mut handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_the_inner_service_is_touched_while_the_policy_refuses() {
+    let bulkhead = Bulkhead::new(0);
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    handle.send_error("touched");
+    assert_pending!(service.poll_ready());
+    bulkhead.set_limit(1);
+    assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "touched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_cannot_even_become_ready_opens_the_circuit_again() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    breaker.open_for(MS);
+    pass(2 * MS).await;
+    handle.send_error("no connection");
+    assert_ready_err!(service.poll_ready());
+    assert_eq!(breaker.state(), State::Open);
+    drop(service);
+}

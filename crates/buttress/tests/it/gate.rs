@@ -1,0 +1,181 @@
+//! The gate that refuses at once.
+
+use crate::{SECOND, layer, no_request, refusal, request};
+use buttress::{
+    Admit, BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Clock, Error, Policy, Reason,
+    Refused, Rejection, TimeoutLayer, circuit_breaker::State, gate::GateLayer, observe,
+};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
+use tower::ServiceBuilder;
+
+/// Trips at the first failure.
+fn touchy() -> CircuitBreaker {
+    CircuitBreaker::builder("touchy").consecutive_failures(1).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_bulkhead_refuses_and_says_which_it_is() {
+    let (mut service, mut handle) = layer(BulkheadLayer::named("database", 1));
+    assert_ready_ok!(service.poll_ready());
+    let mut first = spawn(service.call("first"));
+    let (_, answer) = request(&mut handle);
+    assert_ready_ok!(service.poll_ready());
+    let error = assert_ready_err!(spawn(service.call("second")).poll());
+    assert_eq!(error.to_string(), "bulkhead `database`: full");
+    no_request(&mut handle);
+
+    answer.send_response("done");
+    assert_eq!(assert_ready_ok!(first.poll()), "done");
+    assert_ready_ok!(service.poll_ready());
+    let mut third = spawn(service.call("third"));
+    assert_pending!(third.poll());
+    assert_eq!(request(&mut handle).0, "third");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_free_once_its_call_has_answered_and_not_only_when_its_future_is_dropped() {
+    let bulkhead = Bulkhead::new(1);
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    request(&mut handle).1.send_response("b");
+    assert_eq!(bulkhead.in_flight(), 1);
+    assert_ready_ok!(call.poll());
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_wait_for_an_inner_service_that_hangs() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()));
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    breaker.force_open();
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::ForcedOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_be_admitted_after_all_is_not_sent_to_an_inner_service_that_is_not_ready() {
+    let bulkhead = Bulkhead::new(0);
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()));
+    handle.allow(0);
+    assert_ready_ok!(service.poll_ready());
+    bulkhead.set_limit(1);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::new("payments"));
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("b"));
+    assert_pending!(call.poll());
+    assert_eq!(refusal(&mut spawn(service.call("c"))), Reason::NotReady, "one poll_ready is good for one call");
+    assert_eq!(request(&mut handle).0, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_service_that_cannot_become_ready_trips_the_circuit() {
+    let breaker = touchy();
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()));
+    handle.send_error("no connection");
+    assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "no connection");
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_our_own_is_no_evidence_against_the_backend() {
+    let breaker = touchy();
+    let stack = ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker.clone())).layer(BulkheadLayer::new(0));
+    let (mut service, _handle) = layer(stack);
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::BulkheadFull);
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_timed_out_is_evidence() {
+    let breaker = touchy();
+    let timeout = TimeoutLayer::attempt(SECOND);
+    let (mut service, _handle) =
+        layer(ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker.clone())).layer(timeout));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    crate::pass(SECOND).await;
+    assert_ready_err!(call.poll());
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_of_your_own_decides_what_is_a_failure() {
+    let breaker = touchy();
+    let observer = observe::classify(|result: Result<&&str, &Error>| match result {
+        Ok(&"bad") => buttress::Failure::new(buttress::FailureKind::Application).into(),
+        _ => buttress::Outcome::Success,
+    });
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).observe(observer));
+    for (answer, state) in [("good", State::Closed), ("bad", State::Open)] {
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        request(&mut handle).1.send_response(answer);
+        assert_eq!(assert_ready_ok!(call.poll()), answer);
+        assert_eq!(breaker.state(), state);
+    }
+}
+
+/// Lets in what is spoken softly.
+#[derive(Clone)]
+struct Librarian;
+
+impl Policy for Librarian {
+    type Permit = ();
+
+    fn reserve(&self, _: &impl Clock) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+impl Admit<&'static str> for Librarian {
+    fn admit(&self, request: &&'static str, _: &impl Clock) -> Result<(), Rejection> {
+        let loud = request.chars().any(char::is_uppercase);
+        if loud { Err(Rejection::new("librarian", Reason::Other("too loud"))) } else { Ok(()) }
+    }
+
+    fn confirm(&self, (): (), request: &&'static str, clock: &impl Clock) -> Result<(), Rejection> {
+        self.admit(request, clock)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_may_look_at_the_request_in_both_modes() {
+    let (mut service, mut handle) = layer(GateLayer::with_policy(Librarian));
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("HELLO"))), Reason::Other("too loud"));
+    let (mut reserving, mut reserving_handle) = layer(GateLayer::with_policy(Librarian).backpressure());
+    assert_ready_ok!(reserving.poll_ready());
+    assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), Reason::Other("too loud"));
+
+    assert_ready_ok!(service.poll_ready());
+    assert_ready_ok!(reserving.poll_ready());
+    let calls = (spawn(service.call("hello")), spawn(reserving.call("hello")));
+    assert_eq!((request(&mut handle).0, request(&mut reserving_handle).0), ("hello", "hello"));
+    drop(calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nested_layers_with_a_boxing_layer_between_leave_one_flat_error() {
+    let boxing = tower::util::MapErrLayer::new(|error: Error| -> BoxError { Box::new(error) });
+    let stack = ServiceBuilder::new().layer(TimeoutLayer::total(SECOND)).layer(boxing).layer(BulkheadLayer::new(0));
+    let (mut service, _handle) = layer(stack);
+    assert_ready_ok!(service.poll_ready());
+    let error: Error = assert_ready!(spawn(service.call("a")).poll()).unwrap_err();
+    assert!(matches!(&error, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull), "{error:?}");
+}

@@ -1,0 +1,50 @@
+//! The layers, stepped by hand on a clock that stands still.
+
+mod backpressure;
+mod gate;
+mod health;
+mod queue;
+mod retry;
+mod timeout;
+
+use buttress::{Error, Reason};
+use std::time::Duration;
+use tokio_test::{assert_ready, task::Spawn};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A service behind a layer, around a mock that answers strings with strings.
+type Handle = tower_test::mock::Handle<&'static str, &'static str>;
+
+fn layer<L>(layer: L) -> (tower_test::mock::Spawn<L::Service>, Handle)
+where
+    L: tower::Layer<tower_test::mock::Mock<&'static str, &'static str>>,
+{
+    tower_test::mock::spawn_layer(layer)
+}
+
+/// Why a call that has ended was refused.
+#[track_caller]
+fn refusal<T: std::fmt::Debug>(call: &mut Spawn<impl Future<Output = Result<T, Error>>>) -> Reason {
+    match assert_ready!(call.poll()) {
+        Err(Error::Rejected(rejection)) => rejection.reason(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The next request that reached the inner service; panics when there is none.
+#[track_caller]
+fn request(handle: &mut Handle) -> (&'static str, tower_test::mock::SendResponse<&'static str>) {
+    assert_ready!(handle.poll_request()).expect("the services are still there")
+}
+
+#[track_caller]
+fn no_request(handle: &mut Handle) {
+    assert!(handle.poll_request().is_pending(), "a request reached the inner service");
+}
+
+/// Lets time pass, and timers fire.
+async fn pass(time: Duration) {
+    tokio::time::advance(time).await;
+}

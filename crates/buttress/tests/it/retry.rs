@@ -1,0 +1,341 @@
+//! Retries.
+
+use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
+use buttress::{
+    Backoff, BoxError, BulkheadLayer, Clock, Failure, FailureKind, Outcome, RetryBudget, RetryLayer, Sent, TokioClock,
+    observe,
+    observe::Classify,
+    retry::{Protocol, Replay},
+};
+use std::{
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+fn three() -> RetryLayer {
+    RetryLayer::new(3).backoff(Backoff::constant(PAUSE))
+}
+
+/// Every error is this failure.
+fn failing(failure: Failure) -> impl Classify<&'static str, BoxError> + Clone {
+    observe::classify(move |result: Result<&&str, &BoxError>| match result {
+        Ok(_) => Outcome::Success,
+        Err(_) => failure.into(),
+    })
+}
+
+fn fail(handle: &mut Handle) {
+    request(handle).1.send_error("failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_call_is_repeated_after_a_pause_and_the_answer_is_the_callers() {
+    let layer_under_test = three();
+    let stats = layer_under_test.stats();
+    let (mut service, mut handle) = layer(layer_under_test);
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(PAUSE - MS).await;
+    assert_pending!(call.poll());
+    no_request(&mut handle);
+    pass(2 * MS).await;
+    assert!(call.is_woken());
+    assert_pending!(call.poll());
+    request(&mut handle).1.send_response("done");
+    assert_eq!(assert_ready_ok!(call.poll()), "done");
+    assert_eq!((stats.retries(), stats.out_of_attempts()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_failure_is_the_answer() {
+    let layer_under_test = three();
+    let stats = layer_under_test.stats();
+    let (mut service, mut handle) = layer(layer_under_test);
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    for attempt in 1..=3 {
+        assert_pending!(call.poll());
+        request(&mut handle).1.send_error(format!("failure {attempt}"));
+        if attempt < 3 {
+            assert_pending!(call.poll());
+            pass(PAUSE + MS).await;
+        }
+    }
+    assert_eq!(assert_ready_err!(call.poll()).to_string(), "failure 3");
+    assert_eq!((stats.retries(), stats.out_of_attempts()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pauses_follow_the_backoff() {
+    let (mut service, mut handle) = layer(RetryLayer::new(4).backoff(Backoff::exponential(PAUSE, 3 * PAUSE)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    for pause in [PAUSE, 2 * PAUSE, 3 * PAUSE] {
+        fail(&mut handle);
+        assert_pending!(call.poll());
+        pass(pause - MS).await;
+        assert_pending!(call.poll());
+        no_request(&mut handle);
+        pass(2 * MS).await;
+        assert_pending!(call.poll());
+    }
+    assert_eq!(request(&mut handle).0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_of_our_own_is_not_repeated() {
+    let (mut service, _handle) = layer(ServiceBuilder::new().layer(three()).layer(BulkheadLayer::new(0)));
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(crate::refusal(&mut spawn(service.call("a"))), buttress::Reason::BulkheadFull);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_says_when_is_not_asked_before() {
+    let failure = Failure { retry_after: Some(2 * SECOND), ..Failure::new(FailureKind::Http(503)) };
+    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(2 * SECOND - MS).await;
+    assert_pending!(call.poll());
+    no_request(&mut handle);
+    // Up to a tenth later than asked.
+    pass(200 * MS + 2 * MS).await;
+    assert_pending!(call.poll());
+    assert_eq!(request(&mut handle).0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_pushback_is_the_pause_exactly() {
+    let failure = Failure { retry_after: Some(10 * MS), ..Failure::new(FailureKind::Grpc(14)) };
+    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(11 * MS).await;
+    assert_pending!(call.poll());
+    assert_eq!(request(&mut handle).0, "a", "although the backoff is longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_asks_for_too_long_is_left_alone() {
+    let failure = Failure { retry_after: Some(61 * SECOND), ..Failure::new(FailureKind::Http(503)) };
+    for (max_hint, repeated) in [(60, false), (61, true)] {
+        let (mut service, mut handle) =
+            layer(three().max_hint(Duration::from_secs(max_hint)).classify(failing(failure)));
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        fail(&mut handle);
+        assert_eq!(call.poll().is_pending(), repeated);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_forbids_it_is_not_asked_again() {
+    let failure = Failure { no_retry: true, sent: Sent::Never, ..Failure::new(FailureKind::Http(501)) };
+    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_ready_err!(call.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn overload_is_answered_with_longer_pauses() {
+    let failure = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };
+    // Drawn from up to a second, where the backoff alone would draw from up to a millisecond.
+    let mut longest = Duration::ZERO;
+    for seed in 0..20 {
+        let retry = RetryLayer::new(2).seed(seed).backoff(Backoff::full_jitter(MS, 20 * SECOND));
+        let inner = service_fn(|_: &'static str| ready(Err::<&'static str, BoxError>("busy".into())));
+        let mut service = ServiceBuilder::new().layer(retry.classify(failing(failure))).service(inner);
+        let start = TokioClock.now();
+        service.ready().await.unwrap().call("a").await.unwrap_err();
+        longest = longest.max(TokioClock.now() - start);
+    }
+    assert!(longest > SECOND / 2 && longest <= SECOND + MS, "{longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_budget_ends_it() {
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
+    let layer_under_test = three().budget(budget.clone());
+    let stats = layer_under_test.stats();
+    let (mut service, mut handle) = layer(layer_under_test);
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(PAUSE + MS).await;
+    assert_pending!(call.poll());
+    assert_eq!(budget.balance(), 0.0);
+    fail(&mut handle);
+    assert_ready_err!(call.poll());
+    assert_eq!((stats.retries(), stats.out_of_budget()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_adds_its_share_to_the_budget_and_a_retry_does_not() {
+    let budget = RetryBudget::builder().percent(50.0).min_per_second(0.0).burst(100).build().unwrap();
+    for _ in 0..10 {
+        budget.try_withdraw().unwrap().spend();
+    }
+    let (mut service, mut handle) = layer(three().budget(budget.clone()));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(PAUSE + MS).await;
+    assert_pending!(call.poll());
+    request(&mut handle).1.send_response("done");
+    assert_ready_ok!(call.poll());
+    assert_eq!(budget.balance(), 90.0 + 0.5 - 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_during_its_pause_puts_the_retry_back() {
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
+    let (mut service, mut handle) = layer(three().budget(budget.clone()));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    assert_eq!(budget.balance(), 0.0);
+    drop(call);
+    assert_eq!(budget.balance(), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_costs_nothing() {
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
+    let never = Failure::new(FailureKind::Connect).sent(Sent::Never);
+    let (mut service, mut handle) = layer(three().budget(budget.clone()).classify(failing(never)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    for _ in 0..2 {
+        fail(&mut handle);
+        assert_pending!(call.poll());
+        pass(PAUSE + MS).await;
+        assert_pending!(call.poll());
+    }
+    fail(&mut handle);
+    assert_ready_err!(call.poll(), "it counts as an attempt all the same");
+    assert_eq!(budget.balance(), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_backend_refused_to_look_at_is_repeated_at_once_once_and_does_not_count() {
+    let refused = Failure::new(FailureKind::Transport).sent(Sent::NotProcessed);
+    let (mut service, mut handle) =
+        layer(RetryLayer::new(2).backoff(Backoff::constant(PAUSE)).classify(failing(refused)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    no_request(&mut handle);
+    pass(PAUSE + MS).await;
+    assert_pending!(call.poll());
+    fail(&mut handle);
+    assert_ready_err!(call.poll());
+}
+
+/// Not to be done twice.
+struct Transfer(&'static str);
+#[derive(Clone, Copy)]
+struct Transfers;
+
+impl Protocol<&'static str> for Transfers {
+    type Kept = Transfer;
+
+    fn first(&self, request: &'static str) -> (&'static str, Option<Transfer>) {
+        (request, Some(Transfer(request)))
+    }
+}
+
+impl Replay for Transfer {
+    type Attempt = &'static str;
+
+    fn again(&mut self, _: u32) -> Option<&'static str> {
+        Some(self.0)
+    }
+
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_done_twice_is_repeated_only_when_it_was_not_done() {
+    for (sent, repeated) in [(Sent::MaybeProcessed, false), (Sent::NotProcessed, true), (Sent::Never, true)] {
+        let failure = Failure::new(FailureKind::Http(503)).sent(sent);
+        let (mut service, mut handle) = layer(three().protocol(Transfers).classify(failing(failure)));
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        fail(&mut handle);
+        assert_eq!(call.poll().is_pending(), repeated, "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_attempt_waits_for_readiness_and_a_failed_readiness_is_a_failed_attempt() {
+    let (mut service, mut handle) = layer(three());
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    handle.allow(0);
+    assert_pending!(call.poll());
+    pass(PAUSE + MS).await;
+    assert_pending!(call.poll());
+    handle.send_error("no connection");
+    assert!(call.is_woken());
+    assert_pending!(call.poll());
+    handle.allow(1);
+    pass(PAUSE + MS).await;
+    assert_pending!(call.poll());
+    request(&mut handle).1.send_error("the third failure");
+    assert_eq!(assert_ready_err!(call.poll()).to_string(), "the third failure");
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, SeqCst);
+        Self(self.0.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_sent_once_at_most_is_not_cloned() {
+    for (attempts, clones) in [(0, 0), (1, 0), (2, 2)] {
+        let counter = Arc::new(AtomicUsize::new(0));
+        let inner = service_fn(|_: Counted| ready(Err::<(), BoxError>("failed".into())));
+        let mut service = ServiceBuilder::new().layer(RetryLayer::new(attempts)).service(inner);
+        service.ready().await.unwrap().call(Counted(counter.clone())).await.unwrap_err();
+        assert_eq!(counter.load(SeqCst), clones, "{attempts} attempts");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_attempt_is_made_by_the_instance_that_was_ready() {
+    let (mut service, mut handle) = layer(RetryLayer::new(1));
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    request(&mut handle).1.send_response("b");
+    assert_eq!(assert_ready!(call.poll()).unwrap(), "b");
+}

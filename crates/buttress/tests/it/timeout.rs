@@ -1,0 +1,106 @@
+//! The timeout.
+
+use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
+use buttress::{Backoff, Reason, RetryLayer, TimeoutKind, TimeoutLayer};
+use std::{convert::Infallible, time::Duration};
+use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
+use tower::{Service, ServiceBuilder};
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_too_long_is_given_up() {
+    for (timeout, kind) in
+        [(TimeoutLayer::attempt(SECOND), TimeoutKind::Attempt), (TimeoutLayer::total(SECOND), TimeoutKind::Total)]
+    {
+        let (mut service, mut handle) = layer(timeout);
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        assert_pending!(call.poll());
+        pass(SECOND - MS).await;
+        assert_pending!(call.poll());
+        pass(2 * MS).await;
+        assert!(call.is_woken());
+        assert_eq!(refusal(&mut call), Reason::TimedOut(kind));
+        assert_eq!(request(&mut handle).0, "a");
+    }
+}
+
+/// Outside of a runtime, making a timer panics.
+#[test]
+fn no_timer_is_made_for_a_call_that_is_ready_at_once() {
+    let ready = tower::service_fn(async |text: &'static str| Ok::<_, Infallible>(text));
+    let mut service = ServiceBuilder::new().layer(TimeoutLayer::attempt(SECOND)).service(ready);
+    assert_eq!(assert_ready_ok!(spawn(service.call("at once")).poll()), "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_there_wins_over_a_timer_that_has_run_out() {
+    let (mut service, mut handle) = layer(TimeoutLayer::attempt(SECOND));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    pass(2 * SECOND).await;
+    request(&mut handle).1.send_response("just in time");
+    assert_eq!(assert_ready_ok!(call.poll()), "just in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_timeout_never_runs_out() {
+    let (mut service, mut handle) = layer(TimeoutLayer::total(Duration::MAX));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    pass(Duration::from_secs(365 * 24 * 3600)).await;
+    assert_pending!(call.poll());
+    request(&mut handle).1.send_response("at last");
+    assert_eq!(assert_ready_ok!(call.poll()), "at last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_zero_lets_through_only_what_is_ready_at_once() {
+    let (mut service, mut handle) = layer(TimeoutLayer::attempt(Duration::ZERO));
+    assert_ready_ok!(service.poll_ready());
+    let mut ready = spawn(service.call("ready"));
+    request(&mut handle).1.send_response("at once");
+    assert_eq!(assert_ready_ok!(ready.poll()), "at once");
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("slow"))), Reason::TimedOut(TimeoutKind::Attempt));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
+    let (mut service, mut handle) = layer(
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(5 * SECOND))
+            .layer(RetryLayer::new(10).backoff(Backoff::constant(SECOND)))
+            .layer(TimeoutLayer::attempt(SECOND)),
+    );
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    for _ in 0..2 {
+        assert_pending!(call.poll());
+        // Kept, or the mock would fail the call.
+        let _never_answered = request(&mut handle);
+        pass(SECOND - MS).await;
+        assert_pending!(call.poll());
+        pass(2 * MS).await;
+        assert_pending!(call.poll());
+        no_request(&mut handle);
+        pass(SECOND + MS).await;
+    }
+    pass(SECOND).await;
+    assert_eq!(refusal(&mut call), Reason::TimedOut(TimeoutKind::Total));
+}
+
+/// After the total nobody waits for another attempt, wherever somebody put the retry.
+#[tokio::test(start_paused = true)]
+async fn a_total_that_is_over_is_not_repeated() {
+    let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO));
+    let (mut service, mut handle) = layer(ServiceBuilder::new().layer(retry).layer(TimeoutLayer::total(SECOND)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    let _never_answered = request(&mut handle);
+    pass(2 * SECOND).await;
+    assert_eq!(refusal(&mut call), Reason::TimedOut(TimeoutKind::Total));
+    no_request(&mut handle);
+}
