@@ -58,6 +58,9 @@ fn main() -> anyhow::Result<()> {
     let measured = within_runtime(|| plan.run(&subjects));
     let rows = report::rows(&subjects, &measured);
     print!("{}", report::table(&rows));
+    if let Some(warning) = report::disturbed(&rows) {
+        eprintln!("\n{warning}");
+    }
     if let Some(path) = args.json {
         report::write_json(&rows, &path)?;
     }

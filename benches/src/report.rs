@@ -69,6 +69,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
     out
 }
 
+/// Says so when two threads did not get two cores: then they met less often than they would, and the column "x2" says little.
+pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
+    // These share nothing, so anything much below 2 is somebody else's work.
+    const ALONE: [&str; 2] = [crate::subject::BARE, "floor/instant_now"];
+    let lowest = rows.iter().filter(|row| ALONE.contains(&row.subject)).map(|row| row.x2).min_by(f64::total_cmp)?;
+    (lowest < 1.7).then(|| format!("warning: two threads that share nothing got {lowest} times one's work done: the machine is busy, x2 says little"))
+}
+
 /// One row a line inside an array: for programs, and for eyes that compare two runs with `diff`.
 pub(crate) fn write_json(rows: &[Row], path: &Path) -> anyhow::Result<()> {
     let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
