@@ -36,6 +36,7 @@ pub struct Refused {
 /// A [`Policy`] that decides about requests of type `Req`. Most do not look at the request: for them, the two provided methods do.
 pub trait Admit<Req: ?Sized>: Policy {
     /// Decides whether a call may start.
+    #[inline(always)]
     fn admit(&self, _request: &Req, clock: &impl Clock) -> Result<Self::Permit, Rejection> {
         self.reserve(clock)
     }
@@ -48,19 +49,22 @@ pub trait Admit<Req: ?Sized>: Policy {
 
 /// Owned by a call while it is in flight, up to the end of its response's stream.
 ///
-/// Settled once; dropped unsettled, the call was cancelled, and whatever it held is given back.
+/// Settled once; dropped unsettled, the call was cancelled, and whatever it held is given back. It is settled in place,
+/// because moving it costs more than settling it.
 #[must_use = "a permit that is dropped at once lets the next call in"]
 pub trait Permit: Send + 'static {
     /// Whether the permit stands for a place that is taken until the response's stream has ended, also when the outcome is known before.
     const HELD_TO_END: bool = false;
 
-    /// Tells the policy what became of the call, and gives the permit back.
-    fn settle(self, outcome: &Outcome, clock: &impl Clock);
+    /// Tells the policy what became of the call.
+    ///
+    /// Called once at the most, after which the permit is only dropped.
+    fn settle(&mut self, outcome: &Outcome, clock: &impl Clock);
 }
 
 /// A permit that nobody has to give back.
 impl Permit for () {
-    fn settle(self, _: &Outcome, _: &impl Clock) {}
+    fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
 }
 
 /// Tasks that wait until a policy may admit again.

@@ -1,5 +1,6 @@
 //! A bound on calls in flight, with an optional queue that is bounded too.
 
+use crate::rejection::Labels;
 use crate::shard::{Counter, Sharded, Ticket, shards};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Admit, Clock, Name, Outcome, Permit, Policy, Reason, Refused, Rejection, Waiters};
@@ -35,6 +36,7 @@ struct State {
     word: AtomicU64,
     limit: AtomicU32,
     name: Option<Name>,
+    labels: Labels,
     queue: Mutex<Queue>,
     waiters: Waiters,
     rejected: Counter,
@@ -63,6 +65,7 @@ impl Bulkhead {
         let state = State {
             word: AtomicU64::new(0),
             limit: AtomicU32::new(clamp(limit)),
+            labels: Labels::new(POLICY, name.as_ref(), shards()),
             name,
             queue: Mutex::default(),
             waiters: Waiters::default(),
@@ -143,11 +146,7 @@ impl Bulkhead {
     /// The rejection of a call that gave up its place in the queue after `max_wait`.
     pub fn reject(&self, reason: Reason) -> Rejection {
         self.0.rejected.add(1);
-        let rejection = Rejection::new(POLICY, reason);
-        match &self.0.name {
-            Some(name) => rejection.named(name),
-            None => rejection,
-        }
+        self.0.labels.reject(reason)
     }
 
     fn permit(&self) -> BulkheadPermit {
@@ -245,7 +244,7 @@ pub struct BulkheadPermit {
 impl Permit for BulkheadPermit {
     const HELD_TO_END: bool = true;
 
-    fn settle(self, _: &Outcome, _: &impl Clock) {}
+    fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
 }
 
 impl Drop for BulkheadPermit {

@@ -1,4 +1,4 @@
-use std::{cell::Cell, time::Instant};
+use std::time::Instant;
 
 /// Tells the time when it is asked, and only then.
 ///
@@ -7,6 +7,12 @@ use std::{cell::Cell, time::Instant};
 pub trait Clock {
     /// The current monotonic time. It should not go back; where it does, the algorithms treat the step as zero.
     fn now(&self) -> Instant;
+
+    /// The same time, perhaps some milliseconds ago, for a fraction of the cost. For what is measured in tenths of seconds.
+    #[inline]
+    fn coarse(&self) -> Instant {
+        self.now()
+    }
 }
 
 impl Clock for Instant {
@@ -19,30 +25,8 @@ impl<C: Clock + ?Sized> Clock for &C {
     fn now(&self) -> Instant {
         (**self).now()
     }
-}
 
-/// Reads a clock at most once.
-pub(crate) struct Memo<'a, C> {
-    clock: &'a C,
-    read: Cell<Option<Instant>>,
-}
-
-impl<'a, C: Clock> Memo<'a, C> {
-    pub(crate) fn new(clock: &'a C) -> Self {
-        Self { clock, read: Cell::new(None) }
-    }
-}
-
-impl<C: Clock> Clock for Memo<'_, C> {
-    #[inline]
-    fn now(&self) -> Instant {
-        match self.read.get() {
-            Some(now) => now,
-            None => {
-                let now = self.clock.now();
-                self.read.set(Some(now));
-                now
-            }
-        }
+    fn coarse(&self) -> Instant {
+        (**self).coarse()
     }
 }

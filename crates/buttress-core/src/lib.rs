@@ -34,7 +34,7 @@ pub use clock::Clock;
 pub use config::{InvalidConfig, Ratio};
 pub use health::Health;
 pub use outcome::{Failure, FailureKind, Ignored, Outcome, Sent};
-pub use rejection::{Name, Reason, Rejection, TimeoutKind};
+pub use rejection::{Label, Name, Reason, Rejection, TimeoutKind};
 pub use retry_budget::RetryBudget;
 
 #[cfg(test)]

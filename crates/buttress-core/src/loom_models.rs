@@ -27,7 +27,7 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
 fn fail_twice_at_once(breaker: &CircuitBreaker) {
     let now = crate::testing::start();
     let fail = |breaker: CircuitBreaker| {
-        let permit = breaker.reserve(&now).expect("closed");
+        let mut permit = breaker.reserve(&now).expect("closed");
         move || permit.settle(&FAILURE, &now)
     };
     let (a, b) = (fail(breaker.clone()), fail(breaker.clone()));
@@ -69,7 +69,7 @@ fn a_result_that_races_with_the_trip_does_not_reach_the_next_generation() {
         let breaker =
             CircuitBreaker::builder("loom").consecutive_failures(1).minimum_throughput(9).seed(1).build().unwrap();
         let now = crate::testing::start();
-        let (late, tripping) = (breaker.reserve(&now).unwrap(), breaker.reserve(&now).unwrap());
+        let (mut late, mut tripping) = (breaker.reserve(&now).unwrap(), breaker.reserve(&now).unwrap());
         let thread = thread::spawn(move || late.settle(&Outcome::Success, &now));
         tripping.settle(&FAILURE, &now);
         thread.join().unwrap();

@@ -2,41 +2,51 @@ use crate::{Failure, FailureKind, Ignored, Outcome};
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 /// A call that one of our own policies did not let through, or gave up on: which policy, why, and when to come back.
+///
+/// Four words, made without an allocation. It travels where a permit or a response would, and those are moved in pieces as wide as it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub struct Rejection {
-    policy: &'static str,
-    name: Option<Name>,
+    label: Label,
+    /// Nanoseconds; [`UNKNOWN`] when nobody knows.
+    retry_after: u64,
     reason: Reason,
-    retry_after: Option<Duration>,
 }
+
+const UNKNOWN: u64 = u64::MAX;
 
 impl Rejection {
     /// `policy` is the kind of policy in words, such as `"circuit breaker"`.
     pub const fn new(policy: &'static str, reason: Reason) -> Self {
-        Self { policy, name: None, reason, retry_after: None }
+        Self::labelled(Label::new(policy), reason)
     }
 
-    /// Which one of several policies of its kind.
-    pub fn named(mut self, name: &Name) -> Self {
-        self.name = Some(name.clone());
-        self
+    /// By the policy that the label names.
+    pub const fn labelled(label: Label, reason: Reason) -> Self {
+        Self { label, retry_after: UNKNOWN, reason }
     }
 
     /// The earliest moment, from now, at which another try may go through.
     pub fn after(mut self, retry_after: Option<Duration>) -> Self {
-        self.retry_after = retry_after;
+        // 584 years are for ever.
+        self.retry_after = retry_after.map_or(UNKNOWN, |after| u64::try_from(after.as_nanos()).unwrap_or(UNKNOWN - 1));
         self
     }
 
     /// The kind of policy, in words.
     pub fn policy(&self) -> &'static str {
-        self.policy
+        match &self.label.0 {
+            LabelRepr::Plain(policy) => policy,
+            LabelRepr::Named(named) => named.policy,
+        }
     }
 
     /// The name its owner gave to the policy.
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        match &self.label.0 {
+            LabelRepr::Plain(_) => None,
+            LabelRepr::Named(named) => Some(&named.name),
+        }
     }
 
     /// Why.
@@ -46,7 +56,7 @@ impl Rejection {
 
     /// How long to wait before another try can succeed; `None` where nobody knows.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        (self.retry_after != UNKNOWN).then(|| Duration::from_nanos(self.retry_after))
     }
 
     /// What this rejection teaches the layers around the one that made it. A refusal of our own is no evidence against a
@@ -64,12 +74,12 @@ impl Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.policy)?;
-        if let Some(name) = &self.name {
+        f.write_str(self.policy())?;
+        if let Some(name) = self.name() {
             write!(f, " `{name}`")?;
         }
         write!(f, ": {}", self.reason)?;
-        match self.retry_after {
+        match self.retry_after() {
             Some(after) if !after.is_zero() => write!(f, "; try again in {after:.1?}"),
             _ => Ok(()),
         }
@@ -100,8 +110,8 @@ pub enum Reason {
     TimedOut(TimeoutKind),
     /// `call` came without the `poll_ready` that would have reserved a place, or the inner service was not ready.
     NotReady,
-    /// A policy from outside this family.
-    Other(&'static str),
+    /// The policy, which is not of this family, said no.
+    Refused,
 }
 
 impl fmt::Display for Reason {
@@ -117,7 +127,7 @@ impl fmt::Display for Reason {
             Self::TimedOut(TimeoutKind::Attempt) => "the attempt took too long",
             Self::TimedOut(TimeoutKind::Total) => "the call took too long, all attempts included",
             Self::NotReady => "called before it was ready",
-            Self::Other(why) => why,
+            Self::Refused => "refused",
         })
     }
 }
@@ -130,6 +140,51 @@ pub enum TimeoutKind {
     Attempt,
     /// The whole call, with all attempts and the pauses between them.
     Total,
+}
+
+/// Which policy a rejection comes from: its kind, and its name if it has one. Cheap to clone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Label(LabelRepr);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum LabelRepr {
+    Plain(&'static str),
+    Named(Arc<Named>),
+}
+
+/// On lines of its own, because the count of the `Arc` around it goes up with every rejection.
+#[derive(Debug, Eq, PartialEq)]
+#[repr(align(128))]
+struct Named {
+    policy: &'static str,
+    name: Name,
+}
+
+impl Label {
+    /// A policy without a name.
+    pub const fn new(policy: &'static str) -> Self {
+        Self(LabelRepr::Plain(policy))
+    }
+
+    /// A policy with a name.
+    pub fn named(policy: &'static str, name: Name) -> Self {
+        Self(LabelRepr::Named(Arc::new(Named { policy, name })))
+    }
+}
+
+/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do not meet on its reference count.
+#[derive(Debug)]
+pub(crate) struct Labels(Box<[Label]>);
+
+impl Labels {
+    pub(crate) fn new(policy: &'static str, name: Option<&Name>, shards: usize) -> Self {
+        let label = || name.map_or(Label::new(policy), |name| Label::named(policy, name.clone()));
+        Self((0..shards.max(1)).map(|_| label()).collect())
+    }
+
+    pub(crate) fn reject(&self, reason: Reason) -> Rejection {
+        Rejection::labelled(self.0[crate::shard::thread_index() % self.0.len()].clone(), reason)
+    }
 }
 
 /// The name of a policy. A literal costs nothing to clone, not even a reference count.
@@ -192,9 +247,8 @@ mod tests {
 
     #[test]
     fn a_rejection_reads_as_a_sentence() {
-        let rejection = Rejection::new("circuit breaker", Reason::CircuitOpen)
-            .named(&"payments".into())
-            .after(Some(Duration::from_millis(4200)));
+        let label = Label::named("circuit breaker", "payments".into());
+        let rejection = Rejection::labelled(label, Reason::CircuitOpen).after(Some(Duration::from_millis(4200)));
         assert_eq!(rejection.to_string(), "circuit breaker `payments`: open; try again in 4.2s");
     }
 

@@ -24,17 +24,18 @@ struct Slot<T> {
 }
 
 impl<T> Sharded<T> {
-    /// Puts `value` behind `shards` tickets; see [`shards`].
+    /// Puts `value` behind `shards` tickets, or the next power of two of them; see [`shards`].
     pub fn new(shards: usize, value: T) -> Self {
         let value = Arc::new(value);
-        let tickets = (0..shards.max(1)).map(|shard| Arc::new(Slot { value: value.clone(), shard })).collect();
+        let tickets = (0..shards.next_power_of_two()).map(|shard| Arc::new(Slot { value: value.clone(), shard })).collect();
         Self(Arc::new(Tickets { value, tickets }))
     }
 
     /// The ticket of the current thread's shard.
+    #[inline]
     pub fn ticket(&self) -> Ticket<T> {
         let tickets = &self.0.tickets;
-        Ticket(tickets[thread_index() % tickets.len()].clone())
+        Ticket(tickets[thread_index() & (tickets.len() - 1)].clone())
     }
 
     /// How many tickets are out: a sum over the shards, exact while nobody takes or returns one.
@@ -52,6 +53,7 @@ impl<T> Clone for Sharded<T> {
 impl<T> Deref for Sharded<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         &self.0.value
     }
@@ -81,6 +83,7 @@ impl<T> Ticket<T> {
 impl<T> Deref for Ticket<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         &self.0.value
     }
@@ -102,6 +105,7 @@ pub fn shards() -> usize {
 }
 
 /// A small number for the current thread. Threads that start one after the other get neighbouring numbers, hence different shards.
+#[inline]
 pub fn thread_index() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     const UNSET: usize = usize::MAX;

@@ -24,7 +24,7 @@ pin_project! {
 }
 
 struct Watch<P: Permit> {
-    permit: Option<InFlight<P>>,
+    permit: InFlight<P>,
     ending: Ending,
     /// An outcome that the head decided, for permits that are kept to the end all the same.
     decided: Option<Outcome>,
@@ -56,9 +56,16 @@ impl Ending {
 }
 
 impl<B: Body, P: Permit> ObservedBody<B, P> {
-    pub(crate) fn new(inner: B, permit: InFlight<P>, ending: Ending, decided: Option<Outcome>) -> Self {
-        let remaining = inner.size_hint().exact();
-        let mut watch = Watch { permit: Some(permit), ending, decided, remaining };
+    /// `promised` is the `Content-Length`: hyper goes by it where a body does not know its own size, as that of a file.
+    pub(crate) fn new(
+        inner: B,
+        permit: InFlight<P>,
+        ending: Ending,
+        decided: Option<Outcome>,
+        promised: Option<u64>,
+    ) -> Self {
+        let remaining = inner.size_hint().exact().or(promised);
+        let mut watch = Watch { permit, ending, decided, remaining };
         if inner.is_end_stream() {
             watch.settle(ending.without_trailers());
         } else if let Some(outcome) = decided.filter(|_| !P::HELD_TO_END) {
@@ -70,9 +77,7 @@ impl<B: Body, P: Permit> ObservedBody<B, P> {
 
 impl<P: Permit> Watch<P> {
     fn settle(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
-            permit.settle(&self.decided.unwrap_or(outcome));
-        }
+        self.permit.settle(&self.decided.unwrap_or(outcome));
     }
 
     fn data(&mut self, bytes: u64) {
@@ -95,7 +100,7 @@ impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        if this.watch.permit.is_none() {
+        if this.watch.permit.is_settled() {
             return Poll::Ready(frame);
         }
         match &frame {
@@ -139,12 +144,15 @@ impl<B: From<String>, P: Permit> From<String> for ObservedBody<B, P> {
 
 impl<B, P: Permit> ObservedBody<B, P> {
     fn unobserved(inner: B) -> Self {
-        Self { inner, watch: Watch { permit: None, ending: Ending::Http, decided: None, remaining: None } }
+        Self { inner, watch: Watch { permit: InFlight::none(), ending: Ending::Http, decided: None, remaining: None } }
     }
 }
 
 impl<B: fmt::Debug, P: Permit> fmt::Debug for ObservedBody<B, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObservedBody").field("inner", &self.inner).field("ended", &self.watch.permit.is_none()).finish()
+        f.debug_struct("ObservedBody")
+            .field("inner", &self.inner)
+            .field("ended", &self.watch.permit.is_settled())
+            .finish()
     }
 }

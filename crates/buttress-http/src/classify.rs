@@ -91,6 +91,25 @@ pub fn error(error: &(dyn StdError + 'static)) -> Outcome {
     sources(error).find_map(known).unwrap_or_else(|| buttress::error::outcome(error))
 }
 
+/// Looks at an error of any type as a chain, as [`buttress::error::as_chain`] does, and knows the clients that are put directly under a layer.
+pub(crate) fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
+    let known = buttress::error::as_chain(error);
+    #[cfg(feature = "hyper")]
+    let known = known
+        .or_else(|| as_error::<hyper_util::client::legacy::Error>(error))
+        .or_else(|| as_error::<hyper::Error>(error))
+        .or_else(|| as_error::<h2::Error>(error));
+    #[cfg(feature = "tonic")]
+    let known =
+        known.or_else(|| as_error::<::tonic::transport::Error>(error)).or_else(|| as_error::<::tonic::Status>(error));
+    known
+}
+
+#[cfg(feature = "hyper")]
+fn as_error<T: StdError + 'static>(error: &dyn std::any::Any) -> Option<&(dyn StdError + 'static)> {
+    error.downcast_ref::<T>().map(|error| error as _)
+}
+
 fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
     let failed = |kind: FailureKind, sent: Sent| Some(Outcome::from(Failure::new(kind).sent(sent)));
     #[cfg(feature = "hyper")]

@@ -1,10 +1,9 @@
 use crate::{ObservedBody, body::Ending, classify};
 use buttress::{
     InFlight, Outcome, Permit,
-    error::as_chain,
     observe::{Classify, Observe},
 };
-use http::Response;
+use http::{HeaderMap, Response, header};
 use http_body::Body;
 
 /// Reads outcomes from HTTP: the status, and whether the body comes to its end.
@@ -16,11 +15,15 @@ pub struct Http;
 pub struct Grpc;
 
 fn error<E: 'static>(error: &E) -> Outcome {
-    match as_chain(error) {
+    match classify::as_chain(error) {
         Some(chain) => classify::error(chain),
         // An error of a type that cannot be looked into.
         None => buttress::Failure::new(buttress::FailureKind::Transport).into(),
     }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The outcome of a head, and whether it is final.
@@ -50,36 +53,23 @@ impl<B, E: 'static> Classify<Response<B>, E> for Grpc {
     }
 }
 
-impl<B: Body, E: 'static> Observe<Response<B>, E> for Http {
-    type Response<P: Permit> = Response<ObservedBody<B, P>>;
+macro_rules! settles_at_the_end {
+    ($observer:ty, $head:ident, $ending:expr) => {
+        impl<B: Body, E: 'static> Observe<Response<B>, E> for $observer {
+            type Response<P: Permit> = Response<ObservedBody<B, P>>;
 
-    fn observe<P: Permit>(&self, result: Result<Response<B>, E>, permit: InFlight<P>) -> Result<Self::Response<P>, E> {
-        observe(result, permit, http_head, Ending::Http)
-    }
-}
+            fn response<P: Permit>(&self, response: Response<B>, permit: &mut InFlight<P>) -> Self::Response<P> {
+                let (outcome, is_final) = $head(&response);
+                let (decided, promised) = (is_final.then_some(outcome), content_length(response.headers()));
+                response.map(|body| ObservedBody::new(body, permit.take(), $ending, decided, promised))
+            }
 
-impl<B: Body, E: 'static> Observe<Response<B>, E> for Grpc {
-    type Response<P: Permit> = Response<ObservedBody<B, P>>;
-
-    fn observe<P: Permit>(&self, result: Result<Response<B>, E>, permit: InFlight<P>) -> Result<Self::Response<P>, E> {
-        observe(result, permit, grpc_head, Ending::Grpc)
-    }
-}
-
-fn observe<B: Body, E: 'static, P: Permit>(
-    result: Result<Response<B>, E>,
-    permit: InFlight<P>,
-    head: fn(&Response<B>) -> (Outcome, bool),
-    ending: Ending,
-) -> Result<Response<ObservedBody<B, P>>, E> {
-    match result {
-        Ok(response) => {
-            let (outcome, is_final) = head(&response);
-            Ok(response.map(|body| ObservedBody::new(body, permit, ending, is_final.then_some(outcome))))
+            fn error<P: Permit>(&self, failed: &E, permit: &mut InFlight<P>) {
+                permit.settle(&error(failed));
+            }
         }
-        Err(failed) => {
-            permit.settle(&error(&failed));
-            Err(failed)
-        }
-    }
+    };
 }
+
+settles_at_the_end!(Http, http_head, Ending::Http);
+settles_at_the_end!(Grpc, grpc_head, Ending::Grpc);

@@ -175,7 +175,7 @@ impl CircuitBreaker {
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
-    #[inline]
+    #[inline(always)]
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         self.0.reserve(clock)
     }
@@ -249,7 +249,7 @@ impl<Req: ?Sized, F: Fn(&Req) -> bool> Admit<Req> for CanProbe<F> {
     ) -> Result<CircuitBreakerPermit, Rejection> {
         if permit.is_probe() && !(self.can_probe)(request) {
             // Dropping the permit gives the slot back.
-            return Err(Rejection::new("circuit breaker", Reason::ProbesExhausted).named(self.breaker.0.name()));
+            return Err(self.breaker.0.reject(Reason::ProbesExhausted));
         }
         Ok(permit)
     }

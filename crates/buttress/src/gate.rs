@@ -13,7 +13,7 @@
 //! impl Policy for Lights {
 //!     type Permit = ();
 //!     fn reserve(&self, clock: &impl Clock) -> Result<(), Rejection> {
-//!         self.peek(clock).map_err(|_| Rejection::new("lights", Reason::Other("off")))
+//!         self.peek(clock).map_err(|_| Rejection::new("lights", Reason::Refused))
 //!     }
 //!     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
 //!         let on = self.0.load(std::sync::atomic::Ordering::Relaxed);
@@ -33,7 +33,7 @@ pub use reserving::{ReservingGate, ReservingGateLayer};
 use crate::{
     InFlight, TokioClock,
     exit::{AsError, Exit, ExitError},
-    observe::{Observe, Plain},
+    observe::{Observe, Plain, finish},
 };
 use buttress_core::{Admit, Permit, Policy, Reason, Rejection};
 use pin_project_lite::pin_project;
@@ -109,11 +109,10 @@ impl<A, O, X> GateLayer<A, O, X> {
         O: Observe<S::Response, X::Error>,
     {
         let error = self.exit.inner(error);
-        let Some(permit) = permit else { return error };
-        match self.observe.observe(Err(error), permit) {
-            Err(error) => error,
-            Ok(_) => unreachable!("an observer passes an error on"),
+        if let Some(mut permit) = permit {
+            self.observe.error(&error, &mut permit);
         }
+        error
     }
 }
 
@@ -176,7 +175,7 @@ where
             // The guard comes before the call: if that panics, the permit is given back.
             Ok(permit) if inner_ready => {
                 let permit = InFlight::new(permit);
-                State::Running { future: self.inner.call(request), permit: Some(permit) }
+                State::Running { future: self.inner.call(request), permit }
             }
             // The policy admits again what it would have refused when the inner service was not ready.
             Ok(permit) => {
@@ -202,7 +201,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, P: Permit> {
-        Running { #[pin] future: F, permit: Option<InFlight<P>> },
+        Running { #[pin] future: F, permit: InFlight<P> },
         Rejected { rejection: Option<Rejection> },
     }
 }
@@ -227,9 +226,7 @@ where
         let this = self.project();
         match this.state.project() {
             StateProj::Running { future, permit } => {
-                let result = ready!(future.poll(cx)).map_err(|error| this.exit.inner(error));
-                let permit = permit.take().expect("polled after completion");
-                Poll::Ready(this.observe.observe(result, permit))
+                Poll::Ready(finish(ready!(future.poll(cx)), permit, this.observe, this.exit))
             }
             StateProj::Rejected { rejection } => {
                 Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")))

@@ -12,12 +12,30 @@ impl<P: Permit> InFlight<P> {
         Self(Some(permit))
     }
 
+    /// No permit, for what no policy let through.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
     /// Tells the policy what became of the call.
-    #[inline]
-    pub fn settle(mut self, outcome: &Outcome) {
-        if let Some(permit) = self.0.take() {
+    #[inline(always)]
+    pub fn settle(&mut self, outcome: &Outcome) {
+        if let Some(permit) = &mut self.0 {
             permit.settle(outcome, &TokioClock);
+            self.0 = None;
         }
+    }
+
+    /// Whether it was settled, or moved on.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Moves the permit on, out of a future that is done into a body that is not.
+    #[inline]
+    pub fn take(&mut self) -> Self {
+        Self(self.0.take())
     }
 
     /// Gives the permit away, unsettled.
@@ -29,8 +47,6 @@ impl<P: Permit> InFlight<P> {
 impl<P: Permit> Drop for InFlight<P> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(permit) = self.0.take() {
-            permit.settle(&Outcome::CANCELLED, &TokioClock);
-        }
+        self.settle(&Outcome::CANCELLED);
     }
 }

@@ -67,6 +67,6 @@ pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{
-    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Name, Outcome, Permit, Policy, Reason,
+    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Label, Name, Outcome, Permit, Policy, Reason,
     Refused, Rejection, Sent, TimeoutKind, Waiters,
 };

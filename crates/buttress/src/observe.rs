@@ -1,6 +1,6 @@
 //! What a result means: the step from a service's answer to an [`Outcome`].
 
-use crate::{InFlight, error};
+use crate::{InFlight, error, exit::ExitError};
 use buttress_core::{Failure, FailureKind, Outcome, Permit};
 
 /// Reads the outcome of a result that is all there, or of the head of one that is still coming.
@@ -14,8 +14,36 @@ pub trait Observe<Res, E> {
     /// What the caller gets: `Res` itself, or `Res` with a permit inside.
     type Response<P: Permit>;
 
-    /// Passes the result on and sees to it that the permit is settled.
-    fn observe<P: Permit>(&self, result: Result<Res, E>, permit: InFlight<P>) -> Result<Self::Response<P>, E>;
+    /// Passes a response on, and settles its permit or sees to it that it will be settled.
+    fn response<P: Permit>(&self, response: Res, permit: &mut InFlight<P>) -> Self::Response<P>;
+
+    /// Settles the permit of a call that failed.
+    fn error<P: Permit>(&self, error: &E, permit: &mut InFlight<P>);
+}
+
+/// The end of a call: settles its permit, and lets its result out through `exit`.
+///
+/// Responses and errors go their own ways here: a result that is moved as a whole is as wide as its error.
+#[inline(always)]
+pub(crate) fn finish<Res, E, P, O, X>(
+    result: Result<Res, E>,
+    permit: &mut InFlight<P>,
+    observe: &O,
+    exit: &X,
+) -> Result<O::Response<P>, X::Error>
+where
+    P: Permit,
+    X: ExitError<E>,
+    O: Observe<Res, X::Error>,
+{
+    match result {
+        Ok(response) => Ok(observe.response(response, permit)),
+        Err(error) => {
+            let error = exit.inner(error);
+            observe.error(&error, permit);
+            Err(error)
+        }
+    }
 }
 
 /// For services that are not HTTP: a response is a success, an error is a failure, and a rejection of one of our own layers
@@ -75,10 +103,14 @@ macro_rules! settles_at_once {
         {
             type Response<P: Permit> = Res;
 
-            #[inline]
-            fn observe<P: Permit>(&self, result: Result<Res, E>, permit: InFlight<P>) -> Result<Res, E> {
-                permit.settle(&self.classify(result.as_ref()));
-                result
+            #[inline(always)]
+            fn response<P: Permit>(&self, response: Res, permit: &mut InFlight<P>) -> Res {
+                permit.settle(&self.classify(Ok(&response)));
+                response
+            }
+
+            fn error<P: Permit>(&self, error: &E, permit: &mut InFlight<P>) {
+                permit.settle(&self.classify(Err(error)));
             }
         }
     };

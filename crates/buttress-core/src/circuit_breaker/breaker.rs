@@ -172,6 +172,11 @@ impl CircuitBreaker {
         self.reserve(clock)
     }
 
+    /// A rejection in this circuit's name, which counts as one of its own.
+    pub fn reject(&self, reason: Reason) -> Rejection {
+        self.0.reject(reason, None)
+    }
+
     /// How many permits are out.
     pub fn in_flight(&self) -> usize {
         self.0.tickets_out()
@@ -183,7 +188,7 @@ impl CircuitBreaker {
 
     #[cold]
     fn reserve_cold(&self, word: u64, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
-        let (circuit, now) = (&*self.0, clock.now());
+        let (circuit, now) = (&*self.0, clock.coarse());
         let reason = |state| match state {
             State::ForcedOpen => Reason::ForcedOpen,
             State::HalfOpen => Reason::ProbesExhausted,
@@ -192,14 +197,14 @@ impl CircuitBreaker {
         if let Err(refused) = self.refusal(word, circuit.nanos(now)) {
             return Err(circuit.reject(reason(State::of_word(word)), refused.retry_after));
         }
-        let (probe, word, closed) = circuit.change(now, |machine, now, steps| {
+        let (probe, word, closed) = circuit.change(clock.now(), |machine, now, steps| {
             let probe = if machine.state.admits_all() { None } else { Some(machine.take_probe(now, steps)) };
             (probe, word_of(machine.generation, machine.state), machine.closed())
         });
         match probe {
             Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(now))),
-            Some(probe) => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, probe, &now)),
-            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, None, &now)),
+            Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
+            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, &now)),
         }
     }
 
@@ -216,7 +221,7 @@ impl CircuitBreaker {
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
-    #[inline]
+    #[inline(always)]
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         let circuit = &*self.0;
         let word = circuit.hot.word.load(Ordering::Acquire);
@@ -227,13 +232,13 @@ impl Policy for CircuitBreaker {
         if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
             return Err(circuit.reject(Reason::Recovering, None));
         }
-        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, None, clock))
+        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock))
     }
 
     #[inline]
     fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
         let word = self.0.hot.word.load(Ordering::Acquire);
-        if State::of_word(word).admits_all() { Ok(()) } else { self.refusal(word, self.0.nanos(clock.now())) }
+        if State::of_word(word).admits_all() { Ok(()) } else { self.refusal(word, self.0.nanos(clock.coarse())) }
     }
 
     fn waiters(&self) -> Option<&Waiters> {

@@ -2,11 +2,12 @@ use super::{
     config::{Config, Window},
     count_window::CountWindow,
     event::{Cause, Counts, State, Transition},
-    machine::{Machine, Step, Until},
+    machine::{Machine, Probe, Step, Until},
     overdue::Overdue,
     rules::Rules,
     time_window::{Category, TimeWindow},
 };
+use crate::rejection::Labels;
 use crate::shard::Counter;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Clock, Name, Reason, Rejection, Waiters};
@@ -17,6 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+const POLICY: &str = "circuit breaker";
+/// Nanoseconds of a tick: to within these, calls are timed.
+pub(super) const TICK: u64 = 10_000;
 /// More nanoseconds than any clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 
@@ -30,6 +34,7 @@ pub(super) struct Circuit {
     origin: OnceLock<Instant>,
     machine: Mutex<Machine>,
     pub(super) name: Name,
+    labels: Labels,
     pub(super) waiters: Waiters,
     pub(super) listeners: Mutex<Vec<Listener>>,
     pub(super) rejected: Counter,
@@ -78,6 +83,7 @@ impl Circuit {
             overdue: config.slow_threshold.filter(|_| config.count_overdue).map(Overdue::new),
             origin: OnceLock::new(),
             machine: Mutex::new(Machine::new(config, rng)),
+            labels: Labels::new(POLICY, Some(&name), shards),
             name,
             waiters: Waiters::default(),
             listeners: Mutex::default(),
@@ -140,7 +146,7 @@ impl Circuit {
     }
 
     /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the next look.
-    pub(super) fn give_back(&self, probe: u64) {
+    pub(super) fn give_back(&self, probe: Probe) {
         let mut machine = lock(&self.machine);
         if machine.give_back(probe) {
             self.hot.closed_until.store(0, Ordering::Release);
@@ -155,14 +161,16 @@ impl Circuit {
     }
 
     #[cold]
+    #[inline(never)]
     pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejection {
         self.rejected.add(1);
-        Rejection::new("circuit breaker", reason).named(&self.name).after(retry_after)
+        self.labels.reject(reason).after(retry_after)
     }
 
     /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the end. Every call counts, and those are
     /// admitted at which the growing share completes another whole one, so the share is exact without a die.
     #[cold]
+    #[inline(never)]
     pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> bool {
         const SCALE: u64 = 1_000_000;
         let ramp = self.rules.ramp().max(1);
@@ -175,6 +183,31 @@ impl Circuit {
         let share = grown.max(SCALE / 10);
         let n = u64::from(self.hot.asked.fetch_add(1, Ordering::Relaxed));
         (n + 1) * share / SCALE > n * share / SCALE
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn settle_stale(&self) {
+        self.stale.add(1);
+    }
+
+    /// The time in ticks of 10 microseconds, as 32 bits hold it: they wrap after twelve hours, and it is never 0, which stands for a call
+    /// that is not timed.
+    #[inline]
+    pub(super) fn ticks(&self, now: Instant) -> u64 {
+        u64::from((self.nanos(now) / TICK) as u32).max(1)
+    }
+
+    /// Whether a call that started at `started` ticks is slow by now.
+    #[inline]
+    pub(super) fn is_slow(&self, started: u64, now: Instant) -> bool {
+        let elapsed = (self.ticks(now) as u32).wrapping_sub(started as u32);
+        // Those whose clock runs behind started just now.
+        self.rules.is_slow(if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) * TICK })
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.hot.word.load(Ordering::Acquire) >> State::BITS
     }
 
     pub(super) fn in_a_row(&self, generation: u64) -> u32 {
@@ -213,7 +246,8 @@ impl Circuit {
         match &self.window {
             None => {}
             Some(Counting::Time(window)) => {
-                window.record(shard, window.tag(self.nanos(clock.now()), generation), category)
+                let now = if window.is_coarse() { clock.coarse() } else { clock.now() };
+                window.record(shard, window.tag(self.nanos(now), generation), category)
             }
             Some(Counting::Count(window)) => window.record(generation, category),
         }
@@ -250,7 +284,7 @@ impl Circuit {
     pub(super) fn with_overdue(&self, generation: u64, now: Instant) -> Counts {
         let mut counts = self.counts(generation, now);
         if let Some(overdue) = &self.overdue {
-            counts.slow += overdue.count(overdue.tag(self.nanos(now), generation), generation);
+            counts.slow += overdue.count(overdue.tag(self.ticks(now), generation), generation);
         }
         counts
     }

@@ -5,6 +5,9 @@ use super::{
 use fastrand::Rng;
 use std::time::{Duration, Instant};
 
+/// Generations are counted in 29 bits, which are what a permit has room for.
+const GENERATIONS: u64 = (1 << (32 - State::BITS)) - 1;
+
 /// Everything about a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with
 /// the time, under the breaker's lock.
 #[derive(Debug)]
@@ -25,16 +28,21 @@ pub(super) struct Machine {
 struct Round {
     ends: Option<Instant>,
     leases: Vec<Lease>,
-    next: u64,
+    next: u32,
     succeeded: u32,
     failed: u32,
 }
 
 #[derive(Debug)]
 struct Lease {
-    probe: u64,
+    probe: Probe,
+    started: Instant,
     ends: Option<Instant>,
 }
+
+/// The number of a probe. No two probes of a circuit share one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Probe(pub(super) u32);
 
 /// A change of state, as the machine knows it.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +128,7 @@ impl Machine {
     }
 
     /// Takes a probe's slot, beginning a half-open round when the open time is over.
-    pub(super) fn take_probe(&mut self, now: Instant, steps: &mut Vec<Step>) -> Option<u64> {
+    pub(super) fn take_probe(&mut self, now: Instant, steps: &mut Vec<Step>) -> Option<Probe> {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
             self.round =
@@ -130,16 +138,22 @@ impl Machine {
         if self.state != State::HalfOpen || !self.has_free_slot() {
             return None;
         }
-        let probe = self.round.next;
-        self.round.next += 1;
-        self.round.leases.push(Lease { probe, ends: now.checked_add(self.config.probe_lease) });
+        let probe = Probe(self.round.next);
+        self.round.next = self.round.next.wrapping_add(1);
+        self.round.leases.push(Lease { probe, started: now, ends: now.checked_add(self.config.probe_lease) });
         Some(probe)
+    }
+
+    /// Whether a probe has been out for longer than the slow threshold.
+    pub(super) fn is_slow(&self, probe: Probe, now: Instant) -> bool {
+        let lease = self.round.leases.iter().find(|lease| lease.probe == probe);
+        lease.zip(self.config.slow_threshold).is_some_and(|(lease, slow)| now.saturating_duration_since(lease.started) > slow)
     }
 
     /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
     pub(super) fn settle_probe(
         &mut self,
-        probe: u64,
+        probe: Probe,
         verdict: Verdict,
         hint: Option<Duration>,
         now: Instant,
@@ -160,7 +174,7 @@ impl Machine {
     }
 
     /// Frees the slot of a probe that was dropped. `false` when it held none.
-    pub(super) fn give_back(&mut self, probe: u64) -> bool {
+    pub(super) fn give_back(&mut self, probe: Probe) -> bool {
         let before = self.round.leases.len();
         self.round.leases.retain(|lease| lease.probe != probe);
         self.state == State::HalfOpen && self.round.leases.len() < before
@@ -218,7 +232,7 @@ impl Machine {
 
     fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>) -> Step {
         let from = std::mem::replace(&mut self.state, to);
-        self.generation += 1;
+        self.generation = (self.generation + 1) & GENERATIONS;
         // Probes of an earlier generation are stale, also in a new round.
         if from != to || to != State::HalfOpen {
             self.round.leases.clear();

@@ -14,6 +14,7 @@ const BUCKET_BITS: u32 = 20;
 /// are older than the ring, and a call that ends looks for itself in both places.
 #[derive(Debug)]
 pub(super) struct Overdue {
+    /// Nanoseconds of a bucket.
     width: u64,
     slots: [AtomicU64; SLOTS],
     /// `generation << 32 | calls`, wrapping: a call may end in between its two places.
@@ -32,8 +33,9 @@ impl Overdue {
         }
     }
 
-    pub(super) fn tag(&self, nanos: u64, generation: u64) -> u32 {
-        (generation as u32) << BUCKET_BITS | (nanos / self.width) as u32 & ((1 << BUCKET_BITS) - 1)
+    /// The tag of a call that started at `ticks`. Ticks wrap after twelve hours, and so do buckets: a call that is in flight for longer is taken for a younger one.
+    pub(super) fn tag(&self, ticks: u64, generation: u64) -> u32 {
+        (generation as u32) << BUCKET_BITS | (ticks * super::circuit::TICK / self.width) as u32 & ((1 << BUCKET_BITS) - 1)
     }
 
     /// Whether it is time to look for overdue calls. True for one caller in each eighth of the threshold.
@@ -114,7 +116,7 @@ mod tests {
         /// Against a list of the calls in flight. Bucket widths blur the edge: a call counts for sure once it is an eighth past the threshold.
         #[test]
         fn overdue_calls_are_those_of_a_list(steps in prop::collection::vec((0u64..400, any::<bool>(), 0usize..8), 1..200)) {
-            let overdue = Overdue::new(Duration::from_nanos(800));
+            let overdue = Overdue::new(Duration::from_micros(8000));
             let (mut now, mut list) = (0u64, Vec::new());
             for (pause, starts, which) in steps {
                 now += pause;

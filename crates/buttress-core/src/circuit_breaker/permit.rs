@@ -1,168 +1,178 @@
-use super::{circuit::Circuit, config::OnDrop, event::State, machine::Verdict, time_window::Category};
-use crate::clock::Memo;
+use super::{
+    circuit::Circuit,
+    config::OnDrop,
+    event::State,
+    machine::{Probe, Verdict},
+    time_window::Category,
+};
 use crate::shard::Ticket;
 use crate::sync::Ordering;
 use crate::{Clock, Ignored, Outcome, Permit};
 use std::{fmt, time::Instant};
 
 /// A call's permission, and the generation it was given in.
+///
+/// Two words, because it is moved on every call, and two words travel in registers.
 #[must_use]
 pub struct CircuitBreakerPermit {
     ticket: Ticket<Circuit>,
-    word: u64,
-    /// Taken only where slow calls matter.
-    started: Option<Instant>,
-    probe: Option<u64>,
-    /// Whether it is counted among the calls that may become overdue.
-    counted: bool,
+    /// The upper half is a probe's number, for other calls the [time](Circuit::ticks) at which they started where slow calls matter, else 0.
+    /// The lower half is that of the circuit's word when the permit was given. With [`State::HalfOpen`] in it, it is a probe's.
+    bits: u64,
 }
 
+/// The bits of a permit that was settled. No circuit ever has such a word, so that settling it again is stale.
+const SETTLED: u64 = u32::MAX as u64;
+
 impl CircuitBreakerPermit {
-    #[inline]
-    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, probe: Option<u64>, clock: &impl Clock) -> Self {
-        let started = ticket.rules.times_calls().then(|| clock.now());
-        let mut permit = Self { ticket, word, started, probe, counted: false };
-        if permit.ticket.overdue.is_some() {
-            permit.start();
-        }
-        permit
+    #[inline(always)]
+    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, clock: &impl Clock) -> Self {
+        let word = word & u64::from(u32::MAX);
+        let bits = if ticket.rules.times_calls() { start(&ticket, word, clock) << 32 | word } else { word };
+        Self { ticket, bits }
+    }
+
+    pub(super) fn probe(ticket: Ticket<Circuit>, word: u64, probe: Probe) -> Self {
+        Self { ticket, bits: u64::from(probe.0) << 32 | word & u64::from(u32::MAX) }
     }
 
     /// Whether this call is a probe of a half-open circuit.
-    pub fn is_probe(&self) -> bool {
-        self.probe.is_some()
-    }
-
-    fn generation(&self) -> u64 {
-        self.word >> State::BITS
-    }
-
-    /// Counts the call in flight, and trips when too many before it are overdue.
-    #[cold]
-    fn start(&mut self) {
-        let (circuit, generation) = (&*self.ticket, self.generation());
-        let (Some(overdue), Some(started)) = (&circuit.overdue, self.started) else { return };
-        self.counted = true;
-        let nanos = circuit.nanos(started);
-        overdue.start(overdue.tag(nanos, generation), generation);
-        if State::of_word(self.word) == State::Closed && overdue.look(nanos) {
-            let counts = circuit.with_overdue(generation, started);
-            if let Some(cause) = circuit.rules.rates(counts) {
-                circuit.trip(generation, cause, None, started);
-            }
-        }
-    }
-
-    #[cold]
-    fn end(&mut self) {
-        self.counted = false;
-        let (circuit, generation) = (&*self.ticket, self.generation());
-        if circuit.hot.word.load(Ordering::Relaxed) >> State::BITS != generation {
-            // Those of an earlier generation are not counted any more.
-            return;
-        }
-        if let (Some(overdue), Some(started)) = (&circuit.overdue, self.started) {
-            overdue.end(overdue.tag(circuit.nanos(started), generation), generation);
-        }
-    }
-
-    /// `None` for what teaches nothing.
     #[inline]
-    fn category(&self, outcome: &Outcome, clock: &impl Clock) -> Option<Category> {
-        let rules = &self.ticket.rules;
-        let slow = self.started.is_some_and(|started| rules.is_slow(clock.now().saturating_duration_since(started)));
-        match outcome {
-            Outcome::Success => Some(Category::new(false, slow)),
-            Outcome::Failure(_) => Some(Category::new(true, slow)),
-            Outcome::Ignored(Ignored::Cancelled) if slow => match rules.on_drop() {
-                OnDrop::Ignore => None,
-                OnDrop::Slow => Some(Category::Slow),
-                OnDrop::Failure => Some(Category::SlowFailed),
-            },
-            Outcome::Ignored(_) => None,
-        }
+    pub fn is_probe(&self) -> bool {
+        State::of_word(self.bits) == State::HalfOpen
     }
 
-    #[cold]
-    fn settle_probe(&self, probe: u64, outcome: &Outcome, clock: &impl Clock) {
-        let circuit = &*self.ticket;
-        let verdict = match self.category(outcome, clock) {
-            None => Verdict::Nothing,
-            Some(Category::Succeeded) => Verdict::Succeeded,
-            // A probe that is slow where slowness trips the circuit says that nothing is well yet.
-            Some(Category::Slow) if !circuit.rules.counts_slow_calls() => Verdict::Succeeded,
-            Some(_) => Verdict::Failed,
-        };
-        let hint = outcome.failure().and_then(|failure| failure.retry_after);
-        let settled =
-            circuit.change(clock.now(), |machine, now, steps| machine.settle_probe(probe, verdict, hint, now, steps));
-        if !settled {
-            circuit.stale.add(1);
-        }
-    }
-
-    #[cold]
-    fn settle_bad(&self, category: Category, outcome: &Outcome, clock: &impl Clock) {
-        let (circuit, generation, now) = (&*self.ticket, self.generation(), clock.now());
-        circuit.record(self.ticket.shard(), generation, category, &now);
-        let row = match (outcome, category) {
-            // Overload is the work of a backend that is up.
-            (Outcome::Failure(failure), _) if failure.overload => 0,
-            (_, Category::Failed | Category::SlowFailed) => circuit.lengthen_row(generation),
-            _ => {
-                // A slow call that was dropped did not succeed either.
-                if *outcome == Outcome::Success {
-                    circuit.end_row(generation);
-                }
-                0
-            }
-        };
-        if State::of_word(self.word) == State::Closed
-            && let Some(cause) = circuit.verdict(generation, row, now)
-        {
-            circuit.trip(generation, cause, outcome.failure().and_then(|failure| failure.retry_after), now);
-        }
+    #[inline]
+    fn is_counted(&self) -> bool {
+        self.bits >> 32 != 0 && self.ticket.overdue.is_some()
     }
 }
 
 impl Permit for CircuitBreakerPermit {
-    #[inline]
-    fn settle(mut self, outcome: &Outcome, clock: &impl Clock) {
-        let clock = &Memo::new(clock);
-        if let Some(probe) = self.probe.take() {
-            return self.settle_probe(probe, outcome, clock);
-        }
-        if self.counted {
-            self.end();
-        }
-        let circuit = &*self.ticket;
-        if circuit.hot.word.load(Ordering::Acquire) != self.word {
-            return circuit.stale.add(1);
-        }
-        if State::of_word(self.word) == State::Disabled {
-            return;
-        }
-        match self.category(outcome, clock) {
-            None => {}
-            Some(Category::Succeeded) => {
-                let generation = self.generation();
-                circuit.end_row(generation);
-                circuit.record(self.ticket.shard(), generation, Category::Succeeded, clock);
+    #[inline(always)]
+    fn settle(&mut self, outcome: &Outcome, clock: &impl Clock) {
+        let (word, started, circuit) = (self.bits as u32, self.bits >> 32, &*self.ticket);
+        if self.is_probe() {
+            settle_probe(circuit, Probe(started as u32), outcome, clock);
+        } else if circuit.hot.word.load(Ordering::Acquire) as u32 != word {
+            circuit.settle_stale();
+        } else if State::of_word(word.into()) != State::Disabled {
+            let generation = u64::from(word >> State::BITS);
+            if self.is_counted() {
+                end(circuit, word.into(), started);
             }
-            Some(category) => self.settle_bad(category, outcome, clock),
+            let slow = started != 0 && circuit.is_slow(started, clock.now());
+            match category(circuit, outcome, slow) {
+                None => {}
+                Some(Category::Succeeded) => {
+                    circuit.end_row(generation);
+                    circuit.record(self.ticket.shard(), generation, Category::Succeeded, clock);
+                }
+                Some(category) => settle_bad(&self.ticket, word.into(), category, outcome, clock.now()),
+            }
         }
+        // Nothing is left for the drop to give back.
+        self.bits = SETTLED;
     }
 }
 
 impl Drop for CircuitBreakerPermit {
     #[inline]
     fn drop(&mut self) {
-        if let Some(probe) = self.probe {
-            self.ticket.give_back(probe);
+        if self.is_probe() {
+            self.ticket.give_back(Probe((self.bits >> 32) as u32));
+        } else if self.is_counted() {
+            end(&self.ticket, self.bits & u64::from(u32::MAX), self.bits >> 32);
         }
-        if self.counted {
-            self.end();
+    }
+}
+
+// What follows is out of line and takes the permit in pieces, so that a permit can stay in registers on its way.
+
+/// Times a call. Where calls in flight are counted, counts it, and trips when too many before it are overdue.
+#[inline(never)]
+fn start(circuit: &Circuit, word: u64, clock: &impl Clock) -> u64 {
+    let (generation, now) = (word >> State::BITS, clock.now());
+    let started = circuit.ticks(now);
+    if let Some(overdue) = &circuit.overdue {
+        overdue.start(overdue.tag(started, generation), generation);
+        if State::of_word(word) == State::Closed
+            && overdue.look(circuit.nanos(now))
+            && let Some(cause) = circuit.rules.rates(circuit.with_overdue(generation, now))
+        {
+            circuit.trip(generation, cause, None, now);
         }
+    }
+    started
+}
+
+/// Takes a call off the count of those in flight. Those of an earlier generation are not counted any more.
+#[cold]
+#[inline(never)]
+fn end(circuit: &Circuit, word: u64, started: u64) {
+    let generation = word >> State::BITS;
+    if let Some(overdue) = &circuit.overdue
+        && circuit.generation() == generation
+    {
+        overdue.end(overdue.tag(started, generation), generation);
+    }
+}
+
+/// `None` for what teaches nothing.
+#[inline]
+fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category> {
+    match outcome {
+        Outcome::Success => Some(Category::new(false, slow)),
+        Outcome::Failure(_) => Some(Category::new(true, slow)),
+        Outcome::Ignored(Ignored::Cancelled) if slow => match circuit.rules.on_drop() {
+            OnDrop::Ignore => None,
+            OnDrop::Slow => Some(Category::Slow),
+            OnDrop::Failure => Some(Category::SlowFailed),
+        },
+        Outcome::Ignored(_) => None,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl Clock) {
+    let hint = outcome.failure().and_then(|failure| failure.retry_after);
+    let settled = circuit.change(clock.now(), |machine, now, steps| {
+        let verdict = match category(circuit, outcome, machine.is_slow(probe, now)) {
+            None => Verdict::Nothing,
+            Some(Category::Succeeded) => Verdict::Succeeded,
+            // A probe that is slow where slowness trips the circuit says that nothing is well yet.
+            Some(Category::Slow) if machine.config.slow_rate.is_none() => Verdict::Succeeded,
+            Some(_) => Verdict::Failed,
+        };
+        machine.settle_probe(probe, verdict, hint, now, steps)
+    });
+    if !settled {
+        circuit.settle_stale();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: &Outcome, now: Instant) {
+    let (circuit, generation) = (&**ticket, word >> State::BITS);
+    circuit.record(ticket.shard(), generation, category, &now);
+    let row = match (outcome, category) {
+        // Overload is the work of a backend that is up.
+        (Outcome::Failure(failure), _) if failure.overload => 0,
+        (_, Category::Failed | Category::SlowFailed) => circuit.lengthen_row(generation),
+        _ => {
+            // A slow call that was dropped did not succeed either.
+            if *outcome == Outcome::Success {
+                circuit.end_row(generation);
+            }
+            0
+        }
+    };
+    if State::of_word(word) == State::Closed
+        && let Some(cause) = circuit.verdict(generation, row, now)
+    {
+        circuit.trip(generation, cause, outcome.failure().and_then(|failure| failure.retry_after), now);
     }
 }
 
@@ -170,8 +180,8 @@ impl fmt::Debug for CircuitBreakerPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerPermit")
             .field("name", &self.ticket.name)
-            .field("generation", &self.generation())
-            .field("probe", &self.probe)
+            .field("generation", &((self.bits as u32) >> State::BITS))
+            .field("probe", &self.is_probe())
             .finish()
     }
 }

@@ -7,7 +7,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
 };
 
 const OFF: u32 = u32::MAX;
@@ -61,17 +60,14 @@ impl Rules {
         self.slow.load(Ordering::Relaxed) != NEVER
     }
 
-    pub(super) fn is_slow(&self, elapsed: Duration) -> bool {
-        super::nanos(elapsed) > self.slow.load(Ordering::Relaxed)
+    #[inline]
+    pub(super) fn is_slow(&self, nanos: u64) -> bool {
+        nanos > self.slow.load(Ordering::Relaxed)
     }
 
     /// Nanoseconds of the recovery ramp.
     pub(super) fn ramp(&self) -> u64 {
         self.ramp.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn counts_slow_calls(&self) -> bool {
-        self.slow_rate.load(Ordering::Relaxed) != OFF
     }
 
     pub(super) fn on_drop(&self) -> OnDrop {

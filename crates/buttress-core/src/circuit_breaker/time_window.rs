@@ -67,6 +67,12 @@ impl TimeWindow {
         self.width.store((super::nanos(window) / u64::from(LIVE)).max(1), Ordering::Relaxed);
     }
 
+    /// Whether a clock that is a few milliseconds behind will do.
+    #[inline]
+    pub(super) fn is_coarse(&self) -> bool {
+        self.width.load(Ordering::Relaxed) >= 100_000_000
+    }
+
     /// The tag of the bucket at `nanos` since the beginning, in `generation`.
     #[inline]
     pub(super) fn tag(&self, nanos: u64, generation: u64) -> u32 {

@@ -2,7 +2,7 @@ use crate::{
     InFlight,
     exit::{AsError, Exit},
     gate::GateLayer,
-    observe::{Observe, Plain},
+    observe::{Observe, Plain, finish},
     ready_call::ReadyCall,
 };
 use buttress_core::{
@@ -92,7 +92,7 @@ where
         let call = |service: &S| ReadyCall::new(service.clone(), request);
         let state = match bulkhead.acquire_or_queue(*max_queue) {
             Ok(Acquire::Taken(permit)) => {
-                State::Running { call: call(&self.inner), permit: Some(InFlight::new(permit)) }
+                State::Running { call: call(&self.inner), permit: InFlight::new(permit) }
             }
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
@@ -121,7 +121,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S, Req, F> {
         Queued { place: Place, #[pin] timer: Option<Sleep>, max_wait: Duration, bulkhead: Bulkhead, call: Option<ReadyCall<S, Req, F>> },
-        Running { #[pin] call: ReadyCall<S, Req, F>, permit: Option<InFlight<BulkheadPermit>> },
+        Running { #[pin] call: ReadyCall<S, Req, F>, permit: InFlight<BulkheadPermit> },
         Rejected { rejection: Option<Rejection> },
     }
 }
@@ -147,7 +147,7 @@ where
                 StateProj::Queued { place, mut timer, max_wait, bulkhead, call } => match place.poll_acquire(cx) {
                     Poll::Ready(permit) => {
                         let call = call.take().expect("the call leaves only with its place");
-                        State::Running { call, permit: Some(InFlight::new(permit)) }
+                        State::Running { call, permit: InFlight::new(permit) }
                     }
                     Poll::Pending => {
                         if timer.is_none() {
@@ -160,8 +160,7 @@ where
                     }
                 },
                 StateProj::Running { call, permit } => {
-                    let result = ready!(call.poll(cx)).map_err(|error| this.exit.inner(error));
-                    return Poll::Ready(this.observe.observe(result, permit.take().expect("polled after completion")));
+                    return Poll::Ready(finish(ready!(call.poll(cx)), permit, this.observe, this.exit));
                 }
                 StateProj::Rejected { rejection } => {
                     return Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")));

@@ -97,7 +97,7 @@ where
         let state = match reserved.and_then(|permit| policy.confirm(permit, &request, &TokioClock)) {
             Ok(permit) => {
                 let permit = InFlight::new(permit);
-                State::Running { future: self.inner.call(request), permit: Some(permit) }
+                State::Running { future: self.inner.call(request), permit }
             }
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };

@@ -146,7 +146,7 @@ impl Policy for Librarian {
 impl Admit<&'static str> for Librarian {
     fn admit(&self, request: &&'static str, _: &impl Clock) -> Result<(), Rejection> {
         let loud = request.chars().any(char::is_uppercase);
-        if loud { Err(Rejection::new("librarian", Reason::Other("too loud"))) } else { Ok(()) }
+        if loud { Err(Rejection::new("librarian", Reason::Refused)) } else { Ok(()) }
     }
 
     fn confirm(&self, (): (), request: &&'static str, clock: &impl Clock) -> Result<(), Rejection> {
@@ -158,10 +158,10 @@ impl Admit<&'static str> for Librarian {
 async fn a_policy_may_look_at_the_request_in_both_modes() {
     let (mut service, mut handle) = layer(GateLayer::with_policy(Librarian));
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("HELLO"))), Reason::Other("too loud"));
+    assert_eq!(refusal(&mut spawn(service.call("HELLO"))), Reason::Refused);
     let (mut reserving, mut reserving_handle) = layer(GateLayer::with_policy(Librarian).backpressure());
     assert_ready_ok!(reserving.poll_ready());
-    assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), Reason::Other("too loud"));
+    assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), Reason::Refused);
 
     assert_ready_ok!(service.poll_ready());
     assert_ready_ok!(reserving.poll_ready());

@@ -41,7 +41,7 @@ impl Bench {
         self.breaker.reserve(&self.now)
     }
 
-    fn settle(&self, permit: CircuitBreakerPermit, outcome: Outcome) {
+    fn settle(&self, mut permit: CircuitBreakerPermit, outcome: Outcome) {
         permit.settle(&outcome, &self.now);
     }
 

@@ -1,0 +1,64 @@
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Pool, Postgres, Row, SqlSafeStr};
+
+use super::database::{Arg, Database, bind, sealed, statements};
+use super::{Db, DbError};
+
+const INIT: &str = include_str!("../../migrations/postgres/0001_init.sql");
+
+/// Tells our advisory locks from those of others in the same database: "butt" in ASCII.
+const LOCK_CLASS: i64 = 0x6275_7474;
+
+impl Db<Postgres> {
+    /// Connects to `postgres://user:password@host:port/database` and brings the tables up to date. At most 10
+    /// connections.
+    ///
+    /// # Errors
+    ///
+    /// If the URL or the server is wrong, or the database holds tables of a newer version of this crate.
+    pub async fn connect(url: &str) -> Result<Self, DbError> {
+        let db = Self::new(PgPoolOptions::new().max_connections(10).connect(url).await?);
+        db.migrate().await?;
+        Ok(db)
+    }
+}
+
+impl Database for Postgres {
+    const BEGIN: &'static str = "BEGIN";
+    const WRITERS: Option<usize> = None;
+
+    fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), MigrateError>> {
+        async move {
+            let init = Migration::new(1, "init".into(), MigrationType::Simple, INIT.into_sql_str(), false);
+            let mut migrator = Migrator::with_migrations(vec![init]);
+            migrator.dangerous_set_table_name("buttress_migrations");
+            migrator.run(pool).await
+        }
+        .boxed()
+    }
+
+    statements!();
+
+    fn lock_key(conn: &mut Self::Connection, key: i64) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        // The one-number space of advisory locks; shards use the two-number space, so they never meet.
+        async move { sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(conn).await.map(drop) }.boxed()
+    }
+
+    fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> Option<BoxFuture<'_, Result<bool, sqlx::Error>>> {
+        let taken = async move {
+            sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1::bigint::int4, $2::bigint::int4)")
+                .bind(LOCK_CLASS)
+                .bind(shard)
+                .fetch_one(conn)
+                .await
+        };
+        Some(taken.boxed())
+    }
+}
+
+impl sealed::Sealed for Postgres {}
+
+bind!(Postgres);

@@ -1,0 +1,334 @@
+//! Domain events: what happened, to which aggregate, and when.
+//!
+//! An event's type is its topic and its aggregate is its key. Order is kept per key, never promised across keys.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+/// Something that happened to one aggregate.
+///
+/// An event can only be made whole: its type is a legal topic and its aggregate a legal key. That holds for events read
+/// from JSON too; unknown fields are ignored there, so that a newer producer does not stop an older consumer.
+///
+/// ```
+/// use buttress_durable::{DomainEvent, Timestamp};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Deserialize, Serialize)]
+/// struct OrderCreated { total_cents: i64 }
+///
+/// let now = Timestamp::from_millis(1_700_000_000_000);
+/// let event = DomainEvent::new("OrderCreated", "order-7", now, &OrderCreated { total_cents: 790 })?;
+/// assert_eq!((event.topic(), event.key()), ("OrderCreated", "order-7"));
+/// assert_eq!(event.decode::<OrderCreated>()?.total_cents, 790);
+/// # Ok::<(), buttress_durable::EventError>(())
+/// ```
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(try_from = "Wire")]
+pub struct DomainEvent {
+    event_id: Uuid,
+    event_type: String,
+    aggregate_id: String,
+    occurred_at: Timestamp,
+    schema_version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
+    data: serde_json::Value,
+}
+
+/// The W3C trace context of whoever caused an event: <https://www.w3.org/TR/trace-context/>.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "WireTrace")]
+pub struct TraceContext {
+    traceparent: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<String>,
+}
+
+/// Why something is not an event.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// Topics must be legal for every broker.
+    #[error("{0:?} is no event type: 1 to {MAX_TOPIC} of the characters A-Z, a-z, 0-9, '.', '_' and '-'")]
+    EventType(String),
+    /// Keys are stored as text.
+    #[error("{0:?} is no aggregate id: 1 to {MAX_KEY} bytes without control characters")]
+    AggregateId(String),
+    /// Not a W3C trace context.
+    #[error("{0:?} is no trace context")]
+    Trace(String),
+    /// The data does not fit the type, or is not JSON.
+    #[error("the event's data cannot be converted")]
+    Data(#[from] serde_json::Error),
+}
+
+/// Kafka allows 249; the rest is for the names of dead-letter topics.
+const MAX_TOPIC: usize = 120;
+const MAX_KEY: usize = 255;
+/// <https://www.w3.org/TR/trace-context/#tracestate-limits>
+const MAX_TRACESTATE: usize = 512;
+
+// === impl DomainEvent ===
+
+impl DomainEvent {
+    /// An event with a new id, schema version 1 and no trace context.
+    ///
+    /// # Errors
+    ///
+    /// If the type is no legal topic (1 to 120 of `A-Za-z0-9._-`), the aggregate id no legal key (1 to 255 bytes, no
+    /// control characters), or the data does not serialise.
+    pub fn new(
+        event_type: impl Into<String>,
+        aggregate_id: impl Into<String>,
+        occurred_at: Timestamp,
+        data: &impl Serialize,
+    ) -> Result<Self, EventError> {
+        Self::try_from(Wire {
+            event_id: Uuid::now_v7(),
+            event_type: event_type.into(),
+            aggregate_id: aggregate_id.into(),
+            occurred_at,
+            schema_version: first_version(),
+            trace: None,
+            data: serde_json::to_value(data)?,
+        })
+    }
+
+    /// Sets the trace context.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// Sets the version of the data's schema. Default: 1.
+    #[must_use]
+    pub fn with_schema_version(mut self, version: u32) -> Self {
+        self.schema_version = version;
+        self
+    }
+
+    /// Unique. The same on every delivery, which is how an [`Inbox`](crate::Inbox) knows it again.
+    pub fn event_id(&self) -> Uuid {
+        self.event_id
+    }
+
+    /// What happened. Also the topic.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// Where the event is published: its type.
+    pub fn topic(&self) -> &str {
+        &self.event_type
+    }
+
+    /// To whom it happened. Also the key.
+    pub fn aggregate_id(&self) -> &str {
+        &self.aggregate_id
+    }
+
+    /// What order is kept by: the aggregate.
+    pub fn key(&self) -> &str {
+        &self.aggregate_id
+    }
+
+    /// When it happened, by the producer's clock.
+    pub fn occurred_at(&self) -> Timestamp {
+        self.occurred_at
+    }
+
+    /// The version of the data's schema.
+    pub fn schema_version(&self) -> u32 {
+        self.schema_version
+    }
+
+    /// The trace in which it happened.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
+    }
+
+    /// The data as JSON.
+    pub fn data(&self) -> &serde_json::Value {
+        &self.data
+    }
+
+    /// The data as a type.
+    ///
+    /// # Errors
+    ///
+    /// If the data does not have the shape of `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, EventError> {
+        Ok(T::deserialize(&self.data)?)
+    }
+
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, EventError> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, EventError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// An event before it was looked at.
+#[derive(Deserialize)]
+struct Wire {
+    event_id: Uuid,
+    event_type: String,
+    aggregate_id: String,
+    occurred_at: Timestamp,
+    #[serde(default = "first_version")]
+    schema_version: u32,
+    #[serde(default)]
+    trace: Option<TraceContext>,
+    #[serde(default)]
+    data: serde_json::Value,
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+impl TryFrom<Wire> for DomainEvent {
+    type Error = EventError;
+
+    fn try_from(wire: Wire) -> Result<Self, EventError> {
+        let Wire { event_id, event_type, aggregate_id, occurred_at, schema_version, trace, data } = wire;
+        if !is_topic(&event_type, MAX_TOPIC) {
+            return Err(EventError::EventType(event_type));
+        }
+        if !(1..=MAX_KEY).contains(&aggregate_id.len()) || aggregate_id.chars().any(char::is_control) {
+            return Err(EventError::AggregateId(aggregate_id));
+        }
+        Ok(Self { event_id, event_type, aggregate_id, occurred_at, schema_version, trace, data })
+    }
+}
+
+/// Whether every broker takes this as the name of a topic or a group.
+pub(crate) fn is_topic(name: &str, max: usize) -> bool {
+    (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+// === impl TraceContext ===
+
+impl TraceContext {
+    /// Takes the values of the `traceparent` and `tracestate` headers.
+    ///
+    /// # Errors
+    ///
+    /// If `traceparent` is not of the form `00-<32 hex>-<16 hex>-<2 hex>` with ids that are not all zero. A `tracestate`
+    /// that is too long (512 bytes) or not printable ASCII is dropped, as the standard asks.
+    pub fn new(traceparent: &str, tracestate: Option<&str>) -> Result<Self, EventError> {
+        let mut this: Self = traceparent.parse()?;
+        let legal = |state: &&str| state.len() <= MAX_TRACESTATE && state.bytes().all(|b| (0x20..0x7f).contains(&b));
+        this.tracestate = tracestate.filter(legal).map(str::to_owned);
+        Ok(this)
+    }
+
+    /// The value of the `traceparent` header.
+    pub fn traceparent(&self) -> &str {
+        &self.traceparent
+    }
+
+    /// The value of the `tracestate` header.
+    pub fn tracestate(&self) -> Option<&str> {
+        self.tracestate.as_deref()
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.traceparent)
+    }
+}
+
+impl FromStr for TraceContext {
+    type Err = EventError;
+
+    fn from_str(text: &str) -> Result<Self, EventError> {
+        let hex = |part: &str, len| {
+            part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
+        match text.split('-').collect::<Vec<_>>()[..] {
+            ["00", trace, span, flags] if id(trace, 32) && id(span, 16) && hex(flags, 2) => {
+                Ok(Self { traceparent: text.to_owned(), tracestate: None })
+            }
+            _ => Err(EventError::Trace(text.to_owned())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct WireTrace {
+    traceparent: String,
+    #[serde(default)]
+    tracestate: Option<String>,
+}
+
+impl TryFrom<WireTrace> for TraceContext {
+    type Error = EventError;
+
+    fn try_from(wire: WireTrace) -> Result<Self, EventError> {
+        Self::new(&wire.traceparent, wire.tracestate.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn event() -> DomainEvent {
+        DomainEvent::new("OrderCreated", "order-7", Timestamp::from_millis(5), &serde_json::json!({"total": 1}))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_event_survives_the_wire() {
+        let event = event().with_schema_version(3).with_trace(TraceContext::new(PARENT, Some("a=b")).unwrap());
+        assert_eq!(DomainEvent::from_bytes(&event.to_bytes().unwrap()).unwrap(), event);
+    }
+
+    #[test]
+    fn a_newer_producer_does_not_stop_an_older_consumer() {
+        let mut json = serde_json::to_value(event()).unwrap();
+        json["added_later"] = 1.into();
+        json.as_object_mut().unwrap().remove("schema_version");
+        let read: DomainEvent = serde_json::from_value(json).unwrap();
+        assert_eq!(read.schema_version(), 1);
+    }
+
+    #[test]
+    fn what_no_broker_takes_is_no_event() {
+        let make = |topic: &str, key: &str| DomainEvent::new(topic, key, Timestamp::default(), &());
+        for topic in ["", "a b", "a/b", "\u{e9}", &"x".repeat(121)] {
+            assert!(matches!(make(topic, "k"), Err(EventError::EventType(_))), "{topic:?}");
+        }
+        for key in ["", "a\0b", &"x".repeat(256)] {
+            assert!(matches!(make("T", key), Err(EventError::AggregateId(_))), "{key:?}");
+        }
+        let mut json = serde_json::to_value(event()).unwrap();
+        json["event_type"] = "a b".into();
+        assert!(serde_json::from_value::<DomainEvent>(json).is_err(), "nor when it comes from outside");
+    }
+
+    #[test]
+    fn only_w3c_trace_contexts_are_carried() {
+        assert_eq!(PARENT.parse::<TraceContext>().unwrap().to_string(), PARENT);
+        let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
+        for wrong in ["", zero, &PARENT[1..], &PARENT.to_uppercase(), &PARENT.replacen("00-", "01-", 1)] {
+            assert!(wrong.parse::<TraceContext>().is_err(), "{wrong}");
+        }
+        assert_eq!(TraceContext::new(PARENT, Some("a\nb")).unwrap().tracestate(), None);
+    }
+}
