@@ -70,7 +70,7 @@ impl Subject {
     {
         Self::new(name, kind, family, move || {
             let mut service = service.clone();
-            batch(name, expect, move || call(&mut service, black_box(7)).is_ok())
+            batch(name, expect, move || succeeds(&mut service, black_box(7)))
         })
     }
 
@@ -163,6 +163,30 @@ where
         Poll::Pending => wait(future::poll_fn(|cx| service.poll_ready(cx)))?,
     }
     now(service.call(req))
+}
+
+/// One whole call whose answer is looked at where it lies, as its caller would: moving a result out of the way costs by its width, and is not the
+/// layer's work.
+#[inline]
+fn succeeds<S, R>(service: &mut S, req: R) -> bool
+where
+    S: Service<R>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    match service.poll_ready(&mut cx) {
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(_)) => return false,
+        Poll::Pending => {
+            if wait(future::poll_fn(|cx| service.poll_ready(cx))).is_err() {
+                return false;
+            }
+        }
+    }
+    let mut future = pin!(service.call(req));
+    match future.as_mut().poll(&mut cx) {
+        Poll::Ready(answer) => black_box(&answer).is_ok(),
+        Poll::Pending => wait(future).is_ok(),
+    }
 }
 
 /// The output of a future that is expected to be ready when polled once.

@@ -40,7 +40,7 @@ use pin_project_lite::pin_project;
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -226,11 +226,17 @@ where
         let this = self.project();
         match this.state.project() {
             StateProj::Running { future, permit } => {
-                Poll::Ready(finish(ready!(future.poll(cx)), permit, this.observe, this.exit))
+                finish(future.poll(cx), permit, this.observe, this.exit)
             }
             StateProj::Rejected { rejection } => {
-                Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")))
+                reject(rejection, this.exit)
             }
         }
     }
+}
+
+/// Out of the way of the calls that are let through.
+#[inline(never)]
+fn reject<Res, E, X: Exit<Res, E>>(rejection: &mut Option<Rejection>, exit: &X) -> Poll<Result<Res, X::Error>> {
+    Poll::Ready(exit.reject(rejection.take().expect("polled after completion")))
 }

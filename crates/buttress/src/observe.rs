@@ -2,6 +2,7 @@
 
 use crate::{InFlight, error, exit::ExitError};
 use buttress_core::{Failure, FailureKind, Outcome, Permit};
+use std::task::Poll;
 
 /// Reads the outcome of a result that is all there, or of the head of one that is still coming.
 pub trait Classify<Res, E> {
@@ -23,27 +24,43 @@ pub trait Observe<Res, E> {
 
 /// The end of a call: settles its permit, and lets its result out through `exit`.
 ///
-/// Responses and errors go their own ways here: a result that is moved as a whole is as wide as its error.
+/// Failures go out by a way of their own: where the two meet again, a response that fits into a register is moved in as many
+/// pieces as an error.
 #[inline(always)]
 pub(crate) fn finish<Res, E, P, O, X>(
-    result: Result<Res, E>,
+    result: Poll<Result<Res, E>>,
     permit: &mut InFlight<P>,
     observe: &O,
     exit: &X,
-) -> Result<O::Response<P>, X::Error>
+) -> Poll<Result<O::Response<P>, X::Error>>
 where
     P: Permit,
     X: ExitError<E>,
     O: Observe<Res, X::Error>,
 {
     match result {
-        Ok(response) => Ok(observe.response(response, permit)),
-        Err(error) => {
-            let error = exit.inner(error);
-            observe.error(&error, permit);
-            Err(error)
-        }
+        Poll::Ready(Ok(response)) => Poll::Ready(Ok(observe.response(response, permit))),
+        Poll::Ready(Err(error)) => fail(error, permit, observe, exit),
+        Poll::Pending => Poll::Pending,
     }
+}
+
+#[cold]
+#[inline(never)]
+fn fail<Res, E, P, O, X>(
+    error: E,
+    permit: &mut InFlight<P>,
+    observe: &O,
+    exit: &X,
+) -> Poll<Result<O::Response<P>, X::Error>>
+where
+    P: Permit,
+    X: ExitError<E>,
+    O: Observe<Res, X::Error>,
+{
+    let error = exit.inner(error);
+    observe.error(&error, permit);
+    Poll::Ready(Err(error))
 }
 
 /// For services that are not HTTP: a response is a success, an error is a failure, and a rejection of one of our own layers

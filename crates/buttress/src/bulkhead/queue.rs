@@ -160,7 +160,7 @@ where
                     }
                 },
                 StateProj::Running { call, permit } => {
-                    return Poll::Ready(finish(ready!(call.poll(cx)), permit, this.observe, this.exit));
+                    return finish(call.poll(cx), permit, this.observe, this.exit);
                 }
                 StateProj::Rejected { rejection } => {
                     return Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")));
