@@ -1,0 +1,7 @@
+//! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Nothing sleeps, and nothing depends on how long it takes.
+
+mod axum_server;
+mod circuit;
+mod grpc_client;
+mod grpc_server;
+mod retry;

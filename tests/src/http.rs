@@ -1,0 +1,112 @@
+use axum::{
+    Router,
+    body::Body,
+    response::IntoResponse,
+    routing::{MethodRouter, any},
+};
+use bytes::Bytes;
+use http::{Method, Request, Response, Uri};
+use http_body_util::channel::{Channel, Sender};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+/// hyper's client, with a pool.
+pub type Client = legacy::Client<HttpConnector, Body>;
+
+/// A server that runs until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Server {
+    /// Listens on a free port, and serves what `serve` makes of it.
+    pub async fn start<F>(serve: impl FnOnce(TcpListener) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let address = listener.local_addr().expect("it is bound");
+        Self { address, task: tokio::spawn(serve(listener)).abort_handle() }
+    }
+
+    /// The address of something on it.
+    pub fn uri(&self, path: &str) -> Uri {
+        format!("http://{}{path}", self.address).parse().expect("it is a URI")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The plain way to serve a router, which calls `layer()` for every connection.
+pub async fn axum_server(router: Router) -> Server {
+    Server::start(async |listener| {
+        axum::serve(listener, router).await.expect("a server does not end");
+    })
+    .await
+}
+
+/// Answers with a body that the test sends, once; then with an empty one.
+pub fn streams(head: impl IntoResponse + Clone + Send + Sync + 'static) -> (Sender<Bytes, io::Error>, MethodRouter) {
+    let (sender, body) = Channel::new(8);
+    let body = Arc::new(Mutex::new(Some(Body::new(body))));
+    let handler = async move || {
+        let body = body.lock().expect("nobody panicked").take().unwrap_or_default();
+        let (head, _) = head.into_response().into_parts();
+        Response::from_parts(head, body)
+    };
+    (sender, any(handler))
+}
+
+/// A client over HTTP/1.
+pub fn client() -> Client {
+    legacy::Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// A client over HTTP/2, without asking first.
+pub fn client_h2() -> Client {
+    legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http()
+}
+
+/// A client that opens a connection for each request.
+pub fn fresh_client() -> Client {
+    legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
+}
+
+/// `GET` without a body.
+pub fn get(uri: Uri) -> Request<Body> {
+    Request::get(uri).body(Body::empty()).expect("it is a request")
+}
+
+/// `POST` with a body.
+pub fn post(uri: Uri, body: impl Into<Body>) -> Request<Body> {
+    Request::builder().method(Method::POST).uri(uri).body(body.into()).expect("it is a request")
+}
+
+/// A response of this status, with a short text.
+pub fn reply(status: u16, text: &'static str) -> Response<Body> {
+    Response::builder().status(status).body(Body::from(text)).expect("it is a response")
+}
+
+/// The whole body, as a text.
+pub async fn text<B>(response: Response<B>) -> String
+where
+    B: http_body_util::BodyExt<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let body = response.into_body().collect().await.expect("the body arrives");
+    String::from_utf8(body.to_bytes().to_vec()).expect("it is a text")
+}
