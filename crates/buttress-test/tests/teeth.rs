@@ -33,8 +33,8 @@ impl Policy for Leaky {
 impl<Req: ?Sized> Admit<Req> for Leaky {}
 
 impl Permit for LeakyPermit {
-    fn settle(mut self, outcome: &buttress::Outcome, clock: &impl Clock) {
-        let permit = self.0.take().expect("it is settled once");
+    fn settle(&mut self, outcome: &buttress::Outcome, clock: &impl Clock) {
+        let mut permit = self.0.take().expect("it is settled once");
         if outcome == &buttress::Outcome::CANCELLED { std::mem::forget(permit) } else { permit.settle(outcome, clock) }
     }
 }
