@@ -27,7 +27,8 @@ impl<T> Sharded<T> {
     /// Puts `value` behind `shards` tickets, or the next power of two of them; see [`shards`].
     pub fn new(shards: usize, value: T) -> Self {
         let value = Arc::new(value);
-        let tickets = (0..shards.next_power_of_two()).map(|shard| Arc::new(Slot { value: value.clone(), shard })).collect();
+        let tickets =
+            (0..shards.next_power_of_two()).map(|shard| Arc::new(Slot { value: value.clone(), shard })).collect();
         Self(Arc::new(Tickets { value, tickets }))
     }
 

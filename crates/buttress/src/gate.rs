@@ -225,12 +225,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match this.state.project() {
-            StateProj::Running { future, permit } => {
-                finish(future.poll(cx), permit, this.observe, this.exit)
-            }
-            StateProj::Rejected { rejection } => {
-                reject(rejection, this.exit)
-            }
+            StateProj::Running { future, permit } => finish(future.poll(cx), permit, this.observe, this.exit),
+            StateProj::Rejected { rejection } => reject(rejection, this.exit),
         }
     }
 }

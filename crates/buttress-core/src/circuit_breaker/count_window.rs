@@ -19,7 +19,9 @@ pub(super) struct CountWindow {
     bad: AtomicU64,
     /// `generation | bad`: before so many bad results, no rule can be met in that generation.
     due: AtomicU64,
-    /// `generation | position | category`; the first position is 1.
+    results: u64,
+    /// `generation | position | category`; the first position is 1. As many as there are results, rounded up to a power of two, so that
+    /// a position keeps its slot when positions wrap.
     slots: Box<[AtomicU64]>,
 }
 
@@ -29,7 +31,8 @@ impl CountWindow {
             head: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             due: AtomicU64::new(0),
-            slots: (0..results).map(|_| AtomicU64::new(0)).collect(),
+            results: results.into(),
+            slots: (0..results.next_power_of_two()).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -67,7 +70,7 @@ impl CountWindow {
             let word = slot.load(Ordering::SeqCst);
             let behind = head.wrapping_sub(position_of(word)) & POSITION;
             // A slot whose owner has not written yet still shows what fell out of the window.
-            let live = position_of(word) != 0 && (behind < self.slots.len() as u64 || behind > POSITION / 2);
+            let live = word != 0 && (behind < self.results || behind > POSITION / 2);
             if live && word >> (64 - GENERATION_BITS) == tag_of(generation) {
                 match word & 0b11 {
                     0 => counts.succeeded += 1,
@@ -107,6 +110,48 @@ fn position_of(word: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn positions_may_wrap() {
+        let window = CountWindow::new(10);
+        // Twenty results before positions wrap, and one ring later.
+        window.head.store(POSITION - 20, Ordering::Relaxed);
+        for n in 0..40 {
+            window.record(1, if n % 2 == 0 { Category::Failed } else { Category::Succeeded });
+            assert_eq!(window.counts(1).total(), (n + 1).min(10), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_result_whose_slot_was_taken_by_a_later_one_is_out_of_the_window() {
+        let window = CountWindow::new(4);
+        (0..4).for_each(|_| window.record(0, Category::Succeeded));
+        // A writer that took position 2, was overtaken by a whole ring, and comes now.
+        window.head.store(1, Ordering::Relaxed);
+        window.slots[2].store(6 << CATEGORY_BITS, Ordering::Relaxed);
+        window.record(0, Category::Failed);
+        assert_eq!(window.slots[2].load(Ordering::Relaxed), 6 << CATEGORY_BITS);
+    }
+
+    #[test]
+    fn a_slot_that_still_shows_what_fell_out_does_not_count() {
+        let window = CountWindow::new(4);
+        (0..4).for_each(|_| window.record(0, Category::Failed));
+        // The next position is taken, and its result is not written yet.
+        window.head.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(window.counts(0).failed, 3);
+    }
+
+    #[test]
+    fn it_is_summed_again_only_when_enough_bad_results_have_come() {
+        let window = CountWindow::new(100);
+        assert_eq!(window.due(7), Some(1));
+        window.rest(7, 1, 3);
+        assert_eq!((window.due(7), window.due(7), window.due(7)), (None, None, Some(4)));
+        window.rest(7, 4, 3);
+        assert_eq!(window.due(8), Some(5), "a new generation knows nothing of it");
+        assert_eq!(window.due(7), None);
+    }
 
     #[test]
     fn it_slides() {

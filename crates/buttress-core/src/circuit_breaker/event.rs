@@ -135,7 +135,9 @@ impl fmt::Display for Cause {
                 write!(f, "the custom rule, at {} of {} calls failed", counts.failures(), counts.total())
             }
             Self::OpenTimeElapsed => f.write_str("the open time is over"),
+            Self::ProbesSucceeded(1) => f.write_str("1 probe succeeded"),
             Self::ProbesSucceeded(n) => write!(f, "{n} probes succeeded"),
+            Self::ProbesFailed(1) => f.write_str("1 probe failed"),
             Self::ProbesFailed(n) => write!(f, "{n} probes failed"),
             Self::ProbeLeaseExpired => f.write_str("a probe did not come back"),
             Self::HalfOpenTimedOut => f.write_str("the probes did not decide in time"),

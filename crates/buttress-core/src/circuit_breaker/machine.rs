@@ -147,7 +147,9 @@ impl Machine {
     /// Whether a probe has been out for longer than the slow threshold.
     pub(super) fn is_slow(&self, probe: Probe, now: Instant) -> bool {
         let lease = self.round.leases.iter().find(|lease| lease.probe == probe);
-        lease.zip(self.config.slow_threshold).is_some_and(|(lease, slow)| now.saturating_duration_since(lease.started) > slow)
+        lease
+            .zip(self.config.slow_threshold)
+            .is_some_and(|(lease, slow)| now.saturating_duration_since(lease.started) > slow)
     }
 
     /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.

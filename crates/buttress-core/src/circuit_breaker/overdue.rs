@@ -35,7 +35,8 @@ impl Overdue {
 
     /// The tag of a call that started at `ticks`. Ticks wrap after twelve hours, and so do buckets: a call that is in flight for longer is taken for a younger one.
     pub(super) fn tag(&self, ticks: u64, generation: u64) -> u32 {
-        (generation as u32) << BUCKET_BITS | (ticks * super::circuit::TICK / self.width) as u32 & ((1 << BUCKET_BITS) - 1)
+        (generation as u32) << BUCKET_BITS
+            | (ticks * super::circuit::TICK / self.width) as u32 & ((1 << BUCKET_BITS) - 1)
     }
 
     /// Whether it is time to look for overdue calls. True for one caller in each eighth of the threshold.
@@ -111,6 +112,23 @@ fn tag_of(word: u64) -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn one_caller_looks_in_each_eighth_of_the_threshold() {
+        let overdue = Overdue::new(Duration::from_nanos(800));
+        let looks: Vec<_> =
+            [0, 50, 99, 100, 150, 200, 1000, 1050].into_iter().filter(|nanos| overdue.look(*nanos)).collect();
+        assert_eq!(looks, [0, 100, 200, 1000]);
+    }
+
+    #[test]
+    fn a_call_that_started_by_a_clock_ahead_of_ours_is_young() {
+        let overdue = Overdue::new(Duration::from_micros(8000));
+        overdue.start(overdue.tag(500, 1), 1);
+        assert_eq!(overdue.count(overdue.tag(400, 1), 1), 0);
+        assert_eq!(overdue.count(overdue.tag(1300, 1), 1), 0);
+        assert_eq!(overdue.count(overdue.tag(1400, 1), 1), 1);
+    }
 
     proptest! {
         /// Against a list of the calls in flight. Bucket widths blur the edge: a call counts for sure once it is an eighth past the threshold.

@@ -91,9 +91,7 @@ where
         let QueuedLayer { bulkhead, max_queue, max_wait, observe, exit } = &self.layer;
         let call = |service: &S| ReadyCall::new(service.clone(), request);
         let state = match bulkhead.acquire_or_queue(*max_queue) {
-            Ok(Acquire::Taken(permit)) => {
-                State::Running { call: call(&self.inner), permit: InFlight::new(permit) }
-            }
+            Ok(Acquire::Taken(permit)) => State::Running { call: call(&self.inner), permit: InFlight::new(permit) },
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
                 timer: None,

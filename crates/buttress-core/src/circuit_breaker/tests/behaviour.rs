@@ -437,6 +437,167 @@ fn listeners_hear_every_change_with_its_numbers_outside_the_lock_and_may_panic()
 }
 
 #[test]
+fn a_waiter_is_woken_by_whatever_may_let_it_in() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    struct Woken(AtomicUsize);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    let woken = Arc::new(Woken(AtomicUsize::new(0)));
+    let breaker = bench.breaker.clone();
+    let waiters = breaker.waiters().unwrap();
+    let key = waiters.key();
+    let park = || waiters.register(key, &woken.clone().into());
+    let wakes = |expected| assert_eq!(woken.0.swap(0, Ordering::SeqCst), expected);
+
+    bench.call(FAILURE);
+    park();
+    bench.breaker.reset(&bench.now);
+    wakes(1);
+    bench.call(FAILURE);
+    bench.wait_open();
+    let probe = bench.admit();
+    park();
+    drop(probe);
+    wakes(1);
+    park();
+    waiters.deregister(key);
+    bench.breaker.reset(&bench.now);
+    wakes(0);
+}
+
+#[test]
+fn a_peek_sees_what_an_admission_would_and_takes_nothing() {
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    let peek = |bench: &Bench| bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after);
+    assert_eq!(peek(&bench), Ok(()));
+    bench.call(FAILURE);
+    assert_eq!(peek(&bench), Err(Some(SECOND)));
+    bench.wait_open();
+    assert_eq!((peek(&bench), bench.state()), (Ok(()), State::Open));
+    let probe = bench.admit();
+    assert_eq!(peek(&bench), Err(Some(30 * SECOND)), "until its lease ends");
+    drop(probe);
+    assert_eq!(peek(&bench), Ok(()));
+    bench.breaker.force_open(&bench.now);
+    assert_eq!(peek(&bench), Err(None));
+    assert_eq!(bench.breaker.snapshot(&bench.now).rejected, 0);
+}
+
+#[test]
+fn a_live_circuit_keeps_how_it_counts_what_is_overdue() {
+    let with = |count, slow| {
+        CircuitBreaker::builder("x").slow_rate(0.5).slow_threshold(slow).count_overdue(count).minimum_throughput(4)
+    };
+    let field =
+        |old: Builder, new: Builder| old.build().unwrap().reload(&new, &crate::testing::start()).map_err(|e| e.field());
+    assert_eq!(field(with(true, SECOND), with(false, SECOND)), Err("count_overdue"));
+    assert_eq!(field(with(true, SECOND), with(true, 2 * SECOND)), Err("count_overdue"));
+    assert_eq!(field(with(false, SECOND), with(true, SECOND)), Err("count_overdue"));
+    assert_eq!(field(with(true, SECOND), with(true, SECOND)), Ok(()));
+    assert_eq!(field(with(false, SECOND), with(false, 2 * SECOND)), Ok(()));
+}
+
+#[test]
+fn calls_that_end_are_not_overdue_and_those_dropped_without_a_word_neither() {
+    let mut bench =
+        Bench::new(|builder| builder.slow_threshold(80 * MS).slow_rate(0.5).minimum_throughput(4).count_overdue(true));
+    let (ends, dropped, stays) = (bench.admit(), bench.admit(), bench.admit());
+    bench.wait(50 * MS);
+    bench.settle(ends, Outcome::Success);
+    drop(dropped);
+    bench.wait(100 * MS);
+    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
+    bench.settle(stays, Outcome::Success);
+    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 0);
+    // One of an earlier generation is not counted in this one, in either direction.
+    let old = bench.admit();
+    bench.breaker.reset(&bench.now);
+    let new = bench.admit();
+    bench.wait(200 * MS);
+    drop(old);
+    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
+    drop(new);
+}
+
+#[test]
+fn a_reset_of_a_closed_circuit_clears_and_a_state_chosen_twice_changes_once() {
+    let bench = Bench::consecutive(3, |builder| builder);
+    bench.calls(2, FAILURE);
+    bench.breaker.reset(&bench.now);
+    assert_eq!(bench.breaker.snapshot(&bench.now).consecutive_failures, 0);
+    let generation = || bench.breaker.snapshot(&bench.now).generation;
+    bench.breaker.disable(&bench.now);
+    let disabled = generation();
+    bench.breaker.disable(&bench.now);
+    assert_eq!(generation(), disabled);
+}
+
+#[test]
+fn probes_of_an_interrupted_round_are_stale() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(2).concurrent_probes(2));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let old = bench.admit();
+    bench.breaker.open_for(SECOND, &bench.now);
+    bench.wait(SECOND);
+    let new = bench.admit();
+    bench.settle(old, FAILURE);
+    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).stale), (State::HalfOpen, 1));
+    bench.settle(new, Outcome::Success);
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn states_causes_and_counts_speak_for_themselves() {
+    let words = [State::Closed, State::MetricsOnly, State::Disabled, State::Open, State::HalfOpen, State::ForcedOpen];
+    assert_eq!(words.map(State::as_str), ["closed", "metrics-only", "disabled", "open", "half-open", "forced-open"]);
+    assert_eq!(State::HalfOpen.to_string(), "half-open");
+    let counts = Counts { succeeded: 5, failed: 2, slow: 2, slow_failed: 1 };
+    assert_eq!((counts.total(), counts.failures(), counts.slow_calls()), (10, 3, 3));
+    assert_eq!((counts.failure_rate(), counts.slow_rate()), (Some(0.3), Some(0.3)));
+    assert_eq!((Counts::default().failure_rate(), Counts::default().slow_rate()), (None, None));
+    let causes = [
+        (Cause::ConsecutiveFailures(5), "5 failures in a row"),
+        (Cause::FailureRate(counts), "3 of 10 calls failed"),
+        (Cause::SlowRate(counts), "3 of 10 calls were slow"),
+        (Cause::Custom(counts), "the custom rule, at 3 of 10 calls failed"),
+        (Cause::OpenTimeElapsed, "the open time is over"),
+        (Cause::ProbesSucceeded(1), "1 probe succeeded"),
+        (Cause::ProbesFailed(2), "2 probes failed"),
+        (Cause::ProbeLeaseExpired, "a probe did not come back"),
+        (Cause::HalfOpenTimedOut, "the probes did not decide in time"),
+        (Cause::Operator, "by hand"),
+        (Cause::Reloaded, "reloaded with another window"),
+    ];
+    for (cause, words) in causes {
+        assert_eq!(cause.to_string(), words);
+    }
+    let breaker = CircuitBreaker::new("named");
+    assert!(format!("{breaker:?}").contains("named"));
+    assert!(format!("{:?}", breaker.reserve(&crate::testing::start()).unwrap()).contains("named"));
+    assert!(format!("{:?}", CircuitBreaker::builder("named")).contains("named"));
+}
+
+#[test]
+fn listeners_leave_when_they_say_so() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    let heard = Arc::new(Mutex::new(0));
+    let count = heard.clone();
+    bench.breaker.on_transition_while(move |_| {
+        *count.lock().unwrap() += 1;
+        false
+    });
+    bench.call(FAILURE);
+    bench.breaker.reset(&bench.now);
+    assert_eq!(*heard.lock().unwrap(), 1);
+}
+
+#[test]
 fn extremes_are_values_like_others() {
     let mut bench = Bench::new(|builder| {
         builder
