@@ -33,7 +33,7 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
         ended: false,
     }));
     (
-        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 0, next: 0, sent: 0, hint: hint.clone() } },
+        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 0, next: 0, sent: 0, hint } },
         Handle(Some((shared, hint))),
     )
 }
@@ -53,7 +53,7 @@ impl<B: Body> Handle<B> {
         guard.attempt += 1;
         let attempt = guard.attempt;
         drop(guard);
-        Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: hint.clone() } })
+        Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: *hint } })
     }
 }
 

@@ -61,7 +61,6 @@ mod linux {
     /// Tells whether tokio was compiled with `test-util`: `Builder::start_paused` exists with it only. Where it exists, the method of the
     /// type itself is found before this one, and returns something else.
     #[allow(dead_code, reason = "used without `test-util` only")]
-    #[allow(dead_code, reason = "with `test-util` the method of the type itself is found")]
     trait Pausable {
         fn start_paused(&mut self, _: bool) -> Missing {
             Missing
@@ -71,7 +70,6 @@ mod linux {
     impl Pausable for Builder {}
 
     #[allow(dead_code, reason = "used without `test-util` only")]
-    #[allow(dead_code, reason = "as above")]
     struct Missing;
 
     trait Exists {

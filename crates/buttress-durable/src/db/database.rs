@@ -11,6 +11,9 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     /// Writers at a time, if the database has a limit worth queueing for.
     #[doc(hidden)]
     const WRITERS: Option<usize>;
+    /// Whether [`try_lock_shard`](Self::try_lock_shard) locks anything. If not, a lease has to do.
+    #[doc(hidden)]
+    const SHARD_LOCKS: bool;
 
     /// Brings the `buttress_*` tables up to date.
     #[doc(hidden)]
@@ -36,10 +39,9 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     #[doc(hidden)]
     fn lock_key(conn: &mut Self::Connection, key: i64) -> BoxFuture<'_, Result<(), sqlx::Error>>;
 
-    /// Takes a shard of the outbox until this transaction has ended. `None` if the database has no such locks and a
-    /// lease has to do.
+    /// Takes a shard of the outbox until this transaction has ended.
     #[doc(hidden)]
-    fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> Option<BoxFuture<'_, Result<bool, sqlx::Error>>>;
+    fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
 
     #[doc(hidden)]
     fn int(row: &Self::Row, column: usize) -> Result<i64, sqlx::Error>;

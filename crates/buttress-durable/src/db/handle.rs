@@ -25,7 +25,7 @@ use crate::clock::{Clock, Timestamp};
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Db<D: Database> {
     pool: Pool<D>,
     clock: Clock,
@@ -167,6 +167,13 @@ impl<D: Database> Db<D> {
     ) -> Result<u64, DbError> {
         self.faults.statement(sql).await;
         Ok(D::execute(conn, sql, args).await?)
+    }
+}
+
+impl<D: Database> Clone for Db<D> {
+    fn clone(&self) -> Self {
+        let Self { pool, clock, faults, writers } = self;
+        Self { pool: pool.clone(), clock: clock.clone(), faults: faults.clone(), writers: writers.clone() }
     }
 }
 

@@ -13,7 +13,7 @@
 //! Every table is called `buttress_*`, so the tables can live in a service's own database, which is what makes "in the
 //! caller's transaction" true.
 
-mod database;
+pub(crate) mod database;
 mod fault;
 mod handle;
 mod lease;

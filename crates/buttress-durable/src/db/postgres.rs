@@ -29,6 +29,7 @@ impl Db<Postgres> {
 impl Database for Postgres {
     const BEGIN: &'static str = "BEGIN";
     const WRITERS: Option<usize> = None;
+    const SHARD_LOCKS: bool = true;
 
     fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), MigrateError>> {
         async move {
@@ -47,15 +48,15 @@ impl Database for Postgres {
         async move { sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(conn).await.map(drop) }.boxed()
     }
 
-    fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> Option<BoxFuture<'_, Result<bool, sqlx::Error>>> {
-        let taken = async move {
+    fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+        async move {
             sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1::bigint::int4, $2::bigint::int4)")
                 .bind(LOCK_CLASS)
                 .bind(shard)
                 .fetch_one(conn)
                 .await
-        };
-        Some(taken.boxed())
+        }
+        .boxed()
     }
 }
 

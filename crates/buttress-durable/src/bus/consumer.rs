@@ -1,0 +1,105 @@
+//! A member of a group: says that it is alive, takes its fair share of the partitions, and gives up what is more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::time::interval;
+use uuid::Uuid;
+
+use super::group::{self, Claim};
+use super::handler::Handler;
+use super::log::{LogBus, PARTITIONS};
+use super::partition::Partition;
+use super::subscribe::Subscribe;
+use crate::db::{Database, DbError};
+use crate::task::Stop;
+
+/// How long a freed partition may lie about at most.
+const REBALANCE: Duration = Duration::from_secs(1);
+
+pub(super) struct Consumer<D: Database> {
+    bus: LogBus<D>,
+    subscribe: Arc<Subscribe>,
+    handler: Arc<dyn Handler>,
+    member: String,
+    /// The partitions at work. All in one task: dropping it drops them.
+    running: FuturesUnordered<BoxFuture<'static, (String, i64)>>,
+    owned: Vec<Owned>,
+}
+
+struct Owned {
+    partition: (String, i64),
+    stop: watch::Sender<bool>,
+}
+
+impl<D: Database> Consumer<D> {
+    pub(super) async fn join(bus: LogBus<D>, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Self, DbError> {
+        group::register(&bus.db, &subscribe).await?;
+        let member = Uuid::now_v7().to_string();
+        Ok(Self {
+            bus,
+            subscribe: Arc::new(subscribe),
+            handler,
+            member,
+            running: FuturesUnordered::new(),
+            owned: Vec::new(),
+        })
+    }
+
+    pub(super) async fn run(mut self, mut stop: Stop) {
+        let mut beat = interval((self.bus.lease / 3).min(REBALANCE));
+        while !stop.is_set() {
+            tokio::select! {
+                () = stop.wait() => {}
+                Some(partition) = self.running.next() => self.owned.retain(|owned| owned.partition != partition),
+                _ = beat.tick() => if let Err(error) = self.balance().await {
+                    tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
+                },
+            }
+        }
+        for owned in &self.owned {
+            owned.stop.send_replace(true);
+        }
+        while self.running.next().await.is_some() {}
+        if let Err(error) = group::leave(&self.bus.db, &self.subscribe.group, &self.member).await {
+            tracing::debug!(group = self.subscribe.group, %error, "member not signed off");
+        }
+    }
+
+    async fn balance(&mut self) -> Result<(), DbError> {
+        let (db, name) = (&self.bus.db, &self.subscribe.group);
+        let members = group::heartbeat(db, name, &self.member, self.bus.lease).await?;
+        let share = (self.subscribe.topics.len() * usize::from(PARTITIONS)).div_ceil(members);
+        for surplus in self.owned.iter().skip(share) {
+            surplus.stop.send_replace(true);
+        }
+        if self.owned.len() >= share {
+            return Ok(());
+        }
+        for partition in group::free(db, name).await? {
+            // Another member of the group may listen to topics that we know nothing of; and one of our own may still be
+            // on its way out.
+            let known = self.subscribe.topics.contains(&partition.0);
+            if !known || self.owned.len() >= share || self.owned.iter().any(|owned| owned.partition == partition) {
+                continue;
+            }
+            let claim = Claim::take(db, name, partition.clone(), &self.member, self.bus.lease).await?;
+            let Some(claim) = claim else { continue };
+            let (stop, stopped) = Stop::channel();
+            let at = partition.clone();
+            let work = Partition {
+                bus: self.bus.clone(),
+                subscribe: self.subscribe.clone(),
+                handler: self.handler.clone(),
+                claim,
+            };
+            self.running.push(work.run(stopped).map(move |()| at).boxed());
+            self.owned.push(Owned { partition, stop });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+use super::event_bus::BusError;
+use super::handler::DeadLetter;
+use super::log::{LogBus, Record};
+use crate::db::database::args;
+use crate::db::{Database, DbError};
+use crate::event::DomainEvent;
+
+/// An event on a dead-letter topic.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLettered {
+    /// The event. `None` if it is the event itself that cannot be read.
+    pub event: Option<DomainEvent>,
+    /// Its partition on the dead-letter topic.
+    pub partition: i64,
+    /// Its position there.
+    pub offset: i64,
+    /// Where it failed, and why.
+    pub cause: DeadLetter,
+}
+
+impl<D: Database> LogBus<D> {
+    /// The events of a topic that a group could not handle, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn dead_letters(&self, group: &str, topic: &str, limit: u32) -> Result<Vec<DeadLettered>, BusError> {
+        let rows = self
+            .db
+            .read(
+                "SELECT part, position, payload, dead_letter FROM buttress_log WHERE topic = $1
+                 ORDER BY published_at, part, position LIMIT $2",
+                args![&DeadLetter::topic_of(group, topic), i64::from(limit)],
+            )
+            .await?;
+        rows.iter().map(|row| Ok(letter::<D>(row)?)).collect()
+    }
+
+    /// Appends a dead letter to the end of the topic that it came from, for another try. Once: asking again changes
+    /// nothing. Every group of the topic sees it, and an [`Inbox`](crate::Inbox) tells those that have handled it.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Unknown`] if there is no such letter, or what the database says.
+    pub async fn redrive(&self, group: &str, topic: &str, partition: i64, offset: i64) -> Result<(), BusError> {
+        let from = DeadLetter::topic_of(group, topic);
+        let mut tx = self.db.begin().await?;
+        let rows = self
+            .db
+            .fetch(
+                &mut tx,
+                "SELECT dedup, payload FROM buttress_log WHERE topic = $1 AND part = $2 AND position = $3",
+                args![&from, partition, offset],
+            )
+            .await?;
+        let Some(row) = rows.first() else {
+            return Err(BusError::Unknown(format!("dead letter {partition}/{offset} on {from}")));
+        };
+        // The letter's own key, which tells its failure from the event's first publication and from a later failure.
+        let dedup = format!("{}#{group}", D::text(row, 0)?);
+        let payload = D::blob(row, 1)?;
+        // A dead letter keeps its partition, so this is the one that the event's key belongs to.
+        let record = Record { dedup, payload: &payload, dead_letter: None };
+        self.append(&mut tx, topic, partition, &[record]).await?;
+        tx.commit().await?;
+        self.wake();
+        Ok(())
+    }
+}
+
+fn letter<D: Database>(row: &D::Row) -> Result<DeadLettered, DbError> {
+    let json = D::text(row, 3)?;
+    let cause = serde_json::from_str(&json)
+        .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
+    let event = DomainEvent::from_bytes(&D::blob(row, 2)?).ok();
+    Ok(DeadLettered { event, partition: D::int(row, 0)?, offset: D::int(row, 1)?, cause })
+}

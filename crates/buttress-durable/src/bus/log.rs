@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::consumer::Consumer;
+use super::event_bus::{BusError, EventBus};
+use super::handler::Handler;
+use super::subscribe::{Subscribe, Subscription};
+use crate::clock::Timestamp;
+use crate::db::database::args;
+use crate::db::{Database, Db, DbError};
+use crate::event::DomainEvent;
+use crate::hash::bucket;
+use crate::task::Worker;
+
+/// Partitions of every topic. Fixed, because a key that moves to another partition loses its order.
+pub const PARTITIONS: u16 = 8;
+
+/// The embedded broker: an append-only log in a database.
+///
+/// Positions in a partition have no gaps, in the order of the commits. An event that is published again is not appended
+/// again while the log still holds it. Clones share one log.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::bus::{Delivery, EventBus, LogBus, Subscribe};
+/// use buttress_durable::{Db, DomainEvent};
+/// use std::sync::Arc;
+///
+/// # let dir = tempfile::tempdir()?;
+/// let bus = LogBus::new(Db::open(dir.path().join("bus.db")).await?);
+/// let (seen, mut handled) = tokio::sync::mpsc::channel(1);
+/// let handler = move |delivery: Delivery| {
+///     let seen = seen.clone();
+///     async move { Ok(seen.send(delivery.event.key().to_owned()).await?) }
+/// };
+/// let shipping = bus.subscribe(Subscribe::new("shipping", ["OrderConfirmed"])?, Arc::new(handler)).await?;
+///
+/// let now = bus.db().clock().now();
+/// bus.publish(&[DomainEvent::new("OrderConfirmed", "order-7", now, &())?]).await?;
+/// assert_eq!(handled.recv().await.as_deref(), Some("order-7"));
+/// shipping.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct LogBus<D: Database> {
+    pub(super) db: Db<D>,
+    pub(super) lease: Duration,
+    pub(super) poll: Duration,
+    published: Arc<watch::Sender<()>>,
+}
+
+/// A record before it has a position.
+pub(super) struct Record<'a> {
+    pub(super) dedup: String,
+    pub(super) payload: &'a [u8],
+    pub(super) dead_letter: Option<&'a str>,
+}
+
+impl<D: Database> LogBus<D> {
+    /// The log in `db`. Leases of 10 s, polls every 100 ms.
+    pub fn new(db: Db<D>) -> Self {
+        let (published, _) = watch::channel(());
+        Self { db, lease: Duration::from_secs(10), poll: Duration::from_millis(100), published: Arc::new(published) }
+    }
+
+    /// How long a member that has crashed keeps its partitions. Default: 10 s. At least 3 times the longest pause that a
+    /// healthy process may make (garbage, swapping, a slow disk).
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How often a member looks for events that another process has published. Default: 100 ms. Events of this process
+    /// wake it at once.
+    #[must_use]
+    pub fn with_poll(mut self, poll: Duration) -> Self {
+        self.poll = poll.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The database that holds the log.
+    pub fn db(&self) -> &Db<D> {
+        &self.db
+    }
+
+    /// Deletes what was published before a moment and every group has handled; how many records that were. A topic that
+    /// no group has ever subscribed to is kept, dead letters among them.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn trim(&self, topic: &str, before: Timestamp) -> Result<u64, BusError> {
+        let trimmed = self
+            .db
+            .write(
+                "DELETE FROM buttress_log WHERE topic = $1 AND published_at < $2 AND position <
+                     (SELECT MIN(g.position) FROM buttress_group g
+                      WHERE g.topic = buttress_log.topic AND g.part = buttress_log.part)",
+                args![topic, before],
+            )
+            .await?;
+        Ok(trimmed)
+    }
+
+    /// Appends records to one partition, those that it does not have yet.
+    pub(super) async fn append(
+        &self,
+        conn: &mut D::Connection,
+        topic: &str,
+        part: i64,
+        records: &[Record<'_>],
+    ) -> Result<(), DbError> {
+        // Locks the head until the commit. That is what makes positions appear in their order and without gaps: a
+        // sequence would hand them out in one order and let them become visible in another.
+        let rows = self
+            .db
+            .fetch(
+                conn,
+                "INSERT INTO buttress_log_head (topic, part, next) VALUES ($1, $2, 0)
+                 ON CONFLICT (topic, part) DO UPDATE SET next = buttress_log_head.next RETURNING next",
+                args![topic, part],
+            )
+            .await?;
+        let mut next = rows.first().map(|row| D::int(row, 0)).transpose()?.unwrap_or(0);
+        let now = self.db.now();
+        for Record { dedup, payload, dead_letter } in records {
+            let appended = self
+                .db
+                .execute(
+                    conn,
+                    "INSERT INTO buttress_log (topic, part, position, dedup, payload, dead_letter, published_at)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (topic, dedup) DO NOTHING",
+                    args![topic, part, next, dedup, *payload, *dead_letter, now],
+                )
+                .await?;
+            next += i64::from(appended == 1);
+        }
+        self.db
+            .execute(
+                conn,
+                "UPDATE buttress_log_head SET next = $1 WHERE topic = $2 AND part = $3",
+                args![next, topic, part],
+            )
+            .await
+            .map(drop)
+    }
+
+    pub(super) fn wake(&self) {
+        self.published.send_replace(());
+    }
+
+    pub(super) fn published(&self) -> watch::Receiver<()> {
+        self.published.subscribe()
+    }
+
+    async fn publish_all(&self, events: &[DomainEvent]) -> Result<(), BusError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let payloads: Vec<_> = events
+            .iter()
+            .map(|event| event.to_bytes().map_err(|error| BusError::refused(event, &error)))
+            .collect::<Result<_, _>>()?;
+        // Sorted, so that two publishers lock the heads in the same order and never wait for each other.
+        let mut partitions: BTreeMap<(&str, i64), Vec<Record<'_>>> = BTreeMap::new();
+        for (event, payload) in events.iter().zip(&payloads) {
+            let partition = (event.topic(), bucket(event.key(), PARTITIONS));
+            let record = Record { dedup: event.event_id().to_string(), payload, dead_letter: None };
+            partitions.entry(partition).or_default().push(record);
+        }
+        let mut tx = self.db.begin().await?;
+        for ((topic, part), records) in &partitions {
+            self.append(&mut tx, topic, *part, records).await?;
+        }
+        tx.commit().await?;
+        self.wake();
+        Ok(())
+    }
+}
+
+impl<D: Database> Clone for LogBus<D> {
+    fn clone(&self) -> Self {
+        Self { db: self.db.clone(), published: self.published.clone(), ..*self }
+    }
+}
+
+impl<D: Database> EventBus for LogBus<D> {
+    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+        self.publish_all(events).boxed()
+    }
+
+    fn subscribe(
+        &self,
+        subscribe: Subscribe,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        async move {
+            let consumer = Consumer::join(self.clone(), subscribe, handler).await?;
+            Ok(Subscription::new(Worker::spawn(|stop| consumer.run(stop))))
+        }
+        .boxed()
+    }
+}

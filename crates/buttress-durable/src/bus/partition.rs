@@ -1,0 +1,235 @@
+//! One member's work on one partition: read, handle, acknowledge, one record after the other.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+
+use super::group::Claim;
+use super::handler::{DeadLetter, Delivery, Handler, HandlerError};
+use super::log::{LogBus, Record};
+use super::subscribe::Subscribe;
+use crate::db::database::args;
+use crate::db::{Database, DbError};
+use crate::event::DomainEvent;
+use crate::task::Stop;
+use crate::text::storable;
+
+/// Records read at once.
+const BATCH: i64 = 64;
+
+pub(super) struct Partition<D: Database> {
+    pub(super) bus: LogBus<D>,
+    pub(super) subscribe: Arc<Subscribe>,
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) claim: Claim,
+}
+
+struct Stored {
+    position: i64,
+    dedup: String,
+    payload: Vec<u8>,
+    dead_letter: Option<String>,
+}
+
+/// Whether the partition is still ours.
+#[derive(Eq, PartialEq)]
+enum Owner {
+    Us,
+    Others,
+}
+
+impl<D: Database> Partition<D> {
+    /// Works until told to stop, or until the partition is lost or the database fails; then somebody takes it again.
+    pub(super) async fn run(mut self, mut stop: Stop) {
+        let mut published = self.bus.published();
+        // Three chances to renew before the lease ends. The first tick is at once, and harmless.
+        let mut beat = interval(self.bus.lease / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (topic, part) = (self.claim.topic.clone(), self.claim.part);
+        while !stop.is_set() {
+            let owner = match self.round(&stop, &mut beat).await {
+                Ok(Owner::Us) => self.idle(&mut stop, &mut published, &mut beat).await,
+                other => other,
+            };
+            match owner {
+                Ok(Owner::Us) => {}
+                Ok(Owner::Others) => {
+                    tracing::warn!(group = self.subscribe.group, topic, part, "partition lost to another member");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(group = self.subscribe.group, topic, part, %error, "partition given up for now");
+                    break;
+                }
+            }
+        }
+        // Expires at once, so that others need not wait. If this fails, they wait.
+        if let Err(error) = self.claim.save(&self.bus.db, Duration::ZERO).await {
+            tracing::debug!(group = self.subscribe.group, topic, part, %error, "partition not given back");
+        }
+    }
+
+    /// Handles what there is, until the end of the log or a record that has to wait.
+    async fn round(&mut self, stop: &Stop, beat: &mut Interval) -> Result<Owner, DbError> {
+        while self.pause().is_none() {
+            let batch = self.read().await?;
+            if batch.is_empty() {
+                break;
+            }
+            for record in batch {
+                if stop.is_set() {
+                    return Ok(Owner::Us);
+                }
+                if self.record(record, beat).await? == Owner::Others {
+                    return Ok(Owner::Others);
+                }
+                if self.pause().is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(Owner::Us)
+    }
+
+    /// Waits for news, keeping the lease.
+    async fn idle(
+        &mut self,
+        stop: &mut Stop,
+        published: &mut watch::Receiver<()>,
+        beat: &mut Interval,
+    ) -> Result<Owner, DbError> {
+        let pause = self.pause();
+        tokio::select! {
+            () = stop.wait() => Ok(Owner::Us),
+            // While a record waits for its next attempt, no news can help.
+            _ = published.changed(), if pause.is_none() => Ok(Owner::Us),
+            () = sleep(pause.unwrap_or(self.bus.poll)) => Ok(Owner::Us),
+            _ = beat.tick() => self.renew().await,
+        }
+    }
+
+    async fn read(&self) -> Result<Vec<Stored>, DbError> {
+        let rows = self
+            .bus
+            .db
+            .read(
+                "SELECT position, dedup, payload, dead_letter FROM buttress_log
+                 WHERE topic = $1 AND part = $2 AND position >= $3 ORDER BY position LIMIT $4",
+                args![&self.claim.topic, self.claim.part, self.claim.position, BATCH],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Stored {
+                    position: D::int(row, 0)?,
+                    dedup: D::text(row, 1)?,
+                    payload: D::blob(row, 2)?,
+                    dead_letter: D::maybe_text(row, 3)?,
+                })
+            })
+            .collect()
+    }
+
+    /// One attempt at one record, and what follows from it.
+    async fn record(&mut self, record: Stored, beat: &mut Interval) -> Result<Owner, DbError> {
+        let attempt = self.claim.attempts.saturating_add(1);
+        let result = match self.delivery(&record, attempt) {
+            Ok(delivery) => {
+                let attempted = attempt_once(&*self.handler, delivery, self.subscribe.timeout);
+                tokio::pin!(attempted);
+                loop {
+                    tokio::select! {
+                        result = &mut attempted => break result,
+                        // Dropping the attempt cancels the handler: the partition's new owner has it now.
+                        _ = beat.tick() => if self.renew().await? == Owner::Others { return Ok(Owner::Others) },
+                    }
+                }
+            }
+            Err(unreadable) => Err(unreadable),
+        };
+        let Err(error) = result else {
+            self.advance(&record);
+            return self.renew().await;
+        };
+        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt, %error, "event not handled");
+        if error.is_reject() || attempt >= self.subscribe.attempts.get() {
+            return self.bury(&record, attempt, &error).await;
+        }
+        let pause = self.subscribe.backoff.pause(attempt - 1, &mut fastrand::Rng::new());
+        self.claim.attempts = attempt;
+        self.claim.retry_at = self.bus.db.now().plus(pause);
+        self.renew().await
+    }
+
+    fn delivery(&self, record: &Stored, attempt: u32) -> Result<Delivery, HandlerError> {
+        let dead_letter = record.dead_letter.as_deref().map(serde_json::from_str).transpose();
+        Ok(Delivery {
+            event: DomainEvent::from_bytes(&record.payload).map_err(HandlerError::reject)?,
+            topic: self.claim.topic.clone(),
+            partition: self.claim.part,
+            offset: record.position,
+            attempt,
+            dead_letter: dead_letter.map_err(HandlerError::reject)?,
+        })
+    }
+
+    /// To the dead-letter topic, and on, in one transaction: neither twice nor not at all.
+    async fn bury(&mut self, record: &Stored, attempts: u32, error: &HandlerError) -> Result<Owner, DbError> {
+        let Claim { group, topic, part, .. } = self.claim.clone();
+        let letter = DeadLetter {
+            topic: topic.clone(),
+            partition: part,
+            offset: record.position,
+            attempts,
+            error: storable(error),
+            failed_at: self.bus.db.now(),
+            group,
+        };
+        tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event is a dead letter");
+        let json = serde_json::to_string(&letter)
+            .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
+        self.advance(record);
+        let mut tx = self.bus.db.begin().await?;
+        if !self.claim.store(&self.bus.db, &mut tx, self.bus.lease).await? {
+            return Ok(Owner::Others);
+        }
+        // A letter that was sent back and fails once more is another letter.
+        let dedup = format!("{}@{}", record.dedup, record.position);
+        let entry = Record { dedup, payload: &record.payload, dead_letter: Some(&json) };
+        self.bus.append(&mut tx, &DeadLetter::topic_of(&letter.group, &topic), part, &[entry]).await?;
+        tx.commit().await?;
+        self.bus.wake();
+        Ok(Owner::Us)
+    }
+
+    fn advance(&mut self, record: &Stored) {
+        self.claim.position = record.position + 1;
+        self.claim.attempts = 0;
+        self.claim.retry_at = crate::Timestamp::default();
+    }
+
+    async fn renew(&self) -> Result<Owner, DbError> {
+        let ours = self.claim.save(&self.bus.db, self.bus.lease).await?;
+        Ok(if ours { Owner::Us } else { Owner::Others })
+    }
+
+    /// How long the next record has to wait for its next attempt, if it has to.
+    fn pause(&self) -> Option<Duration> {
+        let pause = self.claim.retry_at.since(self.bus.db.now());
+        (!pause.is_zero()).then_some(pause)
+    }
+}
+
+/// A panic is a failure like any other: the event is not handled, and the group goes on.
+async fn attempt_once(handler: &dyn Handler, delivery: Delivery, limit: Duration) -> Result<(), HandlerError> {
+    let attempt = AssertUnwindSafe(async { timeout(limit, handler.handle(delivery)).await }).catch_unwind();
+    match attempt.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(HandlerError::retry(format!("the handler took longer than {limit:?}"))),
+        Err(_) => Err(HandlerError::retry("the handler panicked")),
+    }
+}

@@ -1,0 +1,118 @@
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use buttress_core::{Backoff, InvalidConfig};
+
+use crate::event::is_topic;
+use crate::task::Worker;
+
+/// What a group listens to, and what becomes of events that it cannot handle.
+///
+/// ```
+/// use buttress_durable::bus::{Start, Subscribe};
+/// use std::num::NonZeroU32;
+///
+/// let subscribe = Subscribe::new("shipping", ["OrderConfirmed", "OrderCancelled"])?
+///     .attempts(NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN))
+///     .start(Start::Earliest);
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Subscribe {
+    pub(super) group: String,
+    pub(super) topics: Vec<String>,
+    pub(super) attempts: NonZeroU32,
+    pub(super) backoff: Backoff,
+    pub(super) timeout: Duration,
+    pub(super) start: Start,
+}
+
+/// Where a group begins that has never committed anything.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Start {
+    /// With everything that the topic still holds.
+    #[default]
+    Earliest,
+    /// With what is published from now on.
+    Latest,
+}
+
+/// A member of a group. Dropped, it stops at once, and others take over when its leases have expired.
+#[derive(Debug)]
+#[must_use = "dropping a subscription ends it"]
+pub struct Subscription {
+    worker: Worker,
+}
+
+/// The longest name of a group: with its topic it has to fit into the name of a dead-letter topic, and brokers take 249.
+const MAX_GROUP: usize = 60;
+const MAX_TOPIC: usize = 249;
+
+impl Subscribe {
+    /// A group on some topics: 5 attempts, each at most 30 seconds, pauses of 100 ms to 10 s with equal jitter, from the
+    /// earliest event.
+    ///
+    /// # Errors
+    ///
+    /// If the group (1 to 60 of `A-Za-z0-9._-`) or a topic (1 to 249) has no legal name, or there is no topic.
+    pub fn new<T: Into<String>>(
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidConfig> {
+        let group = group.into();
+        let mut topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        topics.sort();
+        topics.dedup();
+        if !is_topic(&group, MAX_GROUP) {
+            return Err(InvalidConfig::new("group", "must be 1 to 60 of the characters A-Z, a-z, 0-9, '.', '_', '-'"));
+        }
+        if topics.is_empty() || !topics.iter().all(|topic| is_topic(topic, MAX_TOPIC)) {
+            let rule = "must be at least one, each 1 to 249 of the characters A-Z, a-z, 0-9, '.', '_', '-'";
+            return Err(InvalidConfig::new("topics", rule));
+        }
+        Ok(Self {
+            group,
+            topics,
+            attempts: NonZeroU32::MIN.saturating_add(4),
+            backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),
+            timeout: Duration::from_secs(30),
+            start: Start::Earliest,
+        })
+    }
+
+    /// How often an event is tried before it goes to the dead-letter topic. Default: 5.
+    pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// The pauses between attempts. Default: equal jitter, 100 ms to 10 s.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How long one attempt may take. Default: 30 s. After that it is dropped and counts as failed.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Where the group begins if it is new. Default: with the earliest event.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(worker: Worker) -> Self {
+        Self { worker }
+    }
+
+    /// Finishes the events at hand and leaves the group, so that others take over at once.
+    pub async fn shutdown(self) {
+        self.worker.shutdown().await;
+    }
+}

@@ -1,0 +1,130 @@
+//! The inbox: an event is handled once, however often it is delivered.
+//!
+//! The event's id is written in the transaction of the handler's own writes. Delivered again, the id is already there, and
+//! the handler's writes do not happen a second time. What the handler does *outside* of that transaction may still happen
+//! again.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::bus::{Delivery, Handler, HandlerError};
+use crate::clock::Timestamp;
+use crate::db::database::args;
+use crate::db::{Database, Db, DbError, Tx};
+use crate::event::DomainEvent;
+
+/// What a consumer has handled.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::bus::{EventBus, LogBus, Subscribe};
+/// use buttress_durable::{Db, Inbox};
+/// use futures_util::FutureExt;
+/// use std::sync::Arc;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = Db::open(dir.path().join("shipping.db")).await?;
+/// # sqlx::query("CREATE TABLE parcels (order_id TEXT)").execute(db.pool()).await?;
+/// # let bus = LogBus::new(db.clone());
+/// let handler = Inbox::new(db.clone(), "shipping").handler(|tx, event| {
+///     async move {
+///         sqlx::query("INSERT INTO parcels (order_id) VALUES ($1)").bind(event.key()).execute(&mut **tx).await?;
+///         Ok(())
+///     }
+///     .boxed()
+/// });
+/// let shipping = bus.subscribe(Subscribe::new("shipping", ["OrderConfirmed"])?, Arc::new(handler)).await?;
+/// # shipping.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Inbox<D: Database> {
+    db: Db<D>,
+    consumer: Arc<str>,
+}
+
+/// A [`Handler`] whose writes happen once for each event. See [`Inbox::handler`].
+#[derive(Debug)]
+pub struct InboxHandler<D: Database, F> {
+    inbox: Inbox<D>,
+    handle: F,
+}
+
+impl<D: Database> Inbox<D> {
+    /// The inbox of one consumer, most simply called like its group. Two consumers that share a name share what they have
+    /// handled.
+    pub fn new(db: Db<D>, consumer: impl Into<Arc<str>>) -> Self {
+        Self { db, consumer: consumer.into() }
+    }
+
+    /// Notes an event in the caller's transaction. False if it has been handled before: then do nothing, and acknowledge.
+    ///
+    /// On PostgreSQL a second delivery waits here until the first one's transaction has ended.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn claim(&self, conn: &mut D::Connection, event_id: Uuid) -> Result<bool, DbError> {
+        let id = event_id.to_string();
+        let rows = self
+            .db
+            .fetch(
+                conn,
+                "INSERT INTO buttress_inbox (consumer, event_id, handled_at) VALUES ($1, $2, $3)
+                 ON CONFLICT (consumer, event_id) DO NOTHING RETURNING event_id",
+                args![&*self.consumer, &id, self.db.now()],
+            )
+            .await?;
+        Ok(!rows.is_empty())
+    }
+
+    /// A handler that begins a transaction, claims the event, runs `handle` if it is new, and commits.
+    pub fn handler<F>(self, handle: F) -> InboxHandler<D, F>
+    where
+        F: for<'a> Fn(&'a mut Tx<D>, &'a DomainEvent) -> BoxFuture<'a, Result<(), HandlerError>>,
+        F: Send + Sync + 'static,
+    {
+        InboxHandler { inbox: self, handle }
+    }
+
+    /// Forgets what was handled before a moment; how many events that were. Keep them for longer than a redelivery can
+    /// take: the retention of the broker, plus the time that a dead letter may lie.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn purge(&self, before: Timestamp) -> Result<u64, DbError> {
+        let sql = "DELETE FROM buttress_inbox WHERE consumer = $1 AND handled_at < $2";
+        self.db.write(sql, args![&*self.consumer, before]).await
+    }
+}
+
+impl<D: Database> Clone for Inbox<D> {
+    fn clone(&self) -> Self {
+        Self { db: self.db.clone(), consumer: self.consumer.clone() }
+    }
+}
+
+impl<D: Database, F> Handler for InboxHandler<D, F>
+where
+    F: for<'a> Fn(&'a mut Tx<D>, &'a DomainEvent) -> BoxFuture<'a, Result<(), HandlerError>>,
+    F: Send + Sync + 'static,
+{
+    fn handle(&self, delivery: Delivery) -> BoxFuture<'_, Result<(), HandlerError>> {
+        async move {
+            let mut tx = self.inbox.db.begin().await?;
+            if !self.inbox.claim(&mut tx, delivery.event.event_id()).await? {
+                return Ok(());
+            }
+            (self.handle)(&mut tx, &delivery.event).await?;
+            Ok(tx.commit().await?)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,252 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::store::{Outbox, SHARDS};
+use crate::bus::{BusError, EventBus};
+use crate::db::database::args;
+use crate::db::{Database, DbError, Lease};
+use crate::event::DomainEvent;
+use crate::task::{Stop, Worker};
+use crate::text::storable;
+
+/// Publishes the events of an outbox. Dropped, it stops at once; what it had not marked is published again.
+#[derive(Debug)]
+#[must_use = "dropping a relay stops it"]
+pub struct Relay {
+    worker: Worker,
+}
+
+/// Events published at once. On PostgreSQL a shard stays locked for as long as that takes.
+const BATCH: i64 = 128;
+const LEASE: &str = "outbox";
+/// Between two tries while the bus or the database is down.
+const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
+/// The last publication of a relay that is shutting down may take this long.
+const LAST: Duration = Duration::from_secs(5);
+
+struct Work<D: Database> {
+    outbox: Outbox<D>,
+    bus: Arc<dyn EventBus>,
+    owner: String,
+    lease: Option<Lease>,
+}
+
+/// Rows of the outbox, ready to publish: their numbers, the events, and those that cannot be read.
+#[derive(Default)]
+struct Batch {
+    seqs: Vec<i64>,
+    events: Vec<DomainEvent>,
+    unreadable: Vec<(i64, String)>,
+}
+
+// === impl Relay ===
+
+impl Relay {
+    pub(super) fn spawn<D: Database>(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Self {
+        Self { worker: Worker::spawn(|stop| Work::new(outbox, bus).run(stop)) }
+    }
+
+    pub(super) async fn once<D: Database>(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Result<u64, BusError> {
+        let mut work = Work::new(outbox, bus);
+        let published = work.drain().await;
+        work.give_back().await;
+        published
+    }
+
+    /// Publishes what has been committed until now, within 5 seconds, and stops.
+    pub async fn shutdown(self) {
+        self.worker.shutdown().await;
+    }
+}
+
+// === impl Work ===
+
+impl<D: Database> Work<D> {
+    fn new(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Self {
+        Self { outbox, bus, owner: Uuid::now_v7().to_string(), lease: None }
+    }
+
+    async fn run(mut self, mut stop: Stop) {
+        let mut written = self.outbox.written();
+        let mut failures = 0;
+        while !stop.is_set() {
+            let pause = match self.drain().await {
+                Ok(_) => {
+                    failures = 0;
+                    self.outbox.poll
+                }
+                Err(error) => {
+                    let pause = PAUSE.pause(failures, &mut fastrand::Rng::new());
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "events wait in the outbox");
+                    pause
+                }
+            };
+            tokio::select! {
+                () = stop.wait() => {}
+                _ = written.changed(), if failures == 0 => {}
+                () = sleep(pause) => {}
+            }
+        }
+        let _ = timeout(LAST, self.drain()).await;
+        self.give_back().await;
+    }
+
+    /// Publishes until nothing is left that this relay may publish.
+    async fn drain(&mut self) -> Result<u64, BusError> {
+        let mut published = 0;
+        loop {
+            let round = if D::SHARD_LOCKS { self.locked_round().await? } else { self.leased_round().await? };
+            published += round;
+            if round == 0 {
+                return Ok(published);
+            }
+        }
+    }
+
+    /// Every shard that no other relay has, locked around reading, publishing and marking.
+    async fn locked_round(&self) -> Result<u64, BusError> {
+        let db = &self.outbox.db;
+        let mut published = 0;
+        for shard in self.shards().await? {
+            let mut tx = db.begin().await?;
+            if !D::try_lock_shard(&mut tx, shard).await? {
+                continue;
+            }
+            let batch = self.read(&mut tx, shard, shard).await?;
+            let outcome = self.publish(&batch).await;
+            published += self.mark(&mut tx, &batch, &outcome).await?;
+            tx.commit().await?;
+            settle(outcome)?;
+        }
+        Ok(published)
+    }
+
+    /// All shards, under one lease. The lease is held again while marking, so that a relay that was replaced while it
+    /// published marks nothing; what it published twice, consumers know by its id.
+    async fn leased_round(&mut self) -> Result<u64, BusError> {
+        let Some(lease) = self.lease().await? else { return Ok(0) };
+        let db = &self.outbox.db;
+        let mut conn = db.pool().acquire().await?;
+        let batch = self.read(&mut conn, 0, i64::from(SHARDS)).await?;
+        drop(conn);
+        if batch.seqs.is_empty() && batch.unreadable.is_empty() {
+            return Ok(0);
+        }
+        let outcome = self.publish(&batch).await;
+        let mut tx = db.begin().await?;
+        if !lease.hold(db, &mut tx).await? {
+            self.lease = None;
+            return Ok(0);
+        }
+        let published = self.mark(&mut tx, &batch, &outcome).await?;
+        tx.commit().await?;
+        settle(outcome)?;
+        Ok(published)
+    }
+
+    async fn lease(&mut self) -> Result<Option<Lease>, DbError> {
+        let (db, ttl) = (&self.outbox.db, self.outbox.lease);
+        if let Some(lease) = self.lease.take() {
+            if lease.renew(db, ttl).await? {
+                self.lease = Some(lease);
+            }
+        }
+        if self.lease.is_none() {
+            self.lease = Lease::acquire(db, LEASE, &self.owner, ttl).await?;
+        }
+        Ok(self.lease.clone())
+    }
+
+    async fn give_back(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        if let Err(error) = lease.release(&self.outbox.db).await {
+            tracing::debug!(%error, "the relay's lease was not given back");
+        }
+    }
+
+    async fn shards(&self) -> Result<Vec<i64>, DbError> {
+        let sql = "SELECT DISTINCT shard FROM buttress_outbox WHERE sent_at IS NULL AND refused IS NULL";
+        let rows = self.outbox.db.read(sql, args![]).await?;
+        rows.iter().map(|row| Ok(D::int(row, 0)?)).collect()
+    }
+
+    async fn read(&self, conn: &mut D::Connection, from: i64, to: i64) -> Result<Batch, DbError> {
+        let rows = self
+            .outbox
+            .db
+            .fetch(
+                conn,
+                "SELECT seq, payload FROM buttress_outbox
+                 WHERE shard >= $1 AND shard <= $2 AND sent_at IS NULL AND refused IS NULL ORDER BY seq LIMIT $3",
+                args![from, to, BATCH],
+            )
+            .await?;
+        let mut batch = Batch::default();
+        for row in &rows {
+            let seq = D::int(row, 0)?;
+            match DomainEvent::from_bytes(&D::blob(row, 1)?) {
+                Ok(event) => {
+                    batch.seqs.push(seq);
+                    batch.events.push(event);
+                }
+                Err(error) => batch.unreadable.push((seq, storable(error))),
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn publish(&self, batch: &Batch) -> Result<(), BusError> {
+        if batch.events.is_empty() { Ok(()) } else { self.bus.publish(&batch.events).await }
+    }
+
+    /// Writes down what became of each row. Row by row, by number: "all up to the last one" would include rows that have
+    /// become visible since they were read.
+    async fn mark(
+        &self,
+        conn: &mut D::Connection,
+        batch: &Batch,
+        outcome: &Result<(), BusError>,
+    ) -> Result<u64, DbError> {
+        let db = &self.outbox.db;
+        let refuse = "UPDATE buttress_outbox SET refused = $1 WHERE seq = $2";
+        for (seq, reason) in &batch.unreadable {
+            tracing::error!(seq, reason, "an event in the outbox cannot be read, and is parked");
+            db.execute(conn, refuse, args![reason, *seq]).await?;
+        }
+        // A parked row counts as progress: the next round goes on without it.
+        let mut done = batch.unreadable.len() as u64;
+        match outcome {
+            Ok(()) => {
+                let now = db.now();
+                for seq in &batch.seqs {
+                    let sent = "UPDATE buttress_outbox SET sent_at = $1 WHERE seq = $2";
+                    db.execute(conn, sent, args![now, *seq]).await?;
+                }
+                done += batch.seqs.len() as u64;
+            }
+            Err(BusError::Refused { event_id, reason }) => {
+                let refused = batch.seqs.iter().zip(&batch.events).find(|(_, event)| event.event_id() == *event_id);
+                if let Some((seq, event)) = refused {
+                    tracing::error!(%event_id, topic = event.topic(), reason, "the bus refuses an event; it is parked");
+                    db.execute(conn, refuse, args![&storable(reason), *seq]).await?;
+                    done += 1;
+                }
+            }
+            Err(_) => {}
+        }
+        Ok(done)
+    }
+}
+
+/// A refused event has been parked, which is what there was to do. Any other failure has to wait.
+fn settle(outcome: Result<(), BusError>) -> Result<(), BusError> {
+    match outcome {
+        Err(BusError::Refused { .. }) => Ok(()),
+        other => other,
+    }
+}
