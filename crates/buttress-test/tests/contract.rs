@@ -1,5 +1,6 @@
 //! The contract, for every layer there is and every ending it can have.
 
+use buttress::{gate::GateLayer, keyed::Keyed};
 use buttress_http::prelude::*;
 use buttress_test::{TestBody, contract};
 use std::time::Duration;
@@ -79,6 +80,17 @@ fn a_bulkhead_with_a_queue() {
     contract::check_bound_of_one(|| layer().grpc());
     contract::check_bound_of_one(|| layer().grpc_client());
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+#[test]
+fn a_policy_for_each_key() {
+    let keyed = || {
+        let key = |request: &http::Request<TestBody>| request.uri().path().to_owned();
+        GateLayer::with_policy(Keyed::new(key, |_: &String| Bulkhead::new(1)))
+    };
+    contract::check_bound_of_one(keyed);
+    contract::check_bound_of_one(|| keyed().http());
+    contract::check_bound_of_one(|| keyed().grpc_client());
 }
 
 #[test]

@@ -1,0 +1,69 @@
+use buttress::{Reason, Rejection, health::Group, health::Rules};
+use buttress_http::{HttpProbes, prelude::*};
+use buttress_test::{Answer, BoxError, Inner, Plan};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use std::time::Duration;
+use tower::{Layer, Service, ServiceExt};
+
+/// What a layer answers around a service that never does.
+async fn answered<L, B>(layer: L, request: Request<()>) -> Response<B>
+where
+    L: Layer<Inner, Service: Service<Request<()>, Response = Response<B>, Error = BoxError>>,
+{
+    layer.layer(Inner::new(Plan::of(Answer::Never))).oneshot(request).await.unwrap()
+}
+
+fn reason<B>(response: &Response<B>) -> Reason {
+    response.extensions().get::<Rejection>().expect("the typed rejection rides along").reason()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_a_response_with_the_typed_rejection_in_it() {
+    let response = answered(BulkheadLayer::new(0).http(), Request::new(())).await;
+    assert_eq!((response.status().as_u16(), reason(&response)), (503, Reason::BulkheadFull));
+    let response = answered(BulkheadLayer::new(0).grpc(), Request::new(())).await;
+    assert_eq!((&response.headers()["grpc-status"], reason(&response)), (&"8".parse().unwrap(), Reason::BulkheadFull));
+    let queue = BulkheadLayer::new(0).queue(1, Duration::from_secs(1));
+    let response = answered(queue.http(), Request::new(())).await;
+    assert_eq!((response.status().as_u16(), reason(&response)), (503, Reason::QueueTimeout));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_is_a_504_or_deadline_exceeded() {
+    let timeout = TimeoutLayer::total(Duration::from_secs(1));
+    assert_eq!(answered(timeout.http(), Request::new(())).await.status(), 504);
+    let response = answered(timeout.grpc(), Request::new(())).await;
+    assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &"4".parse().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_says_when_to_come_back() {
+    let breaker = CircuitBreaker::new("payments");
+    breaker.open_for(Duration::from_millis(2500));
+    let layer = CircuitBreakerLayer::from(breaker);
+    assert_eq!(answered(layer.clone().http(), Request::new(())).await.headers()["retry-after"], "3");
+    let response = answered(layer.grpc(), Request::new(())).await;
+    assert_eq!(response.headers()["grpc-retry-pushback-ms"], "2500");
+    assert_eq!(response.headers()["grpc-status"], "14");
+}
+
+#[tokio::test]
+async fn indicators_are_listed_only_for_those_who_may_see_them() {
+    let health = Health::new();
+    health.started();
+    let database = health.indicator("database", Group::Readiness, Rules::AT_ONCE);
+    database.down("password wrong");
+    let probes = HttpProbes::new().verbose_for(|headers| headers.contains_key("x-operator"));
+    let layer = HealthLayer::new(health).answer(probes);
+    let ask = async |operator: bool| {
+        let mut request = Request::get("/readyz?verbose").body(()).unwrap();
+        if operator {
+            request.headers_mut().insert("x-operator", "1".parse().unwrap());
+        }
+        let body = answered(layer.clone(), request).await.into_body().collect().await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    };
+    assert_eq!(ask(false).await, "down\n");
+    assert_eq!(ask(true).await, "down\nReadiness database: down (password wrong)\n");
+}

@@ -1,0 +1,170 @@
+use crate::recorder::{Recorder, Writes};
+use buttress::{BoxError, Failure, FailureKind, Outcome, gate::GateLayer};
+use buttress_http::{ClientExt, ObservedBody, prelude::TimeoutLayer};
+use buttress_test::{Part, TestBody};
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use std::{future::ready, time::Duration};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+fn status(code: &str) -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code.parse().unwrap())])
+}
+
+fn failed(kind: FailureKind) -> Outcome {
+    Failure::new(kind).into()
+}
+
+/// A gRPC failure, without what the code says about repeating it.
+fn kind(outcome: &Outcome) -> Option<FailureKind> {
+    outcome.failure().map(|failure| failure.kind)
+}
+
+type Observed<const HELD: bool> = Response<ObservedBody<TestBody, Writes<HELD>>>;
+
+async fn http<const HELD: bool>(recorder: &Recorder<HELD>, response: Response<TestBody>) -> Observed<HELD> {
+    let response = std::sync::Mutex::new(Some(response));
+    let inner = service_fn(move |_: Request<()>| ready(Ok::<_, BoxError>(response.lock().unwrap().take().unwrap())));
+    GateLayer::with_policy(recorder.clone()).http_client().layer(inner).oneshot(Request::new(())).await.unwrap()
+}
+
+async fn grpc(recorder: &Recorder<false>, response: Response<TestBody>) -> Observed<false> {
+    let response = std::sync::Mutex::new(Some(response));
+    let inner = service_fn(move |_: Request<()>| ready(Ok::<_, BoxError>(response.lock().unwrap().take().unwrap())));
+    GateLayer::with_policy(recorder.clone()).grpc_client().layer(inner).oneshot(Request::new(())).await.unwrap()
+}
+
+fn body(parts: impl IntoIterator<Item = Part>) -> Response<TestBody> {
+    Response::new(TestBody::new(parts))
+}
+
+/// The outcomes after the head, after each frame, and after the drop.
+async fn steps<const HELD: bool>(recorder: &Recorder<HELD>, response: Observed<HELD>) -> Vec<usize> {
+    let mut body = response.into_body();
+    let mut steps = vec![recorder.outcomes().len()];
+    while let Some(frame) = body.frame().await {
+        steps.push(recorder.outcomes().len());
+        if frame.is_err() {
+            break;
+        }
+    }
+    drop(body);
+    steps.push(recorder.outcomes().len());
+    steps
+}
+
+#[tokio::test]
+async fn a_body_settles_with_its_last_frame_and_once() {
+    let recorder = Recorder::<false>::default();
+    let response = http(&recorder, body([Part::Data("a"), Part::Data("b")])).await;
+    assert_eq!(steps(&recorder, response).await, [0, 0, 1, 1]);
+    assert_eq!(recorder.outcomes(), [Outcome::Success]);
+}
+
+#[tokio::test]
+async fn an_empty_body_settles_at_its_head() {
+    let recorder = Recorder::<false>::default();
+    let response = http(&recorder, body([])).await;
+    assert_eq!(steps(&recorder, response).await, [1, 1]);
+}
+
+#[tokio::test]
+async fn trailers_are_an_end() {
+    let recorder = Recorder::<false>::default();
+    let response = http(&recorder, body([Part::Data("a"), Part::Trailers(HeaderMap::new())])).await;
+    assert_eq!(steps(&recorder, response).await, [0, 0, 1, 1]);
+    assert_eq!(recorder.outcomes(), [Outcome::Success]);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_a_failure() {
+    let recorder = Recorder::<false>::default();
+    let response = http(&recorder, body([Part::Data("a"), Part::Error("broken")])).await;
+    assert_eq!(steps(&recorder, response).await, [0, 0, 1, 1]);
+    assert_eq!(recorder.outcomes(), [failed(FailureKind::Body)]);
+}
+
+#[tokio::test]
+async fn a_bad_status_settles_at_the_head_unless_the_permit_is_held_to_the_end() {
+    let bad = || {
+        let mut response = body([Part::Data("a"), Part::Data("b")]);
+        *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+        response
+    };
+    let (decides, held) = (Recorder::<false>::default(), Recorder::<true>::default());
+    let (first, second) = (http(&decides, bad()).await, http(&held, bad()).await);
+    assert_eq!(steps(&decides, first).await, [1, 1, 1, 1]);
+    assert_eq!(steps(&held, second).await, [0, 0, 1, 1]);
+    assert_eq!(
+        (decides.outcomes(), held.outcomes()),
+        (vec![failed(FailureKind::Http(502))], vec![failed(FailureKind::Http(502))])
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_body_is_neutral_unless_all_that_was_promised_was_there() {
+    for (frames, outcome) in [(0, Outcome::CANCELLED), (1, Outcome::Success)] {
+        let recorder = Recorder::<false>::default();
+        // All five bytes are there after one frame, and only the trailers are to come.
+        let response = body([Part::Data("12345"), Part::Trailers(HeaderMap::new())]);
+        let mut body = http(&recorder, response).await.into_body();
+        for _ in 0..frames {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        assert_eq!(recorder.outcomes(), [outcome], "after {frames} frames");
+    }
+}
+
+#[tokio::test]
+async fn grpc_is_read_from_the_trailers() {
+    for (code, expected) in [("0", None), ("5", None), ("14", Some(14)), ("nonsense", Some(2)), ("99", Some(99))] {
+        let recorder = Recorder::<false>::default();
+        let response = grpc(&recorder, body([Part::Data("a"), Part::Trailers(status(code))])).await;
+        assert_eq!(steps(&recorder, response).await, [0, 0, 1, 1]);
+        assert_eq!(kind(&recorder.outcomes()[0]), expected.map(FailureKind::Grpc), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn grpc_is_read_from_the_head_where_there_are_only_trailers() {
+    let recorder = Recorder::<false>::default();
+    let mut response = body([]);
+    *response.headers_mut() = status("14");
+    let response = grpc(&recorder, response).await;
+    assert_eq!(kind(&recorder.outcomes()[0]), Some(FailureKind::Grpc(14)));
+    drop(response);
+    assert_eq!(recorder.outcomes().len(), 1);
+}
+
+#[tokio::test]
+async fn grpc_without_a_status_is_unknown_and_without_a_grpc_server_is_what_http_says() {
+    let recorder = Recorder::<false>::default();
+    let response = grpc(&recorder, body([Part::Data("a")])).await;
+    steps(&recorder, response).await;
+    let mut bad_gateway = body([Part::Data("a")]);
+    *bad_gateway.status_mut() = http::StatusCode::BAD_GATEWAY;
+    drop(grpc(&recorder, bad_gateway).await);
+    let kinds: Vec<_> = recorder.outcomes().iter().map(kind).collect();
+    assert_eq!(kinds, [Some(FailureKind::Grpc(2)), Some(FailureKind::Http(502))]);
+}
+
+#[tokio::test]
+async fn a_dropped_stream_is_neutral() {
+    let recorder = Recorder::<false>::default();
+    let mut body = grpc(&recorder, body([Part::Data("a"), Part::Trailers(status("14"))])).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    assert_eq!(recorder.outcomes(), [Outcome::CANCELLED]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_future_is_neutral_and_an_attempt_that_timed_out_is_not() {
+    let recorder = Recorder::<false>::default();
+    let hangs = service_fn(|_: Request<()>| std::future::pending::<Result<Response<TestBody>, BoxError>>());
+    let inner = TimeoutLayer::attempt(Duration::from_secs(1)).layer(hangs);
+    let mut service = GateLayer::with_policy(recorder.clone()).http_client().layer(inner);
+    drop(service.ready().await.unwrap().call(Request::new(())));
+    service.ready().await.unwrap().call(Request::new(())).await.unwrap_err();
+    assert_eq!(recorder.outcomes(), [Outcome::CANCELLED, failed(FailureKind::Timeout)]);
+}
