@@ -183,8 +183,9 @@ where
         }
     }
     let mut future = pin!(service.call(req));
-    match future.as_mut().poll(&mut cx) {
-        Poll::Ready(answer) => black_box(&answer).is_ok(),
+    let polled = future.as_mut().poll(&mut cx);
+    match black_box(&polled) {
+        Poll::Ready(answer) => answer.is_ok(),
         Poll::Pending => wait(future).is_ok(),
     }
 }

@@ -241,15 +241,22 @@ impl Circuit {
         }
     }
 
-    #[inline]
+    /// A circuit that has no window is asked here on every call, so this much is in line.
+    #[inline(always)]
     pub(super) fn record(&self, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
-        match &self.window {
-            None => {}
-            Some(Counting::Time(window)) => {
+        if let Some(counting) = &self.window {
+            self.record_in(counting, shard, generation, category, clock);
+        }
+    }
+
+    #[inline(never)]
+    fn record_in(&self, counting: &Counting, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
+        match counting {
+            Counting::Time(window) => {
                 let now = if window.is_coarse() { clock.coarse() } else { clock.now() };
-                window.record(shard, window.tag(self.nanos(now), generation), category)
+                window.record(shard, window.tag(self.nanos(now), generation), category);
             }
-            Some(Counting::Count(window)) => window.record(generation, category),
+            Counting::Count(window) => window.record(generation, category),
         }
     }
 
