@@ -190,7 +190,21 @@ impl Policy for CircuitBreaker {
     }
 }
 
-impl<Req: ?Sized> Admit<Req> for CircuitBreaker {}
+impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
+    #[inline(always)]
+    fn admit(&self, request: &Req, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.0.admit(request, clock)
+    }
+
+    fn confirm(
+        &self,
+        permit: CircuitBreakerPermit,
+        request: &Req,
+        clock: &impl Clock,
+    ) -> Result<CircuitBreakerPermit, Rejection> {
+        self.0.confirm(permit, request, clock)
+    }
+}
 
 impl<O, X> CircuitBreakerLayer<O, X> {
     /// Lets only such requests be probes of a half-open circuit: not the upload of a gigabyte, and not what must not be done in vain. The others
@@ -245,13 +259,13 @@ impl<Req: ?Sized, F: Fn(&Req) -> bool> Admit<Req> for CanProbe<F> {
         &self,
         permit: CircuitBreakerPermit,
         request: &Req,
-        _: &impl Clock,
+        clock: &impl Clock,
     ) -> Result<CircuitBreakerPermit, Rejection> {
         if permit.is_probe() && !(self.can_probe)(request) {
             // Dropping the permit gives the slot back.
             return Err(self.breaker.0.reject(Reason::ProbesExhausted));
         }
-        Ok(permit)
+        self.breaker.confirm(permit, request, clock)
     }
 }
 

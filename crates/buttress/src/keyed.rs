@@ -20,7 +20,7 @@
 //! # Differences
 //!
 //! A lookup takes a read lock on one of 16 shards, which is the one lock on the path of an admitted call in this family. Making a policy takes that
-//! shard's write lock, so it happens once for each key.
+//! shard's write lock, so it happens once for each key; the function that makes it must not use the keyed policy itself.
 
 use buttress_core::{Admit, Clock, Policy, Reason, Refused, Rejection, shard::Counter};
 use std::{
@@ -154,8 +154,8 @@ impl<K: Hash + Eq, A, M> Store<K, A, M> {
 }
 
 impl<K: Hash + Eq + Clone, A: Clone + Idle, M: Fn(&K) -> A> Store<K, A, M> {
-    /// Runs `with` on the policy of `key`. A permit is taken inside, so that an entry in use is never idle while it could be evicted.
-    fn with<T>(&self, key: K, with: impl FnOnce(&A) -> T) -> T {
+    /// The policy of `key`. It is asked outside the lock: its listeners may look at other keys.
+    fn policy(&self, key: K) -> A {
         let shard = self.shard(&key);
         if let Some(entry) = read(shard).get(&key) {
             // Which of two calls came later matters little; that the order costs no shared write to the busy key does.
@@ -163,22 +163,21 @@ impl<K: Hash + Eq + Clone, A: Clone + Idle, M: Fn(&K) -> A> Store<K, A, M> {
             if entry.used.load(Ordering::Relaxed) != now {
                 entry.used.store(now, Ordering::Relaxed);
             }
-            return with(&entry.policy);
+            return entry.policy.clone();
         }
         let mut entries = shard.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(&key) {
-            return with(&entry.policy);
+            return entry.policy.clone();
         }
         if entries.len() >= self.max_keys.div_ceil(SHARDS) && !self.evict(&mut entries) {
             drop(entries);
             self.unremembered.add(1);
-            return with(&(self.make)(&key));
+            return (self.make)(&key);
         }
         let policy = (self.make)(&key);
         let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
-        let result = with(&policy);
-        entries.insert(key, Entry { policy, used });
-        result
+        entries.insert(key, Entry { policy: policy.clone(), used });
+        policy
     }
 
     fn evict(&self, entries: &mut HashMap<K, Entry<A>>) -> bool {
@@ -220,7 +219,7 @@ where
     M: Fn(&K) -> A,
 {
     fn admit(&self, request: &Req, clock: &impl Clock) -> Result<A::Permit, Rejection> {
-        self.store.with((self.key)(request), |policy| policy.admit(request, clock))
+        self.store.policy((self.key)(request)).admit(request, clock)
     }
 }
 

@@ -169,7 +169,7 @@ impl CircuitBreaker {
         if !State::of_word(word).admits_all() && self.peek(clock).is_ok() && !may_probe() {
             return Err(self.0.reject(Reason::ProbesExhausted, None));
         }
-        self.reserve(clock)
+        self.admit_call(true, clock)
     }
 
     /// A rejection in this circuit's name, which counts as one of its own.
@@ -186,32 +186,56 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, _, steps| steps.extend(machine.set(state)));
     }
 
+    /// `begins`: whether the call begins now, or only a place is reserved for it.
+    #[inline(always)]
+    fn admit_call(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        let circuit = &*self.0;
+        let word = circuit.hot.word.load(Ordering::Acquire);
+        if !State::of_word(word).admits_all() {
+            return self.admit_cold(word, begins, clock);
+        }
+        let ramp_from = circuit.hot.ramp_from.load(Ordering::Relaxed);
+        if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
+            return Err(circuit.reject(Reason::Recovering, None));
+        }
+        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock))
+    }
+
     #[cold]
-    fn reserve_cold(&self, word: u64, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
-        let (circuit, now) = (&*self.0, clock.coarse());
+    #[inline(never)]
+    fn admit_cold(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        let circuit = &*self.0;
         let reason = |state| match state {
             State::ForcedOpen => Reason::ForcedOpen,
             State::HalfOpen => Reason::ProbesExhausted,
             _ => Reason::CircuitOpen,
         };
-        if let Err(refused) = self.refusal(word, circuit.nanos(now)) {
+        if let Err(refused) = self.refusal(word, clock) {
             return Err(circuit.reject(reason(State::of_word(word)), refused.retry_after));
         }
         let (probe, word, closed) = circuit.change(clock.now(), |machine, now, steps| {
-            let probe = if machine.state.admits_all() { None } else { Some(machine.take_probe(now, steps)) };
+            let probe = if machine.state.admits_all() { None } else { Some(machine.take_probe(begins, now, steps)) };
             (probe, word_of(machine.generation, machine.state), machine.closed())
         });
         match probe {
-            Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(now))),
+            Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(clock.now()))),
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
-            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, &now)),
+            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock)),
         }
     }
 
-    #[inline]
-    fn refusal(&self, word: u64, now: u64) -> Result<(), Refused> {
+    /// The coarse clock tells that the time has not come. Where it is near, the fine one is asked, so that it is over when it is over.
+    fn refusal(&self, word: u64, clock: &impl Clock) -> Result<(), Refused> {
+        const NEAR: u64 = 20_000_000;
         let closed_until = self.0.hot.closed_until.load(Ordering::Acquire);
-        if State::of_word(word).admits_all() || now >= closed_until {
+        if State::of_word(word).admits_all() {
+            return Ok(());
+        }
+        let mut now = self.0.nanos(clock.coarse());
+        if closed_until.saturating_sub(now) < NEAR {
+            now = self.0.nanos(clock.now());
+        }
+        if now >= closed_until {
             return Ok(());
         }
         Err(Refused { retry_after: (closed_until != FOREVER).then(|| Duration::from_nanos(closed_until - now)) })
@@ -221,24 +245,15 @@ impl CircuitBreaker {
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
-    #[inline(always)]
+    /// A reserved probe whose call does not come within the lease gives its slot back, and says nothing.
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
-        let circuit = &*self.0;
-        let word = circuit.hot.word.load(Ordering::Acquire);
-        if !State::of_word(word).admits_all() {
-            return self.reserve_cold(word, clock);
-        }
-        let ramp_from = circuit.hot.ramp_from.load(Ordering::Relaxed);
-        if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
-            return Err(circuit.reject(Reason::Recovering, None));
-        }
-        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock))
+        self.admit_call(false, clock)
     }
 
     #[inline]
     fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
         let word = self.0.hot.word.load(Ordering::Acquire);
-        if State::of_word(word).admits_all() { Ok(()) } else { self.refusal(word, self.0.nanos(clock.coarse())) }
+        if State::of_word(word).admits_all() { Ok(()) } else { self.refusal(word, clock) }
     }
 
     fn waiters(&self) -> Option<&Waiters> {
@@ -246,7 +261,26 @@ impl Policy for CircuitBreaker {
     }
 }
 
-impl<Req: ?Sized> Admit<Req> for CircuitBreaker {}
+impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
+    #[inline(always)]
+    fn admit(&self, _: &Req, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.admit_call(true, clock)
+    }
+
+    /// A permit of an earlier generation, or of a probe whose slot is gone, is no permit any more: it is asked again.
+    fn confirm(
+        &self,
+        permit: CircuitBreakerPermit,
+        _: &Req,
+        clock: &impl Clock,
+    ) -> Result<CircuitBreakerPermit, Rejection> {
+        if permit.begin(clock) {
+            return Ok(permit);
+        }
+        drop(permit);
+        self.admit_call(true, clock)
+    }
+}
 
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

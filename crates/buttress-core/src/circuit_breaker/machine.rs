@@ -38,6 +38,8 @@ struct Lease {
     probe: Probe,
     started: Instant,
     ends: Option<Instant>,
+    /// Whether its call has begun. A slot that was reserved for a call that never came says nothing when its lease ends.
+    begun: bool,
 }
 
 /// The number of a probe. No two probes of a circuit share one.
@@ -116,10 +118,14 @@ impl Machine {
         if self.state != State::HalfOpen {
             return;
         }
-        let before = self.round.leases.len();
-        self.round.leases.retain(|lease| lease.ends.is_none_or(|ends| now < ends));
-        self.round.failed += (before - self.round.leases.len()) as u32;
-        if self.round.leases.len() < before {
+        let failed = self.round.failed;
+        let Round { leases, failed: count, .. } = &mut self.round;
+        leases.retain(|lease| {
+            let live = lease.ends.is_none_or(|ends| now < ends);
+            *count += u32::from(!live && lease.begun);
+            live
+        });
+        if self.round.failed > failed {
             steps.extend(self.decide(Cause::ProbeLeaseExpired, None, now));
         }
         if self.state == State::HalfOpen && self.round.ends.is_some_and(|ends| now >= ends) {
@@ -128,7 +134,7 @@ impl Machine {
     }
 
     /// Takes a probe's slot, beginning a half-open round when the open time is over.
-    pub(super) fn take_probe(&mut self, now: Instant, steps: &mut Vec<Step>) -> Option<Probe> {
+    pub(super) fn take_probe(&mut self, begun: bool, now: Instant, steps: &mut Vec<Step>) -> Option<Probe> {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
             self.round =
@@ -140,8 +146,16 @@ impl Machine {
         }
         let probe = Probe(self.round.next);
         self.round.next = self.round.next.wrapping_add(1);
-        self.round.leases.push(Lease { probe, started: now, ends: now.checked_add(self.config.probe_lease) });
+        self.round.leases.push(Lease { probe, started: now, ends: now.checked_add(self.config.probe_lease), begun });
         Some(probe)
+    }
+
+    /// The call of a reserved slot begins, and its lease with it. `false` when the slot is gone.
+    pub(super) fn begin(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) -> bool {
+        self.roll(now, steps);
+        let ends = now.checked_add(self.config.probe_lease);
+        let lease = self.round.leases.iter_mut().find(|lease| lease.probe == probe);
+        lease.map(|lease| (lease.started, lease.ends, lease.begun) = (now, ends, true)).is_some()
     }
 
     /// Whether a probe has been out for longer than the slow threshold.

@@ -36,6 +36,16 @@ impl CircuitBreakerPermit {
         Self { ticket, bits: u64::from(probe.0) << 32 | word & u64::from(u32::MAX) }
     }
 
+    /// Whether the permit is still good, now that its call begins.
+    pub(super) fn begin(&self, clock: &impl Clock) -> bool {
+        let circuit = &*self.ticket;
+        if self.is_probe() {
+            let probe = Probe((self.bits >> 32) as u32);
+            return circuit.change(clock.now(), |machine, now, steps| machine.begin(probe, now, steps));
+        }
+        circuit.hot.word.load(Ordering::Acquire) as u32 == self.bits as u32
+    }
+
     /// Whether this call is a probe of a half-open circuit.
     #[inline]
     pub fn is_probe(&self) -> bool {

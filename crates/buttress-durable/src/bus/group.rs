@@ -111,6 +111,11 @@ impl Claim {
         }))
     }
 
+    /// The claim once the record at `position` is done with.
+    pub(super) fn after(&self, position: i64) -> Self {
+        Self { position: position + 1, attempts: 0, retry_at: Timestamp::default(), ..self.clone() }
+    }
+
     /// Writes position and attempts, and makes the lease last another while. False if somebody else owns the partition:
     /// then nothing was written.
     pub(super) async fn store<D: Database>(

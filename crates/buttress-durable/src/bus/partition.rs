@@ -152,7 +152,7 @@ impl<D: Database> Partition<D> {
             Err(unreadable) => Err(unreadable),
         };
         let Err(error) = result else {
-            self.advance(&record);
+            self.claim = self.claim.after(record.position);
             return self.renew().await;
         };
         tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt, %error, "event not handled");
@@ -192,9 +192,10 @@ impl<D: Database> Partition<D> {
         tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event is a dead letter");
         let json = serde_json::to_string(&letter)
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
-        self.advance(record);
+        // Not ours before it is committed: whoever gives the partition back after a failure must not step over the record.
+        let next = self.claim.after(record.position);
         let mut tx = self.bus.db.begin().await?;
-        if !self.claim.store(&self.bus.db, &mut tx, self.bus.lease).await? {
+        if !next.store(&self.bus.db, &mut tx, self.bus.lease).await? {
             return Ok(Owner::Others);
         }
         // A letter that was sent back and fails once more is another letter.
@@ -202,14 +203,9 @@ impl<D: Database> Partition<D> {
         let entry = Record { dedup, payload: &record.payload, dead_letter: Some(&json) };
         self.bus.append(&mut tx, &DeadLetter::topic_of(&letter.group, &topic), part, &[entry]).await?;
         tx.commit().await?;
+        self.claim = next;
         self.bus.wake();
         Ok(Owner::Us)
-    }
-
-    fn advance(&mut self, record: &Stored) {
-        self.claim.position = record.position + 1;
-        self.claim.attempts = 0;
-        self.claim.retry_at = crate::Timestamp::default();
     }
 
     async fn renew(&self) -> Result<Owner, DbError> {

@@ -129,17 +129,18 @@ impl<D: Database> Work<D> {
     /// All shards, under one lease. The lease is held again while marking, so that a relay that was replaced while it
     /// published marks nothing; what it published twice, consumers know by its id.
     async fn leased_round(&mut self) -> Result<u64, BusError> {
+        let db = self.outbox.db.clone();
+        // An idle relay writes nothing, not even its lease.
+        if self.shards().await?.is_empty() {
+            return Ok(0);
+        }
         let Some(lease) = self.lease().await? else { return Ok(0) };
-        let db = &self.outbox.db;
         let mut conn = db.pool().acquire().await?;
         let batch = self.read(&mut conn, 0, i64::from(SHARDS)).await?;
         drop(conn);
-        if batch.seqs.is_empty() && batch.unreadable.is_empty() {
-            return Ok(0);
-        }
         let outcome = self.publish(&batch).await;
         let mut tx = db.begin().await?;
-        if !lease.hold(db, &mut tx).await? {
+        if !lease.hold(&db, &mut tx).await? {
             self.lease = None;
             return Ok(0);
         }

@@ -470,6 +470,39 @@ fn a_waiter_is_woken_by_whatever_may_let_it_in() {
 }
 
 #[test]
+fn a_reserved_place_that_nobody_uses_decides_nothing() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    assert!(reserved.is_probe() && bench.try_admit().is_err());
+    bench.wait(5 * SECOND);
+    assert_eq!(bench.state(), State::HalfOpen, "no call began, so none has failed");
+    // Its slot went to another call, and comes back to it when that is over.
+    let other = bench.admit();
+    assert!(bench.breaker.confirm(reserved, &(), &bench.now).is_err());
+    drop(other);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.wait(4 * SECOND);
+    let begun = bench.breaker.confirm(reserved, &(), &bench.now).unwrap();
+    bench.wait(4 * SECOND);
+    bench.settle(begun, Outcome::Success);
+    assert_eq!(bench.state(), State::Closed, "its lease began with its call");
+}
+
+#[test]
+fn a_place_reserved_before_the_trip_is_not_good_after_it() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.breaker.force_open(&bench.now);
+    let refused = bench.breaker.confirm(reserved, &(), &bench.now).unwrap_err();
+    assert_eq!(refused.reason(), Reason::ForcedOpen);
+    bench.breaker.reset(&bench.now);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    assert!(bench.breaker.confirm(reserved, &(), &bench.now).is_ok());
+}
+
+#[test]
 fn a_peek_sees_what_an_admission_would_and_takes_nothing() {
     let mut bench = Bench::consecutive(1, |builder| builder);
     let peek = |bench: &Bench| bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after);

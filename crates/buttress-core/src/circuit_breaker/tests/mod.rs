@@ -2,7 +2,7 @@ mod behaviour;
 mod model;
 
 use super::{Builder, CircuitBreaker, CircuitBreakerPermit, State};
-use crate::{Failure, FailureKind, Ignored, Outcome, Permit, Policy, Rejection};
+use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Rejection};
 use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
@@ -38,7 +38,7 @@ impl Bench {
     }
 
     fn try_admit(&self) -> Result<CircuitBreakerPermit, Rejection> {
-        self.breaker.reserve(&self.now)
+        self.breaker.admit(&(), &self.now)
     }
 
     fn settle(&self, mut permit: CircuitBreakerPermit, outcome: Outcome) {

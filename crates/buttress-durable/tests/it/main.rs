@@ -1,0 +1,6 @@
+//! What the crate promises, on real databases: SQLite always, PostgreSQL when `BUTTRESS_TEST_POSTGRES` names a server
+//! (`postgres://user@host:port`, whose user may create databases).
+
+mod bus;
+mod outbox;
+mod support;

@@ -1,0 +1,254 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress_durable::bus::{BusError, EventBus, Handler, LogBus, Subscribe, Subscription};
+use buttress_durable::{DomainEvent, Outbox};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::support::{Backend, Crash, clock, close, event, eventually, ints, on_both, open};
+
+on_both!(
+    an_event_is_published_only_if_its_transaction_commits,
+    relays_side_by_side_keep_the_order_of_every_key,
+    events_wait_while_the_bus_is_down,
+    what_the_bus_refuses_is_parked_and_can_be_tried_again,
+    a_crash_at_any_boundary_of_the_relay_loses_nothing_and_keeps_the_order,
+);
+
+const TOPIC: &str = "OrderCreated";
+
+/// A bus that only remembers, and refuses or fails as told. It survives the processes of a test.
+#[derive(Clone, Debug, Default)]
+struct Recorder {
+    published: Arc<Mutex<Vec<DomainEvent>>>,
+    refused: Arc<Mutex<Option<uuid::Uuid>>>,
+    down: Arc<Mutex<bool>>,
+    crash: Option<Crash>,
+}
+
+impl Recorder {
+    /// The numbers of each key in the order in which they first came.
+    fn first_seen(&self) -> BTreeMap<String, Vec<i64>> {
+        let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for event in &*self.published.lock().unwrap() {
+            let numbers = seen.entry(event.key().to_owned()).or_default();
+            let number = event.decode().unwrap();
+            if !numbers.contains(&number) {
+                numbers.push(number);
+            }
+        }
+        seen
+    }
+
+    fn crashing(&self, crash: &Crash) -> Arc<dyn EventBus> {
+        Arc::new(Self { crash: Some(crash.clone()), ..self.clone() })
+    }
+}
+
+impl EventBus for Recorder {
+    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+        async move {
+            if *self.down.lock().unwrap() {
+                return Err(BusError::Unavailable("down".into()));
+            }
+            for event in events {
+                if *self.refused.lock().unwrap() == Some(event.event_id()) {
+                    return Err(BusError::Refused { event_id: event.event_id(), reason: "too large".to_owned() });
+                }
+                match &self.crash {
+                    Some(crash) => crash.boundary().await,
+                    None => tokio::task::yield_now().await,
+                }
+                self.published.lock().unwrap().push(event.clone());
+            }
+            match &self.crash {
+                Some(crash) => crash.boundary().await,
+                None => tokio::task::yield_now().await,
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, _: Subscribe, _: Arc<dyn Handler>) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        async { Err(BusError::Unknown("subscription: this bus only remembers".to_owned())) }.boxed()
+    }
+}
+
+async fn write<D: Backend>(outbox: &Outbox<D>, db: &buttress_durable::Db<D>, event: &DomainEvent) {
+    let mut tx = db.begin().await.unwrap();
+    outbox.append(&mut tx, event).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn an_event_is_published_only_if_its_transaction_commits<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    let mut tx = db.begin().await.unwrap();
+    outbox.append(&mut tx, &event(TOPIC, "k", 1)).await.unwrap();
+    drop(tx);
+    let kept = event(TOPIC, "k", 2);
+    write(&outbox, &db, &kept).await;
+    write(&outbox, &db, &kept).await;
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 1);
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 1);
+    assert_eq!(*bus.published.lock().unwrap(), [kept]);
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 0);
+    assert_eq!(outbox.purge(db.clock().now().plus(Duration::from_secs(1))).await.unwrap(), 1);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// Writers of the same keys at once, and four relays that compete for them.
+async fn relays_side_by_side_keep_the_order_of_every_key<D: Backend>() {
+    const KEYS: i64 = 12;
+    const EACH: i64 = 25;
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    sqlx_counter::<D>(&db, KEYS).await;
+    let outbox = Outbox::new(db.clone()).with_poll(Duration::from_millis(1));
+    let bus = Recorder::default();
+    let relays: Vec<_> = (0..4).map(|_| outbox.relay(Arc::new(bus.clone()))).collect();
+    let writers = (0..4).map(|_| {
+        let (db, outbox) = (db.clone(), outbox.clone());
+        async move {
+            for turn in 0..KEYS * EACH / 4 {
+                let mut tx = db.begin().await.unwrap();
+                let row = "UPDATE counters SET n = n + 1 WHERE key = $1 RETURNING n";
+                let key = turn % KEYS;
+                let rows = D::fetch(&mut tx, row, &[buttress_durable::db::Arg::Int(key)]).await.unwrap();
+                let number = D::int(&rows[0], 0).unwrap();
+                outbox.append(&mut tx, &event(TOPIC, &format!("key-{key}"), number)).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+        }
+    });
+    futures_util::future::join_all(writers).await;
+    eventually("everything published", || async { outbox.backlog().await.unwrap().unsent == 0 }).await;
+    for relay in relays {
+        relay.shutdown().await;
+    }
+    let seen = bus.first_seen();
+    assert_eq!(seen.len(), 12);
+    for (key, numbers) in seen {
+        assert!(numbers.is_sorted() && numbers.len() == 25, "{key}: {numbers:?}");
+    }
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn sqlx_counter<D: Backend>(db: &buttress_durable::Db<D>, keys: i64) {
+    let mut tx = db.begin().await.unwrap();
+    D::execute(&mut tx, "CREATE TABLE counters (key BIGINT PRIMARY KEY, n BIGINT NOT NULL)", &[]).await.unwrap();
+    for key in 0..keys {
+        let sql = "INSERT INTO counters (key, n) VALUES ($1, 0)";
+        D::execute(&mut tx, sql, &[buttress_durable::db::Arg::Int(key)]).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn events_wait_while_the_bus_is_down<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()).with_poll(Duration::from_millis(1)), Recorder::default());
+    *bus.down.lock().unwrap() = true;
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    assert!(matches!(outbox.relay_once(&dynamic).await, Err(BusError::Unavailable(_))));
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 1);
+    let relay = outbox.relay(dynamic);
+    *bus.down.lock().unwrap() = false;
+    eventually("the event", || async { bus.published.lock().unwrap().len() == 1 }).await;
+    relay.shutdown().await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn what_the_bus_refuses_is_parked_and_can_be_tried_again<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    let events = [event(TOPIC, "k", 1), event(TOPIC, "k", 2), event(TOPIC, "k", 3)];
+    *bus.refused.lock().unwrap() = Some(events[1].event_id());
+    for event in &events {
+        write(&outbox, &db, event).await;
+    }
+    outbox.relay_once(&dynamic).await.unwrap();
+    assert_eq!(bus.first_seen()["k"], [1, 3]);
+    let parked = outbox.parked(10).await.unwrap();
+    assert_eq!((parked.len(), parked[0].event_id, parked[0].reason.as_str()), (1, events[1].event_id(), "too large"));
+    *bus.refused.lock().unwrap() = None;
+    assert!(outbox.unpark(events[1].event_id()).await.unwrap());
+    assert!(!outbox.unpark(events[0].event_id()).await.unwrap(), "only parked events");
+    outbox.relay_once(&dynamic).await.unwrap();
+    assert_eq!(bus.first_seen()["k"], [1, 3, 2]);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// Writes and relays, killed at the n-th boundary, for every n until it gets through; then once more without a crash.
+async fn a_crash_at_any_boundary_of_the_relay_loses_nothing_and_keeps_the_order<D: Backend>() {
+    let mut n = 0;
+    loop {
+        n += 1;
+        let home = D::create().await;
+        let hand = clock();
+        let bus = Recorder::default();
+        let first = relay_life::<D>(&home, hand.clock(), &bus, &Crash::at(n)).await;
+        hand.advance(Duration::from_secs(60));
+        let second = relay_life::<D>(&home, hand.clock(), &bus, &Crash::never()).await;
+        assert!(second, "the second process gets through");
+
+        let db = D::connect(&home).await;
+        let committed = ints(&db, "SELECT COUNT(*) FROM buttress_outbox").await;
+        let unsent = ints(&db, "SELECT COUNT(*) FROM buttress_outbox WHERE sent_at IS NULL").await;
+        let seen = bus.first_seen();
+        let count = seen.values().map(Vec::len).sum::<usize>();
+        assert_eq!((committed[0], unsent[0]), (i64::try_from(count).unwrap(), 0), "killed at boundary {n}: {seen:?}");
+        assert!(seen.values().all(|numbers| numbers.is_sorted()), "killed at boundary {n}: {seen:?}");
+        close(db).await;
+        D::destroy(home).await;
+        if first {
+            break;
+        }
+    }
+    assert!(n > 20, "only {n} boundaries: the faults do not reach the relay");
+}
+
+async fn relay_life<D: Backend>(home: &D::Home, clock: buttress_durable::Clock, bus: &Recorder, crash: &Crash) -> bool {
+    let base = i64::from(bus.crash.is_none()) * clock.now().as_millis();
+    let db = open::<D>(home, clock, crash).await;
+    let life = async {
+        let outbox = Outbox::new(db.clone());
+        for n in 0..4 {
+            let mut tx = db.begin().await.unwrap();
+            outbox.append(&mut tx, &event(TOPIC, if n % 2 == 0 { "a" } else { "b" }, base + n)).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        outbox.relay_once(&bus.crashing(crash)).await.unwrap();
+    };
+    let through = crash.live(life).await.is_some();
+    close(db).await;
+    through
+}
+
+/// With the embedded log as the bus, even the republished event is there once.
+#[tokio::test]
+async fn the_log_takes_a_republished_event_once() {
+    let home = <sqlx::Sqlite as Backend>::create().await;
+    let db = <sqlx::Sqlite as Backend>::connect(&home).await;
+    let outbox = Outbox::new(db.clone());
+    let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db.clone()));
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    outbox.relay_once(&bus).await.unwrap();
+    // A crash after publishing and before marking leaves just this.
+    sqlx::query("UPDATE buttress_outbox SET sent_at = NULL").execute(db.pool()).await.unwrap();
+    outbox.relay_once(&bus).await.unwrap();
+    assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_log").await, [1]);
+    close(db).await;
+}

@@ -1,0 +1,192 @@
+//! Databases to test on, crashes on demand, and waiting for conditions.
+
+use std::future::Future;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use buttress_durable::db::{Arg, FaultPoint};
+use buttress_durable::{Clock, Database, Db, DomainEvent, ManualClock, Timestamp};
+use sqlx::{Connection, Postgres, Sqlite};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Far longer than anything here takes, far shorter than a patience.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A database that a test has to itself, and that outlives the processes the test pretends to be.
+pub(crate) trait Backend: Database {
+    type Home: Send + Sync;
+
+    fn create() -> impl Future<Output = Self::Home> + Send;
+    fn connect(home: &Self::Home) -> impl Future<Output = Db<Self>> + Send;
+    fn destroy(home: Self::Home) -> impl Future<Output = ()> + Send;
+}
+
+impl Backend for Sqlite {
+    type Home = TempDir;
+
+    async fn create() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    async fn connect(home: &TempDir) -> Db<Self> {
+        Db::open(home.path().join("test.db")).await.unwrap()
+    }
+
+    async fn destroy(home: TempDir) {
+        home.close().unwrap();
+    }
+}
+
+impl Backend for Postgres {
+    type Home = String;
+
+    async fn create() -> String {
+        let name = format!("buttress_{}", uuid::Uuid::now_v7().simple());
+        admin(format!("CREATE DATABASE {name}")).await;
+        name
+    }
+
+    async fn connect(home: &String) -> Db<Self> {
+        Db::connect(&format!("{}/{home}", server().unwrap())).await.unwrap()
+    }
+
+    async fn destroy(home: String) {
+        admin(format!("DROP DATABASE {home} WITH (FORCE)")).await;
+    }
+}
+
+/// The server to test on, or a word to whoever reads the output that there is none.
+pub(crate) fn server() -> Option<&'static str> {
+    static SERVER: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
+        if server.is_none() {
+            // Not eprintln: the test harness would swallow it.
+            let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
+            let _ = std::io::stderr().write_all(note.as_bytes());
+        }
+        server.map(|url| url.trim_end_matches('/').to_owned())
+    };
+    SERVER.get_or_init(find).as_deref()
+}
+
+async fn admin(sql: String) {
+    let url = format!("{}/postgres", server().unwrap());
+    let mut conn = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+}
+
+/// Runs each generic test on SQLite, and on PostgreSQL if there is one.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                $crate::support::bounded(super::$test::<sqlx::Sqlite>()).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if $crate::support::server().is_some() {
+                    $crate::support::bounded(super::$test::<sqlx::Postgres>()).await;
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+pub(crate) async fn bounded(test: impl Future<Output = ()>) {
+    tokio::time::timeout(10 * LIMIT, test).await.expect("the test hangs");
+}
+
+/// Waits until `condition` holds. Looks again and again; a minute is the limit.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let look = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+}
+
+pub(crate) fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::from_millis(1_700_000_000_000))
+}
+
+pub(crate) fn event(topic: &str, key: &str, number: i64) -> DomainEvent {
+    DomainEvent::new(topic, key, Timestamp::from_millis(number), &number).unwrap()
+}
+
+pub(crate) async fn execute<D: Database>(conn: &mut D::Connection, sql: &'static str, args: &[Arg<'_>]) -> u64 {
+    D::execute(conn, sql, args).await.unwrap()
+}
+
+pub(crate) async fn ints<D: Database>(db: &Db<D>, sql: &'static str) -> Vec<i64> {
+    let mut conn = db.pool().acquire().await.unwrap();
+    let rows = D::fetch(&mut conn, sql, &[]).await.unwrap();
+    rows.iter().map(|row| D::int(row, 0).unwrap()).collect()
+}
+
+pub(crate) async fn texts<D: Database>(db: &Db<D>, sql: &'static str) -> Vec<String> {
+    let mut conn = db.pool().acquire().await.unwrap();
+    let rows = D::fetch(&mut conn, sql, &[]).await.unwrap();
+    rows.iter().map(|row| D::text(row, 0).unwrap()).collect()
+}
+
+/// A process that dies at the n-th boundary it comes to: a statement, a commit, or a call of somebody else.
+#[derive(Clone, Debug)]
+pub(crate) struct Crash {
+    at: u64,
+    seen: Arc<AtomicU64>,
+    dead: Arc<watch::Sender<bool>>,
+}
+
+impl Crash {
+    pub(crate) fn at(n: u64) -> Self {
+        Self { at: n, seen: Arc::default(), dead: Arc::new(watch::channel(false).0) }
+    }
+
+    pub(crate) fn never() -> Self {
+        Self::at(u64::MAX)
+    }
+
+    fn hit(&self) -> bool {
+        if self.seen.fetch_add(1, Ordering::SeqCst) + 1 >= self.at {
+            self.dead.send_replace(true);
+        }
+        *self.dead.borrow()
+    }
+
+    /// A boundary of the test's own, such as before and after a participant's effect.
+    pub(crate) async fn boundary(&self) {
+        if self.hit() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Lives until the end, or until the crash: then everything that `life` owned is gone.
+    pub(crate) async fn live<T>(&self, life: impl Future<Output = T>) -> Option<T> {
+        let mut dead = self.dead.subscribe();
+        tokio::select! {
+            biased;
+            _ = dead.wait_for(|dead| *dead) => None,
+            value = life => Some(value),
+        }
+    }
+}
+
+/// The service's database as one process sees it.
+pub(crate) async fn open<D: Backend>(home: &D::Home, clock: Clock, crash: &Crash) -> Db<D> {
+    let crash = crash.clone();
+    D::connect(home).await.with_clock(clock).with_faults(move |_: FaultPoint| crash.hit())
+}
+
+/// Closes what a process had open, as the operating system would.
+pub(crate) async fn close<D: Database>(db: Db<D>) {
+    db.pool().close().await;
+}
