@@ -30,7 +30,7 @@ fn fail_twice_at_once(breaker: &CircuitBreaker) {
         let mut permit = breaker.reserve(&now).expect("closed");
         move || permit.settle(&FAILURE, &now)
     };
-    let (a, b) = (fail(breaker.clone()), fail(breaker.clone()));
+    let (a, mut b) = (fail(breaker.clone()), fail(breaker.clone()));
     let thread = thread::spawn(a);
     b();
     thread.join().unwrap();

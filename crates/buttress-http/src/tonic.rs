@@ -1,4 +1,4 @@
-//! For tonic clients: errors of a stack as a [`Status`](tonic::Status) with the right code.
+//! For tonic clients: errors of a stack as a [`Status`] with the right code.
 //!
 //! tonic turns an error it does not know into `UNKNOWN`. [`StatusLayer`], outermost, says what it is: an open circuit is `UNAVAILABLE`, a full
 //! bulkhead `RESOURCE_EXHAUSTED`, a timeout `DEADLINE_EXCEEDED`. The typed rejection stays the status' source.

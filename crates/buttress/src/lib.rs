@@ -23,7 +23,7 @@
 //!
 //! A protective layer asks a *policy* whether a call may start and tells it what became of the call. The plumbing of that is
 //! written once, in [`gate`]; a layer is a policy behind a [`GateLayer`](gate::GateLayer). What a result means is read by an
-//! [observer](observe), and how a refusal leaves is the choice of an [exit](exit): as the one flat [`Error`] of this family, or
+//! [observer](observe), and how a refusal leaves is the choice of an [exit]: as the one flat [`Error`] of this family, or
 //! as a response.
 //!
 //! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be called for every

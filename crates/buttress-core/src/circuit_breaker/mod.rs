@@ -13,7 +13,7 @@
 //! # How it is fast
 //!
 //! State and generation are one atomic word, so admission in the closed state is one load. Results are counted on a shard per
-//! thread ([`Sharded`]) and only a failure or a slow call sums the shards. A breaker that trips on failures in a
+//! thread ([`Sharded`](crate::shard::Sharded)) and only a failure or a slow call sums the shards. A breaker that trips on failures in a
 //! row alone writes nothing at all while it is healthy, and reads no clock. The lock is for
 //! changes of state, probes and operators.
 
