@@ -1,10 +1,11 @@
 //! Runs the traces of `tests/conformance` against our circuit breaker, on virtual time. What a trace is, is written there.
 
 #[path = "../../../tests/conformance/trace.rs"]
+#[allow(dead_code, reason = "the other runner uses the rest")]
 mod trace;
 
 use buttress_core::{
-    CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Policy,
+    Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit,
     circuit_breaker::{CircuitBreakerPermit, CloseRule, OnDrop, State, Window},
 };
 use std::{
@@ -209,7 +210,7 @@ impl Run {
     }
 
     fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>) {
-        match self.breaker.reserve(&self.now) {
+        match self.breaker.admit(&(), &self.now) {
             Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit)),
             Err(_) => (Admission::Rejected, None),
         }

@@ -1,0 +1,301 @@
+//! The format of a trace, as Rust reads it: see README.md. Both runners of this repository include this file.
+
+use serde::Deserialize;
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+
+/// The version of the format that this file reads.
+const FORMAT: u32 = 1;
+
+/// One trace: what happens to one circuit breaker, and what it has to answer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trace {
+    format: u32,
+    pub(crate) name: String,
+    /// The rule that it proves.
+    pub(crate) rule: String,
+    /// Why the rule is worth a trace.
+    pub(crate) why: String,
+    pub(crate) requires: Vec<Feature>,
+    pub(crate) config: Config,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What an implementation must be able to do for a trace to say something about it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Feature {
+    CloseShare,
+    ConcurrentProbes,
+    ConsecutiveFailures,
+    CountWindow,
+    Disable,
+    DropThreshold,
+    ExactTime,
+    FailureRate,
+    ForceOpen,
+    HalfOpenBound,
+    HungProbeReplaced,
+    Ignored,
+    MetricsOnly,
+    MinimumThroughput,
+    OneProbe,
+    OpenFor,
+    Overload,
+    ProbeCount,
+    ProbeLease,
+    ProbeSlotReturned,
+    Reset,
+    ResetClears,
+    SeveralProbes,
+    SlowRate,
+    TimeWindow,
+}
+
+/// A configuration in neutral terms. A rule that is absent is off.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) consecutive_failures: Option<u32>,
+    pub(crate) failure_rate: Option<f64>,
+    pub(crate) slow_rate: Option<f64>,
+    pub(crate) slow_threshold_ms: Option<u64>,
+    #[serde(default = "one")]
+    pub(crate) minimum_throughput: u32,
+    #[serde(default)]
+    pub(crate) window: Window,
+    pub(crate) open_ms: u64,
+    #[serde(default = "one")]
+    pub(crate) probes: u32,
+    #[serde(default = "one")]
+    pub(crate) concurrent_probes: u32,
+    #[serde(default)]
+    pub(crate) close_rule: CloseRule,
+    #[serde(default = "half_a_minute")]
+    pub(crate) lease_ms: u64,
+    #[serde(default = "minute")]
+    pub(crate) max_half_open_ms: u64,
+    #[serde(default)]
+    pub(crate) on_drop: OnDrop,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Window {
+    TimeMs(u64),
+    Count(u32),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CloseRule {
+    #[default]
+    All,
+    Share(f64),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnDrop {
+    #[default]
+    Ignore,
+    Slow,
+    Failure,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Fields")]
+pub(crate) struct Step {
+    pub(crate) at_ms: u64,
+    pub(crate) op: Op,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Op {
+    /// `count` calls ask for admission, and are known as `call` afterwards.
+    Admit { call: Option<String>, count: u32, expect: Admission },
+    /// Calls end.
+    Settle { call: String, outcome: Outcome },
+    /// Calls vanish without an outcome.
+    Drop { call: String },
+    /// Calls one after another, each admitted and ended before the next.
+    Calls { count: u32, outcome: Outcome },
+    /// A call that may be admitted or not. If it is, it ends at once.
+    Attempt { outcome: Outcome },
+    /// Failing calls one after another, until one is rejected.
+    Trip,
+    /// What state is it in?
+    State { expect: State },
+    /// An operator acts.
+    Operator(Operator),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Admission {
+    Admitted,
+    Probe,
+    Rejected,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    Success,
+    Failure,
+    Overload,
+    Cancelled,
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Operator {
+    ForceOpen,
+    Disable,
+    MetricsOnly,
+    Reset,
+    OpenFor { ms: u64 },
+}
+
+impl Trace {
+    /// The most failing calls that `trip` makes.
+    pub(crate) const TRIP_LIMIT: u32 = 100;
+
+    pub(crate) fn requires(&self, feature: Feature) -> bool {
+        self.requires.contains(&feature)
+    }
+
+    /// All traces in `directory`, by name.
+    pub(crate) fn read_all(directory: &Path) -> io::Result<BTreeMap<String, Self>> {
+        let mut traces = BTreeMap::new();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let trace = Self::read(&path)?;
+                traces.insert(trace.name.clone(), trace);
+            }
+        }
+        Ok(traces)
+    }
+
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let invalid = |problem: String| io::Error::other(format!("{}: {problem}", path.display()));
+        let trace: Self = serde_json::from_slice(&fs::read(path)?).map_err(|error| invalid(error.to_string()))?;
+        trace.check(path).map_err(invalid)?;
+        Ok(trace)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), String> {
+        if self.format != FORMAT {
+            return Err(format!("format {} is not {FORMAT}", self.format));
+        }
+        if path.file_stem().is_none_or(|stem| stem != self.name.as_str()) {
+            return Err(format!("is named `{}` inside", self.name));
+        }
+        if !self.steps.is_sorted_by_key(|step| step.at_ms) {
+            return Err("its steps are not in the order of their times".into());
+        }
+        Ok(())
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::TimeMs(10_000)
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = format!("{self:?}");
+        for (i, c) in name.char_indices() {
+            if c.is_uppercase() && i > 0 {
+                f.write_str("-")?;
+            }
+            write!(f, "{}", c.to_ascii_lowercase())?;
+        }
+        Ok(())
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn half_a_minute() -> u64 {
+    30_000
+}
+
+fn minute() -> u64 {
+    60_000
+}
+
+/// A step as it is written. Each operation has fields of its own, and none besides.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    at_ms: u64,
+    op: String,
+    call: Option<String>,
+    count: Option<u32>,
+    outcome: Option<Outcome>,
+    expect: Option<serde_json::Value>,
+    for_ms: Option<u64>,
+}
+
+impl TryFrom<Fields> for Step {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> Result<Self, String> {
+        let Fields { at_ms, op: name, mut call, mut count, mut outcome, mut expect, mut for_ms } = fields;
+        let missing = |field| format!("`{name}` at {at_ms} needs the field `{field}`");
+        let op = match name.as_str() {
+            "admit" => Op::Admit {
+                call: call.take(),
+                count: count.take().unwrap_or(1),
+                expect: word(expect.take().ok_or_else(|| missing("expect"))?)?,
+            },
+            "settle" => Op::Settle {
+                call: call.take().ok_or_else(|| missing("call"))?,
+                outcome: outcome.take().ok_or_else(|| missing("outcome"))?,
+            },
+            "drop" => Op::Drop { call: call.take().ok_or_else(|| missing("call"))? },
+            "calls" => Op::Calls {
+                count: count.take().ok_or_else(|| missing("count"))?,
+                outcome: outcome.take().ok_or_else(|| missing("outcome"))?,
+            },
+            "attempt" => Op::Attempt { outcome: outcome.take().ok_or_else(|| missing("outcome"))? },
+            "trip" => Op::Trip,
+            "state" => Op::State { expect: word(expect.take().ok_or_else(|| missing("expect"))?)? },
+            "force-open" => Op::Operator(Operator::ForceOpen),
+            "disable" => Op::Operator(Operator::Disable),
+            "metrics-only" => Op::Operator(Operator::MetricsOnly),
+            "reset" => Op::Operator(Operator::Reset),
+            "open-for" => Op::Operator(Operator::OpenFor { ms: for_ms.take().ok_or_else(|| missing("for_ms"))? }),
+            _ => return Err(format!("no operation is called `{name}`")),
+        };
+        let left = [
+            call.map(|_| "call"),
+            count.map(|_| "count"),
+            outcome.map(|_| "outcome"),
+            expect.map(|_| "expect"),
+            for_ms.map(|_| "for_ms"),
+        ];
+        match left.into_iter().flatten().next() {
+            None => Ok(Self { at_ms, op }),
+            Some(field) => Err(format!("`{name}` at {at_ms} has no field `{field}`")),
+        }
+    }
+}
+
+fn word<T: for<'de> Deserialize<'de>>(value: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
