@@ -45,7 +45,7 @@ impl<P: Permit> InFlight<P> {
 }
 
 impl<P: Permit> Drop for InFlight<P> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.settle(&Outcome::CANCELLED);
     }

@@ -42,6 +42,8 @@ pub mod gate;
 pub mod health;
 mod in_flight;
 pub mod keyed;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod observe;
 #[cfg(any(feature = "bulkhead", feature = "health"))]
 mod ready_call;

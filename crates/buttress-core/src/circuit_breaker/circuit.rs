@@ -146,6 +146,8 @@ impl Circuit {
     }
 
     /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the next look.
+    #[cold]
+    #[inline(never)]
     pub(super) fn give_back(&self, probe: Probe) {
         let mut machine = lock(&self.machine);
         if machine.give_back(probe) {

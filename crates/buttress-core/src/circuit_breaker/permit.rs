@@ -87,7 +87,7 @@ impl Permit for CircuitBreakerPermit {
 }
 
 impl Drop for CircuitBreakerPermit {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if self.is_probe() {
             self.ticket.give_back(Probe((self.bits >> 32) as u32));
