@@ -42,7 +42,7 @@ pub mod gate;
 pub mod health;
 mod in_flight;
 pub mod keyed;
-#[cfg(feature = "metrics")]
+#[cfg(all(feature = "metrics", any(feature = "bulkhead", feature = "circuit-breaker", feature = "retry")))]
 pub mod metrics;
 pub mod observe;
 #[cfg(any(feature = "bulkhead", feature = "health"))]
