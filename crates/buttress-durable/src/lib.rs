@@ -1,4 +1,6 @@
 //! Domain events, outbox, inbox and sagas: what keeps the business right when calls fail anyway.
+//!
+//! Everything lives in `buttress_*` tables of the service's own database, SQLite or PostgreSQL: see [`db`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::interval;
 use uuid::Uuid;
 
@@ -26,13 +24,15 @@ pub(super) struct Consumer<D: Database> {
     subscribe: Arc<Subscribe>,
     handler: Arc<dyn Handler>,
     member: String,
-    /// The partitions at work. All in one task: dropping it drops them.
-    running: FuturesUnordered<BoxFuture<'static, (String, i64)>>,
+    /// The partitions at work, each a task: one that holds a transaction must not stand still because another waits for
+    /// its turn. Dropped, they are aborted.
+    running: JoinSet<()>,
     owned: Vec<Owned>,
 }
 
 struct Owned {
     partition: (String, i64),
+    task: tokio::task::Id,
     stop: watch::Sender<bool>,
 }
 
@@ -40,14 +40,7 @@ impl<D: Database> Consumer<D> {
     pub(super) async fn join(bus: LogBus<D>, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Self, DbError> {
         group::register(&bus.db, &subscribe).await?;
         let member = Uuid::now_v7().to_string();
-        Ok(Self {
-            bus,
-            subscribe: Arc::new(subscribe),
-            handler,
-            member,
-            running: FuturesUnordered::new(),
-            owned: Vec::new(),
-        })
+        Ok(Self { bus, subscribe: Arc::new(subscribe), handler, member, running: JoinSet::new(), owned: Vec::new() })
     }
 
     pub(super) async fn run(mut self, mut stop: Stop) {
@@ -55,7 +48,10 @@ impl<D: Database> Consumer<D> {
         while !stop.is_set() {
             tokio::select! {
                 () = stop.wait() => {}
-                Some(partition) = self.running.next() => self.owned.retain(|owned| owned.partition != partition),
+                Some(ended) = self.running.join_next_with_id() => {
+                    let ended = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    self.owned.retain(|owned| owned.task != ended);
+                }
                 _ = beat.tick() => if let Err(error) = self.balance().await {
                     tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
                 },
@@ -64,7 +60,7 @@ impl<D: Database> Consumer<D> {
         for owned in &self.owned {
             owned.stop.send_replace(true);
         }
-        while self.running.next().await.is_some() {}
+        while self.running.join_next().await.is_some() {}
         if let Err(error) = group::leave(&self.bus.db, &self.subscribe.group, &self.member).await {
             tracing::debug!(group = self.subscribe.group, %error, "member not signed off");
         }
@@ -90,15 +86,14 @@ impl<D: Database> Consumer<D> {
             let claim = Claim::take(db, name, partition.clone(), &self.member, self.bus.lease).await?;
             let Some(claim) = claim else { continue };
             let (stop, stopped) = Stop::channel();
-            let at = partition.clone();
             let work = Partition {
                 bus: self.bus.clone(),
                 subscribe: self.subscribe.clone(),
                 handler: self.handler.clone(),
                 claim,
             };
-            self.running.push(work.run(stopped).map(move |()| at).boxed());
-            self.owned.push(Owned { partition, stop });
+            let task = self.running.spawn(work.run(stopped)).id();
+            self.owned.push(Owned { partition, task, stop });
         }
         Ok(())
     }

@@ -84,10 +84,12 @@ impl<D: Database> Partition<D> {
                 if stop.is_set() {
                     return Ok(Owner::Us);
                 }
+                let position = record.position;
                 if self.record(record, beat).await? == Owner::Others {
                     return Ok(Owner::Others);
                 }
-                if self.pause().is_some() {
+                // Not handled: the rest of the batch comes after it, even when its pause is over by now.
+                if self.claim.position <= position {
                     break;
                 }
             }
@@ -139,14 +141,11 @@ impl<D: Database> Partition<D> {
         let attempt = self.claim.attempts.saturating_add(1);
         let result = match self.delivery(&record, attempt) {
             Ok(delivery) => {
-                let attempted = attempt_once(&*self.handler, delivery, self.subscribe.timeout);
-                tokio::pin!(attempted);
-                loop {
-                    tokio::select! {
-                        result = &mut attempted => break result,
-                        // Dropping the attempt cancels the handler: the partition's new owner has it now.
-                        _ = beat.tick() => if self.renew().await? == Owner::Others { return Ok(Owner::Others) },
-                    }
+                // Side by side, not one inside the other: the handler may hold the very transaction that renewing waits for.
+                tokio::select! {
+                    result = attempt_once(&*self.handler, delivery, self.subscribe.timeout) => result,
+                    // Dropping the attempt cancels the handler: the partition's new owner has it now.
+                    () = self.keep(beat) => return Ok(Owner::Others),
                 }
             }
             Err(unreadable) => Err(unreadable),
@@ -206,6 +205,18 @@ impl<D: Database> Partition<D> {
         self.claim = next;
         self.bus.wake();
         Ok(Owner::Us)
+    }
+
+    /// Renews the lease until somebody else has it. A failure is no loss yet: the commit will tell.
+    async fn keep(&self, beat: &mut Interval) {
+        loop {
+            beat.tick().await;
+            match self.renew().await {
+                Ok(Owner::Us) => {}
+                Ok(Owner::Others) => return,
+                Err(error) => tracing::debug!(group = self.subscribe.group, %error, "lease not renewed"),
+            }
+        }
     }
 
     async fn renew(&self) -> Result<Owner, DbError> {

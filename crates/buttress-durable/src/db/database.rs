@@ -77,6 +77,7 @@ macro_rules! args {
 pub(crate) use args;
 
 /// The methods that read the same for every driver and that only a macro can share: sqlx's bounds differ by type.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! statements {
     () => {
         fn execute<'a>(
@@ -117,6 +118,7 @@ macro_rules! statements {
     };
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! bind {
     ($db:ty) => {
         fn bind<'q>(

@@ -152,10 +152,10 @@ impl<D: Database> Work<D> {
 
     async fn lease(&mut self) -> Result<Option<Lease>, DbError> {
         let (db, ttl) = (&self.outbox.db, self.outbox.lease);
-        if let Some(lease) = self.lease.take() {
-            if lease.renew(db, ttl).await? {
-                self.lease = Some(lease);
-            }
+        if let Some(lease) = &self.lease
+            && !lease.renew(db, ttl).await?
+        {
+            self.lease = None;
         }
         if self.lease.is_none() {
             self.lease = Lease::acquire(db, LEASE, &self.owner, ttl).await?;

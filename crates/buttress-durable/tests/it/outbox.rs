@@ -133,9 +133,9 @@ async fn relays_side_by_side_keep_the_order_of_every_key<D: Backend>() {
         relay.shutdown().await;
     }
     let seen = bus.first_seen();
-    assert_eq!(seen.len(), 12);
+    assert_eq!(seen.values().map(Vec::len).sum::<usize>(), 300);
     for (key, numbers) in seen {
-        assert!(numbers.is_sorted() && numbers.len() == 25, "{key}: {numbers:?}");
+        assert!(numbers.iter().copied().eq(1..=numbers.len() as i64), "{key}: {numbers:?}");
     }
     close(db).await;
     D::destroy(home).await;

@@ -132,12 +132,6 @@ pub(crate) async fn ints<D: Database>(db: &Db<D>, sql: &'static str) -> Vec<i64>
     rows.iter().map(|row| D::int(row, 0).unwrap()).collect()
 }
 
-pub(crate) async fn texts<D: Database>(db: &Db<D>, sql: &'static str) -> Vec<String> {
-    let mut conn = db.pool().acquire().await.unwrap();
-    let rows = D::fetch(&mut conn, sql, &[]).await.unwrap();
-    rows.iter().map(|row| D::text(row, 0).unwrap()).collect()
-}
-
 /// A process that dies at the n-th boundary it comes to: a statement, a commit, or a call of somebody else.
 #[derive(Clone, Debug)]
 pub(crate) struct Crash {
