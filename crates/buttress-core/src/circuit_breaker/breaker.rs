@@ -198,7 +198,8 @@ impl CircuitBreaker {
         if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
             return Err(circuit.reject(Reason::Recovering, None));
         }
-        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock))
+        let timed = circuit.rules.times_calls();
+        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, clock))
     }
 
     #[cold]
@@ -220,7 +221,7 @@ impl CircuitBreaker {
         match probe {
             Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(clock.now()))),
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
-            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, clock)),
+            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.rules.times_calls(), clock)),
         }
     }
 

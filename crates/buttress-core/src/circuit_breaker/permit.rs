@@ -25,10 +25,11 @@ pub struct CircuitBreakerPermit {
 const SETTLED: u64 = u32::MAX as u64;
 
 impl CircuitBreakerPermit {
+    /// `timed` is read before the ticket is taken: what is read after that waits for it.
     #[inline(always)]
-    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, clock: &impl Clock) -> Self {
+    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, clock: &impl Clock) -> Self {
         let word = word & u64::from(u32::MAX);
-        let bits = if ticket.rules.times_calls() { start(&ticket, word, clock) << 32 | word } else { word };
+        let bits = if timed { start(&ticket, word, clock) << 32 | word } else { word };
         Self { ticket, bits }
     }
 
