@@ -311,3 +311,20 @@ impl Circuit {
 pub(super) fn word_of(generation: u64, state: State) -> u64 {
     generation << State::BITS | state as u64
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_was_overtaken_by_a_transition_leaves_the_row_alone() {
+        let circuit = Circuit::new("test".into(), Config::default(), Rng::with_seed(1), 1);
+        assert_eq!((circuit.lengthen_row(5), circuit.lengthen_row(5)), (1, 2));
+        assert_eq!(circuit.lengthen_row(4), 0);
+        circuit.end_row(4);
+        assert_eq!((circuit.in_a_row(5), circuit.in_a_row(4)), (2, 0));
+        assert_eq!(circuit.lengthen_row(6), 1, "a new generation begins a row of its own");
+        circuit.end_row(6);
+        assert_eq!((circuit.in_a_row(6), circuit.lengthen_row(6)), (0, 1));
+    }
+}

@@ -554,6 +554,45 @@ fn calls_that_end_are_not_overdue_and_those_dropped_without_a_word_neither() {
     drop(old);
     assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
     drop(new);
+    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 0);
+}
+
+#[test]
+fn a_call_whose_end_is_read_off_a_clock_behind_its_start_is_not_slow() {
+    let mut bench = Bench::new(|builder| builder.slow_threshold(80 * MS).slow_rate(0.5).minimum_throughput(1));
+    bench.call(Outcome::Success);
+    bench.wait(SECOND);
+    let permit = bench.admit();
+    bench.now -= 200 * MS;
+    bench.settle(permit, Outcome::Success);
+    assert_eq!(bench.breaker.snapshot(&bench.now).counts.slow_calls(), 0);
+}
+
+/// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how often the fine one is read.
+struct Lagging(Instant, std::cell::Cell<u32>);
+
+impl crate::Clock for Lagging {
+    fn now(&self) -> Instant {
+        self.1.set(self.1.get() + 1);
+        self.0
+    }
+
+    fn coarse(&self) -> Instant {
+        self.0 - 10 * MS
+    }
+}
+
+#[test]
+fn the_open_time_ends_by_the_fine_clock_which_is_asked_only_near_its_end() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    bench.call(FAILURE);
+    let refused_at = |elapsed: Duration| {
+        let clock = Lagging(bench.now + elapsed, std::cell::Cell::new(0));
+        (bench.breaker.peek(&clock).map_err(|refused| refused.retry_after), clock.1.get())
+    };
+    assert_eq!(refused_at(500 * MS), (Err(Some(510 * MS)), 0), "some milliseconds too long, for a cheap look");
+    assert_eq!(refused_at(999 * MS), (Err(Some(MS)), 1));
+    assert_eq!(refused_at(SECOND), (Ok(()), 1));
 }
 
 #[test]
