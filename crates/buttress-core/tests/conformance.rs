@@ -29,6 +29,7 @@ traces! {
     a_count_window_forgets_old_failures
     a_count_window_slides
     a_failed_probe_opens_it_again
+    a_failed_round_opens_it_again
     a_hung_probe_does_not_shut_it_for_ever
     a_late_failure_does_not_reopen_it
     a_late_success_does_not_close_it

@@ -1,0 +1,74 @@
+//! seatbelt, through its tower side.
+//!
+//! Its clock could be set by hand, but only with a feature that makes it slower, and this package also measures how fast it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use seatbelt::breaker::{AbandonedPolicy, Breaker as SeatbeltBreaker, HalfOpenMode};
+use seatbelt::{RecoveryInfo, ResilienceContext};
+use tick::Clock;
+use tower::ServiceBuilder;
+
+use crate::breaker::{Breaker, Call, Implementation};
+use crate::future::{Backend, Failed, Place, begin, call};
+use crate::trace::{Feature, OnDrop, Trace, Window};
+
+pub(crate) const IMPLEMENTATION: Implementation = Implementation {
+    name: "seatbelt",
+    // A cancelled probe's place is free after a pause, so that a crowd of callers who hang up does not become a crowd of probes.
+    // It asks for one probe, or for shares of the traffic over several stages. It tells of probes, but not of all its states.
+    features: &[
+        Feature::FailureRate,
+        Feature::HungProbeReplaced,
+        Feature::MinimumThroughput,
+        Feature::OneProbe,
+        Feature::TimeWindow,
+    ],
+    virtual_clock: false,
+    make,
+};
+
+struct Seatbelt<S> {
+    service: S,
+    probing: Arc<AtomicBool>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn make(trace: &Trace) -> Box<dyn Breaker> {
+    let config = &trace.config;
+    // Its clock wants one, for timers that no breaker sets.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let guard = runtime.enter();
+    let context = ResilienceContext::<Place, Result<(), Failed>>::new(Clock::new_tokio());
+    let probing = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&probing);
+    let mut layer = SeatbeltBreaker::layer("breaker", &context)
+        .recovery_with(|result, _| if result.is_ok() { RecoveryInfo::never() } else { RecoveryInfo::retry() })
+        .rejected_input_error(|_, _| Failed)
+        .on_probing(move |_, _| told.store(true, Ordering::Relaxed))
+        .failure_threshold(config.failure_rate.unwrap_or(1.0) as f32)
+        .min_throughput(config.minimum_throughput)
+        .break_duration(config.open())
+        .half_open_mode(HalfOpenMode::quick())
+        .abandoned_policy(match config.on_drop {
+            OnDrop::Failure => AbandonedPolicy::as_failures(),
+            OnDrop::Ignore | OnDrop::Slow => AbandonedPolicy::ignore(),
+        });
+    if let Window::TimeMs(time) = config.window {
+        layer = layer.sampling_duration(Duration::from_millis(time));
+    }
+    let service = ServiceBuilder::new().layer(layer).service(Backend);
+    drop(guard);
+    Box::new(Seatbelt { service, probing, _runtime: runtime })
+}
+
+impl<S: tower::Service<Place, Future: 'static>> Breaker for Seatbelt<S> {
+    fn admit(&mut self) -> Option<Box<dyn Call>> {
+        self.probing.store(false, Ordering::Relaxed);
+        let mut call = begin(|place| call(&mut self.service, place))?;
+        call.is_probe = Some(self.probing.load(Ordering::Relaxed));
+        Some(Box::new(call))
+    }
+}
