@@ -113,23 +113,23 @@ impl Machine {
         (self.state == State::Closed).then(|| self.open(cause, hint, now))
     }
 
-    /// Brings the state up to `now`: revokes leases and ends a round that did not decide.
+    /// Brings the state up to `now`: revokes leases and ends a round that did not decide. Nobody may have looked for a long time, so what was due
+    /// happens as of the moment at which it was.
     pub(super) fn roll(&mut self, now: Instant, steps: &mut Vec<Step>) {
-        if self.state != State::HalfOpen {
-            return;
-        }
-        let failed = self.round.failed;
-        let Round { leases, failed: count, .. } = &mut self.round;
-        leases.retain(|lease| {
-            let live = lease.ends.is_none_or(|ends| now < ends);
-            *count += u32::from(!live && lease.begun);
-            live
-        });
-        if self.round.failed > failed {
-            steps.extend(self.decide(Cause::ProbeLeaseExpired, None, now));
-        }
-        if self.state == State::HalfOpen && self.round.ends.is_some_and(|ends| now >= ends) {
-            steps.push(self.open(Cause::HalfOpenTimedOut, None, now));
+        while self.state == State::HalfOpen {
+            let due = self.round.leases.iter().filter_map(|lease| lease.ends).filter(|ends| *ends <= now).min();
+            let ends = self.round.ends.filter(|ends| *ends <= now);
+            match (due, ends) {
+                (Some(due), ends) if ends.is_none_or(|ends| due <= ends) => {
+                    let Round { leases, failed, .. } = &mut self.round;
+                    let ended = |lease: &Lease| lease.ends.is_some_and(|ends| ends <= due);
+                    *failed += leases.iter().filter(|lease| lease.begun && ended(lease)).count() as u32;
+                    leases.retain(|lease| !ended(lease));
+                    steps.extend(self.decide(Cause::ProbeLeaseExpired, None, due));
+                }
+                (_, Some(ends)) => steps.push(self.open(Cause::HalfOpenTimedOut, None, ends)),
+                (_, None) => return,
+            }
         }
     }
 

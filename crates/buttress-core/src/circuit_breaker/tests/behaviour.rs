@@ -503,6 +503,27 @@ fn a_place_reserved_before_the_trip_is_not_good_after_it() {
 }
 
 #[test]
+fn what_was_due_while_nobody_looked_happened_when_it_was_due() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let hung = bench.admit();
+    bench.wait(1_500 * MS);
+    assert_eq!(bench.state(), State::Open);
+    assert!(bench.breaker.snapshot(&bench.now).retry_after < Some(1_500 * MS), "it opened half a second ago");
+    bench.wait(60 * SECOND);
+    assert!(bench.admit().is_probe(), "and has been open for long enough");
+    drop(hung);
+
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(2).max_half_open(SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    bench.wait(60 * SECOND);
+    assert!(bench.admit().is_probe());
+}
+
+#[test]
 fn a_peek_sees_what_an_admission_would_and_takes_nothing() {
     let mut bench = Bench::consecutive(1, |builder| builder);
     let peek = |bench: &Bench| bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after);

@@ -68,32 +68,40 @@ impl Model {
         self.row = 0;
     }
 
-    /// The open time is drawn by the circuit; the model checks its bounds elsewhere and takes it over.
-    fn open(&mut self, bench: &Bench, start: Instant) {
+    /// The open time is drawn by the circuit: the model checks its bounds, and takes it over.
+    fn open(&mut self, at: Duration, bench: &Bench, start: Instant) {
         self.enter(State::Open);
+        let now = bench.now - start;
         let rest = bench.breaker.snapshot(&bench.now).retry_after.expect("open for a time");
-        assert!(rest >= SECOND && rest <= 4 * SECOND);
-        self.open_until = bench.now - start + rest;
+        assert!(
+            rest <= 4 * SECOND && (now + rest - at >= SECOND),
+            "{rest:?} left of what began at {at:?}, now {now:?}"
+        );
+        assert!(rest.is_zero() || now + rest - at <= 4 * SECOND);
+        self.open_until = now + rest;
     }
 
     fn roll(&mut self, now: Duration, bench: &Bench, start: Instant) {
-        if self.state != State::HalfOpen {
-            return;
-        }
-        let before = self.round.leases.len();
-        self.round.leases.retain(|(_, ends)| now < *ends);
-        self.round.failed += (before - self.round.leases.len()) as u32;
-        self.decide(bench, start);
-        if self.state == State::HalfOpen && now >= self.round.ends {
-            self.open(bench, start);
+        while self.state == State::HalfOpen {
+            let due = self.round.leases.iter().map(|(_, ends)| *ends).filter(|ends| *ends <= now).min();
+            if let Some(due) = due.filter(|due| *due <= self.round.ends) {
+                let before = self.round.leases.len();
+                self.round.leases.retain(|(_, ends)| *ends > due);
+                self.round.failed += (before - self.round.leases.len()) as u32;
+                self.decide(due, bench, start);
+            } else if self.round.ends <= now {
+                self.open(self.round.ends, bench, start);
+            } else {
+                return;
+            }
         }
     }
 
-    fn decide(&mut self, bench: &Bench, start: Instant) {
+    fn decide(&mut self, at: Duration, bench: &Bench, start: Instant) {
         if self.round.succeeded >= self.rules.needed {
             self.enter(State::Closed);
         } else if self.round.failed > self.rules.probes - self.rules.needed {
-            self.open(bench, start);
+            self.open(at, bench, start);
         }
     }
 
@@ -146,7 +154,7 @@ impl Model {
                 Some(failed) => {
                     let bad = failed || (slow && self.rules.slow.is_some());
                     *(if bad { &mut self.round.failed } else { &mut self.round.succeeded }) += 1;
-                    self.decide(bench, start);
+                    self.decide(now, bench, start);
                 }
             }
             return;
@@ -175,7 +183,7 @@ impl Model {
             && (reached(self.rules.failure, live.iter().filter(|(failed, _)| *failed).count())
                 || reached(self.rules.slow, live.iter().filter(|(_, slow)| *slow).count()));
         if in_a_row || rates {
-            self.open(bench, start);
+            self.open(now, bench, start);
         }
     }
 }
