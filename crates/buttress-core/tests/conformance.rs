@@ -33,6 +33,7 @@ traces! {
     a_hung_probe_does_not_shut_it_for_ever
     a_late_failure_does_not_reopen_it
     a_late_success_does_not_close_it
+    a_lease_ends_when_it_ends_though_nobody_asks
     a_probe_is_given_up_when_its_lease_ends
     a_rate_below_its_boundary_does_not_trip_it
     a_rate_is_exact_at_its_boundary
