@@ -95,6 +95,8 @@ fn a_count_window_sees_the_failure_that_comes_after_a_pause_in_summing() {
 fn slow_calls_trip_it_when_they_are_strictly_slower_and_succeed() {
     let slow = |by: Duration| {
         let mut bench = Bench::new(|builder| builder.slow_threshold(100 * MS).slow_rate(0.5).minimum_throughput(4));
+        bench.call(Outcome::Success);
+        bench.wait(SECOND);
         let permits: Vec<_> = (0..4).map(|_| bench.admit()).collect();
         bench.wait(by);
         permits.into_iter().for_each(|permit| bench.settle(permit, Outcome::Success));
@@ -600,6 +602,57 @@ impl crate::Clock for Lagging {
 
     fn coarse(&self) -> Instant {
         self.0 - 10 * MS
+    }
+}
+
+#[test]
+fn a_clock_is_read_only_where_it_matters_and_the_fine_one_only_where_buckets_are_narrow() {
+    let reads = |configure: fn(Builder) -> Builder| {
+        let breaker = configure(CircuitBreaker::builder("x")).build().unwrap();
+        let clock = Lagging(crate::testing::start() + SECOND, std::cell::Cell::new(0));
+        breaker.snapshot(&clock);
+        clock.1.set(0);
+        breaker.reserve(&clock).unwrap().settle(&Outcome::Success, &clock);
+        clock.1.get()
+    };
+    assert_eq!(reads(|builder| builder.failure_rate(None)), 0);
+    assert_eq!(reads(|builder| builder), 0, "buckets of a second");
+    assert_eq!(reads(|builder| builder.window(SECOND)), 0, "buckets of a tenth");
+    assert_eq!(reads(|builder| builder.window(990 * MS)), 1);
+    assert_eq!(reads(|builder| builder.slow_threshold(SECOND)), 2, "at the start and at the end");
+}
+
+#[test]
+fn a_probe_is_slow_when_it_is_strictly_slower() {
+    for (took, state) in [(100 * MS, State::Closed), (101 * MS, State::Open)] {
+        let mut bench = Bench::consecutive(1, |builder| builder.slow_threshold(100 * MS).slow_rate(1.0));
+        bench.call(FAILURE);
+        bench.wait_open();
+        let probe = bench.admit();
+        bench.wait(took);
+        bench.settle(probe, Outcome::Success);
+        assert_eq!(bench.state(), state);
+    }
+}
+
+#[test]
+fn a_young_call_that_ends_does_not_hide_an_overdue_one() {
+    for drops in [false, true] {
+        let mut bench = Bench::new(|builder| {
+            builder.slow_threshold(80 * MS).slow_rate(1.0).minimum_throughput(9).count_overdue(true)
+        });
+        bench.call(Outcome::Success);
+        bench.wait(SECOND);
+        let overdue = bench.admit();
+        bench.wait(200 * MS);
+        let young = bench.admit();
+        if drops {
+            drop(young);
+        } else {
+            bench.settle(young, Outcome::Success);
+        }
+        assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
+        drop(overdue);
     }
 }
 
