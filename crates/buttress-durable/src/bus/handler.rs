@@ -110,7 +110,7 @@ impl fmt::Debug for HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        crate::text::chain(&*self.source, f)
+        crate::text::Chain(&*self.source).fmt(f)
     }
 }
 

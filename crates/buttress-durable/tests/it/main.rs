@@ -3,4 +3,7 @@
 
 mod bus;
 mod outbox;
+mod saga;
+mod saga_crash;
+mod shop;
 mod support;

@@ -1,0 +1,380 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::InvalidConfig;
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::admin::{Admin, AdminError, SagaView};
+use super::definition::{Definition, Flow};
+use super::machine::Progress;
+use super::run::{Over, Run};
+use super::store;
+use crate::db::{Database, Db, DbError};
+use crate::event::TraceContext;
+use crate::outbox::Outbox;
+use crate::task::{Stop, Worker};
+use crate::text::storable;
+
+/// Runs sagas. Start one in every process; they share the work by leases.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::saga::{Call, Coordinator, Definition, Status, Step};
+/// use buttress_durable::{Db, Outbox};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = Db::open(dir.path().join("orders.db")).await?;
+/// let reserve = Step::new("reserve_inventory", |call: Call<u32>| async { Ok(call.done()) })
+///     .compensation(|call: Call<u32>| async { Ok(call.done()) });
+/// let pay = Step::new("process_payment", |call: Call<u32>| async { Ok(call.done()) }).pivot();
+/// let confirm = Step::new("confirm_order", |call: Call<u32>| async { Ok(call.done()) }).retriable();
+///
+/// let mut builder = Coordinator::builder(db.clone(), Outbox::new(db.clone()));
+/// let orders = builder.register(Definition::new("order", 1, [reserve, pay, confirm])?)?;
+/// let coordinator = builder.build();
+/// let running = coordinator.run();
+///
+/// let mut tx = db.begin().await?;
+/// orders.start(&mut tx, "order-7", &790, None).await?;
+/// tx.commit().await?;
+/// orders.wake();
+/// let saga = coordinator.wait("order-7", Duration::from_secs(5)).await?;
+/// assert_eq!(saga.map(|saga| saga.status), Some(Status::Completed));
+/// # running.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Coordinator<D: Database> {
+    shared: Arc<Shared<D>>,
+}
+
+/// Gathers the definitions and the knobs of a [`Coordinator`].
+#[must_use]
+pub struct CoordinatorBuilder<D: Database> {
+    shared: Shared<D>,
+}
+
+/// Starts sagas of one definition.
+pub struct Starter<D: Database, T> {
+    db: Db<D>,
+    name: String,
+    version: u32,
+    deadline: Option<Duration>,
+    woken: Arc<watch::Sender<()>>,
+    data: PhantomData<fn(&T)>,
+}
+
+/// A coordinator at work. Dropped, it stops at once; its sagas are taken over when their leases have expired.
+#[derive(Debug)]
+#[must_use = "dropping it stops the coordinator"]
+pub struct Running {
+    worker: Worker,
+}
+
+struct Shared<D: Database> {
+    db: Db<D>,
+    outbox: Outbox<D>,
+    flows: Vec<Arc<dyn Flow<D>>>,
+    owner: String,
+    concurrency: usize,
+    lease: Duration,
+    poll: Duration,
+    recoveries: u32,
+    /// A saga was started, or has something new to do.
+    woken: Arc<watch::Sender<()>>,
+    /// A saga has ended.
+    ended: watch::Sender<()>,
+}
+
+// === impl CoordinatorBuilder ===
+
+impl<D: Database> CoordinatorBuilder<D> {
+    /// Adds a definition, and returns what starts sagas of it.
+    ///
+    /// # Errors
+    ///
+    /// If this name and version are registered already.
+    pub fn register<T>(&mut self, definition: Definition<D, T>) -> Result<Starter<D, T>, InvalidConfig>
+    where
+        T: DeserializeOwned + Serialize + Send + Sync + 'static,
+    {
+        let Shared { db, flows, woken, .. } = &mut self.shared;
+        let (name, version, deadline) = (definition.name.clone(), definition.version, definition.deadline);
+        if flows.iter().any(|flow| flow.name() == name && flow.version() == version) {
+            return Err(InvalidConfig::new("definition", "must be registered once for each version"));
+        }
+        flows.push(Arc::new(definition));
+        Ok(Starter { db: db.clone(), name, version, deadline, woken: woken.clone(), data: PhantomData })
+    }
+
+    /// Sagas at work at the same time. Default: 16. At least 1.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.shared.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How long a coordinator that has crashed keeps its sagas. Default: 30 s. At least 3 times the longest pause that a
+    /// healthy process may make.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.shared.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How often to look for sagas that another process has started, or left. Default: 200 ms.
+    pub fn poll(mut self, poll: Duration) -> Self {
+        self.shared.poll = poll.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How often a saga is taken over from an owner that was lost, without an answer from any step in between. Then it is
+    /// stuck: it may be what kills the process. Default: 10.
+    pub fn recoveries(mut self, recoveries: u32) -> Self {
+        self.shared.recoveries = recoveries;
+        self
+    }
+
+    /// The coordinator, not yet at work.
+    pub fn build(self) -> Coordinator<D> {
+        Coordinator { shared: Arc::new(self.shared) }
+    }
+}
+
+// === impl Starter ===
+
+impl<D: Database, T: Serialize> Starter<D, T> {
+    /// Starts a saga in the caller's transaction: together with what it is about, or not at all. False if there is a saga
+    /// with this id, which is then left alone. `trace` goes with every call and event of the saga.
+    ///
+    /// # Errors
+    ///
+    /// If the data does not serialise, or what the database says.
+    pub async fn start(
+        &self,
+        conn: &mut D::Connection,
+        id: &str,
+        data: &T,
+        trace: Option<&TraceContext>,
+    ) -> Result<bool, DbError> {
+        let unwritable = |error: serde_json::Error| DbError::Unreadable { what: "data", value: storable(error) };
+        let data = serde_json::to_string(data).map_err(unwritable)?;
+        let trace = store::text("trace", &trace)?;
+        let progress = Progress::new(0, self.db.now(), self.deadline);
+        let definition = (self.name.as_str(), self.version);
+        store::insert(&self.db, conn, id, definition, (&progress, &data, trace.as_deref())).await
+    }
+
+    /// Tells the coordinator of this process that a transaction with a new saga has committed, to save it the wait.
+    pub fn wake(&self) {
+        self.woken.send_replace(());
+    }
+}
+
+// === impl Coordinator ===
+
+impl<D: Database> Coordinator<D> {
+    /// Sagas in `db`, with their events in `outbox`, which must be in the same database.
+    pub fn builder(db: Db<D>, outbox: Outbox<D>) -> CoordinatorBuilder<D> {
+        CoordinatorBuilder {
+            shared: Shared {
+                db,
+                outbox,
+                flows: Vec::new(),
+                owner: Uuid::now_v7().to_string(),
+                concurrency: 16,
+                lease: Duration::from_secs(30),
+                poll: Duration::from_millis(200),
+                recoveries: 10,
+                woken: Arc::new(watch::channel(()).0),
+                ended: watch::channel(()).0,
+            },
+        }
+    }
+
+    /// Works until the returned value is dropped or shut down, beginning with what a crash has left.
+    pub fn run(&self) -> Running {
+        let shared = self.shared.clone();
+        Running { worker: Worker::spawn(|stop| shared.work(stop)) }
+    }
+
+    /// Runs everything that is due now, until it has ended or has to wait; how many sagas that were. For tests, and for
+    /// services that bring their own loop.
+    ///
+    /// # Errors
+    ///
+    /// What the database says when asked for sagas. What goes wrong in a saga is written down there.
+    pub async fn run_due(&self) -> Result<usize, DbError> {
+        let (_go_on, stop) = Stop::channel();
+        let mut count = 0;
+        loop {
+            let runs = self.shared.claim(self.shared.concurrency, &stop).await?;
+            if runs.is_empty() {
+                return Ok(count);
+            }
+            count += runs.len();
+            join_all(runs.into_iter().map(Run::drive)).await;
+            self.shared.ended.send_replace(());
+        }
+    }
+
+    /// Waits until a saga has ended or is stuck, and returns it as it is then; or as it is when the time is up. `None` if
+    /// there is none with this id.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn wait(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
+        let (admin, shared) = (self.admin(), &self.shared);
+        let mut ended = shared.ended.subscribe();
+        let end = async {
+            loop {
+                let saga = admin.get(id).await?;
+                if saga.as_ref().is_none_or(SagaView::is_at_rest) {
+                    return Ok(saga);
+                }
+                tokio::select! {
+                    _ = ended.changed() => {}
+                    () = sleep(shared.poll) => {}
+                }
+            }
+        };
+        match timeout(limit, end).await {
+            Ok(end) => end,
+            Err(_) => admin.get(id).await,
+        }
+    }
+
+    /// The list of sagas, and what to do with those that are stuck.
+    pub fn admin(&self) -> Admin<D> {
+        Admin::new(self.shared.db.clone())
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Finishes the calls at hand, writes down their outcome, and gives the sagas back.
+    pub async fn shutdown(self) {
+        self.worker.shutdown().await;
+    }
+}
+
+// === impl Shared ===
+
+impl<D: Database> Shared<D> {
+    async fn work(self: Arc<Self>, mut stop: Stop) {
+        let mut woken = self.woken.subscribe();
+        // Each saga a task; dropped, they are aborted.
+        let mut runs = JoinSet::new();
+        while !stop.is_set() {
+            let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {
+                Ok(claimed) => {
+                    let none = claimed.is_empty();
+                    for run in claimed {
+                        runs.spawn(run.drive());
+                    }
+                    if none { self.until_due().await } else { self.poll }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for sagas");
+                    self.poll
+                }
+            };
+            tokio::select! {
+                () = stop.wait() => {}
+                _ = woken.changed(), if runs.len() < self.concurrency => {}
+                Some(over) = runs.join_next() => {
+                    if matches!(over, Ok(Over::Ended)) {
+                        self.ended.send_replace(());
+                    }
+                }
+                () = sleep(pause), if runs.len() < self.concurrency => {}
+            }
+        }
+        while runs.join_next().await.is_some() {}
+        self.ended.send_replace(());
+    }
+
+    /// Until the next look: sooner than a whole poll if a saga that waits is due sooner.
+    async fn until_due(&self) -> Duration {
+        let mut pause = self.poll;
+        for flow in &self.flows {
+            if let Ok(Some(due)) = store::next_due(&self.db, (flow.name(), flow.version())).await {
+                pause = pause.min(due.since(self.db.now()).max(Duration::from_millis(1)));
+            }
+        }
+        pause
+    }
+
+    async fn claim(&self, limit: usize, stop: &Stop) -> Result<Vec<Run<D>>, DbError> {
+        let mut runs = Vec::new();
+        for flow in &self.flows {
+            let room = limit.saturating_sub(runs.len());
+            if room == 0 {
+                break;
+            }
+            let definition = (flow.name(), flow.version());
+            for saga in store::claim(&self.db, definition, &self.owner, self.lease, room).await? {
+                runs.push(Run {
+                    db: self.db.clone(),
+                    outbox: self.outbox.clone(),
+                    flow: flow.clone(),
+                    saga,
+                    lease: self.lease,
+                    recoveries: self.recoveries,
+                    stop: stop.clone(),
+                });
+            }
+        }
+        Ok(runs)
+    }
+}
+
+impl<D: Database> fmt::Debug for Shared<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flows: Vec<_> = self.flows.iter().map(|flow| (flow.name(), flow.version())).collect();
+        f.debug_struct("Coordinator").field("owner", &self.owner).field("flows", &flows).finish_non_exhaustive()
+    }
+}
+
+impl<D: Database> fmt::Debug for Coordinator<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl<D: Database> fmt::Debug for CoordinatorBuilder<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl<D: Database, T> fmt::Debug for Starter<D, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Starter").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl<D: Database> Clone for Coordinator<D> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<D: Database, T> Clone for Starter<D, T> {
+    fn clone(&self) -> Self {
+        let Self { db, name, version, deadline, woken, data } = self;
+        let (db, name, woken) = (db.clone(), name.clone(), woken.clone());
+        Self { db, name, version: *version, deadline: *deadline, woken, data: *data }
+    }
+}

@@ -1,0 +1,564 @@
+//! What a saga does next: no database, no clock, no calls. Everything that is decided is decided here.
+
+use std::fmt;
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::step::{ErrorKind, StepError};
+use crate::clock::Timestamp;
+use crate::text::storable;
+
+/// How far a saga has come.
+///
+/// ```text
+/// running ---------------------> completed
+///    |  \______> stuck ____
+///    v            ^        \___> resolved
+/// compensating ---+------------> compensated
+/// ```
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Going forward.
+    Running,
+    /// Being undone.
+    Compensating,
+    /// Every step is done.
+    Completed,
+    /// Every step that was done, or may have been, is undone.
+    Compensated,
+    /// Waits for somebody to decide.
+    Stuck,
+    /// Somebody has settled it by hand.
+    Resolved,
+}
+
+/// How far a step has come.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum StepState {
+    /// Called, or about to be; what became of it is not known.
+    Started,
+    /// Failed, and waits for the next attempt.
+    Waiting,
+    /// Done.
+    Done,
+    /// Failed for good.
+    Failed,
+    /// The compensation is called until it succeeds.
+    Undoing,
+    /// Undone.
+    Undone,
+    /// Somebody decided to go on without it.
+    Skipped,
+}
+
+/// Why a saga is undone.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The step that failed.
+    pub step: String,
+    /// What it said.
+    pub message: String,
+}
+
+/// Why a saga stands still.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Stuck {
+    /// The step at which it stands.
+    pub step: String,
+    /// What happened there.
+    pub message: String,
+    /// Whether it was being undone.
+    pub compensating: bool,
+    /// What somebody wrote when settling it.
+    pub note: Option<String>,
+}
+
+/// The knobs of one step.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) name: String,
+    pub(super) pivot: bool,
+    pub(super) retriable: bool,
+    pub(super) undoable: bool,
+    /// The action runs in our own transaction: cut off, it has not happened.
+    pub(super) local: bool,
+    pub(super) attempts: u32,
+    pub(super) backoff: Backoff,
+    pub(super) timeout: Duration,
+    pub(super) deadline: Option<Duration>,
+    pub(super) undo_attempts: u32,
+    pub(super) undo_backoff: Backoff,
+}
+
+/// A saga's row and its steps' rows.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub(super) status: Status,
+    /// The step to run next; while being undone, steps above it are settled.
+    pub(super) step: usize,
+    pub(super) steps: Vec<Option<StepRow>>,
+    pub(super) failure: Option<Failure>,
+    pub(super) stuck: Option<Stuck>,
+    pub(super) deadline_at: Option<Timestamp>,
+    pub(super) wake_at: Timestamp,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct StepRow {
+    pub(super) state: StepState,
+    /// Attempts that have failed: of the action, or once it is being undone of the compensation.
+    pub(super) attempts: u32,
+    /// Whether an attempt may have had an effect that nobody told us of.
+    pub(super) uncertain: bool,
+    pub(super) error: Option<String>,
+    pub(super) started_at: Timestamp,
+    pub(super) ended_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    Act {
+        step: usize,
+        attempt: u32,
+        deadline: Timestamp,
+    },
+    Undo {
+        step: usize,
+        attempt: u32,
+        deadline: Timestamp,
+    },
+    /// Nothing before `wake_at`.
+    Wait,
+    End,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            pivot: false,
+            retriable: false,
+            undoable: false,
+            local: false,
+            attempts: 5,
+            backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),
+            timeout: Duration::from_secs(10),
+            deadline: None,
+            undo_attempts: 20,
+            undo_backoff: Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(60)),
+        }
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    pub(super) fn new(steps: usize, now: Timestamp, deadline: Option<Duration>) -> Self {
+        let deadline_at = deadline.map(|deadline| now.plus(deadline));
+        let steps = vec![None; steps];
+        Self { status: Status::Running, step: 0, steps, failure: None, stuck: None, deadline_at, wake_at: now }
+    }
+
+    /// Decides what to do now, and writes down that it begins.
+    pub(super) fn plan(&mut self, rules: &[Rules], now: Timestamp) -> Next {
+        if self.wake_at > now && matches!(self.status, Status::Running | Status::Compensating) {
+            return Next::Wait;
+        }
+        if self.status == Status::Running
+            && let Some(next) = self.forward(rules, now)
+        {
+            return next;
+        }
+        match self.status {
+            Status::Compensating => self.back(rules, now),
+            _ => Next::End,
+        }
+    }
+
+    /// The next action; or none, if the saga has ended, is stuck, or has turned back.
+    fn forward(&mut self, rules: &[Rules], now: Timestamp) -> Option<Next> {
+        let step = self.step;
+        let Some(rule) = rules.get(step) else {
+            self.status = Status::Completed;
+            return None;
+        };
+        let row = self.row(step, now);
+        // Found like this, it was cut off.
+        row.uncertain |= row.state == StepState::Started && !rule.local;
+        let (attempt, uncertain) = (row.attempts.saturating_add(1), row.uncertain);
+        let step_deadline = rule.deadline.map(|deadline| row.started_at.plus(deadline));
+        if step_deadline.is_some_and(|deadline| deadline <= now) {
+            self.exhausted(rules, "the step's deadline has passed");
+            return None;
+        }
+        let turns_back = Self::may_turn_back(rule, uncertain);
+        let saga_deadline = self.deadline_at.filter(|_| turns_back);
+        if saga_deadline.is_some_and(|deadline| deadline <= now) {
+            self.turn_back(rule, "the saga's deadline has passed");
+            return None;
+        }
+        self.row(step, now).state = StepState::Started;
+        let deadline = [Some(now.plus(rule.timeout)), step_deadline, saga_deadline].into_iter().flatten().min();
+        Some(Next::Act { step, attempt, deadline: deadline.unwrap_or(now) })
+    }
+
+    /// The next compensation, from the top down.
+    fn back(&mut self, rules: &[Rules], now: Timestamp) -> Next {
+        for step in (0..self.steps.len().min(self.step.saturating_add(1))).rev() {
+            let (Some(rule), Some(Some(row))) = (rules.get(step), self.steps.get_mut(step)) else { continue };
+            let settled = match row.state {
+                StepState::Undone | StepState::Skipped => true,
+                StepState::Done | StepState::Undoing => false,
+                StepState::Started | StepState::Waiting | StepState::Failed => !row.uncertain,
+            };
+            if settled || !rule.undoable {
+                continue;
+            }
+            if row.state != StepState::Undoing {
+                row.state = StepState::Undoing;
+                row.attempts = 0;
+                row.ended_at = None;
+            }
+            self.step = step;
+            return Next::Undo { step, attempt: row.attempts.saturating_add(1), deadline: now.plus(rule.timeout) };
+        }
+        self.status = Status::Compensated;
+        Next::End
+    }
+
+    /// What became of the action of the current step.
+    pub(super) fn acted(&mut self, rules: &[Rules], result: Result<(), &StepError>, now: Timestamp, rng: &mut Rng) {
+        let step = self.step;
+        let Some(rule) = rules.get(step) else { return };
+        let row = self.row(step, now);
+        let Err(error) = result else {
+            (row.state, row.error, row.ended_at) = (StepState::Done, None, Some(now));
+            row.uncertain = false;
+            self.step += 1;
+            self.wake_at = now;
+            return;
+        };
+        let message = storable(error);
+        row.attempts = row.attempts.saturating_add(1);
+        row.error = Some(message.clone());
+        row.state = StepState::Waiting;
+        row.uncertain |= error.kind == ErrorKind::Unknown && !rule.local;
+        let attempts = row.attempts;
+        match error.kind {
+            ErrorKind::Terminal if rule.retriable => self.stick(&rule.name, format!("refused: {message}")),
+            ErrorKind::Terminal => {
+                // The participant has judged this key. Only if undoing is possible anyway, it is asked to be on the safe
+                // side.
+                row.uncertain &= rule.undoable;
+                self.turn_back(rule, &message);
+            }
+            ErrorKind::Retriable | ErrorKind::Unknown if attempts >= rule.attempts => self.exhausted(rules, &message),
+            ErrorKind::Retriable | ErrorKind::Unknown => {
+                let pause = rule.backoff.pause(attempts - 1, rng).max(error.pause.unwrap_or_default());
+                self.wake_at = now.plus(pause);
+            }
+        }
+    }
+
+    /// What became of the compensation of the current step.
+    pub(super) fn undone(&mut self, rules: &[Rules], result: Result<(), &StepError>, now: Timestamp, rng: &mut Rng) {
+        let step = self.step;
+        let Some(rule) = rules.get(step) else { return };
+        let row = self.row(step, now);
+        let Err(error) = result else {
+            (row.state, row.error, row.ended_at) = (StepState::Undone, None, Some(now));
+            self.wake_at = now;
+            return;
+        };
+        let message = storable(error);
+        row.attempts = row.attempts.saturating_add(1);
+        row.error = Some(message.clone());
+        let attempts = row.attempts;
+        if error.kind == ErrorKind::Terminal || attempts >= rule.undo_attempts {
+            return self.stick(&rule.name, format!("cannot be undone after {attempts} attempts: {message}"));
+        }
+        let pause = rule.undo_backoff.pause(attempts - 1, rng).max(error.pause.unwrap_or_default());
+        self.wake_at = now.plus(pause);
+    }
+
+    /// Stands still at the current step.
+    pub(super) fn stick(&mut self, step: &str, message: String) {
+        let compensating = self.status == Status::Compensating;
+        self.stuck = Some(Stuck { step: step.to_owned(), message: storable(message), compensating, note: None });
+        self.status = Status::Stuck;
+    }
+
+    /// Goes on from where it stands, with all attempts and deadlines of the step anew.
+    pub(super) fn retry(&mut self, now: Timestamp) {
+        let Some(stuck) = self.stuck.take() else { return };
+        self.status = if stuck.compensating { Status::Compensating } else { Status::Running };
+        self.wake_at = now;
+        if let Some(Some(row)) = self.steps.get_mut(self.step) {
+            (row.attempts, row.started_at) = (0, now);
+        }
+    }
+
+    /// Goes on without the step at which it stands: forward as if it were done, back as if it were undone.
+    pub(super) fn skip(&mut self, now: Timestamp) {
+        let compensating = self.stuck.as_ref().is_some_and(|stuck| stuck.compensating);
+        self.retry(now);
+        let row = self.row(self.step, now);
+        (row.state, row.ended_at) = (StepState::Skipped, Some(now));
+        if !compensating {
+            self.step += 1;
+        }
+    }
+
+    /// Settled by hand.
+    pub(super) fn resolve(&mut self, note: &str) {
+        self.status = Status::Resolved;
+        if let Some(stuck) = &mut self.stuck {
+            stuck.note = Some(storable(note));
+        }
+    }
+
+    /// The attempts at the current action, or its time, are used up.
+    fn exhausted(&mut self, rules: &[Rules], message: &str) {
+        let Some(rule) = rules.get(self.step) else { return };
+        let uncertain = self.steps.get(self.step).and_then(Option::as_ref).is_some_and(|row| row.uncertain);
+        if Self::may_turn_back(rule, uncertain) {
+            self.turn_back(rule, message);
+        } else {
+            self.stick(&rule.name, message.to_owned());
+        }
+    }
+
+    /// Past the pivot there is no way back; nor at it, while nobody knows whether it happened and nothing can undo it.
+    fn may_turn_back(rule: &Rules, uncertain: bool) -> bool {
+        !rule.retriable && (!rule.pivot || !uncertain || rule.undoable)
+    }
+
+    fn turn_back(&mut self, rule: &Rules, message: &str) {
+        if let Some(Some(row)) = self.steps.get_mut(self.step) {
+            row.state = StepState::Failed;
+        }
+        self.failure = Some(Failure { step: rule.name.clone(), message: storable(message) });
+        self.status = Status::Compensating;
+    }
+
+    fn row(&mut self, step: usize, now: Timestamp) -> &mut StepRow {
+        if self.steps.len() <= step {
+            self.steps.resize(step + 1, None);
+        }
+        self.steps[step].get_or_insert(StepRow {
+            state: StepState::Waiting,
+            attempts: 0,
+            uncertain: false,
+            error: None,
+            started_at: now,
+            ended_at: None,
+        })
+    }
+}
+
+/// Names for an enum's values in the database, both ways, in one table.
+macro_rules! names {
+    ($type:ident: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            /// The name in the database.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            pub(super) fn parse(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+names!(Status:
+    Running = "running",
+    Compensating = "compensating",
+    Completed = "completed",
+    Compensated = "compensated",
+    Stuck = "stuck",
+    Resolved = "resolved",
+);
+
+names!(StepState:
+    Started = "started",
+    Waiting = "waiting",
+    Done = "done",
+    Failed = "failed",
+    Undoing = "undoing",
+    Undone = "undone",
+    Skipped = "skipped",
+);
+
+impl Status {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Compensated | Self::Resolved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    /// A participant that keeps to the rules: one effect for each key, and none after it was undone.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Participant {
+        effect: bool,
+        revoked: bool,
+        declined: bool,
+    }
+
+    impl Participant {
+        fn act(&mut self, die: u8) -> Option<Result<(), StepError>> {
+            if self.effect {
+                return Some(Ok(()));
+            }
+            if self.revoked || self.declined {
+                return Some(Err(StepError::terminal("refused")));
+            }
+            match die % 8 {
+                0 => return Some(Err(StepError::retriable("busy"))),
+                1 => return Some(Err(StepError::unknown("lost on the way there"))),
+                2 => self.declined = true,
+                _ => self.effect = true,
+            }
+            match die % 8 {
+                2 => Some(Err(StepError::terminal("declined"))),
+                3 => Some(Err(StepError::unknown("lost on the way back"))),
+                // The coordinator crashes after the call.
+                4 => None,
+                _ => Some(Ok(())),
+            }
+        }
+
+        fn undo(&mut self, die: u8) -> Option<Result<(), StepError>> {
+            if die.is_multiple_of(4) {
+                return Some(Err(StepError::retriable("busy")));
+            }
+            (self.effect, self.revoked) = (false, true);
+            match die % 4 {
+                1 => Some(Err(StepError::unknown("lost on the way back"))),
+                2 => None,
+                _ => Some(Ok(())),
+            }
+        }
+    }
+
+    fn rules(before: usize, after: usize, pivot_undoable: bool) -> Vec<Rules> {
+        let rule = |name: String| Rules { attempts: 3, undo_attempts: 5, ..Rules::new(name) };
+        let before = (0..before).map(|n| Rules { undoable: true, ..rule(format!("before-{n}")) });
+        let pivot = Rules { pivot: true, undoable: pivot_undoable, ..rule("pivot".to_owned()) };
+        let after = (0..after).map(|n| Rules { retriable: true, ..rule(format!("after-{n}")) });
+        before.chain([pivot]).chain(after).collect()
+    }
+
+    /// Runs until the saga is at rest, or dice and patience are at an end.
+    fn play(rules: &[Rules], deadline: Option<Duration>, dice: &[u8]) -> (Progress, Vec<Participant>) {
+        let mut now = Timestamp::from_millis(1_000);
+        let mut rng = Rng::with_seed(7);
+        let mut progress = Progress::new(0, now, deadline);
+        let mut participants = vec![Participant::default(); rules.len()];
+        for die in dice.iter().copied().chain(std::iter::repeat_n(7, 200)) {
+            now = now.plus(Duration::from_millis(5));
+            // An answer of None is a crash: nothing is recorded, and the saga is planned again from what was written.
+            match progress.plan(rules, now) {
+                Next::Act { step, .. } => {
+                    if let Some(result) = participants[step].act(die) {
+                        progress.acted(rules, result.as_ref().map(drop), now, &mut rng);
+                    }
+                }
+                Next::Undo { step, .. } => {
+                    if let Some(result) = participants[step].undo(die) {
+                        progress.undone(rules, result.as_ref().map(drop), now, &mut rng);
+                    }
+                }
+                Next::Wait => now = progress.wake_at,
+                Next::End => break,
+            }
+        }
+        (progress, participants)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn it_ends_with_all_effects_or_with_none_or_says_that_it_is_stuck(
+            before in 0usize..4, after in 0usize..3, pivot_undoable: bool, short: bool, dice in vec(any::<u8>(), 0..60)
+        ) {
+            let rules = rules(before, after, pivot_undoable);
+            let deadline = short.then_some(Duration::from_millis(300));
+            let (progress, participants) = play(&rules, deadline, &dice);
+            let effects = participants.iter().filter(|participant| participant.effect).count();
+            match progress.status {
+                Status::Completed => prop_assert_eq!(effects, rules.len()),
+                Status::Compensated => prop_assert_eq!(effects, 0, "{:?}", participants),
+                Status::Stuck => prop_assert!(progress.stuck.is_some()),
+                other => prop_assert!(false, "not at rest: {:?}", other),
+            }
+        }
+
+        #[test]
+        fn past_the_pivot_nothing_is_undone(after in 1usize..4, dice in vec(any::<u8>(), 0..60)) {
+            let rules = rules(2, after, true);
+            let (progress, participants) = play(&rules, Some(Duration::from_millis(50)), &dice);
+            let row = |step: usize| progress.steps.get(step).cloned().flatten();
+            if row(3).is_some() {
+                prop_assert!(participants[..3].iter().all(|participant| participant.effect));
+                prop_assert!((0..3).all(|step| row(step).is_some_and(|row| row.state == StepState::Done)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_uncertain_pivot_that_nothing_can_undo_is_stuck_rather_than_guessed_at() {
+        let rules = rules(1, 0, false);
+        let mut now = Timestamp::from_millis(0);
+        let mut progress = Progress::new(0, now, None);
+        let mut rng = Rng::with_seed(1);
+        progress.plan(&rules, now);
+        progress.acted(&rules, Ok(()), now, &mut rng);
+        for _ in 0..3 {
+            now = now.plus(Duration::from_secs(60));
+            assert!(matches!(progress.plan(&rules, now), Next::Act { step: 1, .. }));
+            progress.acted(&rules, Err(&StepError::unknown("timeout")), now, &mut rng);
+        }
+        assert_eq!((progress.plan(&rules, now), progress.status), (Next::End, Status::Stuck));
+        progress.retry(now);
+        assert!(matches!(progress.plan(&rules, now), Next::Act { step: 1, attempt: 1, .. }));
+        progress.acted(&rules, Ok(()), now, &mut rng);
+        assert_eq!((progress.plan(&rules, now), progress.status), (Next::End, Status::Completed));
+    }
+
+    #[test]
+    fn an_attempt_that_a_crash_cut_off_is_made_again_and_not_counted() {
+        let rules = rules(1, 0, true);
+        let now = Timestamp::from_millis(0);
+        let mut progress = Progress::new(0, now, None);
+        for _ in 0..10 {
+            assert!(matches!(progress.plan(&rules, now), Next::Act { step: 0, attempt: 1, .. }));
+        }
+        progress.acted(&rules, Err(&StepError::terminal("declined")), now, &mut Rng::with_seed(1));
+        assert!(matches!(progress.plan(&rules, now), Next::Undo { step: 0, .. }), "it may have happened before");
+    }
+}

@@ -1,0 +1,198 @@
+//! One saga, from where it stands to where it has to wait, or to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::definition::{CallError, Called, Flow};
+use super::machine::{Next, Status};
+use super::step::{Meta, StepError};
+use super::store::{self, Lease, Owned};
+use crate::db::{Database, Db, Tx};
+use crate::event::DomainEvent;
+use crate::outbox::{Outbox, OutboxError};
+use crate::task::Stop;
+use crate::text::Chain;
+
+pub(super) struct Run<D: Database> {
+    pub(super) db: Db<D>,
+    pub(super) outbox: Outbox<D>,
+    pub(super) flow: Arc<dyn Flow<D>>,
+    pub(super) saga: Owned,
+    pub(super) lease: Duration,
+    pub(super) recoveries: u32,
+    pub(super) stop: Stop,
+}
+
+/// Why a run is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Over {
+    /// Completed, compensated or stuck.
+    Ended,
+    /// It goes on later.
+    Waits,
+    /// Another coordinator has it now.
+    Lost,
+}
+
+/// How long a saga rests whose run the database has failed. It stays owned for that time, so that taking it again counts as
+/// a recovery: what fails every time is stuck in the end, and seen.
+const REST: Duration = Duration::from_secs(1);
+
+impl<D: Database> Run<D> {
+    pub(super) async fn drive(mut self) -> Over {
+        match self.steps().await {
+            Ok(over) => over,
+            Err(error) => {
+                let id = &*self.saga.id;
+                tracing::error!(saga = id, error = %Chain(&error), "the saga rests: its state cannot be written");
+                let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST).await;
+                Over::Waits
+            }
+        }
+    }
+
+    async fn steps(&mut self) -> Result<Over, OutboxError> {
+        let flow = self.flow.clone();
+        let names: Vec<_> = flow.rules().iter().map(|rule| rule.name.as_str()).collect();
+        self.check(&names);
+        let mut events = Vec::new();
+        // The transaction of a local step, until its end is noted in it.
+        let mut open: Option<Tx<D>> = None;
+        loop {
+            // Asked to stop, it begins nothing more, and writes down what has become of the last step.
+            let next = match self.stop.is_set() && self.saga.progress.stuck.is_none() {
+                true => Next::Wait,
+                false => self.saga.progress.plan(flow.rules(), self.db.now()),
+            };
+            let lease = match next {
+                Next::Act { .. } | Next::Undo { .. } => Lease::Keep(self.lease),
+                Next::Wait | Next::End => Lease::GiveBack,
+            };
+            let mut tx = match open.take() {
+                Some(tx) => tx,
+                None => self.db.begin().await?,
+            };
+            if !store::save(&self.db, &mut tx, &mut self.saga, &names, lease).await? {
+                tracing::warn!(saga = &*self.saga.id, "another coordinator has the saga now");
+                return Ok(Over::Lost);
+            }
+            let told = !events.is_empty();
+            for event in events.drain(..) {
+                self.outbox.append(&mut tx, &self.traced(event)).await?;
+            }
+            tx.commit().await?;
+            if told {
+                self.outbox.wake();
+            }
+            let (step, undo, attempt, deadline) = match next {
+                Next::Act { step, attempt, deadline } => (step, false, attempt, deadline),
+                Next::Undo { step, attempt, deadline } => (step, true, attempt, deadline),
+                Next::Wait => return Ok(Over::Waits),
+                Next::End => return Ok(self.ended()),
+            };
+            let name = names.get(step).copied().unwrap_or_default();
+            let meta = Meta {
+                saga_id: self.saga.id.clone(),
+                key: format!("{}:{name}", self.saga.id),
+                attempt,
+                generation: self.saga.generation,
+                deadline,
+                trace: self.saga.trace.clone(),
+            };
+            let limit = deadline.since(self.db.now());
+            let called = if flow.is_local(step, undo) {
+                let mut tx = self.db.begin().await?;
+                let called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, Some(&mut tx))).await;
+                // A failure drops the transaction: what the step has written is undone before anybody notes the failure.
+                open = called.is_ok().then_some(tx);
+                called
+            } else {
+                tokio::select! {
+                    called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, None)) => called,
+                    () = self.keep() => return Ok(Over::Lost),
+                }
+            };
+            self.record(name, undo, called, &mut events);
+        }
+    }
+
+    /// Stuck rather than guessed at: the rows and the definition must tell of the same steps, and a saga that takes its
+    /// coordinators down is not started once more.
+    fn check(&mut self, names: &[&str]) {
+        let at = names.get(self.saga.progress.step).copied().unwrap_or_default();
+        let begun = self.saga.names.iter().map(String::as_str);
+        if self.saga.names.len() > names.len() || !begun.eq(names.iter().copied().take(self.saga.names.len())) {
+            let message = "the definition's steps have changed, but not its version".to_owned();
+            self.saga.progress.stick(at, message);
+        } else if self.saga.recoveries > self.recoveries {
+            let message = format!("given up after {} recoveries without progress", self.recoveries);
+            self.saga.progress.stick(at, message);
+        }
+    }
+
+    fn record(&mut self, name: &str, undo: bool, called: Result<Called, CallError>, events: &mut Vec<DomainEvent>) {
+        let (rules, now, mut rng) = (self.flow.rules(), self.db.now(), Rng::new());
+        let progress = &mut self.saga.progress;
+        let result = match called {
+            Ok(called) => {
+                self.saga.data = called.data;
+                events.extend(called.events);
+                Ok(())
+            }
+            Err(CallError::Step(error)) => Err(error),
+            Err(CallError::Misfit(message)) => return progress.stick(name, message),
+        };
+        // An answer is progress, even a bad one.
+        self.saga.recoveries = 0;
+        if let Err(error) = &result {
+            tracing::warn!(saga = &*self.saga.id, step = name, undo, kind = ?error.kind, %error, "step failed");
+        }
+        let result = result.as_ref().map(drop);
+        if undo { progress.undone(rules, result, now, &mut rng) } else { progress.acted(rules, result, now, &mut rng) }
+    }
+
+    /// Renews the lease until somebody else has it. A failure is no loss yet: the next write will tell.
+    async fn keep(&self) {
+        let mut beat = interval(self.lease / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once, and the lease was just written.
+        beat.tick().await;
+        loop {
+            beat.tick().await;
+            match store::renew(&self.db, &self.saga.id, self.saga.generation, self.lease).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(saga = &*self.saga.id, "another coordinator has the saga now");
+                    return;
+                }
+                Err(error) => tracing::debug!(saga = &*self.saga.id, %error, "lease not renewed"),
+            }
+        }
+    }
+
+    fn ended(&self) -> Over {
+        let (id, status) = (&*self.saga.id, self.saga.progress.status);
+        match &self.saga.progress.stuck {
+            Some(stuck) if status == Status::Stuck => {
+                tracing::error!(saga = id, step = stuck.step, reason = stuck.message, "saga is stuck");
+            }
+            _ => tracing::info!(saga = id, %status, "saga ended"),
+        }
+        Over::Ended
+    }
+
+    fn traced(&self, event: DomainEvent) -> DomainEvent {
+        match &self.saga.trace {
+            Some(trace) if event.trace().is_none() => event.with_trace(trace.clone()),
+            _ => event,
+        }
+    }
+}
+
+async fn in_time(limit: Duration, call: impl Future<Output = Result<Called, CallError>>) -> Result<Called, CallError> {
+    let late = |_| Err(CallError::Step(StepError::unknown(format!("no answer within {limit:?}"))));
+    timeout(limit, call).await.unwrap_or_else(late)
+}

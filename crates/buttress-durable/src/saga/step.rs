@@ -1,0 +1,312 @@
+use std::error::Error;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::machine::Rules;
+use crate::clock::Timestamp;
+use crate::db::{Database, DbError, Tx};
+use crate::event::{DomainEvent, TraceContext};
+
+/// One step of a saga over data of type `T`.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] {
+/// use buttress_durable::saga::{Call, Step, StepError};
+/// # #[derive(Clone)] struct Payment;
+/// # impl Payment {
+/// #     async fn charge(&self, _key: &str, _cents: i64) -> Result<(), StepError> { Ok(()) }
+/// #     async fn refund(&self, _key: &str) -> Result<(), StepError> { Ok(()) }
+/// # }
+/// # let payment = Payment;
+/// struct Order { total_cents: i64 }
+///
+/// let charge = payment.clone();
+/// let step = Step::<sqlx::Sqlite, Order>::new("process_payment", move |call: Call<Order>| {
+///     let payment = charge.clone();
+///     async move {
+///         payment.charge(call.key(), call.data.total_cents).await?;
+///         Ok(call.done())
+///     }
+/// })
+/// .compensation(move |call: Call<Order>| {
+///     let payment = payment.clone();
+///     async move {
+///         payment.refund(call.key()).await?;
+///         Ok(call.done())
+///     }
+/// })
+/// .pivot();
+/// # }
+/// ```
+#[must_use]
+pub struct Step<D: Database, T> {
+    pub(super) rules: Rules,
+    pub(super) action: Act<D, T>,
+    pub(super) compensation: Option<Act<D, T>>,
+}
+
+/// A step being called: the saga's data, and what the participant should be told.
+#[derive(Clone, Debug)]
+pub struct Call<T> {
+    /// The saga's data, as the steps before have left it.
+    pub data: T,
+    pub(super) meta: Meta,
+}
+
+/// A step that has done its work: the data for the steps that follow, and the events to publish.
+#[derive(Clone, Debug)]
+#[must_use = "return it from the step"]
+pub struct Done<T> {
+    pub(super) data: T,
+    pub(super) events: Vec<DomainEvent>,
+}
+
+/// Why a step has not done its work.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", crate::text::Chain(&**error))]
+pub struct StepError {
+    pub(super) kind: ErrorKind,
+    pub(super) pause: Option<Duration>,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+/// What a failure says about the work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// It did not happen, and may succeed if tried again.
+    Retriable,
+    /// It did not happen, and never will: out of stock, declined.
+    Terminal,
+    /// It may have happened: a timeout, a broken connection. Tried again while attempts last, and undone if that fails.
+    Unknown,
+}
+
+pub(super) type Outcome<T> = Result<Done<T>, StepError>;
+type Remote<T> = dyn Fn(Call<T>) -> BoxFuture<'static, Outcome<T>> + Send + Sync;
+type Local<D, T> = dyn for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync;
+
+pub(super) enum Act<D: Database, T> {
+    Remote(Box<Remote<T>>),
+    Local(Box<Local<D, T>>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Meta {
+    pub(super) saga_id: Arc<str>,
+    pub(super) key: String,
+    pub(super) attempt: u32,
+    pub(super) generation: i64,
+    pub(super) deadline: Timestamp,
+    pub(super) trace: Option<TraceContext>,
+}
+
+// === impl Step ===
+
+impl<D: Database, T> Step<D, T> {
+    /// A step that calls somebody else. 5 attempts of at most 10 seconds, with pauses of 100 ms to 10 s.
+    ///
+    /// `action` may be called more than once with the same [key](Call::key), also after a crash.
+    pub fn new<F, Fut>(name: impl Into<String>, action: F) -> Self
+    where
+        F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        Self::with(name.into(), Act::Remote(Box::new(move |call| action(call).boxed())))
+    }
+
+    /// A step that changes only this database. It runs in the transaction that notes its end: exactly once. Its failures
+    /// are never unknown, since the transaction is rolled back.
+    pub fn local<F>(name: impl Into<String>, action: F) -> Self
+    where
+        F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
+    {
+        let mut step = Self::with(name.into(), Act::Local(Box::new(action)));
+        step.rules.local = true;
+        step
+    }
+
+    fn with(name: String, action: Act<D, T>) -> Self {
+        Self { rules: Rules::new(name), action, compensation: None }
+    }
+
+    /// How to undo the step. It gets the same key as the action, and must succeed also if the action never happened; it
+    /// must then make sure that the action does not happen later. Without one there is nothing to undo.
+    pub fn compensation<F, Fut>(mut self, compensation: F) -> Self
+    where
+        F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        self.compensation = Some(Act::Remote(Box::new(move |call| compensation(call).boxed())));
+        self.rules.undoable = true;
+        self
+    }
+
+    /// How to undo the step, in this database only: exactly once.
+    pub fn local_compensation<F>(mut self, compensation: F) -> Self
+    where
+        F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
+    {
+        self.compensation = Some(Act::Local(Box::new(compensation)));
+        self.rules.undoable = true;
+        self
+    }
+
+    /// The point of no return: once this step is done, the saga only goes forward. Give it a compensation nevertheless, for
+    /// the case that nobody can tell whether it is done; without one such a saga gets stuck.
+    pub fn pivot(mut self) -> Self {
+        self.rules.pivot = true;
+        self
+    }
+
+    /// A step after the pivot: it cannot be refused, and when its attempts are used up the saga is stuck, not undone.
+    pub fn retriable(mut self) -> Self {
+        self.rules.retriable = true;
+        self
+    }
+
+    /// How often the action is tried. Default: 5. An attempt that a crash cut off does not count.
+    pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
+        self.rules.attempts = attempts.get();
+        self
+    }
+
+    /// The pauses between attempts. Default: equal jitter, 100 ms to 10 s.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.rules.backoff = backoff;
+        self
+    }
+
+    /// How long one attempt, of the action or of the compensation, may take. Default: 10 s. Then it has failed with
+    /// [`ErrorKind::Unknown`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.rules.timeout = timeout;
+        self
+    }
+
+    /// How long all attempts of the action may take together, from the first one on, in wall time, across restarts.
+    /// Default: no limit but the saga's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.rules.deadline = Some(deadline);
+        self
+    }
+
+    /// How often the compensation is tried before the saga is stuck. Default: 20.
+    pub fn compensation_attempts(mut self, attempts: NonZeroU32) -> Self {
+        self.rules.undo_attempts = attempts.get();
+        self
+    }
+
+    /// The pauses between attempts of the compensation. Default: equal jitter, 200 ms to 60 s.
+    pub fn compensation_backoff(mut self, backoff: Backoff) -> Self {
+        self.rules.undo_backoff = backoff;
+        self
+    }
+}
+
+impl<D: Database, T> fmt::Debug for Step<D, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+// === impl Call ===
+
+impl<T> Call<T> {
+    /// The idempotency key: `saga:step`. The same for each attempt and for the compensation.
+    pub fn key(&self) -> &str {
+        &self.meta.key
+    }
+
+    /// The saga.
+    pub fn saga_id(&self) -> &str {
+        &self.meta.saga_id
+    }
+
+    /// 1 for the first attempt.
+    pub fn attempt(&self) -> u32 {
+        self.meta.attempt
+    }
+
+    /// The generation of this coordinator's lease. A participant that remembers the highest one it has seen can refuse a
+    /// coordinator that has been replaced.
+    pub fn generation(&self) -> i64 {
+        self.meta.generation
+    }
+
+    /// When the answer is no longer waited for.
+    pub fn deadline(&self) -> Timestamp {
+        self.meta.deadline
+    }
+
+    /// The trace in which the saga was started.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.meta.trace.as_ref()
+    }
+
+    /// The step is done, with the data as it is now.
+    pub fn done(self) -> Done<T> {
+        Done { data: self.data, events: Vec::new() }
+    }
+}
+
+// === impl Done ===
+
+impl<T> Done<T> {
+    /// Publishes an event through the outbox, in the transaction that notes the end of the step. It gets the saga's trace
+    /// if it has none.
+    pub fn event(mut self, event: DomainEvent) -> Self {
+        self.events.push(event);
+        self
+    }
+}
+
+// === impl StepError ===
+
+impl StepError {
+    /// It did not happen, and may succeed if tried again.
+    pub fn retriable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: ErrorKind::Retriable, pause: None, error: error.into() }
+    }
+
+    /// It did not happen, and never will.
+    pub fn terminal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: ErrorKind::Terminal, pause: None, error: error.into() }
+    }
+
+    /// It may have happened.
+    pub fn unknown(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: ErrorKind::Unknown, pause: None, error: error.into() }
+    }
+
+    /// Waits at least this long before the next attempt: what a `Retry-After` said.
+    #[must_use]
+    pub fn after(mut self, pause: Duration) -> Self {
+        self.pause = Some(pause);
+        self
+    }
+
+    /// What the failure says about the work.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl From<DbError> for StepError {
+    /// Unknown, as a commit may have happened. In a local step that is settled by the rollback.
+    fn from(error: DbError) -> Self {
+        Self::unknown(error)
+    }
+}
+
+impl From<sqlx::Error> for StepError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::unknown(error)
+    }
+}

@@ -1,0 +1,258 @@
+//! A shop to run sagas in: two participants that keep to the rules and survive the coordinator's crashes, and the saga of
+//! an order.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use buttress_durable::db::Arg;
+use buttress_durable::saga::{Call, Coordinator, Definition, Done, Starter, Status, Step, StepError};
+use buttress_durable::{Db, DomainEvent, Outbox, Timestamp};
+use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::support::{Backend, Crash, execute};
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Order {
+    pub(crate) cents: i64,
+    /// What the first participant has answered, for the steps after it.
+    pub(crate) reservation: Option<String>,
+}
+
+/// What a participant does with a call that it has not answered yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reply {
+    Done,
+    Declined,
+    Busy,
+    /// The work is done, and the answer is lost.
+    LostAnswer,
+    /// The call is lost, and with it any answer.
+    LostCall,
+    Panic,
+    /// No answer until the gate is opened.
+    Gate,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Effect {
+    Done,
+    Declined,
+    Revoked,
+}
+
+/// Inventory and payment: one effect for each key, whatever is asked how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Participants {
+    pub(crate) effects: Arc<Mutex<BTreeMap<String, Effect>>>,
+    /// Every effect that was made or taken back, in order: `+key`, `-key`.
+    pub(crate) ledger: Arc<Mutex<Vec<String>>>,
+    /// Calls by key and kind, as they came.
+    pub(crate) calls: Arc<Mutex<Vec<String>>>,
+    /// Calls at work, and the most of one saga there ever were at the same time.
+    pub(crate) busy: Arc<Mutex<(HashMap<String, usize>, usize)>>,
+    pub(crate) gate: Arc<Semaphore>,
+    script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>>,
+}
+
+impl Participants {
+    pub(crate) fn new() -> Self {
+        Self {
+            effects: Arc::default(),
+            ledger: Arc::default(),
+            calls: Arc::default(),
+            busy: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            script: Arc::default(),
+        }
+    }
+
+    /// The next replies of an action (`pay`) or a compensation (`-pay`); then it is done.
+    pub(crate) fn script(&self, step: &str, replies: &[Reply]) {
+        self.script.lock().unwrap().insert(step.to_owned(), replies.iter().copied().collect());
+    }
+
+    fn reply(&self, step: &str) -> Reply {
+        self.script.lock().unwrap().get_mut(step).and_then(VecDeque::pop_front).unwrap_or(Reply::Done)
+    }
+
+    async fn call(&self, crash: &Crash, call: &Call<Order>, step: &str, undo: bool) -> Result<(), StepError> {
+        let saga = call.saga_id().to_owned();
+        {
+            let (now, most) = &mut *self.busy.lock().unwrap();
+            let count = now.entry(saga.clone()).or_default();
+            *count += 1;
+            *most = (*most).max(*count);
+        }
+        let _leave = Leave(self, saga);
+        crash.boundary().await;
+        let result = self.answer(call.key(), step, undo).await;
+        crash.boundary().await;
+        result
+    }
+
+    async fn answer(&self, key: &str, step: &str, undo: bool) -> Result<(), StepError> {
+        let sign = if undo { "-" } else { "" };
+        self.calls.lock().unwrap().push(format!("{sign}{key}"));
+        let reply = self.reply(&format!("{sign}{step}"));
+        match reply {
+            Reply::Busy => return Err(StepError::retriable("busy")),
+            Reply::LostCall => return Err(StepError::unknown("the call was lost")),
+            Reply::Panic => std::panic::resume_unwind(Box::new("a bug in the client")),
+            Reply::Gate => self.gate.acquire().await.map_err(StepError::unknown)?.forget(),
+            Reply::Done | Reply::Declined | Reply::LostAnswer => {}
+        }
+        let mut effects = self.effects.lock().unwrap();
+        let known = effects.get(key).copied();
+        if undo {
+            if known == Some(Effect::Done) {
+                self.ledger.lock().unwrap().push(format!("-{key}"));
+            }
+            effects.insert(key.to_owned(), Effect::Revoked);
+        } else {
+            let effect = known.unwrap_or(if reply == Reply::Declined { Effect::Declined } else { Effect::Done });
+            effects.insert(key.to_owned(), effect);
+            if known.is_none() && effect == Effect::Done {
+                self.ledger.lock().unwrap().push(format!("+{key}"));
+            }
+            if effect != Effect::Done {
+                return Err(StepError::terminal(format!("{effect:?}")));
+            }
+        }
+        if reply == Reply::LostAnswer { Err(StepError::unknown("the answer was lost")) } else { Ok(()) }
+    }
+
+    pub(crate) fn ledger(&self) -> Vec<String> {
+        self.ledger.lock().unwrap().clone()
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+struct Leave<'a>(&'a Participants, String);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap().0.entry(self.1.clone()).or_default() -= 1;
+    }
+}
+
+/// `create` (local), `reserve`, `pay` (pivot), `confirm` (local), `ship`.
+pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash) -> Definition<D, Order> {
+    let remote = |step: &'static str, undo: bool| {
+        let (participants, crash) = (participants.clone(), crash.clone());
+        move |mut call: Call<Order>| {
+            let (participants, crash) = (participants.clone(), crash.clone());
+            async move {
+                participants.call(&crash, &call, step, undo).await?;
+                if step == "reserve" && !undo {
+                    call.data.reservation = Some(call.key().to_owned());
+                }
+                if step == "ship" {
+                    assert!(call.data.reservation.is_some(), "what an earlier step has learned is still known");
+                }
+                Ok(call.done())
+            }
+        }
+    };
+    let few = |n| NonZeroU32::new(n).unwrap();
+    let quick = Backoff::constant(Duration::from_millis(10));
+    let tune = |step: Step<D, Order>| {
+        step.attempts(few(3)).backoff(quick).compensation_attempts(few(3)).compensation_backoff(quick)
+    };
+    let create = Step::local("create", |tx, call: Call<Order>| {
+        let id = call.saga_id().to_owned();
+        async move {
+            D::execute(tx, "INSERT INTO orders (id, state) VALUES ($1, 'pending')", &[Arg::Text(&id)]).await?;
+            told(call, "OrderCreated")
+        }
+        .boxed()
+    })
+    .local_compensation(|tx, call: Call<Order>| set(tx, call, "cancelled", "OrderCancelled").boxed());
+    let confirm = Step::local("confirm", |tx, call: Call<Order>| set(tx, call, "confirmed", "OrderConfirmed").boxed());
+    let steps = [
+        tune(create),
+        tune(Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true))),
+        tune(Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot()),
+        tune(confirm.retriable()),
+        tune(Step::new("ship", remote("ship", false)).retriable()),
+    ];
+    Definition::new("order", 1, steps).unwrap().deadline(Duration::from_secs(600))
+}
+
+async fn set<D: Backend>(
+    tx: &mut buttress_durable::Tx<D>,
+    call: Call<Order>,
+    state: &str,
+    event: &str,
+) -> Result<Done<Order>, StepError> {
+    let id = call.saga_id().to_owned();
+    let sql = "UPDATE orders SET state = $1, changes = changes + 1 WHERE id = $2";
+    D::execute(tx, sql, &[Arg::Text(state), Arg::Text(&id)]).await?;
+    told(call, event)
+}
+
+fn told(call: Call<Order>, event: &str) -> Result<Done<Order>, StepError> {
+    let event = DomainEvent::new(event, call.saga_id(), Timestamp::default(), &call.data.cents);
+    let event = event.map_err(StepError::terminal)?;
+    Ok(call.done().event(event))
+}
+
+/// One process of the order service.
+pub(crate) struct Shop<D: Backend> {
+    pub(crate) db: Db<D>,
+    pub(crate) coordinator: Coordinator<D>,
+    pub(crate) orders: Starter<D, Order>,
+}
+
+pub(crate) async fn schema<D: Backend>(db: &Db<D>) {
+    let mut tx = db.begin().await.unwrap();
+    let sql = "CREATE TABLE IF NOT EXISTS orders
+               (id TEXT PRIMARY KEY, state TEXT NOT NULL, changes BIGINT NOT NULL DEFAULT 0)";
+    execute::<D>(&mut tx, sql, &[]).await;
+    tx.commit().await.unwrap();
+}
+
+pub(crate) fn open_shop<D: Backend>(db: Db<D>, participants: &Participants, crash: &Crash) -> Shop<D> {
+    let mut builder =
+        Coordinator::builder(db.clone(), Outbox::new(db.clone())).poll(Duration::from_millis(5)).concurrency(4);
+    let orders = builder.register(definition(participants, crash)).unwrap();
+    Shop { db, coordinator: builder.build(), orders }
+}
+
+impl<D: Backend> Shop<D> {
+    pub(crate) async fn order(&self, id: &str) -> bool {
+        let mut tx = self.db.begin().await.unwrap();
+        let order = Order { cents: 790, reservation: None };
+        let new = self.orders.start(&mut tx, id, &order, None).await.unwrap();
+        tx.commit().await.unwrap();
+        self.orders.wake();
+        new
+    }
+
+    pub(crate) async fn saga(&self, id: &str) -> buttress_durable::saga::SagaView {
+        self.coordinator.admin().get(id).await.unwrap().unwrap()
+    }
+
+    /// Runs what is due and lets time pass, until nothing goes on any more.
+    pub(crate) async fn settle(&self, hand: &buttress_durable::ManualClock) {
+        loop {
+            self.coordinator.run_due().await.unwrap();
+            let counts = self.coordinator.admin().counts().await.unwrap();
+            if counts.running + counts.compensating == 0 {
+                return;
+            }
+            hand.advance(Duration::from_secs(1));
+        }
+    }
+
+    pub(crate) async fn status(&self, id: &str) -> Status {
+        self.saga(id).await.status
+    }
+}
