@@ -657,6 +657,28 @@ fn a_young_call_that_ends_does_not_hide_an_overdue_one() {
 }
 
 #[test]
+fn a_count_window_is_summed_at_every_bad_result_where_overdue_calls_count() {
+    let mut bench = Bench::new(|builder| {
+        builder
+            .consecutive_failures(None)
+            .failure_rate(None)
+            .window(Window::Count(20))
+            .slow_threshold(80 * MS)
+            .slow_rate(0.5)
+            .minimum_throughput(4)
+            .count_overdue(true)
+    });
+    bench.calls(6, Outcome::Success);
+    bench.call(FAILURE);
+    let hanging: Vec<_> = (0..7).map(|_| bench.admit()).collect();
+    let fails = bench.admit();
+    bench.wait(200 * MS);
+    bench.settle(fails, FAILURE);
+    assert_eq!(bench.state(), State::Open, "eight of fifteen are slow, and seven of them have not ended");
+    drop(hanging);
+}
+
+#[test]
 fn the_open_time_ends_by_the_fine_clock_which_is_asked_only_near_its_end() {
     let bench = Bench::consecutive(1, |builder| builder);
     bench.call(FAILURE);
