@@ -1,7 +1,7 @@
 use futures_util::future::BoxFuture;
 use sqlx::Pool;
 
-/// A database that Buttress knows: [`sqlx::Sqlite`] or [`sqlx::Postgres`]. Sealed.
+/// A database that Buttress knows: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
 ///
 /// The methods are how the crate's own statements run on either; services use sqlx itself on their connection.
 pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
