@@ -13,6 +13,18 @@ pub trait Clock {
     fn coarse(&self) -> Instant {
         self.now()
     }
+
+    /// The coarse time in nanoseconds of the clock's own count, where it has one that begins at [`zero`](Self::zero). Making an [`Instant`] of it, and a
+    /// number of that again, costs more than reading it.
+    #[inline]
+    fn coarse_nanos(&self) -> Option<u64> {
+        None
+    }
+
+    /// The moment at which [`coarse_nanos`](Self::coarse_nanos) counts from.
+    fn zero(&self) -> Option<Instant> {
+        None
+    }
 }
 
 impl Clock for Instant {
@@ -28,5 +40,13 @@ impl<C: Clock + ?Sized> Clock for &C {
 
     fn coarse(&self) -> Instant {
         (**self).coarse()
+    }
+
+    fn coarse_nanos(&self) -> Option<u64> {
+        (**self).coarse_nanos()
+    }
+
+    fn zero(&self) -> Option<Instant> {
+        (**self).zero()
     }
 }

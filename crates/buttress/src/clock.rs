@@ -20,6 +20,17 @@ impl Clock for TokioClock {
     fn coarse(&self) -> Instant {
         linux::coarse().unwrap_or_else(|| self.now())
     }
+
+    #[cfg(target_os = "linux")]
+    #[inline]
+    fn coarse_nanos(&self) -> Option<u64> {
+        linux::coarse_nanos()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn zero(&self) -> Option<Instant> {
+        linux::zero()
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -32,25 +43,43 @@ mod linux {
     };
     use tokio::runtime::Builder;
 
-    /// One moment by both clocks. The coarse one shows the same time as the fine one, as of the kernel's last tick.
+    /// One moment by both clocks. The coarse one shows the same time as the fine one, as of the kernel's last tick. The count begins a day before the
+    /// first reading, so that circuits that are older than it can be told.
     struct Base {
-        instant: Instant,
+        zero: Instant,
         nanos: u64,
     }
 
     static BASE: OnceLock<Option<Base>> = OnceLock::new();
 
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[inline]
+    pub(super) fn coarse_nanos() -> Option<u64> {
+        let base = BASE.get_or_init(base).as_ref()?;
+        Some(nanos(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(base.nanos))
+    }
+
     #[inline]
     pub(super) fn coarse() -> Option<Instant> {
-        let base = BASE.get_or_init(base).as_ref()?;
-        let elapsed = nanos(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(base.nanos);
-        Some(base.instant + Duration::from_nanos(elapsed))
+        let elapsed = coarse_nanos()?;
+        Some(zero()? + Duration::from_nanos(elapsed))
+    }
+
+    pub(super) fn zero() -> Option<Instant> {
+        Some(BASE.get_or_init(base).as_ref()?.zero)
     }
 
     #[cold]
     fn base() -> Option<Base> {
         let can_be_paused = Builder::new_current_thread().start_paused(false).exists();
-        (!can_be_paused).then(|| Base { instant: TokioClock.now(), nanos: nanos(clock_gettime(ClockId::Monotonic)) })
+        if can_be_paused {
+            return None;
+        }
+        let (now, now_nanos) = (TokioClock.now(), nanos(clock_gettime(ClockId::Monotonic)));
+        // A machine that has been up for less than a day counts from its start.
+        let day = u64::try_from(DAY.as_nanos()).unwrap_or(u64::MAX).min(now_nanos);
+        Some(Base { zero: now.checked_sub(Duration::from_nanos(day))?, nanos: now_nanos - day })
     }
 
     #[inline]

@@ -232,7 +232,7 @@ impl CircuitBreaker {
         if State::of_word(word).admits_all() {
             return Ok(());
         }
-        let mut now = self.0.nanos(clock.coarse());
+        let mut now = self.0.coarse_nanos(clock);
         if closed_until.saturating_sub(now) < NEAR {
             now = self.0.nanos(clock.now());
         }

@@ -32,6 +32,8 @@ pub(super) struct Circuit {
     pub(super) overdue: Option<Overdue>,
     /// The circuit counts nanoseconds from the first moment it hears of.
     origin: OnceLock<Instant>,
+    /// The same moment in the nanoseconds of a clock that counts its own.
+    coarse_origin: OnceLock<u64>,
     machine: Mutex<Machine>,
     pub(super) name: Name,
     labels: Labels,
@@ -82,6 +84,7 @@ impl Circuit {
             window,
             overdue: config.slow_threshold.filter(|_| config.count_overdue).map(Overdue::new),
             origin: OnceLock::new(),
+            coarse_origin: OnceLock::new(),
             machine: Mutex::new(Machine::new(config, rng)),
             labels: Labels::new(POLICY, Some(&name), shards),
             name,
@@ -160,6 +163,30 @@ impl Circuit {
     #[inline]
     pub(super) fn nanos(&self, now: Instant) -> u64 {
         super::nanos(now.saturating_duration_since(*self.origin.get_or_init(|| now)))
+    }
+
+    /// The time by the coarse clock.
+    #[inline]
+    pub(super) fn coarse_nanos(&self, clock: &impl Clock) -> u64 {
+        match (clock.coarse_nanos(), self.coarse_origin.get()) {
+            (Some(nanos), Some(origin)) => nanos.saturating_sub(*origin),
+            (Some(_), None) => self.first_coarse_nanos(clock),
+            (None, _) => self.nanos(clock.coarse()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_coarse_nanos(&self, clock: &impl Clock) -> u64 {
+        let now = clock.now();
+        let nanos = self.nanos(now);
+        if let Some(zero) = clock.zero() {
+            // What the clock's own count was at the circuit's origin. A circuit that was made before the clock's zero cannot say it, and goes by instants.
+            if let Some(origin) = super::nanos(now.saturating_duration_since(zero)).checked_sub(nanos) {
+                let _ = self.coarse_origin.set(origin);
+            }
+        }
+        nanos
     }
 
     #[cold]
@@ -255,8 +282,8 @@ impl Circuit {
     fn record_in(&self, counting: &Counting, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
         match counting {
             Counting::Time(window) => {
-                let now = if window.is_coarse() { clock.coarse() } else { clock.now() };
-                window.record(shard, window.tag(self.nanos(now), generation), category);
+                let nanos = if window.is_coarse() { self.coarse_nanos(clock) } else { self.nanos(clock.now()) };
+                window.record(shard, window.tag(nanos, generation), category);
             }
             Counting::Count(window) => window.record(generation, category),
         }
