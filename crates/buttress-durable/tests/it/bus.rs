@@ -201,13 +201,23 @@ async fn a_stale_owner_commits_nothing<D: Backend>() {
             let process = async move {
                 let bus = LogBus::new(D::connect(&home).await.with_clock(clock)).with_lease(long);
                 let left = Arc::new(tokio::sync::Notify::new());
+                let asleep = Arc::new(asleep);
                 let handler = {
-                    let left = left.clone();
+                    let (left, pool) = (left.clone(), bus.db().pool().clone());
                     move |delivery: Delivery| {
-                        entered.try_send(number(&delivery)).unwrap();
-                        asleep.lock().unwrap().recv().unwrap();
-                        left.notify_one();
-                        async { Ok(()) }
+                        let (left, pool, entered, asleep) =
+                            (left.clone(), pool.clone(), entered.clone(), asleep.clone());
+                        async move {
+                            // Not while another partition is in the middle of a transaction: asleep with the one writer's
+                            // turn of SQLite in its hand, it would hold up everybody, which is another story.
+                            while pool.num_idle() < pool.size() as usize {
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
+                            entered.try_send(number(&delivery)).unwrap();
+                            asleep.lock().unwrap().recv().unwrap();
+                            left.notify_one();
+                            Ok(())
+                        }
                     }
                 };
                 let member = bus.subscribe(quick("g"), Arc::new(handler)).await.unwrap();
