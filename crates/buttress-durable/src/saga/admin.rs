@@ -1,4 +1,5 @@
-use super::machine::{Failure, Progress, Status, StepState, Stuck};
+use super::machine::Progress;
+use super::state::{Failure, Status, StepState, Stuck};
 use super::store::{self, Lease, Owned};
 use crate::clock::Timestamp;
 use crate::db::database::args;

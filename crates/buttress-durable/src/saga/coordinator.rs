@@ -1,5 +1,4 @@
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,12 @@ use uuid::Uuid;
 
 use super::admin::{Admin, AdminError, SagaView};
 use super::definition::{Definition, Flow};
-use super::machine::Progress;
 use super::run::{Over, Run};
+use super::starter::Starter;
 use super::store;
 use crate::db::{Database, Db, DbError};
-use crate::event::TraceContext;
 use crate::outbox::Outbox;
 use crate::task::{Stop, Worker};
-use crate::text::storable;
 
 /// Runs sagas. Start one in every process; they share the work by leases.
 ///
@@ -65,16 +62,6 @@ pub struct CoordinatorBuilder<D: Database> {
     shared: Shared<D>,
 }
 
-/// Starts sagas of one definition.
-pub struct Starter<D: Database, T> {
-    db: Db<D>,
-    name: String,
-    version: u32,
-    deadline: Option<Duration>,
-    woken: Arc<watch::Sender<()>>,
-    data: PhantomData<fn(&T)>,
-}
-
 /// A coordinator at work. Dropped, it stops at once; its sagas are taken over when their leases have expired.
 #[derive(Debug)]
 #[must_use = "dropping it stops the coordinator"]
@@ -110,12 +97,13 @@ impl<D: Database> CoordinatorBuilder<D> {
         T: DeserializeOwned + Serialize + Send + Sync + 'static,
     {
         let Shared { db, flows, woken, .. } = &mut self.shared;
-        let (name, version, deadline) = (definition.name.clone(), definition.version, definition.deadline);
-        if flows.iter().any(|flow| flow.name() == name && flow.version() == version) {
+        let taken = |flow: &Arc<dyn Flow<D>>| (flow.name(), flow.version()) == (&definition.name, definition.version);
+        if flows.iter().any(taken) {
             return Err(InvalidConfig::new("definition", "must be registered once for each version"));
         }
+        let starter = Starter::new(db.clone(), &definition, woken.clone());
         flows.push(Arc::new(definition));
-        Ok(Starter { db: db.clone(), name, version, deadline, woken: woken.clone(), data: PhantomData })
+        Ok(starter)
     }
 
     /// Sagas at work at the same time. Default: 16. At least 1.
@@ -147,36 +135,6 @@ impl<D: Database> CoordinatorBuilder<D> {
     /// The coordinator, not yet at work.
     pub fn build(self) -> Coordinator<D> {
         Coordinator { shared: Arc::new(self.shared) }
-    }
-}
-
-// === impl Starter ===
-
-impl<D: Database, T: Serialize> Starter<D, T> {
-    /// Starts a saga in the caller's transaction: together with what it is about, or not at all. False if there is a saga
-    /// with this id, which is then left alone. `trace` goes with every call and event of the saga.
-    ///
-    /// # Errors
-    ///
-    /// If the data does not serialise, or what the database says.
-    pub async fn start(
-        &self,
-        conn: &mut D::Connection,
-        id: &str,
-        data: &T,
-        trace: Option<&TraceContext>,
-    ) -> Result<bool, DbError> {
-        let unwritable = |error: serde_json::Error| DbError::Unreadable { what: "data", value: storable(error) };
-        let data = serde_json::to_string(data).map_err(unwritable)?;
-        let trace = store::text("trace", &trace)?;
-        let progress = Progress::new(0, self.db.now(), self.deadline);
-        let definition = (self.name.as_str(), self.version);
-        store::insert(&self.db, conn, id, definition, (&progress, &data, trace.as_deref())).await
-    }
-
-    /// Tells the coordinator of this process that a transaction with a new saga has committed, to save it the wait.
-    pub fn wake(&self) {
-        self.woken.send_replace(());
     }
 }
 
@@ -359,22 +317,8 @@ impl<D: Database> fmt::Debug for CoordinatorBuilder<D> {
     }
 }
 
-impl<D: Database, T> fmt::Debug for Starter<D, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Starter").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
-    }
-}
-
 impl<D: Database> Clone for Coordinator<D> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
-    }
-}
-
-impl<D: Database, T> Clone for Starter<D, T> {
-    fn clone(&self) -> Self {
-        let Self { db, name, version, deadline, woken, data } = self;
-        let (db, name, woken) = (db.clone(), name.clone(), woken.clone());
-        Self { db, name, version: *version, deadline: *deadline, woken, data: *data }
     }
 }

@@ -38,11 +38,14 @@ mod coordinator;
 mod definition;
 mod machine;
 mod run;
+mod starter;
+mod state;
 mod step;
 mod store;
 
 pub use admin::{Admin, AdminError, Counts, Filter, SagaView, StepView};
-pub use coordinator::{Coordinator, CoordinatorBuilder, Running, Starter};
+pub use coordinator::{Coordinator, CoordinatorBuilder, Running};
 pub use definition::Definition;
-pub use machine::{Failure, Status, StepState, Stuck};
+pub use starter::Starter;
+pub use state::{Failure, Status, StepState, Stuck};
 pub use step::{Call, Done, ErrorKind, Step, StepError};

@@ -7,7 +7,8 @@ use fastrand::Rng;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::definition::{CallError, Called, Flow};
-use super::machine::{Next, Status};
+use super::machine::Next;
+use super::state::Status;
 use super::step::{Meta, StepError};
 use super::store::{self, Lease, Owned};
 use crate::db::{Database, Db, Tx};

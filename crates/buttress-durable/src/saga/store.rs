@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::machine::{Progress, Status, StepRow, StepState};
+use super::machine::{Progress, StepRow};
+use super::state::{Status, StepState};
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};

@@ -134,6 +134,7 @@ async fn relays_side_by_side_keep_the_order_of_every_key<D: Backend>() {
     }
     let seen = bus.first_seen();
     assert_eq!(seen.values().map(Vec::len).sum::<usize>(), 300);
+    assert_eq!(bus.published.lock().unwrap().len(), 300, "without a crash, no relay repeats another's work");
     for (key, numbers) in seen {
         assert!(numbers.iter().copied().eq(1..=numbers.len() as i64), "{key}: {numbers:?}");
     }
@@ -235,6 +236,37 @@ async fn relay_life<D: Backend>(home: &D::Home, clock: buttress_durable::Clock, 
     let through = crash.live(life).await.is_some();
     close(db).await;
     through
+}
+
+/// Without any row that both transactions change: the lock of the key alone makes the row numbers follow the commits.
+#[tokio::test]
+async fn on_postgres_a_key_waits_for_the_transaction_before() {
+    if crate::support::server().is_none() {
+        return;
+    }
+    let home = <sqlx::Postgres as Backend>::create().await;
+    let db = <sqlx::Postgres as Backend>::connect(&home).await;
+    let outbox = Outbox::new(db.clone());
+    let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let mut first = db.begin().await.unwrap();
+    outbox.append(&mut first, &event(TOPIC, "k", 1)).await.unwrap();
+    write(&outbox, &db, &event(TOPIC, "another", 1)).await;
+    let second = tokio::spawn({
+        let (db, outbox, order) = (db.clone(), outbox.clone(), order.clone());
+        async move {
+            write(&outbox, &db, &event(TOPIC, "k", 2)).await;
+            order.lock().unwrap().push("second");
+        }
+    });
+    let waits = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("the second waits", || async { ints(&db, waits).await == [1] }).await;
+    order.lock().unwrap().push("first");
+    first.commit().await.unwrap();
+    second.await.unwrap();
+    assert_eq!(*order.lock().unwrap(), ["first", "second"]);
+    close(db).await;
+    <sqlx::Postgres as Backend>::destroy(home).await;
 }
 
 /// With the embedded log as the bus, even the republished event is there once.

@@ -334,6 +334,9 @@ async fn a_stale_coordinator_writes_nothing<D: Backend>() {
     test.participants.gate.add_permits(1);
     stale.await.unwrap();
     assert_eq!(format!("{:?}", other.saga("o").await), before, "the late answer changed nothing");
+    // Had it gone on, it would have come to the same end, but by confirming and telling once more.
+    assert_eq!(ints(&test.shop.db, "SELECT changes FROM orders").await, [1]);
+    assert_eq!(told(&test.shop.db).await, ["OrderCreated", "OrderConfirmed"]);
     assert_eq!(test.participants.ledger(), ["+o:reserve", "+o:pay", "+o:ship"]);
     test.end().await;
 }
