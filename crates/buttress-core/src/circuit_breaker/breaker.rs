@@ -72,7 +72,7 @@ impl CircuitBreaker {
             state,
             generation,
             counts: circuit.counts(generation, now),
-            overdue: circuit.with_overdue(generation, now).slow - circuit.counts(generation, now).slow,
+            overdue: circuit.overdue(generation, now),
             consecutive_failures: circuit.in_a_row(generation),
             openings,
             retry_after: closed.from(now),

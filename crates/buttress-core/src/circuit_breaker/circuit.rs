@@ -319,10 +319,13 @@ impl Circuit {
     /// The results in the window, and the calls that are overdue, as slow ones.
     pub(super) fn with_overdue(&self, generation: u64, now: Instant) -> Counts {
         let mut counts = self.counts(generation, now);
-        if let Some(overdue) = &self.overdue {
-            counts.slow += overdue.count(overdue.tag(self.ticks(now), generation), generation);
-        }
+        counts.slow += self.overdue(generation, now);
         counts
+    }
+
+    /// Calls in flight past the slow threshold, where they are counted.
+    pub(super) fn overdue(&self, generation: u64, now: Instant) -> u64 {
+        self.overdue.as_ref().map_or(0, |overdue| overdue.count(overdue.tag(self.ticks(now), generation), generation))
     }
 
     /// Trips, unless the circuit has moved on since `generation`.

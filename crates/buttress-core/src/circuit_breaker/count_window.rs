@@ -52,15 +52,7 @@ impl CountWindow {
 
     /// Sums until two sums in a row agree: see `TimeWindow::counts`.
     pub(super) fn counts(&self, generation: u64) -> Counts {
-        let mut last = self.scan(generation);
-        for _ in 0..4 {
-            let again = self.scan(generation);
-            if again == last {
-                break;
-            }
-            last = again;
-        }
-        last
+        Counts::agreed(|| self.scan(generation))
     }
 
     fn scan(&self, generation: u64) -> Counts {

@@ -71,6 +71,19 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Sums until two sums in a row agree, a few times at most.
+    pub(super) fn agreed(sum: impl Fn() -> Self) -> Self {
+        let mut last = sum();
+        for _ in 0..4 {
+            let again = sum();
+            if again == last {
+                break;
+            }
+            last = again;
+        }
+        last
+    }
+
     /// All calls.
     pub fn total(&self) -> u64 {
         self.succeeded + self.failed + self.slow + self.slow_failed

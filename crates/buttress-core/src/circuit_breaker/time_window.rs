@@ -103,15 +103,7 @@ impl TimeWindow {
     /// Sums the live buckets. What was recorded before is counted. A result that is recorded meanwhile may be missed, so
     /// the sums are taken until two in a row agree: then they are what the window held between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
-        let mut last = self.scan(tag);
-        for _ in 0..4 {
-            let again = self.scan(tag);
-            if again == last {
-                break;
-            }
-            last = again;
-        }
-        last
+        Counts::agreed(|| self.scan(tag))
     }
 
     fn scan(&self, tag: u32) -> Counts {
