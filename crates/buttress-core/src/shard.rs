@@ -111,14 +111,17 @@ pub fn thread_index() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     const UNSET: usize = usize::MAX;
     thread_local! { static INDEX: Cell<usize> = const { Cell::new(UNSET) } }
-    INDEX.with(|index| match index.get() {
-        UNSET => {
-            let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % UNSET;
-            index.set(next);
-            next
-        }
+    #[cold]
+    #[inline(never)]
+    fn draw() -> usize {
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % UNSET;
+        INDEX.set(next);
+        next
+    }
+    match INDEX.get() {
+        UNSET => draw(),
         known => known,
-    })
+    }
 }
 
 /// A counter that threads add to without meeting. Reading sums the shards.

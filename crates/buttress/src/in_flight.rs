@@ -1,28 +1,33 @@
 use crate::TokioClock;
 use buttress_core::{Outcome, Permit};
+use std::mem::ManuallyDrop;
 
 /// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the policy that the call was cancelled.
 #[derive(Debug)]
 #[must_use = "dropping it cancels the call"]
-pub struct InFlight<P: Permit>(Option<P>);
+pub struct InFlight<P: Permit>(
+    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the test, which is all that most calls need,
+    /// in line.
+    ManuallyDrop<Option<P>>,
+);
 
 impl<P: Permit> InFlight<P> {
     /// Takes charge of a permit.
     pub fn new(permit: P) -> Self {
-        Self(Some(permit))
+        Self(ManuallyDrop::new(Some(permit)))
     }
 
     /// No permit, for what no policy let through.
     pub fn none() -> Self {
-        Self(None)
+        Self(ManuallyDrop::new(None))
     }
 
     /// Tells the policy what became of the call.
     #[inline(always)]
     pub fn settle(&mut self, outcome: &Outcome) {
-        if let Some(permit) = &mut self.0 {
+        if let Some(permit) = &mut *self.0 {
             permit.settle(outcome, &TokioClock);
-            self.0 = None;
+            *self.0 = None;
         }
     }
 
@@ -35,7 +40,7 @@ impl<P: Permit> InFlight<P> {
     /// Moves the permit on, out of a future that is done into a body that is not.
     #[inline]
     pub fn take(&mut self) -> Self {
-        Self(self.0.take())
+        Self(ManuallyDrop::new(self.0.take()))
     }
 
     /// Gives the permit away, unsettled.
@@ -47,6 +52,15 @@ impl<P: Permit> InFlight<P> {
 impl<P: Permit> Drop for InFlight<P> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.settle(&Outcome::CANCELLED);
+        if !self.is_settled() {
+            cancel(self);
+        }
     }
+}
+
+/// Out of the way of the calls that end.
+#[cold]
+#[inline(never)]
+fn cancel<P: Permit>(permit: &mut InFlight<P>) {
+    permit.settle(&Outcome::CANCELLED);
 }

@@ -8,7 +8,7 @@ use super::{
     time_window::{Category, TimeWindow},
 };
 use crate::rejection::Labels;
-use crate::shard::Counter;
+use crate::shard::{Counter, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Clock, Name, Reason, Rejection, Waiters};
 use fastrand::Rng;
@@ -272,9 +272,9 @@ impl Circuit {
 
     /// A circuit that has no window is asked here on every call, so this much is in line.
     #[inline(always)]
-    pub(super) fn record(&self, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
+    pub(super) fn record(&self, ticket: &Ticket<Self>, generation: u64, category: Category, clock: &impl Clock) {
         if let Some(counting) = &self.window {
-            self.record_in(counting, shard, generation, category, clock);
+            self.record_in(counting, ticket.shard(), generation, category, clock);
         }
     }
 

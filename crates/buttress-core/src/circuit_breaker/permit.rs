@@ -53,34 +53,28 @@ impl CircuitBreakerPermit {
         State::of_word(self.bits) == State::HalfOpen
     }
 
-    #[inline]
-    fn is_counted(&self) -> bool {
-        self.bits >> 32 != 0 && self.ticket.overdue.is_some()
+    /// Whether it is that of a call that counts, is not timed and is no probe.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.bits >> 32 == 0 && matches!(State::of_word(self.bits), State::Closed | State::MetricsOnly)
     }
 }
 
 impl Permit for CircuitBreakerPermit {
+    /// A success of an untimed call is all that is in line: what else a result may be takes a frame of its own, and whoever has that in line
+    /// saves and restores registers for it on every call.
     #[inline(always)]
     fn settle(&mut self, outcome: &Outcome, clock: &impl Clock) {
-        let (word, started, circuit) = (self.bits as u32, self.bits >> 32, &*self.ticket);
-        if self.is_probe() {
-            settle_probe(circuit, Probe(started as u32), outcome, clock);
-        } else if circuit.hot.word.load(Ordering::Acquire) as u32 != word {
-            circuit.settle_stale();
-        } else if State::of_word(word.into()) != State::Disabled {
-            let generation = u64::from(word >> State::BITS);
-            if self.is_counted() {
-                end(circuit, word.into(), started);
-            }
-            let slow = started != 0 && circuit.is_slow(started, clock.now());
-            match category(circuit, outcome, slow) {
-                None => {}
-                Some(Category::Succeeded) => {
-                    circuit.end_row(generation);
-                    circuit.record(self.ticket.shard(), generation, Category::Succeeded, clock);
-                }
-                Some(category) => settle_bad(&self.ticket, word.into(), category, outcome, clock.now()),
-            }
+        let (bits, circuit) = (self.bits, &*self.ticket);
+        if self.is_plain()
+            && *outcome == Outcome::Success
+            && circuit.hot.word.load(Ordering::Acquire) as u32 == bits as u32
+        {
+            let generation = bits >> State::BITS;
+            circuit.end_row(generation);
+            circuit.record(&self.ticket, generation, Category::Succeeded, clock);
+        } else {
+            settle_otherwise(&self.ticket, bits, outcome, clock);
         }
         // Nothing is left for the drop to give back.
         self.bits = SETTLED;
@@ -90,10 +84,8 @@ impl Permit for CircuitBreakerPermit {
 impl Drop for CircuitBreakerPermit {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.is_probe() {
-            self.ticket.give_back(Probe((self.bits >> 32) as u32));
-        } else if self.is_counted() {
-            end(&self.ticket, self.bits & u64::from(u32::MAX), self.bits >> 32);
+        if self.bits != SETTLED {
+            drop_unsettled(&self.ticket, self.bits);
         }
     }
 }
@@ -117,12 +109,45 @@ fn start(circuit: &Circuit, word: u64, clock: &impl Clock) -> u64 {
     started
 }
 
-/// Takes a call off the count of those in flight. Those of an earlier generation are not counted any more.
+#[inline(never)]
+fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, clock: &impl Clock) {
+    let (word, started, circuit) = (bits & u64::from(u32::MAX), bits >> 32, &**ticket);
+    if State::of_word(word) == State::HalfOpen {
+        settle_probe(circuit, Probe(started as u32), outcome, clock);
+    } else if circuit.hot.word.load(Ordering::Acquire) as u32 != word as u32 {
+        circuit.settle_stale();
+    } else if State::of_word(word) != State::Disabled {
+        let generation = word >> State::BITS;
+        end(circuit, word, started);
+        let slow = started != 0 && circuit.is_slow(started, clock.now());
+        match category(circuit, outcome, slow) {
+            None => {}
+            Some(Category::Succeeded) => {
+                circuit.end_row(generation);
+                circuit.record(ticket, generation, Category::Succeeded, clock);
+            }
+            Some(category) => settle_bad(ticket, word, category, outcome, clock.now()),
+        }
+    }
+}
+
 #[cold]
 #[inline(never)]
+fn drop_unsettled(ticket: &Ticket<Circuit>, bits: u64) {
+    let (word, started) = (bits & u64::from(u32::MAX), bits >> 32);
+    if State::of_word(word) == State::HalfOpen {
+        ticket.give_back(Probe(started as u32));
+    } else {
+        end(ticket, word, started);
+    }
+}
+
+/// Takes a call off the count of those in flight. Those of an earlier generation are not counted any more.
+#[inline]
 fn end(circuit: &Circuit, word: u64, started: u64) {
     let generation = word >> State::BITS;
-    if let Some(overdue) = &circuit.overdue
+    if started != 0
+        && let Some(overdue) = &circuit.overdue
         && circuit.generation() == generation
     {
         overdue.end(overdue.tag(started, generation), generation);
@@ -167,7 +192,7 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
 #[inline(never)]
 fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: &Outcome, now: Instant) {
     let (circuit, generation) = (&**ticket, word >> State::BITS);
-    circuit.record(ticket.shard(), generation, category, &now);
+    circuit.record(ticket, generation, category, &now);
     let row = match (outcome, category) {
         // Overload is the work of a backend that is up.
         (Outcome::Failure(failure), _) if failure.overload => 0,
