@@ -3,7 +3,8 @@ use sqlx::Pool;
 
 /// A database that Buttress knows: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
 ///
-/// The methods are how the crate's own statements run on either; services use sqlx itself on their connection.
+/// The methods are how statements run on either. A service that has chosen its database uses sqlx itself; one that leaves the
+/// choice to its operator uses [`Tx::execute`](crate::Tx::execute), [`Tx::rows`](crate::Tx::rows) and [`Db::rows`](crate::Db::rows).
 pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     /// How a transaction that will write begins.
     #[doc(hidden)]
@@ -18,6 +19,13 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     /// Brings the `buttress_*` tables up to date.
     #[doc(hidden)]
     fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), sqlx::migrate::MigrateError>>;
+
+    /// Brings a service's own tables up to date.
+    #[doc(hidden)]
+    fn migrate_own<'a>(
+        pool: &'a Pool<Self>,
+        migrator: &'a sqlx::migrate::Migrator,
+    ) -> BoxFuture<'a, Result<(), sqlx::migrate::MigrateError>>;
 
     /// Runs a statement; the number of rows that it changed.
     #[doc(hidden)]
@@ -55,14 +63,18 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     fn blob(row: &Self::Row, column: usize) -> Result<Vec<u8>, sqlx::Error>;
 }
 
-/// A value for a placeholder.
-#[doc(hidden)]
+/// A value for a placeholder. Most simply made with [`args!`](crate::args).
 #[derive(Clone, Copy, Debug)]
 pub enum Arg<'a> {
+    /// BIGINT; also for moments.
     Int(i64),
+    /// BIGINT or NULL.
     MaybeInt(Option<i64>),
+    /// TEXT.
     Text(&'a str),
+    /// TEXT or NULL.
     MaybeText(Option<&'a str>),
+    /// BLOB or BYTEA.
     Blob(&'a [u8]),
 }
 
@@ -71,6 +83,7 @@ pub(super) mod sealed {
 }
 
 /// `args![id, now, None::<i64>]`: the values for `$1`, `$2`, `$3`.
+#[macro_export]
 macro_rules! args {
     ($($value:expr),* $(,)?) => { &[$($crate::db::Arg::from($value)),*] };
 }
@@ -80,6 +93,13 @@ pub(crate) use args;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! statements {
     () => {
+        fn migrate_own<'a>(
+            pool: &'a Pool<Self>,
+            migrator: &'a sqlx::migrate::Migrator,
+        ) -> BoxFuture<'a, Result<(), sqlx::migrate::MigrateError>> {
+            Box::pin(migrator.run(pool))
+        }
+
         fn execute<'a>(
             conn: &'a mut Self::Connection,
             sql: &'static str,

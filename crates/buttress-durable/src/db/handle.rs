@@ -38,7 +38,7 @@ pub struct Db<D: Database> {
 #[derive(Debug)]
 pub struct Tx<D: Database> {
     inner: sqlx::Transaction<'static, D>,
-    faults: Faults,
+    pub(super) faults: Faults,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -101,6 +101,15 @@ impl<D: Database> Db<D> {
     /// If a statement fails, or the tables belong to a newer version.
     pub async fn migrate(&self) -> Result<(), DbError> {
         Ok(D::migrate(&self.pool).await?)
+    }
+
+    /// Brings the service's own tables up to date, noted where sqlx notes them.
+    ///
+    /// # Errors
+    ///
+    /// If a statement fails, or what was done before is not what `migrator` says.
+    pub async fn migrate_own(&self, migrator: &sqlx::migrate::Migrator) -> Result<(), DbError> {
+        Ok(D::migrate_own(&self.pool, migrator).await?)
     }
 
     /// Begins a transaction that may write. On SQLite it is the only one, so keep it short and never wait for a second

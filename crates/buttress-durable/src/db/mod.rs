@@ -21,9 +21,11 @@ mod lease;
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod statement;
 
 pub use database::{Arg, Database};
 #[cfg(feature = "fault-points")]
 pub use fault::FaultPoint;
 pub use handle::{Db, DbError, Tx};
 pub(crate) use lease::Lease;
+pub use statement::{Column, Columns};

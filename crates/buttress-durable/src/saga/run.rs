@@ -102,6 +102,7 @@ impl<D: Database> Run<D> {
                 generation: self.saga.generation,
                 deadline,
                 trace: self.saga.trace.clone(),
+                failure: self.saga.progress.failure.clone(),
             };
             let limit = deadline.since(self.db.now());
             let called = if flow.is_local(step, undo) {

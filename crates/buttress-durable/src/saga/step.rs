@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::machine::Rules;
+use super::state::Failure;
 use crate::clock::Timestamp;
 use crate::db::{Database, DbError, Tx};
 use crate::event::{DomainEvent, TraceContext};
@@ -105,6 +106,7 @@ pub(super) struct Meta {
     pub(super) generation: i64,
     pub(super) deadline: Timestamp,
     pub(super) trace: Option<TraceContext>,
+    pub(super) failure: Option<Failure>,
 }
 
 // === impl Step ===
@@ -248,6 +250,11 @@ impl<T> Call<T> {
     /// The trace in which the saga was started.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.meta.trace.as_ref()
+    }
+
+    /// Why the saga is being undone. `None` while it goes forward.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.meta.failure.as_ref()
     }
 
     /// The step is done, with the data as it is now.
