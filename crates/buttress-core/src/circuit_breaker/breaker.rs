@@ -1,14 +1,14 @@
 use super::{
     circuit::{Circuit, Counting, FOREVER, word_of},
     config::{Builder, Config, Window},
-    event::{Snapshot, State, Transition},
+    event::{Event, Snapshot, State, Transition},
     permit::CircuitBreakerPermit,
 };
 use crate::shard::{Sharded, shards};
-use crate::sync::{Ordering, lock};
+use crate::sync::Ordering;
 use crate::{Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejection, Waiters};
 use fastrand::Rng;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 /// A circuit breaker: a cheap handle; clones share one circuit. See the [module](super) for how it works.
 ///
@@ -106,6 +106,24 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, now, steps| steps.push(machine.open_for(time, now)));
     }
 
+    /// Opens for `time` as another instance did, or closes as it did for `None`; then it goes on as after a trip or a recovery of its own, with a time
+    /// that the next relapse lengthens as if there had been none. In an operator's state it stays.
+    pub fn follow(&self, open: Option<Duration>, clock: &impl Clock) {
+        self.0.change(clock.now(), |machine, now, steps| steps.extend(machine.follow(open, now)));
+    }
+
+    /// Allows at most so many probes at a time here, of those that the configuration allows, because instances share them; `None` for all. While it is
+    /// 0, an open circuit stays open beyond its time.
+    pub fn allow_probes(&self, allowed: Option<u32>, clock: &impl Clock) {
+        self.0.change(clock.now(), |machine, _, _| machine.allow_probes(allowed));
+    }
+
+    /// Whether half of the minimum throughput is enough for the rates, because other instances have seen enough.
+    pub fn set_cautious(&self, cautious: bool) {
+        self.0.rules.set_cautious(cautious);
+        self.0.rules_changed();
+    }
+
     /// Changes the configuration while it runs. State and results stay, and new thresholds count from the next result on; a time window of
     /// another length begins anew. The name, the seed and a custom rule are not reloaded.
     ///
@@ -115,7 +133,7 @@ impl CircuitBreaker {
     pub fn reload(&self, builder: &Builder, clock: &impl Clock) -> Result<(), InvalidConfig> {
         let config = builder.parse()?;
         let circuit = &*self.0;
-        circuit.change(clock.now(), |machine, _, steps| {
+        let reloaded = circuit.change(clock.now(), |machine, _, steps| {
             let old = &machine.config;
             let resized = match (old.window, config.window) {
                 (Some(Window::Time(old)), Some(Window::Time(new))) => (old != new).then_some(new),
@@ -136,13 +154,18 @@ impl CircuitBreaker {
                 ));
             }
             circuit.rules.set(&config);
+            circuit.rules_changed();
             if let (Some(time), Some(Counting::Time(window))) = (resized, &circuit.window) {
                 steps.push(machine.renew());
                 window.resize(time);
             }
             machine.config = config;
             Ok(())
-        })
+        });
+        if reloaded.is_ok() {
+            circuit.listeners.tell(&Event::Reloaded);
+        }
+        reloaded
     }
 
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
@@ -156,7 +179,25 @@ impl CircuitBreaker {
 
     /// The same, for as long as `listener` returns true.
     pub fn on_transition_while(&self, listener: impl Fn(&Transition) -> bool + Send + Sync + 'static) {
-        lock(&self.0.listeners).push(Arc::new(listener));
+        self.0.listen(false, move |event| match event {
+            Event::Transition(transition) => listener(transition),
+            _ => true,
+        });
+    }
+
+    /// Calls `listener` with everything that happens, for as long as it returns true: every call that ends or is refused too, on the thread of the
+    /// call, outside any lock. A panic in it is contained. Calls are timed while somebody listens, which costs two readings of the clock each, and
+    /// nothing while nobody does. Of a call that begins before and ends after, nothing is heard.
+    pub fn on_event_while(&self, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
+        self.0.listen(true, listener);
+    }
+
+    /// The same, for as long as the circuit is there.
+    pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
+        self.on_event_while(move |event| {
+            listener(event);
+            true
+        });
     }
 
     /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit. It is asked only when that matters.
@@ -198,7 +239,7 @@ impl CircuitBreaker {
         if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
             return Err(circuit.reject(Reason::Recovering, None));
         }
-        let timed = circuit.rules.times_calls();
+        let timed = circuit.times_calls();
         Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, clock))
     }
 
@@ -221,7 +262,7 @@ impl CircuitBreaker {
         match probe {
             Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(clock.now()))),
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
-            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.rules.times_calls(), clock)),
+            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.times_calls(), clock)),
         }
     }
 

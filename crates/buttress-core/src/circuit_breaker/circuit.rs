@@ -1,7 +1,8 @@
 use super::{
     config::{Config, Window},
     count_window::CountWindow,
-    event::{Cause, Counts, State, Transition},
+    event::{Cause, Counts, Event, State, Transition},
+    listeners::Listeners,
     machine::{Machine, Probe, Step, Until},
     overdue::Overdue,
     rules::Rules,
@@ -10,11 +11,10 @@ use super::{
 use crate::rejection::Labels;
 use crate::shard::{Counter, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::{Clock, Name, Reason, Rejection, Waiters};
+use crate::{Clock, Name, Outcome, Reason, Rejection, Waiters};
 use fastrand::Rng;
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Circuit {
     pub(super) name: Name,
     labels: Labels,
     pub(super) waiters: Waiters,
-    pub(super) listeners: Mutex<Vec<Listener>>,
+    pub(super) listeners: Listeners,
     pub(super) rejected: Counter,
     pub(super) stale: Counter,
 }
@@ -57,14 +57,14 @@ pub(super) struct Hot {
     pub(super) ramp_from: AtomicU64,
     /// Calls that asked while it recovers.
     asked: AtomicU32,
+    /// Not 0 where calls are timed: because some are slow, or because somebody hears of them.
+    timed: AtomicU32,
 }
 
 pub(super) enum Counting {
     Time(TimeWindow),
     Count(CountWindow),
 }
-
-pub(super) type Listener = Arc<dyn Fn(&Transition) -> bool + Send + Sync>;
 
 impl Circuit {
     pub(super) fn new(name: Name, config: Config, rng: Rng, shards: usize) -> Self {
@@ -79,6 +79,7 @@ impl Circuit {
                 in_a_row: AtomicU64::new(0),
                 ramp_from: AtomicU64::new(0),
                 asked: AtomicU32::new(0),
+                timed: AtomicU32::new(config.slow_threshold.is_some().into()),
             },
             rules: Rules::new(&config),
             window,
@@ -89,7 +90,7 @@ impl Circuit {
             labels: Labels::new(POLICY, Some(&name), shards),
             name,
             waiters: Waiters::default(),
-            listeners: Mutex::default(),
+            listeners: Listeners::default(),
             rejected: Counter::new(shards),
             stale: Counter::new(shards),
         }
@@ -104,6 +105,7 @@ impl Circuit {
         let before = machine.closed();
         let result = step(&mut machine, now, &mut steps);
         let changed = !steps.is_empty() || before != machine.closed();
+        let expired = std::mem::take(&mut machine.expired);
         if changed {
             self.publish(&machine, &steps, now);
         }
@@ -111,6 +113,7 @@ impl Circuit {
         if changed {
             self.waiters.wake();
         }
+        (0..expired).for_each(|_| self.listeners.tell(&Event::ProbeLeaseExpired));
         steps.into_iter().for_each(|step| self.tell(step));
         result
     }
@@ -134,18 +137,32 @@ impl Circuit {
     }
 
     fn tell(&self, Step { from, to, cause, generation, open_for }: Step) {
-        let listeners = lock(&self.listeners).clone();
-        if listeners.is_empty() {
-            return;
-        }
         let transition = Transition { name: self.name.clone(), from, to, cause, generation, open_for };
-        for listener in listeners {
-            // A listener is for watching. If it breaks, the call that caused the transition goes on.
-            let stays = catch_unwind(AssertUnwindSafe(|| listener(&transition))).unwrap_or(true);
-            if !stays {
-                lock(&self.listeners).retain(|known| !Arc::ptr_eq(known, &listener));
-            }
+        self.listeners.tell(&Event::Transition(transition));
+    }
+
+    pub(super) fn listen(&self, of_calls: bool, hear: impl Fn(&Event) -> bool + Send + Sync + 'static) {
+        self.listeners.add(of_calls, hear);
+        self.set_timed();
+    }
+
+    /// What follows from rules that have changed.
+    pub(super) fn rules_changed(&self) {
+        self.set_timed();
+        if let Some(Counting::Count(window)) = &self.window {
+            window.look_again();
         }
+    }
+
+    /// Calls are timed where that matters to somebody. One that was admitted before is not.
+    fn set_timed(&self) {
+        let timed = self.rules.times_calls() || self.listeners.hear_of_calls();
+        self.hot.timed.store(timed.into(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn times_calls(&self) -> bool {
+        self.hot.timed.load(Ordering::Relaxed) != 0
     }
 
     /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the next look.
@@ -193,6 +210,9 @@ impl Circuit {
     #[inline(never)]
     pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejection {
         self.rejected.add(1);
+        if self.listeners.hear_of_calls() {
+            self.listeners.tell(&Event::NotPermitted { reason, retry_after });
+        }
         self.labels.reject(reason).after(retry_after)
     }
 
@@ -216,8 +236,11 @@ impl Circuit {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn settle_stale(&self) {
+    pub(super) fn settle_stale(&self, outcome: &Outcome) {
         self.stale.add(1);
+        if self.listeners.hear_of_calls() {
+            self.listeners.tell(&Event::Stale(*outcome));
+        }
     }
 
     /// The time in ticks of 10 microseconds, as 32 bits hold it: they wrap after twelve hours, and it is never 0, which stands for a call
@@ -227,12 +250,12 @@ impl Circuit {
         u64::from((self.nanos(now) / TICK) as u32).max(1)
     }
 
-    /// Whether a call that started at `started` ticks is slow by now.
+    /// For how many nanoseconds a call has been out that started at `started` ticks.
     #[inline]
-    pub(super) fn is_slow(&self, started: u64, now: Instant) -> bool {
+    pub(super) fn elapsed(&self, started: u64, now: Instant) -> u64 {
         let elapsed = (self.ticks(now) as u32).wrapping_sub(started as u32);
         // Those whose clock runs behind started just now.
-        self.rules.is_slow(if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) * TICK })
+        if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) * TICK }
     }
 
     pub(super) fn generation(&self) -> u64 {

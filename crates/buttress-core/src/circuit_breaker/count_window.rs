@@ -88,6 +88,11 @@ impl CountWindow {
     pub(super) fn rest(&self, generation: u64, number: u64, missing: u32) {
         self.due.store(tag_of(generation) << DUE_BITS | ((number + u64::from(missing)) & DUE), Ordering::SeqCst);
     }
+
+    /// The rules have changed, and with them how much is missing.
+    pub(super) fn look_again(&self) {
+        self.due.store(0, Ordering::SeqCst);
+    }
 }
 
 fn tag_of(generation: u64) -> u64 {

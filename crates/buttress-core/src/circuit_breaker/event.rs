@@ -1,4 +1,4 @@
-use crate::Name;
+use crate::{Name, Outcome, Reason};
 use std::{fmt, time::Duration};
 
 /// The state of a circuit.
@@ -136,6 +136,8 @@ pub enum Cause {
     Operator,
     /// The configuration was reloaded with another window.
     Reloaded,
+    /// Another instance of this service opened or closed the same circuit.
+    Peer,
 }
 
 impl fmt::Display for Cause {
@@ -156,6 +158,7 @@ impl fmt::Display for Cause {
             Self::HalfOpenTimedOut => f.write_str("the probes did not decide in time"),
             Self::Operator => f.write_str("by hand"),
             Self::Reloaded => f.write_str("reloaded with another window"),
+            Self::Peer => f.write_str("by another instance"),
         }
     }
 }
@@ -177,6 +180,38 @@ pub struct Transition {
     pub generation: u64,
     /// How long the circuit stays open, where it opens for a time.
     pub open_for: Option<Duration>,
+}
+
+/// What happens at a circuit, for those who listen to more than its [transitions](Transition).
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A call ended, or was dropped, and the circuit took note of it.
+    Called {
+        /// What became of it.
+        outcome: Outcome,
+        /// From its admission on, to within 10 microseconds; at most twelve hours.
+        elapsed: Duration,
+        /// Whether that is more than the slow threshold.
+        slow: bool,
+    },
+    /// A call was refused.
+    NotPermitted {
+        /// Why.
+        reason: Reason,
+        /// How long nothing can be admitted.
+        retry_after: Option<Duration>,
+    },
+    /// A result came back from an earlier generation, or from a probe that had been given up, and changed nothing.
+    Stale(Outcome),
+    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Told with every bad result for which it is met.
+    RateExceeded(Cause),
+    /// A probe did not come back within its lease and is counted as failed.
+    ProbeLeaseExpired,
+    /// The state changed. A reset is one to [`State::Closed`] by [`Cause::Operator`].
+    Transition(Transition),
+    /// The configuration was reloaded.
+    Reloaded,
 }
 
 /// One look at a circuit.

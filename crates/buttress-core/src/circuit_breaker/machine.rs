@@ -20,6 +20,12 @@ pub(super) struct Machine {
     /// The end of the open time; `None` for one that no clock reaches.
     open_until: Option<Instant>,
     round: Round,
+    /// Leases that ended since somebody asked.
+    pub(super) expired: u32,
+    /// How many probes somebody else allows to be in flight here; `None` where nobody else is asked.
+    allowed: Option<u32>,
+    /// A probe was due and not allowed: nothing is admitted until that changes.
+    starved: bool,
     rng: Rng,
 }
 
@@ -91,6 +97,9 @@ impl Machine {
             openings: 0,
             open_until: None,
             round: Round::default(),
+            expired: 0,
+            allowed: None,
+            starved: false,
             rng,
         }
     }
@@ -100,6 +109,7 @@ impl Machine {
         let moment = |moment: Option<Instant>| moment.map_or(Until::Forever, Until::Moment);
         match self.state {
             State::ForcedOpen => Until::Forever,
+            State::Open if self.starved => Until::Forever,
             State::Open => moment(self.open_until),
             State::HalfOpen if !self.has_free_slot() => {
                 moment(self.round.leases.iter().filter_map(|lease| lease.ends).chain(self.round.ends).min())
@@ -123,7 +133,9 @@ impl Machine {
                 (Some(due), ends) if ends.is_none_or(|ends| due <= ends) => {
                     let Round { leases, failed, .. } = &mut self.round;
                     let ended = |lease: &Lease| lease.ends.is_some_and(|ends| ends <= due);
-                    *failed += leases.iter().filter(|lease| lease.begun && ended(lease)).count() as u32;
+                    let expired = leases.iter().filter(|lease| lease.begun && ended(lease)).count() as u32;
+                    *failed += expired;
+                    self.expired = self.expired.saturating_add(expired);
                     leases.retain(|lease| !ended(lease));
                     steps.extend(self.decide(Cause::ProbeLeaseExpired, None, due));
                 }
@@ -137,6 +149,10 @@ impl Machine {
     pub(super) fn take_probe(&mut self, begun: bool, now: Instant, steps: &mut Vec<Step>) -> Option<Probe> {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
+            if self.allowed == Some(0) {
+                self.starved = true;
+                return None;
+            }
             self.round =
                 Round { ends: now.checked_add(self.config.max_half_open), next: self.round.next, ..Round::default() };
             steps.push(self.enter(State::HalfOpen, Cause::OpenTimeElapsed, None));
@@ -158,12 +174,14 @@ impl Machine {
         lease.map(|lease| (lease.started, lease.ends, lease.begun) = (now, ends, true)).is_some()
     }
 
-    /// Whether a probe has been out for longer than the slow threshold.
-    pub(super) fn is_slow(&self, probe: Probe, now: Instant) -> bool {
-        let lease = self.round.leases.iter().find(|lease| lease.probe == probe);
-        lease
-            .zip(self.config.slow_threshold)
-            .is_some_and(|(lease, slow)| now.saturating_duration_since(lease.started) > slow)
+    /// How long a probe has been out.
+    pub(super) fn elapsed(&self, probe: Probe, now: Instant) -> Option<Duration> {
+        let lease = self.round.leases.iter().find(|lease| lease.probe == probe)?;
+        Some(now.saturating_duration_since(lease.started))
+    }
+
+    pub(super) fn is_slow(&self, elapsed: Option<Duration>) -> bool {
+        elapsed.zip(self.config.slow_threshold).is_some_and(|(elapsed, slow)| elapsed > slow)
     }
 
     /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
@@ -212,6 +230,26 @@ impl Machine {
         self.enter(to, Cause::Operator, Some(time))
     }
 
+    /// Opens or closes because another instance did. An operator's state stays.
+    pub(super) fn follow(&mut self, open: Option<Duration>, now: Instant) -> Option<Step> {
+        match (self.state, open) {
+            (State::Closed | State::Open | State::HalfOpen, Some(time)) => {
+                self.open_until = now.checked_add(time);
+                Some(self.enter(State::Open, Cause::Peer, Some(time)))
+            }
+            (State::Open | State::HalfOpen, None) => {
+                self.openings = 0;
+                Some(self.enter(State::Closed, Cause::Peer, None))
+            }
+            _ => None,
+        }
+    }
+
+    /// Changes how many probes may be in flight here. Those that are stay.
+    pub(super) fn allow_probes(&mut self, allowed: Option<u32>) {
+        (self.allowed, self.starved) = (allowed, false);
+    }
+
     /// Begins a new generation in the same state, because old results do not fit a new window.
     pub(super) fn renew(&mut self) -> Step {
         self.enter(self.state, Cause::Reloaded, None)
@@ -220,7 +258,8 @@ impl Machine {
     fn has_free_slot(&self) -> bool {
         let Round { leases, succeeded, failed, .. } = &self.round;
         let live = leases.len() as u32;
-        live < self.config.concurrent_probes && live + succeeded + failed < self.config.probes
+        live < self.config.concurrent_probes.min(self.allowed.unwrap_or(u32::MAX))
+            && live + succeeded + failed < self.config.probes
     }
 
     /// Decides as soon as the probes that are left cannot change it.
@@ -248,6 +287,7 @@ impl Machine {
 
     fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>) -> Step {
         let from = std::mem::replace(&mut self.state, to);
+        self.starved = false;
         self.generation = (self.generation + 1) & GENERATIONS;
         // Probes of an earlier generation are stale, also in a new round.
         if from != to || to != State::HalfOpen {

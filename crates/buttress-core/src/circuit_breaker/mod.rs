@@ -22,6 +22,7 @@ mod circuit;
 mod config;
 mod count_window;
 mod event;
+mod listeners;
 mod machine;
 mod overdue;
 mod permit;
@@ -30,7 +31,7 @@ mod time_window;
 
 pub use breaker::CircuitBreaker;
 pub use config::{Builder, CloseRule, OnDrop, Window};
-pub use event::{Cause, Counts, Snapshot, State, Transition};
+pub use event::{Cause, Counts, Event, Snapshot, State, Transition};
 pub use permit::CircuitBreakerPermit;
 
 /// 584 years are enough for everybody.

@@ -1,14 +1,17 @@
 use super::{
     circuit::Circuit,
     config::OnDrop,
-    event::State,
+    event::{Event, State},
     machine::{Probe, Verdict},
     time_window::Category,
 };
 use crate::shard::Ticket;
 use crate::sync::Ordering;
 use crate::{Clock, Ignored, Outcome, Permit};
-use std::{fmt, time::Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// A call's permission, and the generation it was given in.
 ///
@@ -115,11 +118,19 @@ fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, cloc
     if State::of_word(word) == State::HalfOpen {
         settle_probe(circuit, Probe(started as u32), outcome, clock);
     } else if circuit.hot.word.load(Ordering::Acquire) as u32 != word as u32 {
-        circuit.settle_stale();
-    } else if State::of_word(word) != State::Disabled {
+        circuit.settle_stale(outcome);
+    } else {
         let generation = word >> State::BITS;
         end(circuit, word, started);
-        let slow = started != 0 && circuit.is_slow(started, clock.now());
+        let elapsed = if started == 0 { 0 } else { circuit.elapsed(started, clock.now()) };
+        let slow = circuit.rules.is_slow(elapsed);
+        if started != 0 && circuit.listeners.hear_of_calls() {
+            let elapsed = Duration::from_nanos(elapsed);
+            circuit.listeners.tell(&Event::Called { outcome: *outcome, elapsed, slow });
+        }
+        if State::of_word(word) == State::Disabled {
+            return;
+        }
         match category(circuit, outcome, slow) {
             None => {}
             Some(Category::Succeeded) => {
@@ -173,18 +184,22 @@ fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category
 #[inline(never)]
 fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl Clock) {
     let hint = outcome.failure().and_then(|failure| failure.retry_after);
-    let settled = circuit.change(clock.now(), |machine, now, steps| {
-        let verdict = match category(circuit, outcome, machine.is_slow(probe, now)) {
+    let (settled, elapsed, slow) = circuit.change(clock.now(), |machine, now, steps| {
+        let elapsed = machine.elapsed(probe, now);
+        let slow = machine.is_slow(elapsed);
+        let verdict = match category(circuit, outcome, slow) {
             None => Verdict::Nothing,
             Some(Category::Succeeded) => Verdict::Succeeded,
             // A probe that is slow where slowness trips the circuit says that nothing is well yet.
             Some(Category::Slow) if machine.config.slow_rate.is_none() => Verdict::Succeeded,
             Some(_) => Verdict::Failed,
         };
-        machine.settle_probe(probe, verdict, hint, now, steps)
+        (machine.settle_probe(probe, verdict, hint, now, steps), elapsed, slow)
     });
     if !settled {
-        circuit.settle_stale();
+        circuit.settle_stale(outcome);
+    } else if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.hear_of_calls()) {
+        circuit.listeners.tell(&Event::Called { outcome: *outcome, elapsed, slow });
     }
 }
 
@@ -205,10 +220,16 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
             0
         }
     };
-    if State::of_word(word) == State::Closed
+    let (closed, heard) = (State::of_word(word) == State::Closed, circuit.listeners.hear_of_calls());
+    if (closed || heard)
         && let Some(cause) = circuit.verdict(generation, row, now)
     {
-        circuit.trip(generation, cause, outcome.failure().and_then(|failure| failure.retry_after), now);
+        if heard {
+            circuit.listeners.tell(&Event::RateExceeded(cause));
+        }
+        if closed {
+            circuit.trip(generation, cause, outcome.failure().and_then(|failure| failure.retry_after), now);
+        }
     }
 }
 

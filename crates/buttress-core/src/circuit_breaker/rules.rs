@@ -20,6 +20,8 @@ pub(super) struct Rules {
     failure_rate: AtomicU32,
     slow_rate: AtomicU32,
     minimum_throughput: AtomicU32,
+    /// 1 while a peer's circuit is open: then half of the minimum throughput is enough.
+    cautious: AtomicU32,
     on_drop: AtomicU32,
     slow: AtomicU64,
     ramp: AtomicU64,
@@ -33,6 +35,7 @@ impl Rules {
             failure_rate: AtomicU32::new(OFF),
             slow_rate: AtomicU32::new(OFF),
             minimum_throughput: AtomicU32::new(1),
+            cautious: AtomicU32::new(0),
             on_drop: AtomicU32::new(0),
             slow: AtomicU64::new(NEVER),
             ramp: AtomicU64::new(0),
@@ -55,7 +58,6 @@ impl Rules {
     }
 
     /// Whether anything is slow, so that calls have to be timed.
-    #[inline]
     pub(super) fn times_calls(&self) -> bool {
         self.slow.load(Ordering::Relaxed) != NEVER
     }
@@ -82,14 +84,25 @@ impl Rules {
         (failures >= self.consecutive_failures.load(Ordering::Relaxed)).then_some(Cause::ConsecutiveFailures(failures))
     }
 
+    pub(super) fn set_cautious(&self, cautious: bool) {
+        self.cautious.store(cautious.into(), Ordering::Relaxed);
+    }
+
+    /// The minimum throughput, or the half of it, rounded up.
+    fn minimum(&self) -> u64 {
+        let whole = u64::from(self.minimum_throughput.load(Ordering::Relaxed));
+        if self.cautious.load(Ordering::Relaxed) == 0 { whole } else { whole.div_ceil(2) }
+    }
+
     /// The first of the rate rules that is met.
     pub(super) fn rates(&self, counts: Counts) -> Option<Cause> {
         let total = counts.total();
+        let minimum = self.minimum();
         let met = |rate: &AtomicU32, part| match rate.load(Ordering::Relaxed) {
             OFF => false,
             millionths => Ratio::from_millionths(millionths).reached_by(part, total),
         };
-        if total < u64::from(self.minimum_throughput.load(Ordering::Relaxed)) {
+        if total < minimum {
             None
         } else if met(&self.failure_rate, counts.failures()) {
             Some(Cause::FailureRate(counts))
@@ -106,7 +119,7 @@ impl Rules {
         if self.custom.is_some() {
             return 0;
         }
-        let whole = counts.total().max(self.minimum_throughput.load(Ordering::Relaxed).into());
+        let whole = counts.total().max(self.minimum());
         let missing = |rate: &AtomicU32, part: u64| match rate.load(Ordering::Relaxed) {
             OFF => u32::MAX,
             millionths => Ratio::from_millionths(millionths)

@@ -144,8 +144,17 @@ fn poll_reserve<A: Policy + Clone>(
             waiters.register(key, cx.waker());
         }
         // Asked again after registering: what became free in between woke nobody.
-        let Err(refused) = policy.peek(&TokioClock) else { continue };
-        let pause = refused.retry_after.or((place.key.is_none()).then_some(ASK_AGAIN));
+        let pause = match policy.peek(&TokioClock) {
+            Err(refused) => refused.retry_after.or((place.key.is_none()).then_some(ASK_AGAIN)),
+            Ok(()) => match policy.reserve(&TokioClock) {
+                Ok(permit) => {
+                    *parked = None;
+                    return Poll::Ready(permit);
+                }
+                // It lets somebody in, and not us: a share of the calls, say. Nobody wakes us for the next one.
+                Err(rejection) => Some(rejection.retry_after().unwrap_or(ASK_AGAIN)),
+            },
+        };
         place.timer = pause.map(|pause| Box::pin(sleep(pause.max(Duration::from_millis(1)))));
         match &mut place.timer {
             Some(timer) => ready!(timer.as_mut().poll(cx)),

@@ -1,5 +1,10 @@
-mod behaviour;
+//! Every rule by name, and every defect that a peer was found to have.
+
+mod closed;
+mod handle;
 mod model;
+mod open;
+mod peers;
 
 use super::{Builder, CircuitBreaker, CircuitBreakerPermit, State};
 use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Rejection};
@@ -61,5 +66,30 @@ impl Bench {
     fn wait_open(&mut self) {
         let rest = self.breaker.snapshot(&self.now).retry_after.expect("it is open");
         self.now += rest;
+    }
+}
+
+/// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how often the fine one is read.
+struct Lagging(Instant, std::cell::Cell<u32>);
+
+impl Lagging {
+    fn new(now: Instant) -> Self {
+        Self(now, std::cell::Cell::new(0))
+    }
+
+    /// How often the fine one was read since the last time.
+    fn reads(&self) -> u32 {
+        self.1.take()
+    }
+}
+
+impl crate::Clock for Lagging {
+    fn now(&self) -> Instant {
+        self.1.set(self.1.get() + 1);
+        self.0
+    }
+
+    fn coarse(&self) -> Instant {
+        self.0 - 10 * MS
     }
 }

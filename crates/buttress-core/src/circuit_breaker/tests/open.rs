@@ -1,0 +1,323 @@
+//! Open, half-open and closed again: times, probes, leases, and results that come too late.
+
+use super::{super::*, *};
+use crate::Reason;
+
+#[test]
+fn the_open_time_doubles_with_each_relapse_is_jittered_and_starts_over_after_closing() {
+    let mut bench = Bench::consecutive(1, |builder| builder.open_time(SECOND..=8 * SECOND));
+    bench.call(FAILURE);
+    for step in [1, 2, 4, 8, 8, 8] {
+        let open_for = bench.breaker.snapshot(&bench.now).retry_after.unwrap();
+        assert!(
+            open_for >= SECOND && open_for >= step * SECOND / 2 && open_for <= step * SECOND,
+            "{open_for:?} at {step}"
+        );
+        bench.wait_open();
+        bench.call(FAILURE);
+    }
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+    bench.call(FAILURE);
+    assert_eq!(bench.breaker.snapshot(&bench.now).retry_after, Some(SECOND));
+}
+
+#[test]
+fn the_backends_retry_after_lengthens_the_open_time_up_to_its_end() {
+    let hinted = |hint| Outcome::Failure(Failure { retry_after: Some(hint), ..Failure::new(FailureKind::Http(503)) });
+    for (hint, expected) in [(10 * SECOND, 10 * SECOND), (Duration::MAX, 60 * SECOND), (MS, SECOND)] {
+        let bench = Bench::consecutive(1, |builder| builder);
+        bench.call(hinted(hint));
+        assert_eq!(bench.breaker.snapshot(&bench.now).retry_after, Some(expected));
+    }
+}
+
+/// recloser and failsafe let all of 1000 callers through to a dead backend while half-open.
+#[test]
+fn half_open_lets_only_the_probes_through() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(3).concurrent_probes(2));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let (first, second) = (bench.admit(), bench.admit());
+    assert!(first.is_probe() && second.is_probe());
+    assert_eq!(bench.try_admit().unwrap_err().reason(), Reason::ProbesExhausted);
+    bench.settle(first, Outcome::Success);
+    let third = bench.admit();
+    assert!(bench.try_admit().is_err(), "three probes decide, and three are out or back");
+    bench.settle(second, Outcome::Success);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.settle(third, Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn a_failed_probe_opens_it_again_and_so_does_an_overloaded_one() {
+    for outcome in [FAILURE, OVERLOAD] {
+        let mut bench = Bench::consecutive(1, |builder| builder.probes(3));
+        bench.call(FAILURE);
+        bench.wait_open();
+        bench.call(Outcome::Success);
+        bench.call(outcome);
+        assert_eq!(bench.state(), State::Open);
+    }
+}
+
+#[test]
+fn a_share_of_the_probes_decides_as_soon_as_the_rest_cannot_change_it() {
+    let round = |outcomes: &[Outcome]| {
+        let mut bench = Bench::consecutive(1, |builder| builder.probes(4).close_rule(CloseRule::Share(0.75)));
+        bench.call(FAILURE);
+        bench.wait_open();
+        outcomes.iter().for_each(|outcome| bench.call(*outcome));
+        bench.state()
+    };
+    assert_eq!(round(&[FAILURE, Outcome::Success, Outcome::Success]), State::HalfOpen);
+    assert_eq!(round(&[FAILURE, Outcome::Success, Outcome::Success, Outcome::Success]), State::Closed);
+    assert_eq!(round(&[Outcome::Success, Outcome::Success, Outcome::Success]), State::Closed);
+    assert_eq!(round(&[FAILURE, FAILURE]), State::Open);
+}
+
+/// linkerd's breaker stays shut for ever after one cancelled probe; Polly counts it as a success and closes.
+#[test]
+fn a_cancelled_probe_gives_its_slot_back_and_decides_nothing() {
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.settle(bench.admit(), Outcome::CANCELLED);
+    drop(bench.admit());
+    bench.call(Outcome::Ignored(Ignored::LocalReject));
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+/// resilience4j, Polly and tower-resilience wait for a hung probe for ever.
+#[test]
+fn a_probe_that_hangs_is_given_up_when_its_lease_ends_and_counts_as_failed() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let hung = bench.admit();
+    assert_eq!(bench.try_admit().unwrap_err().retry_after(), Some(5 * SECOND));
+    bench.wait(5 * SECOND);
+    assert!(bench.try_admit().is_err());
+    assert_eq!(bench.state(), State::Open);
+    let stale = bench.breaker.snapshot(&bench.now).stale;
+    bench.settle(hung, Outcome::Success);
+    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).stale), (State::Open, stale + 1));
+}
+
+#[test]
+fn probes_that_never_decide_end_with_the_bound_on_half_open_time() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(2).max_half_open(10 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    bench.wait(10 * SECOND - MS);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.wait(MS);
+    assert_eq!(bench.state(), State::Open, "nobody has to call for it");
+}
+
+/// tower-resilience: with a time window, successes of probes expire while their permits are used up, and it is wedged.
+#[test]
+fn probes_count_however_far_apart_they_are() {
+    let mut bench =
+        Bench::new(|builder| builder.window(50 * MS).consecutive_failures(1).probes(2).open_time(SECOND..=SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    bench.wait(80 * MS);
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+/// resilience4j, Polly, failsafe-go, Sentinel, linkerd and tower-resilience let such a result decide.
+#[test]
+fn late_results_from_before_the_trip_neither_close_nor_reopen_it() {
+    for late_outcome in [Outcome::Success, FAILURE] {
+        let mut bench = Bench::consecutive(1, |builder| builder);
+        let late = bench.admit();
+        let later = bench.admit();
+        bench.call(FAILURE);
+        bench.settle(late, late_outcome);
+        assert_eq!(bench.state(), State::Open);
+        bench.wait_open();
+        let probe = bench.admit();
+        bench.settle(later, late_outcome);
+        assert_eq!(bench.state(), State::HalfOpen);
+        assert_eq!(bench.breaker.snapshot(&bench.now).stale, 2);
+        bench.settle(probe, Outcome::Success);
+        assert_eq!(bench.state(), State::Closed);
+    }
+}
+
+#[test]
+fn a_probe_of_an_earlier_round_does_not_decide_a_later_one() {
+    let mut bench = Bench::consecutive(1, |builder| builder.concurrent_probes(2).probes(2));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let (old, failing) = (bench.admit(), bench.admit());
+    bench.settle(failing, FAILURE);
+    bench.wait_open();
+    let probe = bench.admit();
+    bench.settle(old, Outcome::Success);
+    drop(probe);
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::HalfOpen, "one of two");
+}
+
+#[test]
+fn results_of_the_past_do_not_count_after_closing() {
+    let mut bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(4).probes(1));
+    bench.calls(4, FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    assert_eq!(bench.breaker.snapshot(&bench.now).counts.total(), 0);
+    bench.calls(3, FAILURE);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn a_request_that_may_not_be_a_probe_is_refused_only_where_it_would_be_one() {
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    assert!(bench.breaker.reserve_if(|| unreachable!("not asked while closed"), &bench.now).is_ok());
+    bench.call(FAILURE);
+    assert_eq!(
+        bench.breaker.reserve_if(|| unreachable!("nor while open"), &bench.now).unwrap_err().reason(),
+        Reason::CircuitOpen
+    );
+    bench.wait_open();
+    assert_eq!(bench.breaker.reserve_if(|| false, &bench.now).unwrap_err().reason(), Reason::ProbesExhausted);
+    assert!(bench.breaker.reserve_if(|| true, &bench.now).unwrap().is_probe());
+}
+
+#[test]
+fn a_recovering_circuit_admits_a_growing_share() {
+    let mut bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    let admitted = |bench: &Bench| (0..1000).filter(|_| bench.try_admit().is_ok()).count();
+    assert_eq!(admitted(&bench), 100, "a tenth to begin with");
+    assert_eq!(bench.try_admit().unwrap_err().reason(), Reason::Recovering);
+    bench.wait(5 * SECOND);
+    assert!((499..=501).contains(&admitted(&bench)));
+    bench.wait(5 * SECOND);
+    assert_eq!(admitted(&bench), 1000);
+}
+
+#[test]
+fn a_reserved_place_that_nobody_uses_decides_nothing() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    assert!(reserved.is_probe() && bench.try_admit().is_err());
+    bench.wait(5 * SECOND);
+    assert_eq!(bench.state(), State::HalfOpen, "no call began, so none has failed");
+    // Its slot went to another call, and comes back to it when that is over.
+    let other = bench.admit();
+    assert!(bench.breaker.confirm(reserved, &(), &bench.now).is_err());
+    drop(other);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.wait(4 * SECOND);
+    let begun = bench.breaker.confirm(reserved, &(), &bench.now).unwrap();
+    bench.wait(4 * SECOND);
+    bench.settle(begun, Outcome::Success);
+    assert_eq!(bench.state(), State::Closed, "its lease began with its call");
+}
+
+#[test]
+fn a_place_reserved_before_the_trip_is_not_good_after_it() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.breaker.force_open(&bench.now);
+    let refused = bench.breaker.confirm(reserved, &(), &bench.now).unwrap_err();
+    assert_eq!(refused.reason(), Reason::ForcedOpen);
+    bench.breaker.reset(&bench.now);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    assert!(bench.breaker.confirm(reserved, &(), &bench.now).is_ok());
+}
+
+#[test]
+fn what_was_due_while_nobody_looked_happened_when_it_was_due() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let hung = bench.admit();
+    bench.wait(1_500 * MS);
+    assert_eq!(bench.state(), State::Open);
+    assert!(bench.breaker.snapshot(&bench.now).retry_after < Some(1_500 * MS), "it opened half a second ago");
+    bench.wait(60 * SECOND);
+    assert!(bench.admit().is_probe(), "and has been open for long enough");
+    drop(hung);
+
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(2).max_half_open(SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    bench.wait(60 * SECOND);
+    assert!(bench.admit().is_probe());
+}
+
+#[test]
+fn a_peek_sees_what_an_admission_would_and_takes_nothing() {
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    let peek = |bench: &Bench| bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after);
+    assert_eq!(peek(&bench), Ok(()));
+    bench.call(FAILURE);
+    assert_eq!(peek(&bench), Err(Some(SECOND)));
+    bench.wait_open();
+    assert_eq!((peek(&bench), bench.state()), (Ok(()), State::Open));
+    let probe = bench.admit();
+    assert_eq!(peek(&bench), Err(Some(30 * SECOND)), "until its lease ends");
+    drop(probe);
+    assert_eq!(peek(&bench), Ok(()));
+    bench.breaker.force_open(&bench.now);
+    assert_eq!(peek(&bench), Err(None));
+    assert_eq!(bench.breaker.snapshot(&bench.now).rejected, 0);
+}
+
+#[test]
+fn a_probe_is_slow_when_it_is_strictly_slower() {
+    for (took, state) in [(100 * MS, State::Closed), (101 * MS, State::Open)] {
+        let mut bench = Bench::consecutive(1, |builder| builder.slow_threshold(100 * MS).slow_rate(1.0));
+        bench.call(FAILURE);
+        bench.wait_open();
+        let probe = bench.admit();
+        bench.wait(took);
+        bench.settle(probe, Outcome::Success);
+        assert_eq!(bench.state(), state);
+    }
+}
+
+#[test]
+fn the_open_time_ends_by_the_fine_clock_which_is_asked_only_near_its_end() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    bench.call(FAILURE);
+    let refused_at = |elapsed: Duration| {
+        let clock = Lagging::new(bench.now + elapsed);
+        (bench.breaker.peek(&clock).map_err(|refused| refused.retry_after), clock.reads())
+    };
+    assert_eq!(refused_at(500 * MS), (Err(Some(510 * MS)), 0), "some milliseconds too long, for a cheap look");
+    assert_eq!(refused_at(999 * MS), (Err(Some(MS)), 1));
+    assert_eq!(refused_at(SECOND), (Ok(()), 1));
+}
+
+#[test]
+fn probes_of_an_interrupted_round_are_stale() {
+    let mut bench = Bench::consecutive(1, |builder| builder.probes(2).concurrent_probes(2));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let old = bench.admit();
+    bench.breaker.open_for(SECOND, &bench.now);
+    bench.wait(SECOND);
+    let new = bench.admit();
+    bench.settle(old, FAILURE);
+    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).stale), (State::HalfOpen, 1));
+    bench.settle(new, Outcome::Success);
+    bench.call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
