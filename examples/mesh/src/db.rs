@@ -1,26 +1,127 @@
 //! One database for each service: nobody reads another service's tables.
 //!
-//! SQLite is the embedded default. The queries keep to what PostgreSQL understands too (`$1`, `RETURNING`,
-//! `ON CONFLICT`), and the names below are the only ones that the stores know, so a second backend starts here.
+//! SQLite files are the embedded default; with `--postgres` each service has a database of its own on a server. The stores are
+//! generic over the two and know one set of statements; which of them it is, is decided once, in [`crate::launch`].
+//! The tables of the outbox, the inbox and the sagas live in the same database as the service's own: that is what makes
+//! "in the same transaction" true.
 
-use std::path::Path;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use buttress::Health;
 use buttress::health::{Check, CheckConfig, Group};
-use sqlx::SqlSafeStr;
+use buttress_durable::{Database, Db, DbError, args};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, SqlSafeStr, Sqlite};
 
-pub type Db = sqlx::Sqlite;
-pub type Pool = sqlx::Pool<Db>;
-pub type Transaction = sqlx::Transaction<'static, Db>;
+/// The database that holds the embedded event log. It belongs to the bus, and to no service.
+pub const EVENTS: &str = "events";
 
 /// One file of a service's migrations folder: version, name and text.
 pub type MigrationFile = (i64, &'static str, &'static str);
 
-/// Opens (and creates) the database at `path` and brings its schema up to date.
-pub async fn open(path: &Path, migrations: &[MigrationFile]) -> Result<Pool, sqlx::Error> {
+/// Where the databases are: chosen by whoever starts the mesh.
+#[derive(Clone, Debug)]
+pub enum Databases {
+    Files(Files),
+    Server(Server),
+}
+
+/// A directory with a SQLite file for each service.
+#[derive(Clone, Debug)]
+pub struct Files(pub PathBuf);
+
+/// A PostgreSQL server with a database for each service.
+#[derive(Clone, Debug)]
+pub struct Server {
+    options: Box<PgConnectOptions>,
+    /// Before the name of each database, so that two meshes can share a server.
+    prefix: String,
+}
+
+/// A place that has a database for everyone who asks.
+pub trait Home: Clone + std::fmt::Debug + Send + Sync + 'static {
+    type Database: Database;
+
+    /// Opens a database, creates it if need be, and brings the `buttress_*` tables up to date.
+    fn open(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
+
+    /// Opens a database that is there already, to look at it: it changes nothing.
+    fn look(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
+}
+
+/// Opening is tried so often: several processes may be creating the same event log at this moment, and only one can.
+const TRIES: u32 = 20;
+
+/// Opens a service's database and brings its schema up to date.
+pub async fn open<H: Home>(home: &H, name: &str, migrations: &[MigrationFile]) -> Result<Db<H::Database>, DbError> {
+    let db = home.open(name).await?;
+    db.migrate_own(&migrator(migrations)).await?;
+    Ok(db)
+}
+
+/// Asks the database every few seconds whether it is there, and takes the service out of rotation while it is not. Probes
+/// read the last answer and never wait for the next. Dropping the check ends it.
+pub fn check<D: Database>(health: &Health, db: &Db<D>) -> Check {
+    let db = db.clone();
+    health.check("database", Group::Readiness, CheckConfig::every(Duration::from_secs(5)), move || {
+        let db = db.clone();
+        async move { db.row::<(i64,)>("SELECT CAST(1 AS BIGINT)", args![]).await.map(drop) }
+    })
+}
+
+fn migrator(files: &[MigrationFile]) -> Migrator {
+    Migrator::with_migrations(
+        files
+            .iter()
+            .map(|&(version, name, sql)| {
+                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            })
+            .collect(),
+    )
+}
+
+async fn tried<D: Database, F: Future<Output = Result<Db<D>, DbError>>>(
+    open: impl Fn() -> F,
+) -> Result<Db<D>, DbError> {
+    for _ in 1..TRIES {
+        match open().await {
+            Ok(db) => return Ok(db),
+            Err(error) => tracing::debug!(%error, "cannot open the database yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    open().await
+}
+
+// === impl Files ===
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.db"))
+    }
+}
+
+impl Home for Files {
+    type Database = Sqlite;
+
+    async fn open(&self, name: &str) -> Result<Db<Sqlite>, DbError> {
+        let path = self.path(name);
+        tried(|| async { sqlite(&path).await }).await
+    }
+
+    async fn look(&self, name: &str) -> Result<Db<Sqlite>, DbError> {
+        let options = SqliteConnectOptions::new().filename(self.path(name)).read_only(true);
+        let options = options.busy_timeout(Duration::from_secs(5));
+        Ok(Db::new(SqlitePoolOptions::new().max_connections(1).connect_with(options).await?))
+    }
+}
+
+async fn sqlite(path: &Path) -> Result<Db<Sqlite>, DbError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -34,35 +135,108 @@ pub async fn open(path: &Path, migrations: &[MigrationFile]) -> Result<Pool, sql
         // One writes, the others read. More would only queue inside SQLite.
         .max_connections(4)
         // Shorter than any caller's patience, so that the caller learns why.
-        .acquire_timeout(Duration::from_secs(2))
-        .connect_with(options)
-        .await?;
-    migrator(migrations).run(&pool).await?;
-    Ok(pool)
+        .acquire_timeout(Duration::from_secs(2));
+    let db = Db::new(pool.connect_with(options).await?);
+    db.migrate().await?;
+    Ok(db)
 }
 
-/// Opens an existing database to look at it, as the audit does: it can change nothing.
-pub async fn open_read_only(path: &Path) -> Result<Pool, sqlx::Error> {
-    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
-    SqlitePoolOptions::new().max_connections(1).connect_with(options).await
+// === impl Server ===
+
+/// Why something does not name a server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("postgres: must be a URL such as postgres://user:password@host:5432")]
+    Url(#[source] sqlx::Error),
+    #[error("database-prefix: must be 1 to 30 of a-z, 0-9 and _, beginning with a letter, not {0:?}")]
+    Prefix(String),
 }
 
-/// Asks the database every few seconds whether it is there, and takes the service out of rotation while it is not. Probes
-/// read the last answer and never wait for the next. Dropping the check ends it.
-pub fn check(health: &Health, pool: Pool) -> Check {
-    health.check("database", Group::Readiness, CheckConfig::every(Duration::from_secs(5)), move || {
-        let pool = pool.clone();
-        async move { sqlx::query("SELECT 1").execute(&pool).await.map(drop) }
-    })
+impl Server {
+    /// The server at `postgres://user:password@host:port`. A database in the URL is where new ones are created from.
+    pub fn new(url: &str, prefix: &str) -> Result<Self, ServerError> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let begins = prefix.starts_with(|c: char| c.is_ascii_lowercase());
+        if !begins || prefix.len() > 30 || !prefix.chars().all(legal) {
+            return Err(ServerError::Prefix(prefix.to_owned()));
+        }
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(ServerError::Url(sqlx::Error::Configuration("not a postgres:// URL".into())));
+        }
+        let options = Box::new(PgConnectOptions::from_str(url).map_err(ServerError::Url)?);
+        Ok(Self { options, prefix: prefix.to_owned() })
+    }
+
+    /// Forgets everything: for tests, which should leave nothing behind.
+    pub async fn drop_database(&self, name: &str) -> Result<(), DbError> {
+        self.run(format!("DROP DATABASE IF EXISTS {}{name} WITH (FORCE)", self.prefix)).await
+    }
+
+    fn database(&self, name: &str) -> PgConnectOptions {
+        PgConnectOptions::clone(&self.options).database(&format!("{}{name}", self.prefix))
+    }
+
+    async fn create(&self, name: &str) -> Result<(), DbError> {
+        let mut conn = self.maintenance().connect().await?;
+        let there: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM pg_database WHERE datname = $1")
+            .bind(format!("{}{name}", self.prefix))
+            .fetch_optional(&mut conn)
+            .await?;
+        if there.is_none() {
+            self.run(format!("CREATE DATABASE {}{name}", self.prefix)).await?;
+        }
+        Ok(())
+    }
+
+    /// Names cannot be placeholders. Ours hold nothing but a prefix that was checked and names from this program.
+    async fn run(&self, sql: String) -> Result<(), DbError> {
+        let mut conn = self.maintenance().connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await?;
+        Ok(())
+    }
+
+    fn maintenance(&self) -> PgConnectOptions {
+        let database = self.options.get_database().unwrap_or("postgres").to_owned();
+        PgConnectOptions::clone(&self.options).database(&database)
+    }
+
+    async fn connect(&self, name: &str, connections: u32) -> Result<Db<Postgres>, DbError> {
+        // Few connections for each service: seven services share a server that takes a hundred by default.
+        let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(2));
+        Ok(Db::new(pool.connect_with(self.database(name)).await?))
+    }
 }
 
-fn migrator(files: &[MigrationFile]) -> Migrator {
-    Migrator::with_migrations(
-        files
-            .iter()
-            .map(|&(version, name, sql)| {
-                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            })
-            .collect(),
-    )
+impl Home for Server {
+    type Database = Postgres;
+
+    async fn open(&self, name: &str) -> Result<Db<Postgres>, DbError> {
+        tried(|| async {
+            self.create(name).await?;
+            // Every service has a few connections to the log besides those to its own database.
+            let db = self.connect(name, if name == EVENTS { 3 } else { 5 }).await?;
+            db.migrate().await?;
+            Ok(db)
+        })
+        .await
+    }
+
+    async fn look(&self, name: &str) -> Result<Db<Postgres>, DbError> {
+        self.connect(name, 1).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_no_server_is_refused_with_the_rule() {
+        let refused = |url, prefix| Server::new(url, prefix).unwrap_err().to_string();
+        assert!(refused("sqlite://x", "mesh_").starts_with("postgres:"));
+        for prefix in ["", "Mesh", "1mesh", "me-sh", "mesh; DROP", &"m".repeat(31)] {
+            assert!(refused("postgres://localhost", prefix).starts_with("database-prefix:"), "{prefix:?}");
+        }
+        assert!(Server::new("postgres://postgres@127.0.0.1:5432", "mesh_").is_ok());
+    }
 }

@@ -9,13 +9,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::problem::{Json, Problem};
 
 /// What is to go wrong. The default is nothing.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -104,6 +108,23 @@ impl Faults {
         // The sender lives in `self`, so this ends only by a change of plan.
         let _ = self.plan.subscribe().wait_for(|plan| plan.hang_rate == 0.0).await;
     }
+}
+
+/// The switch over HTTP: `GET` and `PUT /admin/faults`. Outside the faults themselves, or nobody could end them.
+pub fn routes(service: &'static str, faults: &Faults) -> Router {
+    routes_at("/admin/faults", service, faults)
+}
+
+/// The same at another path.
+pub fn routes_at(path: &'static str, service: &'static str, faults: &Faults) -> Router {
+    let change = async move |State(faults): State<Faults>, Json(plan): Json<Plan>| {
+        plan.check().map_err(|rule| Problem::from_status(StatusCode::UNPROCESSABLE_ENTITY, rule))?;
+        tracing::warn!(service, ?plan, "faults changed");
+        faults.set(plan.clone());
+        Ok::<_, Problem>(Json(plan))
+    };
+    let show = async |State(faults): State<Faults>| Json(faults.plan());
+    Router::new().route(path, get(show).put(change)).with_state(faults.clone())
 }
 
 /// The fate of one request.

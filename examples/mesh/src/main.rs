@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use mesh::bus::Bus;
+use mesh::db::{Databases, Files};
+use mesh::demo::books::Told;
 use mesh::demo::{self, books};
 use mesh::mesh::{Config, Mesh, Name};
 use tracing_subscriber::EnvFilter;
@@ -76,7 +79,7 @@ async fn main() -> ExitCode {
         Command::Up { data_dir, port, drain_delay } => up(data_dir, port, Duration::from_secs_f64(drain_delay)).await,
         Command::Demo { orders, seed, rate, json, data_dir } => {
             let progress = std::io::stderr().is_terminal();
-            demo(demo::Options { orders, seed, rate, data_dir, progress }, json).await
+            demo(demo::Options { orders, seed, rate, data_dir, databases: None, bus: Bus::Log, progress }, json).await
         }
         Command::Audit { data_dir } => audit(data_dir).await,
     };
@@ -127,7 +130,9 @@ async fn demo(options: demo::Options, json: Option<PathBuf>) -> anyhow::Result<E
 }
 
 async fn audit(data_dir: PathBuf) -> anyhow::Result<ExitCode> {
-    let books = books::audit(&data_dir, &[]).await.with_context(|| format!("no books in {}", data_dir.display()))?;
+    let books = books::audit(&Databases::Files(Files(data_dir.clone())), &Told::default())
+        .await
+        .with_context(|| format!("no books in {}", data_dir.display()))?;
     print!("{books}");
     Ok(if books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

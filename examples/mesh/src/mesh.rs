@@ -5,64 +5,56 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::bus::Bus;
+use crate::db::{Databases, Files};
 use crate::faults::Faults;
+pub use crate::launch::Name;
+use crate::launch::{Addresses, Clients, Wiring, run};
+use crate::probe;
 pub use crate::process::Exit;
 use crate::process::Process;
-use crate::service::{Service, url};
+use crate::service::{Address, Service};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
-use crate::{gateway, inventory, order, payment, probe};
 
 /// A service that is not ready by then never will be: opening a small database takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an order keeps its customer waiting. Together with the time for the prices, less than the gateway's patience.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How to run the mesh.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the databases live. Must exist.
-    pub data_dir: PathBuf,
+    /// Where the databases live.
+    pub databases: Databases,
+    /// What carries the events.
+    pub bus: Bus,
     /// The gateway's port; 0 for a free one. The others always take free ones.
     pub port: u16,
     /// Between "not ready" and closing the door: long enough for a load balancer to notice.
     pub drain_delay: Duration,
     /// How long requests in flight may take after the door is closed.
     pub grace: Duration,
-    /// Offer fault switches under /admin on the gateway.
+    /// Offer switches for operators under /admin, on every service.
     pub admin: bool,
+    /// How long an order may keep its customer waiting.
+    pub patience: Duration,
     /// For every coin toss and every jitter.
     pub seed: u64,
 }
 
 impl Config {
+    /// Files in a directory, which must exist, and the embedded event log.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
-            data_dir: data_dir.into(),
+            databases: Databases::Files(Files(data_dir.into())),
+            bus: Bus::Log,
             port: 0,
             drain_delay: Duration::from_millis(500),
             grace: Duration::from_secs(10),
             admin: false,
+            patience: PATIENCE,
             seed: 1,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Name {
-    Payment,
-    Inventory,
-    Order,
-    Gateway,
-}
-
-impl Name {
-    /// In the order to start them: nobody is started before those it calls. Stopped the other way round.
-    pub const ALL: [Self; 4] = [Self::Payment, Self::Inventory, Self::Order, Self::Gateway];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Payment => "payment",
-            Self::Inventory => "inventory",
-            Self::Order => "order",
-            Self::Gateway => "gateway",
         }
     }
 }
@@ -84,10 +76,9 @@ struct Slot {
 #[derive(Debug)]
 pub struct Mesh {
     config: Config,
-    order_clients: OrderClients,
-    gateway_clients: GatewayClients,
+    clients: Clients,
     /// Indexed by `Name`.
-    slots: [Slot; 4],
+    slots: [Slot; 7],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +112,9 @@ impl Mesh {
             });
             listeners.push(listener);
         }
-        let slots = slots.try_into().map_err(|_| io::Error::other("four services"))?;
-        let (order_clients, gateway_clients) = (OrderClients::new(config.seed)?, GatewayClients::new(config.seed)?);
-        let mut mesh = Self { config, order_clients, gateway_clients, slots };
+        let slots = slots.try_into().map_err(|_| io::Error::other("seven services"))?;
+        let clients = Clients::new(config.seed)?;
+        let mut mesh = Self { config, clients, slots };
         for (name, listener) in Name::ALL.into_iter().zip(listeners) {
             mesh.spawn(name, listener)?;
             mesh.until_ready(name).await?;
@@ -136,7 +127,7 @@ impl Mesh {
     }
 
     pub fn url(&self, name: Name) -> String {
-        url(self.addr(name))
+        Address::from(self.addr(name)).url()
     }
 
     /// The switch for a service's faults.
@@ -155,18 +146,19 @@ impl Mesh {
 
     /// The handles of the order service's client stacks.
     pub fn order_clients(&self) -> &OrderClients {
-        &self.order_clients
+        &self.clients.order
     }
 
     /// The handles of the gateway's client stacks.
     pub fn gateway_clients(&self) -> &GatewayClients {
-        &self.gateway_clients
+        &self.clients.gateway
     }
 
     /// Every client stack in the mesh.
-    pub fn dependencies(&self) -> [&Dependency; 5] {
-        let (order, gateway) = (&self.order_clients, &self.gateway_clients);
-        [&order.payment, &order.inventory, &gateway.order, &gateway.payment, &gateway.inventory]
+    pub fn dependencies(&self) -> [&Dependency; 7] {
+        let Clients { order, gateway } = &self.clients;
+        let [payment, inventory] = [&gateway.payment, &gateway.inventory];
+        [&order.payment, &order.inventory, &gateway.order, payment, inventory, &gateway.shipping, &gateway.legacy]
     }
 
     /// Kills a service in the middle of whatever it is doing.
@@ -220,32 +212,17 @@ impl Mesh {
     fn spawn(&mut self, name: Name, listener: TcpListener) -> Result<(), MeshError> {
         let slot = self.slot(name);
         let (health, admission, faults) = (slot.health.clone(), slot.admission.clone(), slot.faults.clone());
-        let (grace, data_dir) = (self.config.grace, self.config.data_dir.clone());
-        let order = order::Config {
-            payment: self.addr(Name::Payment),
-            inventory: self.addr(Name::Inventory),
-            clients: self.order_clients.clone(),
-            orphan_after: Duration::from_secs(30),
-        };
-        let gateway = gateway::Config {
-            order: self.addr(Name::Order),
-            payment: self.addr(Name::Payment),
-            inventory: self.addr(Name::Inventory),
-            clients: self.gateway_clients.clone(),
-            fault_switches: if self.config.admin {
-                [Name::Payment, Name::Inventory].map(|name| (name.as_str(), self.faults(name).clone())).into()
-            } else {
-                Vec::new()
-            },
+        let (grace, admin) = (self.config.grace, self.config.admin);
+        let wiring = Wiring {
+            databases: self.config.databases.clone(),
+            bus: self.config.bus.clone(),
+            addresses: Addresses::new(|name| self.addr(name).into()),
+            clients: self.clients.clone(),
+            patience: self.config.patience,
         };
         let process = Process::spawn(name.as_str(), move |stop| async move {
-            let service = Service { name: name.as_str(), listener, health, admission, faults, stop, grace };
-            match name {
-                Name::Payment => payment::run(service, &data_dir).await,
-                Name::Inventory => inventory::run(service, &data_dir).await,
-                Name::Order => order::run(service, &data_dir, order).await,
-                Name::Gateway => gateway::run(service, gateway).await,
-            }
+            let service = Service { name: name.as_str(), listener, health, admission, faults, admin, stop, grace };
+            run(name, service, wiring).await
         })?;
         self.slots[name as usize].process = Some(process);
         Ok(())

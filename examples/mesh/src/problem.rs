@@ -78,6 +78,12 @@ impl Problem {
         Self::from_status(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side")
     }
 
+    /// Something of ours broke, and this is for the log.
+    pub fn failed(service: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(service, error, "cannot answer");
+        Self::internal()
+    }
+
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.members.insert(member.to_owned(), value.into());

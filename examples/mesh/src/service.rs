@@ -1,13 +1,18 @@
 //! What every service is given by whoever starts it, and how it serves and ends.
 
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
+use buttress_durable::DbError;
+use buttress_durable::bus::BusError;
 use tokio_util::sync::CancellationToken;
 
-use crate::faults::Faults;
+use crate::faults::{self, Faults};
 use crate::stack::{Admission, Health, InvalidConfig};
 
 /// One service's share of the world outside. Everything in it is a handle, so that whoever started the service can
@@ -23,6 +28,8 @@ pub struct Service {
     pub admission: Admission,
     /// What is to go wrong on purpose.
     pub faults: Faults,
+    /// Offer switches for operators under /admin. Not in production, unless something in front keeps customers out.
+    pub admin: bool,
     /// Cancelled when it should end.
     pub stop: CancellationToken,
     /// How long requests in flight may take after that.
@@ -35,14 +42,32 @@ pub enum StartError {
     #[error("cannot listen")]
     Io(#[from] std::io::Error),
     #[error("cannot open the database")]
-    Db(#[from] sqlx::Error),
+    Db(#[from] DbError),
+    #[error("cannot join the event bus")]
+    Bus(#[from] BusError),
+    #[error("kafka: this program was built without the feature `kafka`")]
+    NoKafka,
     #[error("a layer is configured wrongly")]
     Layer(#[from] InvalidConfig),
     #[error("not an address of a service")]
     Address(#[from] tonic::transport::Error),
 }
 
+/// Where a service is: `host:port`. Stays the same over restarts, as a name in a discovery service would.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Address(Arc<str>);
+
+/// Why something is not an address.
+#[derive(Debug, thiserror::Error)]
+#[error("must be host:port, not {0:?}")]
+pub struct NotAnAddress(String);
+
 impl Service {
+    /// What every service offers to operators: its fault switch. Nothing without [`admin`](Self::admin).
+    pub fn admin_routes(&self) -> Router {
+        if self.admin { faults::routes(self.name, &self.faults) } else { Router::new() }
+    }
+
     /// Serves until told to stop, then until the requests in flight are done, but no longer than the grace period.
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
         let Self { name, listener, health, stop, grace, .. } = self;
@@ -69,7 +94,53 @@ impl Service {
     }
 }
 
-/// The base URL of a service.
-pub fn url(addr: SocketAddr) -> String {
-    format!("http://{addr}")
+// === impl Address ===
+
+impl Address {
+    /// The base URL.
+    pub fn url(&self) -> String {
+        format!("http://{self}")
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr.to_string().into())
+    }
+}
+
+impl FromStr for Address {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        let authority: Option<http::uri::Authority> = text.parse().ok();
+        match authority {
+            Some(authority) if authority.port_u16().is_some_and(|port| port > 0) && !text.contains('@') => {
+                Ok(Self(text.into()))
+            }
+            _ => Err(NotAnAddress(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for right in ["127.0.0.1:8080", "payment:8082", "[::1]:80", "payment.shop.svc.cluster.local:8082"] {
+            assert_eq!(right.parse::<Address>().unwrap().to_string(), right);
+        }
+        for wrong in ["", "payment", "http://payment:8082", "payment:", "payment:0", "payment:99999", "a@b:1", "a b:1"]
+        {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong:?}");
+        }
+    }
 }

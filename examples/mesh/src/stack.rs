@@ -17,7 +17,6 @@
 //! likes.
 
 use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -40,7 +39,7 @@ use buttress_http::prelude::*;
 use buttress_http::{classify, tonic::StatusLayer};
 
 use crate::problem::FAILED_DEPENDENCY;
-use crate::service::{Service, url};
+use crate::service::{Address, Service};
 use crate::{faults, problem};
 
 /// A whole client stack for gRPC. Boxed, which costs an allocation for each call, so that the services that hold one
@@ -86,7 +85,7 @@ const PARTICIPANT: Limits = Limits {
     open_time: (Duration::from_millis(400), Duration::from_secs(1)),
 };
 
-/// Calls of the order service, which itself makes four calls of two seconds at most.
+/// Calls of the order service, which asks for prices (two seconds at most) and then waits for the saga (five).
 const ORDER: Limits = Limits {
     attempt: Duration::from_millis(8500),
     total: Duration::from_secs(9),
@@ -129,8 +128,8 @@ impl Dependency {
     }
 
     /// A gRPC client stack.
-    pub fn grpc(&self, addr: SocketAddr) -> Result<GrpcChannel, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(url(addr))?
+    pub fn grpc(&self, addr: &Address) -> Result<GrpcChannel, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(addr.url())?
             // A peer that is gone without a word is noticed, even while nobody waits for it.
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(2))
@@ -215,6 +214,8 @@ pub struct GatewayClients {
     pub order: Dependency,
     pub payment: Dependency,
     pub inventory: Dependency,
+    pub shipping: Dependency,
+    pub legacy: Dependency,
 }
 
 impl GatewayClients {
@@ -224,8 +225,22 @@ impl GatewayClients {
             order: Dependency::new("gateway -> order", ORDER, seed)?,
             payment: Dependency::new("gateway -> payment", PARTICIPANT, seed)?,
             inventory: Dependency::new("gateway -> inventory", PARTICIPANT, seed)?,
+            shipping: Dependency::new("gateway -> shipping", PARTICIPANT, seed)?,
+            legacy: Dependency::new("gateway -> legacy", PARTICIPANT, seed)?,
         })
     }
+}
+
+/// For operators' calls, which no breaker may refuse: they are about services that are in trouble.
+pub fn admin_client() -> HttpChannel {
+    let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
+    BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .map_response(|response: Response<_>| response.map(Body::new))
+            .map_request(|request: Request<Full<Bytes>>| request.map(Body::new))
+            .layer(TimeoutLayer::total(Duration::from_secs(2)))
+            .service(client),
+    )
 }
 
 /// Whether a call ended because its time was over.
@@ -256,8 +271,8 @@ impl Admission {
 /// No order is longer, and a body that is must not fill our memory before anybody has looked at it.
 const MAX_BODY: usize = 16 * 1024;
 
-/// The stack of a REST service.
-pub fn rest_server(routes: Router, service: &Service) -> Router {
+/// The stack of a REST service. `admin` is outside of it: switches must work when everything below is full or broken.
+pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, .. } = service;
     let stack = ServiceBuilder::new()
         // Outside the layers that refuse, so that their 503 and 504 are problems too.
@@ -266,15 +281,17 @@ pub fn rest_server(routes: Router, service: &Service) -> Router {
         .layer(TimeoutLayer::total(admission.timeout).http())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(faults.clone(), faults::inject));
-    routes.fallback(problem::not_found).layer(stack).layer(HealthLayer::new(health.clone()).http())
+    let routes = routes.fallback(problem::not_found).layer(stack);
+    routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
 }
 
-/// The stack of a gRPC service.
-pub fn grpc_server(routes: Router, service: &Service) -> Router {
+/// The stack of a gRPC service, with the same [`admin`](rest_server) beside it.
+pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
         .layer(TimeoutLayer::total(admission.timeout).grpc())
         .layer(from_fn_with_state(faults.clone(), faults::inject));
-    routes.layer(stack).layer(HealthLayer::new(health.clone()).http())
+    let routes = routes.layer(stack);
+    routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
 }

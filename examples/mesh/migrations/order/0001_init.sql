@@ -1,22 +1,17 @@
--- Portable between SQLite and PostgreSQL: ids TEXT, times in milliseconds, money in cents, JSON as TEXT.
+-- Portable between SQLite and PostgreSQL: ids TEXT, times in milliseconds, money in cents.
 
--- One row for each order. Its state is written before and after every step, so that whoever reads the row after a
--- crash knows which steps may have had an effect.
+-- One row for each order. How far it has come between 'pending' and its end, the tables of its saga know.
 CREATE TABLE orders (
     id              TEXT   PRIMARY KEY,
     customer        TEXT   NOT NULL,
     total_cents     BIGINT NOT NULL,
-    state           TEXT   NOT NULL CHECK (state IN
-                        ('pending', 'reserved', 'charged', 'confirmed', 'cancelling', 'cancelled')),
-    failure         TEXT,                         -- why it is being cancelled, as the customer was told
+    state           TEXT   NOT NULL CHECK (state IN ('pending', 'confirmed', 'cancelled')),
+    failure         TEXT,                         -- why it was cancelled, as the customer was told
     idempotency_key TEXT   UNIQUE,                -- the client's key: a second request with it is the same order
     fingerprint     TEXT   NOT NULL,              -- what was asked, to refuse the same key with another body
-    attempts        BIGINT NOT NULL DEFAULT 0,    -- failed attempts to undo, for the backoff
-    retry_at_ms     BIGINT NOT NULL DEFAULT 0,    -- when to try to undo again
     created_ms      BIGINT NOT NULL,
     updated_ms      BIGINT NOT NULL
 );
-CREATE INDEX orders_by_state ON orders (state, retry_at_ms);
 
 CREATE TABLE order_lines (
     order_id    TEXT   NOT NULL REFERENCES orders (id),

@@ -1,16 +1,18 @@
-//! Do stock and money add up?
+//! Do stock and money add up, and does everybody know?
 //!
-//! The audit reads the three databases directly and trusts no service, no answer and no counter. It compares what the
-//! order service believes with what payment and inventory have done.
+//! The audit reads the services' databases directly and trusts no service, no answer and no counter. It compares what the
+//! order service believes with what payment and inventory have done, with what shipping has sent and customers were told, and
+//! with what became of every event.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
+use buttress_durable::DbError;
 use serde::Serialize;
 
-use crate::db;
+use super::facts::{Facts, Records};
+use crate::db::{Databases, Home};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Books {
@@ -19,6 +21,10 @@ pub struct Books {
     pub confirmed: usize,
     pub cancelled: usize,
     pub revenue_cents: i64,
+    /// Sagas by how they ended.
+    pub sagas: BTreeMap<String, usize>,
+    /// Events by type, all services together.
+    pub events: BTreeMap<String, usize>,
     pub checks: Vec<Check>,
 }
 
@@ -30,165 +36,91 @@ pub struct Check {
     pub detail: String,
 }
 
-/// Waits until no order is under way.
-pub(super) async fn settled(data_dir: &Path) -> Result<(), sqlx::Error> {
-    let orders = db::open_read_only(&data_dir.join("order.db")).await?;
-    loop {
-        let (open,): (i64,) =
-            sqlx::query_as("SELECT COUNT(*) FROM orders WHERE state NOT IN ('confirmed', 'cancelled')")
-                .fetch_one(&orders)
-                .await?;
-        if open == 0 {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+/// What customers believe: the ids of the orders they were told about.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub confirmed: Vec<String>,
+    pub cancelled: Vec<String>,
+}
+
+/// Audits the databases of a mesh.
+pub async fn audit(databases: &Databases, told: &Told) -> Result<Books, DbError> {
+    match databases {
+        Databases::Files(home) => audit_at(home, told).await,
+        Databases::Server(home) => audit_at(home, told).await,
     }
 }
 
-/// Audits the databases in `data_dir`. `told_confirmed`: the orders that customers believe they have.
-pub async fn audit(data_dir: &Path, told_confirmed: &[String]) -> Result<Books, sqlx::Error> {
-    let facts = Facts::read(data_dir).await?;
+/// Waits until nothing is under way any more: no order, no saga, no event. Returns what it waits for when the time is up.
+pub async fn settled(databases: &Databases, limit: Duration) -> Result<Option<String>, DbError> {
+    match databases {
+        Databases::Files(home) => settled_at(home, limit).await,
+        Databases::Server(home) => settled_at(home, limit).await,
+    }
+}
+
+async fn audit_at<H: Home>(home: &H, told: &Told) -> Result<Books, DbError> {
+    let records = Records::open(home).await?;
+    let facts = Facts::read(&records).await;
+    records.close().await;
+    Ok(judge(&facts?, told))
+}
+
+async fn settled_at<H: Home>(home: &H, limit: Duration) -> Result<Option<String>, DbError> {
+    let records = Records::open(home).await?;
+    let mut waiting = None;
+    let settling = async {
+        loop {
+            // First what is cheap to ask.
+            waiting = match records.under_way().await? {
+                Some(what) => Some(what),
+                None => Facts::read(&records).await?.undelivered().into_iter().next(),
+            };
+            if waiting.is_none() {
+                return Ok::<_, DbError>(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let result = tokio::time::timeout(limit, settling).await;
+    records.close().await;
+    result.unwrap_or(Ok(())).map(|()| waiting)
+}
+
+fn judge(facts: &Facts, told: &Told) -> Books {
     let checks = vec![
         check("every order is confirmed or cancelled", facts.unfinished()),
-        check("customers have what they were told", facts.promises(told_confirmed)),
+        check("every saga has ended, and none is stuck", facts.open_sagas()),
+        check("customers have what they were told", facts.promises(told)),
         check("every piece is on hand, reserved or sold", facts.pieces()),
         check("what was sold is what was confirmed", facts.sales()),
         check("every account adds up", facts.accounts()),
         check("every order's payments are its total, or nothing", facts.payments()),
         check("nobody was charged twice", facts.double_charges()),
         check("the shop has earned what it has sold", facts.revenue()),
+        check("every confirmed order has one parcel, and no other", facts.parcels()),
+        check("customers were told everything, once", facts.news()),
+        check("every event has left its outbox", facts.unsent()),
+        check("every event has reached everyone who listens", facts.undelivered()),
+        check("no event is a dead letter", facts.dead_letters()),
     ];
-    Ok(Books {
+    Books {
         right: checks.iter().all(|check| check.right),
         confirmed: facts.orders.values().filter(|order| order.state == "confirmed").count(),
         cancelled: facts.orders.values().filter(|order| order.state == "cancelled").count(),
         revenue_cents: facts.ledger.iter().map(|entry| entry.cents).sum(),
+        sagas: count(facts.sagas.iter().map(|(_, status)| status)),
+        events: count(facts.events.iter().map(|event| &event.kind)),
         checks,
-    })
+    }
 }
 
-struct Order {
-    state: String,
-    total: i64,
-}
-
-struct Entry {
-    order: String,
-    customer: String,
-    cents: i64,
-}
-
-/// sku, initial, on hand, reserved, sold
-type Product = (String, i64, i64, i64, i64);
-
-struct Facts {
-    orders: HashMap<String, Order>,
-    /// Pieces of each product on confirmed orders.
-    ordered: HashMap<String, i64>,
-    products: Vec<Product>,
-    /// id, opening, balance
-    accounts: Vec<(String, i64, i64)>,
-    ledger: Vec<Entry>,
-}
-
-impl Facts {
-    async fn read(data_dir: &Path) -> Result<Self, sqlx::Error> {
-        let orders_db = db::open_read_only(&data_dir.join("order.db")).await?;
-        let payment_db = db::open_read_only(&data_dir.join("payment.db")).await?;
-        let inventory_db = db::open_read_only(&data_dir.join("inventory.db")).await?;
-        let orders: Vec<(String, String, i64)> =
-            sqlx::query_as("SELECT id, state, total_cents FROM orders").fetch_all(&orders_db).await?;
-        let ordered: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT sku, SUM(quantity) FROM order_lines JOIN orders ON orders.id = order_id
-             WHERE state = 'confirmed' GROUP BY sku",
-        )
-        .fetch_all(&orders_db)
-        .await?;
-        let products = sqlx::query_as("SELECT sku, initial, on_hand, reserved, sold FROM products")
-            .fetch_all(&inventory_db)
-            .await?;
-        let accounts =
-            sqlx::query_as("SELECT id, opening_cents, balance_cents FROM accounts").fetch_all(&payment_db).await?;
-        let ledger: Vec<(String, String, i64)> =
-            sqlx::query_as("SELECT order_id, customer, amount_cents FROM ledger").fetch_all(&payment_db).await?;
-        Ok(Self {
-            orders: orders.into_iter().map(|(id, state, total)| (id, Order { state, total })).collect(),
-            ordered: ordered.into_iter().collect(),
-            products,
-            accounts,
-            ledger: ledger.into_iter().map(|(order, customer, cents)| Entry { order, customer, cents }).collect(),
-        })
+fn count<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.clone()).or_default() += 1;
     }
-
-    fn confirmed(&self, id: &str) -> bool {
-        self.orders.get(id).is_some_and(|order| order.state == "confirmed")
-    }
-
-    fn unfinished(&self) -> Vec<String> {
-        let open = self.orders.iter().filter(|(_, order)| !matches!(order.state.as_str(), "confirmed" | "cancelled"));
-        open.map(|(id, order)| format!("order {id} is {}", order.state)).collect()
-    }
-
-    fn promises(&self, told_confirmed: &[String]) -> Vec<String> {
-        let broken = told_confirmed.iter().filter(|id| !self.confirmed(id));
-        broken.map(|id| format!("order {id} was told confirmed and is not")).collect()
-    }
-
-    fn pieces(&self) -> Vec<String> {
-        let all_settled = self.unfinished().is_empty();
-        let wrong = self.products.iter().filter(|(_, initial, on_hand, reserved, sold)| {
-            *initial != on_hand + reserved + sold || (all_settled && *reserved != 0)
-        });
-        wrong
-            .map(|(sku, initial, on_hand, reserved, sold)| {
-                format!("{sku}: {initial} at first, {on_hand} on hand, {reserved} reserved, {sold} sold")
-            })
-            .collect()
-    }
-
-    fn sales(&self) -> Vec<String> {
-        let ordered = |sku: &String| self.ordered.get(sku).copied().unwrap_or(0);
-        let wrong = self.products.iter().filter(|(sku, .., sold)| *sold != ordered(sku));
-        wrong.map(|(sku, .., sold)| format!("{sku}: {sold} sold, {} on confirmed orders", ordered(sku))).collect()
-    }
-
-    fn accounts(&self) -> Vec<String> {
-        let mut spent: HashMap<&str, i64> = HashMap::new();
-        for entry in &self.ledger {
-            *spent.entry(&entry.customer).or_default() += entry.cents;
-        }
-        let spent = |id: &str| spent.get(id).copied().unwrap_or(0);
-        let wrong = self.accounts.iter().filter(|(id, opening, balance)| *opening != balance + spent(id));
-        wrong
-            .map(|(id, opening, balance)| format!("{id}: {opening} at first, {balance} now, {} spent", spent(id)))
-            .collect()
-    }
-
-    fn payments(&self) -> Vec<String> {
-        let mut paid: HashMap<&str, i64> = self.orders.keys().map(|id| (id.as_str(), 0)).collect();
-        for entry in &self.ledger {
-            *paid.entry(&entry.order).or_default() += entry.cents;
-        }
-        let due =
-            |id: &str| self.orders.get(id).filter(|order| order.state == "confirmed").map_or(0, |order| order.total);
-        let wrong = paid.into_iter().filter(|(id, cents)| *cents != due(id));
-        wrong.map(|(id, cents)| format!("order {id}: {cents} paid, {} due", due(id))).collect()
-    }
-
-    fn double_charges(&self) -> Vec<String> {
-        let mut charges: HashMap<&str, usize> = HashMap::new();
-        for entry in self.ledger.iter().filter(|entry| entry.cents > 0) {
-            *charges.entry(&entry.order).or_default() += 1;
-        }
-        let twice = charges.into_iter().filter(|(_, count)| *count > 1);
-        twice.map(|(id, count)| format!("order {id} was charged {count} times")).collect()
-    }
-
-    fn revenue(&self) -> Vec<String> {
-        let earned: i64 = self.ledger.iter().map(|entry| entry.cents).sum();
-        let sold: i64 = self.orders.values().filter(|order| order.state == "confirmed").map(|order| order.total).sum();
-        if earned == sold { Vec::new() } else { vec![format!("{earned} earned, {sold} sold")] }
-    }
+    counts
 }
 
 fn check(what: &'static str, mut wrong: Vec<String>) -> Check {
@@ -204,7 +136,13 @@ fn check(what: &'static str, mut wrong: Vec<String>) -> Check {
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, cents) = (self.revenue_cents / 100, (self.revenue_cents % 100).abs());
-        writeln!(f, "books: {} confirmed, {} cancelled, {whole}.{cents:02} earned", self.confirmed, self.cancelled)?;
+        let list = |counts: &BTreeMap<String, usize>| {
+            let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            counts.join(", ")
+        };
+        writeln!(f, "sagas:  {}", list(&self.sagas))?;
+        writeln!(f, "events: {}", list(&self.events))?;
+        writeln!(f, "books:  {} confirmed, {} cancelled, {whole}.{cents:02} earned", self.confirmed, self.cancelled)?;
         for check in &self.checks {
             let mark = if check.right { "right" } else { "WRONG" };
             writeln!(f, "  {mark}  {}{}{}", check.what, if check.right { "" } else { ": " }, check.detail)?;

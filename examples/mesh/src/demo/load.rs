@@ -14,8 +14,10 @@ use uuid::Uuid;
 use crate::clock::now;
 use crate::order::IDEMPOTENCY_KEY;
 
-/// Longer than the gateway may take: whoever waits so long has been forgotten.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than the gateway may take, several times: whoever waits so long has been forgotten.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two requests about the same order.
+const PAUSE: Duration = Duration::from_millis(250);
 
 const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
@@ -75,46 +77,74 @@ pub(super) struct Order {
     body: Value,
 }
 
+/// What a customer does when there is no answer, or one that decides nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Temper {
+    /// Gives up.
+    Polite,
+    /// Asks again with the same key until it is decided: what a client does that must know.
+    Stubborn,
+}
+
 /// What a customer has seen of an order.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) answer: Answer,
     pub(super) took: Duration,
+    /// How often the same order was sent again.
+    pub(super) repeats: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Answer {
     /// 201, with the order's id.
     Confirmed(String),
-    /// An error about an order that exists: it will be undone.
-    Cancelled(StatusCode),
-    /// An error without an order: nothing was stored.
+    /// 202: not decided yet.
+    Pending,
+    /// An error about an order that exists, with its id: it will be undone.
+    Cancelled(StatusCode, String),
+    /// An error without an order: nothing was stored, or the gateway could not know.
     Refused(StatusCode),
     /// No answer at all.
     Lost,
 }
 
 impl Order {
-    pub(super) async fn place(self) -> Seen {
+    pub(super) async fn place(self, temper: Temper) -> Seen {
         let start = now();
-        let answer = tokio::time::timeout(PATIENCE, self.ask()).await.ok().flatten().unwrap_or(Answer::Lost);
-        Seen { answer, took: start.elapsed() }
+        let mut repeats = 0;
+        loop {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            let answer = tokio::time::timeout(left, self.ask()).await.ok().flatten().unwrap_or(Answer::Lost);
+            let again = match &answer {
+                Answer::Pending => true,
+                Answer::Lost => temper == Temper::Stubborn,
+                Answer::Refused(status) => temper == Temper::Stubborn && status.is_server_error(),
+                Answer::Confirmed(_) | Answer::Cancelled(..) => false,
+            };
+            if !again || start.elapsed() + PAUSE > PATIENCE {
+                return Seen { answer, took: start.elapsed(), repeats };
+            }
+            tokio::time::sleep(PAUSE).await;
+            repeats += 1;
+        }
     }
 
-    async fn ask(self) -> Option<Answer> {
-        let request = Request::post(self.url)
+    async fn ask(&self) -> Option<Answer> {
+        let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(IDEMPOTENCY_KEY, self.key)
+            .header(IDEMPOTENCY_KEY, &self.key)
             .body(Full::from(self.body.to_string()))
             .ok()?;
         let response = self.client.request(request).await.ok()?;
         let status = response.status();
         let body = Limited::new(response.into_body(), 64 * 1024).collect().await.ok()?.to_bytes();
         let body: Value = serde_json::from_slice(&body).ok()?;
+        let id = |member: &str| body.get(member).and_then(Value::as_str).map(str::to_owned);
         Some(match status {
-            StatusCode::CREATED => Answer::Confirmed(body.get("id")?.as_str()?.to_owned()),
-            _ if body.get("order_id").is_some() => Answer::Cancelled(status),
-            _ => Answer::Refused(status),
+            StatusCode::CREATED => Answer::Confirmed(id("id")?),
+            StatusCode::ACCEPTED => Answer::Pending,
+            _ => id("order_id").map_or(Answer::Refused(status), |id| Answer::Cancelled(status, id)),
         })
     }
 }

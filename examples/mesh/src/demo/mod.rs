@@ -3,6 +3,8 @@
 //! `scenario` says what goes wrong when, `load` is the customers, [`report`] what was seen, [`books`] what is true.
 
 pub mod books;
+mod checks;
+mod facts;
 mod load;
 pub mod report;
 mod scenario;
@@ -13,7 +15,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bus::Bus;
 use crate::clock::now;
+use crate::db::{Databases, Files};
 use crate::mesh::{Config, Mesh};
 use report::Report;
 
@@ -28,34 +32,51 @@ pub struct Options {
     pub seed: u64,
     /// Orders per second.
     pub rate: f64,
-    /// Where to leave the databases; a temporary directory by default, gone at the end.
+    /// Where to leave SQLite's files; a temporary directory by default, gone at the end.
     pub data_dir: Option<PathBuf>,
+    /// A database server instead of the files.
+    pub databases: Option<Databases>,
+    /// What carries the events.
+    pub bus: Bus,
     /// Draw a progress bar.
     pub progress: bool,
 }
 
 /// Runs the whole demo: start, trouble, settling, clean stop, audit.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
-    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let data_dir = options.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-
+    let home = home(&options)?;
     let started = now();
-    let mut mesh = Mesh::start(Config { seed: options.seed, ..Config::new(&data_dir) }).await?;
+    let databases = home.databases.clone();
+    let config = Config { databases, bus: options.bus.clone(), seed: options.seed, ..Config::new("") };
+    let mut mesh = Mesh::start(config).await?;
     let bar = progress_bar(&options)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;
 
     bar.set_message("settling: undoing what is left");
     let settling = now();
-    // A timeout is no error of the demo: the audit will say which orders are unfinished.
-    let _ = tokio::time::timeout(SETTLE_TIMEOUT, books::settled(&data_dir)).await;
+    // A timeout is no error of the demo: the audit will say what is unfinished.
+    books::settled(&home.databases, SETTLE_TIMEOUT).await.context("cannot read the books")?;
     let settled_ms = report::millis(settling.elapsed());
     bar.set_message("stopping");
     let exits = mesh.stop().await;
     bar.finish_and_clear();
 
-    let books = books::audit(&data_dir, &run.told_confirmed).await.context("cannot read the books")?;
+    let books = books::audit(&home.databases, &run.told).await.context("cannot read the books")?;
     Ok(Report::new(&options, run, exits, settled_ms, started.elapsed(), books))
+}
+
+/// The databases, and the temporary directory that goes with them.
+struct Home {
+    databases: Databases,
+    _temporary: tempfile::TempDir,
+}
+
+fn home(options: &Options) -> anyhow::Result<Home> {
+    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let data_dir = options.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+    let databases = options.databases.clone().unwrap_or(Databases::Files(Files(data_dir)));
+    Ok(Home { databases, _temporary: temporary })
 }
 
 fn progress_bar(options: &Options) -> anyhow::Result<ProgressBar> {

@@ -20,7 +20,7 @@ pub struct Report {
     pub seed: u64,
     /// Everything, from the first service's start to the last one's end.
     pub took_ms: u64,
-    /// From the last answer to the last order undone.
+    /// From the last answer to the last order undone and the last event handled.
     pub settled_ms: u64,
     pub phases: Vec<PhaseReport>,
     /// How often a breaker went open, and how often one came back to closed.
@@ -40,8 +40,12 @@ pub struct PhaseReport {
     pub cancelled: usize,
     /// Answered with an error before anything was stored.
     pub refused: usize,
+    /// Still not decided when the customer gave up asking.
+    pub pending: usize,
     /// Not answered.
     pub lost: usize,
+    /// Requests for orders that had been placed before: answered 202, or not at all.
+    pub repeats: usize,
     pub p50_ms: f64,
     pub p99_ms: f64,
     /// Answers by HTTP status.
@@ -82,7 +86,9 @@ impl PhaseReport {
             confirmed: 0,
             cancelled: 0,
             refused: 0,
+            pending: 0,
             lost: 0,
+            repeats: seen.iter().map(|seen| seen.repeats).sum(),
             p50_ms: 0.0,
             p99_ms: 0.0,
             statuses: BTreeMap::new(),
@@ -98,13 +104,17 @@ impl PhaseReport {
                     phase.confirmed += 1;
                     201
                 }
-                Answer::Cancelled(status) => {
+                Answer::Cancelled(status, _) => {
                     phase.cancelled += 1;
                     status.as_u16()
                 }
                 Answer::Refused(status) => {
                     phase.refused += 1;
                     status.as_u16()
+                }
+                Answer::Pending => {
+                    phase.pending += 1;
+                    202
                 }
                 Answer::Lost => {
                     phase.lost += 1;
@@ -187,6 +197,10 @@ impl fmt::Display for Report {
                 phase.breaker_transitions.len(),
             )?;
         }
+        let pending: usize = self.phases.iter().map(|phase| phase.pending).sum();
+        if pending > 0 {
+            writeln!(f, "{pending} orders were not decided while their customers waited")?;
+        }
         let lost: usize = self.phases.iter().map(|phase| phase.lost).sum();
         if lost > 0 {
             writeln!(f, "{lost} orders got no answer at all")?;
@@ -199,7 +213,7 @@ impl fmt::Display for Report {
                 writeln!(f, "  {at:>6.2} s  {breaker:<22}{from:>9} -> {to:<10} {reason}")?;
             }
         }
-        writeln!(f, "\nall orders settled after {:.1} s more", self.settled_ms as f64 / 1000.0)?;
+        writeln!(f, "\nall orders and events settled after {:.1} s more", self.settled_ms as f64 / 1000.0)?;
         writeln!(f, "all services stopped cleanly: {}\n", if self.clean_stop { "yes" } else { "NO" })?;
         write!(f, "{}", self.books)
     }

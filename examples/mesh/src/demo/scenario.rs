@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Options;
-use super::load::{Answer, Customers, Seen};
+use super::books::Told;
+use super::load::{Answer, Customers, Seen, Temper};
 use super::report::{PhaseReport, Transition, millis};
 use crate::clock::now;
 use crate::faults::Plan;
@@ -47,16 +48,30 @@ fn phases() -> Vec<Phase> {
             "inventory crash, restart",
             vec![(0.4, Event::Crash(Name::Inventory)), (0.7, Event::Restart(Name::Inventory))],
         ),
+        phase("order crash, restart", vec![(0.4, Event::Crash(Name::Order)), (0.6, Event::Restart(Name::Order))]),
         phase("calm again", vec![]),
     ]
+}
+
+impl Told {
+    /// Remembers what customers were told.
+    pub(super) fn hear(&mut self, seen: &[Seen]) {
+        for seen in seen {
+            match &seen.answer {
+                Answer::Confirmed(id) => self.confirmed.push(id.clone()),
+                Answer::Cancelled(_, id) => self.cancelled.push(id.clone()),
+                Answer::Pending | Answer::Refused(_) | Answer::Lost => {}
+            }
+        }
+    }
 }
 
 /// What the whole scenario has brought.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) phases: Vec<PhaseReport>,
-    /// Ids of the orders that customers were told are confirmed.
-    pub(super) told_confirmed: Vec<String>,
+    /// What customers were told.
+    pub(super) told: Told,
 }
 
 pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -> Result<Run, MeshError> {
@@ -64,7 +79,7 @@ pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -
     let transitions = watch_breakers(mesh, began);
     let mut customers = Customers::new(mesh.url(Name::Gateway), options.seed);
     let phases = phases();
-    let mut run = Run { phases: Vec::new(), told_confirmed: Vec::new() };
+    let mut run = Run { phases: Vec::new(), told: Told::default() };
     let count = phases.len();
     for (index, phase) in phases.into_iter().enumerate() {
         // So that the shares add up to the whole, whatever the number.
@@ -74,10 +89,7 @@ pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -
         let name = phase.name;
         let seen = weather(mesh, phase, orders, options.rate, &mut customers, bar).await?;
         let after = counters(mesh);
-        run.told_confirmed.extend(seen.iter().filter_map(|seen| match &seen.answer {
-            Answer::Confirmed(id) => Some(id.clone()),
-            _ => None,
-        }));
+        run.told.hear(&seen);
         let flips = std::mem::take(&mut *transitions.lock().unwrap_or_else(PoisonError::into_inner));
         run.phases.push(PhaseReport::new(name, &seen, after.0 - before.0, after.1 - before.1, flips));
     }
@@ -109,7 +121,7 @@ async fn weather(
         let order = customers.order();
         let bar = bar.clone();
         placing.spawn(async move {
-            let seen = order.place().await;
+            let seen = order.place(Temper::Polite).await;
             bar.inc(1);
             seen
         });

@@ -1,6 +1,6 @@
-//! One order, seen from three services.
+//! One order, seen from four services.
 //!
-//! The three are asked at the same time, so the answer takes as long as the slowest of them, not their sum. What one
+//! The four are asked at the same time, so the answer takes as long as the slowest of them, not their sum. What one
 //! cannot tell is named under `missing`, and the rest is still an answer: a payment service that is down must not hide
 //! from a customer that the order exists.
 
@@ -15,11 +15,13 @@ use crate::problem::{Json, Problem};
 use crate::upstream::{Kind, Upstream};
 
 pub(super) async fn order(upstreams: Upstreams, id: &str) -> Result<Json<Value>, Problem> {
-    let Upstreams { orders, mut payment, mut inventory } = upstreams;
-    let (order, payment, reservation) = tokio::join!(
-        orders.order(id),
+    let Upstreams { orders, mut payment, mut inventory, shipping, .. } = upstreams;
+    let (order_path, shipment_path) = (format!("/v1/orders/{id}"), format!("/v1/shipments/{id}"));
+    let (order, payment, reservation, shipment) = tokio::join!(
+        orders.get(&order_path),
         payment.get_payment(GetPaymentRequest { order_id: id.to_owned() }),
         inventory.get_reservation(GetReservationRequest { order_id: id.to_owned() }),
+        shipping.get(&shipment_path),
     );
     let payment = known("payment", payment)
         .map(|p| p.map(|payment| json!({ "state": payment.state, "amount_cents": payment.amount_cents })));
@@ -30,7 +32,7 @@ pub(super) async fn order(upstreams: Upstreams, id: &str) -> Result<Json<Value>,
     if matches!(order, Ok(None)) {
         return Err(unknown_order(id));
     }
-    let parts = [("order", order), ("payment", payment), ("inventory", reservation)];
+    let parts = [("order", order), ("payment", payment), ("inventory", reservation), ("shipping", shipment)];
     let nobody_knows = parts.iter().all(|(_, part)| !matches!(part, Ok(Some(_))));
     let mut answer = json!({ "id": id });
     let mut missing = Vec::new();

@@ -1,7 +1,10 @@
 //! The gRPC face of the inventory service: checks and translates, decides nothing.
 
 use std::collections::HashSet;
+use std::error::Error;
+use std::sync::Arc;
 
+use buttress_durable::Database;
 use tonic::{Request, Response, Status};
 
 use super::domain::{Line, ReserveOutcome};
@@ -15,19 +18,19 @@ pub mod proto {
 
 use proto::inventory_service_server::InventoryService;
 
-#[derive(Clone, Debug)]
-pub(super) struct Api {
-    store: Store,
+#[derive(Debug)]
+pub(super) struct Api<D: Database> {
+    store: Arc<Store<D>>,
 }
 
-impl Api {
-    pub(super) fn new(store: Store) -> Self {
+impl<D: Database> Api<D> {
+    pub(super) fn new(store: Arc<Store<D>>) -> Self {
         Self { store }
     }
 }
 
 #[tonic::async_trait]
-impl InventoryService for Api {
+impl<D: Database> InventoryService for Api<D> {
     async fn list_products(
         &self,
         request: Request<proto::ListProductsRequest>,
@@ -61,17 +64,6 @@ impl InventoryService for Api {
             ReserveOutcome::Revoked => proto::ReserveOutcome::Revoked,
         };
         Ok(Response::new(proto::ReserveResponse { outcome: outcome.into() }))
-    }
-
-    async fn confirm(
-        &self,
-        request: Request<proto::ConfirmRequest>,
-    ) -> Result<Response<proto::ConfirmResponse>, Status> {
-        let key = request.into_inner().key;
-        required("key", &key)?;
-        let sold = self.store.confirm(&key).await.map_err(unavailable)?;
-        tracing::info!(key, sold, "confirm");
-        Ok(Response::new(proto::ConfirmResponse { sold }))
     }
 
     async fn release(
@@ -128,7 +120,7 @@ fn required(field: &str, value: &str) -> Result<(), Status> {
 
 /// The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the keys make it safe.
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
-fn unavailable(error: sqlx::Error) -> Status {
+fn unavailable(error: impl Error) -> Status {
     tracing::error!(%error, "database failed");
     Status::unavailable("the inventory database failed")
 }

@@ -25,3 +25,13 @@ pub enum ReserveOutcome {
     /// The release came before the reservation. Nothing was set aside and nothing ever will be.
     Revoked,
 }
+
+/// What became of the pieces of a confirmed order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shipped {
+    Now,
+    /// The same was asked before.
+    Before,
+    /// There is no reservation that could be sold.
+    NothingReserved,
+}

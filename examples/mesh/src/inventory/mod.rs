@@ -1,36 +1,44 @@
-//! The inventory service: gRPC, its own database, no client of its own.
+//! The inventory service: gRPC and events, its own database, no client of its own.
 //!
-//! Built like [`crate::payment`], for something that comes in pieces.
+//! Built like [`crate::payment`], for something that comes in pieces. Reserving and releasing are calls, since the order
+//! waits for the answer; what follows from the end of an order is an event (`consumer.rs`), since nobody does.
 
 mod api;
+mod consumer;
 mod domain;
 mod store;
 
-use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
+use buttress_durable::{Database, EventBus};
 
 pub use api::proto;
-pub use domain::{Line, Product, ReserveOutcome};
+pub use domain::{Line, Product, ReserveOutcome, Shipped};
 pub use store::Store;
 
-use crate::db;
+use crate::db::{self, Home};
 use crate::service::{Service, StartError};
-use crate::stack;
+use crate::{bus, events, stack};
 
 /// Opens the database and serves until told to stop.
-pub async fn run(service: Service, data_dir: &Path) -> Result<(), StartError> {
-    let store = Store::open(&data_dir.join("inventory.db")).await?;
-    // Stops when this function ends, however it ends.
-    let _check = db::check(&service.health, store.db().clone());
-    let app = stack::grpc_server(routes(store.clone()), &service);
+pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+    let store = Arc::new(Store::open(&home).await?);
+    // All three stop when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db());
+    let relay = store.outbox().relay(bus.clone());
+    let orders =
+        bus::subscribe(&bus, "inventory", events::topics("inventory"), consumer::handler(store.clone())).await?;
+    let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;
-    store.close().await;
+    orders.shutdown().await;
+    relay.shutdown().await;
+    store.db().pool().close().await;
     Ok(())
 }
 
 /// The service without the layers around it.
-pub fn routes(store: Store) -> Router {
+pub fn routes<D: Database>(store: Arc<Store<D>>) -> Router {
     tonic::service::Routes::new(proto::inventory_service_server::InventoryServiceServer::new(api::Api::new(store)))
         .prepare()
         .into_axum_router()

@@ -5,17 +5,19 @@
 //! | `POST /v1/orders` | places an order; `Idempotency-Key` makes it safe to repeat |
 //! | `GET /v1/orders/{id}` | one order |
 
-use std::time::Duration;
+use std::error::Error;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State as AxumState};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use buttress_durable::Database;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::domain::{Draft, Failure, NewOrder, Order, State};
-use super::steps::{Placed, Refused, Steps};
+use super::domain::{Draft, Failure, NewOrder, Order};
+use super::place::{Desk, Placed, Refused};
 use crate::problem::{Json, Problem};
 use crate::upstream::DEFAULT_PAUSE;
 
@@ -25,12 +27,12 @@ const MAX_KEY: usize = 200;
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) fn routes(steps: Steps) -> Router {
-    Router::new().route("/v1/orders", post(place)).route("/v1/orders/{id}", get(show)).with_state(steps)
+pub(super) fn routes<D: Database>(desk: Arc<Desk<D>>) -> Router {
+    Router::new().route("/v1/orders", post(place::<D>)).route("/v1/orders/{id}", get(show::<D>)).with_state(desk)
 }
 
-async fn place(
-    AxumState(steps): AxumState<Steps>,
+async fn place<D: Database>(
+    AxumState(desk): AxumState<Arc<Desk<D>>>,
     headers: HeaderMap,
     Json(draft): Json<Draft>,
 ) -> Result<Response, Problem> {
@@ -44,12 +46,14 @@ async fn place(
         )
         .with("errors", json!(errors))
     })?;
-    let placed = steps.place(new, key).await?;
-    answer(placed)
+    answer(desk.place(new, key.as_deref()).await?)
 }
 
-async fn show(AxumState(steps): AxumState<Steps>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let order = steps.store.order(&id).await.map_err(|error| internal(&error))?;
+async fn show<D: Database>(
+    AxumState(desk): AxumState<Arc<Desk<D>>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let order = desk.store.order(&id).await.map_err(|error| internal(&error))?;
     Ok(Json(view(&order.ok_or_else(|| unknown_order(&id))?)).into_response())
 }
 
@@ -80,31 +84,29 @@ fn view(order: &Order) -> serde_json::Value {
 }
 
 fn answer(placed: Placed) -> Result<Response, Problem> {
-    let Placed { order, retry_after } = placed;
-    match (order.state, order.failure) {
-        (State::Confirmed, _) => {
-            let mut response = (StatusCode::CREATED, Json(view(&order))).into_response();
-            if let Ok(location) = HeaderValue::try_from(format!("/v1/orders/{}", order.id)) {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
+    match placed {
+        Placed::Confirmed(order) => Ok(located(StatusCode::CREATED, &order)),
+        Placed::Failed(order, failure) => Err(failed(&order.id, failure)),
+        // Not a failure: the order is safe, and will end one way or the other. Where to ask is in `Location`; the same
+        // request again waits once more.
+        Placed::Pending(order) => {
+            let mut response = located(StatusCode::ACCEPTED, &order);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(DEFAULT_PAUSE.as_secs()));
             Ok(response)
         }
-        (State::Cancelling | State::Cancelled, Some(failure)) => Err(failed(&order.id, failure, retry_after)),
-        // The same key again, while the first request is still at work.
-        _ => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "order-in-progress",
-            "This order is being placed",
-            "an earlier request with this key is still at work; ask again",
-        )
-        .with("order_id", order.id)
-        .retry_after(DEFAULT_PAUSE)),
     }
 }
 
-/// What the customer is told. It depends only on what is stored, so that a repeated request gets the same answer; only
-/// the first answer knows how long an open breaker wants to be left alone.
-fn failed(order_id: &str, failure: Failure, retry_after: Option<Duration>) -> Problem {
+fn located(status: StatusCode, order: &Order) -> Response {
+    let mut response = (status, Json(view(order))).into_response();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/orders/{}", order.id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// What the customer is told. It depends only on what is stored, so that a repeated request gets the same answer.
+fn failed(order_id: &str, failure: Failure) -> Problem {
     let (status, kind, title, detail) = match failure {
         Failure::OutOfStock => (
             StatusCode::CONFLICT,
@@ -122,13 +124,13 @@ fn failed(order_id: &str, failure: Failure, retry_after: Option<Duration>) -> Pr
             StatusCode::GATEWAY_TIMEOUT,
             "dependency-timeout",
             "A service behind this one did not answer in time",
-            "the order is cancelled; whatever was done is undone. To try again, use a new idempotency key",
+            "the order is cancelled, and whatever was done is undone. To try again, use a new idempotency key",
         ),
         Failure::PaymentUnavailable | Failure::InventoryUnavailable | Failure::Interrupted => (
             StatusCode::SERVICE_UNAVAILABLE,
             "dependency-unavailable",
             "A service behind this one is unavailable",
-            "the order is cancelled; whatever was done is undone. To try again, use a new idempotency key",
+            "the order is cancelled, and whatever was done is undone. To try again, use a new idempotency key",
         ),
     };
     let problem =
@@ -137,11 +139,7 @@ fn failed(order_id: &str, failure: Failure, retry_after: Option<Duration>) -> Pr
         Some(service) => problem.caused_by(service),
         None => problem,
     };
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        problem.retry_after(retry_after.unwrap_or(DEFAULT_PAUSE))
-    } else {
-        problem
-    }
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(DEFAULT_PAUSE) } else { problem }
 }
 
 impl From<Refused> for Problem {
@@ -161,13 +159,11 @@ impl From<Refused> for Problem {
                 "use a new key for a new order, and the same body for the same key",
             ),
             Refused::Unpriced(upstream) => upstream.into(),
-            Refused::Store(error) => internal(&error),
-            Refused::Lost => internal(&refused),
+            Refused::Store(_) | Refused::Saga(_) | Refused::Lost => internal(&refused),
         }
     }
 }
 
-fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
-    tracing::error!(error, "order service failed");
-    Problem::internal()
+fn internal(error: &(dyn Error + 'static)) -> Problem {
+    Problem::failed("order", error)
 }

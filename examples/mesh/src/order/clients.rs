@@ -2,7 +2,7 @@
 
 use tonic::Request;
 
-use super::domain::{NewLine, Step, key};
+use super::domain::NewLine;
 use crate::inventory::proto as inv;
 use crate::inventory::proto::inventory_service_client::InventoryServiceClient;
 use crate::payment::proto as pay;
@@ -30,14 +30,22 @@ pub(super) enum Answer {
     Revoked,
 }
 
+// `key` is the saga's: the same on every attempt, so that the participant can tell a retry from a second order.
+
 impl Payment {
     pub(super) fn new(channel: GrpcChannel) -> Self {
         Self { client: PaymentServiceClient::new(channel) }
     }
 
-    pub(super) async fn charge(&self, order_id: &str, customer: &str, amount_cents: i64) -> Result<Answer, Upstream> {
+    pub(super) async fn charge(
+        &self,
+        key: &str,
+        order_id: &str,
+        customer: &str,
+        amount_cents: i64,
+    ) -> Result<Answer, Upstream> {
         let request = pay::ChargeRequest {
-            key: key(order_id, Step::Charge),
+            key: key.to_owned(),
             order_id: order_id.to_owned(),
             customer: customer.to_owned(),
             amount_cents,
@@ -52,8 +60,8 @@ impl Payment {
         }
     }
 
-    pub(super) async fn refund(&self, order_id: &str) -> Result<(), Upstream> {
-        let request = pay::RefundRequest { key: key(order_id, Step::Charge), order_id: order_id.to_owned() };
+    pub(super) async fn refund(&self, key: &str, order_id: &str) -> Result<(), Upstream> {
+        let request = pay::RefundRequest { key: key.to_owned(), order_id: order_id.to_owned() };
         self.client.clone().refund(Request::new(request)).await.map_err(|status| failed("payment", &status)).map(drop)
     }
 }
@@ -70,9 +78,9 @@ impl Inventory {
         Ok(answer.map_err(|status| failed("inventory", &status))?.into_inner().products)
     }
 
-    pub(super) async fn reserve(&self, order_id: &str, lines: &[NewLine]) -> Result<Answer, Upstream> {
+    pub(super) async fn reserve(&self, key: &str, order_id: &str, lines: &[NewLine]) -> Result<Answer, Upstream> {
         let request = inv::ReserveRequest {
-            key: key(order_id, Step::Reserve),
+            key: key.to_owned(),
             order_id: order_id.to_owned(),
             lines: lines.iter().map(|line| inv::Line { sku: line.sku.clone(), quantity: line.quantity }).collect(),
         };
@@ -86,15 +94,8 @@ impl Inventory {
         }
     }
 
-    pub(super) async fn confirm(&self, order_id: &str) -> Result<Answer, Upstream> {
-        let request = inv::ConfirmRequest { key: key(order_id, Step::Reserve) };
-        let answer =
-            self.client.clone().confirm(Request::new(request)).await.map_err(|status| failed("inventory", &status))?;
-        Ok(if answer.into_inner().sold { Answer::Done } else { Answer::Revoked })
-    }
-
-    pub(super) async fn release(&self, order_id: &str) -> Result<(), Upstream> {
-        let request = inv::ReleaseRequest { key: key(order_id, Step::Reserve), order_id: order_id.to_owned() };
+    pub(super) async fn release(&self, key: &str, order_id: &str) -> Result<(), Upstream> {
+        let request = inv::ReleaseRequest { key: key.to_owned(), order_id: order_id.to_owned() };
         self.client
             .clone()
             .release(Request::new(request))

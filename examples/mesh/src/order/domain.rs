@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use buttress_durable::saga;
 use serde::{Deserialize, Serialize};
 
 /// An order that has passed every check that needs no other service. There is no other way to make one.
@@ -11,7 +12,7 @@ pub struct NewOrder {
     pub lines: Vec<NewLine>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NewLine {
     pub sku: String,
     pub quantity: i64,
@@ -70,6 +71,11 @@ impl NewOrder {
         Ok(Self { customer: draft.customer, lines })
     }
 
+    /// At these prices, one for each line.
+    pub fn total_cents(&self, prices: &[i64]) -> i64 {
+        self.lines.iter().zip(prices).map(|(line, price)| line.quantity.saturating_mul(*price)).sum()
+    }
+
     /// What was asked, to recognise the same request again.
     pub fn fingerprint(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
@@ -87,37 +93,18 @@ pub struct Order {
 }
 
 /// ```text
-/// pending -> reserved -> charged -> confirmed
-///    |          |           |
-///    +----------+-----------+----> cancelling -> cancelled
+/// pending -> confirmed
+///    |
+///    +-----> cancelled
 /// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
-    /// Stored. Stock may or may not be reserved.
+    /// Stored, and its saga is at work: forward, or back.
     Pending,
-    /// Stock is reserved. Money may or may not be taken.
-    Reserved,
-    /// Money is taken. The sale may or may not be confirmed.
-    Charged,
+    /// Stock is reserved, money is taken, and the customer has our word.
     Confirmed,
-    /// Something failed. What was done, or may have been done, is being undone.
-    Cancelling,
+    /// Something failed. What was done, or may have been done, is undone.
     Cancelled,
-}
-
-/// The steps that leave something behind in another service.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    Reserve,
-    Charge,
-}
-
-/// The key of a step: the same on every attempt, so that the participant can tell a retry from a second order.
-pub(super) fn key(order_id: &str, step: Step) -> String {
-    match step {
-        Step::Reserve => format!("{order_id}:reserve"),
-        Step::Charge => format!("{order_id}:charge"),
-    }
 }
 
 /// Why an order is cancelled. Stored, so that every retry of the customer gets the same answer.
@@ -129,11 +116,18 @@ pub enum Failure {
     PaymentTimedOut,
     InventoryUnavailable,
     InventoryTimedOut,
-    /// The order service itself lost track of it: a crash, a failing database.
+    /// The order service itself could not see to it in time: a crash, a failing database.
     Interrupted,
 }
 
 impl Failure {
+    /// Why a saga is undone, as its failing step has said it: a step's errors begin with the name of their failure. What
+    /// does not was said by the coordinator, of a deadline or a panic.
+    pub fn of(saga: &saga::Failure) -> Self {
+        let name = saga.message.split(':').next().unwrap_or_default();
+        name.parse().unwrap_or(Self::Interrupted)
+    }
+
     /// The service that let us down, if one did.
     pub fn dependency(self) -> Option<&'static str> {
         match self {
@@ -177,16 +171,7 @@ macro_rules! names {
     };
 }
 
-names!(
-    State,
-    "state",
-    Pending = "pending",
-    Reserved = "reserved",
-    Charged = "charged",
-    Confirmed = "confirmed",
-    Cancelling = "cancelling",
-    Cancelled = "cancelled"
-);
+names!(State, "state", Pending = "pending", Confirmed = "confirmed", Cancelled = "cancelled");
 
 names!(
     Failure,
@@ -228,7 +213,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        assert_eq!("cancelling".parse::<State>().unwrap(), State::Cancelling);
+        assert_eq!("cancelled".parse::<State>().unwrap(), State::Cancelled);
         assert_eq!(Failure::OutOfStock.to_string().parse::<Failure>().unwrap(), Failure::OutOfStock);
         assert!("lost".parse::<State>().is_err());
     }

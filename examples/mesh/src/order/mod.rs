@@ -1,70 +1,71 @@
-//! The order service: REST, its own database, clients of payment and inventory.
+//! The order service: REST, its own database, clients of payment and inventory, and the owner of the saga.
 //!
-//! An order reserves stock, charges the customer, confirms the sale. Three services cannot share one transaction, so the
-//! order's row is written around every step (`steps.rs`), and whatever did not get through is undone by a worker that
-//! does not give up (`undo.rs`). For now that is a plain sequence in this process; a durable saga can take its place
-//! without the other services noticing, because all that they promise is "idempotent by key".
+//! Three services cannot share one transaction. So an order is a saga (`saga.rs`): what it has done is written down around
+//! every step, and what does not get through is undone, across crashes. What happens *after* an order has ended is nobody's
+//! call: inventory, shipping and notification hear of it.
 
+mod admin;
 mod api;
 mod clients;
 mod domain;
-mod steps;
+mod place;
+mod saga;
 mod store;
-mod undo;
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use buttress_durable::{Coordinator, EventBus};
 
 pub use api::{IDEMPOTENCY_KEY, unknown_order};
 pub use domain::{Failure, NewOrder, Order, State};
 pub use store::Store;
 
-use crate::db;
-use crate::service::{Service, StartError};
+use crate::bus;
+use crate::db::{self, Home};
+use crate::service::{Address, Service, StartError};
 use crate::stack::{self, OrderClients};
-use steps::Steps;
-use undo::Undo;
 
 /// What the order service needs to know of the others.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub payment: std::net::SocketAddr,
-    pub inventory: std::net::SocketAddr,
+    pub payment: Address,
+    pub inventory: Address,
     /// Handles of the client stacks: made outside, so that breakers and counters can be watched from there.
     pub clients: OrderClients,
-    /// An order that has not moved for so long has lost its task and is undone. Longer than all steps may take together.
-    pub orphan_after: Duration,
+    /// How long a customer waits for the end of an order before being told to come back. Less than the gateway waits.
+    pub patience: Duration,
 }
 
-/// Opens the database, undoes what an earlier life has left, and serves until told to stop.
-pub async fn run(service: Service, data_dir: &Path, config: Config) -> Result<(), StartError> {
-    let store = Store::open(&data_dir.join("order.db")).await?;
-    let interrupted = store.interrupt_older_than(Duration::ZERO).await?;
-    if interrupted > 0 {
-        tracing::warn!(orders = interrupted, "found unfinished orders, undoing them");
-    }
-    // Stops when this function ends, however it ends.
-    let _check = db::check(&service.health, store.db().clone());
-    let inventory = clients::Inventory::new(config.clients.inventory.grpc(config.inventory)?);
-    let payment = clients::Payment::new(config.clients.payment.grpc(config.payment)?);
-    let undo = Undo::new(store.clone(), payment.clone(), inventory.clone(), config.orphan_after);
-    // Owned here: dropping the handle, however this function ends, ends the worker. Its work is on disk.
-    let worker = AbortOnDropHandle::new(tokio::spawn(undo.clone().run()));
-    // Orders under way outlive the connection that asked for them, so they have an owner of their own.
-    let tasks = TaskTracker::new();
-    let grace = service.grace;
+/// How long a coordinator that has crashed keeps its sagas from the next one. Short, because customers wait for them; a
+/// coordinator that was only slow finds out at its next write.
+const LEASE: Duration = Duration::from_secs(3);
 
-    let steps = Steps { store: store.clone(), payment, inventory, undo, tasks: tasks.clone() };
-    let app = stack::rest_server(api::routes(steps), &service);
+/// Opens the database, goes on with the sagas that an earlier life has left, and serves until told to stop.
+pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, config: Config) -> Result<(), StartError> {
+    let store = Arc::new(Store::open(&home).await?);
+    let inventory = clients::Inventory::new(config.clients.inventory.grpc(&config.inventory)?);
+    let payment = clients::Payment::new(config.clients.payment.grpc(&config.payment)?);
+    let outbox = bus::outbox(store.db());
+    let mut builder = Coordinator::builder(store.db().clone(), outbox.clone()).lease(LEASE).concurrency(64);
+    // An order that was started by an older version is finished by that version: register both until the last one has ended.
+    let starter = builder.register(saga::definition(&inventory, &payment)?)?;
+    let coordinator = builder.build();
+
+    // All three stop when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db());
+    let relay = outbox.relay(bus);
+    let running = coordinator.run();
+    let patience = config.patience;
+    let desk = Arc::new(place::Desk { store: store.clone(), inventory, starter, coordinator, patience });
+    let admin = service.admin_routes();
+    let admin = if service.admin { admin.merge(admin::routes(desk.clone())) } else { admin };
+    let app = stack::rest_server(api::routes(desk), admin, &service);
     service.serve(app).await?;
 
-    tasks.close();
-    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
-        tracing::warn!("orders still under way, the next start will undo them");
-    }
-    drop(worker);
-    store.close().await;
+    // The calls at hand are finished and written down; the rest of each saga waits for the next start.
+    running.shutdown().await;
+    relay.shutdown().await;
+    store.db().pool().close().await;
     Ok(())
 }

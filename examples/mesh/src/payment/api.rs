@@ -1,5 +1,8 @@
 //! The gRPC face of the payment service: checks and translates, decides nothing.
 
+use std::sync::Arc;
+
+use buttress_durable::{Database, DbError};
 use tonic::{Request, Response, Status};
 
 use super::domain::{Charge, ChargeOutcome};
@@ -13,19 +16,19 @@ pub mod proto {
 
 use proto::payment_service_server::PaymentService;
 
-#[derive(Clone, Debug)]
-pub(super) struct Api {
-    store: Store,
+#[derive(Debug)]
+pub(super) struct Api<D: Database> {
+    store: Arc<Store<D>>,
 }
 
-impl Api {
-    pub(super) fn new(store: Store) -> Self {
+impl<D: Database> Api<D> {
+    pub(super) fn new(store: Arc<Store<D>>) -> Self {
         Self { store }
     }
 }
 
 #[tonic::async_trait]
-impl PaymentService for Api {
+impl<D: Database> PaymentService for Api<D> {
     async fn charge(&self, request: Request<proto::ChargeRequest>) -> Result<Response<proto::ChargeResponse>, Status> {
         let charge = parse_charge(request.into_inner())?;
         let outcome = self.store.charge(&charge).await?;
@@ -56,7 +59,8 @@ impl PaymentService for Api {
         let payment = self
             .store
             .payment(&order_id)
-            .await?
+            .await
+            .map_err(|error: DbError| unavailable(&error))?
             .ok_or_else(|| Status::not_found(format!("no payment for order {order_id}")))?;
         Ok(Response::new(proto::GetPaymentResponse { state: payment.state, amount_cents: payment.amount_cents }))
     }
@@ -81,11 +85,13 @@ impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::KeyReused { .. } => Self::already_exists(error.to_string()),
-            // The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the key is safe.
-            StoreError::Db(error) => {
-                tracing::error!(%error, "database failed");
-                Self::unavailable("the payment database failed")
-            }
+            StoreError::Write(error) => unavailable(&error),
         }
     }
+}
+
+/// The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the key makes it safe.
+fn unavailable(error: &dyn std::error::Error) -> Status {
+    tracing::error!(%error, "database failed");
+    Status::unavailable("the payment database failed")
 }

@@ -7,31 +7,35 @@ mod api;
 mod domain;
 mod store;
 
-use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
+use buttress_durable::{Database, EventBus};
 
 pub use api::proto;
 pub use domain::{Charge, ChargeOutcome, Payment};
 pub use store::Store;
 
-use crate::db;
+use crate::db::{self, Home};
 use crate::service::{Service, StartError};
 use crate::stack;
 
 /// Opens the database and serves until told to stop.
-pub async fn run(service: Service, data_dir: &Path) -> Result<(), StartError> {
-    let store = Store::open(&data_dir.join("payment.db")).await?;
-    // Stops when this function ends, however it ends.
-    let _check = db::check(&service.health, store.db().clone());
-    let app = stack::grpc_server(routes(store.clone()), &service);
+pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+    let store = Arc::new(Store::open(&home).await?);
+    // Both stop when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db());
+    let relay = store.outbox().relay(bus);
+    let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;
-    store.close().await;
+    // The last events go out with us. What does not make it is in the outbox, and goes out after the next start.
+    relay.shutdown().await;
+    store.db().pool().close().await;
     Ok(())
 }
 
 /// The service without the layers around it.
-pub fn routes(store: Store) -> Router {
+pub fn routes<D: Database>(store: Arc<Store<D>>) -> Router {
     tonic::service::Routes::new(proto::payment_service_server::PaymentServiceServer::new(api::Api::new(store)))
         .prepare()
         .into_axum_router()

@@ -9,191 +9,172 @@
 //! 2. **A refund of something unknown is remembered.** It inserts the key itself, as `revoked`. A charge that comes
 //!    later finds the key taken and moves nothing.
 //! 3. **A refund moves money only on the change from `charged` to `refunded`**, which happens once.
+//!
+//! What happened is told in the same transaction, through the outbox: there is no moment at which money has moved and
+//! nobody will ever hear of it, nor the other way round.
 
-use std::path::Path;
-
+use buttress_durable::outbox::OutboxError;
+use buttress_durable::{Database, Db, DbError, Outbox, Tx, args};
 use uuid::Uuid;
 
 use super::domain::{Charge, ChargeOutcome, Payment};
+use crate::bus;
 use crate::clock::now_ms;
-use crate::db::{self, MigrationFile, Pool, Transaction};
+use crate::db::{self, Home, MigrationFile};
+use crate::events::{PaymentCompleted, PaymentDeclined, PaymentRefunded, publish};
 
 const MIGRATIONS: &[MigrationFile] = &[(1, "init", include_str!("../../migrations/payment/0001_init.sql"))];
 
-#[derive(Clone, Debug)]
-pub struct Store {
-    db: Pool,
+#[derive(Debug)]
+pub struct Store<D: Database> {
+    db: Db<D>,
+    outbox: Outbox<D>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("key {key} was used for another charge")]
     KeyReused { key: String },
-    #[error("the database failed")]
-    Db(#[from] sqlx::Error),
+    #[error(transparent)]
+    Write(#[from] OutboxError),
 }
 
-impl Store {
-    pub async fn open(path: &Path) -> Result<Self, sqlx::Error> {
-        Ok(Self { db: db::open(path, MIGRATIONS).await? })
+impl From<DbError> for StoreError {
+    fn from(error: DbError) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+impl<D: Database> Store<D> {
+    pub async fn open<H: Home<Database = D>>(home: &H) -> Result<Self, DbError> {
+        let db = db::open(home, "payment", MIGRATIONS).await?;
+        Ok(Self { outbox: bus::outbox(&db), db })
     }
 
-    pub async fn close(&self) {
-        self.db.close().await;
-    }
-
-    pub fn db(&self) -> &Pool {
+    pub fn db(&self) -> &Db<D> {
         &self.db
+    }
+
+    pub fn outbox(&self) -> &Outbox<D> {
+        &self.outbox
     }
 
     /// Takes the money, once per key.
     pub async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, StoreError> {
         let mut tx = self.db.begin().await?;
-        // The write comes first, so that SQLite takes its lock here and not by an upgrade that may fail half way.
         if !claim(&mut tx, charge, "charged").await? {
-            return self.decided(tx, charge).await;
+            return decided(tx, charge).await;
         }
-        let paid: Option<(i64,)> = sqlx::query_as(
-            "UPDATE accounts SET balance_cents = balance_cents - $1
-             WHERE id = $2 AND balance_cents >= $1 RETURNING balance_cents",
-        )
-        .bind(charge.amount_cents)
-        .bind(&charge.customer)
-        .fetch_optional(&mut *tx)
-        .await?;
+        let sql = "UPDATE accounts SET balance_cents = balance_cents - $1
+                   WHERE id = $2 AND balance_cents >= $1 RETURNING balance_cents";
+        let paid: Option<(i64,)> = tx.row(sql, args![charge.amount_cents, &charge.customer]).await?;
+        let Charge { order_id, customer, amount_cents, .. } = charge.clone();
         let outcome = if paid.is_some() {
             record(&mut tx, charge, charge.amount_cents).await?;
+            publish(&self.outbox, &mut tx, &PaymentCompleted { order_id, customer, amount_cents }).await?;
             ChargeOutcome::Charged
         } else {
             // Kept, too: a retry must get the same answer even if the customer has found some money meanwhile.
-            sqlx::query("UPDATE charges SET state = 'declined' WHERE key = $1")
-                .bind(&charge.key)
-                .execute(&mut *tx)
-                .await?;
+            tx.execute("UPDATE charges SET state = 'declined' WHERE key = $1", args![&charge.key]).await?;
+            publish(&self.outbox, &mut tx, &PaymentDeclined { order_id, customer, amount_cents }).await?;
             ChargeOutcome::Declined
         };
         tx.commit().await?;
+        self.outbox.wake();
         Ok(outcome)
     }
 
     /// Gives the money back, once per key, and returns what the key had taken. A key that is not there yet is revoked.
     pub async fn refund(&self, key: &str, order_id: &str) -> Result<i64, StoreError> {
         let mut tx = self.db.begin().await?;
-        let unknown =
-            Charge { key: key.to_owned(), order_id: order_id.to_owned(), customer: String::new(), amount_cents: 0 };
-        let refunded = if claim(&mut tx, &unknown, "revoked").await? {
-            0
-        } else {
-            let taken: Option<(String, i64)> = sqlx::query_as(
-                "UPDATE charges SET state = 'refunded', updated_ms = $1
-                 WHERE key = $2 AND state = 'charged' RETURNING customer, amount_cents",
-            )
-            .bind(now_ms())
-            .bind(key)
-            .fetch_optional(&mut *tx)
-            .await?;
-            match taken {
-                Some((customer, amount_cents)) => {
-                    sqlx::query("UPDATE accounts SET balance_cents = balance_cents + $1 WHERE id = $2")
-                        .bind(amount_cents)
-                        .bind(&customer)
-                        .execute(&mut *tx)
-                        .await?;
-                    record(&mut tx, &Charge { customer, ..unknown }, -amount_cents).await?;
-                    amount_cents
-                }
-                // Refunded before, declined or revoked: nothing moves now. Say what it had taken, for the same answer.
-                None => sqlx::query_as("SELECT amount_cents FROM charges WHERE key = $1 AND state = 'refunded'")
-                    .bind(key)
-                    .fetch_optional(&mut *tx)
-                    .await?
-                    .map_or(0, |(amount,): (i64,)| amount),
-            }
-        };
+        let (key, order_id) = (key.to_owned(), order_id.to_owned());
+        let unknown = Charge { key, order_id, customer: String::new(), amount_cents: 0 };
+        let refunded =
+            if claim(&mut tx, &unknown, "revoked").await? { 0 } else { self.give_back(&mut tx, unknown).await? };
         tx.commit().await?;
+        self.outbox.wake();
         Ok(refunded)
     }
 
-    pub async fn payment(&self, order_id: &str) -> Result<Option<Payment>, StoreError> {
-        let row: Option<(String, i64)> = sqlx::query_as(
-            "SELECT state, amount_cents FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1",
-        )
-        .bind(order_id)
-        .fetch_optional(&self.db)
-        .await?;
-        Ok(row.map(|(state, amount_cents)| Payment { state, amount_cents }))
+    async fn give_back(&self, tx: &mut Tx<D>, unknown: Charge) -> Result<i64, StoreError> {
+        let sql = "UPDATE charges SET state = 'refunded', updated_ms = $1
+                   WHERE key = $2 AND state = 'charged' RETURNING customer, amount_cents";
+        let Some((customer, amount_cents)) = tx.row::<(String, i64)>(sql, args![now_ms(), &unknown.key]).await? else {
+            // Refunded before, declined or revoked: nothing moves now. Say what it had taken, for the same answer.
+            let sql = "SELECT amount_cents FROM charges WHERE key = $1 AND state = 'refunded'";
+            return Ok(tx.row::<(i64,)>(sql, args![&unknown.key]).await?.map_or(0, |(amount,)| amount));
+        };
+        let sql = "UPDATE accounts SET balance_cents = balance_cents + $1 WHERE id = $2";
+        tx.execute(sql, args![amount_cents, &customer]).await?;
+        let charge = Charge { customer, ..unknown };
+        record(tx, &charge, -amount_cents).await?;
+        let Charge { order_id, customer, .. } = charge;
+        publish(&self.outbox, tx, &PaymentRefunded { order_id, customer, amount_cents }).await?;
+        Ok(amount_cents)
     }
 
-    /// The answer that the first attempt with this key got.
-    async fn decided(&self, mut tx: Transaction, charge: &Charge) -> Result<ChargeOutcome, StoreError> {
-        let (state, order_id, customer, amount): (String, String, String, i64) =
-            sqlx::query_as("SELECT state, order_id, customer, amount_cents FROM charges WHERE key = $1")
-                .bind(&charge.key)
-                .fetch_one(&mut *tx)
-                .await?;
-        tx.rollback().await?;
-        if state == "revoked" {
-            return Ok(ChargeOutcome::Revoked);
-        }
-        if (order_id, customer, amount) != (charge.order_id.clone(), charge.customer.clone(), charge.amount_cents) {
-            return Err(StoreError::KeyReused { key: charge.key.clone() });
-        }
-        Ok(match state.as_str() {
-            "charged" => ChargeOutcome::Charged,
-            "declined" => ChargeOutcome::Declined,
-            _ => ChargeOutcome::Revoked,
-        })
+    pub async fn payment(&self, order_id: &str) -> Result<Option<Payment>, DbError> {
+        let sql = "SELECT state, amount_cents FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1";
+        let row: Option<(String, i64)> = self.db.row(sql, args![order_id]).await?;
+        Ok(row.map(|(state, amount_cents)| Payment { state, amount_cents }))
     }
+}
+
+/// The answer that the first attempt with this key got.
+async fn decided<D: Database>(mut tx: Tx<D>, charge: &Charge) -> Result<ChargeOutcome, StoreError> {
+    let sql = "SELECT state, order_id, customer, amount_cents FROM charges WHERE key = $1";
+    let row: Option<(String, String, String, i64)> = tx.row(sql, args![&charge.key]).await?;
+    tx.rollback().await?;
+    let reused = || StoreError::KeyReused { key: charge.key.clone() };
+    let (state, order_id, customer, amount) = row.ok_or_else(reused)?;
+    if state == "revoked" {
+        return Ok(ChargeOutcome::Revoked);
+    }
+    if (&order_id, &customer, amount) != (&charge.order_id, &charge.customer, charge.amount_cents) {
+        return Err(reused());
+    }
+    Ok(match state.as_str() {
+        "charged" => ChargeOutcome::Charged,
+        "declined" => ChargeOutcome::Declined,
+        _ => ChargeOutcome::Revoked,
+    })
 }
 
 /// Inserts the key with a first decision. False if someone has decided before.
-async fn claim(tx: &mut Transaction, charge: &Charge, state: &str) -> Result<bool, sqlx::Error> {
-    let now = now_ms();
-    let claimed: Option<(String,)> = sqlx::query_as(
-        "INSERT INTO charges (key, order_id, customer, amount_cents, state, created_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (key) DO NOTHING RETURNING key",
-    )
-    .bind(&charge.key)
-    .bind(&charge.order_id)
-    .bind(&charge.customer)
-    .bind(charge.amount_cents)
-    .bind(state)
-    .bind(now)
-    .fetch_optional(&mut **tx)
-    .await?;
-    Ok(claimed.is_some())
+async fn claim<D: Database>(tx: &mut Tx<D>, charge: &Charge, state: &str) -> Result<bool, DbError> {
+    let sql = "INSERT INTO charges (key, order_id, customer, amount_cents, state, created_ms, updated_ms)
+               VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (key) DO NOTHING";
+    let Charge { key, order_id, customer, amount_cents } = charge;
+    Ok(tx.execute(sql, args![key, order_id, customer, *amount_cents, state, now_ms()]).await? == 1)
 }
 
 /// Appends one movement to the ledger.
-async fn record(tx: &mut Transaction, charge: &Charge, amount_cents: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO ledger (id, key, order_id, customer, amount_cents, at_ms) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(Uuid::now_v7().to_string())
-        .bind(&charge.key)
-        .bind(&charge.order_id)
-        .bind(&charge.customer)
-        .bind(amount_cents)
-        .bind(now_ms())
-        .execute(&mut **tx)
-        .await
-        .map(drop)
+async fn record<D: Database>(tx: &mut Tx<D>, charge: &Charge, amount_cents: i64) -> Result<(), DbError> {
+    let sql = "INSERT INTO ledger (id, key, order_id, customer, amount_cents, at_ms) VALUES ($1, $2, $3, $4, $5, $6)";
+    let id = Uuid::now_v7().to_string();
+    let Charge { key, order_id, customer, .. } = charge;
+    tx.execute(sql, args![&id, key, order_id, customer, amount_cents, now_ms()]).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use sqlx::Sqlite;
 
-    async fn store() -> (Store, tempfile::TempDir) {
+    use super::*;
+    use crate::db::Files;
+
+    async fn store() -> (Store<Sqlite>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        (Store::open(&dir.path().join("payment.db")).await.unwrap(), dir)
+        (Store::open(&Files(dir.path().to_owned())).await.unwrap(), dir)
     }
 
-    async fn balance(store: &Store, customer: &str) -> i64 {
-        let (balance,): (i64,) = sqlx::query_as("SELECT balance_cents FROM accounts WHERE id = $1")
-            .bind(customer)
-            .fetch_one(&store.db)
-            .await
-            .unwrap();
-        balance
+    async fn balance(store: &Store<Sqlite>, customer: &str) -> i64 {
+        let sql = "SELECT balance_cents FROM accounts WHERE id = $1";
+        store.db.row::<(i64,)>(sql, args![customer]).await.unwrap().unwrap().0
+    }
+
+    async fn told(store: &Store<Sqlite>) -> u64 {
+        store.outbox.backlog().await.unwrap().unsent
     }
 
     fn charge_of(customer: &str, amount_cents: i64) -> Charge {
@@ -208,6 +189,7 @@ mod tests {
             assert_eq!(store.charge(&charge_of("alice", 500)).await.unwrap(), ChargeOutcome::Charged);
         }
         assert_eq!(balance(&store, "alice").await, before - 500);
+        assert_eq!(told(&store).await, 1, "and is told of once");
     }
 
     #[tokio::test]

@@ -2,21 +2,32 @@ use mesh::faults::{Plan, Strike};
 use mesh::mesh::Name;
 use mesh::payment::proto;
 use mesh::payment::proto::payment_service_client::PaymentServiceClient;
+use serde_json::json;
 use tonic::transport::Endpoint;
 
-use crate::support::{Shop, tea};
+use crate::support::{Place, Shop, on_both, tea, until};
 
-/// The nastiest moment: the money is taken, and the answer never leaves.
-fn answers_are_lost() -> Plan {
-    Plan { hang_rate: 1.0, strike: Strike::After, ..Plan::default() }
+on_both!(
+    a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything,
+    a_saga_goes_on_after_a_crash_of_order,
+    a_saga_goes_on_backwards_after_a_crash_of_order,
+    a_charge_that_arrives_after_its_refund_does_nothing,
+    lost_answers_are_retried_without_a_second_charge,
+    every_service_may_crash_and_every_effect_happens_once,
+);
+
+fn hang(strike: Strike) -> Plan {
+    Plan { hang_rate: 1.0, strike, ..Plan::default() }
 }
 
 const CHARGED: &str = "SELECT COUNT(*) FROM charges WHERE state = 'charged'";
+const RESERVED: &str = "SELECT COUNT(*) FROM reservations WHERE state = 'reserved'";
+const PENDING: &str = "SELECT COUNT(*) FROM orders WHERE state = 'pending'";
 
-#[tokio::test]
-async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything() {
-    let mut shop = Shop::open().await;
-    shop.mesh.faults(Name::Payment).set(answers_are_lost());
+async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything(place: Place) {
+    let mut shop = Shop::open_at(place, |_| {}).await;
+    // The nastiest moment: the money is taken, and the answer never leaves.
+    shop.mesh.faults(Name::Payment).set(hang(Strike::After));
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place(&tea()).await });
     shop.until_count(Name::Payment, CHARGED, 1).await;
@@ -33,34 +44,68 @@ async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything() {
     assert!(books.right, "{books}");
     assert_eq!((books.confirmed, books.cancelled, books.revenue_cents), (0, 1, 0));
     assert_eq!(shop.count(Name::Payment, "SELECT COUNT(*) FROM ledger").await, 2, "one charge and one refund");
+    shop.close().await;
 }
 
-#[tokio::test]
-async fn an_order_service_that_crashes_undoes_its_unfinished_orders_when_it_is_back() {
-    let mut shop = Shop::open().await;
-    shop.mesh.faults(Name::Payment).set(answers_are_lost());
+async fn a_saga_goes_on_after_a_crash_of_order(place: Place) {
+    let mut shop = Shop::open_at(place, |_| {}).await;
+    // Before the charge happened, and after it: nobody can tell which, and it does not matter.
+    for (strike, key) in [(Strike::Before, "k1"), (Strike::After, "k2")] {
+        shop.mesh.faults(Name::Payment).set(hang(strike));
+        let customer = shop.customer.clone();
+        let placing = tokio::spawn(async move { customer.place_with_key(key, &tea()).await });
+        shop.until_count(Name::Inventory, RESERVED, 1).await;
+        if strike == Strike::After {
+            shop.until_count(Name::Payment, CHARGED, 2).await;
+        }
+        shop.mesh.crash(Name::Order).await;
+        let reply = placing.await.unwrap();
+        assert!(reply.status.is_server_error(), "{reply:?}");
+        assert_eq!(shop.count(Name::Order, PENDING).await, 1);
+
+        shop.mesh.faults(Name::Payment).clear();
+        shop.mesh.restart(Name::Order).await.unwrap();
+        // The customer, who never got an answer, asks again and learns the truth.
+        let again = shop.customer.place_stubbornly(key, &tea()).await;
+        assert_eq!(again.status, 201, "{again:?}");
+        shop.settled_books().await;
+    }
+    let books = shop.settled_books().await;
+    assert!(books.right, "{books}");
+    assert_eq!((books.confirmed, books.cancelled, books.revenue_cents), (2, 0, 3160));
+    assert_eq!(shop.count(Name::Payment, "SELECT COUNT(*) FROM ledger").await, 2);
+    shop.close().await;
+}
+
+async fn a_saga_goes_on_backwards_after_a_crash_of_order(place: Place) {
+    let mut shop = Shop::open_at(place, |_| {}).await;
+    shop.mesh.faults(Name::Payment).set(hang(Strike::Before));
     let customer = shop.customer.clone();
-    let placing = tokio::spawn(async move { customer.place_with_key("k1", &tea()).await });
-    shop.until_count(Name::Payment, CHARGED, 1).await;
+    let broke = json!({ "customer": "pip", "items": [{ "sku": "kettle", "quantity": 1 }] });
+    let order = broke.clone();
+    let placing = tokio::spawn(async move { customer.place_with_key("k1", &order).await });
+    shop.until_count(Name::Inventory, RESERVED, 1).await;
+    // The stock is reserved, and from now on nobody can release it; then the payment is declined.
+    shop.mesh.faults(Name::Inventory).set(hang(Strike::Before));
+    shop.mesh.faults(Name::Payment).clear();
+    let reply = placing.await.unwrap();
+    assert_eq!(reply.status, 402, "decided, though not yet undone: {reply:?}");
 
     shop.mesh.crash(Name::Order).await;
-    let reply = placing.await.unwrap();
-    assert!(reply.status.is_server_error(), "{reply:?}");
-    assert_eq!(shop.count(Name::Order, "SELECT COUNT(*) FROM orders WHERE state = 'reserved'").await, 1);
-
-    shop.mesh.faults(Name::Payment).clear();
+    assert_eq!(shop.count(Name::Order, PENDING).await, 1);
+    assert_eq!(shop.count(Name::Inventory, RESERVED).await, 1);
+    shop.mesh.faults(Name::Inventory).clear();
     shop.mesh.restart(Name::Order).await.unwrap();
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
     assert_eq!((books.confirmed, books.cancelled, books.revenue_cents), (0, 1, 0));
-    // The customer, who never got an answer, asks again and learns the truth.
-    let again = shop.customer.place_with_key("k1", &tea()).await;
-    assert_eq!(again.body["failure"], "interrupted");
+    let again = shop.customer.place_with_key("k1", &broke).await;
+    assert_eq!((again.status, again.body), (reply.status, reply.body));
+    shop.close().await;
 }
 
-#[tokio::test]
-async fn a_charge_that_arrives_after_its_refund_does_nothing() {
-    let shop = Shop::open().await;
+async fn a_charge_that_arrives_after_its_refund_does_nothing(place: Place) {
+    let shop = Shop::open_at(place, |_| {}).await;
     let channel = Endpoint::from_shared(shop.mesh.url(Name::Payment)).unwrap().connect_lazy();
     let mut payment = PaymentServiceClient::new(channel);
     let (key, order_id) = ("o1:charge".to_owned(), "o1".to_owned());
@@ -73,11 +118,11 @@ async fn a_charge_that_arrives_after_its_refund_does_nothing() {
     assert_eq!(shop.count(Name::Payment, "SELECT COUNT(*) FROM ledger").await, 0);
     let untouched = "SELECT COUNT(*) FROM accounts WHERE balance_cents = opening_cents";
     assert_eq!(shop.count(Name::Payment, untouched).await, 5);
+    shop.close().await;
 }
 
-#[tokio::test]
-async fn lost_answers_are_retried_without_a_second_charge() {
-    let shop = Shop::open().await;
+async fn lost_answers_are_retried_without_a_second_charge(place: Place) {
+    let shop = Shop::open_at(place, |_| {}).await;
     // Half of the answers are lost after the money was taken.
     shop.mesh.faults(Name::Payment).set(Plan { error_rate: 0.5, strike: Strike::After, ..Plan::default() });
     for _ in 0..20 {
@@ -87,4 +132,28 @@ async fn lost_answers_are_retried_without_a_second_charge() {
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
     assert_eq!(books.confirmed + books.cancelled, 20);
+    shop.close().await;
+}
+
+async fn every_service_may_crash_and_every_effect_happens_once(place: Place) {
+    let mut shop = Shop::open_at(place, |_| {}).await;
+    let mut placing = Vec::new();
+    for name in Name::ALL {
+        for number in 0..3 {
+            let (customer, key) = (shop.customer.clone(), format!("{name:?}-{number}"));
+            placing.push(tokio::spawn(async move { customer.place_stubbornly(&key, &tea()).await }));
+        }
+        // Whatever they are doing at this moment.
+        shop.mesh.crash(name).await;
+        shop.mesh.restart(name).await.unwrap();
+    }
+    for placed in placing {
+        let reply = placed.await.unwrap();
+        assert!([201, 503, 504].contains(&reply.status.as_u16()), "{reply:?}");
+    }
+    let books = shop.settled_books().await;
+    assert!(books.right, "{books}");
+    assert_eq!(books.confirmed + books.cancelled, 21);
+    until("the last word", async || shop.customer.place(&tea()).await.status == 201).await;
+    shop.close().await;
 }

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use mesh::db::{Databases, Files};
+use mesh::demo::books::{self, Told};
 use mesh::faults::{Plan, Strike};
-use mesh::mesh::{Exit, Name};
+use mesh::mesh::{Config, Exit, Mesh, Name};
 use mesh::probe::probe;
 
 use crate::support::{Shop, tea, until};
@@ -21,7 +23,7 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     let taken_on = shop.mesh.admission(Name::Order).bulkhead.clone();
     until("order has taken it on", async || taken_on.in_flight() == 1).await;
 
-    let Shop { mesh, dir, customer } = shop;
+    let Shop { mesh, dir, customer, .. } = shop;
     let stopping = tokio::spawn(mesh.stop());
     until("/readyz says no", async || probe(gateway, "/readyz").await == Some(StatusCode::SERVICE_UNAVAILABLE)).await;
     // Not ready is not closed: whoever has not noticed yet is still served, and nobody should kill us for it.
@@ -35,8 +37,14 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     assert!(exits.iter().all(|(_, exit)| matches!(exit, Exit::Finished)), "{exits:?}");
     assert_eq!(exits.iter().map(|(name, _)| *name).next(), Some(Name::Gateway), "from the outside in");
     assert_eq!(probe(gateway, "/livez").await, None);
-    let books = mesh::demo::books::audit(dir.path(), &[]).await.unwrap();
+
+    // What had no time to be told before the stop is told after the next start.
+    let mesh = Mesh::start(Config { drain_delay: Duration::ZERO, ..Config::new(dir.path()) }).await.unwrap();
+    let databases = Databases::Files(Files(dir.path().to_owned()));
+    books::settled(&databases, Duration::from_secs(60)).await.unwrap();
+    let books = books::audit(&databases, &Told::default()).await.unwrap();
     assert!(books.right && books.confirmed == 1, "{books}");
+    drop(mesh);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn faults_are_switched_over_http_while_the_mesh_runs() {
 
     assert_eq!(change(&shop.customer, "payment", json!({ "error_rate": 2 })).await.status, 422);
     assert_eq!(change(&shop.customer, "payment", json!({ "eror_rate": 1 })).await.status, 422);
-    assert_eq!(change(&shop.customer, "shipping", json!({})).await.status, 404);
+    assert_eq!(change(&shop.customer, "warehouse", json!({})).await.status, 404);
 }
 
 #[tokio::test]

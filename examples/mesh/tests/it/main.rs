@@ -2,11 +2,14 @@
 
 mod bad_input;
 mod breaker;
+mod contract;
 mod cooked_books;
 mod crash;
 mod demo;
 mod drain;
+mod events;
 mod faults;
 mod idempotency;
+mod sagas;
 mod support;
 mod view;

@@ -1,27 +1,74 @@
-//! A mesh in a temporary directory, a customer, and bounded waiting.
+//! A mesh in a temporary directory or on a server, a customer, and bounded waiting.
 
 use std::future::Future;
+use std::io::Write;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use buttress_durable::{DbError, args};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use mesh::db;
-use mesh::demo::books::{self, Books};
+use mesh::db::{Databases, EVENTS, Files, Home, Server};
+use mesh::demo::books::{self, Books, Told};
 use mesh::mesh::{Config, Mesh, Name};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Shop {
     pub(crate) mesh: Mesh,
     pub(crate) dir: TempDir,
     pub(crate) customer: Customer,
+    databases: Databases,
+}
+
+/// Where a test keeps its databases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    Sqlite,
+    Postgres,
+}
+
+/// Runs each test on SQLite, and on PostgreSQL if there is one.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test($crate::support::Place::Sqlite).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if $crate::support::server().is_some() {
+                    super::$test($crate::support::Place::Postgres).await;
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// The server to test on, or a word to whoever reads the output that there is none.
+pub(crate) fn server() -> Option<&'static str> {
+    static SERVER: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
+        if server.is_none() {
+            // Not eprintln: the test harness would swallow it.
+            let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
+            let _ = std::io::stderr().write_all(note.as_bytes());
+        }
+        server
+    };
+    SERVER.get_or_init(find).as_deref()
 }
 
 impl Shop {
@@ -30,31 +77,78 @@ impl Shop {
     }
 
     pub(crate) async fn open_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::open_at(Place::Sqlite, change).await
+    }
+
+    pub(crate) async fn open_at(place: Place, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config { drain_delay: Duration::ZERO, ..Config::new(dir.path()) };
+        let databases = match place {
+            Place::Sqlite => Databases::Files(Files(dir.path().to_owned())),
+            Place::Postgres => {
+                let prefix = format!("t{}_", &uuid::Uuid::now_v7().simple().to_string()[8..]);
+                Databases::Server(Server::new(server().unwrap(), &prefix[..20]).unwrap())
+            }
+        };
+        let mut config =
+            Config { drain_delay: Duration::ZERO, databases: databases.clone(), ..Config::new(dir.path()) };
         change(&mut config);
         let mesh = Mesh::start(config).await.unwrap();
         let customer = Customer::new(mesh.url(Name::Gateway));
-        Self { mesh, dir, customer }
+        Self { mesh, dir, customer, databases }
+    }
+
+    /// Kills the mesh, and leaves nothing behind on a server.
+    pub(crate) async fn close(mut self) {
+        for name in Name::ALL {
+            self.mesh.crash(name).await;
+        }
+        if let Databases::Server(server) = &self.databases {
+            for name in Name::ALL.map(Name::as_str).into_iter().chain([EVENTS]) {
+                server.drop_database(name).await.unwrap();
+            }
+        }
     }
 
     /// One number from a service's database.
     pub(crate) async fn count(&self, service: Name, sql: &'static str) -> i64 {
-        let db = db::open_read_only(&self.dir.path().join(format!("{}.db", service.as_str()))).await.unwrap();
-        let (count,): (i64,) = sqlx::query_as(sql).fetch_one(&db).await.unwrap();
-        db.close().await;
-        count
+        async fn count(home: &impl Home, service: Name, sql: &'static str) -> Result<i64, DbError> {
+            let db = home.look(service.as_str()).await?;
+            let count = db.row::<(i64,)>(sql, args![]).await?.map_or(0, |(count,)| count);
+            db.pool().close().await;
+            Ok(count)
+        }
+        match &self.databases {
+            Databases::Files(home) => count(home, service, sql).await.unwrap(),
+            Databases::Server(home) => count(home, service, sql).await.unwrap(),
+        }
+    }
+
+    /// Changes a service's database behind its back.
+    pub(crate) async fn cook(&self, service: Name, sql: &'static str) {
+        async fn cook(home: &impl Home, service: Name, sql: &'static str) -> Result<u64, DbError> {
+            let db = home.open(service.as_str()).await?;
+            let mut tx = db.begin().await?;
+            let cooked = tx.execute(sql, args![]).await?;
+            tx.commit().await?;
+            db.pool().close().await;
+            Ok(cooked)
+        }
+        let cooked = match &self.databases {
+            Databases::Files(home) => cook(home, service, sql).await.unwrap(),
+            Databases::Server(home) => cook(home, service, sql).await.unwrap(),
+        };
+        assert_eq!(cooked, 1, "{sql}");
     }
 
     pub(crate) async fn until_count(&self, service: Name, sql: &'static str, expected: i64) {
         until(sql, async || self.count(service, sql).await == expected).await;
     }
 
-    /// Waits until every order is finished, and audits.
+    /// Waits until nothing is under way, and audits.
     pub(crate) async fn settled_books(&self) -> Books {
-        let open = "SELECT COUNT(*) FROM orders WHERE state NOT IN ('confirmed', 'cancelled')";
-        self.until_count(Name::Order, open, 0).await;
-        books::audit(self.dir.path(), &[]).await.unwrap()
+        let waiting = books::settled(&self.databases, PATIENCE).await.unwrap();
+        assert_eq!(waiting, None, "never settled");
+        books::audit(&self.databases, &Told::default()).await.unwrap()
     }
 }
 
@@ -76,14 +170,18 @@ impl Customer {
         Self { client: Client::builder(TokioExecutor::new()).build_http(), gateway }
     }
 
-    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Reply {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    /// `None` if the connection broke.
+    pub(crate) async fn try_send(&self, mut request: Request<Full<Bytes>>) -> Option<Reply> {
         *request.uri_mut() = format!("{}{}", self.gateway, request.uri()).parse().unwrap();
         let asking = async {
-            let response = self.client.request(request).await.unwrap();
-            let (parts, body) = response.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
+            let (parts, body) = self.client.request(request).await.ok()?.into_parts();
+            let body = body.collect().await.ok()?.to_bytes();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            Reply { status: parts.status, headers: parts.headers, body }
+            Some(Reply { status: parts.status, headers: parts.headers, body })
         };
         tokio::time::timeout(PATIENCE, asking).await.expect("an answer in time")
     }
@@ -97,10 +195,24 @@ impl Customer {
     }
 
     pub(crate) async fn place_with_key(&self, key: &str, order: &Value) -> Reply {
-        let mut request = post(order.to_string());
-        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
-        self.send(request).await
+        self.send(keyed(key, order)).await
     }
+
+    /// Asks with the same key until it is decided.
+    pub(crate) async fn place_stubbornly(&self, key: &str, order: &Value) -> Reply {
+        loop {
+            match self.try_send(keyed(key, order)).await {
+                Some(reply) if reply.status == 201 || reply.body.get("order_id").is_some() => return reply,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+fn keyed(key: &str, order: &Value) -> Request<Full<Bytes>> {
+    let mut request = post(order.to_string());
+    request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+    request
 }
 
 pub(crate) fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {

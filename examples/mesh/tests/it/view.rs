@@ -8,11 +8,13 @@ async fn an_order_is_seen_from_all_sides() {
     let shop = Shop::open().await;
     let placed = shop.customer.place(&tea()).await;
     let location = placed.headers["location"].to_str().unwrap();
+    shop.settled_books().await;
     let view = shop.customer.get(location).await;
     assert_eq!(view.status, 200);
     assert_eq!(view.body["order"]["state"], "confirmed");
     assert_eq!(view.body["payment"], json!({ "state": "charged", "amount_cents": 1580 }));
     assert_eq!(view.body["inventory"], json!({ "state": "sold" }));
+    assert_eq!(view.body["shipping"]["customer"], "alice");
     assert_eq!(view.body["missing"], json!([]));
 }
 
@@ -21,6 +23,7 @@ async fn what_is_down_is_named_and_the_rest_is_answered() {
     let mut shop = Shop::open().await;
     let placed = shop.customer.place(&tea()).await;
     let location = placed.headers["location"].to_str().unwrap();
+    shop.settled_books().await;
 
     shop.mesh.crash(Name::Payment).await;
     let view = shop.customer.get(location).await;
@@ -33,6 +36,11 @@ async fn what_is_down_is_named_and_the_rest_is_answered() {
     assert_eq!(view.body["inventory"]["state"], "sold");
 
     shop.mesh.crash(Name::Inventory).await;
+    let view = shop.customer.get(location).await;
+    assert_eq!((view.status.as_u16(), &view.body["missing"]), (200, &json!(["order", "payment", "inventory"])));
+    assert_eq!(view.body["shipping"]["customer"], "alice");
+
+    shop.mesh.crash(Name::Shipping).await;
     let view = shop.customer.get(location).await;
     assert_eq!(view.status, 503);
     assert!(view.headers.contains_key("retry-after"));

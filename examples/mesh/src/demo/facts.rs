@@ -1,0 +1,158 @@
+//! What the databases say.
+
+use std::collections::{HashMap, HashSet};
+
+use buttress_durable::{Database, Db, DbError, args};
+use serde::Deserialize;
+
+use crate::db::{EVENTS, Home};
+use crate::launch::Name;
+
+pub(super) struct Order {
+    pub(super) state: String,
+    pub(super) total: i64,
+}
+
+pub(super) struct Entry {
+    pub(super) order: String,
+    pub(super) customer: String,
+    pub(super) cents: i64,
+}
+
+/// An event as its outbox has it.
+#[derive(Deserialize)]
+pub(super) struct Told {
+    #[serde(rename = "event_id")]
+    pub(super) id: String,
+    #[serde(rename = "event_type")]
+    pub(super) kind: String,
+    #[serde(rename = "aggregate_id")]
+    pub(super) order: String,
+    #[serde(skip)]
+    pub(super) sent: bool,
+}
+
+/// sku, initial, on hand, reserved, sold
+pub(super) type Product = (String, i64, i64, i64, i64);
+
+pub(super) struct Facts {
+    pub(super) orders: HashMap<String, Order>,
+    /// Pieces of each product on confirmed orders.
+    pub(super) ordered: HashMap<String, i64>,
+    /// id, status
+    pub(super) sagas: Vec<(String, String)>,
+    pub(super) products: Vec<Product>,
+    /// id, opening, balance
+    pub(super) accounts: Vec<(String, i64, i64)>,
+    pub(super) ledger: Vec<Entry>,
+    /// The order of each parcel.
+    pub(super) shipments: Vec<String>,
+    /// order, kind
+    pub(super) notifications: Vec<(String, String)>,
+    pub(super) events: Vec<Told>,
+    /// The ids of the events that each listener has handled.
+    pub(super) handled: HashMap<String, HashSet<String>>,
+    /// topic, count; of the embedded log. On another bus, what has not been handled tells the same.
+    pub(super) dead: Vec<(String, i64)>,
+}
+
+/// The databases of all services, open to be read.
+pub(super) struct Records<D: Database> {
+    order: Db<D>,
+    payment: Db<D>,
+    inventory: Db<D>,
+    shipping: Db<D>,
+    notification: Db<D>,
+    /// The embedded log, if there is one.
+    events: Option<Db<D>>,
+}
+
+impl<D: Database> Records<D> {
+    pub(super) async fn open<H: Home<Database = D>>(home: &H) -> Result<Self, DbError> {
+        Ok(Self {
+            order: home.look(Name::Order.as_str()).await?,
+            payment: home.look(Name::Payment.as_str()).await?,
+            inventory: home.look(Name::Inventory.as_str()).await?,
+            shipping: home.look(Name::Shipping.as_str()).await?,
+            notification: home.look(Name::Notification.as_str()).await?,
+            events: home.look(EVENTS).await.ok(),
+        })
+    }
+
+    pub(super) async fn close(self) {
+        for db in self.publishers() {
+            db.pool().close().await;
+        }
+        if let Some(events) = &self.events {
+            events.pool().close().await;
+        }
+    }
+
+    /// What is still going on, as far as a few numbers tell.
+    pub(super) async fn under_way(&self) -> Result<Option<String>, DbError> {
+        let pending = "SELECT COUNT(*) FROM orders WHERE state = 'pending'";
+        let running = "SELECT COUNT(*) FROM buttress_saga WHERE status IN ('running', 'compensating')";
+        let unsent = "SELECT COUNT(*) FROM buttress_outbox WHERE sent_at IS NULL AND refused IS NULL";
+        let questions = [(&self.order, pending, "pending orders"), (&self.order, running, "sagas at work")];
+        let outboxes = self.publishers().map(|db| (db, unsent, "events in an outbox"));
+        for (db, sql, what) in questions.into_iter().chain(outboxes) {
+            match db.row::<(i64,)>(sql, args![]).await? {
+                Some((0,)) | None => {}
+                Some((count,)) => return Ok(Some(format!("{count} {what}"))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn publishers(&self) -> [&Db<D>; 5] {
+        [&self.order, &self.payment, &self.inventory, &self.shipping, &self.notification]
+    }
+}
+
+impl Facts {
+    pub(super) async fn read<D: Database>(records: &Records<D>) -> Result<Self, DbError> {
+        let Records { order, payment, inventory, shipping, notification, events } = records;
+        let orders: Vec<(String, String, i64)> =
+            order.rows("SELECT id, state, total_cents FROM orders", args![]).await?;
+        let sql = "SELECT sku, CAST(SUM(quantity) AS BIGINT) FROM order_lines JOIN orders ON orders.id = order_id
+                   WHERE state = 'confirmed' GROUP BY sku";
+        let ordered: Vec<(String, i64)> = order.rows(sql, args![]).await?;
+        let sql = "SELECT sku, initial, on_hand, reserved, sold FROM products";
+        let products = inventory.rows(sql, args![]).await?;
+        let accounts = payment.rows("SELECT id, opening_cents, balance_cents FROM accounts", args![]).await?;
+        let ledger: Vec<(String, String, i64)> =
+            payment.rows("SELECT order_id, customer, amount_cents FROM ledger", args![]).await?;
+        let shipments: Vec<(String,)> = shipping.rows("SELECT order_id FROM shipments", args![]).await?;
+        let mut told = Vec::new();
+        let mut handled: HashMap<String, HashSet<String>> = HashMap::new();
+        for db in records.publishers() {
+            let rows: Vec<(Vec<u8>, Option<i64>)> =
+                db.rows("SELECT payload, sent_at FROM buttress_outbox", args![]).await?;
+            told.extend(rows.iter().filter_map(|(payload, sent)| {
+                let event: Told = serde_json::from_slice(payload).ok()?;
+                Some(Told { sent: sent.is_some(), ..event })
+            }));
+            for (consumer, id) in db.rows("SELECT consumer, event_id FROM buttress_inbox", args![]).await? {
+                handled.entry(consumer).or_default().insert(id);
+            }
+        }
+        let dead = "SELECT topic, COUNT(*) FROM buttress_log WHERE topic LIKE 'dead.%' GROUP BY topic";
+        let dead = match events {
+            Some(log) => log.rows(dead, args![]).await?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            orders: orders.into_iter().map(|(id, state, total)| (id, Order { state, total })).collect(),
+            ordered: ordered.into_iter().collect(),
+            sagas: order.rows("SELECT id, status FROM buttress_saga", args![]).await?,
+            products,
+            accounts,
+            ledger: ledger.into_iter().map(|(order, customer, cents)| Entry { order, customer, cents }).collect(),
+            shipments: shipments.into_iter().map(|(order,)| order).collect(),
+            notifications: notification.rows("SELECT order_id, kind FROM notifications", args![]).await?,
+            events: told,
+            handled,
+            dead,
+        })
+    }
+}

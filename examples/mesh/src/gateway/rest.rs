@@ -1,0 +1,101 @@
+//! A REST service as the gateway sees it: plain HTTP through a stack of our layers.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::order::IDEMPOTENCY_KEY;
+use crate::service::Address;
+use crate::stack::HttpChannel;
+use crate::upstream::Upstream;
+
+/// What a request carries on to a service behind us, and what an answer carries back. Everything else, such as cookies and
+/// hop-by-hop headers, stays on its own side.
+const INWARD: [HeaderName; 2] = [header::CONTENT_TYPE, IDEMPOTENCY_KEY];
+const OUTWARD: [HeaderName; 3] = [header::CONTENT_TYPE, header::LOCATION, header::RETRY_AFTER];
+
+/// Answers are small; anything larger is not an answer.
+const MAX_ANSWER: usize = 64 * 1024;
+
+#[derive(Clone, Debug)]
+pub(super) struct Rest {
+    service: &'static str,
+    channel: HttpChannel,
+    base: String,
+}
+
+impl Rest {
+    pub(super) fn new(service: &'static str, channel: HttpChannel, addr: &Address) -> Self {
+        Self { service, channel, base: addr.url() }
+    }
+
+    /// Passes a request on, and its answer back as it is.
+    pub(super) async fn forward(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, Upstream> {
+        let mut request = self.request(method, path, body)?;
+        copy(&INWARD, headers, request.headers_mut());
+        let (status, headers, body) = self.send(request).await?;
+        let mut response = (status, Body::from(body)).into_response();
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        copy(&OUTWARD, &headers, response.headers_mut());
+        Ok(response)
+    }
+
+    /// Reads something. `None` if it is not there.
+    pub(super) async fn get(&self, path: &str) -> Result<Option<Value>, Upstream> {
+        let (status, _, body) = self.send(self.request(Method::GET, path, Bytes::new())?).await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK => serde_json::from_slice(&body).map(Some).map_err(|error| self.broken(error.to_string())),
+            _ => Err(self.broken(format!("status {status}"))),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Upstream> {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .body(Full::new(body))
+            .map_err(|error| self.broken(error.to_string()))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, HeaderMap, Bytes), Upstream> {
+        let response =
+            self.channel.clone().oneshot(request).await.map_err(|error| Upstream::from_error(self.service, &error))?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| self.broken(error.to_string()))?;
+        Ok((parts.status, parts.headers, body.to_bytes()))
+    }
+
+    fn broken(&self, detail: String) -> Upstream {
+        Upstream::broken(self.service, detail)
+    }
+}
+
+/// Gives a request a key of its own if it has none: only then may a stack repeat it.
+pub(super) fn with_key(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    if let (false, Ok(key)) =
+        (headers.contains_key(IDEMPOTENCY_KEY), HeaderValue::try_from(uuid::Uuid::now_v7().to_string()))
+    {
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
+    headers
+}
+
+fn copy(names: &[HeaderName], from: &HeaderMap, to: &mut HeaderMap) {
+    for name in names {
+        if let Some(value) = from.get(name) {
+            to.insert(name, value.clone());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Starting a service: the one code path behind `mesh up`, where services are threads, and `mesh payment`, where one is a
+//! process of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buttress_durable::EventBus;
+
+use crate::bus::{self, Bus};
+use crate::db::{Databases, Home};
+use crate::service::{Address, Service, StartError};
+use crate::stack::{GatewayClients, InvalidConfig, OrderClients};
+use crate::{gateway, inventory, legacy, notification, order, payment, shipping};
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Name {
+    Legacy,
+    Payment,
+    Inventory,
+    Shipping,
+    Notification,
+    Order,
+    Gateway,
+}
+
+impl Name {
+    /// In the order to start them: nobody is started before those it calls. Stopped the other way round.
+    pub const ALL: [Self; 7] =
+        [Self::Legacy, Self::Payment, Self::Inventory, Self::Shipping, Self::Notification, Self::Order, Self::Gateway];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Payment => "payment",
+            Self::Inventory => "inventory",
+            Self::Shipping => "shipping",
+            Self::Notification => "notification",
+            Self::Order => "order",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    /// Where it listens unless told otherwise.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Gateway => 8080,
+            Self::Order => 8081,
+            Self::Payment => 8082,
+            Self::Inventory => 8083,
+            Self::Shipping => 8084,
+            Self::Notification => 8085,
+            Self::Legacy => 8086,
+        }
+    }
+
+    /// Whether it has a database, and tells of what it does.
+    pub fn publishes(self) -> bool {
+        !matches!(self, Self::Gateway | Self::Legacy)
+    }
+}
+
+/// Where everybody is.
+#[derive(Clone, Debug)]
+pub struct Addresses([Address; 7]);
+
+impl Addresses {
+    pub fn new(of: impl FnMut(Name) -> Address) -> Self {
+        Self(Name::ALL.map(of))
+    }
+
+    pub fn of(&self, name: Name) -> &Address {
+        &self.0[name as usize]
+    }
+}
+
+/// The client stacks of everybody who calls somebody.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    pub order: OrderClients,
+    pub gateway: GatewayClients,
+}
+
+impl Clients {
+    /// `seed` makes the jitter of pauses repeatable.
+    pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
+        Ok(Self { order: OrderClients::new(seed)?, gateway: GatewayClients::new(seed)? })
+    }
+}
+
+/// What a service is connected to.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    pub databases: Databases,
+    pub bus: Bus,
+    pub addresses: Addresses,
+    pub clients: Clients,
+    /// How long an order may keep its customer waiting.
+    pub patience: Duration,
+}
+
+/// Runs a service until it is told to stop.
+pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), StartError> {
+    // The one place that knows which database it is.
+    match wiring.databases.clone() {
+        Databases::Files(home) => start(name, service, wiring, home).await,
+        Databases::Server(home) => start(name, service, wiring, home).await,
+    }
+}
+
+async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -> Result<(), StartError> {
+    let Wiring { bus, addresses, clients, patience, .. } = wiring;
+    let open_bus = async |home: &H| -> Result<Arc<dyn EventBus>, StartError> { bus::open(&bus, home).await };
+    match name {
+        Name::Legacy => legacy::run(service, home).await,
+        Name::Payment => payment::run(service, home.clone(), open_bus(&home).await?).await,
+        Name::Inventory => inventory::run(service, home.clone(), open_bus(&home).await?).await,
+        Name::Shipping => shipping::run(service, home.clone(), open_bus(&home).await?).await,
+        Name::Notification => notification::run(service, home.clone(), open_bus(&home).await?).await,
+        Name::Order => {
+            let (payment, inventory) = (addresses.of(Name::Payment).clone(), addresses.of(Name::Inventory).clone());
+            let config = order::Config { payment, inventory, clients: clients.order, patience };
+            order::run(service, home.clone(), open_bus(&home).await?, config).await
+        }
+        Name::Gateway => gateway::run(service, gateway::Config { addresses, clients: clients.gateway }).await,
+    }
+}

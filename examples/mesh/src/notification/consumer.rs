@@ -1,0 +1,54 @@
+//! One message to the customer for each thing that happened to an order.
+
+use std::sync::Arc;
+
+use buttress_durable::bus::{Handler, HandlerError};
+use buttress_durable::{Database, DomainEvent, Inbox, Tx};
+use futures_util::FutureExt;
+
+use super::store::Store;
+use crate::events::{Event, OrderCancelled, OrderConfirmed, PaymentCompleted, PaymentRefunded, ShipmentCreated};
+
+pub(super) fn handler<D: Database>(store: Arc<Store<D>>) -> impl Handler {
+    let inbox = Inbox::new(store.db().clone(), "notification");
+    inbox.handler(move |tx, event| {
+        let store = store.clone();
+        async move { handle(&store, tx, event).await }.boxed()
+    })
+}
+
+async fn handle<D: Database>(store: &Store<D>, tx: &mut Tx<D>, event: &DomainEvent) -> Result<(), HandlerError> {
+    let Some((kind, text)) = message(event)? else { return Ok(()) };
+    Ok(store.send(tx, event.key(), kind, &text).await?)
+}
+
+/// What to tell of an event: the kind, and the words.
+fn message(event: &DomainEvent) -> Result<Option<(&'static str, String)>, HandlerError> {
+    Ok(Some(match event.event_type() {
+        OrderConfirmed::TYPE => {
+            let OrderConfirmed { customer, total_cents, .. } = OrderConfirmed::from_domain(event)?;
+            ("order_confirmed", format!("Thank you, {customer}: your order over {} is confirmed.", money(total_cents)))
+        }
+        OrderCancelled::TYPE => {
+            let OrderCancelled { customer, failure, .. } = OrderCancelled::from_domain(event)?;
+            ("order_cancelled", format!("We are sorry, {customer}: your order was cancelled ({failure})."))
+        }
+        PaymentCompleted::TYPE => {
+            let PaymentCompleted { amount_cents, .. } = PaymentCompleted::from_domain(event)?;
+            ("payment_completed", format!("We have received {}.", money(amount_cents)))
+        }
+        PaymentRefunded::TYPE => {
+            let PaymentRefunded { amount_cents, .. } = PaymentRefunded::from_domain(event)?;
+            ("payment_refunded", format!("You have {} back.", money(amount_cents)))
+        }
+        ShipmentCreated::TYPE => {
+            let ShipmentCreated { shipment_id, .. } = ShipmentCreated::from_domain(event)?;
+            ("shipment_created", format!("Your parcel {shipment_id} is on its way."))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn money(cents: i64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}

@@ -1,0 +1,30 @@
+//! The shipping service: listens to orders and payments, and answers where the parcel is. Nobody calls it to ship.
+
+mod api;
+mod consumer;
+mod store;
+
+use std::sync::Arc;
+
+use buttress_durable::EventBus;
+
+pub use store::{Half, Shipment, Store};
+
+use crate::db::{self, Home};
+use crate::service::{Service, StartError};
+use crate::{bus, events, stack};
+
+/// Opens the database, listens and serves until told to stop.
+pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+    let store = Arc::new(Store::open(&home).await?);
+    // All three stop when this function ends, however it ends.
+    let _check = db::check(&service.health, store.db());
+    let relay = store.outbox().relay(bus.clone());
+    let orders = bus::subscribe(&bus, "shipping", events::topics("shipping"), consumer::handler(store.clone())).await?;
+    let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
+    service.serve(app).await?;
+    orders.shutdown().await;
+    relay.shutdown().await;
+    store.db().pool().close().await;
+    Ok(())
+}
