@@ -114,6 +114,25 @@ pub enum Reason {
     Refused,
 }
 
+impl Reason {
+    /// One word, as for labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::ProbesExhausted => "probes_exhausted",
+            Self::Recovering => "recovering",
+            Self::ForcedOpen => "forced_open",
+            Self::BulkheadFull => "bulkhead_full",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::TimedOut(TimeoutKind::Attempt) => "attempt_timeout",
+            Self::TimedOut(TimeoutKind::Total) => "total_timeout",
+            Self::NotReady => "not_ready",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

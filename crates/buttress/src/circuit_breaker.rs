@@ -38,6 +38,10 @@
 //! * `tower-resilience`: its default count window never slides, results carry no generation, a call that is dropped by an outer
 //!   timeout is never recorded, and every `Layer::layer` makes a state of its own, so that behind `axum::serve` it protects one connection.
 
+#[cfg(feature = "shared-state")]
+#[cfg_attr(docsrs, doc(cfg(feature = "shared-state")))]
+pub mod sharing;
+
 use crate::{
     TokioClock,
     exit::AsError,
@@ -51,7 +55,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use tokio::sync::broadcast;
 
 pub use buttress_core::circuit_breaker::{
-    Cause, CircuitBreakerPermit, CloseRule, Counts, OnDrop, Snapshot, State, Transition, Window,
+    Cause, CircuitBreakerPermit, CloseRule, Counts, Event, OnDrop, Snapshot, State, Transition, Window,
 };
 
 /// The future of a service behind a circuit breaker.
@@ -162,6 +166,12 @@ impl CircuitBreaker {
     /// contained. It stays for as long as the circuit.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.0.on_transition(listener);
+    }
+
+    /// Calls `listener` with everything that happens: every call that ends or is refused too, on the thread of the call, outside any lock. Calls are
+    /// timed while somebody listens, which costs two readings of the clock each, and nothing while nobody does. See [`Event`].
+    pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
+        self.0.on_event(listener);
     }
 
     /// Every change of state from now on. A receiver that falls more than 64 behind is told how many it missed.

@@ -18,6 +18,8 @@
 //! | `resilience.breaker.state` | gauge, 1 for the state it is in and 0 for the others | `policy`, `state` |
 //! | `resilience.breaker.transitions` | counter | `policy`, `from`, `to` |
 //! | `resilience.breaker.rejected`, `.stale` | counter | `policy` |
+//! | `resilience.breaker.calls`, where [asked for](Exporter::circuit_breaker_calls) | histogram, seconds | `policy`, `outcome`: `success`, `failure`, `ignored` |
+//! | `resilience.breaker.not_permitted`, likewise | counter | `policy`, `reason` |
 //! | `resilience.breaker.failure_rate`, `.slow_rate` | gauge, absent without calls | `policy` |
 //! | `resilience.bulkhead.in_flight`, `.waiting`, `.limit` | gauge | `policy` |
 //! | `resilience.bulkhead.rejected` | counter | `policy` |
@@ -106,6 +108,32 @@ impl Exporter {
         });
     }
 
+    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as the calls end, and makes the circuit read the clock
+    /// twice for each.
+    #[cfg(feature = "circuit-breaker")]
+    pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
+        use crate::circuit_breaker::Event;
+        use buttress_core::Outcome;
+        let policy = self.label(breaker.name());
+        let calls = |outcome: &'static str| {
+            let name = "resilience.breaker.calls";
+            metrics::histogram!(name, "policy" => policy.clone(), "outcome" => outcome)
+        };
+        let [success, failure, ignored] = ["success", "failure", "ignored"].map(calls);
+        breaker.on_event(move |event| match event {
+            Event::Called { outcome, elapsed, .. } => match outcome {
+                Outcome::Success => success.record(*elapsed),
+                Outcome::Failure(_) => failure.record(*elapsed),
+                _ => ignored.record(*elapsed),
+            },
+            Event::NotPermitted { reason, .. } => {
+                let name = "resilience.breaker.not_permitted";
+                counter!(name, "policy" => policy.clone(), "reason" => reason.as_str()).increment(1);
+            }
+            _ => {}
+        });
+    }
+
     /// Adds a bulkhead.
     #[cfg(feature = "bulkhead")]
     pub fn bulkhead(&self, name: &str, bulkhead: &crate::Bulkhead) {
@@ -154,7 +182,7 @@ mod tests {
                 let value = match value {
                     DebugValue::Counter(n) => n as f64,
                     DebugValue::Gauge(x) => x.into_inner(),
-                    DebugValue::Histogram(_) => unreachable!("none is published"),
+                    DebugValue::Histogram(times) => times.iter().map(|time| time.into_inner()).sum(),
                 };
                 (key.key().labels().map(|label| label.value().to_owned()).collect::<Vec<_>>(), value)
             })
@@ -201,6 +229,29 @@ mod tests {
             (labels(["payments", "forced-open", "closed"]), 1.0),
         ];
         assert_eq!(values(&snapshotter, "resilience.breaker.transitions"), expected);
+    }
+
+    #[test]
+    fn calls_are_published_with_their_times_where_that_is_asked_for() {
+        use buttress_core::{Failure, FailureKind, Outcome, Permit};
+        let (recorder, now) = (DebuggingRecorder::new(), buttress_core::Clock::now(&TokioClock));
+        let snapshotter = recorder.snapshotter();
+        metrics::with_local_recorder(&recorder, || {
+            let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
+            exporter.circuit_breaker_calls(&breaker);
+            breaker.reserve(&now).unwrap().settle(&Outcome::Success, &now);
+            let later = now + std::time::Duration::from_secs(2);
+            let failure = Failure::new(FailureKind::Transport).into();
+            breaker.reserve(&later).unwrap().settle(&failure, &(later + std::time::Duration::from_millis(1500)));
+            breaker.force_open();
+            assert!(breaker.reserve(&later).is_err());
+        });
+        let expected = [
+            (labels(["payments", "failure"]), 1.5),
+            (labels(["payments", "ignored"]), 0.0),
+            (labels(["payments", "success"]), 0.0),
+        ];
+        assert_eq!(values(&snapshotter, "resilience.breaker.calls"), expected);
     }
 
     #[test]

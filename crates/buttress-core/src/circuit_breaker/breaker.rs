@@ -118,6 +118,11 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, _, _| machine.allow_probes(allowed));
     }
 
+    /// Whether a call would have been a probe had one been [allowed](Self::allow_probes), since the circuit opened.
+    pub fn lacks_probe(&self, clock: &impl Clock) -> bool {
+        self.0.change(clock.now(), |machine, _, _| machine.starved)
+    }
+
     /// Whether half of the minimum throughput is enough for the rates, because other instances have seen enough.
     pub fn set_cautious(&self, cautious: bool) {
         self.0.rules.set_cautious(cautious);

@@ -25,7 +25,7 @@ pub(super) struct Machine {
     /// How many probes somebody else allows to be in flight here; `None` where nobody else is asked.
     allowed: Option<u32>,
     /// A probe was due and not allowed: nothing is admitted until that changes.
-    starved: bool,
+    pub(super) starved: bool,
     rng: Rng,
 }
 
@@ -247,7 +247,8 @@ impl Machine {
 
     /// Changes how many probes may be in flight here. Those that are stay.
     pub(super) fn allow_probes(&mut self, allowed: Option<u32>) {
-        (self.allowed, self.starved) = (allowed, false);
+        self.starved &= allowed == Some(0);
+        self.allowed = allowed;
     }
 
     /// Begins a new generation in the same state, because old results do not fit a new window.

@@ -5,6 +5,7 @@ mod gate;
 mod health;
 mod queue;
 mod retry;
+mod sharing;
 mod timeout;
 
 use buttress::{Error, Reason};

@@ -1,0 +1,114 @@
+use super::{Announcement, BoxFuture, ProbeLease, SharedState, Stamp, View, Written};
+use crate::{TokioClock, error::BoxError};
+use buttress_core::Clock;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// A store in memory: for several circuits in one process, for tests, and to read before one writes a store of one's own.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<HashMap<String, Record>>);
+
+#[derive(Debug)]
+struct Record {
+    stamp: Stamp,
+    /// `Some(None)` is open for longer than any clock reaches.
+    open: Option<Option<Instant>>,
+    failures: u64,
+    total: u64,
+    leases: HashMap<u64, Option<Instant>>,
+}
+
+impl MemoryStore {
+    fn records(&self) -> MutexGuard<'_, HashMap<String, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self, name: &str) -> Option<View> {
+        self.records().get(name).map(|record| record.view(TokioClock.now()))
+    }
+
+    pub(super) fn announce(&self, name: &str, expected: Option<Stamp>, said: Announcement) -> Written {
+        let (mut records, now) = (self.records(), TokioClock.now());
+        let last = records.get(name);
+        if last.map(|record| record.stamp) != expected
+            && let Some(last) = last
+        {
+            return Written::Outdated(last.view(now));
+        }
+        let version = expected.map_or(0, |stamp| stamp.version).saturating_add(1);
+        let stamp = Stamp { version, node: said.node };
+        records.insert(name.to_owned(), Record::new(stamp, said, now));
+        Written::Accepted(stamp)
+    }
+
+    /// Takes what somebody else has said, if it is newer than what is known.
+    #[cfg(feature = "gossip")]
+    pub(super) fn merge(&self, name: &str, view: View, most: usize) {
+        let (mut records, now) = (self.records(), TokioClock.now());
+        let newer = match records.get(name) {
+            Some(known) => known.stamp < view.stamp,
+            None => records.len() < most,
+        };
+        if newer {
+            let View { stamp, open, failures, total } = view;
+            let said = Announcement { node: stamp.node, open, failures, total };
+            records.insert(name.to_owned(), Record::new(stamp, said, now));
+        }
+    }
+
+    #[cfg(feature = "gossip")]
+    pub(super) fn all(&self) -> Vec<(String, View)> {
+        let now = TokioClock.now();
+        self.records().iter().map(|(name, record)| (name.clone(), record.view(now))).collect()
+    }
+}
+
+impl Record {
+    fn new(stamp: Stamp, said: Announcement, now: Instant) -> Self {
+        let Announcement { open, failures, total, .. } = said;
+        Self { stamp, open: open.map(|time| now.checked_add(time)), failures, total, leases: HashMap::new() }
+    }
+
+    fn view(&self, now: Instant) -> View {
+        let left = |until: Option<Instant>| until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+        View { stamp: self.stamp, open: self.open.map(left), failures: self.failures, total: self.total }
+    }
+}
+
+impl SharedState for MemoryStore {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<View>, BoxError>> {
+        Box::pin(async move { Ok(self.view(name)) })
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Option<Stamp>,
+        announcement: Announcement,
+    ) -> BoxFuture<'a, Result<Written, BoxError>> {
+        Box::pin(async move { Ok(self.announce(name, expected, announcement)) })
+    }
+
+    fn lease_probe<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Stamp,
+        ProbeLease { node, time, of }: ProbeLease,
+    ) -> BoxFuture<'a, Result<bool, BoxError>> {
+        Box::pin(async move {
+            let (mut records, now) = (self.records(), TokioClock.now());
+            let Some(record) = records.get_mut(name).filter(|record| record.stamp == expected) else {
+                return Ok(false);
+            };
+            record.leases.retain(|holder, ends| *holder != node && ends.is_none_or(|ends| ends > now));
+            let granted = record.leases.len() < of as usize;
+            if granted {
+                record.leases.insert(node, now.checked_add(time));
+            }
+            Ok(granted)
+        })
+    }
+}

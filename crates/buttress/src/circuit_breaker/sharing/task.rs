@@ -1,0 +1,203 @@
+use super::{Announcement, Config, Health, Mode, ProbeLease, SharedState, Stamp, View, Written};
+use crate::{
+    CircuitBreaker, TokioClock,
+    circuit_breaker::{Cause, State, Transition},
+    error::BoxError,
+};
+use buttress_core::Clock;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::timeout,
+};
+
+/// Changes of state that wait to be told. More are not worth keeping: only the last one counts.
+const QUEUE: usize = 128;
+
+pub(super) fn start(
+    breaker: CircuitBreaker,
+    store: Arc<dyn SharedState>,
+    config: Config,
+) -> (AbortHandle, watch::Receiver<Health>) {
+    let (sender, changes) = mpsc::channel(QUEUE);
+    breaker.0.on_transition_while(move |transition| match sender.try_send(transition.clone()) {
+        Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
+        Err(mpsc::error::TrySendError::Closed(_)) => false,
+    });
+    let (health, watch) = watch::channel(Health::Unknown);
+    let sharer = Sharer { breaker, store, config, health, known: None, news: None, lease: None };
+    (tokio::spawn(sharer.run(changes)).abort_handle(), watch)
+}
+
+struct Sharer {
+    breaker: CircuitBreaker,
+    store: Arc<dyn SharedState>,
+    config: Config,
+    health: watch::Sender<Health>,
+    /// The last word on the circuit that was heard or said here.
+    known: Option<Stamp>,
+    /// What this instance has to say.
+    news: Option<News>,
+    /// When the lease to probe runs out that is held.
+    lease: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct News {
+    /// `Some(None)` is open for longer than any clock reaches.
+    open: Option<Option<Instant>>,
+    failures: u64,
+    total: u64,
+}
+
+impl Sharer {
+    async fn run(mut self, mut changes: mpsc::Receiver<Transition>) {
+        loop {
+            let pause = match timeout(self.config.patience, self.look()).await {
+                Ok(Ok(pause)) => {
+                    self.becomes(Health::Connected, None);
+                    pause
+                }
+                Ok(Err(error)) => self.degraded(Some(error)),
+                Err(_) => self.degraded(None),
+            };
+            match timeout(pause, changes.recv()).await {
+                Ok(Some(change)) => self.note(&change),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            while let Ok(change) = changes.try_recv() {
+                self.note(&change);
+            }
+        }
+    }
+
+    /// What this instance has found out by itself is news. What a peer said is none, and what an operator does here concerns nobody else.
+    fn note(&mut self, change: &Transition) {
+        let open = match (change.to, change.cause) {
+            (_, Cause::Peer | Cause::Operator | Cause::Reloaded) => return,
+            (State::Open, _) => Some(change.open_for.and_then(|time| TokioClock.now().checked_add(time))),
+            (State::Closed, _) => None,
+            _ => return,
+        };
+        let (failures, total) = match change.cause {
+            Cause::ConsecutiveFailures(n) | Cause::ProbesFailed(n) => (n.into(), n.into()),
+            Cause::FailureRate(counts) | Cause::SlowRate(counts) | Cause::Custom(counts) => {
+                (counts.failures(), counts.total())
+            }
+            _ => (0, 0),
+        };
+        self.news = Some(News { open, failures, total });
+    }
+
+    /// Listens first, then speaks: whoever spoke since the last time has the last word. Returns the time until the next look.
+    async fn look(&mut self) -> Result<Duration, BoxError> {
+        let mut view = self.store.read(self.breaker.name()).await?;
+        if view.map(|view| view.stamp) != self.known
+            && let Some(view) = view
+        {
+            self.adopt(view);
+        } else if let Some(news) = self.news {
+            let left = |until: Option<Instant>| {
+                until.map_or(Duration::MAX, |until| until.saturating_duration_since(TokioClock.now()))
+            };
+            let News { failures, total, open } = news;
+            let announcement = Announcement { node: self.config.node, open: open.map(left), failures, total };
+            match self.store.write(self.breaker.name(), self.known, announcement).await? {
+                Written::Accepted(stamp) => {
+                    (self.known, self.news) = (Some(stamp), None);
+                    view = Some(View { stamp, open: announcement.open, failures, total });
+                }
+                Written::Outdated(newer) => {
+                    self.adopt(newer);
+                    view = Some(newer);
+                }
+            }
+        }
+        match self.config.mode {
+            Mode::Advisory => self.be_careful(view),
+            Mode::Shared => self.lease(view).await?,
+        }
+        let open_for = view.and_then(|view| view.open).filter(|left| !left.is_zero());
+        let renewal = self.lease.map(|_| self.config.lease / 3);
+        Ok([open_for, renewal].into_iter().flatten().fold(self.config.refresh, Duration::min))
+    }
+
+    fn adopt(&mut self, view: View) {
+        (self.known, self.news, self.lease) = (Some(view.stamp), None, None);
+        if self.config.mode == Mode::Shared {
+            self.breaker.0.follow(view.open, &TokioClock);
+        }
+    }
+
+    fn be_careful(&self, view: Option<View>) {
+        let open_elsewhere = view
+            .is_some_and(|view| view.stamp.node != self.config.node && view.open.is_some_and(|left| !left.is_zero()));
+        self.breaker.0.set_cautious(open_elsewhere);
+    }
+
+    /// Sees to it that this instance may probe when it has a call to probe with, and holds a lease.
+    async fn lease(&mut self, view: Option<View>) -> Result<(), BoxError> {
+        let probing = self.breaker.state() == State::HalfOpen;
+        // An instance without calls has nothing to probe with, and must not keep the others from it.
+        let wanted = probing || self.breaker.0.lacks_probe(&TokioClock);
+        let due = view.filter(|view| wanted && view.open == Some(Duration::ZERO));
+        if let Some(View { stamp, .. }) = due {
+            let Config { node, lease: time, probes: of, .. } = self.config;
+            // From before the question on: ours runs out before the store's does.
+            let ends = TokioClock.now().checked_add(time);
+            let granted = self.store.lease_probe(self.breaker.name(), stamp, ProbeLease { node, time, of }).await?;
+            self.lease = ends.filter(|_| granted);
+            if probing && !granted {
+                // It has run out, and somebody else probes now.
+                self.breaker.0.follow(Some(Duration::ZERO), &TokioClock);
+            }
+        }
+        if self.lease.is_some_and(|ends| ends <= TokioClock.now()) {
+            self.lease = None;
+        }
+        self.breaker.0.allow_probes(Some(self.lease.is_some().into()), &TokioClock);
+        Ok(())
+    }
+
+    /// Nobody else is asked any more.
+    fn make_local(&self) {
+        self.breaker.0.allow_probes(None, &TokioClock);
+        self.breaker.0.set_cautious(false);
+    }
+
+    fn degraded(&mut self, error: Option<BoxError>) -> Duration {
+        self.lease = None;
+        self.make_local();
+        self.becomes(Health::Degraded, error);
+        self.config.refresh
+    }
+
+    fn becomes(&self, health: Health, _error: Option<BoxError>) {
+        let _changed = self.health.send_if_modified(|known| std::mem::replace(known, health) != health);
+        #[cfg(feature = "tracing")]
+        if _changed {
+            let name = self.breaker.name();
+            match (health, _error) {
+                (Health::Degraded, Some(error)) => {
+                    tracing::warn!(resilience.policy.name = %name, %error, "circuit is local: the shared state fails");
+                }
+                (Health::Degraded, None) => {
+                    tracing::warn!(resilience.policy.name = %name, "circuit is local: the shared state does not answer");
+                }
+                _ => tracing::info!(resilience.policy.name = %name, "circuit is shared"),
+            }
+        }
+    }
+}
+
+/// However the task ends, the circuit goes on alone.
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.make_local();
+    }
+}

@@ -1,0 +1,345 @@
+//! Circuits that instances share.
+
+use crate::{MS, SECOND};
+use buttress::circuit_breaker::sharing::{
+    Announcement, BoxFuture, Gossip, Health, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, View, Written,
+};
+use buttress::circuit_breaker::{Cause, State};
+use buttress::{BoxError, CircuitBreaker, Failure, FailureKind, Outcome, Permit, Policy, TokioClock};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::time::sleep;
+
+const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
+
+/// An instance of the service: its circuit, and what makes it common.
+struct Instance {
+    breaker: CircuitBreaker,
+    sharing: Option<Sharing>,
+    heard: Arc<Mutex<Vec<(State, Cause)>>>,
+}
+
+impl Instance {
+    fn new(node: u64, share: Option<(Arc<dyn SharedState>, Mode)>) -> Self {
+        let breaker = CircuitBreaker::builder("payments")
+            .consecutive_failures(2)
+            .minimum_throughput(10)
+            .open_time(SECOND..=60 * SECOND)
+            .probes(2)
+            .seed(node)
+            .build()
+            .unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let list = heard.clone();
+        breaker.on_transition(move |change| list.lock().unwrap().push((change.to, change.cause)));
+        let sharing =
+            share.map(|(store, mode)| Sharing::builder(breaker.clone(), store).node(node).mode(mode).start().unwrap());
+        Self { breaker, sharing, heard }
+    }
+
+    fn call(&self, outcome: Outcome) -> bool {
+        let permit = self.breaker.reserve(&TokioClock);
+        permit.map(|mut permit| permit.settle(&outcome, &TokioClock)).is_ok()
+    }
+
+    fn fail(&self, times: u32) {
+        (0..times).for_each(|_| assert!(self.call(FAILURE)));
+    }
+
+    fn state(&self) -> State {
+        self.breaker.state()
+    }
+
+    fn health(&self) -> Health {
+        *self.sharing.as_ref().unwrap().health().borrow()
+    }
+
+    fn last_cause(&self) -> Option<Cause> {
+        self.heard.lock().unwrap().last().map(|(_, cause)| *cause)
+    }
+}
+
+async fn two(mode: Mode) -> (Arc<Store>, Instance, Instance) {
+    let store = Arc::new(Store::default());
+    let [a, b] = [1, 2].map(|node| Instance::new(node, Some((store.clone(), mode))));
+    settled().await;
+    (store, a, b)
+}
+
+/// Long enough for everybody to look, and short against an open time.
+async fn settled() {
+    sleep(300 * MS).await;
+}
+
+/// A store that can be out of order.
+#[derive(Default)]
+struct Store {
+    inner: MemoryStore,
+    trouble: AtomicU8,
+}
+
+const FAILS: u8 = 1;
+const HANGS: u8 = 2;
+
+impl Store {
+    fn trouble(&self, trouble: u8) {
+        self.trouble.store(trouble, Ordering::SeqCst);
+    }
+
+    async fn pass(&self) -> Result<(), BoxError> {
+        match self.trouble.load(Ordering::SeqCst) {
+            FAILS => Err("out of order".into()),
+            HANGS => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl SharedState for Store {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<View>, BoxError>> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.read(name).await
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Option<Stamp>,
+        announcement: Announcement,
+    ) -> BoxFuture<'a, Result<Written, BoxError>> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.write(name, expected, announcement).await
+        })
+    }
+
+    fn lease_probe<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Stamp,
+        lease: ProbeLease,
+    ) -> BoxFuture<'a, Result<bool, BoxError>> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.lease_probe(name, expected, lease).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_opens_on_one_instance_opens_on_all_for_the_same_time() {
+    let (_store, a, b) = two(Mode::Shared).await;
+    a.fail(2);
+    assert_eq!(b.state(), State::Closed, "not on the path of a call");
+    settled().await;
+    assert_eq!((b.state(), b.last_cause()), (State::Open, Some(Cause::Peer)));
+    let [a, b] = [&a, &b].map(|instance| instance.breaker.snapshot().retry_after.unwrap());
+    assert!(a.abs_diff(b) < 5 * MS, "{a:?}, {b:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_instance_probes_at_a_time_and_what_it_finds_holds_for_all() {
+    let (_store, a, b) = two(Mode::Shared).await;
+    a.fail(2);
+    sleep(3 * SECOND).await;
+    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "nobody has a lease yet");
+    settled().await;
+    let probe = a.breaker.reserve(&TokioClock).ok().or_else(|| b.breaker.reserve(&TokioClock).ok());
+    let mut probe = probe.expect("one of them may probe");
+    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "and the other may not");
+    probe.settle(&Outcome::Success, &TokioClock);
+    settled().await;
+    assert!(a.call(Outcome::Success) ^ b.call(Outcome::Success), "the second probe is of the same round");
+    settled().await;
+    assert_eq!((a.state(), b.state()), (State::Closed, State::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_opens_all_of_them_again_and_for_longer() {
+    let (_store, a, b) = two(Mode::Shared).await;
+    a.fail(2);
+    sleep(3 * SECOND).await;
+    assert!(!b.call(FAILURE));
+    settled().await;
+    assert!(b.call(FAILURE), "only b asked, so b probes");
+    settled().await;
+    assert_eq!((a.state(), b.state()), (State::Open, State::Open));
+    assert!(a.breaker.snapshot().retry_after.is_some(), "its time has begun anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_dies_with_its_lease_holds_the_others_up_until_it_has_run_out() {
+    let (_store, mut a, b) = two(Mode::Shared).await;
+    a.fail(2);
+    sleep(3 * SECOND).await;
+    assert!(!a.call(FAILURE));
+    settled().await;
+    let _probe = a.breaker.reserve(&TokioClock).unwrap();
+    a.sharing = None;
+    assert!(!b.call(FAILURE));
+    sleep(3 * SECOND).await;
+    assert!(!b.call(FAILURE));
+    sleep(3 * SECOND).await;
+    assert!(b.call(Outcome::Success));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_without_calls_does_not_keep_the_others_from_probing() {
+    let (_store, a, b) = two(Mode::Shared).await;
+    a.fail(2);
+    sleep(60 * SECOND).await;
+    assert!(!b.call(FAILURE));
+    settled().await;
+    assert!(b.call(Outcome::Success));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_starts_late_starts_open() {
+    let (store, a, _b) = two(Mode::Shared).await;
+    a.fail(2);
+    settled().await;
+    let late = Instance::new(3, Some((store, Mode::Shared)));
+    settled().await;
+    assert_eq!(late.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_that_was_overtaken_is_not_said() {
+    let (store, a, b) = two(Mode::Shared).await;
+    let first = Announcement { node: 9, open: Some(7 * SECOND), failures: 1, total: 1 };
+    // Somebody else was faster, and `a` has not looked since.
+    store.inner.write("payments", None, first).await.unwrap();
+    a.fail(2);
+    settled().await;
+    for instance in [&a, &b] {
+        let left = instance.breaker.snapshot().retry_after.unwrap();
+        assert!(left > 6 * SECOND, "{left:?}");
+    }
+    assert_eq!(store.inner.read("payments").await.unwrap().unwrap().stamp, Stamp { version: 1, node: 9 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn advice_makes_the_others_careful_and_no_more() {
+    let (_store, a, b) = two(Mode::Advisory).await;
+    let mix =
+        |instance: &Instance| (0..3).for_each(|_| assert!(instance.call(Outcome::Success) && instance.call(FAILURE)));
+    mix(&b);
+    assert_eq!(b.state(), State::Closed, "six calls, three of them failures, are too few");
+    b.breaker.reset();
+    a.fail(2);
+    settled().await;
+    assert_eq!(b.state(), State::Closed);
+    (0..2).for_each(|_| assert!(b.call(Outcome::Success) && b.call(FAILURE)));
+    assert!(b.call(Outcome::Success) && b.call(FAILURE));
+    assert_eq!(b.state(), State::Open, "now five are enough");
+    b.breaker.reset();
+    sleep(5 * SECOND).await;
+    mix(&b);
+    assert_eq!(b.state(), State::Closed, "a's time is over");
+    assert!(a.call(Outcome::Success), "a asks nobody for its probes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_does_stays_on_the_instance() {
+    let (_store, a, b) = two(Mode::Shared).await;
+    a.breaker.force_open();
+    settled().await;
+    assert_eq!(b.state(), State::Closed);
+    b.fail(2);
+    settled().await;
+    assert_eq!((a.state(), b.state()), (State::ForcedOpen, State::Open));
+}
+
+/// The same calls at the same times, on an instance of its own and on one whose store does not work.
+async fn as_if_alone(trouble: u8) {
+    let store = Arc::new(Store::default());
+    store.trouble(trouble);
+    let (alone, shared) = (Instance::new(1, None), Instance::new(1, Some((store, Mode::Shared))));
+    let mut rng = fastrand::Rng::with_seed(3);
+    for step in 0..3_000 {
+        let outcome = if rng.u8(..) < 90 { Outcome::Success } else { FAILURE };
+        assert_eq!(alone.call(outcome), shared.call(outcome), "step {step}");
+        assert_eq!(alone.state(), shared.state(), "step {step}");
+        sleep(MS * rng.u32(..100)).await;
+    }
+    let heard = alone.heard.lock().unwrap();
+    assert!(heard.len() > 10, "{}", heard.len());
+    assert_eq!(*heard, *shared.heard.lock().unwrap());
+    assert_eq!(shared.health(), Health::Degraded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_store_that_fails_a_circuit_is_as_if_it_were_alone() {
+    as_if_alone(FAILS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_store_that_hangs_a_circuit_is_as_if_it_were_alone() {
+    as_if_alone(HANGS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_is_told_what_it_has_missed() {
+    let (store, a, b) = two(Mode::Shared).await;
+    let mut health = a.sharing.as_ref().unwrap().health();
+    store.trouble(HANGS);
+    assert_eq!(*health.wait_for(|health| *health == Health::Degraded).await.unwrap(), Health::Degraded);
+    a.fail(2);
+    assert_eq!(a.state(), State::Open);
+    store.trouble(0);
+    health.wait_for(|health| *health == Health::Connected).await.unwrap();
+    settled().await;
+    assert_eq!((a.state(), b.state()), (State::Open, State::Open));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_is_not_shared_any_more_probes_by_itself() {
+    let (_store, mut a, _b) = two(Mode::Shared).await;
+    a.fail(2);
+    sleep(3 * SECOND).await;
+    assert!(!a.call(Outcome::Success));
+    a.sharing = None;
+    sleep(MS).await;
+    assert!(a.call(Outcome::Success));
+}
+
+#[tokio::test]
+async fn bad_values_are_named() {
+    let builder = || Sharing::builder(CircuitBreaker::new("x"), Arc::new(MemoryStore::default()));
+    assert_eq!(builder().refresh(std::time::Duration::ZERO).start().unwrap_err().field(), "refresh");
+    assert_eq!(builder().patience(std::time::Duration::ZERO).start().unwrap_err().field(), "patience");
+    assert_eq!(builder().probes(0).start().unwrap_err().field(), "probes");
+    assert_eq!(builder().lease(250 * MS).start().unwrap_err().field(), "lease");
+}
+
+/// Real sockets, so real time: waits for what must happen, for as long as it takes.
+#[tokio::test]
+async fn instances_tell_each_other_over_udp() {
+    let sockets = [
+        tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+    ];
+    let addrs = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+    let mut node = 0;
+    let [a, b] = sockets.map(|socket| {
+        node += 1;
+        let gossip = Gossip::builder().peers(addrs).round(20 * MS).on(socket);
+        assert!(addrs.contains(&gossip.local_addr().unwrap()));
+        Instance::new(node, Some((Arc::new(gossip), Mode::Shared)))
+    });
+    while (a.health(), b.health()) != (Health::Connected, Health::Connected) {
+        sleep(MS).await;
+    }
+    a.fail(2);
+    while b.state() != State::Open {
+        sleep(MS).await;
+    }
+    assert_eq!(b.last_cause(), Some(Cause::Peer));
+    // Each of them probes when its time is over, and the first to find it well closes both.
+    while (a.state(), b.state()) != (State::Closed, State::Closed) {
+        b.call(Outcome::Success);
+        sleep(MS).await;
+    }
+}
