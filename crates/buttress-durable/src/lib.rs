@@ -2,13 +2,13 @@
 //!
 //! The layers of the crate `buttress` protect a call. This crate is for what has to be right after the call has failed, the
 //! process has died, or the message has come twice. It needs a database, SQLite or PostgreSQL ([`db`]), and no broker: one
-//! is embedded.
+//! is embedded. Kafka may take its place.
 //!
 //! | module | for |
 //! |---|---|
 //! | [`event`] | what happened, to which aggregate, when, in which trace |
 //! | [`outbox`] | publishing an event if, and only if, its transaction commits |
-//! | [`bus`] | consumer groups, retries and dead letters, over the embedded log or another broker |
+//! | [`bus`] | consumer groups, retries and dead letters, over the embedded log or Kafka |
 //! | [`inbox`] | handling an event once, however often it comes |
 //! | [`saga`] | a change across services that happens everywhere or is undone |
 //!
@@ -21,11 +21,11 @@
 //! |---|---|
 //! | [`Outbox::append`] | with the caller's transaction, or not at all; written twice, it is there once |
 //! | the relay ([`Outbox::relay`]) | at least once; ordered per key as the transactions committed |
-//! | [`EventBus::publish`] | at least once. [`LogBus`]: atomic per call, and an event that it still holds is not appended again |
+//! | [`EventBus::publish`] | at least once, ordered per key. [`LogBus`]: atomic per call, and an event that it still holds is not appended again. `KafkaBus`: not queued again while it waits for the brokers |
 //! | positions of the log | without gaps per partition, in the order of the commits, never used twice |
 //! | [`EventBus::subscribe`] | at least once to every group; ordered per key until an event of that key becomes a dead letter |
 //! | a commit of a group's position | only by the member that owns the partition; a stale one's touches nothing |
-//! | a failing, panicking or hanging handler | never acknowledged: tried again, then a dead letter, in one transaction with going on |
+//! | a failing, panicking or hanging handler | never acknowledged: tried again, then a dead letter, before the group goes on ([`LogBus`]: in one transaction with it) |
 //! | [`Inbox::handler`] | the writes in its transaction: exactly once for each consumer and event, until [`purge`](Inbox::purge) |
 //! | [`Starter::start`](saga::Starter::start) | with the caller's transaction, or not at all; once for each id |
 //! | a [local](saga::Step::local) step, and the events of any step | exactly once |
@@ -50,11 +50,17 @@
 //! `BUTTRESS_TEST_POSTGRES` names a server. What a saga decides is apart from all that a pure state machine, held against
 //! random participants.
 //!
-//! Not tested: power cuts, a PostgreSQL server that fails over, more than one machine.
+//!
+//! What every bus promises is one set of tests, run over the log on both databases and over Kafka's mock cluster: brokers in
+//! the test's process that speak the protocol, fail requests, go down and come back; and over a real broker when
+//! `BUTTRESS_TEST_KAFKA` names one (`host:port`). The mock does not replicate, checks no sequence numbers of producers, and
+//! forgets everything when its process ends, so what rests on that is not tested by it.
+//!
+//! Not tested: power cuts, a PostgreSQL server or a Kafka broker that fails over, more than one machine.
 //!
 //! # Features
 //!
-//! `sqlite` (default), `postgres`, and `fault-points`, which is for tests only.
+//! `sqlite` (default), `postgres`, `kafka` (builds librdkafka, with gcc and make), and `fault-points`, which is for tests only.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;

@@ -47,6 +47,14 @@ pub enum BusError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The bus cannot be set up like this.
+    #[error("invalid configuration of the bus: `{option}` {rule}")]
+    Config {
+        /// The option, as it is set.
+        option: String,
+        /// The rule that its value breaks.
+        rule: String,
+    },
     /// There is no such thing, for example a dead letter that was never there.
     #[error("there is no {0}")]
     Unknown(String),

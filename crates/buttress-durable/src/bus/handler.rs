@@ -26,7 +26,7 @@ pub struct Delivery {
     pub topic: String,
     /// The partition of the topic.
     pub partition: i64,
-    /// The position in the partition. Positions of one partition have no gaps.
+    /// The position in the partition. Later events have higher ones; on the embedded log there are no gaps.
     pub offset: i64,
     /// 1 for the first attempt. Counted across restarts.
     pub attempt: u32,

@@ -10,13 +10,17 @@
 //! Delivery is *at least* once: a crash between the handler's work and the acknowledgement delivers the event again. An
 //! [`Inbox`](crate::Inbox) makes that harmless.
 //!
-//! [`LogBus`] is the embedded broker: an append-only log in a database. Another broker implements [`EventBus`].
+//! [`LogBus`] is the embedded broker: an append-only log in a database. `KafkaBus` (feature `kafka`) is the same over Kafka;
+//! its module says what differs. Another broker implements [`EventBus`].
 
+mod attempt;
 mod consumer;
 mod dead_letters;
 mod event_bus;
 mod group;
 mod handler;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod log;
 mod partition;
 mod subscribe;
@@ -24,5 +28,7 @@ mod subscribe;
 pub use dead_letters::DeadLettered;
 pub use event_bus::{BusError, EventBus};
 pub use handler::{DeadLetter, Delivery, Handler, HandlerError};
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaBus, KafkaConfig};
 pub use log::{LogBus, PARTITIONS};
 pub use subscribe::{Start, Subscribe, Subscription};

@@ -1,13 +1,12 @@
 //! One member's work on one partition: read, handle, acknowledge, one record after the other.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
+use super::attempt::attempt;
 use super::group::Claim;
 use super::handler::{DeadLetter, Delivery, Handler, HandlerError};
 use super::log::{LogBus, Record};
@@ -138,12 +137,12 @@ impl<D: Database> Partition<D> {
 
     /// One attempt at one record, and what follows from it.
     async fn record(&mut self, record: Stored, beat: &mut Interval) -> Result<Owner, DbError> {
-        let attempt = self.claim.attempts.saturating_add(1);
-        let result = match self.delivery(&record, attempt) {
+        let number = self.claim.attempts.saturating_add(1);
+        let result = match self.delivery(&record, number) {
             Ok(delivery) => {
                 // Side by side, not one inside the other: the handler may hold the very transaction that renewing waits for.
                 tokio::select! {
-                    result = attempt_once(&*self.handler, delivery, self.subscribe.timeout) => result,
+                    result = attempt(&*self.handler, delivery, self.subscribe.timeout) => result,
                     // Dropping the attempt cancels the handler: the partition's new owner has it now.
                     () = self.keep(beat) => return Ok(Owner::Others),
                 }
@@ -154,12 +153,12 @@ impl<D: Database> Partition<D> {
             self.claim = self.claim.after(record.position);
             return self.renew().await;
         };
-        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt, %error, "event not handled");
-        if error.is_reject() || attempt >= self.subscribe.attempts.get() {
-            return self.bury(&record, attempt, &error).await;
+        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt = number, %error, "event not handled");
+        if error.is_reject() || number >= self.subscribe.attempts.get() {
+            return self.bury(&record, number, &error).await;
         }
-        let pause = self.subscribe.backoff.pause(attempt - 1, &mut fastrand::Rng::new());
-        self.claim.attempts = attempt;
+        let pause = self.subscribe.backoff.pause(number - 1, &mut fastrand::Rng::new());
+        self.claim.attempts = number;
         self.claim.retry_at = self.bus.db.now().plus(pause);
         self.renew().await
     }
@@ -228,15 +227,5 @@ impl<D: Database> Partition<D> {
     fn pause(&self) -> Option<Duration> {
         let pause = self.claim.retry_at.since(self.bus.db.now());
         (!pause.is_zero()).then_some(pause)
-    }
-}
-
-/// A panic is a failure like any other: the event is not handled, and the group goes on.
-async fn attempt_once(handler: &dyn Handler, delivery: Delivery, limit: Duration) -> Result<(), HandlerError> {
-    let attempt = AssertUnwindSafe(async { timeout(limit, handler.handle(delivery)).await }).catch_unwind();
-    match attempt.await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(HandlerError::retry(format!("the handler took longer than {limit:?}"))),
-        Err(_) => Err(HandlerError::retry("the handler panicked")),
     }
 }

@@ -1,11 +1,10 @@
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+//! What only the embedded log promises.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_core::Backoff;
-use buttress_durable::bus::{Delivery, EventBus, HandlerError, LogBus, Start, Subscribe};
+use buttress_durable::bus::{Delivery, EventBus, HandlerError, LogBus, Subscribe};
 use buttress_durable::db::Arg;
 use buttress_durable::{Inbox, Timestamp};
 use futures_util::FutureExt;
@@ -13,13 +12,9 @@ use futures_util::FutureExt;
 use crate::support::{Backend, Crash, clock, close, event, eventually, execute, ints, on_both, open};
 
 on_both!(
-    a_group_handles_each_event_once_and_in_order_per_key,
     an_event_published_twice_is_appended_once,
     concurrent_publishers_leave_no_gap,
-    a_handler_that_fails_or_panics_is_never_acknowledged,
-    what_cannot_be_handled_becomes_a_dead_letter_and_can_be_sent_back,
     a_stale_owner_commits_nothing,
-    a_new_group_may_begin_with_the_latest,
     only_what_every_group_has_handled_is_trimmed,
     a_crash_at_any_boundary_of_a_consumer_loses_and_doubles_nothing,
 );
@@ -36,41 +31,6 @@ async fn bus<D: Backend>(home: &D::Home) -> LogBus<D> {
 
 fn number(delivery: &Delivery) -> i64 {
     delivery.event.decode().unwrap()
-}
-
-async fn a_group_handles_each_event_once_and_in_order_per_key<D: Backend>() {
-    let home = D::create().await;
-    let bus = bus::<D>(&home).await;
-    let seen: Arc<Mutex<BTreeMap<String, Vec<i64>>>> = Arc::default();
-    let handler = {
-        let seen = seen.clone();
-        move |delivery: Delivery| {
-            let seen = seen.clone();
-            async move {
-                let key = delivery.event.key().to_owned();
-                seen.lock().unwrap().entry(key).or_default().push(number(&delivery));
-                Ok(())
-            }
-        }
-    };
-    let first = bus.subscribe(quick("g"), Arc::new(handler.clone())).await.unwrap();
-    let events: Vec<_> = (0..100).map(|n| event(TOPIC, &format!("key-{}", n % 10), n)).collect();
-    let (early, late) = events.split_at(50);
-    bus.publish(early).await.unwrap();
-    let second = bus.subscribe(quick("g"), Arc::new(handler.clone())).await.unwrap();
-    let third = bus.subscribe(quick("g"), Arc::new(handler)).await.unwrap();
-    bus.publish(late).await.unwrap();
-    eventually("a hundred events", || async { seen.lock().unwrap().values().map(Vec::len).sum::<usize>() == 100 })
-        .await;
-    for member in [first, second, third] {
-        member.shutdown().await;
-    }
-    for (key, numbers) in &*seen.lock().unwrap() {
-        assert!(numbers.is_sorted() && numbers.len() == 10, "{key}: {numbers:?}");
-    }
-    assert!(ints(bus.db(), "SELECT COUNT(*) FROM buttress_group_member").await == [0], "all have signed off");
-    close(bus.db().clone()).await;
-    D::destroy(home).await;
 }
 
 async fn an_event_published_twice_is_appended_once<D: Backend>() {
@@ -102,84 +62,6 @@ async fn concurrent_publishers_leave_no_gap<D: Backend>() {
                 WHERE n <> top + 1";
     assert_eq!(ints(bus.db(), gaps).await, [0]);
     assert_eq!(ints(bus.db(), "SELECT COUNT(*) FROM buttress_log").await, [240]);
-    close(bus.db().clone()).await;
-    D::destroy(home).await;
-}
-
-async fn a_handler_that_fails_or_panics_is_never_acknowledged<D: Backend>() {
-    let home = D::create().await;
-    let bus = bus::<D>(&home).await;
-    let calls = Arc::new(AtomicU32::new(0));
-    let handled: Arc<Mutex<Vec<(i64, u32)>>> = Arc::default();
-    let handler = {
-        let (calls, handled) = (calls.clone(), handled.clone());
-        move |delivery: Delivery| {
-            let (calls, handled) = (calls.clone(), handled.clone());
-            async move {
-                match calls.fetch_add(1, Ordering::SeqCst) {
-                    0 => Err(HandlerError::retry("not yet")),
-                    1 => std::panic::resume_unwind(Box::new("a bug")),
-                    2 => std::future::pending().await,
-                    _ => {
-                        handled.lock().unwrap().push((number(&delivery), delivery.attempt));
-                        Ok(())
-                    }
-                }
-            }
-        }
-    };
-    bus.publish(&[event(TOPIC, "k", 1), event(TOPIC, "k", 2)]).await.unwrap();
-    let subscribe = quick("g").timeout(Duration::from_millis(50));
-    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
-    eventually("both events", || async { handled.lock().unwrap().len() == 2 }).await;
-    assert_eq!(*handled.lock().unwrap(), [(1, 4), (2, 1)], "the second waits for the first");
-    member.shutdown().await;
-    close(bus.db().clone()).await;
-    D::destroy(home).await;
-}
-
-async fn what_cannot_be_handled_becomes_a_dead_letter_and_can_be_sent_back<D: Backend>() {
-    let home = D::create().await;
-    let bus = bus::<D>(&home).await;
-    let broken = Arc::new(AtomicU32::new(1));
-    let handled: Arc<Mutex<Vec<i64>>> = Arc::default();
-    let handler = {
-        let (broken, handled) = (broken.clone(), handled.clone());
-        move |delivery: Delivery| {
-            let (broken, handled) = (broken.clone(), handled.clone());
-            async move {
-                let number = number(&delivery);
-                if broken.load(Ordering::SeqCst) == 1 && number < 3 {
-                    let error = format!("cannot do {number}");
-                    return Err(if number == 1 { HandlerError::retry(error) } else { HandlerError::reject(error) });
-                }
-                handled.lock().unwrap().push(number);
-                Ok(())
-            }
-        }
-    };
-    let events = [event(TOPIC, "k", 1), event(TOPIC, "k", 2), event(TOPIC, "k", 3)];
-    bus.publish(&events).await.unwrap();
-    let subscribe = quick("g").attempts(NonZeroU32::new(3).unwrap());
-    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
-    eventually("the third event", || async { *handled.lock().unwrap() == [3] }).await;
-    let letters = bus.dead_letters("g", TOPIC, 10).await.unwrap();
-    let tries: Vec<_> = letters.iter().map(|letter| (letter.cause.attempts, letter.cause.error.as_str())).collect();
-    assert_eq!(tries, [(3, "cannot do 1"), (1, "cannot do 2")]);
-    assert_eq!(letters[0].event.as_ref(), Some(&events[0]));
-
-    // Sent back while it still fails, it is another letter; sent back again when the handler is mended, it is handled.
-    let first = &letters[0];
-    bus.redrive("g", TOPIC, first.partition, first.offset).await.unwrap();
-    eventually("the third letter", || async { bus.dead_letters("g", TOPIC, 10).await.unwrap().len() == 3 }).await;
-    broken.store(0, Ordering::SeqCst);
-    let letters = bus.dead_letters("g", TOPIC, 10).await.unwrap();
-    for letter in [&letters[2], &letters[2], &letters[1]] {
-        bus.redrive("g", TOPIC, letter.partition, letter.offset).await.unwrap();
-    }
-    eventually("all three", || async { *handled.lock().unwrap() == [3, 1, 2] }).await;
-    assert!(bus.redrive("g", TOPIC, 0, 99).await.is_err(), "there is no such letter");
-    member.shutdown().await;
     close(bus.db().clone()).await;
     D::destroy(home).await;
 }
@@ -240,26 +122,6 @@ async fn a_stale_owner_commits_nothing<D: Backend>() {
     member.shutdown().await;
     close(bus.db().clone()).await;
     D::destroy(Arc::into_inner(home).unwrap()).await;
-}
-
-async fn a_new_group_may_begin_with_the_latest<D: Backend>() {
-    let home = D::create().await;
-    let bus = bus::<D>(&home).await;
-    bus.publish(&[event(TOPIC, "k", 1)]).await.unwrap();
-    let seen: Arc<Mutex<Vec<i64>>> = Arc::default();
-    let handler = {
-        let seen = seen.clone();
-        move |delivery: Delivery| {
-            seen.lock().unwrap().push(number(&delivery));
-            async { Ok(()) }
-        }
-    };
-    let member = bus.subscribe(quick("g").start(Start::Latest), Arc::new(handler)).await.unwrap();
-    bus.publish(&[event(TOPIC, "k", 2)]).await.unwrap();
-    eventually("the later event", || async { *seen.lock().unwrap() == [2] }).await;
-    member.shutdown().await;
-    close(bus.db().clone()).await;
-    D::destroy(home).await;
 }
 
 async fn only_what_every_group_has_handled_is_trimmed<D: Backend>() {

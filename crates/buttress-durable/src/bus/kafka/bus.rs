@@ -1,0 +1,182 @@
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime;
+
+use super::config::{KafkaConfig, refused};
+use super::context::Quiet;
+use super::member::{ANSWER, AtOnce, End, Member, MemberConsumer};
+use super::partition::Shared;
+use super::producer::Producer;
+use crate::bus::event_bus::{BusError, EventBus};
+use crate::bus::handler::Handler;
+use crate::bus::subscribe::{Start, Subscribe, Subscription};
+use crate::clock::Clock;
+use crate::event::DomainEvent;
+use crate::task::Worker;
+
+/// The event bus over Kafka. See the [module](super) for what it promises, and where it differs from the embedded log.
+///
+/// Clones share one producer. Each subscription has a consumer, and a thread, of its own.
+///
+/// ```no_run
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::bus::{Delivery, EventBus, KafkaBus, KafkaConfig, Subscribe};
+/// use buttress_durable::{Clock, DomainEvent};
+/// use std::sync::Arc;
+///
+/// let bus = KafkaBus::new(KafkaConfig::new("localhost:9092"))?;
+/// let handler = |delivery: Delivery| async move {
+///     println!("{} is confirmed", delivery.event.key());
+///     Ok(())
+/// };
+/// let shipping = bus.subscribe(Subscribe::new("shipping", ["OrderConfirmed"])?, Arc::new(handler)).await?;
+///
+/// bus.publish(&[DomainEvent::new("OrderConfirmed", "order-7", Clock::system().now(), &())?]).await?;
+/// shipping.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct KafkaBus {
+    config: Arc<KafkaConfig>,
+    producer: Arc<Producer>,
+    clock: Clock,
+}
+
+impl KafkaBus {
+    /// A bus over the brokers of `config`. It connects when it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Config`], which names the option.
+    pub fn new(config: KafkaConfig) -> Result<Self, BusError> {
+        config.check()?;
+        let producer = Arc::new(Producer::new(&config)?);
+        Ok(Self { config: Arc::new(config), producer, clock: Clock::system() })
+    }
+
+    /// Takes the time of failures and of the next attempts from `clock`. Default: the machine's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn config(&self) -> &KafkaConfig {
+        &self.config
+    }
+
+    pub(super) fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    /// A consumer that has joined its group, or is about to. Blocks.
+    fn open(&self, shared: &Shared, runtime: runtime::Handle, end: End) -> Result<MemberConsumer, BusError> {
+        let Subscribe { group, topics, start, .. } = &*shared.subscribe;
+        let mut config = self.config.consumer(group);
+        if *start == Start::Latest && !self.begin_with_latest(group, topics)? {
+            config.set("auto.offset.reset", "latest");
+        }
+        let member = Member::new(shared.clone(), runtime, end);
+        let consumer: MemberConsumer = config.create_with_context(member).map_err(refused)?;
+        for topic in topics {
+            // Also has the brokers make the topic, where they do that.
+            consumer.fetch_metadata(Some(topic), ANSWER).map_err(unavailable)?;
+        }
+        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(unavailable)?;
+        Ok(consumer)
+    }
+
+    /// Commits the end of each partition of which the group has committed nothing yet. Left to librdkafka, "latest" would
+    /// be when the partition is handed out, and again whenever that happens before the first commit: what is published in
+    /// between would be lost. False if members at work keep us from it.
+    fn begin_with_latest(&self, group: &str, topics: &[String]) -> Result<bool, BusError> {
+        let consumer: BaseConsumer<Quiet> = self.config.consumer(group).create_with_context(Quiet).map_err(refused)?;
+        let mut partitions = TopicPartitionList::new();
+        for topic in topics {
+            let metadata = consumer.fetch_metadata(Some(topic), ANSWER).map_err(unavailable)?;
+            for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+                partitions.add_partition(topic, partition.id());
+            }
+        }
+        let committed = consumer.committed_offsets(partitions, ANSWER).map_err(unavailable)?;
+        let mut ends = TopicPartitionList::new();
+        for new in committed.elements().iter().filter(|element| !matches!(element.offset(), Offset::Offset(_))) {
+            let (_, end) = consumer.fetch_watermarks(new.topic(), new.partition(), ANSWER).map_err(unavailable)?;
+            ends.add_partition_offset(new.topic(), new.partition(), Offset::Offset(end)).map_err(unavailable)?;
+        }
+        if ends.count() == 0 {
+            return Ok(true);
+        }
+        match consumer.commit(&ends, CommitMode::Sync) {
+            Ok(()) => Ok(true),
+            Err(KafkaError::ConsumerCommit(
+                RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::RebalanceInProgress,
+            )) => Ok(false),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn join(&self, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Subscription, BusError> {
+        let shared = Shared { bus: self.clone(), subscribe: Arc::new(subscribe), handler };
+        let (runtime, end) = (runtime::Handle::current(), End::new());
+        let at_once = AtOnce(end.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let bus = shared.bus.clone();
+            let consumer = bus.open(&shared, runtime.clone(), end.clone())?;
+            let reopen = move || match bus.open(&shared, runtime.clone(), end.clone()) {
+                Ok(consumer) => Some(consumer),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no consumer for now");
+                    None
+                }
+            };
+            Member::run(consumer, reopen).map_err(|error| BusError::Unavailable(error.into()))
+        });
+        let gone = opened.await.map_err(|error| BusError::Unavailable(error.into()))??;
+        Ok(Subscription::new(Worker::spawn(|mut stop| async move {
+            stop.wait().await;
+            at_once.0.finish();
+            // The sender is dropped with the thread, which is all there is to learn.
+            let _ = gone.await;
+        })))
+    }
+}
+
+pub(super) fn unavailable(error: KafkaError) -> BusError {
+    BusError::Unavailable(Box::new(error))
+}
+
+impl EventBus for KafkaBus {
+    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+        self.producer.publish(events).boxed()
+    }
+
+    fn subscribe(
+        &self,
+        subscribe: Subscribe,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        self.join(subscribe, handler).boxed()
+    }
+}
+
+impl fmt::Debug for KafkaBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaBus").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::bus::event_bus::BusError;
+
+/// Where the brokers are, and how to talk to them.
+///
+/// ```
+/// use buttress_durable::bus::{KafkaBus, KafkaConfig};
+/// use std::time::Duration;
+///
+/// let config = KafkaConfig::new("kafka-1:9092,kafka-2:9092")
+///     .session(Duration::from_secs(20))
+///     .option("client.id", "orders");
+/// let bus = KafkaBus::new(config)?;
+/// # Ok::<(), buttress_durable::bus::BusError>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct KafkaConfig {
+    brokers: String,
+    pub(super) publish_timeout: Duration,
+    session: Duration,
+    options: BTreeMap<String, String>,
+}
+
+/// What the promises rest on is not for others to set.
+const OURS: [&str; 20] = [
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "partitioner",
+    "request.required.acks",
+    "session.timeout.ms",
+    "transactional.id",
+];
+
+/// Shorter than the lease of an outbox's relay, which publishes under it.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+const SESSION: Duration = Duration::from_secs(10);
+
+// === impl KafkaConfig ===
+
+impl KafkaConfig {
+    /// Brokers as `host:port`, with commas in between. One that is up is enough to find the others.
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self { brokers: brokers.into(), publish_timeout: PUBLISH_TIMEOUT, session: SESSION, options: BTreeMap::new() }
+    }
+
+    /// How long to wait until the brokers have what is published. Default: 5 s. Keep it below the lease of an
+    /// [`Outbox`](crate::Outbox).
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.publish_timeout = timeout;
+        self
+    }
+
+    /// How long a member that has crashed keeps its partitions. Default: 10 s. Brokers take 6 s to 30 min unless told
+    /// otherwise.
+    pub fn session(mut self, session: Duration) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// Sets an option of librdkafka, for producer and consumers, for example `security.protocol`. Those that the bus sets
+    /// itself it refuses when it is made.
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.insert(name.into(), value.into());
+        self
+    }
+
+    /// Looks at what librdkafka would only complain about later, or not at all.
+    pub(super) fn check(&self) -> Result<(), BusError> {
+        let wrong = |option: &str, rule: &str| BusError::Config { option: option.to_owned(), rule: rule.to_owned() };
+        if !self.brokers.split(',').all(|broker| is_broker(broker.trim())) {
+            return Err(wrong("brokers", "must be `host:port`, or several with commas in between"));
+        }
+        if self.publish_timeout.is_zero() {
+            return Err(wrong("publish_timeout", "must be more than zero"));
+        }
+        // Three chances to be heard of before the session ends, and librdkafka counts in milliseconds.
+        if !(Duration::from_millis(3)..=Duration::from_secs(3600)).contains(&self.session) {
+            return Err(wrong("session", "must be 3 ms to 1 h"));
+        }
+        match self.options.keys().find(|name| OURS.contains(&name.as_str())) {
+            Some(name) => Err(wrong(name, "is set by the bus itself")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // As Java's clients hash, so that a key's events are in one partition whoever publishes them.
+            .set("partitioner", "murmur2_random")
+            // Never given up: one that is, while the next one is not, leaves a key out of order.
+            .set("message.timeout.ms", "0");
+        config
+    }
+
+    pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("allow.auto.create.topics", "true")
+            .set("session.timeout.ms", self.session.as_millis().to_string())
+            .set("heartbeat.interval.ms", (self.session.as_millis() / 3).to_string())
+            // The polling thread never works; it waits for a handler to finish at most, and then no longer than that.
+            .set("max.poll.interval.ms", self.session.as_millis().max(600_000).to_string());
+        config
+    }
+
+    /// What both sides share: our defaults, and over them what was set.
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            // librdkafka waits up to 10 s before it looks whether a broker is back.
+            .set("reconnect.backoff.max.ms", "1000")
+            // And 5 min before it looks for topics that others have made.
+            .set("topic.metadata.refresh.interval.ms", "5000");
+        for (name, value) in &self.options {
+            config.set(name, value);
+        }
+        config
+    }
+}
+
+/// `host:port` or `host`, where the host is anything that a resolver may know, or an address in brackets.
+fn is_broker(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte);
+    !host.is_empty()
+        && host.bytes().all(legal)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// An error of making a client, which names the option if it is about one.
+pub(super) fn refused(error: KafkaError) -> BusError {
+    match error {
+        KafkaError::ClientConfig(_, rule, option, value) => {
+            // The value may be a secret, and librdkafka puts it at the end of what it says.
+            let rule = rule.replace(&value, "…");
+            BusError::Config { option, rule: format!("is refused by librdkafka: {rule}") }
+        }
+        KafkaError::ClientCreation(rule) => BusError::Config { option: "options".to_owned(), rule },
+        other => BusError::Unavailable(Box::new(other)),
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without their values: some are passwords.
+        let options: Vec<_> = self.options.keys().collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("publish_timeout", &self.publish_timeout)
+            .field("session", &self.session)
+            .field("options", &options)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::KafkaBus;
+
+    fn option(config: KafkaConfig) -> String {
+        match KafkaBus::new(config) {
+            Err(BusError::Config { option, .. }) => option,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for brokers in ["", " ", "a:b", "a:0", "a:70000", "a,,b", "a b:9092", "http://a:9092"] {
+            assert_eq!(option(KafkaConfig::new(brokers)), "brokers", "{brokers:?}");
+        }
+        let config = || KafkaConfig::new("localhost:9092");
+        assert_eq!(option(config().option("group.id", "mine")), "group.id");
+        assert_eq!(option(config().option("no.such.thing", "1")), "no.such.thing");
+        assert_eq!(option(config().option("socket.timeout.ms", "soon")), "socket.timeout.ms");
+        assert_eq!(option(config().session(Duration::ZERO)), "session");
+        assert_eq!(option(config().publish_timeout(Duration::ZERO)), "publish_timeout");
+    }
+
+    #[test]
+    fn brokers_are_written_in_several_ways() {
+        for brokers in
+            ["a", "a:9092", "kafka-1.example:9092, kafka-2.example:9092", "[::1]:9092", "[::1]", "10.0.0.7:9"]
+        {
+            assert!(KafkaConfig::new(brokers).check().is_ok(), "{brokers}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = KafkaConfig::new("a:1").option("sasl.password", "hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

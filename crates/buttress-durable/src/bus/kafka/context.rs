@@ -1,0 +1,36 @@
+//! What librdkafka has to say, to whoever listens with `tracing`.
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+
+/// A client that nobody listens to but the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        complain(&error, reason);
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Quiet {}
+
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
+    match level {
+        Emerg | Alert | Critical | Error => tracing::error!(facility, message, "librdkafka"),
+        Warning => tracing::warn!(facility, message, "librdkafka"),
+        Notice | Info => tracing::info!(facility, message, "librdkafka"),
+        Debug => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+/// The connection failed, or the like; librdkafka goes on trying, and whoever waits learns of it in time.
+pub(super) fn complain(error: &KafkaError, reason: &str) {
+    tracing::warn!(%error, reason, "Kafka is in trouble");
+}

@@ -1,0 +1,130 @@
+use std::collections::HashSet;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::bus::{KafkaBus, unavailable};
+use super::config::refused;
+use super::context::Quiet;
+use super::member::ANSWER;
+use super::producer::Entry;
+use super::record::{Record, headers};
+use crate::bus::dead_letters::DeadLettered;
+use crate::bus::event_bus::BusError;
+use crate::bus::handler::DeadLetter;
+use crate::event::DomainEvent;
+
+impl KafkaBus {
+    /// The events of a topic that a group could not handle, oldest first, at most `limit`. Reads the whole dead-letter topic,
+    /// as what reads it must be allowed to: under the group's own name, without joining it.
+    ///
+    /// # Errors
+    ///
+    /// If the brokers do not answer.
+    pub async fn dead_letters(&self, group: &str, topic: &str, limit: u32) -> Result<Vec<DeadLettered>, BusError> {
+        let (config, from) = (self.reader(group), DeadLetter::topic_of(group, topic));
+        let mut letters = blocking(move || {
+            let reader: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+            let mut partitions = TopicPartitionList::new();
+            let metadata = reader.fetch_metadata(Some(&from), ANSWER).map_err(unavailable)?;
+            for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+                let add = partitions.add_partition_offset(&from, partition.id(), Offset::Beginning);
+                add.map_err(unavailable)?;
+            }
+            read(&reader, &partitions)?.into_iter().map(letter).collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+        letters.sort_by_key(|letter| (letter.cause.failed_at, letter.cause.partition, letter.cause.offset));
+        // Written twice by a crash in between, it is one letter.
+        let mut seen = HashSet::new();
+        letters.retain(|letter| seen.insert((letter.cause.partition, letter.cause.offset)));
+        letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(letters)
+    }
+
+    /// Publishes a dead letter once more on the topic that it came from, for another try. Each call does it again. Every
+    /// group of the topic sees it, and an [`Inbox`](crate::Inbox) tells those that have handled it.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Unknown`] if there is no such letter, or what the brokers say.
+    pub async fn redrive(&self, group: &str, topic: &str, partition: i64, offset: i64) -> Result<(), BusError> {
+        let (config, from) = (self.reader(group), DeadLetter::topic_of(group, topic));
+        let unknown = BusError::Unknown(format!("dead letter {partition}/{offset} on {from}"));
+        let Ok(part) = i32::try_from(partition) else { return Err(unknown) };
+        let found = blocking(move || {
+            let reader: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+            match reader.fetch_watermarks(&from, part, ANSWER) {
+                Ok((low, high)) if (low..high).contains(&offset) => {}
+                Ok(_) => return Ok(None),
+                Err(error) if is_unknown(&error) => return Ok(None),
+                Err(error) => return Err(unavailable(error)),
+            }
+            let mut one = TopicPartitionList::new();
+            one.add_partition_offset(&from, part, Offset::Offset(offset)).map_err(unavailable)?;
+            Ok(read(&reader, &one)?.into_iter().find(|record| record.offset == offset))
+        })
+        .await?;
+        let Some(record) = found else { return Err(unknown) };
+        let event = DomainEvent::from_bytes(&record.payload).ok();
+        let entry = Entry {
+            id: Uuid::now_v7().to_string(),
+            topic,
+            key: record.key.as_deref().unwrap_or_default(),
+            payload: &record.payload,
+            headers: event.as_ref().map_or_else(OwnedHeaders::new, headers),
+        };
+        self.producer().publish_entry(entry).await
+    }
+
+    /// For a consumer that reads without joining.
+    fn reader(&self, group: &str) -> ClientConfig {
+        let mut config = self.config().consumer(group);
+        config.set("enable.partition.eof", "true").set("allow.auto.create.topics", "false");
+        config
+    }
+}
+
+/// All records from where `partitions` says to the end.
+fn read(reader: &BaseConsumer<Quiet>, partitions: &TopicPartitionList) -> Result<Vec<Record>, BusError> {
+    reader.assign(partitions).map_err(unavailable)?;
+    let (mut records, mut left) = (Vec::new(), partitions.count());
+    while left > 0 {
+        match reader.poll(ANSWER) {
+            Some(Ok(message)) => records.push(Record::detach(&message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
+            Some(Err(error)) => return Err(unavailable(error)),
+            None => return Err(unavailable(KafkaError::NoMessageReceived)),
+        }
+    }
+    Ok(records)
+}
+
+fn letter(record: Record) -> Result<DeadLettered, BusError> {
+    let unreadable = |reason: String| {
+        BusError::Unavailable(format!("{}/{} is no dead letter: {reason}", record.partition, record.offset).into())
+    };
+    let cause = record.cause().map_err(|error| unreadable(error.to_string()))?;
+    Ok(DeadLettered {
+        event: DomainEvent::from_bytes(&record.payload).ok(),
+        partition: record.partition.into(),
+        offset: record.offset,
+        cause: cause.ok_or_else(|| unreadable("it has no cause".to_owned()))?,
+    })
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    let codes = [UnknownPartition, UnknownTopic, UnknownTopicOrPartition];
+    error.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
+}
+
+/// librdkafka answers such questions by making us wait.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, BusError> + Send + 'static,
+) -> Result<T, BusError> {
+    tokio::task::spawn_blocking(ask).await.map_err(|error| BusError::Unavailable(error.into()))?
+}

@@ -1,0 +1,177 @@
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use buttress_durable::bus::{BusError, DeadLettered, EventBus, KafkaBus, KafkaConfig, LogBus};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::Broker;
+use crate::support::{Backend, close, ints};
+
+/// The embedded log.
+pub(crate) struct Log<D: Backend> {
+    home: D::Home,
+    pub(crate) bus: LogBus<D>,
+}
+
+/// Kafka's mock cluster: brokers in this process, that speak the protocol and keep what they get in memory.
+pub(crate) struct Mock {
+    pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
+    pub(crate) bus: KafkaBus,
+}
+
+/// A broker that somebody runs.
+pub(crate) struct Real {
+    bus: KafkaBus,
+    suffix: String,
+}
+
+/// The mock takes up to 3 s for a rebalance, or a little less than a session if that is longer; and a member must outlive
+/// it.
+pub(crate) fn config(cluster: &MockCluster<'static, DefaultProducerContext>) -> KafkaConfig {
+    KafkaConfig::new(cluster.bootstrap_servers()).session(Duration::from_secs(4))
+}
+
+impl<D: Backend> Broker for Log<D> {
+    const REDRIVES_ONCE: bool = true;
+    const AT_ONCE: u64 = 4;
+    type Db = D;
+
+    async fn start() -> Self {
+        let home = D::create().await;
+        let bus = LogBus::new(D::connect(&home).await);
+        Self { home, bus }
+    }
+
+    async fn connect(&self) -> Arc<dyn EventBus> {
+        let bus = LogBus::new(D::connect(&self.home).await);
+        Arc::new(bus.with_poll(Duration::from_millis(5)).with_lease(Duration::from_secs(1)))
+    }
+
+    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
+        self.bus.dead_letters(group, topic, 10).await.unwrap()
+    }
+
+    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
+        self.bus.redrive(group, topic, partition, offset).await
+    }
+
+    async fn committed(&self, _: &str, _: &str) -> i64 {
+        ints(self.bus.db(), "SELECT CAST(COALESCE(SUM(position), 0) AS BIGINT) FROM buttress_group").await[0]
+    }
+
+    fn suffix(&self) -> &str {
+        ""
+    }
+
+    async fn end(self) {
+        close(self.bus.db().clone()).await;
+        D::destroy(self.home).await;
+    }
+}
+
+impl Broker for Mock {
+    const REDRIVES_ONCE: bool = false;
+    const AT_ONCE: u64 = 32;
+    type Db = sqlx::Sqlite;
+
+    async fn start() -> Self {
+        let cluster = MockCluster::new(3).unwrap();
+        let bus = KafkaBus::new(config(&cluster)).unwrap();
+        Self { cluster, bus }
+    }
+
+    async fn connect(&self) -> Arc<dyn EventBus> {
+        Arc::new(KafkaBus::new(config(&self.cluster)).unwrap())
+    }
+
+    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
+        self.bus.dead_letters(group, topic, 10).await.unwrap()
+    }
+
+    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
+        self.bus.redrive(group, topic, partition, offset).await
+    }
+
+    async fn committed(&self, group: &str, topic: &str) -> i64 {
+        committed(self.cluster.bootstrap_servers(), group, topic).await
+    }
+
+    fn suffix(&self) -> &str {
+        ""
+    }
+
+    async fn end(self) {}
+}
+
+impl Broker for Real {
+    const REDRIVES_ONCE: bool = false;
+    const AT_ONCE: u64 = 32;
+    type Db = sqlx::Sqlite;
+
+    async fn start() -> Self {
+        let bus = KafkaBus::new(KafkaConfig::new(real().unwrap())).unwrap();
+        Self { bus, suffix: format!("-{}", uuid::Uuid::now_v7().simple()) }
+    }
+
+    async fn connect(&self) -> Arc<dyn EventBus> {
+        Arc::new(KafkaBus::new(KafkaConfig::new(real().unwrap())).unwrap())
+    }
+
+    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
+        self.bus.dead_letters(group, topic, 10).await.unwrap()
+    }
+
+    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
+        self.bus.redrive(group, topic, partition, offset).await
+    }
+
+    async fn committed(&self, group: &str, topic: &str) -> i64 {
+        committed(real().unwrap().to_owned(), group, topic).await
+    }
+
+    fn suffix(&self) -> &str {
+        &self.suffix
+    }
+
+    async fn end(self) {}
+}
+
+/// The broker to test on, or a word to whoever reads the output that there is none.
+pub(crate) fn real() -> Option<&'static str> {
+    static BROKER: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let broker = std::env::var("BUTTRESS_TEST_KAFKA").ok();
+        if broker.is_none() {
+            let note = "note: the tests on a real Kafka were LEFT OUT: BUTTRESS_TEST_KAFKA names no broker; \
+                        the mock cluster is tested\n";
+            let _ = std::io::stderr().write_all(note.as_bytes());
+        }
+        broker
+    };
+    BROKER.get_or_init(find).as_deref()
+}
+
+async fn committed(brokers: String, group: &str, topic: &str) -> i64 {
+    const ANSWER: Duration = Duration::from_secs(10);
+    let (group, topic) = (group.to_owned(), topic.to_owned());
+    let ask = move || {
+        let mut config = ClientConfig::new();
+        let consumer: BaseConsumer = config.set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER).unwrap();
+        let mut partitions = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            partitions.add_partition(&topic, partition.id());
+        }
+        let committed = consumer.committed_offsets(partitions, ANSWER).unwrap();
+        let offsets = committed.elements().into_iter().map(|element| match element.offset() {
+            Offset::Offset(offset) => offset,
+            _ => 0,
+        });
+        offsets.sum()
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap()
+}

@@ -1,0 +1,246 @@
+//! What only Kafka has: brokers that fail, records that are no events, partitions that are taken away.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use buttress_durable::bus::{BusError, Delivery, EventBus, KafkaBus};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::sync::mpsc;
+
+use super::brokers::{Mock, config};
+use super::{Broker, Notes, number};
+use crate::support::{bounded, eventually};
+
+async fn publish_at_last(bus: &dyn EventBus, events: &[buttress_durable::DomainEvent]) {
+    eventually("published", || async { bus.publish(events).await.is_ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_neither_loses_nor_doubles_nor_reorders() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let impatient = config(&broker.cluster).publish_timeout(Duration::from_millis(300));
+        let (bus, notes) = (KafkaBus::new(impatient).unwrap(), Notes::default());
+        let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        let events: Vec<_> = (0..6).map(|n| broker.event("k", n)).collect();
+        publish_at_last(&bus, &events[..2]).await;
+        notes.wait_for(2).await;
+
+        broker.cluster.broker_down(-1).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(bus.publish(&events[2..4]).await, Err(BusError::Unavailable(_))));
+        }
+        assert!(matches!(bus.publish(&events[2..]).await, Err(BusError::Unavailable(_))));
+        broker.cluster.broker_up(-1).unwrap();
+        publish_at_last(&bus, &events[2..]).await;
+        notes.wait_for(6).await;
+        member.shutdown().await;
+        assert_eq!(notes.all(), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(broker.committed("g", &broker.topic()).await, 6, "what is published again and again is there once");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_fail_now_and_then_are_made_again() {
+    bounded(async {
+        let broker = Mock::start().await;
+        // A broker refuses a request that has overtaken another one, and so keeps the order. The mock does not count them.
+        let one_at_a_time = config(&broker.cluster).option("max.in.flight.requests.per.connection", "1");
+        let (bus, notes) = (KafkaBus::new(one_at_a_time).unwrap(), Notes::default());
+        let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        let again = [
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        ];
+        for turn in 0..10 {
+            broker.cluster.request_errors(RDKafkaApiKey::Produce, &again);
+            broker.cluster.request_errors(RDKafkaApiKey::OffsetCommit, &again[2..]);
+            let events: Vec<_> =
+                (0..10).map(|n| broker.event(["a", "b", "c"][n % 3], (turn * 10 + n) as i64)).collect();
+            publish_at_last(&bus, &events).await;
+        }
+        notes.wait_for(100).await;
+        assert!(notes.first_seen().values().all(|numbers| numbers.is_sorted()), "{notes:?}");
+        eventually("all committed", || async { broker.committed("g", &broker.topic()).await == 100 }).await;
+        member.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_brokers_nothing_hangs() {
+    bounded(async {
+        let broker = Mock::start().await;
+        broker.cluster.broker_down(-1).unwrap();
+        let bus = broker.connect().await;
+        let event = broker.event("k", 1);
+        assert!(matches!(bus.publish(&[event]).await, Err(BusError::Unavailable(_))));
+        let joined = bus.subscribe(broker.group("g"), Notes::default().handler()).await;
+        assert!(matches!(joined, Err(BusError::Unavailable(_))));
+        assert!(matches!(broker.bus.dead_letters("g", "t", 1).await, Err(BusError::Unavailable(_))));
+        assert!(matches!(broker.bus.redrive("g", "t", 0, 0).await, Err(BusError::Unavailable(_))));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_event_becomes_a_dead_letter() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (bus, notes, topic) = (broker.connect().await, Notes::default(), broker.topic());
+        let mut plain = ClientConfig::new();
+        let plain: BaseProducer = plain.set("bootstrap.servers", broker.cluster.bootstrap_servers()).create().unwrap();
+        plain.send(BaseRecord::to(&topic).key("k").payload("no JSON")).unwrap();
+        plain.send(BaseRecord::<str, str>::to(&topic).key("k")).unwrap();
+        plain.send(BaseRecord::<str, [u8]>::to(&topic).payload(&[0xff, 0x00])).unwrap();
+        plain.flush(Duration::from_secs(10)).unwrap();
+        bus.publish(&[broker.event("k", 7)]).await.unwrap();
+        let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        notes.wait_for(1).await;
+        eventually("three letters", || async { broker.dead_letters("g", &topic).await.len() == 3 }).await;
+        member.shutdown().await;
+        assert!(broker.dead_letters("g", &topic).await.iter().all(|letter| letter.event.is_none()));
+        assert_eq!(broker.committed("g", &topic).await, 4, "the group has gone on");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_no_broker_would_take_is_refused() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let bus = KafkaBus::new(config(&broker.cluster).option("message.max.bytes", "2000")).unwrap();
+        let huge = buttress_durable::DomainEvent::new(
+            broker.topic(),
+            "k",
+            buttress_durable::Timestamp::default(),
+            &"x".repeat(5_000),
+        )
+        .unwrap();
+        let events = [broker.event("k", 1), huge, broker.event("k", 2)];
+        match bus.publish(&events).await {
+            Err(BusError::Refused { event_id, .. }) => assert_eq!(event_id, events[1].event_id()),
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
+}
+
+/// Handlers that never end, on every partition; then a second member comes, and takes some of them away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_taken_away_is_not_worked_on_and_not_committed() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let bus = broker.connect().await;
+        let events: Vec<_> = (0..40).map(|n| broker.event(&format!("key-{n}"), n)).collect();
+        bus.publish(&events).await.unwrap();
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let working = Arc::new(AtomicU32::new(0));
+        let hangs = {
+            let working = working.clone();
+            move |delivery: Delivery| {
+                let (working, begun) = (Working::new(&working), begun.clone());
+                async move {
+                    let _working = working;
+                    begun.send(number(&delivery))?;
+                    std::future::pending().await
+                }
+            }
+        };
+        let stuck = bus.subscribe(broker.group("g"), Arc::new(hangs)).await.unwrap();
+        let mut first = BTreeSet::new();
+        while first.len() < 4 {
+            first.insert(begins.recv().await.unwrap());
+        }
+        let notes = Notes::default();
+        let other = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        eventually("half of the partitions", || async { working.load(Ordering::SeqCst) == 2 }).await;
+        // The other one has them from their beginning, and the first one's two are still where they were.
+        eventually("what was taken over", || async {
+            let taken: BTreeSet<_> = notes.all().into_iter().filter(|number| first.contains(number)).collect();
+            taken.len() == 2
+        })
+        .await;
+        other.shutdown().await;
+        let handled = notes.first_seen().len() as i64;
+        assert_eq!(broker.committed("g", &broker.topic()).await, handled, "only what was handled is committed");
+        drop(stuck);
+        eventually("nothing", || async { working.load(Ordering::SeqCst) == 0 }).await;
+        assert_eq!(broker.committed("g", &broker.topic()).await, handled);
+    })
+    .await;
+}
+
+/// Longer than the session: the thread that polls is not the one that works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_handler_does_not_cost_the_membership() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (bus, notes) = (broker.connect().await, Notes::default());
+        let slow = {
+            let notes = notes.clone();
+            move |delivery: Delivery| {
+                let notes = notes.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_secs(6)).await;
+                    notes.take(&delivery);
+                    Ok(())
+                }
+            }
+        };
+        bus.publish(&[broker.event("k", 1)]).await.unwrap();
+        let member = bus.subscribe(broker.group("g"), Arc::new(slow)).await.unwrap();
+        eventually("committed", || async { broker.committed("g", &broker.topic()).await == 1 }).await;
+        assert_eq!(notes.all(), [1]);
+        member.shutdown().await;
+    })
+    .await;
+}
+
+/// More than may wait in a partition: it is paused, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_partition_is_paused_and_goes_on() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (bus, notes) = (broker.connect().await, Notes::default());
+        let events: Vec<_> = (0..1_500).map(|n| broker.event("k", n)).collect();
+        bus.publish(&events).await.unwrap();
+        let patient = {
+            let notes = notes.clone();
+            move |delivery: Delivery| {
+                let notes = notes.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                    notes.take(&delivery);
+                    Ok(())
+                }
+            }
+        };
+        let member = bus.subscribe(broker.group("g"), Arc::new(patient)).await.unwrap();
+        eventually("all of them", || async { notes.all().len() >= 1_500 }).await;
+        member.shutdown().await;
+        assert!(notes.all().into_iter().eq(0..1_500), "once each, and in order");
+    })
+    .await;
+}
+
+struct Working(Arc<AtomicU32>);
+
+impl Working {
+    fn new(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

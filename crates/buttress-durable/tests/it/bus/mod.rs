@@ -1,0 +1,127 @@
+//! What every bus promises, as one set of tests over all of them: the embedded log on SQLite and on PostgreSQL, Kafka's mock
+//! cluster in this process, and a real broker when `BUTTRESS_TEST_KAFKA` names one (`host:port`).
+
+mod brokers;
+mod chain;
+mod kafka;
+mod promises;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use buttress_durable::DomainEvent;
+use buttress_durable::bus::{BusError, DeadLettered, Delivery, EventBus, HandlerError, Start, Subscribe};
+
+use crate::support::{Backend, event, eventually};
+
+/// A broker that a test has to itself, or at least topics and groups on it that nobody else uses.
+pub(crate) trait Broker: Sized {
+    /// Whether a dead letter that is sent back twice comes back once.
+    const REDRIVES_ONCE: bool;
+    /// How much of a test that has many parts may go on at the same time: on Kafka, joining a group is mostly waiting.
+    const AT_ONCE: u64;
+    /// Where the services that use the bus keep their rows.
+    type Db: Backend;
+
+    async fn start() -> Self;
+    /// The bus as one more process would see it.
+    async fn connect(&self) -> Arc<dyn EventBus>;
+    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered>;
+    async fn redrive(&self, group: &str, topic: &str, letter: (i64, i64)) -> Result<(), BusError>;
+    /// The sum of what a group has committed.
+    async fn committed(&self, group: &str, topic: &str) -> i64;
+    /// Tells names apart that tests share on a broker that outlives them.
+    fn suffix(&self) -> &str;
+    async fn end(self);
+
+    fn name(&self, name: &str) -> String {
+        format!("{name}{}", self.suffix())
+    }
+
+    fn event(&self, key: &str, number: i64) -> DomainEvent {
+        event(&self.topic(), key, number)
+    }
+
+    fn topic(&self) -> String {
+        self.name("OrderCreated")
+    }
+
+    /// A group that tries again soon.
+    fn group(&self, group: &str) -> Subscribe {
+        let subscribe = Subscribe::new(self.name(group), [self.topic()]).unwrap();
+        subscribe.start(Start::Earliest).backoff(Backoff::constant(Duration::from_millis(1)))
+    }
+}
+
+/// Runs each generic test on every broker there is.
+macro_rules! on_every_broker {
+    ($($test:ident),+ $(,)?) => {
+        $crate::bus::on_every_broker!(@ log_sqlite: $crate::bus::brokers::Log<sqlx::Sqlite>; true; $($test)+);
+        $crate::bus::on_every_broker!(@ log_postgres: $crate::bus::brokers::Log<sqlx::Postgres>;
+            $crate::support::server().is_some(); $($test)+);
+        $crate::bus::on_every_broker!(@ kafka_mock: $crate::bus::brokers::Mock; true; $($test)+);
+        $crate::bus::on_every_broker!(@ kafka_broker: $crate::bus::brokers::Real;
+            $crate::bus::brokers::real().is_some(); $($test)+);
+    };
+    (@ $name:ident: $broker:ty; $there:expr; $($test:ident)+) => {
+        mod $name {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if $there {
+                    $crate::support::bounded(super::$test::<$broker>()).await;
+                }
+            })+
+        }
+    };
+}
+use on_every_broker;
+
+/// A handler that notes what it gets.
+#[derive(Clone, Debug, Default)]
+struct Notes(Arc<Mutex<Vec<(String, i64)>>>);
+
+impl Notes {
+    fn handler(&self) -> Arc<dyn buttress_durable::bus::Handler> {
+        let notes = self.clone();
+        Arc::new(move |delivery: Delivery| {
+            notes.take(&delivery);
+            async { Ok(()) }
+        })
+    }
+
+    fn take(&self, delivery: &Delivery) {
+        self.0.lock().unwrap().push((delivery.event.key().to_owned(), number(delivery)));
+    }
+
+    /// Numbers as they came. A bus may repeat itself.
+    fn all(&self) -> Vec<i64> {
+        self.0.lock().unwrap().iter().map(|(_, number)| *number).collect()
+    }
+
+    /// Numbers of each key, as they came for the first time.
+    fn first_seen(&self) -> BTreeMap<String, Vec<i64>> {
+        let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for (key, number) in &*self.0.lock().unwrap() {
+            let numbers = seen.entry(key.clone()).or_default();
+            if !numbers.contains(number) {
+                numbers.push(*number);
+            }
+        }
+        seen
+    }
+
+    async fn wait_for(&self, count: usize) {
+        let what = format!("{count} events");
+        eventually(&what, || async { self.first_seen().values().map(Vec::len).sum::<usize>() >= count }).await;
+    }
+}
+
+fn number(delivery: &Delivery) -> i64 {
+    delivery.event.decode().unwrap()
+}
+
+fn later() -> Result<(), HandlerError> {
+    Err(HandlerError::retry("later"))
+}

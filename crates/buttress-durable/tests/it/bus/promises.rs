@@ -1,0 +1,249 @@
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress_core::Backoff;
+use buttress_durable::bus::{Delivery, HandlerError, Start};
+use tokio::sync::mpsc;
+
+use super::{Broker, Notes, later, number, on_every_broker};
+use crate::support::eventually;
+
+on_every_broker!(
+    a_group_handles_each_event_and_in_order_per_key,
+    every_group_gets_every_event,
+    a_handler_that_fails_or_panics_is_never_acknowledged,
+    what_cannot_be_handled_becomes_a_dead_letter_and_can_be_sent_back,
+    a_new_group_may_begin_with_the_latest,
+    a_member_that_goes_in_the_middle_of_an_event_leaves_it_to_others,
+    a_member_shut_down_finishes_the_event_at_hand,
+    a_group_goes_on_where_it_was,
+    failed_attempts_are_counted_across_members,
+);
+
+async fn a_group_handles_each_event_and_in_order_per_key<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, notes) = (broker.connect().await, Notes::default());
+    let events: Vec<_> = (0..100).map(|n| broker.event(&format!("key-{}", n % 10), n)).collect();
+    let (early, late) = events.split_at(50);
+    let first = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    bus.publish(early).await.unwrap();
+    notes.wait_for(1).await;
+    let second = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    let third = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    bus.publish(late).await.unwrap();
+    notes.wait_for(100).await;
+    for member in [first, second, third] {
+        member.shutdown().await;
+    }
+    for (key, numbers) in notes.first_seen() {
+        assert!(numbers.is_sorted() && numbers.len() == 10, "{key}: {numbers:?}");
+    }
+    assert_eq!(broker.committed(&broker.name("g"), &broker.topic()).await, 100);
+    broker.end().await;
+}
+
+async fn every_group_gets_every_event<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, one, other) = (broker.connect().await, Notes::default(), Notes::default());
+    bus.publish(&[broker.event("k", 1), broker.event("k", 2)]).await.unwrap();
+    let first = bus.subscribe(broker.group("one"), one.handler()).await.unwrap();
+    let second = bus.subscribe(broker.group("other"), other.handler()).await.unwrap();
+    one.wait_for(2).await;
+    other.wait_for(2).await;
+    first.shutdown().await;
+    second.shutdown().await;
+    broker.end().await;
+}
+
+async fn a_handler_that_fails_or_panics_is_never_acknowledged<B: Broker>() {
+    let broker = B::start().await;
+    let bus = broker.connect().await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let handled: Arc<Mutex<Vec<(i64, u32)>>> = Arc::default();
+    let handler = {
+        let (calls, handled) = (calls.clone(), handled.clone());
+        move |delivery: Delivery| {
+            let (calls, handled) = (calls.clone(), handled.clone());
+            async move {
+                match calls.fetch_add(1, Ordering::SeqCst) {
+                    0 => Err(HandlerError::retry("not yet")),
+                    1 => std::panic::resume_unwind(Box::new("a bug")),
+                    2 => std::future::pending().await,
+                    _ => {
+                        handled.lock().unwrap().push((number(&delivery), delivery.attempt));
+                        Ok(())
+                    }
+                }
+            }
+        }
+    };
+    bus.publish(&[broker.event("k", 1), broker.event("k", 2)]).await.unwrap();
+    let subscribe = broker.group("g").timeout(Duration::from_millis(50));
+    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
+    eventually("both events", || async { handled.lock().unwrap().len() == 2 }).await;
+    assert_eq!(*handled.lock().unwrap(), [(1, 4), (2, 1)], "the second waits for the first");
+    member.shutdown().await;
+    broker.end().await;
+}
+
+async fn what_cannot_be_handled_becomes_a_dead_letter_and_can_be_sent_back<B: Broker>() {
+    let broker = B::start().await;
+    let bus = broker.connect().await;
+    let broken = Arc::new(AtomicU32::new(1));
+    let notes = Notes::default();
+    let handler = {
+        let (broken, notes) = (broken.clone(), notes.clone());
+        move |delivery: Delivery| {
+            let (broken, notes) = (broken.clone(), notes.clone());
+            async move {
+                let number = number(&delivery);
+                if broken.load(Ordering::SeqCst) == 1 && number < 3 {
+                    let error = format!("cannot do {number}");
+                    return Err(if number == 1 { HandlerError::retry(error) } else { HandlerError::reject(error) });
+                }
+                notes.take(&delivery);
+                Ok(())
+            }
+        }
+    };
+    let events = [broker.event("k", 1), broker.event("k", 2), broker.event("k", 3)];
+    bus.publish(&events).await.unwrap();
+    let subscribe = broker.group("g").attempts(NonZeroU32::new(3).unwrap());
+    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
+    eventually("the third event", || async { notes.all() == [3] }).await;
+    let (group, topic) = (&broker.name("g"), &broker.topic());
+    let letters = broker.dead_letters(group, topic).await;
+    let tries: Vec<_> = letters.iter().map(|letter| (letter.cause.attempts, letter.cause.error.as_str())).collect();
+    assert_eq!(tries, [(3, "cannot do 1"), (1, "cannot do 2")]);
+    assert_eq!(letters[0].event.as_ref(), Some(&events[0]));
+
+    // Sent back while it still fails, it is another letter; sent back again when the handler is mended, it is handled.
+    let place = |n: usize| (letters[n].partition, letters[n].offset);
+    broker.redrive(group, topic, place(0)).await.unwrap();
+    eventually("the third letter", || async { broker.dead_letters(group, topic).await.len() == 3 }).await;
+    broken.store(0, Ordering::SeqCst);
+    let letters = broker.dead_letters(group, topic).await;
+    for letter in [&letters[2], &letters[2], &letters[1]] {
+        broker.redrive(group, topic, (letter.partition, letter.offset)).await.unwrap();
+    }
+    let expected: &[i64] = if B::REDRIVES_ONCE { &[3, 1, 2] } else { &[3, 1, 1, 2] };
+    eventually("all three", || async { notes.all() == expected }).await;
+    assert!(broker.redrive(group, topic, (0, 99)).await.is_err(), "there is no such letter");
+    assert!(broker.redrive(group, "NothingFailedHere", (0, 0)).await.is_err(), "nor there");
+    assert!(broker.dead_letters(group, "NothingFailedHere").await.is_empty());
+    member.shutdown().await;
+    broker.end().await;
+}
+
+async fn a_new_group_may_begin_with_the_latest<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, notes) = (broker.connect().await, Notes::default());
+    bus.publish(&[broker.event("k", 1), broker.event("j", 2)]).await.unwrap();
+    let latest = || broker.group("g").start(Start::Latest);
+    // It is gone before it has seen anything: what comes from here on is the group's all the same.
+    let first = bus.subscribe(latest(), notes.handler()).await.unwrap();
+    drop(first);
+    bus.publish(&[broker.event("k", 3), broker.event("j", 4)]).await.unwrap();
+    let second = bus.subscribe(latest(), notes.handler()).await.unwrap();
+    bus.publish(&[broker.event("k", 5)]).await.unwrap();
+    notes.wait_for(3).await;
+    second.shutdown().await;
+    let seen = notes.first_seen();
+    assert_eq!((&*seen["k"], &*seen["j"]), (&[3, 5][..], &[4][..]));
+    broker.end().await;
+}
+
+async fn a_member_that_goes_in_the_middle_of_an_event_leaves_it_to_others<B: Broker>() {
+    let broker = B::start().await;
+    let bus = broker.connect().await;
+    bus.publish(&[broker.event("k", 1), broker.event("k", 2)]).await.unwrap();
+    let (entered, mut enters) = mpsc::channel(9);
+    let hangs = move |delivery: Delivery| {
+        let entered = entered.clone();
+        async move {
+            entered.send(number(&delivery)).await?;
+            std::future::pending().await
+        }
+    };
+    let member = bus.subscribe(broker.group("g"), Arc::new(hangs)).await.unwrap();
+    assert_eq!(enters.recv().await, Some(1));
+    drop(member);
+    assert_eq!(enters.recv().await, None, "the handler is dropped, and the next event not begun");
+    let notes = Notes::default();
+    let other = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    notes.wait_for(2).await;
+    assert_eq!(notes.all(), [1, 2]);
+    other.shutdown().await;
+    broker.end().await;
+}
+
+async fn a_member_shut_down_finishes_the_event_at_hand<B: Broker>() {
+    let broker = B::start().await;
+    let bus = broker.connect().await;
+    bus.publish(&[broker.event("k", 1), broker.event("k", 2)]).await.unwrap();
+    let (entered, mut enters) = mpsc::channel(9);
+    let (gate, notes) = (Arc::new(tokio::sync::Semaphore::new(0)), Notes::default());
+    let handler = {
+        let (gate, notes) = (gate.clone(), notes.clone());
+        move |delivery: Delivery| {
+            let (entered, gate, notes) = (entered.clone(), gate.clone(), notes.clone());
+            async move {
+                entered.send(()).await?;
+                gate.acquire().await?.forget();
+                notes.take(&delivery);
+                Ok(())
+            }
+        }
+    };
+    let member = bus.subscribe(broker.group("g"), Arc::new(handler)).await.unwrap();
+    enters.recv().await.unwrap();
+    // Long after the shutdown has begun, as far as anybody can tell: one gate for both events, though only one may go through.
+    let open = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        gate.add_permits(2);
+    };
+    tokio::join!(member.shutdown(), open);
+    assert_eq!(notes.all(), [1]);
+    assert_eq!(broker.committed(&broker.name("g"), &broker.topic()).await, 1, "what is finished is acknowledged");
+    broker.end().await;
+}
+
+async fn a_group_goes_on_where_it_was<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, notes) = (broker.connect().await, Notes::default());
+    for round in 0..3 {
+        let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        let events: Vec<_> = (0..5).map(|n| broker.event(["a", "b", "c"][n as usize % 3], round * 5 + n)).collect();
+        bus.publish(&events).await.unwrap();
+        notes.wait_for(5 * (round as usize + 1)).await;
+        member.shutdown().await;
+    }
+    assert_eq!(notes.all().len(), 15, "what was acknowledged does not come again: {notes:?}");
+    broker.end().await;
+}
+
+async fn failed_attempts_are_counted_across_members<B: Broker>() {
+    let broker = B::start().await;
+    let bus = broker.connect().await;
+    bus.publish(&[broker.event("k", 1)]).await.unwrap();
+    let attempts: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let handler = {
+        let attempts = attempts.clone();
+        move |delivery: Delivery| {
+            attempts.lock().unwrap().push(delivery.attempt);
+            async { later() }
+        }
+    };
+    // One attempt in each life, and three lives.
+    for life in 1..=3 {
+        let pause = Backoff::constant(Duration::from_millis(if life == 3 { 60_000 } else { 700 }));
+        let member = bus.subscribe(broker.group("g").backoff(pause), Arc::new(handler.clone())).await.unwrap();
+        eventually("an attempt", || async { attempts.lock().unwrap().len() == life }).await;
+        member.shutdown().await;
+    }
+    assert_eq!(*attempts.lock().unwrap(), [1, 2, 3]);
+    assert!(broker.dead_letters(&broker.name("g"), &broker.topic()).await.is_empty());
+    broker.end().await;
+}
