@@ -17,6 +17,20 @@ fn failures_in_a_row_trip_it_and_a_success_in_between_does_not() {
 }
 
 #[test]
+fn a_success_ends_a_row_and_is_counted_in_every_generation() {
+    let bench = Bench::new(|builder| builder.consecutive_failures(2));
+    for generation in 1..=3 {
+        bench.breaker.reset(&bench.now);
+        for outcome in [FAILURE, Outcome::Success, FAILURE] {
+            bench.call(outcome);
+        }
+        let snapshot = bench.breaker.snapshot(&bench.now);
+        assert_eq!((snapshot.state, snapshot.generation), (State::Closed, generation));
+        assert_eq!((snapshot.counts.succeeded, snapshot.counts.failed), (1, 2));
+    }
+}
+
+#[test]
 fn overload_is_no_failure_in_a_row_and_does_not_end_a_row_but_counts_in_the_rate() {
     let bench = Bench::consecutive(3, |builder| builder);
     bench.calls(2, FAILURE);

@@ -311,6 +311,20 @@ fn whoever_listens_hears_of_rejections_late_results_and_probes() {
 }
 
 #[test]
+fn of_a_call_that_began_before_anybody_listened_nothing_is_heard() {
+    let bench = Bench::consecutive(2, |builder| builder);
+    let early = bench.admit();
+    let heard = Arc::new(Mutex::new(0));
+    let count = heard.clone();
+    bench.breaker.on_event(move |_| *count.lock().unwrap() += 1);
+    bench.settle(early, Outcome::Success);
+    assert_eq!(*heard.lock().unwrap(), 0);
+    bench.call(Outcome::Success);
+    bench.call(Outcome::Success);
+    assert_eq!(*heard.lock().unwrap(), 2, "it stays");
+}
+
+#[test]
 fn a_rule_that_is_met_is_heard_of_also_where_nothing_trips() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     bench.breaker.metrics_only(&bench.now);

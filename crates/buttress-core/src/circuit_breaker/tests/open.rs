@@ -2,6 +2,7 @@
 
 use super::{super::*, *};
 use crate::Reason;
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn the_open_time_doubles_with_each_relapse_is_jittered_and_starts_over_after_closing() {
@@ -263,6 +264,25 @@ fn what_was_due_while_nobody_looked_happened_when_it_was_due() {
 }
 
 #[test]
+fn what_was_due_first_happened_first_when_nobody_looked() {
+    for (begins_after, first) in [(Duration::ZERO, Cause::ProbeLeaseExpired), (5 * SECOND, Cause::HalfOpenTimedOut)] {
+        let mut bench =
+            Bench::consecutive(1, |builder| builder.probes(2).probe_lease(6 * SECOND).max_half_open(8 * SECOND));
+        bench.call(FAILURE);
+        bench.wait_open();
+        bench.call(Outcome::Success);
+        bench.wait(begins_after);
+        let _hung = bench.admit();
+        let causes = Arc::new(Mutex::new(Vec::new()));
+        let list = causes.clone();
+        bench.breaker.on_transition(move |transition| list.lock().unwrap().push(transition.cause));
+        bench.wait(20 * SECOND);
+        bench.state();
+        assert_eq!(*causes.lock().unwrap(), [first]);
+    }
+}
+
+#[test]
 fn a_peek_sees_what_an_admission_would_and_takes_nothing() {
     let mut bench = Bench::consecutive(1, |builder| builder);
     let peek = |bench: &Bench| bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after);
@@ -290,6 +310,38 @@ fn a_probe_is_slow_when_it_is_strictly_slower() {
         bench.wait(took);
         bench.settle(probe, Outcome::Success);
         assert_eq!(bench.state(), state);
+    }
+}
+
+/// A clock that counts its coarse time itself.
+struct Counting {
+    zero: Instant,
+    now: Instant,
+}
+
+impl crate::Clock for Counting {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn zero(&self) -> Option<Instant> {
+        Some(self.zero)
+    }
+
+    fn coarse_nanos(&self) -> Option<u64> {
+        Some((self.now - self.zero).as_nanos() as u64)
+    }
+}
+
+#[test]
+fn the_first_look_by_a_clock_that_counts_is_as_good_as_the_next() {
+    let bench = Bench::consecutive(1, |builder| builder);
+    bench.call(FAILURE);
+    let zero = bench.now - 7 * SECOND;
+    for elapsed in [500 * MS, 600 * MS] {
+        let clock = Counting { zero, now: bench.now + elapsed };
+        let left = bench.breaker.peek(&clock).unwrap_err().retry_after;
+        assert_eq!(left, Some(SECOND - elapsed));
     }
 }
 
