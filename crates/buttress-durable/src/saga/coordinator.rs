@@ -6,15 +6,16 @@ use buttress_core::InvalidConfig;
 use futures_util::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::admin::{Admin, AdminError, SagaView};
 use super::definition::{Definition, Flow};
-use super::run::{Over, Run};
+use super::run::Run;
 use super::starter::Starter;
+use super::state::Status;
 use super::store;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
@@ -80,9 +81,14 @@ struct Shared<D: Database> {
     recoveries: u32,
     /// A saga was started, or has something new to do.
     woken: Arc<watch::Sender<()>>,
-    /// A saga has ended.
-    ended: watch::Sender<()>,
+    /// The id of a saga that has ended, is stuck, or has turned back.
+    news: broadcast::Sender<Arc<str>>,
 }
+
+/// News that a waiter may miss before it has to look for itself.
+const NEWS: usize = 256;
+/// The longest pause between two looks at a saga that another process may be running.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 // === impl CoordinatorBuilder ===
 
@@ -154,7 +160,7 @@ impl<D: Database> Coordinator<D> {
                 poll: Duration::from_millis(200),
                 recoveries: 10,
                 woken: Arc::new(watch::channel(()).0),
-                ended: watch::channel(()).0,
+                news: broadcast::channel(NEWS).0,
             },
         }
     }
@@ -181,7 +187,6 @@ impl<D: Database> Coordinator<D> {
             }
             count += runs.len();
             join_all(runs.into_iter().map(Run::drive)).await;
-            self.shared.ended.send_replace(());
         }
     }
 
@@ -192,24 +197,41 @@ impl<D: Database> Coordinator<D> {
     ///
     /// What the database says.
     pub async fn wait(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
-        let (admin, shared) = (self.admin(), &self.shared);
-        let mut ended = shared.ended.subscribe();
-        let end = async {
-            loop {
-                let saga = admin.get(id).await?;
-                if saga.as_ref().is_none_or(SagaView::is_at_rest) {
-                    return Ok(saga);
-                }
-                tokio::select! {
-                    _ = ended.changed() => {}
-                    () = sleep(shared.poll) => {}
-                }
+        self.wait_until(id, limit, |status| status.is_final() || status == Status::Stuck).await
+    }
+
+    /// Waits until it is decided how a saga ends: like [`wait`](Self::wait), but a saga that has turned back is waited for no
+    /// longer, since there is only one way from there.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn wait_until_decided(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
+        self.wait_until(id, limit, |status| status != Status::Running).await
+    }
+
+    async fn wait_until(
+        &self,
+        id: &str,
+        limit: Duration,
+        there: impl Fn(Status) -> bool,
+    ) -> Result<Option<SagaView>, AdminError> {
+        let shared = &self.shared;
+        let mut news = shared.news.subscribe();
+        let looking = async {
+            let mut pause = shared.poll;
+            while store::status(&shared.db, id).await?.is_some_and(|status| !there(status)) {
+                // Whoever waits must not keep the database from what it is waiting for: it looks again when there is news,
+                // and seldom besides, for sagas that another process runs.
+                let _ = timeout(pause, told(&mut news, id)).await;
+                pause = pause.saturating_mul(2).min(LONGEST_LOOK.max(shared.poll));
             }
+            Ok::<_, DbError>(())
         };
-        match timeout(limit, end).await {
-            Ok(end) => end,
-            Err(_) => admin.get(id).await,
+        if let Ok(looked) = timeout(limit, looking).await {
+            looked?;
         }
+        self.admin().get(id).await
     }
 
     /// The list of sagas, and what to do with those that are stuck.
@@ -251,16 +273,11 @@ impl<D: Database> Shared<D> {
             tokio::select! {
                 () = stop.wait() => {}
                 _ = woken.changed(), if runs.len() < self.concurrency => {}
-                Some(over) = runs.join_next() => {
-                    if matches!(over, Ok(Over::Ended)) {
-                        self.ended.send_replace(());
-                    }
-                }
+                Some(_) = runs.join_next() => {}
                 () = sleep(pause), if runs.len() < self.concurrency => {}
             }
         }
         while runs.join_next().await.is_some() {}
-        self.ended.send_replace(());
     }
 
     /// Until the next look: sooner than a whole poll if a saga that waits is due sooner.
@@ -291,10 +308,21 @@ impl<D: Database> Shared<D> {
                     lease: self.lease,
                     recoveries: self.recoveries,
                     stop: stop.clone(),
+                    news: self.news.clone(),
                 });
             }
         }
         Ok(runs)
+    }
+}
+
+/// Returns when there is news of this saga, or may have been.
+async fn told(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
+    loop {
+        match news.recv().await {
+            Ok(other) if *other != *id => {}
+            _ => return,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::definition::{CallError, Called, Flow};
@@ -25,17 +26,8 @@ pub(super) struct Run<D: Database> {
     pub(super) lease: Duration,
     pub(super) recoveries: u32,
     pub(super) stop: Stop,
-}
-
-/// Why a run is over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Over {
-    /// Completed, compensated or stuck.
-    Ended,
-    /// It goes on later.
-    Waits,
-    /// Another coordinator has it now.
-    Lost,
+    /// Whoever waits for this saga is told when it is decided how it ends.
+    pub(super) news: broadcast::Sender<Arc<str>>,
 }
 
 /// How long a saga rests whose run the database has failed. It stays owned for that time, so that taking it again counts as
@@ -43,25 +35,23 @@ pub(super) enum Over {
 const REST: Duration = Duration::from_secs(1);
 
 impl<D: Database> Run<D> {
-    pub(super) async fn drive(mut self) -> Over {
-        match self.steps().await {
-            Ok(over) => over,
-            Err(error) => {
-                let id = &*self.saga.id;
-                tracing::error!(saga = id, error = %Chain(&error), "the saga rests: its state cannot be written");
-                let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST).await;
-                Over::Waits
-            }
+    /// Returns when the saga has ended, has to wait, or belongs to another coordinator.
+    pub(super) async fn drive(mut self) {
+        if let Err(error) = self.steps().await {
+            let id = &*self.saga.id;
+            tracing::error!(saga = id, error = %Chain(&error), "the saga rests: its state cannot be written");
+            let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST).await;
         }
     }
 
-    async fn steps(&mut self) -> Result<Over, OutboxError> {
+    async fn steps(&mut self) -> Result<(), OutboxError> {
         let flow = self.flow.clone();
         let names: Vec<_> = flow.rules().iter().map(|rule| rule.name.as_str()).collect();
         self.check(&names);
         let mut events = Vec::new();
         // The transaction of a local step, until its end is noted in it.
         let mut open: Option<Tx<D>> = None;
+        let mut known = self.saga.progress.status;
         loop {
             // Asked to stop, it begins nothing more, and writes down what has become of the last step.
             let next = match self.stop.is_set() && self.saga.progress.stuck.is_none() {
@@ -78,7 +68,7 @@ impl<D: Database> Run<D> {
             };
             if !store::save(&self.db, &mut tx, &mut self.saga, &names, lease).await? {
                 tracing::warn!(saga = &*self.saga.id, "another coordinator has the saga now");
-                return Ok(Over::Lost);
+                return Ok(());
             }
             let told = !events.is_empty();
             for event in events.drain(..) {
@@ -88,11 +78,19 @@ impl<D: Database> Run<D> {
             if told {
                 self.outbox.wake();
             }
+            if self.saga.progress.status != known {
+                known = self.saga.progress.status;
+                // Nobody listens, mostly.
+                let _ = self.news.send(self.saga.id.clone());
+            }
             let (step, undo, attempt, deadline) = match next {
                 Next::Act { step, attempt, deadline } => (step, false, attempt, deadline),
                 Next::Undo { step, attempt, deadline } => (step, true, attempt, deadline),
-                Next::Wait => return Ok(Over::Waits),
-                Next::End => return Ok(self.ended()),
+                Next::Wait => return Ok(()),
+                Next::End => {
+                    self.ended();
+                    return Ok(());
+                }
             };
             let name = names.get(step).copied().unwrap_or_default();
             let meta = Meta {
@@ -114,7 +112,7 @@ impl<D: Database> Run<D> {
             } else {
                 tokio::select! {
                     called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, None)) => called,
-                    () = self.keep() => return Ok(Over::Lost),
+                    () = self.keep() => return Ok(()),
                 }
             };
             self.record(name, undo, called, &mut events);
@@ -175,7 +173,7 @@ impl<D: Database> Run<D> {
         }
     }
 
-    fn ended(&self) -> Over {
+    fn ended(&self) {
         let (id, status) = (&*self.saga.id, self.saga.progress.status);
         match &self.saga.progress.stuck {
             Some(stuck) if status == Status::Stuck => {
@@ -183,7 +181,6 @@ impl<D: Database> Run<D> {
             }
             _ => tracing::info!(saga = id, %status, "saga ended"),
         }
-        Over::Ended
     }
 
     fn traced(&self, event: DomainEvent) -> DomainEvent {

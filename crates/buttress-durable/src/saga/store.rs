@@ -115,6 +115,14 @@ pub(super) async fn next_due<D: Database>(
     Ok(due.map(Timestamp::from_millis))
 }
 
+/// How far a saga has come.
+pub(super) async fn status<D: Database>(db: &Db<D>, id: &str) -> Result<Option<Status>, DbError> {
+    let rows = db.read("SELECT status FROM buttress_saga WHERE id = $1", args![id]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let status = D::text(row, 0)?;
+    Status::parse(&status).map(Some).ok_or(DbError::Unreadable { what: "status", value: status })
+}
+
 /// Reads a saga whole.
 pub(super) async fn load<D: Database>(
     db: &Db<D>,

@@ -22,6 +22,7 @@ on_both!(
     two_coordinators_never_run_one_saga,
     a_stale_coordinator_writes_nothing,
     a_coordinator_shut_down_gives_its_sagas_back,
+    who_waits_for_a_decision_need_not_wait_for_the_undoing,
 );
 
 struct Test<D: Backend> {
@@ -377,4 +378,23 @@ fn definitions_that_cannot_be_undone_are_refused() {
     }
     let right = definition::<sqlx::Sqlite>(&Participants::new(), &Crash::never());
     assert!(format!("{right:?}").contains("pay"));
+}
+
+async fn who_waits_for_a_decision_need_not_wait_for_the_undoing<D: Backend>() {
+    let test = test::<D>().await;
+    test.participants.script("pay", &[Reply::Declined]);
+    test.participants.script("-reserve", &[Reply::Gate]);
+    let running = test.shop.coordinator.run();
+    assert!(test.shop.order("o").await);
+    let long = Duration::from_secs(60);
+    let saga = test.shop.coordinator.wait_until_decided("o", long).await.unwrap().unwrap();
+    assert_eq!((saga.status, saga.failure.unwrap().step.as_str()), (Status::Compensating, "pay"));
+    let still = test.shop.coordinator.wait("o", Duration::from_millis(20)).await.unwrap().unwrap();
+    assert_eq!(still.status, Status::Compensating, "the time is up");
+    test.participants.gate.add_permits(1);
+    let ended = test.shop.coordinator.wait("o", long).await.unwrap().unwrap();
+    assert_eq!(ended.status, Status::Compensated);
+    assert!(test.shop.coordinator.wait_until_decided("nobody", long).await.unwrap().is_none());
+    running.shutdown().await;
+    test.end().await;
 }
