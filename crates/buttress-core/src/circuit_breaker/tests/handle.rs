@@ -317,7 +317,7 @@ fn of_a_call_that_began_before_anybody_listened_nothing_is_heard() {
     let heard = Arc::new(Mutex::new(0));
     let count = heard.clone();
     bench.breaker.on_event(move |_| *count.lock().unwrap() += 1);
-    bench.settle(early, Outcome::Success);
+    bench.settle(early, FAILURE);
     assert_eq!(*heard.lock().unwrap(), 0);
     bench.call(Outcome::Success);
     bench.call(Outcome::Success);
