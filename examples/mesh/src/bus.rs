@@ -16,12 +16,32 @@ use crate::service::StartError;
 
 /// Which bus.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum Bus {
     /// An append-only log in a database of its own, next to those of the services.
     #[default]
     Log,
     /// Kafka, at these brokers.
+    #[cfg(feature = "kafka")]
     Kafka(String),
+}
+
+/// `--kafka` was said to a program that knows no Kafka.
+#[derive(Debug, thiserror::Error)]
+#[error("kafka: this program was built without it; build it with `--features kafka`")]
+pub struct NoKafka;
+
+impl Bus {
+    /// Kafka if there are brokers, and the embedded log if not.
+    pub fn new(brokers: Option<String>) -> Result<Self, NoKafka> {
+        match brokers {
+            None => Ok(Self::Log),
+            #[cfg(feature = "kafka")]
+            Some(brokers) => Ok(Self::Kafka(brokers)),
+            #[cfg(not(feature = "kafka"))]
+            Some(_) => Err(NoKafka),
+        }
+    }
 }
 
 /// How long a member of a group, or a relay, that has crashed keeps its work from others. Short, since in the demo somebody
@@ -32,12 +52,14 @@ const LEASE: Duration = Duration::from_secs(3);
 pub async fn open<H: Home>(bus: &Bus, home: &H) -> Result<Arc<dyn EventBus>, StartError> {
     match bus {
         Bus::Log => Ok(Arc::new(LogBus::new(home.open(EVENTS).await?).with_lease(LEASE))),
-        Bus::Kafka(brokers) => kafka(brokers).await,
+        #[cfg(feature = "kafka")]
+        Bus::Kafka(brokers) => {
+            use buttress_durable::bus::{KafkaBus, KafkaConfig};
+            // The least that brokers take unless told otherwise.
+            let session = Duration::from_secs(6);
+            Ok(Arc::new(KafkaBus::new(KafkaConfig::new(brokers).session(session).publish_timeout(LEASE / 2))?))
+        }
     }
-}
-
-async fn kafka(_brokers: &str) -> Result<Arc<dyn EventBus>, StartError> {
-    Err(StartError::NoKafka)
 }
 
 /// The outbox of a service. Its relay is [`Outbox::relay`].

@@ -1,87 +1,45 @@
 //! The command line of the example mesh: see README.md.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+mod cli;
+
+use std::io::{IsTerminal, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
-use mesh::bus::Bus;
-use mesh::db::{Databases, Files};
-use mesh::demo::books::Told;
-use mesh::demo::{self, books};
-use mesh::mesh::{Config, Mesh, Name};
+use clap::Parser;
+use mesh::db::Databases;
+use mesh::demo::books::{self, Told};
+use mesh::demo::{self, processes};
+use mesh::faults::Faults;
+use mesh::launch::{self, Clients, Name, Wiring};
+use mesh::mesh::{Config, Mesh, PATIENCE};
+use mesh::service::Service;
+use mesh::stack::{Admission, Health};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// A small shop of four services, wired through every layer of Buttress.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Cli {
-    /// How to write logs (to stderr; RUST_LOG says which).
-    #[arg(long, global = true, value_enum, default_value = "text")]
-    log: LogFormat,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Runs all services on loopback until Ctrl-C.
-    Up {
-        /// Where the databases live; kept.
-        #[arg(long, default_value = "mesh-data")]
-        data_dir: PathBuf,
-        /// The gateway's port; 0 for a free one.
-        #[arg(long, default_value_t = 0)]
-        port: u16,
-        /// Seconds between "not ready" and closing the door.
-        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
-        drain_delay: f64,
-    },
-    /// Places orders while faults come and go, and checks the books.
-    Demo {
-        /// How many orders to place.
-        #[arg(long, default_value_t = 500)]
-        orders: usize,
-        /// The same seed gives the same orders and coin tosses.
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-        /// Orders per second.
-        #[arg(long, default_value_t = 20.0, value_parser = rate)]
-        rate: f64,
-        /// Write the whole report here.
-        #[arg(long)]
-        json: Option<PathBuf>,
-        /// Keep the databases here instead of in a temporary directory.
-        #[arg(long)]
-        data_dir: Option<PathBuf>,
-    },
-    /// Checks the books of a mesh that is not running.
-    Audit {
-        /// Where the databases live.
-        #[arg(long, default_value = "mesh-data")]
-        data_dir: PathBuf,
-    },
-}
+use cli::{Cli, Command, Demo, LogFormat, ServiceArgs, Up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
     init_tracing(log, &command);
     let result = match command {
-        Command::Up { data_dir, port, drain_delay } => up(data_dir, port, Duration::from_secs_f64(drain_delay)).await,
-        Command::Demo { orders, seed, rate, json, data_dir } => {
-            let progress = std::io::stderr().is_terminal();
-            demo(demo::Options { orders, seed, rate, data_dir, databases: None, bus: Bus::Log, progress }, json).await
-        }
-        Command::Audit { data_dir } => audit(data_dir).await,
+        Command::Up(args) => up(args).await,
+        Command::Demo(args) => demo(args).await,
+        Command::Audit { data_dir, server } => match server.databases(data_dir) {
+            Ok(databases) => audit(&databases).await,
+            Err(error) => Err(error),
+        },
+        Command::Gateway(args) => service(Name::Gateway, args).await,
+        Command::Order(args) => service(Name::Order, args).await,
+        Command::Payment(args) => service(Name::Payment, args).await,
+        Command::Inventory(args) => service(Name::Inventory, args).await,
+        Command::Shipping(args) => service(Name::Shipping, args).await,
+        Command::Notification(args) => service(Name::Notification, args).await,
+        Command::Legacy(args) => service(Name::Legacy, args).await,
     };
     match result {
         Ok(code) => code,
@@ -92,11 +50,13 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn up(data_dir: PathBuf, port: u16, drain_delay: Duration) -> anyhow::Result<ExitCode> {
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let mesh = Mesh::start(Config { port, drain_delay, admin: true, ..Config::new(data_dir) }).await?;
+/// All services in this process.
+async fn up(args: Up) -> anyhow::Result<ExitCode> {
+    let Up { data_dir, server, bus, port, drain_delay } = args;
+    let (databases, bus) = (server.databases(data_dir)?, bus.bus()?);
+    let mesh = Mesh::start(Config { databases, bus, port, drain_delay, admin: true, ..Config::new("") }).await?;
     for name in Name::ALL.into_iter().rev() {
-        println!("{:<10} {}", name.as_str(), mesh.url(name));
+        println!("{:<13} {}", name.as_str(), mesh.url(name));
     }
     let died = tokio::select! {
         () = asked_to_stop() => None,
@@ -113,26 +73,92 @@ async fn up(data_dir: PathBuf, port: u16, drain_delay: Duration) -> anyhow::Resu
     }
 }
 
-async fn demo(options: demo::Options, json: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    // Before the work, so that a typo in a path does not cost a minute.
-    let file =
-        json.map(|path| std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display())));
-    let file = file.transpose()?;
-    let report = tokio::select! {
-        report = demo::run(options) => report?,
-        () = asked_to_stop() => anyhow::bail!("interrupted"),
-    };
-    print!("{report}");
-    if let Some(file) = file {
-        serde_json::to_writer_pretty(file, &report).context("cannot write the report")?;
+/// One service as this process: the same code, the same layers.
+async fn service(name: Name, args: ServiceArgs) -> anyhow::Result<ExitCode> {
+    if args.with_parent {
+        end_with_standard_input();
     }
-    Ok(if report.books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let addr = args.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), name.default_port()));
+    let listener = TcpListener::bind(addr).with_context(|| format!("listen: cannot listen on {addr}"))?;
+    let wiring = Wiring {
+        addresses: args.peers.addresses(),
+        bus: args.bus.bus()?,
+        clients: Clients::new(args.seed)?,
+        patience: PATIENCE,
+        databases: args.server.databases(args.data_dir)?,
+    };
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let serving = launch::run(
+        name,
+        Service {
+            name: name.as_str(),
+            listener,
+            health: health.clone(),
+            admission: Admission::new(name.as_str()),
+            faults: Faults::new(args.seed.wrapping_add(name as u64)),
+            admin: args.admin,
+            stop: stop.clone(),
+            grace: args.grace,
+        },
+        wiring,
+    );
+    let stopping = async {
+        asked_to_stop().await;
+        // Readiness goes off first, and the door stays open until whoever sends traffic here has noticed.
+        health.drain();
+        tracing::info!(service = name.as_str(), delay = ?args.drain_delay, "no longer ready");
+        tokio::time::sleep(args.drain_delay).await;
+        stop.cancel();
+        asked_to_stop().await;
+    };
+    tokio::select! {
+        served = serving => served.map(|()| ExitCode::SUCCESS).with_context(|| format!("the {} service", name.as_str())),
+        () = stopping => Ok(ExitCode::FAILURE),
+    }
 }
 
-async fn audit(data_dir: PathBuf) -> anyhow::Result<ExitCode> {
-    let books = books::audit(&Databases::Files(Files(data_dir.clone())), &Told::default())
-        .await
-        .with_context(|| format!("no books in {}", data_dir.display()))?;
+async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
+    // Before the work, so that a typo in a path does not cost a minute.
+    let create = |path: &Path| std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()));
+    let file = args.json.as_deref().map(create).transpose()?;
+    let Demo { orders, seed, rate, kills, .. } = args;
+    let progress = std::io::stderr().is_terminal();
+    let databases = args.server.server()?;
+    if args.processes {
+        let (postgres, prefix) = (args.server.postgres.clone(), args.server.database_prefix.clone());
+        let kafka = args.bus.kafka.clone();
+        let data_dir = args.data_dir;
+        let options =
+            processes::Options { orders, seed, rate, kills, data_dir, databases, postgres, prefix, kafka, progress };
+        return finish(interruptible(processes::run(options)).await?, file, |report| report.books.right);
+    }
+    let options =
+        demo::Options { orders, seed, rate, databases, bus: args.bus.bus()?, data_dir: args.data_dir, progress };
+    finish(interruptible(demo::run(options)).await?, file, |report| report.books.right)
+}
+
+async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = asked_to_stop() => anyhow::bail!("interrupted"),
+    }
+}
+
+/// For people, for programs, and as an exit code.
+fn finish<R: std::fmt::Display + serde::Serialize>(
+    report: R,
+    json: Option<std::fs::File>,
+    right: impl FnOnce(&R) -> bool,
+) -> anyhow::Result<ExitCode> {
+    print!("{report}");
+    if let Some(file) = json {
+        serde_json::to_writer_pretty(file, &report).context("cannot write the report")?;
+    }
+    Ok(if right(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn audit(databases: &Databases) -> anyhow::Result<ExitCode> {
+    let books = books::audit(databases, &Told::default()).await.context("no books to audit there")?;
     print!("{books}");
     Ok(if books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -152,6 +178,15 @@ async fn asked_to_stop() {
     }
 }
 
+/// The parent holds the other end of the pipe, and the system closes it when the parent dies, however it dies.
+fn end_with_standard_input() {
+    std::thread::spawn(|| {
+        let mut rest = [0; 64];
+        while matches!(std::io::stdin().read(&mut rest), Ok(read) if read > 0) {}
+        std::process::exit(1);
+    });
+}
+
 fn init_tracing(format: LogFormat, command: &Command) {
     // The demo's output is its table; everything else is a service that should say what it does.
     let default = if matches!(command, Command::Demo { .. }) { "off" } else { "info" };
@@ -161,19 +196,5 @@ fn init_tracing(format: LogFormat, command: &Command) {
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
-    }
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("between 0 and 3600 seconds".to_owned()),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
-        _ => Err("between 0.1 and 10000 orders per second".to_owned()),
     }
 }

@@ -45,8 +45,6 @@ pub enum StartError {
     Db(#[from] DbError),
     #[error("cannot join the event bus")]
     Bus(#[from] BusError),
-    #[error("kafka: this program was built without the feature `kafka`")]
-    NoKafka,
     #[error("a layer is configured wrongly")]
     Layer(#[from] InvalidConfig),
     #[error("not an address of a service")]

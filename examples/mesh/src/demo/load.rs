@@ -16,8 +16,9 @@ use crate::order::IDEMPOTENCY_KEY;
 
 /// Longer than the gateway may take, several times: whoever waits so long has been forgotten.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two requests about the same order.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Between two requests about the same order: it doubles up to the latter, or a service that comes back after a pause would
+/// find all that were refused meanwhile at its door, four times a second each.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
 const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
@@ -122,10 +123,11 @@ impl Order {
                 Answer::Refused(status) => temper == Temper::Stubborn && status.is_server_error(),
                 Answer::Confirmed(_) | Answer::Cancelled(..) => false,
             };
-            if !again || start.elapsed() + PAUSE > PATIENCE {
+            let pause = PAUSE.0.saturating_mul(1 << repeats.min(16)).min(PAUSE.1).mul_f64(0.5 + fastrand::f64() / 2.0);
+            if !again || start.elapsed() + pause > PATIENCE {
                 return Seen { answer, took: start.elapsed(), repeats };
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
             repeats += 1;
         }
     }

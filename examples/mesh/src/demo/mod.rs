@@ -6,6 +6,7 @@ pub mod books;
 mod checks;
 mod facts;
 mod load;
+pub mod processes;
 pub mod report;
 mod scenario;
 
@@ -44,12 +45,12 @@ pub struct Options {
 
 /// Runs the whole demo: start, trouble, settling, clean stop, audit.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
-    let home = home(&options)?;
+    let home = Home::new(options.data_dir.clone(), options.databases.clone())?;
     let started = now();
     let databases = home.databases.clone();
     let config = Config { databases, bus: options.bus.clone(), seed: options.seed, ..Config::new("") };
     let mut mesh = Mesh::start(config).await?;
-    let bar = progress_bar(&options)?;
+    let bar = progress_bar(options.progress, options.orders)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;
 
     bar.set_message("settling: undoing what is left");
@@ -66,23 +67,28 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
 }
 
 /// The databases, and the temporary directory that goes with them.
+#[derive(Debug)]
 struct Home {
     databases: Databases,
+    /// For files, even if the databases are elsewhere.
+    dir: PathBuf,
     _temporary: tempfile::TempDir,
 }
 
-fn home(options: &Options) -> anyhow::Result<Home> {
-    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let data_dir = options.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let databases = options.databases.clone().unwrap_or(Databases::Files(Files(data_dir)));
-    Ok(Home { databases, _temporary: temporary })
+impl Home {
+    fn new(data_dir: Option<PathBuf>, server: Option<Databases>) -> anyhow::Result<Self> {
+        let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let databases = server.unwrap_or_else(|| Databases::Files(Files(dir.clone())));
+        Ok(Self { databases, dir, _temporary: temporary })
+    }
 }
 
-fn progress_bar(options: &Options) -> anyhow::Result<ProgressBar> {
-    if !options.progress {
+fn progress_bar(draw: bool, orders: usize) -> anyhow::Result<ProgressBar> {
+    if !draw {
         return Ok(ProgressBar::hidden());
     }
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders  {elapsed}  {msg}")?;
-    Ok(ProgressBar::new(options.orders as u64).with_style(style))
+    Ok(ProgressBar::new(orders as u64).with_style(style))
 }

@@ -41,13 +41,17 @@ pub struct Config {
 /// coordinator that was only slow finds out at its next write.
 const LEASE: Duration = Duration::from_secs(3);
 
+/// Sagas at work at the same time, hardly more than the client stacks have places. The rest wait in the database, where
+/// waiting costs nothing: after a restart there may be many.
+const CONCURRENCY: usize = 16;
+
 /// Opens the database, goes on with the sagas that an earlier life has left, and serves until told to stop.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, config: Config) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     let inventory = clients::Inventory::new(config.clients.inventory.grpc(&config.inventory)?);
     let payment = clients::Payment::new(config.clients.payment.grpc(&config.payment)?);
     let outbox = bus::outbox(store.db());
-    let mut builder = Coordinator::builder(store.db().clone(), outbox.clone()).lease(LEASE).concurrency(64);
+    let mut builder = Coordinator::builder(store.db().clone(), outbox.clone()).lease(LEASE).concurrency(CONCURRENCY);
     // An order that was started by an older version is finished by that version: register both until the last one has ended.
     let starter = builder.register(saga::definition(&inventory, &payment)?)?;
     let coordinator = builder.build();

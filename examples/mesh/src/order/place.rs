@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use buttress_durable::saga::{AdminError, Coordinator, Starter, Status};
 use buttress_durable::{Database, DbError};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::clients::Inventory;
@@ -57,9 +56,6 @@ pub(super) enum Placed {
     Pending(Order),
 }
 
-/// Between two looks at a saga that has not ended: it may have turned back meanwhile, and that is news.
-const LOOK: Duration = Duration::from_millis(20);
-
 impl<D: Database> Desk<D> {
     /// Places an order, or finds the one that was placed with the same key.
     pub(super) async fn place(&self, new: NewOrder, idempotency_key: Option<&str>) -> Result<Placed, Refused> {
@@ -108,19 +104,8 @@ impl<D: Database> Desk<D> {
 
     /// Waits until it is decided how the order goes, but not longer than the patience.
     async fn outcome(&self, id: &str) -> Result<Placed, Refused> {
-        let decided = async {
-            loop {
-                match self.look(id).await? {
-                    // Returns at once when the saga has ended.
-                    Placed::Pending(_) => drop(self.coordinator.wait(id, LOOK).await?),
-                    decided => return Ok::<_, Refused>(decided),
-                }
-            }
-        };
-        match timeout(self.patience, decided).await {
-            Ok(decided) => decided,
-            Err(_) => self.look(id).await,
-        }
+        self.coordinator.wait_until_decided(id, self.patience).await?;
+        self.look(id).await
     }
 
     /// What is true now. Read, not remembered, so that a repeated request gets the same answer.

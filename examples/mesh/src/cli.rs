@@ -1,0 +1,249 @@
+//! What can be said on the command line, or in the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh::bus::Bus;
+use mesh::db::{Databases, Files, Server};
+use mesh::launch::{Addresses, Name};
+use mesh::service::Address;
+
+/// A small shop of seven services, wired through every layer of Buttress.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    /// How to write logs (to stderr; RUST_LOG says which).
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) log: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs all services on loopback until Ctrl-C.
+    Up(Up),
+    /// Places orders while things go wrong, and checks the books.
+    Demo(Demo),
+    /// Checks the books of a mesh that is not running.
+    Audit {
+        /// Where SQLite's files are.
+        #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
+        data_dir: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Runs the gateway as a process of its own.
+    Gateway(ServiceArgs),
+    /// Runs the order service as a process of its own.
+    Order(ServiceArgs),
+    /// Runs the payment service as a process of its own.
+    Payment(ServiceArgs),
+    /// Runs the inventory service as a process of its own.
+    Inventory(ServiceArgs),
+    /// Runs the shipping service as a process of its own.
+    Shipping(ServiceArgs),
+    /// Runs the notification service as a process of its own.
+    Notification(ServiceArgs),
+    /// Runs the old shop as a process of its own.
+    Legacy(ServiceArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Up {
+    /// Where SQLite's files are; kept.
+    #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+    /// The gateway's port; 0 for a free one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Seconds between "not ready" and closing the door.
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub(crate) drain_delay: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// How many orders to place.
+    #[arg(long, default_value_t = 500)]
+    pub(crate) orders: usize,
+    /// The same seed gives the same orders, coin tosses and kills.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Orders per second.
+    #[arg(long, default_value_t = 20.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Write the whole report here.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Keep SQLite's files here instead of in a temporary directory.
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+    /// Run every service as a process of its own, and kill them one after the other (SIGKILL).
+    #[arg(long)]
+    pub(crate) processes: bool,
+    /// How many of them to kill. Orders are placed until all are done.
+    #[arg(long, default_value_t = 21, requires = "processes")]
+    pub(crate) kills: usize,
+}
+
+/// Databases on a server instead of in files.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// A PostgreSQL server, such as postgres://user:password@host:5432: each service gets a database of its own there.
+    #[arg(long, env = "MESH_POSTGRES", hide_env_values = true)]
+    pub(crate) postgres: Option<String>,
+    /// What the names of those databases begin with.
+    #[arg(long, env = "MESH_DATABASE_PREFIX", default_value = "mesh_")]
+    pub(crate) database_prefix: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BusArgs {
+    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. For `demo --processes` also "mock".
+    #[arg(long, env = "MESH_KAFKA")]
+    pub(crate) kafka: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServiceArgs {
+    /// Where to listen. Default: loopback, on the service's own port (gateway 8080, order 8081, payment 8082, inventory 8083,
+    /// shipping 8084, notification 8085, legacy 8086).
+    #[arg(long, env = "MESH_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) peers: Peers,
+    /// Where SQLite's files are.
+    #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+    /// Seconds between "not ready" and closing the door.
+    #[arg(long, env = "MESH_DRAIN_DELAY", default_value = "1", value_parser = seconds)]
+    pub(crate) drain_delay: Duration,
+    /// Seconds that requests in flight may take after that.
+    #[arg(long, env = "MESH_GRACE", default_value = "10", value_parser = seconds)]
+    pub(crate) grace: Duration,
+    /// Offer switches for operators under /admin.
+    #[arg(long, env = "MESH_ADMIN")]
+    pub(crate) admin: bool,
+    /// For every coin toss and every jitter.
+    #[arg(long, env = "MESH_SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End at once when standard input ends: the demo's children must not outlive it, however it dies.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+/// Where the others are, as host:port.
+#[derive(Args, Debug)]
+pub(crate) struct Peers {
+    #[arg(long, env = "MESH_GATEWAY", default_value = "127.0.0.1:8080")]
+    gateway: Address,
+    #[arg(long, env = "MESH_ORDER", default_value = "127.0.0.1:8081")]
+    order: Address,
+    #[arg(long, env = "MESH_PAYMENT", default_value = "127.0.0.1:8082")]
+    payment: Address,
+    #[arg(long, env = "MESH_INVENTORY", default_value = "127.0.0.1:8083")]
+    inventory: Address,
+    #[arg(long, env = "MESH_SHIPPING", default_value = "127.0.0.1:8084")]
+    shipping: Address,
+    #[arg(long, env = "MESH_NOTIFICATION", default_value = "127.0.0.1:8085")]
+    notification: Address,
+    #[arg(long, env = "MESH_LEGACY", default_value = "127.0.0.1:8086")]
+    legacy: Address,
+}
+
+impl Peers {
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses::new(|name| {
+            match name {
+                Name::Gateway => &self.gateway,
+                Name::Order => &self.order,
+                Name::Payment => &self.payment,
+                Name::Inventory => &self.inventory,
+                Name::Shipping => &self.shipping,
+                Name::Notification => &self.notification,
+                Name::Legacy => &self.legacy,
+            }
+            .clone()
+        })
+    }
+}
+
+impl ServerArgs {
+    /// The server, if one was named.
+    pub(crate) fn server(&self) -> anyhow::Result<Option<Databases>> {
+        let server = self.postgres.as_deref().map(|url| Server::new(url, &self.database_prefix)).transpose()?;
+        Ok(server.map(Databases::Server))
+    }
+
+    /// The server, or files in a directory that is made if need be.
+    pub(crate) fn databases(&self, data_dir: PathBuf) -> anyhow::Result<Databases> {
+        if let Some(server) = self.server()? {
+            return Ok(server);
+        }
+        std::fs::create_dir_all(&data_dir).with_context(|| format!("data-dir: cannot make {}", data_dir.display()))?;
+        Ok(Databases::Files(Files(data_dir)))
+    }
+}
+
+impl BusArgs {
+    pub(crate) fn bus(&self) -> anyhow::Result<Bus> {
+        Ok(Bus::new(self.kafka.clone())?)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("between 0 and 3600 seconds".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
+        _ => Err("between 0.1 and 10000 orders per second".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_fit_together() {
+        let Command::Order(args) = Cli::parse_from(["mesh", "order"]).command else { panic!("not the order service") };
+        let addresses = args.peers.addresses();
+        for name in Name::ALL {
+            assert!(addresses.of(name).to_string().ends_with(&format!(":{}", name.default_port())), "{name:?}");
+        }
+    }
+}

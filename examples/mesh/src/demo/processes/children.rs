@@ -1,0 +1,163 @@
+//! The services as children of this process.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
+
+use super::Options;
+use crate::clock::now;
+use crate::db::{Databases, Files};
+use crate::demo::Home;
+use crate::launch::{Addresses, Name};
+use crate::probe;
+
+/// A process that is not ready by then never will be.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than drain delay, grace period and last events take together.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Children {
+    program: PathBuf,
+    /// What all of them are told.
+    arguments: Vec<String>,
+    ports: HashMap<&'static str, SocketAddr>,
+    /// Where their logs go.
+    logs: PathBuf,
+    running: HashMap<&'static str, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    /// Ends when we do, and with it the child: see `--with-parent`. Apart from the child, because waiting for a child closes
+    /// its standard input.
+    _life: Option<ChildStdin>,
+}
+
+impl Children {
+    pub(super) fn new(options: &Options, home: &Home, kafka: Option<&str>, seed: u64) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let ports: HashMap<_, _> = free_ports(seed)?;
+        let addresses = Addresses::new(|name| ports[name.as_str()].into());
+        let mut arguments = vec!["--with-parent".to_owned(), "--admin".to_owned()];
+        let mut say = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
+        say("seed", seed.to_string());
+        say("drain-delay", "0.2".to_owned());
+        for name in Name::ALL {
+            say(name.as_str(), addresses.of(name).to_string());
+        }
+        if let Databases::Files(Files(dir)) = &home.databases {
+            say("data-dir", dir.display().to_string());
+        }
+        if let Some(url) = &options.postgres {
+            say("postgres", url.clone());
+            say("database-prefix", options.prefix.clone());
+        }
+        if let Some(brokers) = kafka {
+            say("kafka", brokers.to_owned());
+        }
+        Ok(Self { program, arguments, ports, logs: home.dir.clone(), running: HashMap::new() })
+    }
+
+    pub(super) fn url(&self, name: Name) -> String {
+        format!("http://{}", self.ports[name.as_str()])
+    }
+
+    pub(super) async fn start_all(&mut self) -> anyhow::Result<()> {
+        for name in Name::ALL {
+            self.start(name)?;
+        }
+        for name in Name::ALL {
+            self.until_ready(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a service, at its old address.
+    pub(super) fn start(&mut self, name: Name) -> anyhow::Result<()> {
+        let path = self.logs.join(format!("{}.log", name.as_str()));
+        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("cannot write {}", path.display()))?;
+        let mut child = Command::new(&self.program)
+            .arg(name.as_str())
+            .args(&self.arguments)
+            .args(["--listen", &self.ports[name.as_str()].to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", name.as_str()))?;
+        let life = child.stdin.take();
+        self.running.insert(name.as_str(), Running { child, _life: life });
+        Ok(())
+    }
+
+    /// Waits until a service is ready; how long that took.
+    pub(super) async fn until_ready(&mut self, name: Name) -> anyhow::Result<Duration> {
+        let (start, addr) = (now(), self.ports[name.as_str()]);
+        let Some(running) = self.running.get_mut(name.as_str()) else { bail!("{} is not running", name.as_str()) };
+        tokio::select! {
+            () = probe::ready(addr) => Ok(start.elapsed()),
+            how = running.child.wait() => bail!("{} ended too early, {}: see its log", name.as_str(), how?),
+            () = tokio::time::sleep(START_TIMEOUT) => bail!("{} was not ready in time", name.as_str()),
+        }
+    }
+
+    /// SIGKILL: no last word, no flush, no goodbye to the database.
+    pub(super) async fn kill(&mut self, name: Name) -> anyhow::Result<()> {
+        match self.running.remove(name.as_str()) {
+            Some(mut running) => running.child.kill().await.with_context(|| format!("cannot kill {}", name.as_str())),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops everything from the outside in. Whether all of them ended by themselves, and well.
+    pub(super) async fn stop_all(&mut self) -> bool {
+        let mut clean = true;
+        for name in Name::ALL.into_iter().rev() {
+            let Some(mut running) = self.running.remove(name.as_str()) else { continue };
+            terminate(&mut running.child);
+            clean &= matches!(timeout(STOP_TIMEOUT, running.child.wait()).await, Ok(Ok(how)) if how.success());
+        }
+        clean
+    }
+}
+
+/// What an orchestrator sends.
+#[cfg(unix)]
+fn terminate(child: &mut Child) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    // It may have ended meanwhile; waiting for it will tell.
+    let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+}
+
+#[cfg(not(unix))]
+fn terminate(child: &mut Child) {
+    let _ = child.start_kill();
+}
+
+/// A port for each service that nobody takes while it is down: below those that systems hand out to connections.
+fn free_ports(seed: u64) -> anyhow::Result<HashMap<&'static str, SocketAddr>> {
+    // Two demos at the same time should not look in the same place, whatever their seeds.
+    let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
+    let mut ports = HashMap::new();
+    for name in Name::ALL {
+        let free = (0..1000).find_map(|_| {
+            let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), rng.u16(20_000..32_000));
+            let taken = ports.values().any(|other| *other == addr);
+            (!taken && TcpListener::bind(addr).is_ok()).then_some(addr)
+        });
+        ports.insert(name.as_str(), free.context("no free port")?);
+    }
+    Ok(ports)
+}

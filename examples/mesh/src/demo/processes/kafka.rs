@@ -1,0 +1,42 @@
+//! Kafka for the demo: brokers that are there already, or a mock cluster in this process.
+//!
+//! The mock speaks Kafka's protocol over real sockets to real clients in other processes; it keeps everything in memory, and
+//! is gone with us. Who wants to see a real broker names one.
+
+/// What carries the events, if not the embedded log.
+pub(super) struct Brokers {
+    address: Option<String>,
+    /// Dropped, it ends.
+    #[cfg(feature = "kafka")]
+    mock: Option<rdkafka::mocking::MockCluster<'static, rdkafka::producer::DefaultProducerContext>>,
+}
+
+impl Brokers {
+    #[cfg(feature = "kafka")]
+    pub(super) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
+        if brokers.as_deref() != Some("mock") {
+            return Ok(Self { address: brokers, mock: None });
+        }
+        let mock = rdkafka::mocking::MockCluster::new(1)?;
+        Ok(Self { address: Some(mock.bootstrap_servers()), mock: Some(mock) })
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    pub(super) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
+        // Said here and not by the first child that fails.
+        crate::bus::Bus::new(brokers.clone())?;
+        Ok(Self { address: brokers })
+    }
+
+    pub(super) fn address(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
+
+    pub(super) fn describe(&self) -> &'static str {
+        #[cfg(feature = "kafka")]
+        if self.mock.is_some() {
+            return "Kafka (a mock cluster)";
+        }
+        if self.address.is_some() { "Kafka" } else { "the embedded log" }
+    }
+}

@@ -1,0 +1,108 @@
+//! `mesh demo --processes`: every service a process of its own, and one after the other is killed.
+//!
+//! [`children`] starts and kills them, [`chaos`] decides whom and when, and the customers of [`super::load`] are stubborn:
+//! they ask again with the same key until they know. [`report`] says what was seen, and [`super::books`] what is true.
+
+mod chaos;
+mod children;
+mod kafka;
+pub mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+use tokio::task::JoinSet;
+
+use super::books::{self, Told};
+use super::load::{Customers, Seen, Temper};
+use super::report::millis;
+use super::{Home, SETTLE_TIMEOUT, progress_bar};
+use crate::clock::now;
+use crate::db::Databases;
+use crate::launch::Name;
+use children::Children;
+use report::{Kill, Report};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many orders to place at least.
+    pub orders: usize,
+    /// The same seed gives the same orders and the same victims.
+    pub seed: u64,
+    /// Orders per second.
+    pub rate: f64,
+    /// How many processes to kill.
+    pub kills: usize,
+    /// Where to leave SQLite's files and the logs; a temporary directory by default, gone at the end.
+    pub data_dir: Option<PathBuf>,
+    /// A database server instead of the files: to audit it, and as the children are told of it.
+    pub databases: Option<Databases>,
+    pub postgres: Option<String>,
+    pub prefix: String,
+    /// Kafka's brokers instead of the embedded log; `mock` for a cluster in this process.
+    pub kafka: Option<String>,
+    /// Draw a progress bar.
+    pub progress: bool,
+}
+
+/// Runs the whole demo: start, kills, settling, clean stop, audit.
+pub async fn run(options: Options) -> anyhow::Result<Report> {
+    let Options { orders, seed, .. } = options;
+    let home = Home::new(options.data_dir.clone(), options.databases.clone())?;
+    // Before the children, and until they are gone.
+    let brokers = kafka::Brokers::new(options.kafka.clone())?;
+    let started = now();
+    let mut children = Children::new(&options, &home, brokers.address(), seed)?;
+    children.start_all().await?;
+
+    let bar = progress_bar(options.progress, orders)?;
+    bar.set_message("killing");
+    let customers = Customers::new(children.url(Name::Gateway), seed);
+    let (seen, kills) = trouble(&mut children, customers, &options, &bar).await?;
+    let mut told = Told::default();
+    told.hear(&seen);
+
+    bar.set_message("settling");
+    let settling = now();
+    // A timeout is no error of the demo: the audit will say what is unfinished.
+    books::settled(&home.databases, SETTLE_TIMEOUT).await.context("cannot read the books")?;
+    let settled_ms = millis(settling.elapsed());
+    bar.set_message("stopping");
+    let clean_stop = children.stop_all().await;
+    bar.finish_and_clear();
+    let books = books::audit(&home.databases, &told).await.context("cannot read the books")?;
+    let stores = if options.postgres.is_some() { "PostgreSQL" } else { "SQLite" };
+    let bus = brokers.describe();
+    let run = report::Run { seed, stores, bus, kills, settled_ms, clean_stop, took: started.elapsed() };
+    Ok(Report::new(&seen, run, books))
+}
+
+/// Orders come at a steady rate, whether or not the answers keep up, and at least until the last kill.
+async fn trouble(
+    children: &mut Children,
+    mut customers: Customers,
+    options: &Options,
+    bar: &ProgressBar,
+) -> anyhow::Result<(Vec<Seen>, Vec<Kill>)> {
+    let mut placing = JoinSet::new();
+    let mut killing = std::pin::pin!(chaos::run(children, options.kills, options.seed));
+    let (mut placed, mut kills) = (0, None);
+    let (interval, start) = (Duration::from_secs_f64(1.0 / options.rate), now());
+    while placed < options.orders || kills.is_none() {
+        tokio::select! {
+            deaths = &mut killing, if kills.is_none() => kills = Some(deaths?),
+            () = tokio::time::sleep_until(start + interval.mul_f64(placed as f64)) => {
+                let (order, bar) = (customers.order(), bar.clone());
+                placing.spawn(async move {
+                    let seen = order.place(Temper::Stubborn).await;
+                    bar.inc(1);
+                    seen
+                });
+                placed += 1;
+            }
+        }
+    }
+    Ok((placing.join_all().await, kills.unwrap_or_default()))
+}

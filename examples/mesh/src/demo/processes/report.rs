@@ -1,0 +1,76 @@
+//! What the demo of the processes has seen: as JSON for programs, as a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use super::chaos::Kill;
+use crate::demo::books::Books;
+use crate::demo::load::Seen;
+use crate::demo::report::{PhaseReport, millis};
+use crate::launch::Name;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub seed: u64,
+    /// Which databases, and which bus.
+    pub stores: &'static str,
+    pub bus: &'static str,
+    /// Everything, from the first service's start to the last one's end.
+    pub took_ms: u64,
+    /// From the last answer to the last order undone and the last event handled.
+    pub settled_ms: u64,
+    pub customers: PhaseReport,
+    pub kills: Vec<Kill>,
+    /// Every service ended by itself when it was told to.
+    pub clean_stop: bool,
+    pub books: Books,
+}
+
+/// What the report is made of, besides answers and books.
+pub(super) struct Run {
+    pub(super) seed: u64,
+    pub(super) stores: &'static str,
+    pub(super) bus: &'static str,
+    pub(super) kills: Vec<Kill>,
+    pub(super) settled_ms: u64,
+    pub(super) clean_stop: bool,
+    pub(super) took: Duration,
+}
+
+impl Report {
+    pub(super) fn new(seen: &[Seen], run: Run, books: Books) -> Self {
+        let Run { seed, stores, bus, kills, settled_ms, clean_stop, took } = run;
+        let customers = PhaseReport::new("kills", seen, 0, 0, Vec::new());
+        Self { seed, stores, bus, took_ms: millis(took), settled_ms, customers, kills, clean_stop, books }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, stores, bus, customers, kills, books, .. } = self;
+        let took = self.took_ms as f64 / 1000.0;
+        writeln!(f, "{} orders, seed {seed}, {took:.1} s; {stores}, {bus}\n", customers.orders)?;
+        writeln!(f, "{:<14}{:>6}{:>16}{:>16}", "killed", "times", "ready again in", "at worst")?;
+        for name in Name::ALL.into_iter().rev() {
+            let recoveries: Vec<_> =
+                kills.iter().filter(|kill| kill.service == name.as_str()).map(|kill| kill.recovery_ms).collect();
+            let (count, worst) = (recoveries.len() as u64, recoveries.iter().max().copied().unwrap_or(0));
+            let mean = recoveries.iter().sum::<u64>() / count.max(1);
+            writeln!(f, "{:<14}{count:>6}{mean:>13} ms{worst:>13} ms", name.as_str())?;
+        }
+        writeln!(f, "{:<14}{:>6}\n", "together", kills.len())?;
+        let statuses: &BTreeMap<u16, usize> = &customers.statuses;
+        let statuses: Vec<_> = statuses.iter().map(|(status, count)| format!("{count} x {status}")).collect();
+        writeln!(f, "answers: {}; {} lost", statuses.join(", "), customers.lost)?;
+        writeln!(f, "asked again with the same key: {} times", customers.repeats)?;
+        writeln!(f, "an answer took {:.1} ms (p50), {:.1} ms (p99)", customers.p50_ms, customers.p99_ms)?;
+        let undone = books.sagas.get("compensated").copied().unwrap_or(0);
+        writeln!(f, "sagas compensated: {undone}")?;
+        writeln!(f, "all orders and events settled after {:.1} s more", self.settled_ms as f64 / 1000.0)?;
+        writeln!(f, "all services stopped cleanly: {}\n", if self.clean_stop { "yes" } else { "NO" })?;
+        write!(f, "{books}")
+    }
+}
