@@ -1,6 +1,7 @@
 //! What there is to do in this repository besides writing code, as `cargo xtask COMMAND`.
 
 mod check;
+mod postgres;
 mod run;
 mod setup;
 mod test;

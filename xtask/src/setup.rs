@@ -1,8 +1,9 @@
-//! What a fresh machine may lack. Rust itself needs a C compiler to link with, and SQLite needs no more than that, so what
-//! is left are parts of the toolchain that a minimal installation leaves out, and the dependencies.
+//! What a fresh machine may lack. Rust itself needs a C compiler to link with; SQLite needs no more than that, and librdkafka
+//! make. What is left are parts of the toolchain that a minimal installation leaves out, PostgreSQL, and the dependencies.
 
 use anyhow::Context;
 
+use crate::postgres;
 use crate::run::{cargo, program, run, works};
 
 pub(crate) fn setup() -> anyhow::Result<()> {
@@ -12,6 +13,7 @@ pub(crate) fn setup() -> anyhow::Result<()> {
                 .with_context(|| format!("{component} is missing and rustup cannot add it"))?;
         }
     }
+    postgres::install()?;
     // A step of its own, so that a network that fails is not mistaken for code that fails.
     run(&mut cargo(["fetch"]))
 }

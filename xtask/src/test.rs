@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
-use crate::check;
-use crate::run::{cargo, root, run, works};
+use crate::run::{cargo, run, target, works};
 use crate::setup::setup;
+use crate::{check, postgres};
 
 struct Step {
     name: &'static str,
@@ -119,7 +119,7 @@ fn deny() -> anyhow::Result<()> {
 
 /// In a target directory of its own: its flags would have everything else compiled again.
 fn loom() -> anyhow::Result<()> {
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Into::into).join("loom");
+    let target = target().join("loom");
     run(cargo(["test", "--package", "buttress-core", "--release", "--lib", "loom_models"])
         .env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", target))
@@ -141,10 +141,15 @@ fn examples() -> anyhow::Result<()> {
     run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
 }
 
+/// On SQLite, on Kafka's mock cluster, and on a PostgreSQL that is started for them. A real Kafka they find themselves, in
+/// `BUTTRESS_TEST_KAFKA`.
 fn tests() -> anyhow::Result<()> {
-    if works(&mut cargo(["nextest", "--version"])) {
-        return run(&mut cargo(["nextest", "run", "--workspace", "--no-fail-fast"]));
-    }
-    println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
-    run(&mut cargo(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]))
+    let mut tests = if works(&mut cargo(["nextest", "--version"])) {
+        cargo(["nextest", "run", "--workspace", "--no-fail-fast"])
+    } else {
+        println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
+        cargo(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
+    };
+    let _server = postgres::serve(&mut tests)?;
+    run(&mut tests)
 }

@@ -1,0 +1,215 @@
+//! A PostgreSQL server for the tests: Debian's programs, a data directory and a port of its own, and gone afterwards.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::run::{output, program, run, target, works};
+
+/// Where the tests look for a server. Set from outside, that server is used and none is started.
+const VARIABLE: &str = "BUTTRESS_TEST_POSTGRES";
+/// Data directories are called so, with the number of the process that they belong to.
+const PREFIX: &str = "postgres-";
+/// Steps of waiting for the server, and how long each of them is.
+const PATIENCE: (u32, Duration) = (600, Duration::from_millis(50));
+
+/// A server at work. Dropped, it is stopped and its data deleted.
+pub(crate) struct Server {
+    process: Child,
+    data: PathBuf,
+    port: u16,
+}
+
+/// Whom the server runs as when we are root, which it refuses to run as.
+#[derive(Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+/// Installs the server if it is missing and we may. A developer's machine may do without; CI may not.
+pub(crate) fn install() -> anyhow::Result<()> {
+    if std::env::var_os(VARIABLE).is_some() || programs().is_some() {
+        return Ok(());
+    }
+    if is_root()? && works(program("apt-get").arg("--version")) {
+        run(program("apt-get").args(["--quiet", "update"]))?;
+        let packages = ["--quiet", "--yes", "--no-install-recommends", "install", "postgresql"];
+        // In this "runlevel" the package does not start a server of its own.
+        run(program("apt-get").args(packages).env("RUNLEVEL", "1").env("DEBIAN_FRONTEND", "noninteractive"))?;
+        ensure!(programs().is_some(), "the package is installed, but initdb and postgres are not where they belong");
+        return Ok(());
+    }
+    ensure!(std::env::var_os("CI").is_none(), "PostgreSQL is missing and cannot be installed, and CI tests on it");
+    println!("PostgreSQL is not installed; the tests on it will be left out");
+    Ok(())
+}
+
+/// Lets the tests know of a server: the one that is named in the environment, or one that is started here. Keep it until
+/// they are done.
+pub(crate) fn serve(tests: &mut Command) -> anyhow::Result<Option<Server>> {
+    if std::env::var_os(VARIABLE).is_some() {
+        return Ok(None);
+    }
+    let Some(programs) = programs() else { return Ok(None) };
+    let server = Server::start(&programs)?;
+    tests.env(VARIABLE, format!("postgres://postgres@127.0.0.1:{}", server.port));
+    Ok(Some(server))
+}
+
+/// The newest server that Debian has installed, or the one on the path.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let mut versions: Vec<_> =
+        versions.filter_map(|entry| Some((number(&entry.path())?, entry.path().join("bin")))).collect();
+    versions.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = versions.into_iter().rev().map(|(_, bin)| bin).chain(std::env::split_paths(&path));
+    let complete = |bin: &PathBuf| ["initdb", "pg_isready", "postgres"].iter().all(|name| bin.join(name).is_file());
+    found.into_iter().find(complete)
+}
+
+fn is_root() -> anyhow::Result<bool> {
+    Ok(output(program("id").arg("-u"))?.trim() == "0")
+}
+
+impl Server {
+    fn start(programs: &Path) -> anyhow::Result<Self> {
+        let user = if is_root()? { Some(User::named("postgres")?) } else { None };
+        let data = directory(user)?;
+        // However this process ends, the server ends with it.
+        let leash = ["--pdeathsig", "INT", "--"];
+        let leashed = works(Command::new("setpriv").args(leash).arg("true"));
+        let as_user = |name: &str| {
+            let mut command = if leashed {
+                let mut setpriv = Command::new("setpriv");
+                setpriv.args(leash).arg(programs.join(name));
+                setpriv
+            } else {
+                Command::new(programs.join(name))
+            };
+            // Not from a directory that the user may not read.
+            command.current_dir(&data).stdin(Stdio::null());
+            if let Some(User { uid, gid }) = user {
+                command.uid(uid).gid(gid);
+            }
+            command
+        };
+        output(
+            as_user("initdb")
+                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
+                .arg(&data),
+        )?;
+        // Taken by the server a moment after it was given back here. Nobody else is likely to be faster.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let log = fs::File::create(data.join("server.log"))?;
+        let mut command = as_user("postgres");
+        command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            // Many tests at once, each with a pool or several.
+            "max_connections=300",
+            // What a power cut would lose is of no use to anybody.
+            "fsync=off",
+            "full_page_writes=off",
+            "synchronous_commit=off",
+        ] {
+            command.args(["-c", setting]);
+        }
+        let process = command.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start postgres")?;
+        let mut server = Self { process, data: data.clone(), port };
+        for _ in 0..PATIENCE.0 {
+            let ready = ["-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string()];
+            if works(as_user("pg_isready").args(ready)) {
+                println!("PostgreSQL listens on 127.0.0.1:{port}, process {}", server.process.id());
+                return Ok(server);
+            }
+            if let Some(status) = server.process.try_wait()? {
+                bail!("postgres: {status}\n{}", fs::read_to_string(data.join("server.log")).unwrap_or_default());
+            }
+            sleep(PATIENCE.1);
+        }
+        bail!("postgres is not ready after {:?}", PATIENCE.0 * PATIENCE.1);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A fast shutdown: whoever is still connected is cut off.
+        stop(self.process.id());
+        if let Err(error) = self.process.wait() {
+            eprintln!("postgres has not ended: {error}");
+        }
+        if let Err(error) = fs::remove_dir_all(&self.data) {
+            eprintln!("{} is left: {error}", self.data.display());
+        }
+    }
+}
+
+impl User {
+    fn named(name: &str) -> anyhow::Result<Self> {
+        let id = |flag: &str| -> anyhow::Result<u32> { Ok(output(program("id").args([flag, name]))?.trim().parse()?) };
+        Ok(Self { uid: id("-u")?, gid: id("-g")? })
+    }
+}
+
+fn stop(pid: u32) {
+    works(program("kill").args(["-INT", &pid.to_string()]));
+}
+
+/// An empty directory that belongs to the user: under the target folder, or, if the user cannot get there, among the
+/// temporary files.
+fn directory(user: Option<User>) -> anyhow::Result<PathBuf> {
+    let own = format!("{PREFIX}{}", std::process::id());
+    let mut refused = Vec::new();
+    for parent in [target(), std::env::temp_dir()] {
+        fs::create_dir_all(&parent)?;
+        sweep(&parent);
+        let data = parent.join(&own);
+        fs::create_dir(&data)?;
+        let Some(User { uid, gid }) = user else { return Ok(data) };
+        std::os::unix::fs::chown(&data, Some(uid), Some(gid))?;
+        if works(Command::new("test").arg("-w").arg(&data).current_dir("/").uid(uid).gid(gid)) {
+            return Ok(data);
+        }
+        fs::remove_dir(&data)?;
+        refused.push(parent.display().to_string());
+    }
+    bail!("the user postgres can write neither to {}", refused.join(" nor to "))
+}
+
+/// Stops and deletes what a run has left that was killed.
+fn sweep(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok());
+        let Some(owner) = owner.filter(|pid| !Path::new(&format!("/proc/{pid}")).exists()) else { continue };
+        let pid = fs::read_to_string(entry.path().join("postmaster.pid")).unwrap_or_default();
+        let pid = pid.lines().next().and_then(|line| line.parse().ok());
+        if let Some(pid) = pid.filter(|pid| runs_in(*pid, &entry.path())) {
+            eprintln!("stopping the server {pid}, left by {owner}");
+            stop(pid);
+            for _ in 0..PATIENCE.0 {
+                if !Path::new(&format!("/proc/{pid}")).exists() {
+                    break;
+                }
+                sleep(PATIENCE.1);
+            }
+        }
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
+
+/// Whether a process is the server of a data directory, and not another one that has its number now.
+fn runs_in(pid: u32, data: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data)
+}
