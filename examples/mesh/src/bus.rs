@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress::Backoff;
-use buttress_durable::bus::{Handler, LogBus, Subscribe, Subscription};
+use buttress_durable::bus::{Delivery, Handler, LogBus, Subscribe, Subscription};
 use buttress_durable::{Database, Db};
 use buttress_durable::{EventBus, Outbox};
+use tracing::Instrument;
 
 use crate::db::{EVENTS, Home};
 use crate::service::StartError;
+use crate::telemetry::{Telemetry, consumer_span};
 
 /// Which bus.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,19 @@ pub fn outbox<D: Database>(db: &Db<D>) -> Outbox<D> {
     Outbox::new(db.clone()).with_lease(LEASE).with_poll(Duration::from_millis(50))
 }
 
+/// Shows how far the relay is behind, and what it could not publish at all.
+pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
+    let (waiting, parked) = (outbox.clone(), outbox.clone());
+    telemetry.gauge("outbox.waiting", move || {
+        let outbox = waiting.clone();
+        async move { Some(outbox.backlog().await.ok()?.unsent as f64) }
+    });
+    telemetry.gauge("outbox.parked", move || {
+        let outbox = parked.clone();
+        async move { Some(outbox.backlog().await.ok()?.parked as f64) }
+    });
+}
+
 /// Subscribes a service, under its own name, to some types of events.
 pub async fn subscribe(
     bus: &Arc<dyn EventBus>,
@@ -79,5 +94,10 @@ pub async fn subscribe(
         // behind it should not wait for somebody to wake up.
         .attempts(NonZeroU32::MIN.saturating_add(24))
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_secs(2)));
-    Ok(bus.subscribe(subscribe, Arc::new(handler)).await?)
+    let handler = Arc::new(handler);
+    let traced = move |delivery: Delivery| {
+        let (handler, span) = (handler.clone(), consumer_span(&delivery.event));
+        async move { handler.handle(delivery).await }.instrument(span)
+    };
+    Ok(bus.subscribe(subscribe, Arc::new(traced)).await?)
 }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use mesh::bus::Bus;
 use mesh::db::{Databases, Files, Server};
 use mesh::launch::{Addresses, Name};
 use mesh::service::Address;
+use mesh::telemetry::{LogFormat, TraceConfig};
 
 /// A small shop of seven services, wired through every layer of Buttress.
 #[derive(Debug, Parser)]
@@ -20,12 +21,6 @@ pub(crate) struct Cli {
     pub(crate) log: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +53,13 @@ pub(crate) enum Command {
     Legacy(ServiceArgs),
 }
 
+impl Command {
+    /// Whether this process is a service, and logs under its name.
+    pub(crate) fn is_service(&self) -> bool {
+        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Audit { .. })
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Up {
     /// Where SQLite's files are; kept.
@@ -73,6 +75,8 @@ pub(crate) struct Up {
     /// Seconds between "not ready" and closing the door.
     #[arg(long, default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -143,15 +147,36 @@ pub(crate) struct ServiceArgs {
     /// Seconds that requests in flight may take after that.
     #[arg(long, env = "MESH_GRACE", default_value = "10", value_parser = seconds)]
     pub(crate) grace: Duration,
-    /// Offer switches for operators under /admin.
+    /// Offer switches for operators under /admin; on the gateway also the dashboard.
     #[arg(long, env = "MESH_ADMIN")]
     pub(crate) admin: bool,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     /// For every coin toss and every jitter.
     #[arg(long, env = "MESH_SEED", default_value_t = 1)]
     pub(crate) seed: u64,
     /// End at once when standard input ends: the demo's children must not outlive it, however it dies.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+}
+
+/// Where spans go.
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    /// A collector that takes OTLP over gRPC, such as http://host:4317. With --admin the gateway's own page shows traces too.
+    #[arg(long, env = "MESH_OTLP")]
+    otlp: Option<String>,
+    /// The share of traces that are kept, 0 to 1.
+    #[arg(long, env = "MESH_TRACE_SAMPLE", default_value = "1", value_parser = share)]
+    trace_sample: f64,
+}
+
+impl TraceArgs {
+    /// To the collector that was named, and to `page`.
+    pub(crate) fn config(&self, page: Option<String>) -> Option<TraceConfig> {
+        let endpoints: Vec<_> = self.otlp.iter().cloned().chain(page).collect();
+        Some(TraceConfig { endpoints, sample: self.trace_sample })
+    }
 }
 
 /// Where the others are, as host:port.
@@ -217,6 +242,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("between 0 and 3600 seconds".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("between 0 and 1".to_owned()),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ms;
+use crate::telemetry::current_trace;
 
 /// What can be told of an order.
 pub trait Event: DeserializeOwned + Serialize {
@@ -25,7 +26,11 @@ pub trait Event: DeserializeOwned + Serialize {
     /// As the outbox and the bus know it.
     fn to_domain(&self) -> Result<DomainEvent, EventError> {
         let event = DomainEvent::new(Self::TYPE, self.order_id(), Timestamp::from_millis(now_ms()), self)?;
-        Ok(event.with_schema_version(Self::VERSION))
+        let event = event.with_schema_version(Self::VERSION);
+        Ok(match current_trace() {
+            Some(trace) => event.with_trace(trace),
+            None => event,
+        })
     }
 
     /// Reads an event of this type.

@@ -9,7 +9,7 @@ use buttress_durable::EventBus;
 use crate::bus::{self, Bus};
 use crate::db::{Databases, Home};
 use crate::service::{Address, Service, StartError};
-use crate::stack::{GatewayClients, InvalidConfig, OrderClients};
+use crate::stack::{Dependency, GatewayClients, InvalidConfig, OrderClients};
 use crate::{gateway, inventory, legacy, notification, order, payment, shipping};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,6 +84,15 @@ impl Clients {
     /// `seed` makes the jitter of pauses repeatable.
     pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self { order: OrderClients::new(seed)?, gateway: GatewayClients::new(seed)? })
+    }
+
+    /// Those of one service.
+    pub fn of(&self, name: Name) -> Vec<Dependency> {
+        match name {
+            Name::Order => self.order.all().map(Clone::clone).into(),
+            Name::Gateway => self.gateway.all().map(Clone::clone).into(),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -24,4 +24,5 @@ pub mod process;
 pub mod service;
 pub mod shipping;
 pub mod stack;
+pub mod telemetry;
 pub mod upstream;

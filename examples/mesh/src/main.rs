@@ -17,29 +17,34 @@ use mesh::launch::{self, Clients, Name, Wiring};
 use mesh::mesh::{Config, Mesh, PATIENCE};
 use mesh::service::Service;
 use mesh::stack::{Admission, Health};
+use mesh::telemetry::{self, LogFormat, Telemetry};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command, Demo, LogFormat, ServiceArgs, Up};
+use cli::{Cli, Command, Demo, ServiceArgs, Up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    init_tracing(log, &command);
+    // The demo's output is its table; everything else is a service that should say what it does.
+    let quiet = matches!(command, Command::Demo(_)) && std::env::var_os("RUST_LOG").is_none();
+    let logs = (!quiet).then_some(log);
+    if !command.is_service() {
+        telemetry::install_logs(logs);
+    }
     let result = match command {
-        Command::Up(args) => up(args).await,
+        Command::Up(args) => up(args, logs).await,
         Command::Demo(args) => demo(args).await,
         Command::Audit { data_dir, server } => match server.databases(data_dir) {
             Ok(databases) => audit(&databases).await,
             Err(error) => Err(error),
         },
-        Command::Gateway(args) => service(Name::Gateway, args).await,
-        Command::Order(args) => service(Name::Order, args).await,
-        Command::Payment(args) => service(Name::Payment, args).await,
-        Command::Inventory(args) => service(Name::Inventory, args).await,
-        Command::Shipping(args) => service(Name::Shipping, args).await,
-        Command::Notification(args) => service(Name::Notification, args).await,
-        Command::Legacy(args) => service(Name::Legacy, args).await,
+        Command::Gateway(args) => service(Name::Gateway, args, logs).await,
+        Command::Order(args) => service(Name::Order, args, logs).await,
+        Command::Payment(args) => service(Name::Payment, args, logs).await,
+        Command::Inventory(args) => service(Name::Inventory, args, logs).await,
+        Command::Shipping(args) => service(Name::Shipping, args, logs).await,
+        Command::Notification(args) => service(Name::Notification, args, logs).await,
+        Command::Legacy(args) => service(Name::Legacy, args, logs).await,
     };
     match result {
         Ok(code) => code,
@@ -51,10 +56,12 @@ async fn main() -> ExitCode {
 }
 
 /// All services in this process.
-async fn up(args: Up) -> anyhow::Result<ExitCode> {
-    let Up { data_dir, server, bus, port, drain_delay } = args;
+async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
+    let Up { data_dir, server, bus, port, drain_delay, traces } = args;
     let (databases, bus) = (server.databases(data_dir)?, bus.bus()?);
-    let mesh = Mesh::start(Config { databases, bus, port, drain_delay, admin: true, ..Config::new("") }).await?;
+    let telemetry = telemetry::Config { logs, traces: traces.config(None) };
+    let config = Config { databases, bus, port, drain_delay, telemetry, admin: true, ..Config::new("") };
+    let mesh = Mesh::start(config).await?;
     for name in Name::ALL.into_iter().rev() {
         println!("{:<13} {}", name.as_str(), mesh.url(name));
     }
@@ -74,7 +81,7 @@ async fn up(args: Up) -> anyhow::Result<ExitCode> {
 }
 
 /// One service as this process: the same code, the same layers.
-async fn service(name: Name, args: ServiceArgs) -> anyhow::Result<ExitCode> {
+async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     if args.with_parent {
         end_with_standard_input();
     }
@@ -87,14 +94,19 @@ async fn service(name: Name, args: ServiceArgs) -> anyhow::Result<ExitCode> {
         patience: PATIENCE,
         databases: args.server.databases(args.data_dir)?,
     };
-    let (health, stop) = (Health::new(), CancellationToken::new());
+    let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name.as_str()));
+    let page = args.admin.then(|| wiring.addresses.of(Name::Gateway).url());
+    let seen = telemetry::Config { logs, traces: args.traces.config(page) };
+    let telemetry = Telemetry::new(name.as_str(), &admission, wiring.clients.of(name), &seen)?;
+    telemetry.install();
     let serving = launch::run(
         name,
         Service {
             name: name.as_str(),
             listener,
             health: health.clone(),
-            admission: Admission::new(name.as_str()),
+            admission,
+            telemetry: telemetry.clone(),
             faults: Faults::new(args.seed.wrapping_add(name as u64)),
             admin: args.admin,
             stop: stop.clone(),
@@ -111,10 +123,12 @@ async fn service(name: Name, args: ServiceArgs) -> anyhow::Result<ExitCode> {
         stop.cancel();
         asked_to_stop().await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         served = serving => served.map(|()| ExitCode::SUCCESS).with_context(|| format!("the {} service", name.as_str())),
         () = stopping => Ok(ExitCode::FAILURE),
-    }
+    };
+    telemetry.flush().await;
+    ended
 }
 
 async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
@@ -185,16 +199,4 @@ fn end_with_standard_input() {
         while matches!(std::io::stdin().read(&mut rest), Ok(read) if read > 0) {}
         std::process::exit(1);
     });
-}
-
-fn init_tracing(format: LogFormat, command: &Command) {
-    // The demo's output is its table; everything else is a service that should say what it does.
-    let default = if matches!(command, Command::Demo { .. }) { "off" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let logs = logs.with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
 }

@@ -15,6 +15,7 @@ pub use crate::process::Exit;
 use crate::process::Process;
 use crate::service::{Address, Service};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
+use crate::telemetry::{self, Telemetry};
 
 /// A service that is not ready by then never will be: opening a small database takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ pub struct Config {
     pub admin: bool,
     /// How long an order may keep its customer waiting.
     pub patience: Duration,
+    /// Logs and traces. Default: none.
+    pub telemetry: telemetry::Config,
     /// For every coin toss and every jitter.
     pub seed: u64,
 }
@@ -54,6 +57,7 @@ impl Config {
             grace: Duration::from_secs(10),
             admin: false,
             patience: PATIENCE,
+            telemetry: telemetry::Config::default(),
             seed: 1,
         }
     }
@@ -67,6 +71,7 @@ struct Slot {
     addr: SocketAddr,
     faults: Faults,
     admission: Admission,
+    telemetry: Telemetry,
     /// New with every start.
     health: Health,
     process: Option<Process>,
@@ -98,22 +103,28 @@ impl Mesh {
     pub async fn start(config: Config) -> Result<Self, MeshError> {
         // All listeners before the first service: then every address is known, and no request finds a closed port.
         let mut listeners = Vec::new();
-        let mut slots = Vec::new();
+        let mut places = Vec::new();
         for name in Name::ALL {
             let port = if name == Name::Gateway { config.port } else { 0 };
             let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
-            slots.push(Slot {
-                name,
-                addr: listener.local_addr()?,
-                faults: Faults::new(config.seed.wrapping_add(name as u64)),
-                admission: Admission::new(name.as_str()),
-                health: Health::new(),
-                process: None,
-            });
+            places.push((name, listener.local_addr()?));
             listeners.push(listener);
         }
-        let slots = slots.try_into().map_err(|_| io::Error::other("seven services"))?;
         let clients = Clients::new(config.seed)?;
+        let mut seen = config.telemetry.clone();
+        if let (true, Some(traces)) = (config.admin, &mut seen.traces) {
+            // The gateway shows what it gets.
+            let gateway = places.iter().filter(|(name, _)| *name == Name::Gateway);
+            traces.endpoints.extend(gateway.map(|(_, addr)| Address::from(*addr).url()));
+        }
+        let slot = |(name, addr): (Name, SocketAddr)| {
+            let admission = Admission::new(name.as_str());
+            let telemetry = Telemetry::new(name.as_str(), &admission, clients.of(name), &seen)?;
+            let faults = Faults::new(config.seed.wrapping_add(name as u64));
+            Ok(Slot { name, addr, faults, admission, telemetry, health: Health::new(), process: None })
+        };
+        let slots: Vec<_> = places.into_iter().map(slot).collect::<Result<_, InvalidConfig>>()?;
+        let slots = slots.try_into().map_err(|_| io::Error::other("seven services"))?;
         let mut mesh = Self { config, clients, slots };
         for (name, listener) in Name::ALL.into_iter().zip(listeners) {
             mesh.spawn(name, listener)?;
@@ -212,7 +223,7 @@ impl Mesh {
     fn spawn(&mut self, name: Name, listener: TcpListener) -> Result<(), MeshError> {
         let slot = self.slot(name);
         let (health, admission, faults) = (slot.health.clone(), slot.admission.clone(), slot.faults.clone());
-        let (grace, admin) = (self.config.grace, self.config.admin);
+        let (telemetry, grace, admin) = (slot.telemetry.clone(), self.config.grace, self.config.admin);
         let wiring = Wiring {
             databases: self.config.databases.clone(),
             bus: self.config.bus.clone(),
@@ -220,8 +231,9 @@ impl Mesh {
             clients: self.clients.clone(),
             patience: self.config.patience,
         };
-        let process = Process::spawn(name.as_str(), move |stop| async move {
-            let service = Service { name: name.as_str(), listener, health, admission, faults, admin, stop, grace };
+        let process = Process::spawn(name.as_str(), telemetry.clone(), move |stop| async move {
+            let name_of = name.as_str();
+            let service = Service { name: name_of, listener, health, admission, faults, telemetry, admin, stop, grace };
             run(name, service, wiring).await
         })?;
         self.slots[name as usize].process = Some(process);

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::StartError;
+use crate::telemetry::Telemetry;
 
 /// A running service. Dropping it kills it.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub enum Exit {
 
 impl Process {
     /// Runs `main` on a thread and runtime of its own. `main` should end soon after its token is cancelled.
-    pub fn spawn<F, Fut>(name: &'static str, main: F) -> io::Result<Self>
+    pub fn spawn<F, Fut>(name: &'static str, telemetry: Telemetry, main: F) -> io::Result<Self>
     where
         F: FnOnce(CancellationToken) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), StartError>>,
@@ -47,7 +48,7 @@ impl Process {
         let (stopped, killed) = (stop.clone(), kill.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let how = runtime.block_on(async {
+            let run = async {
                 tokio::select! {
                     biased;
                     () = killed.cancelled() => Exit::Killed,
@@ -56,7 +57,9 @@ impl Process {
                         Err(error) => Exit::Failed(Arc::new(error)),
                     },
                 }
-            });
+            };
+            // What is seen of a service is seen under its name.
+            let how = telemetry.enter(|| runtime.block_on(run));
             // Before anyone is told: when `crash` returns, the port is free and the last task is gone.
             drop(runtime);
             tracing::debug!(service = name, ?how, "process ended");
@@ -103,11 +106,16 @@ async fn ended(exit: &mut watch::Receiver<Option<Exit>>) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::Admission;
+
+    fn telemetry() -> Telemetry {
+        Telemetry::new("test", &Admission::new("test"), Vec::new(), &Default::default()).unwrap()
+    }
 
     #[tokio::test]
     async fn a_crash_drops_every_task_and_frees_the_port() {
         let (ready, mut is_ready) = watch::channel(None);
-        let process = Process::spawn("test", move |_stop| async move {
+        let process = Process::spawn("test", telemetry(), move |_stop| async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             ready.send_replace(Some(listener.local_addr()?));
             tokio::spawn(async move {
@@ -124,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_exit() {
-        let process = Process::spawn("test", |_stop| async { panic!("on purpose") }).unwrap();
+        let process = Process::spawn("test", telemetry(), |_stop| async { panic!("on purpose") }).unwrap();
         assert!(matches!(process.ended().await, Exit::Panicked));
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::{self, Faults};
 use crate::stack::{Admission, Health, InvalidConfig};
+use crate::telemetry::Telemetry;
 
 /// One service's share of the world outside. Everything in it is a handle, so that whoever started the service can
 /// watch and steer it.
@@ -28,6 +29,8 @@ pub struct Service {
     pub admission: Admission,
     /// What is to go wrong on purpose.
     pub faults: Faults,
+    /// What can be seen of it.
+    pub telemetry: Telemetry,
     /// Offer switches for operators under /admin. Not in production, unless something in front keeps customers out.
     pub admin: bool,
     /// Cancelled when it should end.
@@ -61,9 +64,10 @@ pub struct Address(Arc<str>);
 pub struct NotAnAddress(String);
 
 impl Service {
-    /// What every service offers to operators: its fault switch. Nothing without [`admin`](Self::admin).
+    /// What every service offers to operators: its metrics, and with [`admin`](Self::admin) its state and its fault switch.
     pub fn admin_routes(&self) -> Router {
-        if self.admin { faults::routes(self.name, &self.faults) } else { Router::new() }
+        let seen = self.telemetry.routes(self);
+        if self.admin { seen.merge(faults::routes(self.name, &self.faults)) } else { seen }
     }
 
     /// Serves until told to stop, then until the requests in flight are done, but no longer than the grace period.

@@ -28,18 +28,21 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde_json::json;
 use tonic::transport::Endpoint;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 pub use buttress::InvalidConfig;
-use buttress::{Outcome, Reason, observe};
+use buttress::metrics::Exporter;
+use buttress::{Outcome, Reason, observe as observer};
 pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
 use buttress_http::{classify, tonic::StatusLayer};
 
 use crate::problem::FAILED_DEPENDENCY;
 use crate::service::{Address, Service};
+use crate::telemetry::{AttemptLayer, CallLayer, Changes, observe};
 use crate::{faults, problem};
 
 /// A whole client stack for gRPC. Boxed, which costs an allocation for each call, so that the services that hold one
@@ -98,10 +101,14 @@ const ORDER: Limits = Limits {
 #[derive(Clone, Debug)]
 pub struct Dependency {
     name: &'static str,
+    /// The service that is called.
+    peer: &'static str,
     limits: Limits,
     breaker: CircuitBreaker,
     bulkhead: Bulkhead,
     retry: RetryLayer,
+    budget: RetryBudget,
+    changes: Changes,
 }
 
 /// What a client stack has done so far.
@@ -121,10 +128,12 @@ impl Dependency {
         // its load. One budget for each destination, shared by all that call it through this handle.
         let budget = RetryBudget::builder().percent(20.0).min_per_second(3.0).burst(20).build()?;
         let retry = RetryLayer::new(limits.attempts)
-            .budget(budget)
+            .budget(budget.clone())
             .seed(seed)
             .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
-        Ok(Self { name, limits, breaker, bulkhead: Bulkhead::named(name, limits.in_flight), retry })
+        let peer = name.rsplit(' ').next().unwrap_or(name);
+        let (bulkhead, changes) = (Bulkhead::named(name, limits.in_flight), Changes::of(&breaker));
+        Ok(Self { name, peer, limits, breaker, bulkhead, retry, budget, changes })
     }
 
     /// A gRPC client stack.
@@ -139,6 +148,7 @@ impl Dependency {
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(tonic::body::Body::new))
                 // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
+                .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
                 .layer(StatusLayer)
                 .layer(TimeoutLayer::total(limits.total))
                 // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
@@ -146,6 +156,7 @@ impl Dependency {
                 .layer(CircuitBreakerLayer::from(breaker).grpc_client())
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
                 .layer(TimeoutLayer::attempt(limits.attempt))
+                .layer(AttemptLayer { peer: self.peer })
                 .service(channel),
         ))
     }
@@ -157,11 +168,13 @@ impl Dependency {
         BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(Body::new))
+                .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
                 .layer(TimeoutLayer::total(limits.total))
-                .layer(retry.http_client().rebox(Body::new).classify(observe::classify(blame)))
-                .layer(CircuitBreakerLayer::from(breaker).observe(observe::classify(blame)))
+                .layer(retry.http_client().rebox(Body::new).classify(observer::classify(blame)))
+                .layer(CircuitBreakerLayer::from(breaker).observe(observer::classify(blame)))
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client())
                 .layer(TimeoutLayer::attempt(limits.attempt))
+                .layer(AttemptLayer { peer: self.peer })
                 .service(client),
         )
     }
@@ -173,6 +186,42 @@ impl Dependency {
 
     pub fn breaker(&self) -> &CircuitBreaker {
         &self.breaker
+    }
+
+    /// Publishes what the stack counts.
+    pub fn export(&self, exporter: &Exporter) {
+        exporter.circuit_breaker(&self.breaker);
+        exporter.circuit_breaker_calls(&self.breaker);
+        exporter.bulkhead(self.name, &self.bulkhead);
+        exporter.retry(self.name, self.retry.stats(), &self.budget);
+    }
+
+    /// How it is doing, for people to look at.
+    pub fn describe(&self) -> serde_json::Value {
+        let circuit = self.breaker.snapshot();
+        let retry = self.retry.stats();
+        json!({
+            "name": self.name,
+            "circuit": {
+                "state": circuit.state.as_str(),
+                "calls": circuit.counts.total(),
+                "failures": circuit.counts.failures(),
+                "in_a_row": circuit.consecutive_failures,
+                "rejected": circuit.rejected,
+                "changes": self.changes.recent(),
+            },
+            "bulkhead": {
+                "in_flight": self.bulkhead.in_flight(),
+                "waiting": self.bulkhead.waiting(),
+                "limit": self.bulkhead.limit(),
+                "rejected": self.bulkhead.rejected(),
+            },
+            "retry": {
+                "retries": retry.retries(),
+                "out_of_budget": retry.out_of_budget(),
+                "balance": self.budget.balance(),
+            },
+        })
     }
 
     pub fn stats(&self) -> Stats {
@@ -205,6 +254,10 @@ impl OrderClients {
             inventory: Dependency::new("order -> inventory", PARTICIPANT, seed)?,
         })
     }
+
+    pub fn all(&self) -> [&Dependency; 2] {
+        [&self.payment, &self.inventory]
+    }
 }
 
 /// The clients of the gateway. It has its own of payment and inventory: what customers look at takes no place away from
@@ -228,6 +281,10 @@ impl GatewayClients {
             shipping: Dependency::new("gateway -> shipping", PARTICIPANT, seed)?,
             legacy: Dependency::new("gateway -> legacy", PARTICIPANT, seed)?,
         })
+    }
+
+    pub fn all(&self) -> [&Dependency; 5] {
+        [&self.order, &self.payment, &self.inventory, &self.shipping, &self.legacy]
     }
 }
 
@@ -273,8 +330,9 @@ const MAX_BODY: usize = 16 * 1024;
 
 /// The stack of a REST service. `admin` is outside of it: switches must work when everything below is full or broken.
 pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
-    let Service { health, admission, faults, .. } = service;
+    let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
+        .layer(from_fn_with_state(telemetry.clone(), observe))
         // Outside the layers that refuse, so that their 503 and 504 are problems too.
         .layer(from_fn(problem::render))
         .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
@@ -287,8 +345,9 @@ pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
 
 /// The stack of a gRPC service, with the same [`admin`](rest_server) beside it.
 pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
-    let Service { health, admission, faults, .. } = service;
+    let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
+        .layer(from_fn_with_state(telemetry.clone(), observe))
         .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
         .layer(TimeoutLayer::total(admission.timeout).grpc())
         .layer(from_fn_with_state(faults.clone(), faults::inject));

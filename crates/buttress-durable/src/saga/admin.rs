@@ -20,6 +20,8 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Only ids behind this one: the last one of the page before.
     pub after: String,
+    /// From the last id back, instead of from the first one on. With ids that grow with time, the newest come first.
+    pub descending: bool,
     /// At most so many.
     pub limit: u32,
 }
@@ -102,20 +104,19 @@ impl<D: Database> Admin<D> {
         Self { db }
     }
 
-    /// Sagas in the order of their ids, each with its steps.
+    /// Sagas in the order of their ids, or against it, each with its steps.
     ///
     /// # Errors
     ///
     /// What the database says.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<SagaView>, AdminError> {
         let status = filter.status.map_or("", Status::as_str);
-        let rows = self
-            .db
-            .read(
-                "SELECT id FROM buttress_saga WHERE ($1 = '' OR status = $1) AND id > $2 ORDER BY id LIMIT $3",
-                args![status, &filter.after, i64::from(filter.limit)],
-            )
-            .await?;
+        let sql = if filter.descending {
+            "SELECT id FROM buttress_saga WHERE ($1 = '' OR status = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3"
+        } else {
+            "SELECT id FROM buttress_saga WHERE ($1 = '' OR status = $1) AND id > $2 ORDER BY id LIMIT $3"
+        };
+        let rows = self.db.read(sql, args![status, &filter.after, i64::from(filter.limit)]).await?;
         let mut sagas = Vec::with_capacity(rows.len());
         for row in &rows {
             sagas.extend(self.get(&D::text(row, 0).map_err(DbError::from)?).await?);
@@ -233,7 +234,7 @@ impl<D: Database> Clone for Admin<D> {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { status: None, after: String::new(), limit: 100 }
+        Self { status: None, after: String::new(), descending: false, limit: 100 }
     }
 }
 

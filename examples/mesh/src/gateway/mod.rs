@@ -5,19 +5,21 @@
 
 mod admin;
 mod api;
+mod dashboard;
 pub mod openapi;
 mod rest;
 pub mod routes;
 pub mod strangler;
 mod view;
 
-use axum::Router;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::inventory::proto::inventory_service_client::InventoryServiceClient;
 use crate::launch::{Addresses, Name};
 use crate::payment::proto::payment_service_client::PaymentServiceClient;
 use crate::service::{Service, StartError};
 use crate::stack::{self, GatewayClients};
+use dashboard::Feed;
 use rest::Rest;
 
 /// What the gateway needs to know of the others.
@@ -38,7 +40,15 @@ pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
         shipping: Rest::new("shipping", clients.shipping.http(), addresses.of(Name::Shipping)),
         legacy: Rest::new("legacy", clients.legacy.http(), addresses.of(Name::Legacy)),
     };
-    let admin = if service.admin { admin::routes(service.faults.clone(), &addresses) } else { Router::new() };
+    let mut admin = service.telemetry.routes(&service);
+    // Stops when this function ends, however it ends.
+    let mut _feed = None;
+    if service.admin {
+        let feed = Feed::new(&addresses);
+        admin =
+            admin.merge(admin::routes(service.faults.clone(), &addresses)).merge(dashboard::routes(&feed, &addresses));
+        _feed = Some(AbortOnDropHandle::new(tokio::spawn(feed.run())));
+    }
     let app = stack::rest_server(routes::router(upstreams), admin, &service);
     service.serve(app).await
 }

@@ -19,7 +19,7 @@ const INWARD: [HeaderName; 2] = [header::CONTENT_TYPE, IDEMPOTENCY_KEY];
 const OUTWARD: [HeaderName; 3] = [header::CONTENT_TYPE, header::LOCATION, header::RETRY_AFTER];
 
 /// Answers are small; anything larger is not an answer.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_ANSWER: usize = 256 * 1024;
 
 #[derive(Clone, Debug)]
 pub(super) struct Rest {

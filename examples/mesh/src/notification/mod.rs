@@ -20,6 +20,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     // All three stop when this function ends, however it ends.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
+    bus::watch(&service.telemetry, store.outbox());
     let topics = events::topics("notification");
     let news = bus::subscribe(&bus, "notification", topics, consumer::handler(store.clone())).await?;
     let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);

@@ -2,7 +2,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `GET /admin/sagas?status=stuck&after=ID&limit=100` | a page of sagas, each with its steps |
+//! | `GET /admin/sagas?status=stuck&after=ID&limit=100` | a page of sagas, each with its steps; with `newest=true` the newest first |
 //! | `GET /admin/sagas/{id}` | one of them |
 //! | `POST /admin/sagas/{id}/retry` | lets a stuck saga try again where it stands |
 //! | `POST /admin/sagas/{id}/skip` | lets it go on without the step: somebody has done, or undone, it by hand |
@@ -43,12 +43,13 @@ const STATUSES: [Status; 6] =
 struct Page {
     status: Option<String>,
     after: String,
+    newest: bool,
     limit: u32,
 }
 
 impl Default for Page {
     fn default() -> Self {
-        Self { status: None, after: String::new(), limit: 100 }
+        Self { status: None, after: String::new(), newest: false, limit: 100 }
     }
 }
 
@@ -57,7 +58,7 @@ async fn list<D: Database>(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let refused = |detail: String| Problem::from_status(StatusCode::BAD_REQUEST, detail);
-    let Query(Page { status, after, limit }) = page.map_err(|error| refused(error.body_text()))?;
+    let Query(Page { status, after, newest, limit }) = page.map_err(|error| refused(error.body_text()))?;
     let parse = |name: String| {
         let known = STATUSES.into_iter().find(|status| status.as_str() == name);
         known.ok_or_else(|| refused(format!("status: must be one of {}", STATUSES.map(Status::as_str).join(", "))))
@@ -68,7 +69,7 @@ async fn list<D: Database>(
     }
     let admin = desk.coordinator.admin();
     let counts = admin.counts().await.map_err(problem)?;
-    let sagas = admin.list(&Filter { status, after, limit }).await.map_err(problem)?;
+    let sagas = admin.list(&Filter { status, after, descending: newest, limit }).await.map_err(problem)?;
     Ok(Json(json!({
         "running": counts.running,
         "compensating": counts.compensating,

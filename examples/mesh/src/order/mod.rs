@@ -15,7 +15,8 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_durable::{Coordinator, EventBus};
+use buttress_durable::saga::Counts;
+use buttress_durable::{Coordinator, Database, EventBus};
 
 pub use api::{IDEMPOTENCY_KEY, unknown_order};
 pub use domain::{Failure, NewOrder, Order, State};
@@ -25,6 +26,7 @@ use crate::bus;
 use crate::db::{self, Home};
 use crate::service::{Address, Service, StartError};
 use crate::stack::{self, OrderClients};
+use crate::telemetry::Telemetry;
 
 /// What the order service needs to know of the others.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
     let _check = db::check(&service.health, store.db());
     let relay = outbox.relay(bus);
     let running = coordinator.run();
+    bus::watch(&service.telemetry, &outbox);
+    watch(&service.telemetry, &coordinator);
     let patience = config.patience;
     let desk = Arc::new(place::Desk { store: store.clone(), inventory, starter, coordinator, patience });
     let admin = service.admin_routes();
@@ -72,4 +76,21 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
     relay.shutdown().await;
     store.db().pool().close().await;
     Ok(())
+}
+
+/// Shows how many sagas are on their way, and how many wait for somebody. The last number wakes people up at night.
+fn watch<D: Database>(telemetry: &Telemetry, coordinator: &Coordinator<D>) {
+    type Pick = fn(&Counts) -> u64;
+    let picks: [(&str, Pick); 3] = [
+        ("saga.running", |counts| counts.running),
+        ("saga.compensating", |counts| counts.compensating),
+        ("saga.stuck", |counts| counts.stuck),
+    ];
+    for (name, pick) in picks {
+        let coordinator = coordinator.clone();
+        telemetry.gauge(name, move || {
+            let admin = coordinator.admin();
+            async move { Some(pick(&admin.counts().await.ok()?) as f64) }
+        });
+    }
 }

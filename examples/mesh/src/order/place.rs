@@ -11,6 +11,7 @@ use super::clients::Inventory;
 use super::domain::{Failure, NewOrder, Order, State};
 use super::saga::Data;
 use super::store::{self, Prices, Store, StoreError};
+use crate::telemetry::current_trace;
 use crate::upstream::Upstream;
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl<D: Database> Desk<D> {
             return self.outcome(&id).await;
         }
         let data = Data { customer: new.customer.clone(), total_cents: new.total_cents(&prices), lines: new.lines };
-        self.starter.start(&mut tx, &id, &data, None).await?;
+        self.starter.start(&mut tx, &id, &data, current_trace().as_ref()).await?;
         tx.commit().await?;
         // From here on the order does not depend on its customer staying on the line.
         self.starter.wake();

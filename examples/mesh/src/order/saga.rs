@@ -18,11 +18,13 @@ use buttress_durable::saga::{Call, Definition, Done, Step, StepError};
 use buttress_durable::{Database, Tx};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
+use tracing::{Instrument, Span};
 
 use super::clients::{Answer, Inventory, Payment};
 use super::domain::{Failure, NewLine};
 use super::store;
 use crate::events::{self, Event, OrderCancelled, OrderConfirmed, OrderCreated};
+use crate::telemetry::step_span;
 use crate::upstream::{Kind, Upstream};
 
 /// What the steps need to know. Stored with the saga, so: another shape is another version of the definition.
@@ -61,18 +63,20 @@ pub(super) fn definition<D: Database>(
 fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
     let (reserve, release) = (inventory.clone(), inventory.clone());
     let action = move |call: Call<Data>| {
-        let inventory = reserve.clone();
+        let (inventory, span) = (reserve.clone(), span("reserve_inventory", &call));
         async move {
             let answer = inventory.reserve(call.key(), call.saga_id(), &call.data.lines).await?;
             done_or(answer, Failure::OutOfStock, call)
         }
+        .instrument(span)
     };
     let compensation = move |call: Call<Data>| {
-        let inventory = release.clone();
+        let (inventory, span) = (release.clone(), span("undo reserve_inventory", &call));
         async move {
             inventory.release(call.key(), call.saga_id()).await?;
             Ok(call.done())
         }
+        .instrument(span)
     };
     patient(Step::new("reserve_inventory", action).compensation(compensation))
 }
@@ -80,21 +84,23 @@ fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
 fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
     let (charge, refund) = (payment.clone(), payment.clone());
     let action = move |call: Call<Data>| {
-        let payment = charge.clone();
+        let (payment, span) = (charge.clone(), span("process_payment", &call));
         async move {
             let Data { customer, total_cents, .. } = &call.data;
             let answer = payment.charge(call.key(), call.saga_id(), customer, *total_cents).await?;
             done_or(answer, Failure::Declined, call)
         }
+        .instrument(span)
     };
     // The pivot has one nevertheless, for when nobody knows whether it happened. A refund of a charge that never came is
     // remembered by the payment service, which is what makes a *late* charge harmless.
     let compensation = move |call: Call<Data>| {
-        let payment = refund.clone();
+        let (payment, span) = (refund.clone(), span("undo process_payment", &call));
         async move {
             payment.refund(call.key(), call.saga_id()).await?;
             Ok(call.done())
         }
+        .instrument(span)
     };
     patient(Step::new("process_payment", action).compensation(compensation))
 }
@@ -106,6 +112,11 @@ fn patient<D: Database>(step: Step<D, Data>) -> Step<D, Data> {
         .timeout(TIMEOUT)
         .compensation_attempts(UNDO_ATTEMPTS)
         .compensation_backoff(UNDO_BACKOFF)
+}
+
+/// A step in the trace of the request that placed the order, however long ago that was.
+fn span(step: &'static str, call: &Call<Data>) -> Span {
+    step_span(step, call.saga_id(), call.trace())
 }
 
 /// The row was stored together with the saga; this tells the others.

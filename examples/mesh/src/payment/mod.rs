@@ -18,7 +18,7 @@ pub use store::Store;
 
 use crate::db::{self, Home};
 use crate::service::{Service, StartError};
-use crate::stack;
+use crate::{bus, stack};
 
 /// Opens the database and serves until told to stop.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
@@ -26,6 +26,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     // Both stop when this function ends, however it ends.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus);
+    bus::watch(&service.telemetry, store.outbox());
     let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;
     // The last events go out with us. What does not make it is in the outbox, and goes out after the next start.

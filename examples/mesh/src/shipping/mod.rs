@@ -20,6 +20,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     // All three stop when this function ends, however it ends.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
+    bus::watch(&service.telemetry, store.outbox());
     let orders = bus::subscribe(&bus, "shipping", events::topics("shipping"), consumer::handler(store.clone())).await?;
     let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;

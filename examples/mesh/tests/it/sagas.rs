@@ -52,6 +52,13 @@ async fn operators_are_told_what_they_got_wrong() {
     assert_eq!(operator.get("/admin/sagas/nobody").await.status, 404);
     let resolve = Request::post("/admin/sagas/nobody/resolve").header("content-type", "application/json");
     assert_eq!(operator.send(resolve.body(Full::from("{\"note\": \"\"}")).unwrap()).await.status, 409);
-    let customers = Customer::new(shop.mesh.url(Name::Gateway));
-    assert_eq!(customers.get("/admin/sagas").await.status, 404, "not through the gateway");
+}
+
+#[tokio::test]
+async fn a_gateway_that_serves_customers_alone_shows_nothing_of_what_is_inside() {
+    let shop = Shop::open().await;
+    let customer = Customer::new(shop.mesh.url(Name::Gateway));
+    for path in ["/admin/sagas", "/admin/state", "/admin/traces", "/dashboard", "/dashboard/events"] {
+        assert_eq!(customer.get(path).await.status, 404, "{path}");
+    }
 }

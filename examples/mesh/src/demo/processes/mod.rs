@@ -1,6 +1,6 @@
 //! `mesh demo --processes`: every service a process of its own, and one after the other is killed.
 //!
-//! [`children`] starts and kills them, [`chaos`] decides whom and when, and the customers of [`super::load`] are stubborn:
+//! `children` starts and kills them, `chaos` decides whom and when, and the customers of `super::load` are stubborn:
 //! they ask again with the same key until they know. [`report`] says what was seen, and [`super::books`] what is true.
 
 mod chaos;

@@ -1,0 +1,164 @@
+//! What a client stack shows: a span for the call, and one for each attempt, which carries the trace on.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use buttress::CircuitBreaker;
+use http::{Request, Response};
+use tower::{Layer, Service};
+use tracing::field::Empty;
+use tracing::instrument::{Instrument, Instrumented};
+use tracing::{Span, info_span};
+
+use super::propagation::carry;
+use super::traces::TARGET;
+
+/// Outermost in a client stack: one span for the call, retries and pauses included.
+#[derive(Clone, Debug)]
+pub struct CallLayer {
+    pub name: &'static str,
+    /// Its state is told with the call.
+    pub breaker: CircuitBreaker,
+}
+
+/// See [`CallLayer`].
+#[derive(Clone, Debug)]
+pub struct Call<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = Call<S>;
+
+    fn layer(&self, inner: S) -> Call<S> {
+        Call { inner, layer: self.clone() }
+    }
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Call<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Instrumented<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let span = info_span!(
+            target: TARGET,
+            "call",
+            otel.name = self.layer.name,
+            otel.kind = "internal",
+            breaker.state = Empty,
+        );
+        if !span.is_disabled() {
+            span.record("breaker.state", self.layer.breaker.state().as_str());
+        }
+        let future = span.in_scope(|| self.inner.call(request));
+        future.instrument(span)
+    }
+}
+
+/// Innermost in a client stack, around what goes over the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptLayer {
+    /// The service that is called.
+    pub peer: &'static str,
+}
+
+/// See [`AttemptLayer`].
+#[derive(Clone, Debug)]
+pub struct Attempt<S> {
+    inner: S,
+    layer: AttemptLayer,
+}
+
+impl<S> Layer<S> for AttemptLayer {
+    type Service = Attempt<S>;
+
+    fn layer(&self, inner: S) -> Attempt<S> {
+        Attempt { inner, layer: *self }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Attempt<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: fmt::Display,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = AttemptFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let span = info_span!(
+            target: TARGET,
+            "attempt",
+            otel.name = format_args!("{} {}", request.method(), request.uri().path()),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            peer.service = self.layer.peer,
+            http.response.status_code = Empty,
+            rpc.grpc.status_code = Empty,
+        );
+        carry(&span, request.headers_mut());
+        let future = span.in_scope(|| self.inner.call(request));
+        AttemptFuture { future: Box::pin(future), span }
+    }
+}
+
+/// Notes how an attempt ended. Boxed, as the channels of the mesh are.
+pub struct AttemptFuture<F> {
+    future: Pin<Box<F>>,
+    span: Span,
+}
+
+impl<F, R, E> Future for AttemptFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: fmt::Display,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { future, span } = self.get_mut();
+        let polled = span.in_scope(|| future.as_mut().poll(cx));
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(response)) => answered(span, response),
+            Poll::Ready(Err(error)) => {
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", tracing::field::display(error));
+            }
+        }
+        polled
+    }
+}
+
+impl<F> fmt::Debug for AttemptFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttemptFuture").field("span", &self.span).finish_non_exhaustive()
+    }
+}
+
+/// How a response looks on a span, at either end of the wire. A gRPC status that comes with the trailers is not seen here: those of the mesh
+/// that matter come with the head, as errors do.
+pub(super) fn answered<R>(span: &Span, response: &Response<R>) {
+    let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
+    let grpc = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
+    if let Some(code) = grpc {
+        span.record("rpc.grpc.status_code", code);
+    }
+    if status.is_server_error() || grpc.is_some_and(|code| code != 0) {
+        span.record("otel.status_code", "ERROR");
+    }
+}

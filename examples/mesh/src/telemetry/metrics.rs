@@ -1,0 +1,106 @@
+//! Counters and histograms, and their text for Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use buttress::InvalidConfig;
+use buttress::metrics::Exporter;
+use futures_util::future::BoxFuture;
+use http::header;
+use metrics::with_local_recorder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use super::Telemetry;
+use crate::stack::{Admission, Dependency};
+
+type Read = Arc<dyn Fn() -> BoxFuture<'static, Option<f64>> + Send + Sync>;
+
+pub(super) struct Metrics {
+    service: &'static str,
+    recorder: Arc<PrometheusRecorder>,
+    exporter: Exporter,
+    /// What is read when somebody looks. A service that starts again replaces what its earlier life has left.
+    gauges: Mutex<BTreeMap<&'static str, Read>>,
+}
+
+/// From half a millisecond to the longest patience in the mesh.
+const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+impl Metrics {
+    pub(super) fn new(
+        service: &'static str,
+        admission: &Admission,
+        dependencies: &[Dependency],
+    ) -> Result<Self, InvalidConfig> {
+        let builder = PrometheusBuilder::new().set_buckets(&SECONDS);
+        let builder = builder.map_err(|_| InvalidConfig::new("buckets", "must not be empty"))?;
+        let recorder = builder.add_global_label("service", service).build_recorder();
+        let exporter = Exporter::new();
+        with_local_recorder(&recorder, || {
+            exporter.bulkhead(service, &admission.bulkhead);
+            dependencies.iter().for_each(|dependency| dependency.export(&exporter));
+        });
+        Ok(Self { service, recorder: Arc::new(recorder), exporter, gauges: Mutex::default() })
+    }
+
+    pub(super) fn recorder(&self) -> &PrometheusRecorder {
+        &self.recorder
+    }
+
+    pub(super) fn install(&self) {
+        let _ = metrics::set_global_recorder(self.recorder.clone());
+    }
+
+    pub(super) fn gauge<F, Fut>(&self, name: &'static str, read: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<f64>> + Send + 'static,
+    {
+        let read: Read = Arc::new(move || Box::pin(read()));
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).insert(name, read);
+    }
+
+    /// What the gauges show now. One that cannot be read is left out.
+    pub(super) async fn read(&self) -> BTreeMap<&'static str, f64> {
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut values = BTreeMap::new();
+        for (name, read) in gauges {
+            if let Some(value) = read().await {
+                values.insert(name, value);
+            }
+        }
+        values
+    }
+
+    async fn text(&self) -> String {
+        let values = self.read().await;
+        with_local_recorder(&*self.recorder, || {
+            self.exporter.publish();
+            for (name, value) in values {
+                metrics::gauge!(name).set(value);
+            }
+        });
+        let handle = self.recorder.handle();
+        handle.run_upkeep();
+        handle.render()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn routes(telemetry: Telemetry) -> Router {
+    let show = async |State(telemetry): State<Telemetry>| {
+        let text = telemetry.0.metrics.text().await;
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    };
+    Router::new().route("/metrics", get(show)).with_state(telemetry)
+}

@@ -1,0 +1,99 @@
+//! Trace context, in and out: W3C `traceparent`, over HTTP, gRPC and events alike.
+
+use buttress_durable::{DomainEvent, TraceContext};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::{Span, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::traces::TARGET;
+
+/// `traceparent` and `tracestate`.
+#[derive(Debug, Default)]
+struct Pair(Option<String>, Option<String>);
+
+impl Extractor for Pair {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            "traceparent" => self.0.as_deref(),
+            "tracestate" => self.1.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec!["traceparent", "tracestate"]
+    }
+}
+
+impl Injector for Pair {
+    fn set(&mut self, key: &str, value: String) {
+        match key {
+            "traceparent" => self.0 = Some(value),
+            "tracestate" => self.1 = Some(value).filter(|state| !state.is_empty()),
+            _ => {}
+        }
+    }
+}
+
+fn of(span: &Span) -> Pair {
+    let mut pair = Pair::default();
+    TraceContextPropagator::new().inject_context(&span.context(), &mut pair);
+    pair
+}
+
+/// The trace that this happens in, for events and sagas. `None` where nothing is traced.
+pub fn current_trace() -> Option<TraceContext> {
+    let Pair(parent, state) = of(&Span::current());
+    TraceContext::new(&parent?, state.as_deref()).ok()
+}
+
+/// Makes `span` a part of a trace that began elsewhere. Before anything happens in it.
+fn continue_trace(span: &Span, trace: Option<&TraceContext>) {
+    if let Some(trace) = trace {
+        let pair = Pair(Some(trace.traceparent().to_owned()), trace.tracestate().map(str::to_owned));
+        let _ = span.set_parent(TraceContextPropagator::new().extract(&pair));
+    }
+}
+
+/// An event being handled, in the trace of whoever caused it.
+pub(crate) fn consumer_span(event: &DomainEvent) -> Span {
+    let span = info_span!(
+        target: TARGET,
+        "consume",
+        otel.name = format_args!("consume {}", event.event_type()),
+        otel.kind = "consumer",
+        order.id = event.aggregate_id(),
+    );
+    continue_trace(&span, event.trace());
+    span
+}
+
+/// A step of a saga, or the undoing of one.
+pub(crate) fn step_span(step: &'static str, order: &str, trace: Option<&TraceContext>) -> Span {
+    let span = info_span!(target: TARGET, "step", otel.name = step, otel.kind = "internal", order.id = order);
+    continue_trace(&span, trace);
+    span
+}
+
+/// The same, for one that came with a request.
+pub(super) fn continue_from(span: &Span, headers: &HeaderMap) {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let pair = Pair(text("traceparent"), text("tracestate"));
+    if pair.0.is_some() {
+        let _ = span.set_parent(TraceContextPropagator::new().extract(&pair));
+    }
+}
+
+/// Lets a request carry the trace of `span` on.
+pub(super) fn carry(span: &Span, headers: &mut HeaderMap) {
+    let Pair(parent, state) = of(span);
+    for (name, value) in [("traceparent", parent), ("tracestate", state)] {
+        match value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            Some(value) => drop(headers.insert(HeaderName::from_static(name), value)),
+            // What came from a caller of ours is not ours to pass on.
+            None => drop(headers.remove(name)),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How a service is doing right now, as JSON: `GET /admin/state`.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use buttress::health::Probe;
+use buttress::{CircuitBreaker, Clock, TokioClock};
+use serde_json::{Value, json};
+
+use super::Telemetry;
+use crate::clock::now_ms;
+use crate::faults::Faults;
+use crate::problem::Json;
+use crate::service::Service;
+use crate::stack::{Admission, Dependency, Health};
+
+#[derive(Clone, Debug)]
+struct Shown {
+    telemetry: Telemetry,
+    health: Health,
+    admission: Admission,
+    faults: Faults,
+}
+
+pub(super) fn routes(telemetry: Telemetry, service: &Service) -> Router {
+    let Service { health, admission, faults, .. } = service;
+    let shown = Shown { telemetry, health: health.clone(), admission: admission.clone(), faults: faults.clone() };
+    Router::new().route("/admin/state", get(show)).with_state(shown)
+}
+
+async fn show(State(shown): State<Shown>) -> Json<Value> {
+    let Shown { telemetry, health, admission, faults } = shown;
+    let gauges = telemetry.0.metrics.read().await;
+    let dependencies: Vec<_> = telemetry.0.dependencies.iter().map(Dependency::describe).collect();
+    Json(json!({
+        "service": telemetry.name(),
+        "ready": health.status(Probe::Readiness).is_serving(),
+        "draining": health.is_draining(),
+        "recent": telemetry.meter().recent(TokioClock.now()),
+        "bulkhead": bulkhead(&admission),
+        "dependencies": dependencies,
+        "gauges": gauges,
+        "faults": faults.plan(),
+    }))
+}
+
+fn bulkhead(admission: &Admission) -> Value {
+    let bulkhead = &admission.bulkhead;
+    json!({ "in_flight": bulkhead.in_flight(), "limit": bulkhead.limit(), "rejected": bulkhead.rejected() })
+}
+
+/// The last changes of a circuit's state.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<Mutex<VecDeque<Value>>>);
+
+/// More than fit on a page are not kept.
+const CHANGES: usize = 20;
+
+impl Changes {
+    /// Keeps those of a circuit, from now on.
+    pub fn of(breaker: &CircuitBreaker) -> Self {
+        let changes = Self::default();
+        let kept = changes.clone();
+        breaker.on_transition(move |change| {
+            let (from, to) = (change.from.as_str(), change.to.as_str());
+            let mut kept = kept.lock();
+            kept.truncate(CHANGES - 1);
+            kept.push_front(json!({ "at_ms": now_ms(), "from": from, "to": to, "cause": change.cause.to_string() }));
+        });
+        changes
+    }
+
+    /// The latest first.
+    pub fn recent(&self) -> Vec<Value> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Value>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
