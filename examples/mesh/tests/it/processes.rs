@@ -1,6 +1,10 @@
 use std::process::{Command, Stdio};
 
+use mesh::db::{EVENTS, Server};
+use mesh::mesh::Name;
 use serde_json::Value;
+
+use crate::support::server;
 
 /// The program itself, as somebody at a terminal runs it.
 fn mesh() -> Command {
@@ -9,13 +13,14 @@ fn mesh() -> Command {
     mesh
 }
 
-#[test]
-fn processes_that_are_killed_leave_the_books_right() {
+/// Seven kills, one of each.
+fn kill_processes(more: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("report.json");
     let output = mesh()
         .args(["demo", "--processes", "--kills", "7", "--orders", "40", "--rate", "20", "--seed", "7", "--json"])
         .arg(&json)
+        .args(more)
         .output()
         .unwrap();
     let (seen, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -25,6 +30,34 @@ fn processes_that_are_killed_leave_the_books_right() {
     assert_eq!(report["clean_stop"], true, "{seen}");
     assert_eq!(report["kills"].as_array().unwrap().len(), 7);
     assert_eq!(report["customers"]["lost"], 0, "everybody learned how it ended\n{seen}");
+}
+
+#[test]
+fn processes_that_are_killed_leave_the_books_right() {
+    kill_processes(&[]);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn processes_that_are_killed_leave_the_books_right_over_kafka() {
+    kill_processes(&["--kafka", "mock"]);
+}
+
+#[tokio::test]
+async fn processes_that_are_killed_leave_the_books_right_on_a_server() {
+    let Some(url) = server() else { return };
+    let prefix = "t_processes_";
+    let clean = async || {
+        let server = Server::new(url, prefix).unwrap();
+        for name in Name::ALL.map(Name::as_str).into_iter().chain([EVENTS]) {
+            server.drop_database(name).await.unwrap();
+        }
+    };
+    clean().await;
+    tokio::task::spawn_blocking(move || kill_processes(&["--postgres", url, "--database-prefix", prefix]))
+        .await
+        .unwrap();
+    clean().await;
 }
 
 #[test]
