@@ -39,17 +39,22 @@
 //!
 //! # What was done to test it
 //!
-//! With the feature `fault-points`, a test can stop the process, as it were, before any statement, before any commit and
-//! after it; participants add boundaries of their own before and after their effects. The crate's tests run a saga with its
-//! relay and log (success with retries, a refusal, a payment whose answer is lost), a relay, and a consumer with its inbox,
-//! and stop each of them at the *n*-th boundary, for every *n* until it gets through; then they open the database again, go
-//! on, and count the effects. Others crash life after life at random boundaries from a fixed seed, or drop a coordinator
-//! after the *n*-th poll. Three coordinators on one database share forty sagas, and no saga may ever have two calls at the
-//! same time; a coordinator and a group member that wake up after their lease has gone to another must change nothing; four
-//! relays and four writers compete for the same keys. All of them run on SQLite files, and on PostgreSQL when
-//! `BUTTRESS_TEST_POSTGRES` names a server. What a saga decides is apart from all that a pure state machine, held against
-//! random participants.
+//! Processes are killed. The tests start themselves again as a service with its coordinator, relay, log and a consumer with
+//! its inbox. It sends itself SIGKILL before a statement, before a commit or after it, or around an effect of a participant:
+//! one process for the first time that any of these boundaries is met, and another one for a later time. Then a new process
+//! goes on over the same database, and the effects are counted: an order that succeeds, one that is declined, one whose
+//! answers are lost. In other tests two such processes share a database, and one of them is killed at a random moment, again
+//! and again (the seed is printed); what they wrote down of their calls shows that no two were ever at one saga at the same
+//! time. One runs over Kafka, too.
 //!
+//! What takes more than a few hundred processes is tested inside of one. With the feature `fault-points`, a test can stop the
+//! code, as it were, at the *n*-th boundary, for every *n* until it gets through: a saga with its relay and log (success with
+//! retries, a refusal, a payment whose answer is lost), a relay, and a consumer with its inbox. Others crash life after life
+//! at random boundaries from a fixed seed, or drop a coordinator after the *n*-th poll. Three coordinators on one database
+//! share forty sagas, and no saga may ever have two calls at the same time; a coordinator and a group member that wake up
+//! after their lease has gone to another must change nothing; four relays and four writers compete for the same keys. All of
+//! them run on SQLite files, and on PostgreSQL when `BUTTRESS_TEST_POSTGRES` names a server. What a saga decides is apart from
+//! all that a pure state machine, held against random participants.
 //!
 //! What every bus promises is one set of tests, run over the log on both databases and over Kafka's mock cluster: brokers in
 //! the test's process that speak the protocol, fail requests, go down and come back; and over a real broker when

@@ -3,9 +3,12 @@
 //! `BUTTRESS_TEST_KAFKA` names (`host:port`).
 
 mod bus;
+#[cfg(unix)]
+mod kill;
 mod log_bus;
 mod outbox;
 mod saga;
+mod saga_claim;
 mod saga_crash;
 mod shop;
 mod support;

@@ -166,7 +166,18 @@ pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash)
     let tune = |step: Step<D, Order>| {
         step.attempts(few(3)).backoff(quick).compensation_attempts(few(3)).compensation_backoff(quick)
     };
-    let create = Step::local("create", |tx, call: Call<Order>| {
+    let steps = [
+        tune(create_order()),
+        tune(Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true))),
+        tune(Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot()),
+        tune(confirm_order().retriable()),
+        tune(Step::new("ship", remote("ship", false)).retriable()),
+    ];
+    Definition::new("order", 1, steps).unwrap().deadline(Duration::from_secs(600))
+}
+
+pub(crate) fn create_order<D: Backend>() -> Step<D, Order> {
+    Step::local("create", |tx, call: Call<Order>| {
         let id = call.saga_id().to_owned();
         async move {
             D::execute(tx, "INSERT INTO orders (id, state) VALUES ($1, 'pending')", &[Arg::Text(&id)]).await?;
@@ -174,16 +185,11 @@ pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash)
         }
         .boxed()
     })
-    .local_compensation(|tx, call: Call<Order>| set(tx, call, "cancelled", "OrderCancelled").boxed());
-    let confirm = Step::local("confirm", |tx, call: Call<Order>| set(tx, call, "confirmed", "OrderConfirmed").boxed());
-    let steps = [
-        tune(create),
-        tune(Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true))),
-        tune(Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot()),
-        tune(confirm.retriable()),
-        tune(Step::new("ship", remote("ship", false)).retriable()),
-    ];
-    Definition::new("order", 1, steps).unwrap().deadline(Duration::from_secs(600))
+    .local_compensation(|tx, call: Call<Order>| set(tx, call, "cancelled", "OrderCancelled").boxed())
+}
+
+pub(crate) fn confirm_order<D: Backend>() -> Step<D, Order> {
+    Step::local("confirm", |tx, call: Call<Order>| set(tx, call, "confirmed", "OrderConfirmed").boxed())
 }
 
 async fn set<D: Backend>(

@@ -18,21 +18,34 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A database that a test has to itself, and that outlives the processes the test pretends to be.
 pub(crate) trait Backend: Database {
     type Home: Send + Sync;
+    /// Whether it is a server's.
+    const SERVER: bool;
 
     fn create() -> impl Future<Output = Self::Home> + Send;
-    fn connect(home: &Self::Home) -> impl Future<Output = Db<Self>> + Send;
+    /// Where another process finds it.
+    fn address(home: &Self::Home) -> String;
+    fn open_at(address: &str) -> impl Future<Output = Db<Self>> + Send;
     fn destroy(home: Self::Home) -> impl Future<Output = ()> + Send;
+
+    fn connect(home: &Self::Home) -> impl Future<Output = Db<Self>> + Send {
+        async { Self::open_at(&Self::address(home)).await }
+    }
 }
 
 impl Backend for Sqlite {
     type Home = TempDir;
+    const SERVER: bool = false;
 
     async fn create() -> TempDir {
         tempfile::tempdir().unwrap()
     }
 
-    async fn connect(home: &TempDir) -> Db<Self> {
-        Db::open(home.path().join("test.db")).await.unwrap()
+    fn address(home: &TempDir) -> String {
+        home.path().join("test.db").to_str().unwrap().to_owned()
+    }
+
+    async fn open_at(address: &str) -> Db<Self> {
+        Db::open(address).await.unwrap()
     }
 
     async fn destroy(home: TempDir) {
@@ -42,6 +55,7 @@ impl Backend for Sqlite {
 
 impl Backend for Postgres {
     type Home = String;
+    const SERVER: bool = true;
 
     async fn create() -> String {
         let name = format!("buttress_{}", uuid::Uuid::now_v7().simple());
@@ -49,8 +63,12 @@ impl Backend for Postgres {
         name
     }
 
-    async fn connect(home: &String) -> Db<Self> {
-        Db::connect(&format!("{}/{home}", server().unwrap())).await.unwrap()
+    fn address(home: &String) -> String {
+        format!("{}/{home}", server().unwrap())
+    }
+
+    async fn open_at(address: &str) -> Db<Self> {
+        Db::connect(address).await.unwrap()
     }
 
     async fn destroy(home: String) {
