@@ -12,6 +12,8 @@ use mesh::launch::{Addresses, Name};
 use mesh::service::Address;
 use mesh::telemetry::{LogFormat, TraceConfig};
 
+use crate::load_args::Load;
+
 /// A small shop of seven services, wired through every layer of Buttress.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -29,6 +31,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Places orders while things go wrong, and checks the books.
     Demo(Demo),
+    /// Places orders at a given rate, whatever comes of them, and shows how long they took.
+    Load(Load),
     /// Checks the books of a mesh that is not running.
     Audit {
         /// Where SQLite's files are.
@@ -56,7 +60,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether this process is a service, and logs under its name.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Audit { .. })
+        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit { .. })
     }
 }
 

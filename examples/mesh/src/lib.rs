@@ -2,10 +2,11 @@
 //! Seven services, each with its own database and its own way of failing: gateway, order, shipping, notification and the old
 //! shop speak REST, payment and inventory speak gRPC, and all but the old shop tell each other what happened. Read [`stack`]
 //! first: it holds every stack of layers. Then [`order`], which has the hard part, and [`events`].
-//! [`demo`] breaks things on purpose and checks the books.
+//! [`demo`] breaks things on purpose and checks the books; [`load`] finds out how much it bears.
 
 pub mod bus;
 pub mod clock;
+mod customers;
 pub mod db;
 pub mod demo;
 pub mod events;
@@ -14,6 +15,7 @@ pub mod gateway;
 pub mod inventory;
 pub mod launch;
 pub mod legacy;
+pub mod load;
 pub mod mesh;
 pub mod notification;
 pub mod order;

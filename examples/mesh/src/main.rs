@@ -1,8 +1,10 @@
 //! The command line of the example mesh: see README.md.
 
 mod cli;
+mod load_args;
 
-use std::io::{IsTerminal, Read};
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use mesh::demo::books::{self, Told};
 use mesh::demo::{self, processes};
 use mesh::faults::Faults;
 use mesh::launch::{self, Clients, Name, Wiring};
+use mesh::load;
 use mesh::mesh::{Config, Mesh, PATIENCE};
 use mesh::service::Service;
 use mesh::stack::{Admission, Health};
@@ -21,12 +24,13 @@ use mesh::telemetry::{self, LogFormat, Telemetry};
 use tokio_util::sync::CancellationToken;
 
 use cli::{Cli, Command, Demo, ServiceArgs, Up};
+use load_args::Load;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    // The demo's output is its table; everything else is a service that should say what it does.
-    let quiet = matches!(command, Command::Demo(_)) && std::env::var_os("RUST_LOG").is_none();
+    // The output of demo and load is a table; everything else is a service that should say what it does.
+    let quiet = matches!(command, Command::Demo(_) | Command::Load(_)) && std::env::var_os("RUST_LOG").is_none();
     let logs = (!quiet).then_some(log);
     if !command.is_service() {
         telemetry::install_logs(logs);
@@ -34,6 +38,7 @@ async fn main() -> ExitCode {
     let result = match command {
         Command::Up(args) => up(args, logs).await,
         Command::Demo(args) => demo(args).await,
+        Command::Load(args) => load(args).await,
         Command::Audit { data_dir, server } => match server.databases(data_dir) {
             Ok(databases) => audit(&databases).await,
             Err(error) => Err(error),
@@ -132,9 +137,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
 }
 
 async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
-    // Before the work, so that a typo in a path does not cost a minute.
-    let create = |path: &Path| std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()));
-    let file = args.json.as_deref().map(create).transpose()?;
+    let file = create("json", args.json.as_deref())?;
     let Demo { orders, seed, rate, kills, .. } = args;
     let progress = std::io::stderr().is_terminal();
     let databases = args.server.server()?;
@@ -151,6 +154,22 @@ async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
     finish(interruptible(demo::run(options)).await?, file, |report| report.books.right)
 }
 
+async fn load(args: Load) -> anyhow::Result<ExitCode> {
+    let (json, svg) = (create("json", args.json.as_deref())?, create("svg", args.svg.as_deref())?);
+    let options = args.options(std::io::stdout().is_terminal())?;
+    let report = interruptible(load::run(options)).await?;
+    if let Some(mut file) = svg {
+        file.write_all(load::histogram(&report).as_bytes()).context("cannot write the picture")?;
+    }
+    finish(report, json, load::Report::is_right)
+}
+
+/// Before the work, so that a typo in a path does not cost a minute.
+fn create(flag: &str, path: Option<&Path>) -> anyhow::Result<Option<File>> {
+    let create = |path: &Path| File::create(path).with_context(|| format!("{flag}: cannot write {}", path.display()));
+    path.map(create).transpose()
+}
+
 async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::select! {
         done = work => done,
@@ -161,7 +180,7 @@ async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 /// For people, for programs, and as an exit code.
 fn finish<R: std::fmt::Display + serde::Serialize>(
     report: R,
-    json: Option<std::fs::File>,
+    json: Option<File>,
     right: impl FnOnce(&R) -> bool,
 ) -> anyhow::Result<ExitCode> {
     print!("{report}");

@@ -1,11 +1,10 @@
 //! `mesh demo`: places orders while things go wrong, and then checks the books.
 //!
-//! `scenario` says what goes wrong when, `load` is the customers, [`report`] what was seen, [`books`] what is true.
+//! `scenario` says what goes wrong when, `crate::customers` is the customers, [`report`] what was seen, [`books`] what is true.
 
 pub mod books;
 mod checks;
 mod facts;
-mod load;
 pub mod processes;
 pub mod report;
 mod scenario;
@@ -68,15 +67,15 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
 
 /// The databases, and the temporary directory that goes with them.
 #[derive(Debug)]
-struct Home {
-    databases: Databases,
+pub(crate) struct Home {
+    pub(crate) databases: Databases,
     /// For files, even if the databases are elsewhere.
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     _temporary: tempfile::TempDir,
 }
 
 impl Home {
-    fn new(data_dir: Option<PathBuf>, server: Option<Databases>) -> anyhow::Result<Self> {
+    pub(crate) fn new(data_dir: Option<PathBuf>, server: Option<Databases>) -> anyhow::Result<Self> {
         let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
         let dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

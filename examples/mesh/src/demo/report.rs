@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Options;
 use super::books::Books;
-use super::load::{Answer, Seen};
 use super::scenario::Run;
+use crate::customers::{Answer, Seen};
+use crate::load::Latencies;
 use crate::mesh::Name;
 use crate::process::Exit;
 
@@ -68,7 +68,7 @@ pub struct Transition {
     pub reason: String,
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -104,13 +104,13 @@ impl PhaseReport {
                     phase.confirmed += 1;
                     201
                 }
-                Answer::Cancelled(status, _) => {
+                Answer::Cancelled(_, why) => {
                     phase.cancelled += 1;
-                    status.as_u16()
+                    why.status.as_u16()
                 }
-                Answer::Refused(status) => {
+                Answer::Refused(why) => {
                     phase.refused += 1;
-                    status.as_u16()
+                    why.status.as_u16()
                 }
                 Answer::Pending => {
                     phase.pending += 1;
@@ -123,29 +123,8 @@ impl PhaseReport {
             };
             *phase.statuses.entry(status).or_default() += 1;
         }
-        (phase.p50_ms, phase.p99_ms) = (latencies.quantile(0.5), latencies.quantile(0.99));
+        (phase.p50_ms, phase.p99_ms) = (latencies.quantile_ms(0.5), latencies.quantile_ms(0.99));
         phase
-    }
-}
-
-/// Microseconds up to a minute, to three digits.
-struct Latencies(Option<Histogram<u64>>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self(Histogram::new_with_bounds(1, 60_000_000, 3).ok())
-    }
-}
-
-impl Latencies {
-    fn record(&mut self, took: Duration) {
-        if let Some(histogram) = &mut self.0 {
-            histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        }
-    }
-
-    fn quantile(&self, quantile: f64) -> f64 {
-        self.0.as_ref().map_or(0.0, |histogram| histogram.value_at_quantile(quantile) as f64 / 1000.0)
     }
 }
 

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::Options;
 use super::books::Told;
-use super::load::{Answer, Customers, Seen, Temper};
 use super::report::{PhaseReport, Transition, millis};
 use crate::clock::now;
+use crate::customers::{Answer, Customers, Seen, Temper};
 use crate::faults::Plan;
 use crate::mesh::{Mesh, MeshError, Name};
 use crate::stack::Dependency;
@@ -59,7 +59,7 @@ impl Told {
         for seen in seen {
             match &seen.answer {
                 Answer::Confirmed(id) => self.confirmed.push(id.clone()),
-                Answer::Cancelled(_, id) => self.cancelled.push(id.clone()),
+                Answer::Cancelled(id, _) => self.cancelled.push(id.clone()),
                 Answer::Pending | Answer::Refused(_) | Answer::Lost => {}
             }
         }
@@ -77,7 +77,7 @@ pub(super) struct Run {
 pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -> Result<Run, MeshError> {
     let began = now();
     let transitions = watch_breakers(mesh, began);
-    let mut customers = Customers::new(mesh.url(Name::Gateway), options.seed);
+    let mut customers = Customers::new(&mesh.url(Name::Gateway), options.seed);
     let phases = phases();
     let mut run = Run { phases: Vec::new(), told: Told::default() };
     let count = phases.len();

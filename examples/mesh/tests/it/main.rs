@@ -10,6 +10,7 @@ mod drain;
 mod events;
 mod faults;
 mod idempotency;
+mod load;
 mod processes;
 mod sagas;
 mod support;

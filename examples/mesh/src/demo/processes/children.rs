@@ -11,7 +11,6 @@ use anyhow::{Context, bail};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::Options;
 use crate::clock::now;
 use crate::db::{Databases, Files};
 use crate::demo::Home;
@@ -24,7 +23,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Children {
+pub(crate) struct Children {
     program: PathBuf,
     /// What all of them are told.
     arguments: Vec<String>,
@@ -43,7 +42,13 @@ struct Running {
 }
 
 impl Children {
-    pub(super) fn new(options: &Options, home: &Home, kafka: Option<&str>, seed: u64) -> anyhow::Result<Self> {
+    /// `server` is a database server's URL and what names of databases begin with there.
+    pub(crate) fn new(
+        home: &Home,
+        server: Option<(&str, &str)>,
+        kafka: Option<&str>,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let ports: HashMap<_, _> = free_ports(seed)?;
         let addresses = Addresses::new(|name| ports[name.as_str()].into());
@@ -57,9 +62,9 @@ impl Children {
         if let Databases::Files(Files(dir)) = &home.databases {
             say("data-dir", dir.display().to_string());
         }
-        if let Some(url) = &options.postgres {
-            say("postgres", url.clone());
-            say("database-prefix", options.prefix.clone());
+        if let Some((url, prefix)) = server {
+            say("postgres", url.to_owned());
+            say("database-prefix", prefix.to_owned());
         }
         if let Some(brokers) = kafka {
             say("kafka", brokers.to_owned());
@@ -67,11 +72,11 @@ impl Children {
         Ok(Self { program, arguments, ports, logs: home.dir.clone(), running: HashMap::new() })
     }
 
-    pub(super) fn url(&self, name: Name) -> String {
+    pub(crate) fn url(&self, name: Name) -> String {
         format!("http://{}", self.ports[name.as_str()])
     }
 
-    pub(super) async fn start_all(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn start_all(&mut self) -> anyhow::Result<()> {
         for name in Name::ALL {
             self.start(name)?;
         }
@@ -82,7 +87,7 @@ impl Children {
     }
 
     /// Starts a service, at its old address.
-    pub(super) fn start(&mut self, name: Name) -> anyhow::Result<()> {
+    pub(crate) fn start(&mut self, name: Name) -> anyhow::Result<()> {
         let path = self.logs.join(format!("{}.log", name.as_str()));
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
@@ -102,7 +107,7 @@ impl Children {
     }
 
     /// Waits until a service is ready; how long that took.
-    pub(super) async fn until_ready(&mut self, name: Name) -> anyhow::Result<Duration> {
+    pub(crate) async fn until_ready(&mut self, name: Name) -> anyhow::Result<Duration> {
         let (start, addr) = (now(), self.ports[name.as_str()]);
         let Some(running) = self.running.get_mut(name.as_str()) else { bail!("{} is not running", name.as_str()) };
         tokio::select! {
@@ -113,7 +118,7 @@ impl Children {
     }
 
     /// SIGKILL: no last word, no flush, no goodbye to the database.
-    pub(super) async fn kill(&mut self, name: Name) -> anyhow::Result<()> {
+    pub(crate) async fn kill(&mut self, name: Name) -> anyhow::Result<()> {
         match self.running.remove(name.as_str()) {
             Some(mut running) => running.child.kill().await.with_context(|| format!("cannot kill {}", name.as_str())),
             None => Ok(()),
@@ -121,7 +126,7 @@ impl Children {
     }
 
     /// Stops everything from the outside in. Whether all of them ended by themselves, and well.
-    pub(super) async fn stop_all(&mut self) -> bool {
+    pub(crate) async fn stop_all(&mut self) -> bool {
         let mut clean = true;
         for name in Name::ALL.into_iter().rev() {
             let Some(mut running) = self.running.remove(name.as_str()) else { continue };

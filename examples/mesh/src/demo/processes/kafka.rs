@@ -4,7 +4,7 @@
 //! is gone with us. Who wants to see a real broker names one.
 
 /// What carries the events, if not the embedded log.
-pub(super) struct Brokers {
+pub(crate) struct Brokers {
     address: Option<String>,
     /// Dropped, it ends.
     #[cfg(feature = "kafka")]
@@ -13,7 +13,7 @@ pub(super) struct Brokers {
 
 impl Brokers {
     #[cfg(feature = "kafka")]
-    pub(super) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
+    pub(crate) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
         if brokers.as_deref() != Some("mock") {
             return Ok(Self { address: brokers, mock: None });
         }
@@ -22,17 +22,17 @@ impl Brokers {
     }
 
     #[cfg(not(feature = "kafka"))]
-    pub(super) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
+    pub(crate) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
         // Said here and not by the first child that fails.
         crate::bus::Bus::new(brokers.clone())?;
         Ok(Self { address: brokers })
     }
 
-    pub(super) fn address(&self) -> Option<&str> {
+    pub(crate) fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
-    pub(super) fn describe(&self) -> &'static str {
+    pub(crate) fn describe(&self) -> &'static str {
         #[cfg(feature = "kafka")]
         if self.mock.is_some() {
             return "Kafka (a mock cluster)";

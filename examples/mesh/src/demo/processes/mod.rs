@@ -1,6 +1,6 @@
 //! `mesh demo --processes`: every service a process of its own, and one after the other is killed.
 //!
-//! `children` starts and kills them, `chaos` decides whom and when, and the customers of `super::load` are stubborn:
+//! `children` starts and kills them, `chaos` decides whom and when, and the customers of `crate::customers` are stubborn:
 //! they ask again with the same key until they know. [`report`] says what was seen, and [`super::books`] what is true.
 
 mod chaos;
@@ -16,13 +16,14 @@ use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use super::books::{self, Told};
-use super::load::{Customers, Seen, Temper};
 use super::report::millis;
 use super::{Home, SETTLE_TIMEOUT, progress_bar};
 use crate::clock::now;
+use crate::customers::{Customers, Seen, Temper};
 use crate::db::Databases;
 use crate::launch::Name;
-use children::Children;
+pub(crate) use children::Children;
+pub(crate) use kafka::Brokers;
 use report::{Kill, Report};
 
 #[derive(Clone, Debug)]
@@ -47,19 +48,25 @@ pub struct Options {
     pub progress: bool,
 }
 
+impl Options {
+    fn server(&self) -> Option<(&str, &str)> {
+        self.postgres.as_deref().map(|url| (url, self.prefix.as_str()))
+    }
+}
+
 /// Runs the whole demo: start, kills, settling, clean stop, audit.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
     let Options { orders, seed, .. } = options;
     let home = Home::new(options.data_dir.clone(), options.databases.clone())?;
     // Before the children, and until they are gone.
-    let brokers = kafka::Brokers::new(options.kafka.clone())?;
+    let brokers = Brokers::new(options.kafka.clone())?;
     let started = now();
-    let mut children = Children::new(&options, &home, brokers.address(), seed)?;
+    let mut children = Children::new(&home, options.server(), brokers.address(), seed)?;
     children.start_all().await?;
 
     let bar = progress_bar(options.progress, orders)?;
     bar.set_message("killing");
-    let customers = Customers::new(children.url(Name::Gateway), seed);
+    let customers = Customers::new(&children.url(Name::Gateway), seed);
     let (seen, kills) = trouble(&mut children, customers, &options, &bar).await?;
     let mut told = Told::default();
     told.hear(&seen);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use super::chaos::Kill;
+use crate::customers::Seen;
 use crate::demo::books::Books;
-use crate::demo::load::Seen;
 use crate::demo::report::{PhaseReport, millis};
 use crate::launch::Name;
 

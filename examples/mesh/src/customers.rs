@@ -1,4 +1,5 @@
-//! The customers: they order at random, from a seed, and remember what they were told.
+//! The customers of [`demo`](crate::demo) and [`load`](crate::load): they order at random, from a seed, and remember what
+//! they were told.
 
 use std::time::Duration;
 
@@ -24,28 +25,37 @@ const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
 
 #[derive(Debug)]
-pub(super) struct Customers {
+pub(crate) struct Customers {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
     rng: fastrand::Rng,
     placed: u64,
-    /// Makes the keys of this run its own: a data directory may have seen another one.
-    run: Uuid,
+    /// What this run's idempotency keys begin with.
+    run: String,
 }
 
 impl Customers {
-    pub(super) fn new(gateway: String, seed: u64) -> Self {
+    pub(crate) fn new(gateway: &str, seed: u64) -> Self {
+        let mut connector = HttpConnector::new();
+        // An order is one small write: it should not wait for the answer to an earlier one.
+        connector.set_nodelay(true);
         Self {
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            client: Client::builder(TokioExecutor::new()).build(connector),
             url: format!("{gateway}/v1/orders"),
             rng: fastrand::Rng::with_seed(seed),
             placed: 0,
-            run: Uuid::now_v7(),
+            // A data directory may have seen another run.
+            run: Uuid::now_v7().to_string(),
         }
     }
 
+    /// With keys that begin so. The same keys with the same seed are the same orders.
+    pub(crate) fn with_keys(self, run: String) -> Self {
+        Self { run, ..self }
+    }
+
     /// The next order. A few cannot succeed even on a good day: Pip has no money, and there are no lamps.
-    pub(super) fn order(&mut self) -> Order {
+    pub(crate) fn order(&mut self) -> Order {
         let rng = &mut self.rng;
         let fate = rng.f64();
         let customer = if fate < 0.03 { "pip" } else { CUSTOMERS[rng.usize(..CUSTOMERS.len())] };
@@ -70,8 +80,8 @@ impl Customers {
 }
 
 /// One order, ready to be placed.
-#[derive(Debug)]
-pub(super) struct Order {
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
     key: String,
@@ -80,7 +90,7 @@ pub(super) struct Order {
 
 /// What a customer does when there is no answer, or one that decides nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Temper {
+pub(crate) enum Temper {
     /// Gives up.
     Polite,
     /// Asks again with the same key until it is decided: what a client does that must know.
@@ -89,29 +99,37 @@ pub(super) enum Temper {
 
 /// What a customer has seen of an order.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) answer: Answer,
-    pub(super) took: Duration,
+pub(crate) struct Seen {
+    pub(crate) answer: Answer,
+    pub(crate) took: Duration,
     /// How often the same order was sent again.
-    pub(super) repeats: usize,
+    pub(crate) repeats: usize,
 }
 
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// 201, with the order's id.
     Confirmed(String),
     /// 202: not decided yet.
     Pending,
     /// An error about an order that exists, with its id: it will be undone.
-    Cancelled(StatusCode, String),
+    Cancelled(String, Refusal),
     /// An error without an order: nothing was stored, or the gateway could not know.
-    Refused(StatusCode),
+    Refused(Refusal),
     /// No answer at all.
     Lost,
 }
 
+/// Why there is no order.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    /// In a word or two, for statistics: the failure or the kind of problem, and who is to blame.
+    pub(crate) reason: String,
+}
+
 impl Order {
-    pub(super) async fn place(self, temper: Temper) -> Seen {
+    pub(crate) async fn place(self, temper: Temper) -> Seen {
         let start = now();
         let mut repeats = 0;
         loop {
@@ -120,7 +138,7 @@ impl Order {
             let again = match &answer {
                 Answer::Pending => true,
                 Answer::Lost => temper == Temper::Stubborn,
-                Answer::Refused(status) => temper == Temper::Stubborn && status.is_server_error(),
+                Answer::Refused(why) => temper == Temper::Stubborn && why.status.is_server_error(),
                 Answer::Confirmed(_) | Answer::Cancelled(..) => false,
             };
             let pause = PAUSE.0.saturating_mul(1 << repeats.min(16)).min(PAUSE.1).mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -132,7 +150,8 @@ impl Order {
         }
     }
 
-    async fn ask(&self) -> Option<Answer> {
+    /// Places it once. `None` if the connection broke, or if the answer makes no sense.
+    pub(crate) async fn ask(&self) -> Option<Answer> {
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(IDEMPOTENCY_KEY, &self.key)
@@ -146,7 +165,57 @@ impl Order {
         Some(match status {
             StatusCode::CREATED => Answer::Confirmed(id("id")?),
             StatusCode::ACCEPTED => Answer::Pending,
-            _ => id("order_id").map_or(Answer::Refused(status), |id| Answer::Cancelled(status, id)),
+            _ => {
+                let refusal = Refusal::read(status, &body);
+                match id("order_id") {
+                    Some(id) => Answer::Cancelled(id, refusal),
+                    None => Answer::Refused(refusal),
+                }
+            }
         })
+    }
+}
+
+impl Refusal {
+    /// From a problem+json.
+    fn read(status: StatusCode, problem: &Value) -> Self {
+        let text = |member: &str| problem.get(member).and_then(Value::as_str);
+        let kind = text("type").and_then(|uri| uri.rsplit('/').next()).filter(|kind| *kind != "about:blank");
+        let what = text("failure").or(kind).unwrap_or_else(|| status.canonical_reason().unwrap_or("refused"));
+        let reason = match text("dependency").filter(|dependency| !what.contains(dependency)) {
+            Some(dependency) => format!("{what}: {dependency}"),
+            None => what.to_owned(),
+        };
+        // Whatever answers at the URL that somebody gave us.
+        Self { status, reason: reason.chars().take(60).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_few_words() {
+        let reason = |problem| Refusal::read(StatusCode::SERVICE_UNAVAILABLE, &problem).reason;
+        let kind = "https://buttress.example/problems/dependency-unavailable";
+        assert_eq!(reason(json!({ "type": kind, "dependency": "order" })), "dependency-unavailable: order");
+        assert_eq!(
+            reason(json!({ "type": kind, "failure": "payment_timed_out", "dependency": "payment" })),
+            "payment_timed_out"
+        );
+        assert_eq!(reason(json!({ "type": "about:blank" })), "Service Unavailable");
+        assert_eq!(reason(json!(["not a problem"])), "Service Unavailable");
+        assert_eq!(reason(json!({ "failure": "x".repeat(100_000) })).len(), 60);
+    }
+
+    #[test]
+    fn the_same_seed_and_keys_are_the_same_orders() {
+        let orders = |seed| {
+            let mut customers = Customers::new("http://gateway", seed).with_keys("k".to_owned());
+            std::array::from_fn::<_, 20, _>(|_| customers.order()).map(|order| (order.key, order.body.to_string()))
+        };
+        assert_eq!(orders(1), orders(1));
+        assert_ne!(orders(1), orders(2));
     }
 }

@@ -1,0 +1,141 @@
+//! The table while the load runs: one that changes on a terminal, a line a second elsewhere.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::drive::TICK;
+use super::latency::Quantiles;
+use super::outcome::Outcome;
+use super::tally::{Lately, Tally};
+
+#[derive(Debug)]
+pub(super) struct Live {
+    /// Nothing where output is not a terminal.
+    bar: Option<ProgressBar>,
+    lines: u64,
+}
+
+/// A header again after so many lines.
+const PAGE: u64 = 20;
+
+impl Live {
+    pub(super) fn new(terminal: bool) -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template("{msg}")?;
+        // On stdout, where the result will be, since it is part of what is shown.
+        let draw = || ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style);
+        Ok(Self { bar: terminal.then(draw), lines: 0 })
+    }
+
+    /// What happened in the last second, and since the beginning.
+    pub(super) fn show(&mut self, tally: &mut Tally, rate: f64, at: Duration, in_flight: usize) {
+        let Lately { sent, completed, latencies } = &tally.lately;
+        let last = Line { at, rate, sent: *sent, completed: *completed, in_flight, latencies: latencies.quantiles() };
+        match &self.bar {
+            Some(bar) => bar.set_message(table(&last, tally)),
+            None => {
+                if self.lines.is_multiple_of(PAGE) {
+                    println!("{}", Line::header());
+                }
+                println!("{}", last.row(tally));
+                self.lines += 1;
+            }
+        }
+        tally.lately.sent = 0;
+        tally.lately.completed = 0;
+        tally.lately.latencies.clear();
+    }
+
+    /// What is done now.
+    pub(super) fn say(&self, what: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(what.to_owned()),
+            None => println!("{what}"),
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// One second.
+struct Line {
+    at: Duration,
+    rate: f64,
+    sent: u64,
+    completed: u64,
+    in_flight: usize,
+    latencies: Quantiles,
+}
+
+impl Line {
+    fn per_second(count: u64) -> f64 {
+        count as f64 / TICK.as_secs_f64()
+    }
+
+    fn header() -> String {
+        let mut header = format!(
+            "{:>6}{:>8}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}{:>9}{:>9}",
+            "time", "due/s", "sent/s", "ended/s", "out", "p50", "p90", "p99", "p99.9", "max"
+        );
+        for outcome in Outcome::ALL {
+            let _ = write!(header, "{:>11}", outcome.as_str());
+        }
+        header + "   not sent"
+    }
+
+    /// Rates and latencies (in milliseconds) of this second, outcomes since the beginning.
+    fn row(&self, tally: &Tally) -> String {
+        let Quantiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = self.latencies;
+        let mut row = format!(
+            "{:>4} s{:>8.0}{:>8.0}{:>10.0}{:>8}{p50_ms:>9.1}{p90_ms:>9.1}{p99_ms:>9.1}{p999_ms:>9.1}{max_ms:>9.1}",
+            self.at.as_secs(),
+            self.rate,
+            Self::per_second(self.sent),
+            Self::per_second(self.completed),
+            self.in_flight,
+        );
+        for outcome in Outcome::ALL {
+            let _ = write!(row, "{:>11}", tally.count(outcome));
+        }
+        row + &format!("{:>11}", tally.unsent)
+    }
+}
+
+/// For a terminal of 80 columns.
+fn table(last: &Line, tally: &Tally) -> String {
+    let all = tally.served().quantiles();
+    let mut table = format!(
+        "{:>6} s   due {:.0}/s   sent {:.0}/s   ended {:.0}/s   out {}\n\n{:<14}{:>11}{:>11}{:>11}{:>11}{:>11}\n",
+        last.at.as_secs(),
+        last.rate,
+        Line::per_second(last.sent),
+        Line::per_second(last.completed),
+        last.in_flight,
+        "",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max"
+    );
+    for (name, Quantiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. }) in
+        [("last second", last.latencies), ("all", all)]
+    {
+        let _ = write!(table, "{name:<14}");
+        for ms in [p50_ms, p90_ms, p99_ms, p999_ms, max_ms] {
+            let _ = write!(table, "{ms:>8.1} ms");
+        }
+        table.push('\n');
+    }
+    table.push('\n');
+    for outcome in Outcome::ALL {
+        let _ = writeln!(table, "{:<14}{:>11}", outcome.as_str(), tally.count(outcome));
+    }
+    let _ = write!(table, "{:<14}{:>11}", "not sent", tally.unsent);
+    table
+}

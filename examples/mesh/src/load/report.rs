@@ -1,0 +1,192 @@
+//! What a load has brought: as JSON for programs, as a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Options;
+use super::latency::{Bucket, Quantiles};
+use super::outcome::Outcome;
+use super::tally::Tally;
+use crate::demo::books::Books;
+use crate::demo::report::millis;
+
+/// So many buckets of the histogram make a power of ten.
+const PER_DECADE: u32 = 20;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was loaded.
+    pub target: String,
+    pub seed: u64,
+    /// Orders per second, as scheduled.
+    pub rate: f64,
+    /// From the first order to the last answer.
+    pub took_ms: u64,
+    pub sent: u64,
+    /// Due, but not sent: as many were out as may be. As long as this is not zero, the latencies are too good.
+    pub unsent: u64,
+    /// Confirmed, or cancelled because of money or stock.
+    pub completed: u64,
+    /// Of those, by [`took_ms`](Self::took_ms).
+    pub completed_per_second: f64,
+    /// From when they were due: orders that were decided, accepted or not answered in time. Not those that were rejected or
+    /// failed, which are answered soon.
+    pub latency: Quantiles,
+    pub histogram: Vec<Bucket>,
+    pub outcomes: Vec<OutcomeReport>,
+    /// From when an order was due until it was sent: the delay that is this program's own. It is in the latencies.
+    pub lag: Quantiles,
+    pub after: After,
+    /// Every service that was started for this ended by itself when it was told to.
+    pub clean_stop: bool,
+    /// Of a mesh that was started for this.
+    pub books: Option<Books>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct OutcomeReport {
+    pub outcome: Outcome,
+    pub latency: Quantiles,
+    /// Why, and how often.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// What became of accepted orders after the load.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct After {
+    pub confirmed: u64,
+    pub cancelled: u64,
+    /// Nobody could say in time.
+    pub undecided: u64,
+    /// More than could be remembered.
+    pub forgotten: u64,
+    /// From the last answer until every order had ended and, in a mesh of our own, every event had been handled.
+    #[serde(rename = "settled_ms", serialize_with = "in_millis")]
+    pub settled: Duration,
+    /// What was still under way when the time was up.
+    pub waiting: Option<String>,
+}
+
+fn in_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(millis(*duration))
+}
+
+/// A load that has ended.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) rate: f64,
+    pub(super) took: Duration,
+    pub(super) tally: Tally,
+}
+
+impl Report {
+    pub(super) fn new(options: &Options, run: &Run, after: After, clean_stop: bool, books: Option<Books>) -> Self {
+        let Run { rate, took, tally } = run;
+        let served = tally.served();
+        let outcome = |outcome: Outcome| OutcomeReport {
+            outcome,
+            latency: tally.latencies(outcome).quantiles(),
+            reasons: {
+                let mine = tally.reasons.iter().filter(|((of, _), _)| *of == outcome);
+                mine.map(|((_, reason), count)| (reason.clone(), *count)).collect()
+            },
+        };
+        Self {
+            target: options.target.describe(),
+            seed: options.seed,
+            rate: *rate,
+            took_ms: millis(*took),
+            sent: tally.sent,
+            unsent: tally.unsent,
+            completed: tally.completed(),
+            completed_per_second: run.completed_per_second(),
+            latency: served.quantiles(),
+            histogram: served.buckets(PER_DECADE),
+            outcomes: Outcome::ALL.map(outcome).into(),
+            lag: tally.lag.quantiles(),
+            after,
+            clean_stop,
+            books,
+        }
+    }
+
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.outcomes.iter().filter(|row| row.outcome == outcome).map(|row| row.latency.count).sum()
+    }
+
+    /// No books that are wrong.
+    pub fn is_right(&self) -> bool {
+        self.books.as_ref().is_none_or(|books| books.right)
+    }
+}
+
+impl Run {
+    pub(super) fn completed_per_second(&self) -> f64 {
+        self.tally.completed() as f64 / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let took = self.took_ms as f64 / 1000.0;
+        writeln!(f, "{} orders/s for {took:.1} s; {}; seed {}\n", self.rate, self.target, self.seed)?;
+        let head = ["p50", "p90", "p99", "p99.9", "max"];
+        write!(f, "{:<14}{:>9}{:>9}", "", "orders", "share")?;
+        head.iter().try_for_each(|name| write!(f, "{name:>12}"))?;
+        writeln!(f)?;
+        let share = |count: u64| 100.0 * count as f64 / self.sent.max(1) as f64;
+        for OutcomeReport { outcome, latency, reasons } in &self.outcomes {
+            row(f, outcome.as_str(), share(latency.count), latency)?;
+            for (reason, count) in reasons {
+                writeln!(f, "  {count} x {reason}")?;
+            }
+        }
+        row(f, "served", share(self.latency.count), &self.latency)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "completed     {} of {} sent, {:.1} orders/s",
+            self.completed, self.sent, self.completed_per_second
+        )?;
+        if self.unsent > 0 {
+            writeln!(f, "NOT SENT      {}: too many were out. The latencies above are too good", self.unsent)?;
+        }
+        writeln!(
+            f,
+            "sent late by  {:.1} ms (p50), {:.1} ms (p99): part of the latencies",
+            self.lag.p50_ms, self.lag.p99_ms
+        )?;
+        let After { confirmed, cancelled, undecided, forgotten, settled, waiting } = &self.after;
+        let settled = settled.as_secs_f64();
+        if self.count(Outcome::Accepted) > 0 {
+            writeln!(
+                f,
+                "accepted      {confirmed} confirmed later, {cancelled} cancelled, {undecided} undecided, {forgotten} not asked about"
+            )?;
+        }
+        match (waiting, &self.books) {
+            (Some(what), _) => writeln!(f, "NOT SETTLED   after {settled:.1} s there were still {what}")?,
+            (None, Some(_)) => writeln!(f, "settled       all orders and events, after {settled:.1} s more")?,
+            (None, None) => {}
+        }
+        if !self.clean_stop {
+            writeln!(f, "NOT STOPPED   cleanly: a service had to be ended")?;
+        }
+        match &self.books {
+            Some(books) => write!(f, "\n{books}"),
+            None => writeln!(f, "\nno audit: this mesh is not ours, see `mesh audit`"),
+        }
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, share: f64, latency: &Quantiles) -> fmt::Result {
+    let Quantiles { count, p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = *latency;
+    write!(f, "{name:<14}{count:>9}{share:>7.2} %")?;
+    if count > 0 {
+        [p50_ms, p90_ms, p99_ms, p999_ms, max_ms].iter().try_for_each(|ms| write!(f, "{ms:>9.1} ms"))?;
+    }
+    writeln!(f)
+}

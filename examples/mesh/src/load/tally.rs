@@ -1,0 +1,184 @@
+//! What has been seen so far, in a memory that does not grow with the duration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::drive::Seen;
+use super::latency::Latencies;
+use super::outcome::Outcome;
+use crate::customers::{Answer, Order};
+use crate::demo::books::Told;
+
+/// Answers that are kept for the audit.
+const KEPT: usize = 100_000;
+/// Accepted orders that are asked about again.
+const FOLLOWED: usize = 10_000;
+/// Different reasons that are told apart.
+const REASONS: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) sent: u64,
+    /// Due, but not sent: too many were out.
+    pub(super) unsent: u64,
+    /// From when an order was due until it was sent: this process's own fault.
+    pub(super) lag: Latencies,
+    by_outcome: [Latencies; 6],
+    /// Why orders were not confirmed, and how often.
+    pub(super) reasons: BTreeMap<(Outcome, String), u64>,
+    /// Since the last look: what the live table shows.
+    pub(super) lately: Lately,
+    accepted: Vec<Order>,
+    /// Accepted when there was no room to remember it.
+    pub(super) forgotten: u64,
+    /// A fair sample of what customers were told: order and whether it is theirs.
+    told: Vec<(String, bool)>,
+    decided: u64,
+    rng: fastrand::Rng,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    pub(super) sent: u64,
+    pub(super) completed: u64,
+    pub(super) latencies: Latencies,
+}
+
+impl Tally {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            sent: 0,
+            unsent: 0,
+            lag: Latencies::default(),
+            by_outcome: Default::default(),
+            reasons: BTreeMap::new(),
+            lately: Lately::default(),
+            accepted: Vec::new(),
+            forgotten: 0,
+            told: Vec::new(),
+            decided: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    pub(super) fn sent(&mut self, lag: Duration) {
+        self.sent += 1;
+        self.lately.sent += 1;
+        self.lag.record(lag);
+    }
+
+    /// `took` from when it was due.
+    pub(super) fn seen(&mut self, seen: Seen, took: Duration) {
+        let (outcome, reason) = Outcome::of(seen.answer.as_ref());
+        self.by_outcome[outcome as usize].record(took);
+        if outcome.is_served() {
+            self.lately.latencies.record(took);
+        }
+        self.lately.completed += u64::from(outcome.is_completed());
+        if let Some(reason) = reason {
+            let room = self.reasons.len() < REASONS;
+            let key = (outcome, reason);
+            let key = if room || self.reasons.contains_key(&key) { key } else { (outcome, "other".to_owned()) };
+            *self.reasons.entry(key).or_default() += 1;
+        }
+        match seen.answer {
+            Some(Answer::Confirmed(id)) => self.hear(id, true),
+            Some(Answer::Cancelled(id, _)) => self.hear(id, false),
+            Some(Answer::Pending) if self.accepted.len() < FOLLOWED => self.accepted.push(seen.order),
+            Some(Answer::Pending) => self.forgotten += 1,
+            _ => {}
+        }
+    }
+
+    /// Every answer has the same chance of being kept (Vitter's algorithm R).
+    fn hear(&mut self, id: String, confirmed: bool) {
+        self.decided += 1;
+        if self.told.len() < KEPT {
+            self.told.push((id, confirmed));
+        } else if let Some(kept) =
+            usize::try_from(self.rng.u64(..self.decided)).ok().and_then(|at| self.told.get_mut(at))
+        {
+            *kept = (id, confirmed);
+        }
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) -> u64 {
+        self.latencies(outcome).count()
+    }
+
+    pub(super) fn completed(&self) -> u64 {
+        Outcome::ALL.into_iter().filter(|outcome| outcome.is_completed()).map(|outcome| self.count(outcome)).sum()
+    }
+
+    pub(super) fn latencies(&self, outcome: Outcome) -> &Latencies {
+        &self.by_outcome[outcome as usize]
+    }
+
+    /// Of all orders whose customers waited for a decision.
+    pub(super) fn served(&self) -> Latencies {
+        let mut served = Latencies::default();
+        Outcome::ALL.into_iter().filter(|outcome| outcome.is_served()).for_each(|o| served.add(self.latencies(o)));
+        served
+    }
+
+    /// Orders that were accepted and not decided, as many as there was room for.
+    pub(super) fn accepted(&self) -> &[Order] {
+        &self.accepted
+    }
+
+    pub(super) fn told(&self) -> Told {
+        let ids = |wanted| {
+            let told = self.told.iter().filter(move |(_, confirmed)| *confirmed == wanted);
+            told.map(|(id, _)| id.clone()).collect()
+        };
+        Told { confirmed: ids(true), cancelled: ids(false) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::customers::{Customers, Refusal};
+
+    fn seen(answer: Option<Answer>) -> Seen {
+        Seen { order: Customers::new("http://gateway", 1).order(), answer }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_counted_is_not() {
+        let mut tally = Tally::new(1);
+        for number in 0..(KEPT + 5000) {
+            tally.seen(seen(Some(Answer::Confirmed(number.to_string()))), Duration::from_millis(1));
+        }
+        assert_eq!(tally.completed(), KEPT as u64 + 5000);
+        let told = tally.told();
+        assert_eq!(told.confirmed.len(), KEPT);
+        assert!(
+            told.confirmed.iter().any(|id| id.parse::<usize>().unwrap() >= KEPT),
+            "later answers have their chance"
+        );
+    }
+
+    #[test]
+    fn there_are_only_so_many_reasons() {
+        let mut tally = Tally::new(1);
+        for number in 0..1000 {
+            let refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: number.to_string() };
+            tally.seen(seen(Some(Answer::Refused(refusal))), Duration::ZERO);
+        }
+        assert_eq!(tally.reasons.len(), REASONS + 1);
+        assert_eq!(tally.reasons.values().sum::<u64>(), 1000);
+        assert_eq!(tally.count(Outcome::Rejected), 1000);
+    }
+
+    #[test]
+    fn a_quick_refusal_makes_nothing_look_fast() {
+        let mut tally = Tally::new(1);
+        let busy = || Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "busy".into() };
+        (0..99).for_each(|_| tally.seen(seen(Some(Answer::Refused(busy()))), Duration::from_millis(1)));
+        tally.seen(seen(None), Duration::from_secs(10));
+        assert!(tally.served().quantiles().p50_ms > 9_000.0);
+    }
+}
