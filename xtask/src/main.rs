@@ -1,6 +1,8 @@
 //! What there is to do in this repository besides writing code, as `cargo xtask COMMAND`.
 
+mod browser;
 mod check;
+mod debian;
 mod postgres;
 mod run;
 mod setup;

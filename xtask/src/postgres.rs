@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 
-use crate::run::{output, program, run, target, works};
+use crate::debian::{self, is_root};
+use crate::run::{output, program, target, works};
 
 /// Where the tests look for a server. Set from outside, that server is used and none is started.
 const VARIABLE: &str = "BUTTRESS_TEST_POSTGRES";
@@ -33,22 +34,11 @@ struct User {
     gid: u32,
 }
 
-/// Installs the server if it is missing and we may. A developer's machine may do without; CI may not.
+/// Installs the server if it is missing and we may.
 pub(crate) fn install() -> anyhow::Result<()> {
-    if std::env::var_os(VARIABLE).is_some() || programs().is_some() {
-        return Ok(());
-    }
-    if is_root()? && works(program("apt-get").arg("--version")) {
-        run(program("apt-get").args(["--quiet", "update"]))?;
-        let packages = ["--quiet", "--yes", "--no-install-recommends", "install", "postgresql"];
-        // In this "runlevel" the package does not start a server of its own.
-        run(program("apt-get").args(packages).env("RUNLEVEL", "1").env("DEBIAN_FRONTEND", "noninteractive"))?;
-        ensure!(programs().is_some(), "the package is installed, but initdb and postgres are not where they belong");
-        return Ok(());
-    }
-    ensure!(std::env::var_os("CI").is_none(), "PostgreSQL is missing and cannot be installed, and CI tests on it");
-    println!("PostgreSQL is not installed; the tests on it will be left out");
-    Ok(())
+    // In this "runlevel" the package does not start a server of its own.
+    let installed = || std::env::var_os(VARIABLE).is_some() || programs().is_some();
+    debian::install("PostgreSQL", &["postgresql"], &[("RUNLEVEL", "1")], installed)
 }
 
 /// Lets the tests know of a server: the one that is named in the environment, or one that is started here. Keep it until
@@ -74,10 +64,6 @@ fn programs() -> Option<PathBuf> {
     let found = versions.into_iter().rev().map(|(_, bin)| bin).chain(std::env::split_paths(&path));
     let complete = |bin: &PathBuf| ["initdb", "pg_isready", "postgres"].iter().all(|name| bin.join(name).is_file());
     found.into_iter().find(complete)
-}
-
-fn is_root() -> anyhow::Result<bool> {
-    Ok(output(program("id").arg("-u"))?.trim() == "0")
 }
 
 impl Server {

@@ -9,7 +9,7 @@ use anyhow::{bail, ensure};
 
 use crate::run::{cargo, run, target, works};
 use crate::setup::setup;
-use crate::{check, postgres};
+use crate::{browser, check, postgres};
 
 struct Step {
     name: &'static str,
@@ -144,7 +144,7 @@ fn examples() -> anyhow::Result<()> {
     run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
 }
 
-/// On SQLite, on Kafka's mock cluster, and on a PostgreSQL that is started for them. A real Kafka they find themselves, in
+/// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them. A real Kafka they find themselves, in
 /// `BUTTRESS_TEST_KAFKA`.
 fn tests() -> anyhow::Result<()> {
     let mut tests = if works(&mut cargo(["nextest", "--version"])) {
@@ -153,6 +153,7 @@ fn tests() -> anyhow::Result<()> {
         println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
         cargo(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
     };
-    let _server = postgres::serve(tests.args(KAFKA))?;
+    browser::offer(tests.args(KAFKA));
+    let _server = postgres::serve(&mut tests)?;
     run(&mut tests)
 }

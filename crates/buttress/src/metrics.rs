@@ -29,7 +29,7 @@
 //! At most 100 values of `policy` are published under their names; further ones are taken together as `other`, whose gauges are those of the last of them. Keyed policies do not
 //! belong here one by one: their keys are not bounded.
 
-use metrics::{counter, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -39,7 +39,7 @@ use std::{
 const MAX_LABELS: usize = 100;
 
 /// Publishes what policies count. A cheap handle; clones share the list.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Exporter(Arc<Mutex<List>>);
 
 #[derive(Default)]
@@ -49,9 +49,10 @@ struct List {
 }
 
 impl Exporter {
-    /// Publishes nothing yet.
+    /// Publishes nothing yet, but tells the recorder what the metrics mean.
     pub fn new() -> Self {
-        Self::default()
+        describe();
+        Self(Arc::default())
     }
 
     /// Publishes all that is on the list.
@@ -157,6 +158,31 @@ impl Exporter {
             gauge!("resilience.budget.balance", "policy" => label.clone()).set(budget.balance());
         });
     }
+}
+
+impl Default for Exporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn describe() {
+    describe_gauge!("resilience.breaker.state", "1 for the state that the circuit is in");
+    describe_counter!("resilience.breaker.transitions", "Changes of the circuit's state");
+    describe_counter!("resilience.breaker.rejected", "Calls that the circuit did not permit");
+    describe_counter!("resilience.breaker.stale", "Results of calls from before the last change of state");
+    describe_histogram!("resilience.breaker.calls", Unit::Seconds, "Calls that the circuit permitted");
+    describe_counter!("resilience.breaker.not_permitted", "Calls that the circuit did not permit, by reason");
+    describe_gauge!("resilience.breaker.failure_rate", "Failures among the calls in the window, 0 to 1");
+    describe_gauge!("resilience.breaker.slow_rate", "Slow calls among those in the window, 0 to 1");
+    describe_gauge!("resilience.bulkhead.in_flight", "Calls that hold a permit");
+    describe_gauge!("resilience.bulkhead.waiting", "Calls that wait for a permit");
+    describe_gauge!("resilience.bulkhead.limit", "Permits there are");
+    describe_counter!("resilience.bulkhead.rejected", "Calls that got no permit");
+    describe_counter!("resilience.retry.retries", "Attempts after the first");
+    describe_counter!("resilience.retry.out_of_budget", "Failures that the budget let stand");
+    describe_counter!("resilience.retry.out_of_attempts", "Failures of the last attempt allowed");
+    describe_gauge!("resilience.budget.balance", "Retries that the budget has left");
 }
 
 impl fmt::Debug for Exporter {

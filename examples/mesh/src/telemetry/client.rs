@@ -12,6 +12,7 @@ use tracing::instrument::{Instrument, Instrumented};
 use tracing::{Span, info_span};
 
 use super::propagation::carry;
+use super::server::is_grpc;
 use super::traces::TARGET;
 
 /// Outermost in a client stack: one span for the call, retries and pauses included.
@@ -98,11 +99,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        // As the conventions of OpenTelemetry want it: a path may hold an id, and is no name.
+        let name = if is_grpc(request.headers()) { path.trim_start_matches('/') } else { request.method().as_str() };
         let span = info_span!(
             target: TARGET,
             "attempt",
-            otel.name = format_args!("{} {}", request.method(), request.uri().path()),
+            otel.name = name,
             otel.kind = "client",
+            url.path = path,
             otel.status_code = Empty,
             otel.status_description = Empty,
             peer.service = self.layer.peer,

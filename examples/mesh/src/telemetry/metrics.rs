@@ -12,10 +12,11 @@ use buttress::InvalidConfig;
 use buttress::metrics::Exporter;
 use futures_util::future::BoxFuture;
 use http::header;
-use metrics::with_local_recorder;
+use metrics::{Unit, describe_histogram, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::Telemetry;
+use super::server::REQUESTS;
 use crate::stack::{Admission, Dependency};
 
 type Read = Arc<dyn Fn() -> BoxFuture<'static, Option<f64>> + Send + Sync>;
@@ -37,13 +38,16 @@ impl Metrics {
         admission: &Admission,
         dependencies: &[Dependency],
     ) -> Result<Self, InvalidConfig> {
-        let builder = PrometheusBuilder::new().set_buckets(&SECONDS);
+        // Counters end in _total, and units are part of the name.
+        let builder = PrometheusBuilder::new().with_recommended_naming(true).set_buckets(&SECONDS);
         let builder = builder.map_err(|_| InvalidConfig::new("buckets", "must not be empty"))?;
         let recorder = builder.add_global_label("service", service).build_recorder();
-        let exporter = Exporter::new();
-        with_local_recorder(&recorder, || {
+        let exporter = with_local_recorder(&recorder, || {
+            describe_histogram!(REQUESTS, Unit::Seconds, "Requests, until the head of the answer");
+            let exporter = Exporter::new();
             exporter.bulkhead(service, &admission.bulkhead);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
+            exporter
         });
         Ok(Self { service, recorder: Arc::new(recorder), exporter, gauges: Mutex::default() })
     }

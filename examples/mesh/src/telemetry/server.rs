@@ -1,11 +1,11 @@
 //! What a server shows of each request: a span, its time in the histogram, and its place in the last ten seconds.
 
-use std::time::Duration;
-
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use buttress::{Clock, TokioClock};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
 
@@ -14,51 +14,66 @@ use super::client::answered;
 use super::propagation::continue_from;
 use super::traces::TARGET;
 
+/// The histogram of requests, as OpenTelemetry calls it.
+pub(super) const REQUESTS: &str = "http.server.request.duration";
+
+/// As gRPC writes it.
+const UNIMPLEMENTED: &[u8] = b"12";
+
+/// The route of what no route was found for.
+const UNKNOWN: &str = "unknown";
+
 /// Middleware, outside of all that may refuse.
 pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
     // A route and not a path: ids are no labels.
-    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let route = if is_grpc(&request) { request.uri().path().to_owned() } else { route };
+    let method = known(request.method());
+    let (route, name) = match request.extensions().get::<MatchedPath>() {
+        Some(_) if is_grpc(request.headers()) => {
+            let called = request.uri().path().trim_start_matches('/').to_owned();
+            (called.clone(), called)
+        }
+        Some(matched) => (matched.as_str().to_owned(), format!("{method} {}", matched.as_str())),
+        None => (UNKNOWN.to_owned(), method.to_owned()),
+    };
     let span = info_span!(
         target: TARGET,
         "request",
-        otel.name = format_args!("{} {route}", request.method()),
+        otel.name = name,
         otel.kind = "server",
         otel.status_code = Empty,
         http.response.status_code = Empty,
         rpc.grpc.status_code = Empty,
     );
     continue_from(&span, request.headers());
-    let method = request.method().clone();
     let start = TokioClock.now();
     let response = next.run(request).instrument(span.clone()).await;
     let elapsed = TokioClock.now().saturating_duration_since(start);
     answered(&span, &response);
     let failed = failed(&response);
     telemetry.meter().note(start, elapsed, failed);
-    count(method.as_str(), route, &response, elapsed);
+    // Whoever calls a method that does not exist may call it anything, so its name is no label.
+    let unknown = response.headers().get("grpc-status").is_some_and(|code| code.as_bytes() == UNIMPLEMENTED);
+    let route = if unknown { UNKNOWN.to_owned() } else { route };
+    let status = response.status().as_u16().to_string();
+    metrics::histogram!(REQUESTS, "method" => method, "route" => route, "status" => status).record(elapsed);
     response
 }
 
-fn count(method: &str, route: String, response: &Response, elapsed: Duration) {
-    // The methods of the standard; anything else that a stranger comes up with is one label.
-    let method = match method {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        "HEAD" => "HEAD",
+/// The methods of the standard; anything else that a stranger comes up with is one.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
         _ => "other",
-    };
-    let status = response.status().as_u16().to_string();
-    let name = "http.server.request.duration";
-    metrics::histogram!(name, "method" => method, "route" => route, "status" => status).record(elapsed);
+    }
 }
 
-fn is_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-        && request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() != "unknown")
 }
 
 fn failed(response: &Response) -> bool {

@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod breaker;
+mod browser;
 mod contract;
 mod cooked_books;
 mod crash;
+mod dashboard;
 mod demo;
 mod drain;
 mod events;
@@ -14,4 +16,5 @@ mod load;
 mod processes;
 mod sagas;
 mod support;
+mod telemetry;
 mod view;

@@ -1,6 +1,5 @@
 //! A mesh in a temporary directory or on a server, a customer, and bounded waiting.
 
-use std::future::Future;
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -174,6 +173,11 @@ impl Customer {
         self.try_send(request).await.expect("an answer")
     }
 
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let body = self.client.get(format!("{}{path}", self.gateway).parse().unwrap()).await.unwrap().into_body();
+        String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap()
+    }
+
     /// `None` if the connection broke.
     pub(crate) async fn try_send(&self, mut request: Request<Full<Bytes>>) -> Option<Reply> {
         *request.uri_mut() = format!("{}{}", self.gateway, request.uri()).parse().unwrap();
@@ -225,7 +229,7 @@ pub(crate) fn tea() -> Value {
 }
 
 /// Asks again and again until the answer is yes, but not for ever.
-pub(crate) async fn until<Fut: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> Fut) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -50,14 +50,13 @@ impl Feed {
     async fn look(&self) -> Value {
         let states = join_all(self.services.iter().map(async |(name, rest)| {
             let state = rest.get("/admin/state").await.ok().flatten();
-            (name.as_str().to_owned(), state.unwrap_or(Value::Null))
+            json!({ "name": name.as_str(), "state": state })
         }));
         let sagas = async {
             let order = self.services.iter().find(|(name, _)| *name == Name::Order)?;
             order.1.get("/admin/sagas?newest=true&limit=12").await.ok().flatten()
         };
         let (states, sagas) = tokio::join!(states, sagas);
-        let services: Map<_, _> = states.into_iter().collect();
-        json!({ "at_ms": now_ms(), "services": services, "sagas": sagas })
+        json!({ "at_ms": now_ms(), "services": states, "sagas": sagas })
     }
 }

@@ -28,11 +28,11 @@ const clock = (ms) => new Date(ms).toLocaleTimeString();
 const millis = (ms) => (ms >= 1000 ? `${fixed(ms / 1000, 2)} s` : `${fixed(ms, 1)} ms`);
 
 /** A part of a whole. The style is set by script: the page's policy allows none in markup. */
-function bar(part, whole) {
+function bar(part, whole, alarm = (share) => share > 0.8) {
   const inner = el("i");
   const share = whole > 0 ? Math.min(1, part / whole) : 0;
   inner.style.width = `${100 * share}%`;
-  return el("span", { class: share > 0.8 ? "bar full" : "bar" }, inner);
+  return el("span", { class: alarm(share) ? "bar alarm" : "bar" }, inner);
 }
 
 // === services ===
@@ -40,7 +40,9 @@ function bar(part, whole) {
 const history = new Map();
 
 function line(values, most, kind) {
-  const points = values.map((value, i) => `${i},${fixed(30 - 28 * (value / most), 2)}`).join(" ");
+  // The newest stands at the right edge.
+  const first = HISTORY - values.length;
+  const points = values.map((value, i) => `${first + i},${fixed(30 - 28 * (value / most), 2)}`).join(" ");
   return el("polyline", { points, class: kind });
 }
 
@@ -71,15 +73,16 @@ function faults(name, plan) {
     any ? el("button", { type: "button", "data-fault": `${name}-off`, click: () => setFault(name, {}) }, "off") : null);
 }
 
-function service([name, state]) {
+function service({ name, state }) {
   const health = !state ? pill("no answer", "bad") : state.ready ? pill("ready", "good") : pill("not ready", "warn");
   const facts = [];
-  const fact = (label, value) => facts.push(el("dt", {}, label), el("dd", {}, value));
+  const fact = (label, value) => facts.push(el("div", {}, el("dt", {}, label), el("dd", {}, value)));
   if (state) {
     fact("req/s", fixed(state.recent.requests_per_second));
     fact("failed/s", fixed(state.recent.failures_per_second));
-    fact("p50", millis(state.recent.p50_ms));
-    fact("p99", millis(state.recent.p99_ms));
+    const idle = state.recent.requests_per_second === 0;
+    fact("p50", idle ? "–" : millis(state.recent.p50_ms));
+    fact("p99", idle ? "–" : millis(state.recent.p99_ms));
     fact("in work", `${state.bulkhead.in_flight} / ${state.bulkhead.limit}`);
     fact("shed", state.bulkhead.rejected);
     for (const [gauge, value] of Object.entries(state.gauges)) fact(gauge.replace(".", " "), value);
@@ -100,7 +103,7 @@ function circuit(dependency) {
     el("td", { class: "n" }, `${circuit.failures} / ${circuit.calls}`), el("td", { class: "n" }, circuit.rejected),
     el("td", {}, bar(bulkhead.in_flight, bulkhead.limit), `${bulkhead.in_flight} of ${bulkhead.limit}`),
     el("td", { class: "n" }, bulkhead.rejected), el("td", { class: "n" }, retry.retries),
-    el("td", {}, bar(retry.balance, 20), fixed(retry.balance)),
+    el("td", {}, bar(retry.balance, 20, (share) => share < 0.2), fixed(retry.balance)),
     el("td", { class: "why" }, last ? `${clock(last.at_ms)}  ${last.from} → ${last.to}: ${last.cause}` : "none yet"));
 }
 
@@ -132,7 +135,9 @@ function spanRow(span, start, whole, depth) {
   const box = el("i", { class: span.kind });
   box.style.left = `${(100 * (span.start_us - start)) / whole}%`;
   box.style.width = `${(100 * span.duration_us) / whole}%`;
-  const name = el("span", { title: span.name }, span.name);
+  const path = span.attributes["url.path"] ?? "";
+  const text = path.slice(1) === span.name ? span.name : `${span.name} ${path}`;
+  const name = el("span", { title: text }, text);
   name.style.paddingLeft = `${depth}em`;
   return el("div", { class: span.failed ? "span failed" : "span", "data-span": span.name, "data-service": span.service },
     el("b", {}, span.service), name, el("div", { class: "lane" }, box), el("span", { class: "time" }, millis(span.duration_us / 1000)));
@@ -181,14 +186,13 @@ async function follow(id) {
 // === all of it ===
 
 function show(state) {
-  const services = Object.entries(state.services);
   // What is drawn anew between the press and the release of a button was never clicked, and has lost the focus.
   if (pressed) return;
   const focus = document.activeElement?.dataset.fault;
-  const cards = services.map(service);
+  const cards = state.services.map(service);
   $("services").replaceChildren(...cards);
   if (focus) document.querySelector(`[data-fault="${focus}"]`)?.focus();
-  const circuits = services.flatMap(([, state]) => state?.dependencies ?? []);
+  const circuits = state.services.flatMap(({ state }) => state?.dependencies ?? []);
   $("circuits").replaceChildren(...circuits.map(circuit));
   if (state.sagas) {
     const { running, compensating, stuck, sagas } = state.sagas;

@@ -1,0 +1,138 @@
+//! Chromium without a window, driven over WebDriver. The driver's program is named by `BUTTRESS_TEST_CHROMEDRIVER`; what needs
+//! it is left out otherwise, and says so.
+//!
+//! The six commands that a test needs are spoken here: the crates that speak them all would have `serde_json` keep the order
+//! of keys in the whole workspace, so that the mesh under test were another than the one that is shipped.
+
+use std::env;
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::Stdio;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Method, Request, header};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::support::{Customer, until};
+
+const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
+
+/// Under this key an element is named, says the standard (W3C WebDriver, "Elements").
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// Without a sandbox because CI runs as root, and without everything that would talk to anything but the page.
+const ARGS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,1500",
+];
+
+/// One page that somebody looks at.
+pub(crate) struct Page {
+    driver: Customer,
+    session: String,
+}
+
+/// Opens `url` in a browser of its own, for `look`. The browser ends however that ends.
+pub(crate) async fn visit(url: &str, look: impl AsyncFnOnce(&Page)) {
+    let Ok(program) = env::var(VARIABLE) else {
+        // Not eprintln: the test harness would swallow it.
+        let note = format!("note: the browser tests were LEFT OUT: {VARIABLE} names no chromedriver\n");
+        let _ = std::io::stderr().write_all(note.as_bytes());
+        return;
+    };
+    let profile = tempfile::tempdir().unwrap();
+    let (_process, driver) = start(&program).await;
+    let args: Vec<_> =
+        ARGS.into_iter().map(str::to_owned).chain([format!("--user-data-dir={}", profile.path().display())]).collect();
+    let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": args } } } });
+    let session = command(&driver, Method::POST, "/session", &wanted).await.unwrap();
+    let page = Page { driver, session: session["sessionId"].as_str().unwrap().to_owned() };
+    page.command("url", json!({ "url": url })).await.unwrap();
+    let outcome = AssertUnwindSafe(look(&page)).catch_unwind().await;
+    command(&page.driver, Method::DELETE, &format!("/session/{}", page.session), &Value::Null).await.unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// On a port that it finds itself.
+async fn start(program: &str) -> (Child, Customer) {
+    let mut driver =
+        Command::new(program).arg("--port=0").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect(VARIABLE);
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if let Some((_, port)) = line.split_once("started successfully on port ") {
+            let port: u16 = port.trim_end_matches('.').parse().unwrap();
+            // It goes on talking, and must not be held up by nobody listening.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return (driver, Customer::new(format!("http://127.0.0.1:{port}")));
+        }
+    }
+    panic!("{program} has ended without a port");
+}
+
+/// Its value, or what the driver says of the error.
+async fn command(driver: &Customer, method: Method, path: &str, body: &Value) -> Result<Value, Value> {
+    let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    let mut reply = driver.send(request.body(body.into()).unwrap()).await;
+    let value = reply.body["value"].take();
+    if reply.status.is_success() { Ok(value) } else { Err(value) }
+}
+
+impl Page {
+    async fn command(&self, name: &str, body: Value) -> Result<Value, Value> {
+        command(&self.driver, Method::POST, &format!("/session/{}/{name}", self.session), &body).await
+    }
+
+    /// Runs a script in the page; `arguments` are its `args`.
+    pub(crate) async fn script(&self, script: &str, args: Value) -> Value {
+        self.command("execute/sync", json!({ "script": script, "args": args })).await.unwrap()
+    }
+
+    /// Waits until there is something that matches.
+    pub(crate) async fn sees(&self, css: &str) {
+        until(css, async || self.count(css).await > 0).await;
+    }
+
+    pub(crate) async fn count(&self, css: &str) -> u64 {
+        self.script("return document.querySelectorAll(arguments[0]).length", json!([css])).await.as_u64().unwrap()
+    }
+
+    /// What a reader sees of the first that matches.
+    pub(crate) async fn text(&self, css: &str) -> String {
+        let text = self.script("return document.querySelector(arguments[0])?.innerText ?? ''", json!([css])).await;
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// With the mouse. Tried again if the page is drawn anew between finding the place and pressing the button.
+    pub(crate) async fn click(&self, css: &str) {
+        until(css, async || {
+            let found = self.command("element", json!({ "using": "css selector", "value": css })).await;
+            let Ok(Some(id)) = found.as_ref().map(|element| element[ELEMENT].as_str()) else { return false };
+            self.command(&format!("element/{id}/click"), json!({})).await.is_ok()
+        })
+        .await;
+    }
+
+    /// As PNG.
+    pub(crate) async fn screenshot(&self, path: &Path) {
+        let path_of = format!("/session/{}/screenshot", self.session);
+        let shot = command(&self.driver, Method::GET, &path_of, &Value::Null).await.unwrap();
+        std::fs::write(path, BASE64_STANDARD.decode(shot.as_str().unwrap()).unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+use std::collections::BTreeSet;
+
+use http::Request;
+use http_body_util::Full;
+use mesh::mesh::Name;
+use serde_json::{Value, json};
+
+use crate::dashboard::observed;
+use crate::support::{Customer, Reply, Shop, tea, until};
+
+/// The names of the series: everything before the values.
+async fn series(service: &Customer) -> BTreeSet<String> {
+    let text = service.text("/metrics").await;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn every_layer_is_counted() {
+    let shop = Shop::open_with(observed).await;
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    let order = Customer::new(shop.mesh.url(Name::Order)).text("/metrics").await;
+    for line in [
+        r#"http_server_request_duration_seconds_count{service="order",method="POST",route="/v1/orders",status="201"} 1"#,
+        r#"resilience_breaker_state{service="order",policy="order -> payment",state="closed"} 1"#,
+        r#"resilience_breaker_calls_seconds_count{service="order",policy="order -> payment",outcome="success"} 1"#,
+        r#"resilience_breaker_rejected_total{service="order",policy="order -> payment"} 0"#,
+        r#"resilience_bulkhead_in_flight{service="order",policy="order"} 0"#,
+        r#"resilience_bulkhead_rejected_total{service="order",policy="order -> payment"} 0"#,
+        r#"resilience_retry_retries_total{service="order",policy="order -> payment"} 0"#,
+        r#"saga_stuck{service="order"} 0"#,
+        r#"outbox_parked{service="order"} 0"#,
+    ] {
+        assert!(order.lines().any(|found| found == line), "{line}\n{order}");
+    }
+}
+
+#[tokio::test]
+async fn what_strangers_make_up_is_no_label() {
+    let shop = Shop::open_with(observed).await;
+    let payment = Customer::new(shop.mesh.url(Name::Payment));
+    let strange = async |n: u32| {
+        shop.customer.get(&format!("/nowhere/{n}")).await;
+        shop.customer.get(&format!("/v1/orders/{n}")).await;
+        let method = format!("M{n}");
+        let request = Request::builder().method(method.as_str()).uri("/v1/orders").body(Full::default()).unwrap();
+        shop.customer.send(request).await;
+        let call = Request::post(format!("/payment.v1.PaymentService/M{n}"));
+        payment.send(call.header("content-type", "application/grpc").body(Full::default()).unwrap()).await;
+    };
+    strange(0).await;
+    let before = [series(&shop.customer).await, series(&payment).await];
+    for n in 1..20 {
+        strange(n).await;
+    }
+    assert_eq!([series(&shop.customer).await, series(&payment).await], before);
+}
+
+/// What an order that goes well leaves behind last in each of the services: they send their spans on their own.
+const LAST: [(&str, &str); 6] = [
+    ("gateway", "POST /v1/orders"),
+    ("order", "POST /v1/orders"),
+    ("payment", "payment.v1.PaymentService/Charge"),
+    ("inventory", "consume OrderConfirmed"),
+    ("shipping", "consume OrderConfirmed"),
+    ("notification", "consume OrderConfirmed"),
+];
+
+/// The one trace of an order, once it is complete.
+async fn trace(shop: &Shop, order: &str) -> Vec<Value> {
+    let mut spans = vec![];
+    let path = format!("/admin/traces?order={order}");
+    until("the trace is complete", async || {
+        let Reply { body, .. } = shop.customer.get(&path).await;
+        let traces = body["traces"].as_array().unwrap();
+        assert!(traces.len() <= 1, "one order, one trace: {traces:#?}");
+        let Some(id) = traces.first().and_then(|trace| trace["id"].as_str()) else { return false };
+        spans = shop.customer.get(&format!("/admin/traces/{id}")).await.body["spans"].as_array().unwrap().clone();
+        LAST.iter().all(|(service, name)| spans.iter().any(|span| span["service"] == *service && span["name"] == *name))
+    })
+    .await;
+    spans
+}
+
+#[tokio::test]
+async fn one_trace_leads_through_rest_grpc_the_saga_and_events() {
+    let shop = Shop::open_with(observed).await;
+    let placed = shop.customer.place(&tea()).await;
+    let spans = trace(&shop, placed.body["id"].as_str().unwrap()).await;
+
+    let find = |service: &str, kind: &str, name: &str| {
+        let is = |span: &&Value| span["service"] == service && span["kind"] == kind && span["name"] == name;
+        spans.iter().find(is).unwrap_or_else(|| panic!("{service} {kind} {name}: {spans:#?}"))
+    };
+    let parent = |span: &Value| {
+        let parent = spans.iter().find(|other| other["id"] == span["parent"]);
+        parent.unwrap_or_else(|| panic!("the parent of {span:#?} among {spans:#?}")).clone()
+    };
+    assert_eq!(find("gateway", "server", "POST /v1/orders")["parent"], Value::Null, "where it begins");
+
+    let charge = find("payment", "server", "payment.v1.PaymentService/Charge");
+    let attempt = parent(charge);
+    assert_eq!((&attempt["service"], &attempt["kind"]), (&json!("order"), &json!("client")), "over gRPC");
+    let step = parent(&parent(&attempt));
+    assert_eq!((&step["service"], &step["name"]), (&json!("order"), &json!("process_payment")), "a step of the saga");
+
+    assert_eq!(parent(find("shipping", "consumer", "consume OrderConfirmed"))["service"], "order", "over events");
+}
+
+#[tokio::test]
+async fn a_trace_that_began_elsewhere_goes_on() {
+    let shop = Shop::open_with(observed).await;
+    let (trace_id, caller) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let mut request = crate::support::post(tea().to_string());
+    request.headers_mut().insert("traceparent", format!("00-{trace_id}-{caller}-01").parse().unwrap());
+    let placed = shop.customer.send(request).await;
+    let spans = trace(&shop, placed.body["id"].as_str().unwrap()).await;
+    let path = format!("/admin/traces/{trace_id}");
+    assert_eq!(shop.customer.get(&path).await.status, 200);
+    let entry = spans.iter().find(|span| span["service"] == "gateway" && span["kind"] == "server").unwrap();
+    assert_eq!(entry["parent"], caller);
+}
+
+#[tokio::test]
+async fn what_is_not_a_trace_is_refused() {
+    let shop = Shop::open_with(observed).await;
+    assert_eq!(shop.customer.get("/admin/traces/nothing").await.status, 404);
+    assert_eq!(shop.customer.get("/admin/traces?wrong=1").await.status, 400);
+    assert_eq!(shop.customer.get("/admin/sagas/nothing").await.status, 404);
+    // Nonsense instead of a parent begins a trace of its own.
+    let mut request = crate::support::post(tea().to_string());
+    request.headers_mut().insert("traceparent", "00-zzz".parse().unwrap());
+    assert_eq!(shop.customer.send(request).await.status, 201);
+}
