@@ -31,6 +31,10 @@ pub(crate) struct Load {
     /// How long a customer waits for an answer.
     #[arg(long, default_value = "15s", value_parser = duration)]
     timeout: Duration,
+    /// Look for the highest rate at which 99 of 100 orders are decided within this time, such as 250ms, and nothing is refused,
+    /// lost or left behind: begin at --rate, send for --duration, raise it, and close in.
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "orders")]
+    pub(crate) max_p99: Option<Duration>,
     /// The same seed gives the same orders.
     #[arg(long, default_value_t = 42)]
     seed: u64,

@@ -156,11 +156,19 @@ async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
 
 async fn load(args: Load) -> anyhow::Result<ExitCode> {
     let (json, svg) = (create("json", args.json.as_deref())?, create("svg", args.svg.as_deref())?);
+    let max_p99 = args.max_p99;
     let options = args.options(std::io::stdout().is_terminal())?;
-    let report = interruptible(load::run(options)).await?;
-    if let Some(mut file) = svg {
-        file.write_all(load::histogram(&report).as_bytes()).context("cannot write the picture")?;
+    let draw = |report: &load::Report| match svg {
+        Some(mut file) => file.write_all(load::histogram(report).as_bytes()).context("cannot write the picture"),
+        None => Ok(()),
+    };
+    if let Some(max_p99) = max_p99 {
+        let found = interruptible(load::search(options, max_p99)).await?;
+        draw(&found.report)?;
+        return finish(found, json, |found| found.report.is_right());
     }
+    let report = interruptible(load::run(options)).await?;
+    draw(&report)?;
     finish(report, json, load::Report::is_right)
 }
 

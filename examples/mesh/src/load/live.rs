@@ -47,6 +47,14 @@ impl Live {
         tally.lately.latencies.clear();
     }
 
+    /// A line that stays.
+    pub(super) fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => println!("{line}"),
+        }
+    }
+
     /// What is done now.
     pub(super) fn say(&self, what: &str) {
         match &self.bar {

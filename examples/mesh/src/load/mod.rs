@@ -15,6 +15,7 @@
 //! it. What has no room is counted. The audit at the end reads the whole databases, though.
 //!
 //! `schedule` says when, `drive` sends, `tally` counts, `live` and [`report`] show, `picture` draws, `target` is the mesh.
+//! To find out how many orders a second a mesh bears, [`search`](search()) raises the rate until something gives.
 
 mod drive;
 mod latency;
@@ -23,6 +24,7 @@ mod outcome;
 mod picture;
 pub mod report;
 mod schedule;
+mod search;
 mod tally;
 mod target;
 
@@ -36,6 +38,7 @@ pub use outcome::Outcome;
 pub use picture::histogram;
 pub use report::Report;
 pub use schedule::Arrivals;
+pub use search::{Found, Step, search};
 pub use target::{Own, Target};
 
 use crate::clock::now;

@@ -174,23 +174,23 @@ fn marks(svg: &mut String, scale: &Scale, latency: &Quantiles) -> fmt::Result {
         ("p99.9", latency.p999_ms, "#cf222e"),
         ("max", latency.max_ms, "#57606a"),
     ];
-    // Where each row is free from; rows count from the plot upwards.
-    let mut free = [f64::MIN; 5];
+    // Each label stands left of its line, above the lines to its left that it would cover. So none crosses another.
+    let mut placed: Vec<(f64, usize)> = Vec::new();
     for (name, ms, colour) in marks {
         let (x, label) = (scale.x(ms), format!("{name} {}", millis(ms)));
-        let half = width_of(&label) / 2.0;
-        let at = x.clamp(LEFT + half, RIGHT - half);
-        let row = free.iter().position(|free| at - half > *free).unwrap_or(free.len() - 1);
-        free[row] = at + half + 10.0;
+        let left = x - width_of(&label) - 12.0;
+        let row = placed.iter().filter(|(other, _)| *other > left).map(|(_, row)| row + 1).max().unwrap_or(0);
+        placed.push((x, row));
         let y = TOP - 8.0 - row as f64 * ROW;
         writeln!(
             svg,
             r#"<line class="mark" data-mark="{name}" x1="{x:.2}" y1="{:.2}" x2="{x:.2}" y2="{BOTTOM}" stroke="{colour}"/>"#,
-            y + 4.0
+            y - 10.0
         )?;
         writeln!(
             svg,
-            r##"<text class="label" x="{at:.2}" y="{y:.2}" text-anchor="middle" style="fill:{colour};paint-order:stroke;stroke:#fff;stroke-width:3px">{label}</text>"##
+            r#"<text class="label" x="{:.2}" y="{y:.2}" text-anchor="end" style="fill:{colour}">{label}</text>"#,
+            x - 5.0
         )?;
     }
     Ok(())

@@ -1,0 +1,188 @@
+//! `mesh load --max-p99`: how many orders a second a mesh bears.
+//!
+//! There is no honest answer without a bound: a mesh that is given too much answers later and later, then refuses. So the rate
+//! is raised step by step, on one mesh, until a step does not hold; then the limit is closed in on from both sides. A rate
+//! *holds* if every order that was due was sent, none was rejected, failed or got no answer, the 99th percentile stayed below
+//! the bound, and the events that the orders have caused were handled soon after: a backlog is a debt, not throughput.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::latency::Quantiles;
+use super::live::Live;
+use super::outcome::Outcome;
+use super::report::{After, Report, Run};
+use super::target::Running;
+use super::{Options, after, load};
+use crate::demo::books::Told;
+use crate::demo::report::millis;
+
+/// From one step to the next while all goes well.
+const RAISE: f64 = 1.5;
+/// Close enough, as a factor.
+const CLOSE: f64 = 1.08;
+/// Below this the search gives up.
+const FEWEST: f64 = 1.0;
+/// Events may take this share of a step to be handled after it, and never less than this time: finding out takes some, too.
+const DEBT: f64 = 0.1;
+const SOON: Duration = Duration::from_secs(2);
+/// More steps than any sensible search takes.
+const STEPS: usize = 30;
+
+/// What a search has found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    /// The highest rate that has held. `None`: not even the lowest that was tried.
+    pub rate: Option<f64>,
+    pub max_p99_ms: f64,
+    pub steps: Vec<Step>,
+    /// Of the best step, with the books of all of them together.
+    pub report: Report,
+}
+
+/// One rate.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    pub rate: f64,
+    pub completed_per_second: f64,
+    pub latency: Quantiles,
+    pub settled_ms: u64,
+    /// Why it does not hold. Nothing: it does.
+    pub broken: Option<String>,
+}
+
+/// Starts what is to be started, looks for its limit, and audits.
+pub async fn search(options: Options, max_p99: Duration) -> anyhow::Result<Found> {
+    let running = Running::start(&options).await?;
+    let mut customers = running.customers(&options);
+    let mut live = Live::new(options.terminal)?;
+    let mut bounds = Bounds::default();
+    let (mut steps, mut told, mut best, mut broken) = (Vec::new(), Told::default(), None, None);
+    let mut next = Some(options.rate);
+    while let Some(rate) = next.filter(|_| steps.len() < STEPS) {
+        let run = load(&mut customers, &options, rate, &mut live).await;
+        live.say("waiting until everything has ended");
+        let after = after(&run, &running, &options).await?;
+        let heard = run.tally.told();
+        told.confirmed.extend(heard.confirmed);
+        told.cancelled.extend(heard.cancelled);
+        let step = Step::new(&run, &after, options.duration, max_p99);
+        live.note(&step.to_string());
+        next = bounds.after(rate, step.broken.is_none());
+        *(if step.broken.is_none() { &mut best } else { &mut broken }) = Some((run, after));
+        steps.push(step);
+    }
+    live.finish();
+    let (stopped, books) = running.finish(&told).await?;
+    let rate = best.as_ref().map(|(run, _)| run.rate);
+    let (run, after) = best.or(broken).context("nothing was tried")?;
+    let report = Report::new(&options, &run, after, stopped, books);
+    Ok(Found { rate, max_p99_ms: max_p99.as_secs_f64() * 1000.0, steps, report })
+}
+
+impl Step {
+    fn new(run: &Run, after: &After, duration: Duration, max_p99: Duration) -> Self {
+        let latency = run.tally.served().quantiles();
+        let lost = [Outcome::Rejected, Outcome::Failed, Outcome::TimedOut].map(|outcome| run.tally.count(outcome));
+        let broken = if run.tally.unsent > 0 {
+            Some(format!("{} not sent", run.tally.unsent))
+        } else if lost.iter().sum::<u64>() > 0 {
+            Some(format!("{} rejected, {} failed, {} timed out", lost[0], lost[1], lost[2]))
+        } else if latency.p99_ms > max_p99.as_secs_f64() * 1000.0 {
+            Some("too slow".to_owned())
+        } else if after.waiting.is_some() || after.settled > duration.mul_f64(DEBT).max(SOON) {
+            Some("events fell behind".to_owned())
+        } else {
+            None
+        };
+        let (rate, settled_ms) = (run.rate, millis(after.settled));
+        Self { rate, completed_per_second: run.completed_per_second(), latency, settled_ms, broken }
+    }
+}
+
+/// The highest rate that has held, and the lowest that has not.
+#[derive(Debug, Default)]
+struct Bounds {
+    held: Option<f64>,
+    broken: Option<f64>,
+}
+
+impl Bounds {
+    /// What to try next.
+    fn after(&mut self, rate: f64, held: bool) -> Option<f64> {
+        if held {
+            self.held = Some(self.held.map_or(rate, |before| before.max(rate)));
+        } else {
+            self.broken = Some(self.broken.map_or(rate, |before| before.min(rate)));
+        }
+        // Whole orders, as people would say it.
+        let round = |rate: f64| if rate >= 10.0 { rate.round() } else { rate };
+        match (self.held, self.broken) {
+            (Some(held), None) => Some(round(held * RAISE)),
+            (None, Some(broken)) => Some(round(broken / RAISE / RAISE)).filter(|rate| *rate >= FEWEST),
+            // Half way as a factor, since the steps are factors.
+            (Some(held), Some(broken)) => (broken / held > CLOSE).then(|| round((held * broken).sqrt())),
+            (None, None) => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, completed_per_second, latency, settled_ms, broken } = self;
+        let Quantiles { p50_ms, p99_ms, max_ms, .. } = latency;
+        let settled = *settled_ms as f64 / 1000.0;
+        write!(
+            f,
+            "{rate:>9.1}{completed_per_second:>13.1}{p50_ms:>9.1} ms{p99_ms:>9.1} ms{max_ms:>9.1} ms{settled:>9.1} s   "
+        )?;
+        f.write_str(broken.as_deref().unwrap_or("holds"))
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>9}{:>13}{:>12}{:>12}{:>12}{:>11}", "orders/s", "completed/s", "p50", "p99", "max", "settled")?;
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))?;
+        match self.rate {
+            Some(rate) => {
+                writeln!(f, "\n{rate:.0} orders/s hold, with a p99 below {} ms. That step again:\n", self.max_p99_ms)?
+            }
+            None => writeln!(f, "\nnot even the lowest rate holds. The last step again:\n")?,
+        }
+        write!(f, "{}", self.report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a mesh that bears so much would make the search try.
+    fn tried(first: f64, bears: f64) -> Vec<f64> {
+        let (mut bounds, mut next, mut tried) = (Bounds::default(), Some(first), Vec::new());
+        while let Some(rate) = next {
+            tried.push(rate);
+            next = bounds.after(rate, rate <= bears);
+        }
+        tried
+    }
+
+    #[test]
+    fn the_limit_is_found_from_below_and_from_above() {
+        for (first, bears) in [(50.0, 200.0), (1000.0, 200.0), (200.0, 200.0), (10.0, 3777.0)] {
+            let tried = tried(first, bears);
+            let best = tried.iter().copied().filter(|rate| *rate <= bears).fold(0.0, f64::max);
+            assert!(best > bears / 1.12, "{first} {bears}: {tried:?}");
+            assert!(tried.len() < STEPS, "{tried:?}");
+        }
+    }
+
+    #[test]
+    fn a_mesh_that_bears_nothing_ends_the_search() {
+        assert!(tried(100.0, 0.0).len() < STEPS);
+    }
+}
