@@ -17,6 +17,7 @@ pub mod launch;
 pub mod legacy;
 pub mod load;
 pub mod mesh;
+pub mod network;
 pub mod notification;
 pub mod order;
 pub mod payment;

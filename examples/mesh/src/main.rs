@@ -18,6 +18,7 @@ use mesh::faults::Faults;
 use mesh::launch::{self, Clients, Name, Wiring};
 use mesh::load;
 use mesh::mesh::{Config, Mesh, PATIENCE};
+use mesh::network::Door;
 use mesh::service::Service;
 use mesh::stack::{Admission, Health};
 use mesh::telemetry::{self, LogFormat, Telemetry};
@@ -108,7 +109,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         name,
         Service {
             name: name.as_str(),
-            listener,
+            door: Door::Tcp(listener),
             health: health.clone(),
             admission,
             telemetry: telemetry.clone(),

@@ -10,6 +10,7 @@ use crate::db::{Databases, Files};
 use crate::faults::Faults;
 pub use crate::launch::Name;
 use crate::launch::{Addresses, Clients, Wiring, run};
+use crate::network::Door;
 use crate::probe;
 pub use crate::process::Exit;
 use crate::process::Process;
@@ -233,7 +234,8 @@ impl Mesh {
         };
         let process = Process::spawn(name.as_str(), telemetry.clone(), move |stop| async move {
             let name_of = name.as_str();
-            let service = Service { name: name_of, listener, health, admission, faults, telemetry, admin, stop, grace };
+            let door = Door::Tcp(listener);
+            let service = Service { name: name_of, door, health, admission, faults, telemetry, admin, stop, grace };
             run(name, service, wiring).await
         })?;
         self.slots[name as usize].process = Some(process);

@@ -1,18 +1,20 @@
 //! What every service is given by whoever starts it, and how it serves and ends.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use buttress_durable::DbError;
 use buttress_durable::bus::BusError;
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::{self, Faults};
+use crate::network::Door;
 use crate::stack::{Admission, Health, InvalidConfig};
 use crate::telemetry::Telemetry;
 
@@ -21,8 +23,8 @@ use crate::telemetry::Telemetry;
 #[derive(Debug)]
 pub struct Service {
     pub name: &'static str,
-    /// Bound by the starter, so that the others know the address before the first of them runs.
-    pub listener: TcpListener,
+    /// Open before the service runs, so that the others know the address before the first of them runs.
+    pub door: Door,
     /// Behind /livez, /readyz and /startupz.
     pub health: Health,
     /// How much it takes on at once.
@@ -72,28 +74,40 @@ impl Service {
 
     /// Serves until told to stop, then until the requests in flight are done, but no longer than the grace period.
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
-        let Self { name, listener, health, stop, grace, .. } = self;
-        let addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| {
-            // Small answers should not wait for the next packet. A connection that refuses is about to fail anyway.
-            let _ = connection.set_nodelay(true);
-        });
+        let Self { name, door, health, stop, grace, .. } = self;
+        let addr = door.local_addr()?;
+        let serving = match door {
+            Door::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| {
+                    // Small answers should not wait for the next packet. A connection that refuses is about to fail anyway.
+                    let _ = connection.set_nodelay(true);
+                });
+                accept(listener, app, stop.clone()).boxed()
+            }
+            Door::Simulated(listener) => accept(listener, app, stop.clone()).boxed(),
+        };
         health.started();
         tracing::info!(service = name, %addr, "serving");
-        // `with_state(())`: otherwise axum applies every layer again for each connection.
-        let serving = axum::serve(listener, app.with_state(()).into_make_service())
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
         let overtime = async {
             stop.cancelled().await;
             tokio::time::sleep(grace).await;
         };
         tokio::select! {
-            served = serving.into_future() => served?,
+            served = serving => served?,
             () = overtime => tracing::warn!(service = name, ?grace, "requests still in flight, ending anyway"),
         }
         Ok(())
     }
+}
+
+async fn accept<L>(listener: L, app: Router, stop: CancellationToken) -> std::io::Result<()>
+where
+    L: Listener<Addr = SocketAddr>,
+{
+    // `with_state(())`: otherwise axum applies every layer again for each connection.
+    let app = app.with_state(()).into_make_service();
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 // === impl Address ===

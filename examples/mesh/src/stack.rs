@@ -31,7 +31,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 use tonic::transport::Endpoint;
 use tower::ServiceBuilder;
-use tower::util::BoxCloneSyncService;
+use tower::util::{BoxCloneSyncService, Either};
 
 pub use buttress::InvalidConfig;
 use buttress::metrics::Exporter;
@@ -40,6 +40,7 @@ pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
 use buttress_http::{classify, tonic::StatusLayer};
 
+use crate::network::Dialer;
 use crate::problem::FAILED_DEPENDENCY;
 use crate::service::{Address, Service};
 use crate::telemetry::{AttemptLayer, CallLayer, Changes, observe};
@@ -109,6 +110,8 @@ pub struct Dependency {
     retry: RetryLayer,
     budget: RetryBudget,
     changes: Changes,
+    /// Instead of TCP: for simulations.
+    dialer: Option<Dialer>,
 }
 
 /// What a client stack has done so far.
@@ -133,16 +136,26 @@ impl Dependency {
             .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
         let peer = name.rsplit(' ').next().unwrap_or(name);
         let (bulkhead, changes) = (Bulkhead::named(name, limits.in_flight), Changes::of(&breaker));
-        Ok(Self { name, peer, limits, breaker, bulkhead, retry, budget, changes })
+        Ok(Self { name, peer, limits, breaker, bulkhead, retry, budget, changes, dialer: None })
+    }
+
+    /// Connects over a network that is simulated.
+    #[must_use]
+    pub fn with_dialer(mut self, dialer: &Dialer) -> Self {
+        self.dialer = Some(dialer.clone());
+        self
     }
 
     /// A gRPC client stack.
     pub fn grpc(&self, addr: &Address) -> Result<GrpcChannel, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(addr.url())?
+        let endpoint = Endpoint::from_shared(addr.url())?
             // A peer that is gone without a word is noticed, even while nobody waits for it.
             .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .connect_lazy();
+            .keep_alive_timeout(Duration::from_secs(2));
+        let channel = match &self.dialer {
+            None => endpoint.connect_lazy(),
+            Some(dialer) => endpoint.connect_with_connector_lazy(dialer.clone()),
+        };
         let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
         Ok(BoxCloneSyncService::new(
             ServiceBuilder::new()
@@ -163,7 +176,10 @@ impl Dependency {
 
     /// An HTTP client stack. Repeats what its method or an `Idempotency-Key` makes safe to repeat.
     pub fn http(&self) -> HttpChannel {
-        let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Either<Client<_, Body>, Client<_, Body>> = match &self.dialer {
+            None => Either::Left(Client::builder(TokioExecutor::new()).build_http()),
+            Some(dialer) => Either::Right(Client::builder(TokioExecutor::new()).build(dialer.clone())),
+        };
         let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
         BoxCloneSyncService::new(
             ServiceBuilder::new()
