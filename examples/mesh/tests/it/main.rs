@@ -14,6 +14,7 @@ mod faults;
 mod idempotency;
 mod load;
 mod processes;
+mod readme;
 mod sagas;
 mod support;
 mod telemetry;
