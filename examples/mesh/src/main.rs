@@ -71,6 +71,7 @@ async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     for name in Name::ALL.into_iter().rev() {
         println!("{:<13} {}", name.as_str(), mesh.url(name));
     }
+    println!("{:<13} {}/dashboard", "dashboard", mesh.url(Name::Gateway));
     let died = tokio::select! {
         () = asked_to_stop() => None,
         ended = mesh.any_ended() => Some(ended),
