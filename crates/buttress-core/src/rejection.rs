@@ -59,6 +59,21 @@ impl Rejection {
         (self.retry_after != UNKNOWN).then(|| Duration::from_nanos(self.retry_after))
     }
 
+    /// The status code by which gRPC says it: 8 `RESOURCE_EXHAUSTED` where there was no place, 4 `DEADLINE_EXCEEDED` for a timeout, and otherwise 14
+    /// `UNAVAILABLE`.
+    pub fn grpc_status(&self) -> i32 {
+        match self.reason {
+            Reason::BulkheadFull | Reason::QueueFull | Reason::QueueTimeout => 8,
+            Reason::TimedOut(_) => 4,
+            _ => 14,
+        }
+    }
+
+    /// [`retry_after`](Self::retry_after) as `grpc-retry-pushback-ms` has it: a signed 32-bit number of milliseconds (gRFC A6).
+    pub fn grpc_pushback(&self) -> Option<i32> {
+        self.retry_after().map(|after| i32::try_from(after.as_millis()).unwrap_or(i32::MAX))
+    }
+
     /// What this rejection teaches the layers around the one that made it. A refusal of our own is no evidence against a
     /// backend; an attempt that timed out while the backend had it, is.
     pub fn outcome(&self) -> Outcome {

@@ -54,17 +54,12 @@ impl<B: Default, E: 'static> Exit<Response<B>, E> for AsGrpc {
         let mut response = Response::new(B::default());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let code = match rejection.reason() {
-            Reason::BulkheadFull | Reason::QueueFull | Reason::QueueTimeout => "8",
-            Reason::TimedOut(_) => "4",
-            _ => "14",
-        };
-        headers.insert("grpc-status", HeaderValue::from_static(code));
+        headers.insert("grpc-status", rejection.grpc_status().into());
         if let Ok(message) = HeaderValue::from_str(&percent_encode(&rejection.to_string())) {
             headers.insert("grpc-message", message);
         }
-        if let Some(after) = rejection.retry_after() {
-            headers.insert("grpc-retry-pushback-ms", i32::try_from(after.as_millis()).unwrap_or(i32::MAX).into());
+        if let Some(millis) = rejection.grpc_pushback() {
+            headers.insert("grpc-retry-pushback-ms", millis.into());
         }
         response.extensions_mut().insert(rejection);
         Ok(response)
