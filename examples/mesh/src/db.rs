@@ -13,10 +13,11 @@ use std::time::Duration;
 use buttress::Health;
 use buttress::health::{Check, CheckConfig, Group};
 use buttress_durable::{Database, Db, DbError, args};
+use futures_util::FutureExt;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, SqlSafeStr, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, Sqlite};
 
 /// The database that holds the embedded event log. It belongs to the bus, and to no service.
 pub const EVENTS: &str = "events";
@@ -53,6 +54,9 @@ pub trait Home: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Opens a database that is there already, to look at it: it changes nothing.
     fn look(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
 }
+
+/// A connection to a server that was idle for longer is asked whether it is still one.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// Opening is tried so often: several processes may be creating the same event log at this moment, and only one can.
 const TRIES: u32 = 20;
@@ -134,6 +138,8 @@ async fn sqlite(path: &Path) -> Result<Db<Sqlite>, DbError> {
     let pool = SqlitePoolOptions::new()
         // One writes, the others read. More would only queue inside SQLite.
         .max_connections(4)
+        // A file does not hang up: asking each connection first would be a wasted trip to its thread.
+        .test_before_acquire(false)
         // Shorter than any caller's patience, so that the caller learns why.
         .acquire_timeout(Duration::from_secs(2));
     let db = Db::new(pool.connect_with(options).await?);
@@ -202,7 +208,21 @@ impl Server {
 
     async fn connect(&self, name: &str, connections: u32) -> Result<Db<Postgres>, DbError> {
         // Few connections for each service: seven services share a server that takes a hundred by default.
-        let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(2));
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(2))
+            // A question to the server before every statement is a quarter of what it can do. One that was in use a moment
+            // ago is there; one that has rested is asked, since the server may have restarted meanwhile.
+            .test_before_acquire(false)
+            .before_acquire(|connection, found| {
+                async move {
+                    if found.idle_for > RESTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                }
+                .boxed()
+            });
         Ok(Db::new(pool.connect_with(self.database(name)).await?))
     }
 }

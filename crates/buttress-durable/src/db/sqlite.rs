@@ -29,7 +29,12 @@ impl Db<Sqlite> {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
         // One writes, the others read. More would only queue inside SQLite.
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            // A file does not hang up: asking each connection first would be a wasted trip to its thread.
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await?;
         let db = Self::new(pool);
         db.migrate().await?;
         Ok(db)
