@@ -33,6 +33,15 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Places orders at a given rate, whatever comes of them, and shows how long they took.
     Load(Load),
+    /// Asks a service how it is, as a container's health check would; the answer is the exit code.
+    Probe {
+        /// Where it listens. An address that stands for all of the machine's is asked on loopback.
+        #[arg(long, env = "MESH_LISTEN")]
+        listen: SocketAddr,
+        /// Also /livez and /startupz.
+        #[arg(long, default_value = "/readyz", value_parser = path)]
+        path: String,
+    },
     /// Checks the books of a mesh that is not running.
     Audit {
         /// Where SQLite's files are.
@@ -60,7 +69,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether this process is a service, and logs under its name.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit { .. })
+        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit { .. } | Self::Probe { .. })
     }
 }
 
@@ -246,6 +255,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("between 0 and 3600 seconds".to_owned()),
+    }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let path: Result<http::uri::PathAndQuery, _> = text.parse();
+    if text.starts_with('/') && path.is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a path, beginning with /".to_owned())
     }
 }
 

@@ -53,11 +53,20 @@ impl Name {
         }
     }
 
+    /// Whether it has a database. The gateway only knows what others tell it.
+    pub fn has_database(self) -> bool {
+        self != Self::Gateway
+    }
+
     /// Whether it has a database, and tells of what it does.
     pub fn publishes(self) -> bool {
         !matches!(self, Self::Gateway | Self::Legacy)
     }
 }
+
+/// How long a service may take to end after its last request: the relay's last publication (five seconds at most), the calls
+/// that its sagas and consumers are at, and the last spans. Whoever stops services waits so long after drain delay and grace.
+pub const WIND_DOWN: Duration = Duration::from_secs(10);
 
 /// Where everybody is.
 #[derive(Clone, Debug)]

@@ -1,17 +1,19 @@
 //! The command line of the example mesh: see README.md.
 
 mod cli;
+#[cfg(test)]
+mod deploy_tests;
 mod load_args;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mesh::db::Databases;
+use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Told};
 use mesh::demo::{self, processes};
 use mesh::faults::Faults;
@@ -31,7 +33,8 @@ use load_args::Load;
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
     // The output of demo and load is a table; everything else is a service that should say what it does.
-    let quiet = matches!(command, Command::Demo(_) | Command::Load(_)) && std::env::var_os("RUST_LOG").is_none();
+    let quiet = matches!(command, Command::Demo(_) | Command::Load(_) | Command::Probe { .. })
+        && std::env::var_os("RUST_LOG").is_none();
     let logs = (!quiet).then_some(log);
     if !command.is_service() {
         telemetry::install_logs(logs);
@@ -44,6 +47,7 @@ async fn main() -> ExitCode {
             Ok(databases) => audit(&databases).await,
             Err(error) => Err(error),
         },
+        Command::Probe { listen, path } => Ok(probe(listen, &path).await),
         Command::Gateway(args) => service(Name::Gateway, args, logs).await,
         Command::Order(args) => service(Name::Order, args, logs).await,
         Command::Payment(args) => service(Name::Payment, args, logs).await,
@@ -99,7 +103,12 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         bus: args.bus.bus()?,
         clients: Clients::new(args.seed)?,
         patience: PATIENCE,
-        databases: args.server.databases(args.data_dir)?,
+        // Where there is nothing to keep, there should not be a directory for it: the root may well be read-only.
+        databases: if name.has_database() {
+            args.server.databases(args.data_dir)?
+        } else {
+            Databases::Files(Files(args.data_dir))
+        },
     };
     let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name.as_str()));
     let page = args.admin.then(|| wiring.addresses.of(Name::Gateway).url());
@@ -204,6 +213,20 @@ async fn audit(databases: &Databases) -> anyhow::Result<ExitCode> {
     let books = books::audit(databases, &Told::default()).await.context("no books to audit there")?;
     print!("{books}");
     Ok(if books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether a service answers a probe with yes.
+async fn probe(mut listen: SocketAddr, path: &str) -> ExitCode {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let answer = mesh::probe::probe(listen, path).await;
+    let said = answer.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+    println!("{listen}{path}: {said}");
+    if answer.is_some_and(|status| status.is_success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Ctrl-C, or what an orchestrator sends.

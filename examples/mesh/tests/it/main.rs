@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod idempotency;
 mod load;
+mod probe;
 mod processes;
 mod readme;
 mod sagas;
