@@ -1,6 +1,7 @@
 //! What can be said on the command line, or in the environment.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,8 +96,8 @@ pub(crate) struct Up {
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// How many orders to place.
-    #[arg(long, default_value_t = 500)]
-    pub(crate) orders: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(499))]
+    pub(crate) orders: NonZeroUsize,
     /// The same seed gives the same orders, coin tosses and kills.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,

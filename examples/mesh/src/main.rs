@@ -87,7 +87,7 @@ async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     }
     match died {
         None => Ok(ExitCode::SUCCESS),
-        Some((name, how)) => anyhow::bail!("{} ended by itself: {how:?}", name.as_str()),
+        Some((name, how)) => Err(how).with_context(|| format!("{} ended by itself", name.as_str())),
     }
 }
 
@@ -149,7 +149,8 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
 
 async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
     let file = create("json", args.json.as_deref())?;
-    let Demo { orders, seed, rate, kills, .. } = args;
+    let Demo { seed, rate, kills, .. } = args;
+    let orders = args.orders.get();
     let progress = std::io::stderr().is_terminal();
     let databases = args.server.server()?;
     if args.processes {

@@ -93,8 +93,8 @@ pub enum MeshError {
     Io(#[from] io::Error),
     #[error("a layer is configured wrongly")]
     Layer(#[from] InvalidConfig),
-    #[error("{service} ended too early: {how:?}")]
-    Ended { service: &'static str, how: Exit },
+    #[error("{service} ended too early")]
+    Ended { service: &'static str, source: Exit },
     #[error("{service} was not ready in time")]
     NotReady { service: &'static str },
 }
@@ -247,7 +247,7 @@ impl Mesh {
         let Some(process) = &slot.process else { return Ok(()) };
         tokio::select! {
             () = probe::ready(slot.addr) => Ok(()),
-            how = process.ended() => Err(MeshError::Ended { service: name.as_str(), how }),
+            source = process.ended() => Err(MeshError::Ended { service: name.as_str(), source }),
             () = tokio::time::sleep(START_TIMEOUT) => Err(MeshError::NotReady { service: name.as_str() }),
         }
     }

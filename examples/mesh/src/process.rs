@@ -27,12 +27,16 @@ pub struct Process {
 }
 
 /// How a process ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Exit {
+    #[error("without an error")]
     Finished,
+    #[error(transparent)]
     Failed(Arc<StartError>),
+    #[error("killed")]
     Killed,
-    /// Its thread is gone without a word: a panic.
+    /// Its thread is gone without a word.
+    #[error("by a panic")]
     Panicked,
 }
 
