@@ -1,0 +1,146 @@
+//! What goes wrong, and when: drawn from the seed before the simulation begins.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use turmoil::Sim;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scenario {
+    /// Two services cannot reach each other; or only one of them the other.
+    Partition,
+    /// Services die in the middle of what they do, and come back on the same disk.
+    Crash,
+    /// The way to a service becomes slow: some calls get through, some are too late.
+    Slow,
+    /// Messages are lost, which breaks connections without telling anybody, or held back for a while.
+    Lossy,
+    /// All of it.
+    Storm,
+}
+
+type Link = (&'static str, &'static str);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
+    Partition(Link),
+    PartitionOneWay(Link),
+    Repair(Link),
+    Crash(&'static str),
+    Restart(&'static str),
+    Latency(Link, Duration),
+    /// The share of messages that are lost, or break the link until some later message repairs it.
+    Loss(Link, f64),
+    Hold(Link),
+    Release(Link),
+}
+
+/// The acts of one run that are still to come, in their order.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan(VecDeque<(Duration, Act)>);
+
+/// No fault begins before, as the services have to come up; and all have ended by then.
+const FIRST: u64 = 1_500;
+const LAST: u64 = 6_000;
+/// What the simulation's links take otherwise.
+pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(6));
+
+const PARTICIPANTS: [Link; 2] = [("order", "payment"), ("order", "inventory")];
+const LINKS: [Link; 3] = [PARTICIPANTS[0], PARTICIPANTS[1], ("customers", "order")];
+
+impl Plan {
+    pub(crate) fn new(scenario: Scenario, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut acts = Vec::new();
+        match scenario {
+            Scenario::Partition => partition(&mut rng, &mut acts),
+            Scenario::Crash => crashes(&mut rng, &mut acts),
+            Scenario::Slow => slow(&mut rng, &mut acts),
+            Scenario::Lossy => lossy(&mut rng, &mut acts),
+            Scenario::Storm => {
+                partition(&mut rng, &mut acts);
+                crashes(&mut rng, &mut acts);
+                slow(&mut rng, &mut acts);
+                lossy(&mut rng, &mut acts);
+            }
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        Self(acts.into())
+    }
+
+    /// Does what is due.
+    pub(crate) fn advance(&mut self, sim: &mut Sim<'_>) -> Option<(Duration, Act)> {
+        let (at, act) = self.0.pop_front_if(|(at, _)| *at <= sim.elapsed())?;
+        match act {
+            Act::Partition((a, b)) => sim.partition(a, b),
+            Act::PartitionOneWay((a, b)) => sim.partition_oneway(a, b),
+            Act::Repair((a, b)) => sim.repair(a, b),
+            Act::Crash(host) => sim.crash(host),
+            Act::Restart(host) => sim.bounce(host),
+            Act::Latency((a, b), latency) => sim.set_link_latency(a, b, latency),
+            Act::Loss((a, b), share) => sim.set_link_fail_rate(a, b, share),
+            Act::Hold((a, b)) => sim.hold(a, b),
+            Act::Release((a, b)) => sim.release(a, b),
+        }
+        Some((at, act))
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Partition => "partition",
+            Self::Crash => "crash",
+            Self::Slow => "slow",
+            Self::Lossy => "lossy",
+            Self::Storm => "storm",
+        })
+    }
+}
+
+/// Something from one moment to a later one.
+fn window(rng: &mut fastrand::Rng, least: u64) -> (Duration, Duration) {
+    let begin = rng.u64(FIRST..=LAST - least);
+    let end = rng.u64(begin + least..=LAST);
+    (Duration::from_millis(begin), Duration::from_millis(end))
+}
+
+fn partition(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    let (a, b) = PARTICIPANTS[rng.usize(..2)];
+    let (begin, end) = window(rng, 2_500);
+    let act = match rng.u8(..4) {
+        0 => Act::PartitionOneWay((a, b)),
+        1 => Act::PartitionOneWay((b, a)),
+        _ => Act::Partition((a, b)),
+    };
+    acts.extend([(begin, act), (end, Act::Repair((a, b)))]);
+}
+
+fn crashes(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    // Of each host at most once, or one crash's restart would cut off the other's outage.
+    let mut hosts = ["payment", "inventory", "order", "shipping", "notification"];
+    rng.shuffle(&mut hosts);
+    for host in &hosts[..rng.usize(1..=3)] {
+        let (begin, end) = window(rng, 100);
+        acts.extend([(begin, Act::Crash(host)), (end, Act::Restart(host))]);
+    }
+}
+
+fn slow(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    let link = LINKS[rng.usize(..LINKS.len())];
+    let (begin, end) = window(rng, 2_000);
+    let latency = Duration::from_millis(rng.u64(30..400));
+    acts.extend([(begin, Act::Latency(link, latency)), (end, Act::Latency(link, LATENCY.1))]);
+}
+
+fn lossy(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    let link = LINKS[rng.usize(..LINKS.len())];
+    let (begin, end) = window(rng, 1_000);
+    if rng.bool() {
+        let share = f64::from(rng.u32(5..50)) / 1_000.0;
+        acts.extend([(begin, Act::Loss(link, share)), (end, Act::Loss(link, 0.0)), (end, Act::Repair(link))]);
+    } else {
+        acts.extend([(begin, Act::Hold(link)), (end, Act::Release(link))]);
+    }
+}

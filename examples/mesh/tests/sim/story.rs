@@ -1,0 +1,131 @@
+//! One run of one scenario: the town, its faults, and what must hold.
+
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use buttress_durable::{ManualClock, Timestamp};
+use mesh::db::{Databases, Files};
+use mesh::demo::books::{self, Books};
+
+use crate::customers::{Diary, shop};
+use crate::faults::{LATENCY, Plan, Scenario};
+use crate::host::{HOSTS, Town};
+use crate::watch::{BOUND, Watch};
+
+/// What came of a run in which all was right.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) confirmed: usize,
+    pub(crate) cancelled: usize,
+    /// How often circuits have opened.
+    pub(crate) opened: usize,
+}
+
+/// A step of the simulation. Messages arrive at its beginning, so a call takes two of them at least.
+const TICK: Duration = Duration::from_millis(5);
+/// Far longer than any order takes that ends at all.
+const LIMIT: Duration = Duration::from_secs(180);
+/// After the last customer has an answer, events are still under way.
+const SETTLED: Duration = Duration::from_secs(90);
+/// The limits of the client stacks, as `stack.rs` has them: the wait for a place and one attempt.
+const PARTICIPANT: Duration = Duration::from_millis(50 + 400);
+const ORDER: Duration = Duration::from_millis(50 + 8_500);
+/// All attempts at one question to the order service, with their pauses.
+const CALL: Duration = Duration::from_secs(9);
+
+/// Runs it, and says how to run it again if it fails.
+pub(crate) fn told(scenario: Scenario, seed: u64) -> Outcome {
+    catch_unwind(AssertUnwindSafe(|| run(scenario, seed))).unwrap_or_else(|panic| {
+        println!("\nseed {seed} fails. Again, and with logs:\n");
+        println!("    RUST_LOG=mesh=info MESH_SIM={scenario}:{seed} cargo test -p mesh --test sim -- --nocapture\n");
+        resume_unwind(panic)
+    })
+}
+
+fn run(scenario: Scenario, seed: u64) -> Outcome {
+    // For the jitter of those that ask nobody for a generator.
+    fastrand::seed(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let hand = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
+    let (diary, mut plan) = (Diary::default(), Plan::new(scenario, seed));
+    let town = Town::new(dir.path().to_owned(), hand.clock(), seed);
+    let mut watches = [
+        Watch::new(&town.clients.payment, PARTICIPANT),
+        Watch::new(&town.clients.inventory, PARTICIPANT),
+        Watch::new(&town.gateway.order, ORDER),
+    ];
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .tick_duration(TICK)
+        .simulation_duration(LIMIT)
+        .min_message_latency(LATENCY.0)
+        .max_message_latency(LATENCY.1)
+        .fail_rate(0.0)
+        .repair_rate(0.05)
+        .build();
+    for name in HOSTS {
+        let town = town.clone();
+        sim.host(name.as_str(), move || town.clone().live(name));
+    }
+    sim.client("customers", shop(town, diary.clone()));
+
+    let mut faults = Vec::new();
+    let step = |sim: &mut turmoil::Sim<'_>, plan: &mut Plan, faults: &mut Vec<String>| {
+        while let Some((at, act)) = plan.advance(sim) {
+            faults.push(format!("{:>6} ms {act:?}", at.as_millis()));
+        }
+        hand.advance(TICK);
+        sim.step()
+    };
+    let ended = loop {
+        match step(&mut sim, &mut plan, &mut faults) {
+            Ok(true) => break Ok(()),
+            Ok(false) => {}
+            Err(error) => break Err(error),
+        }
+        if sim.elapsed().as_millis() % 1_000 == 0 {
+            watches.iter_mut().for_each(Watch::sample);
+        }
+    };
+    let mut wrong = diary.wrongs();
+    wrong.extend(diary.unanswered().into_iter().map(|key| format!("order {key} has no definite answer")));
+    wrong.extend(ended.err().map(|error| error.to_string()));
+    wrong.extend(watches.iter().flat_map(Watch::wrongs));
+    if diary.longest() > CALL + BOUND {
+        wrong.push(format!("a call took {:?} of {CALL:?}", diary.longest()));
+    }
+    let databases = Databases::Files(Files(dir.path().to_owned()));
+    let mut books = audit(&databases, &diary);
+    let begun = sim.elapsed();
+    while wrong.is_empty() && !books.right && sim.elapsed() - begun < SETTLED {
+        for _ in 0..200 {
+            wrong.extend(step(&mut sim, &mut plan, &mut faults).err().map(|error| error.to_string()));
+        }
+        books = audit(&databases, &diary);
+    }
+    if !books.right {
+        wrong.push(books.to_string());
+    }
+    faults.extend(diary.lines());
+    assert!(wrong.is_empty(), "{}", report(scenario, seed, &faults, &wrong));
+    let opened = watches.iter().map(Watch::opened).sum();
+    Outcome { confirmed: books.confirmed, cancelled: books.cancelled, opened }
+}
+
+/// With a runtime of its own: the simulation's time stands still meanwhile.
+fn audit(databases: &Databases, diary: &Diary) -> Books {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(books::audit(databases, &diary.told())).unwrap()
+}
+
+fn report(scenario: Scenario, seed: u64, history: &[String], wrong: &[String]) -> String {
+    let mut report = format!("{scenario}, seed {seed}\n");
+    for line in history {
+        let _ = writeln!(report, "  {line}");
+    }
+    for line in wrong {
+        let _ = writeln!(report, "WRONG: {line}");
+    }
+    report
+}
