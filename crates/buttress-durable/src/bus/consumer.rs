@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::group::{self, Claim};
@@ -34,6 +34,8 @@ struct Owned {
     partition: (String, i64),
     task: tokio::task::Id,
     stop: watch::Sender<bool>,
+    /// There is something to read.
+    news: Arc<Notify>,
 }
 
 impl<D: Database> Consumer<D> {
@@ -45,6 +47,10 @@ impl<D: Database> Consumer<D> {
 
     pub(super) async fn run(mut self, mut stop: Stop) {
         let mut beat = interval((self.bus.lease / 3).min(REBALANCE));
+        // One look for all partitions. Each looking for itself would be the same question to the database eight times for
+        // every topic, and as often again whenever this process publishes anything at all.
+        let (mut look, mut published) = (interval(self.bus.poll), self.bus.published());
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_set() {
             tokio::select! {
                 () = stop.wait() => {}
@@ -55,6 +61,9 @@ impl<D: Database> Consumer<D> {
                 _ = beat.tick() => if let Err(error) = self.balance().await {
                     tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
                 },
+                _ = look.tick() => self.look().await,
+                // It lives as long as the bus, of which we have a part.
+                Ok(()) = published.changed() => self.look().await,
             }
         }
         for owned in &self.owned {
@@ -63,6 +72,17 @@ impl<D: Database> Consumer<D> {
         while self.running.join_next().await.is_some() {}
         if let Err(error) = group::leave(&self.bus.db, &self.subscribe.group, &self.member).await {
             tracing::debug!(group = self.subscribe.group, %error, "member not signed off");
+        }
+    }
+
+    /// Wakes the partitions that have something to read. Those of a failed look find it out when they renew their leases.
+    async fn look(&self) {
+        match group::behind(&self.bus.db, &self.subscribe.group, &self.member).await {
+            Ok(behind) => {
+                let owned = self.owned.iter().filter(|owned| behind.contains(&owned.partition));
+                owned.for_each(|owned| owned.news.notify_one());
+            }
+            Err(error) => tracing::debug!(group = self.subscribe.group, %error, "cannot look for news"),
         }
     }
 
@@ -86,14 +106,16 @@ impl<D: Database> Consumer<D> {
             let claim = Claim::take(db, name, partition.clone(), &self.member, self.bus.lease).await?;
             let Some(claim) = claim else { continue };
             let (stop, stopped) = Stop::channel();
+            let news = Arc::new(Notify::new());
             let work = Partition {
                 bus: self.bus.clone(),
                 subscribe: self.subscribe.clone(),
                 handler: self.handler.clone(),
                 claim,
+                news: news.clone(),
             };
             let task = self.running.spawn(work.run(stopped)).id();
-            self.owned.push(Owned { partition, task, stop });
+            self.owned.push(Owned { partition, task, stop, news });
         }
         Ok(())
     }

@@ -78,6 +78,15 @@ pub(super) async fn free<D: Database>(db: &Db<D>, group: &str) -> Result<Vec<(St
     rows.iter().map(|row| Ok((D::text(row, 0)?, D::int(row, 1)?))).collect()
 }
 
+/// Partitions of a member that have records which it has not committed.
+pub(super) async fn behind<D: Database>(db: &Db<D>, group: &str, member: &str) -> Result<Vec<(String, i64)>, DbError> {
+    let sql = "SELECT g.topic, g.part FROM buttress_group g
+               JOIN buttress_log_head h ON h.topic = g.topic AND h.part = g.part
+               WHERE g.name = $1 AND g.owner = $2 AND h.next > g.position";
+    let rows = db.read(sql, args![group, member]).await?;
+    rows.iter().map(|row| Ok((D::text(row, 0)?, D::int(row, 1)?))).collect()
+}
+
 impl Claim {
     /// Takes a partition, if it is still free.
     pub(super) async fn take<D: Database>(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::attempt::attempt;
@@ -25,6 +25,8 @@ pub(super) struct Partition<D: Database> {
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) claim: Claim,
+    /// Somebody has seen that there is something to read.
+    pub(super) news: Arc<Notify>,
 }
 
 struct Stored {
@@ -44,14 +46,13 @@ enum Owner {
 impl<D: Database> Partition<D> {
     /// Works until told to stop, or until the partition is lost or the database fails; then somebody takes it again.
     pub(super) async fn run(mut self, mut stop: Stop) {
-        let mut published = self.bus.published();
         // Three chances to renew before the lease ends. The first tick is at once, and harmless.
         let mut beat = interval(self.bus.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (topic, part) = (self.claim.topic.clone(), self.claim.part);
         while !stop.is_set() {
             let owner = match self.round(&stop, &mut beat).await {
-                Ok(Owner::Us) => self.idle(&mut stop, &mut published, &mut beat).await,
+                Ok(Owner::Us) => self.idle(&mut stop, &mut beat).await,
                 other => other,
             };
             match owner {
@@ -97,18 +98,14 @@ impl<D: Database> Partition<D> {
     }
 
     /// Waits for news, keeping the lease.
-    async fn idle(
-        &mut self,
-        stop: &mut Stop,
-        published: &mut watch::Receiver<()>,
-        beat: &mut Interval,
-    ) -> Result<Owner, DbError> {
+    async fn idle(&mut self, stop: &mut Stop, beat: &mut Interval) -> Result<Owner, DbError> {
         let pause = self.pause();
         tokio::select! {
             () = stop.wait() => Ok(Owner::Us),
             // While a record waits for its next attempt, no news can help.
-            _ = published.changed(), if pause.is_none() => Ok(Owner::Us),
-            () = sleep(pause.unwrap_or(self.bus.poll)) => Ok(Owner::Us),
+            () = self.news.notified(), if pause.is_none() => Ok(Owner::Us),
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => Ok(Owner::Us),
+            // And a look for itself after that.
             _ = beat.tick() => self.renew().await,
         }
     }
