@@ -84,6 +84,22 @@ async fn every_kind_of_answer_is_told_apart() {
     assert_eq!(count(&report, "failed"), 5);
 }
 
+#[tokio::test]
+async fn a_search_finds_that_a_mesh_bears_nothing() {
+    let busy = || async { (StatusCode::SERVICE_UNAVAILABLE, Json(json!({}))) };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(axum::serve(listener, Router::new().route("/v1/orders", post(busy))).into_future());
+    let search = ["--url", &url, "--rate", "10", "--duration", "300ms", "--max-p99", "1s"];
+    let (found, svg, output) = measured(&search).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("not even the lowest rate holds"));
+    assert!(found["rate"].is_null());
+    let rates: Vec<_> = found["steps"].as_array().unwrap().iter().map(|step| step["rate"].as_f64().unwrap()).collect();
+    assert!(rates.len() > 1 && rates.is_sorted_by(|one, next| one > next), "down and down: {rates:?}");
+    assert!(svg.contains("no order was served"));
+    serving.abort();
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_with_the_flag_and_the_rule() {
     let refused = |args: &[&str], flag: &str, rule: &str| {
@@ -101,6 +117,8 @@ fn what_makes_no_sense_is_refused_with_the_flag_and_the_rule() {
     refused(&["--url", "http://a:1", "--postgres", "postgres://b"], "--url", "--postgres");
     refused(&["--url", "http://a:1", "--processes"], "--url", "--processes");
     refused(&["--keys", "a b"], "--keys", "printable ASCII");
+    refused(&["--max-p99", "250"], "--max-p99", "a number with a unit");
+    refused(&["--max-p99", "1s", "--orders", "5"], "--max-p99", "--orders");
     refused(&["--svg", "/nowhere/at/all.svg"], "svg", "cannot write");
     refused(&["--json", "/nowhere/at/all.json"], "json", "cannot write");
 }
