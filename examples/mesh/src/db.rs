@@ -6,7 +6,7 @@
 //! "in the same transaction" true.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use buttress_durable::{Database, Db, DbError, args};
 use futures_util::FutureExt;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, Sqlite};
 
 /// The database that holds the embedded event log. It belongs to the bus, and to no service.
@@ -115,7 +115,7 @@ impl Home for Files {
 
     async fn open(&self, name: &str) -> Result<Db<Sqlite>, DbError> {
         let path = self.path(name);
-        tried(|| async { sqlite(&path).await }).await
+        tried(|| Db::open(&path)).await
     }
 
     async fn look(&self, name: &str) -> Result<Db<Sqlite>, DbError> {
@@ -123,28 +123,6 @@ impl Home for Files {
         let options = options.busy_timeout(Duration::from_secs(5));
         Ok(Db::new(SqlitePoolOptions::new().max_connections(1).connect_with(options).await?))
     }
-}
-
-async fn sqlite(path: &Path) -> Result<Db<Sqlite>, DbError> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        // Readers do not wait for the writer, which is what makes one file enough for a whole service.
-        .journal_mode(SqliteJournalMode::Wal)
-        // With WAL a crash of the process loses nothing; only a power cut may lose the last transactions.
-        .synchronous(SqliteSynchronous::Normal)
-        // SQLite has one writer at a time: wait for it instead of failing with SQLITE_BUSY.
-        .busy_timeout(Duration::from_secs(5));
-    let pool = SqlitePoolOptions::new()
-        // One writes, the others read. More would only queue inside SQLite.
-        .max_connections(4)
-        // A file does not hang up: asking each connection first would be a wasted trip to its thread.
-        .test_before_acquire(false)
-        // Shorter than any caller's patience, so that the caller learns why.
-        .acquire_timeout(Duration::from_secs(2));
-    let db = Db::new(pool.connect_with(options).await?);
-    db.migrate().await?;
-    Ok(db)
 }
 
 // === impl Server ===

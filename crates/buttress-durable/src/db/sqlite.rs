@@ -16,7 +16,8 @@ impl Db<Sqlite> {
     /// Opens the file at `path`, creates it if need be, and brings the tables up to date.
     ///
     /// WAL, `synchronous = NORMAL`: a crash of the process loses nothing, a power cut may lose the last transactions but
-    /// never their atomicity. At most 4 connections; a writer waits up to 5 seconds for its turn.
+    /// never their atomicity. At most 4 connections, for which one waits up to 2 seconds; a writer waits up to 5 seconds for
+    /// the writers of other processes.
     ///
     /// # Errors
     ///
@@ -25,6 +26,7 @@ impl Db<Sqlite> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
+            // Readers do not wait for the writer, which is what makes one file enough for a whole service.
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
@@ -33,6 +35,8 @@ impl Db<Sqlite> {
             .max_connections(4)
             // A file does not hang up: asking each connection first would be a wasted trip to its thread.
             .test_before_acquire(false)
+            // Shorter than most callers' patience, so that they learn why.
+            .acquire_timeout(Duration::from_secs(2))
             .connect_with(options)
             .await?;
         let db = Self::new(pool);

@@ -74,7 +74,7 @@ async fn settled_at<H: Home>(home: &H, limit: Duration) -> Result<Option<String>
             // First what is cheap to ask.
             waiting = match records.under_way().await? {
                 Some(what) => Some(what),
-                None => Facts::read(&records).await?.undelivered().into_iter().next(),
+                None => Facts::read(&records).await?.on_the_way(),
             };
             if waiting.is_none() {
                 return Ok::<_, DbError>(());

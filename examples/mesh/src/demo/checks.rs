@@ -143,6 +143,11 @@ impl Facts {
         missing
     }
 
+    /// An event that has not arrived everywhere yet.
+    pub(super) fn on_the_way(&self) -> Option<String> {
+        self.unsent().into_iter().chain(self.undelivered()).next()
+    }
+
     pub(super) fn dead_letters(&self) -> Vec<String> {
         self.dead.iter().map(|(topic, count)| format!("{count} on {topic}")).collect()
     }

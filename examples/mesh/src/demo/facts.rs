@@ -126,15 +126,16 @@ impl Facts {
         let mut told = Vec::new();
         let mut handled: HashMap<String, HashSet<String>> = HashMap::new();
         for db in records.publishers() {
+            // What was handled first: what comes of it is written in the same transaction, so it is seen in the outbox then.
+            for (consumer, id) in db.rows("SELECT consumer, event_id FROM buttress_inbox", args![]).await? {
+                handled.entry(consumer).or_default().insert(id);
+            }
             let rows: Vec<(Vec<u8>, Option<i64>)> =
                 db.rows("SELECT payload, sent_at FROM buttress_outbox", args![]).await?;
             told.extend(rows.iter().filter_map(|(payload, sent)| {
                 let event: Told = serde_json::from_slice(payload).ok()?;
                 Some(Told { sent: sent.is_some(), ..event })
             }));
-            for (consumer, id) in db.rows("SELECT consumer, event_id FROM buttress_inbox", args![]).await? {
-                handled.entry(consumer).or_default().insert(id);
-            }
         }
         let dead = "SELECT topic, COUNT(*) FROM buttress_log WHERE topic LIKE 'dead.%' GROUP BY topic";
         let dead = match events {
