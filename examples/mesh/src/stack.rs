@@ -151,7 +151,9 @@ impl Dependency {
         let endpoint = Endpoint::from_shared(addr.url())?
             // A peer that is gone without a word is noticed, even while nobody waits for it.
             .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(2));
+            .keep_alive_timeout(Duration::from_secs(2))
+            // Without it nobody looks unless a call happens to wait then, and ours wait for less than half a second.
+            .keep_alive_while_idle(true);
         let channel = match &self.dialer {
             None => endpoint.connect_lazy(),
             Some(dialer) => endpoint.connect_with_connector_lazy(dialer.clone()),
