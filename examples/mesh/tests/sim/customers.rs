@@ -24,8 +24,9 @@ const CUSTOMERS: u64 = 4;
 const BUSY: Duration = Duration::from_secs(7);
 /// When everything is well again: the faults have ended, dead connections were noticed, and circuits have probed.
 const WELL: Duration = Duration::from_secs(17);
-/// How many orders each customer places then.
-const LAST: u64 = 2;
+/// How many orders each customer places then. Circuits that nobody has asked anything since probe with the first of them; the
+/// last one must succeed.
+const LAST: u64 = 4;
 
 /// What the customers have seen.
 #[derive(Clone, Debug, Default)]
@@ -79,8 +80,8 @@ impl Customer {
         }
         tokio::time::sleep(WELL.saturating_sub(now())).await;
         for last in 1..=LAST {
-            self.order(order + last, true).await;
-            self.pause(100).await;
+            self.order(order + last, last == LAST).await;
+            self.pause(500).await;
         }
     }
 
