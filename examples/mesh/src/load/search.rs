@@ -1,9 +1,10 @@
 //! `mesh load --max-p99`: how many orders a second a mesh bears.
 //!
 //! There is no honest answer without a bound: a mesh that is given too much answers later and later, then refuses. So the rate
-//! is raised step by step, on one mesh, until a step does not hold; then the limit is closed in on from both sides. A rate
-//! *holds* if every order that was due was sent, none was rejected, failed or got no answer, the 99th percentile stayed below
-//! the bound, and the events that the orders have caused were handled soon after: a backlog is a debt, not throughput.
+//! is raised step by step, on one mesh that was warmed up, until a step does not hold; then the limit is closed in on from both
+//! sides. A rate *holds* if every order that was due was sent, none was rejected, failed or got no answer, the 99th percentile
+//! stayed below the bound, and the events that the orders have caused were handled soon after: a backlog is a debt, not
+//! throughput.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::demo::report::millis;
 const RAISE: f64 = 1.5;
 /// Close enough, as a factor.
 const CLOSE: f64 = 1.08;
+/// Before the first step: connections are made, and statements prepared, which is not what the rate is about.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// Below this the search gives up.
 const FEWEST: f64 = 1.0;
 /// Events may take this share of a step to be handled after it, and never less than this time: finding out takes some, too.
@@ -61,6 +64,9 @@ pub async fn search(options: Options, max_p99: Duration) -> anyhow::Result<Found
     let mut live = Live::new(options.terminal)?;
     let mut bounds = Bounds::default();
     let (mut steps, mut told, mut best, mut broken) = (Vec::new(), Told::default(), None, None);
+    live.say("warming up");
+    let warm_up = Options { duration: options.duration.min(WARM_UP), ..options.clone() };
+    load(&mut customers, &warm_up, options.rate / 2.0, &mut live).await;
     let mut next = Some(options.rate);
     while let Some(rate) = next.filter(|_| steps.len() < STEPS) {
         let run = load(&mut customers, &options, rate, &mut live).await;
