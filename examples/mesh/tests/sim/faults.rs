@@ -10,6 +10,8 @@ use turmoil::Sim;
 pub(crate) enum Scenario {
     /// Two services cannot reach each other; or only one of them the other.
     Partition,
+    /// The same, with circuits that only count: now nothing but the budget keeps the retries in bounds.
+    Unguarded,
     /// Services die in the middle of what they do, and come back on the same disk.
     Crash,
     /// The way to a service becomes slow: some calls get through, some are too late.
@@ -54,7 +56,7 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut acts = Vec::new();
         match scenario {
-            Scenario::Partition => partition(&mut rng, &mut acts),
+            Scenario::Partition | Scenario::Unguarded => partition(&mut rng, &mut acts),
             Scenario::Crash => crashes(&mut rng, &mut acts),
             Scenario::Slow => slow(&mut rng, &mut acts),
             Scenario::Lossy => lossy(&mut rng, &mut acts),
@@ -91,6 +93,7 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Partition => "partition",
+            Self::Unguarded => "unguarded",
             Self::Crash => "crash",
             Self::Slow => "slow",
             Self::Lossy => "lossy",

@@ -20,6 +20,8 @@ pub(crate) struct Outcome {
     pub(crate) cancelled: usize,
     /// How often circuits have opened.
     pub(crate) opened: usize,
+    /// Failures that were not repeated because the budget was empty.
+    pub(crate) out_of_budget: u64,
 }
 
 /// A step of the simulation. Messages arrive at its beginning, so a call takes two of them at least.
@@ -50,6 +52,11 @@ fn run(scenario: Scenario, seed: u64) -> Outcome {
     let hand = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
     let (diary, mut plan) = (Diary::default(), Plan::new(scenario, seed));
     let town = Town::new(dir.path().to_owned(), hand.clock(), seed);
+    if matches!(scenario, Scenario::Unguarded) {
+        for dependency in [&town.clients.payment, &town.clients.inventory, &town.gateway.order] {
+            dependency.breaker().metrics_only();
+        }
+    }
     let mut watches = [
         Watch::new(&town.clients.payment, PARTICIPANT),
         Watch::new(&town.clients.inventory, PARTICIPANT),
@@ -110,7 +117,8 @@ fn run(scenario: Scenario, seed: u64) -> Outcome {
     faults.extend(diary.lines());
     assert!(wrong.is_empty(), "{}", report(scenario, seed, &faults, &wrong));
     let opened = watches.iter().map(Watch::opened).sum();
-    Outcome { confirmed: books.confirmed, cancelled: books.cancelled, opened }
+    let out_of_budget = watches.iter().map(Watch::out_of_budget).sum();
+    Outcome { confirmed: books.confirmed, cancelled: books.cancelled, opened, out_of_budget }
 }
 
 /// With a runtime of its own: the simulation's time stands still meanwhile.

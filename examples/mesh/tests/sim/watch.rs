@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     longest: Arc<Mutex<Duration>>,
     /// Retries and attempts, second by second.
     samples: Vec<(u64, u64)>,
+    /// The circuit's state while all is well.
+    well: State,
 }
 
 /// Virtual time is in whole milliseconds, and moves in ticks.
@@ -35,6 +37,7 @@ impl Watch {
             opened: Arc::default(),
             longest: Arc::default(),
             samples: Vec::new(),
+            well: dependency.breaker().snapshot().state,
         };
         let (attempts, opened, longest) = (watch.attempts.clone(), watch.opened.clone(), watch.longest.clone());
         dependency.breaker().on_event(move |event| match event {
@@ -63,6 +66,11 @@ impl Watch {
         self.opened.load(Ordering::Relaxed)
     }
 
+    /// Failures that were not repeated because the budget was empty.
+    pub(crate) fn out_of_budget(&self) -> u64 {
+        self.dependency.describe()["retry"]["out_of_budget"].as_u64().unwrap_or_default()
+    }
+
     /// What was wrong, now that all should be well again.
     pub(crate) fn wrongs(&self) -> Vec<String> {
         let name = self.dependency.name();
@@ -72,7 +80,7 @@ impl Watch {
             wrongs.push(format!("{name}: an attempt took {longest:?} of {:?}", self.limit));
         }
         let state = self.dependency.breaker().snapshot().state;
-        if state != State::Closed {
+        if state != self.well {
             wrongs.push(format!("{name}: the circuit is {}", state.as_str()));
         }
         wrongs
