@@ -162,8 +162,8 @@ impl Dependency {
         Ok(BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(tonic::body::Body::new))
-                // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
                 .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
+                // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
                 .layer(StatusLayer)
                 .layer(TimeoutLayer::total(limits.total))
                 // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
