@@ -71,14 +71,13 @@ pub fn outbox<D: Database>(db: &Db<D>) -> Outbox<D> {
 
 /// Shows how far the relay is behind, and what it could not publish at all.
 pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
-    let (waiting, parked) = (outbox.clone(), outbox.clone());
-    telemetry.gauge("outbox.waiting", move || {
-        let outbox = waiting.clone();
-        async move { Some(outbox.backlog().await.ok()?.unsent as f64) }
-    });
-    telemetry.gauge("outbox.parked", move || {
-        let outbox = parked.clone();
-        async move { Some(outbox.backlog().await.ok()?.parked as f64) }
+    let outbox = outbox.clone();
+    telemetry.gauges(["outbox.waiting", "outbox.parked"], move || {
+        let outbox = outbox.clone();
+        async move {
+            let backlog = outbox.backlog().await.ok()?;
+            Some([backlog.unsent, backlog.parked])
+        }
     });
 }
 

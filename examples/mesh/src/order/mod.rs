@@ -15,7 +15,6 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_durable::saga::Counts;
 use buttress_durable::{Coordinator, Database, EventBus};
 
 pub use api::{IDEMPOTENCY_KEY, unknown_order};
@@ -80,17 +79,12 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
 
 /// Shows how many sagas are on their way, and how many wait for somebody. The last number wakes people up at night.
 fn watch<D: Database>(telemetry: &Telemetry, coordinator: &Coordinator<D>) {
-    type Pick = fn(&Counts) -> u64;
-    let picks: [(&str, Pick); 3] = [
-        ("saga.running", |counts| counts.running),
-        ("saga.compensating", |counts| counts.compensating),
-        ("saga.stuck", |counts| counts.stuck),
-    ];
-    for (name, pick) in picks {
-        let coordinator = coordinator.clone();
-        telemetry.gauge(name, move || {
-            let admin = coordinator.admin();
-            async move { Some(pick(&admin.counts().await.ok()?) as f64) }
-        });
-    }
+    let coordinator = coordinator.clone();
+    telemetry.gauges(["saga.running", "saga.compensating", "saga.stuck"], move || {
+        let admin = coordinator.admin();
+        async move {
+            let counts = admin.counts().await.ok()?;
+            Some([counts.running, counts.compensating, counts.stuck])
+        }
+    });
 }

@@ -19,14 +19,15 @@ use super::Telemetry;
 use super::server::REQUESTS;
 use crate::stack::{Admission, Dependency};
 
-type Read = Arc<dyn Fn() -> BoxFuture<'static, Option<f64>> + Send + Sync>;
+type Values = Vec<(&'static str, f64)>;
+type Read = Arc<dyn Fn() -> BoxFuture<'static, Values> + Send + Sync>;
 
 pub(super) struct Metrics {
     service: &'static str,
     recorder: Arc<PrometheusRecorder>,
     exporter: Exporter,
     /// What is read when somebody looks. A service that starts again replaces what its earlier life has left.
-    gauges: Mutex<BTreeMap<&'static str, Read>>,
+    gauges: Mutex<BTreeMap<Vec<&'static str>, Read>>,
 }
 
 /// From half a millisecond to the longest patience in the mesh.
@@ -60,23 +61,27 @@ impl Metrics {
         let _ = metrics::set_global_recorder(self.recorder.clone());
     }
 
-    pub(super) fn gauge<F, Fut>(&self, name: &'static str, read: F)
+    pub(super) fn gauges<const N: usize, F, Fut>(&self, names: [&'static str; N], read: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Option<f64>> + Send + 'static,
+        Fut: Future<Output = Option<[u64; N]>> + Send + 'static,
     {
-        let read: Read = Arc::new(move || Box::pin(read()));
-        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).insert(name, read);
+        let read: Read = Arc::new(move || {
+            let reading = read();
+            Box::pin(async move {
+                let values = reading.await.map(|values| values.map(|value| value as f64));
+                values.into_iter().flat_map(|values| names.into_iter().zip(values)).collect()
+            })
+        });
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).insert(names.to_vec(), read);
     }
 
-    /// What the gauges show now. One that cannot be read is left out.
+    /// What the gauges show now. Those that cannot be read are left out.
     pub(super) async fn read(&self) -> BTreeMap<&'static str, f64> {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut values = BTreeMap::new();
-        for (name, read) in gauges {
-            if let Some(value) = read().await {
-                values.insert(name, value);
-            }
+        for read in gauges.values() {
+            values.extend(read().await);
         }
         values
     }

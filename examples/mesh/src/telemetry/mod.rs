@@ -89,13 +89,13 @@ impl Telemetry {
         self.0.metrics.install();
     }
 
-    /// A number that is read when somebody looks, such as the length of a queue in a database.
-    pub fn gauge<F, Fut>(&self, name: &'static str, read: F)
+    /// Numbers that are read together when somebody looks, such as the lengths of queues in a database.
+    pub fn gauges<const N: usize, F, Fut>(&self, names: [&'static str; N], read: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Option<f64>> + Send + 'static,
+        Fut: Future<Output = Option<[u64; N]>> + Send + 'static,
     {
-        self.0.metrics.gauge(name, read);
+        self.0.metrics.gauges(names, read);
     }
 
     /// `/metrics`, and with `admin` also `/admin/state`.
