@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress::Backoff;
-use buttress_durable::bus::{Delivery, Handler, LogBus, Subscribe, Subscription};
-use buttress_durable::{Database, Db};
-use buttress_durable::{EventBus, Outbox};
+use buttress_durable::bus::{Delivery, Handler, HandlerError, LogBus, Subscribe, Subscription};
+use buttress_durable::{Database, Db, DomainEvent, EventBus, Inbox, Outbox, Tx};
+use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::db::{EVENTS, Home};
+use crate::events::topics;
 use crate::service::StartError;
 use crate::telemetry::{Telemetry, consumer_span};
 
@@ -81,18 +82,28 @@ pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
     });
 }
 
-/// Subscribes a service, under its own name, to some types of events.
-pub async fn subscribe(
+/// What a service does with the events that it listens to.
+pub trait Consumer<D: Database>: Send + Sync + 'static {
+    /// Writes in `tx` only: the event is noted in the same transaction, so it is done once, however often the event comes.
+    fn handle(&self, tx: &mut Tx<D>, event: &DomainEvent) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Subscribes a service, under its own name, to the [`topics`] that it listens to.
+pub async fn subscribe<D: Database>(
     bus: &Arc<dyn EventBus>,
     service: &'static str,
-    topics: &[&'static str],
-    handler: impl Handler,
+    db: &Db<D>,
+    consumer: Arc<impl Consumer<D>>,
 ) -> Result<Subscription, StartError> {
-    let subscribe = Subscribe::new(service, topics.iter().copied())?
+    let subscribe = Subscribe::new(service, topics(service).iter().copied())?
         // Half a minute of a database that is down. What fails for longer, or is malformed, is a dead letter: the events
         // behind it should not wait for somebody to wake up.
         .attempts(NonZeroU32::MIN.saturating_add(24))
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_secs(2)));
+    let handler = Inbox::new(db.clone(), service).handler(move |tx, event| {
+        let consumer = consumer.clone();
+        async move { consumer.handle(tx, event).await }.boxed()
+    });
     let handler = Arc::new(handler);
     let traced = move |delivery: Delivery| {
         let (handler, span) = (handler.clone(), consumer_span(&delivery.event));

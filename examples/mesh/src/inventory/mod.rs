@@ -19,7 +19,7 @@ pub use store::Store;
 
 use crate::db::{self, Home};
 use crate::service::{Service, StartError};
-use crate::{bus, events, stack};
+use crate::{bus, stack};
 
 /// Opens the database and serves until told to stop.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
@@ -28,8 +28,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());
-    let orders =
-        bus::subscribe(&bus, "inventory", events::topics("inventory"), consumer::handler(store.clone())).await?;
+    let orders = bus::subscribe(&bus, "inventory", store.db(), store.clone()).await?;
     let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;
     orders.shutdown().await;

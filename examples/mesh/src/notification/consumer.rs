@@ -1,25 +1,17 @@
 //! One message to the customer for each thing that happened to an order.
 
-use std::sync::Arc;
-
-use buttress_durable::bus::{Handler, HandlerError};
-use buttress_durable::{Database, DomainEvent, Inbox, Tx};
-use futures_util::FutureExt;
+use buttress_durable::bus::HandlerError;
+use buttress_durable::{Database, DomainEvent, Tx};
 
 use super::store::Store;
+use crate::bus::Consumer;
 use crate::events::{Event, OrderCancelled, OrderConfirmed, PaymentCompleted, PaymentRefunded, ShipmentCreated};
 
-pub(super) fn handler<D: Database>(store: Arc<Store<D>>) -> impl Handler {
-    let inbox = Inbox::new(store.db().clone(), "notification");
-    inbox.handler(move |tx, event| {
-        let store = store.clone();
-        async move { handle(&store, tx, event).await }.boxed()
-    })
-}
-
-async fn handle<D: Database>(store: &Store<D>, tx: &mut Tx<D>, event: &DomainEvent) -> Result<(), HandlerError> {
-    let Some((kind, text)) = message(event)? else { return Ok(()) };
-    Ok(store.send(tx, event.key(), kind, &text).await?)
+impl<D: Database> Consumer<D> for Store<D> {
+    async fn handle(&self, tx: &mut Tx<D>, event: &DomainEvent) -> Result<(), HandlerError> {
+        let Some((kind, text)) = message(event)? else { return Ok(()) };
+        Ok(self.send(tx, event.key(), kind, &text).await?)
+    }
 }
 
 /// What to tell of an event: the kind, and the words.

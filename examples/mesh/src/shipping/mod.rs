@@ -12,7 +12,7 @@ pub use store::{Half, Shipment, Store};
 
 use crate::db::{self, Home};
 use crate::service::{Service, StartError};
-use crate::{bus, events, stack};
+use crate::{bus, stack};
 
 /// Opens the database, listens and serves until told to stop.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
@@ -21,7 +21,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());
-    let orders = bus::subscribe(&bus, "shipping", events::topics("shipping"), consumer::handler(store.clone())).await?;
+    let orders = bus::subscribe(&bus, "shipping", store.db(), store.clone()).await?;
     let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;
     orders.shutdown().await;
