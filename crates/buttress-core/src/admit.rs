@@ -60,6 +60,21 @@ pub trait Permit: Send + 'static {
     ///
     /// Called once at the most, after which the permit is only dropped.
     fn settle(&mut self, outcome: &Outcome, clock: &impl Clock);
+
+    /// Reports a sign of life of an unsettled call: a part of its response arrived. Does nothing by default.
+    ///
+    /// A circuit breaker renews a probe's lease by it, and takes the time of a call to the head of its response.
+    fn progress(&mut self, _progress: Progress, _clock: &impl Clock) {}
+}
+
+/// The part of a response that arrived.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The head of the response, which says that all is well so far.
+    Head,
+    /// A frame of the response's body.
+    Frame,
 }
 
 /// A permit that nobody has to give back.

@@ -26,7 +26,7 @@ pub mod retry_budget;
 pub mod shard;
 mod sync;
 
-pub use admit::{Admit, Permit, Policy, Refused, Waiters};
+pub use admit::{Admit, Permit, Policy, Progress, Refused, Waiters};
 pub use backoff::Backoff;
 pub use bulkhead::Bulkhead;
 pub use circuit_breaker::CircuitBreaker;

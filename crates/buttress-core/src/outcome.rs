@@ -55,12 +55,15 @@ pub struct Failure {
     /// The other side is up and sheds load (429, `RESOURCE_EXHAUSTED`). Counts in failure rates, not in consecutive
     /// failures: one refused call is no outage. (linkerd2-proxy's unified breaker makes the same distinction.)
     pub overload: bool,
+    /// The other side, or the connection, ended in good order before it looked at the request (a GOAWAY without error, `REFUSED_STREAM`, a
+    /// connection that was closed before a byte was written). The call may be repeated, and is no evidence against the other side.
+    pub graceful: bool,
 }
 
 impl Failure {
     /// A failure that may have been processed, with no hint from the other side.
     pub const fn new(kind: FailureKind) -> Self {
-        Self { kind, sent: Sent::MaybeProcessed, retry_after: None, no_retry: false, overload: false }
+        Self { kind, sent: Sent::MaybeProcessed, retry_after: None, no_retry: false, overload: false, graceful: false }
     }
 
     /// The same, with what is known of how far the request got.

@@ -96,9 +96,27 @@ impl<T: fmt::Debug> fmt::Debug for Ticket<T> {
     }
 }
 
-/// How many shards to make: four for each core, so that few threads share one, as a power of two between 4 and 64.
+thread_local! {
+    /// Whether policies that the current thread makes are compact.
+    static COMPACT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `make`, in which every new policy gets a single shard: for policies of which there are many, such as those of a keyed policy. They take less
+/// memory, and threads that share one of them meet on a cache line.
+pub fn compact<T>(make: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COMPACT.set(self.0);
+        }
+    }
+    let _restore = Restore(COMPACT.replace(true));
+    make()
+}
+
+/// How many shards to make: four for each core, so that few threads share one, as a power of two between 4 and 64; one inside [`compact`].
 pub fn shards() -> usize {
-    if cfg!(loom) {
+    if cfg!(loom) || COMPACT.get() {
         return 1;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -178,6 +196,15 @@ mod tests {
         // Other tests' threads draw numbers too, so only the usual case can be asserted: two draws of a run of at most `shards()`.
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         assert!(a < shards() && b < shards());
+    }
+
+    #[test]
+    fn policies_that_are_made_compact_have_one_shard_and_others_keep_theirs() {
+        let usual = shards();
+        assert_eq!(compact(|| (shards(), compact(shards), shards())), (1, 1, 1));
+        let panicked = std::panic::catch_unwind(|| compact(|| panic!("while making a policy")));
+        assert!(panicked.is_err());
+        assert_eq!(shards(), usual);
     }
 
     #[test]

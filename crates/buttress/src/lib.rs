@@ -69,6 +69,6 @@ pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{
-    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Label, Name, Outcome, Permit, Policy, Reason,
-    Refused, Rejection, Sent, TimeoutKind, Waiters,
+    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Label, Name, Outcome, Permit, Policy,
+    Progress, Reason, Refused, Rejection, Sent, TimeoutKind, Waiters,
 };
