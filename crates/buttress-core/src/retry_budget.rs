@@ -8,6 +8,14 @@ use std::{sync::Arc, time::Duration, time::Instant};
 /// A thousandth of a retry: all arithmetic is exact in it.
 const MILLI: u64 = 1000;
 
+/// Nanoseconds in a second.
+const NANOS: u128 = 1_000_000_000;
+
+/// A clock that is further back than this was set back: time counts from there. Times that differ by less
+/// come from threads that read their clocks in another order than they took the lock, and adding
+/// them up twice would break the guarantee.
+const MAX_STEP_BACK: Duration = Duration::from_secs(1);
+
 /// A token bucket of retries, shared by every layer that talks to one destination.
 ///
 /// Each request deposits `percent` hundredths of a retry, time adds `min_per_second`, each retry withdraws one. At
@@ -18,7 +26,7 @@ const MILLI: u64 = 1000;
 ///
 /// Deposits need no clock and no shared cache line: they are counted per thread and folded into the balance by the
 /// next withdrawal, which is exact, because between two withdrawals only deposits happen and a cap over sums does not
-/// depend on their order.
+/// depend on their order. Time is exact as well: what is left of a nanosecond's share is carried over.
 ///
 /// Differences from `tower`'s `TpsBudget`: that rounds a share to 1/n (0.7 lets every request be retried) and checks
 /// before it subtracts, so threads overdraw it; both come from Finagle's expiring window, which bounds only
@@ -30,18 +38,23 @@ pub struct RetryBudget(Arc<State>);
 struct State {
     deposits: Counter,
     /// In thousandths of a retry.
-    per_deposit: u64,
-    per_second: u64,
-    burst: u64,
+    per_deposit: u32,
+    /// In thousandths of a retry.
+    per_second: u32,
+    /// In whole retries.
+    burst: u32,
     ledger: Mutex<Ledger>,
 }
 
 #[derive(Debug)]
 struct Ledger {
+    /// In thousandths of a retry.
     balance: u64,
     /// Deposits that are in the balance already.
     folded: u64,
     refilled_at: Option<Instant>,
+    /// The part of a thousandth that the time up to `refilled_at` added, in billionths of it.
+    carried: u32,
 }
 
 impl RetryBudget {
@@ -62,7 +75,12 @@ impl RetryBudget {
         self.0.deposits.add(1);
     }
 
-    /// Takes one retry out of the budget, or says no. Dropped unspent, the [`Withdrawal`] goes back.
+    /// Takes one retry out of the budget; `None` when it has none left.
+    ///
+    /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) gives the retry back, so that
+    /// a call that is given up during its pause costs nothing. `try_withdraw(..).is_some()` therefore
+    /// only tests the budget.
+    #[must_use = "a withdrawal that is dropped unspent gives the retry back"]
     pub fn try_withdraw(&self, clock: &impl Clock) -> Option<Withdrawal> {
         let state = &*self.0;
         let mut ledger = lock(&state.ledger);
@@ -71,7 +89,7 @@ impl RetryBudget {
         Some(Withdrawal { budget: self.clone(), spent: false })
     }
 
-    /// How many retries are left, in whole and broken ones.
+    /// How many retries are left. May be fractional.
     pub fn balance(&self, clock: &impl Clock) -> f64 {
         let mut ledger = lock(&self.0.ledger);
         self.0.fold(&mut ledger, clock.now());
@@ -86,28 +104,42 @@ impl Default for RetryBudget {
 }
 
 impl State {
+    fn burst(&self) -> u64 {
+        u64::from(self.burst) * MILLI
+    }
+
     fn fold(&self, ledger: &mut Ledger, now: Instant) {
         let deposits = self.deposits.sum();
-        let mut income = deposits.saturating_sub(ledger.folded).saturating_mul(self.per_deposit);
+        let deposited = deposits.saturating_sub(ledger.folded).saturating_mul(self.per_deposit.into());
         ledger.folded = deposits;
-
-        let since = *ledger.refilled_at.get_or_insert(now);
-        if self.per_second > 0 && now > since {
-            let nanos_per_milli = (1_000_000_000 / self.per_second).max(1);
-            let refill = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX) / nanos_per_milli;
-            income = income.saturating_add(refill);
-            // Only the time that was turned into tokens is used up; the rest counts next time.
-            ledger.refilled_at =
-                since.checked_add(Duration::from_nanos(refill.saturating_mul(nanos_per_milli))).or(Some(now));
+        let income = deposited.saturating_add(self.refill(ledger, now));
+        ledger.balance = ledger.balance.saturating_add(income).min(self.burst());
+        if ledger.balance == self.burst() {
+            // A full bucket saves nothing, or a part of a thousandth would come on top of the burst.
+            ledger.carried = 0;
         }
-        ledger.balance = ledger.balance.saturating_add(income).min(self.burst);
+    }
+
+    /// What the time since the last refill adds, in thousandths of a retry.
+    fn refill(&self, ledger: &mut Ledger, now: Instant) -> u64 {
+        let since = *ledger.refilled_at.get_or_insert(now);
+        if now <= since {
+            if since - now > MAX_STEP_BACK {
+                ledger.refilled_at = Some(now);
+            }
+            return 0;
+        }
+        ledger.refilled_at = Some(now);
+        let share = (now - since).as_nanos().saturating_mul(self.per_second.into()) + u128::from(ledger.carried);
+        ledger.carried = (share % NANOS) as u32;
+        u64::try_from(share / NANOS).unwrap_or(u64::MAX)
     }
 }
 
-/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the call was given up
-/// during its pause, it is put back.
+/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the call was
+/// given up during its pause, it is put back.
 #[derive(Debug)]
-#[must_use = "dropping it puts the retry back"]
+#[must_use = "a withdrawal that is dropped unspent gives the retry back"]
 pub struct Withdrawal {
     budget: RetryBudget,
     spent: bool,
@@ -124,7 +156,7 @@ impl Drop for Withdrawal {
     fn drop(&mut self) {
         if !self.spent {
             let mut ledger = lock(&self.budget.0.ledger);
-            ledger.balance = ledger.balance.saturating_add(MILLI).min(self.budget.0.burst);
+            ledger.balance = ledger.balance.saturating_add(MILLI).min(self.budget.0.burst());
         }
     }
 }
@@ -179,13 +211,17 @@ impl Builder {
     }
 
     fn into_budget(self) -> RetryBudget {
-        let burst = u64::from(self.burst) * MILLI;
         RetryBudget(Arc::new(State {
             deposits: Counter::default(),
-            per_deposit: (self.percent * 10.0).round() as u64,
-            per_second: (self.min_per_second * MILLI as f64).round() as u64,
-            burst,
-            ledger: Mutex::new(Ledger { balance: burst, folded: 0, refilled_at: None }),
+            per_deposit: (self.percent * 10.0).round() as u32,
+            per_second: (self.min_per_second * MILLI as f64).round() as u32,
+            burst: self.burst,
+            ledger: Mutex::new(Ledger {
+                balance: u64::from(self.burst) * MILLI,
+                folded: 0,
+                refilled_at: None,
+                carried: 0,
+            }),
         }))
     }
 }
@@ -198,9 +234,8 @@ mod tests {
     fn empty(percent: f64, min_per_second: f64, burst: u32, now: Instant) -> RetryBudget {
         let budget =
             RetryBudget::builder().percent(percent).min_per_second(min_per_second).burst(burst).build().unwrap();
-        while let Some(withdrawal) = budget.try_withdraw(&now) {
-            withdrawal.spend();
-        }
+        budget.balance(&now);
+        lock(&budget.0.ledger).balance = 0;
         budget
     }
 
@@ -231,9 +266,60 @@ mod tests {
         assert_eq!(
             withdraw_all(&budget, start + Duration::from_millis(1001)),
             1,
-            "the broken retry of the first second counts"
+            "the fraction that was left of the first second counts"
         );
         assert_eq!(withdraw_all(&budget, start + Duration::from_secs(3600)), 10);
+    }
+
+    #[test]
+    fn the_minimum_is_exact_at_every_rate() {
+        let start = crate::testing::start();
+        for rate in [1.0, 3.0, 1_500.0, 3_000.0, 150_000.0, 600_000.0, 700_000.0, 999_999.0, 1_000_000.0] {
+            let budget = empty(0.0, rate, u32::MAX, start);
+            assert_eq!(budget.balance(&(start + Duration::from_secs(1))), rate, "{rate} a second");
+        }
+    }
+
+    #[test]
+    fn the_minimum_is_exact_however_often_the_balance_is_read() {
+        let start = crate::testing::start();
+        for rate in [0.7, 3.0, 700_000.0] {
+            let budget = empty(0.0, rate, u32::MAX, start);
+            // 7 and 700 do not divide a second: every reading leaves a part of a thousandth.
+            let mut now = start;
+            while now < start + Duration::from_secs(1) {
+                now += Duration::from_nanos(77_777);
+                budget.balance(&now);
+            }
+            assert_eq!(budget.balance(&(start + Duration::from_secs(10))), rate * 10.0, "{rate} a second");
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_saves_no_fraction() {
+        let start = crate::testing::start();
+        let budget = RetryBudget::builder().percent(0.0).min_per_second(0.001).burst(1).build().unwrap();
+        let nearly = start + Duration::from_millis(999);
+        budget.balance(&start);
+        budget.balance(&nearly);
+        budget.try_withdraw(&nearly).unwrap().spend();
+        assert_eq!(budget.balance(&(nearly + Duration::from_millis(999))), 0.0);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_an_hour_goes_on_from_there() {
+        let start = crate::testing::start() + Duration::from_secs(7200);
+        let budget = empty(0.0, 3.0, 10, start);
+        let back = start - Duration::from_secs(3600);
+        assert_eq!(withdraw_all(&budget, back), 0);
+        assert_eq!(withdraw_all(&budget, back + Duration::from_secs(1)), 3);
+    }
+
+    #[test]
+    fn a_compact_budget_takes_at_most_256_bytes() {
+        // The reference counts, the state, and the one line of a compact counter.
+        let counts = 2 * size_of::<usize>();
+        assert!(counts + size_of::<State>() + 128 <= 256, "{}", size_of::<State>());
     }
 
     #[test]
