@@ -65,7 +65,7 @@ impl Backoff {
         Self { jitter: Jitter::None, base: pause, cap: pause }
     }
 
-    /// The longest pause this backoff ever makes.
+    /// The longest pause that this backoff makes by itself.
     pub const fn cap(&self) -> Duration {
         self.cap
     }
@@ -75,12 +75,32 @@ impl Backoff {
         self.base
     }
 
+    /// The pause before an attempt that the server asked to put off by `hint`, where `pause` is the
+    /// backoff's own.
+    ///
+    /// A pause that is longer than the hint stays as it is. A hint that is longer is spread by up to a tenth, so
+    /// that the callers that got it together do not come back together, but not beyond the cap. A hint
+    /// that is not below the cap is taken as it is. So the result is never below the hint and never above the
+    /// longer of cap and hint. Callers that do not want to wait for longer than some time have to
+    /// compare the hint with it first.
+    ///
+    /// (Envoy spreads by up to a half, the AWS SDKs allow up to 5 seconds more.)
+    pub fn hinted(&self, pause: Duration, hint: Duration, rng: &mut Rng) -> Duration {
+        let pause = pause.min(self.cap);
+        if pause >= hint {
+            return pause;
+        }
+        // Beyond 584 years `uniform` falls short, hence the `max`.
+        uniform(rng, hint, hint.saturating_add(hint / 10).min(self.cap)).max(hint)
+    }
+
     /// The pauses of one call, in order.
     pub fn pauses(&self, rng: Rng) -> Pauses {
         Pauses { backoff: *self, n: 0, previous: self.base, rng }
     }
 
-    /// Pause number `n` of the families that do not depend on the previous one; a decorrelated one is drawn from its whole range.
+    /// Pause number `n` of the families that do not depend on the previous one. A decorrelated one is drawn
+    /// from its whole range.
     pub fn pause(&self, n: u32, rng: &mut Rng) -> Duration {
         let v = self.step(n);
         match self.jitter {
@@ -93,6 +113,9 @@ impl Backoff {
 
     /// `min(cap, base · 2^n)`, without overflow.
     fn step(&self, n: u32) -> Duration {
+        if self.base.is_zero() {
+            return Duration::ZERO;
+        }
         1u32.checked_shl(n).and_then(|factor| self.base.checked_mul(factor)).unwrap_or(Duration::MAX).min(self.cap)
     }
 }
@@ -175,7 +198,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_base_of_zero_is_no_pause_however_many_attempts() {
+        let (zero, cap, mut rng) = (Duration::ZERO, 20_000 * MS, Rng::with_seed(1));
+        for backoff in [
+            Backoff::full_jitter(zero, cap),
+            Backoff::equal_jitter(zero, cap),
+            Backoff::decorrelated_jitter(zero, cap),
+            Backoff::exponential(zero, cap),
+        ] {
+            for n in [0, 1, 31, 32, 33, u32::MAX] {
+                assert_eq!(backoff.pause(n, &mut rng), zero, "{backoff:?}, pause {n}");
+            }
+            let mut pauses = backoff.pauses(rng.fork());
+            assert!((0..100).all(|_| pauses.next_pause().is_zero()), "{backoff:?}");
+        }
+    }
+
+    #[test]
+    fn hints_of_any_size_do_not_panic_and_are_kept() {
+        let mut rng = Rng::with_seed(1);
+        for cap in [Duration::ZERO, 400 * MS, Duration::MAX] {
+            let backoff = Backoff::full_jitter(cap.min(50 * MS), cap);
+            for hint in [Duration::ZERO, 400 * MS, Duration::from_secs(u64::MAX), Duration::MAX] {
+                let pause = backoff.hinted(backoff.pause(3, &mut rng), hint, &mut rng);
+                assert!(hint <= pause && pause <= hint.max(cap), "cap {cap:?}, hint {hint:?}: {pause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn callers_with_the_same_hint_do_not_come_back_together() {
+        let (backoff, mut rng) = (Backoff::default(), Rng::with_seed(1));
+        let pauses: std::collections::BTreeSet<_> =
+            (0..100).map(|_| backoff.hinted(MS, 5_000 * MS, &mut rng)).collect();
+        assert!(pauses.len() > 90 && pauses.iter().all(|pause| *pause <= 5_500 * MS));
+    }
+
     proptest! {
+        #[test]
+        fn a_hinted_pause_is_not_below_the_hint_and_not_above_the_cap_unless_the_hint_is(
+            seed: u64, cap in 0u32..2_000, hint in 0u32..2_000, pause in 0u32..3_000,
+        ) {
+            let (cap, hint, pause) = (cap * MS, hint * MS, pause * MS);
+            let hinted = Backoff::exponential(cap, cap).hinted(pause, hint, &mut Rng::with_seed(seed));
+            prop_assert!(hinted >= hint && hinted >= pause.min(cap) && hinted <= cap.max(hint));
+        }
+
         #[test]
         fn every_pause_keeps_to_its_formula(seed: u64, base in 0u32..5_000, cap in 0u32..60_000, n in 0u32..40) {
             let (base, cap) = (base * MS, cap * MS);
