@@ -10,13 +10,13 @@ use std::{
 };
 
 const POLICY: &str = "bulkhead";
-/// The state word is `waiting << 32 | in_flight`, so that "is there room, and does nobody wait" is one comparison.
+/// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty" is one load.
 const WAITING: u64 = 1 << 32;
 
 /// A bulkhead: at most `limit` calls in flight. A cheap handle; clones share the count.
 ///
-/// A place is held to the end of the response's stream and freed whatever happens to the call. Those who queue are
-/// served in order, and nobody overtakes them.
+/// A place is held to the end of the response's stream and freed whatever happens to the call. The queue is
+/// served in order, and new calls do not overtake it.
 ///
 /// ```
 /// use buttress_core::{Bulkhead, Policy};
@@ -42,12 +42,15 @@ struct State {
     rejected: Counter,
 }
 
-/// Those who stand in line, by number, and those who were called but have not noticed yet: their place is taken already.
+/// Everything that decides about the queue, limit included, happens under its lock. Releasers that see an
+/// empty queue in the state word take no lock.
 #[derive(Debug, Default)]
 struct Queue {
     next: u64,
+    /// By number. As many as the state word says.
     waiting: BTreeMap<u64, Waker>,
-    called: BTreeSet<u64>,
+    /// Waiters that were granted a place, which is counted in the state word, and have not been polled since.
+    granted: BTreeSet<u64>,
 }
 
 impl Bulkhead {
@@ -102,19 +105,22 @@ impl Bulkhead {
     /// Changes the limit. Raising it serves the queue at once; lowering it cancels nothing.
     pub fn set_limit(&self, limit: usize) {
         let state = &*self.0;
-        let woken = {
+        let (served, room) = {
             let mut queue = lock(&state.queue);
-            state.limit.store(clamp(limit), Ordering::SeqCst);
-            state.serve(&mut queue)
+            let limit = clamp(limit);
+            state.limit.store(limit, Ordering::SeqCst);
+            let served: Vec<Waker> = std::iter::from_fn(|| state.serve_next(&mut queue)).collect();
+            (served, limit.saturating_sub(in_flight(state.word.load(Ordering::SeqCst))))
         };
-        woken.into_iter().for_each(Waker::wake);
-        state.waiters.wake();
+        served.into_iter().for_each(Waker::wake);
+        state.waiters.wake_many(room as usize);
     }
 
-    /// Takes a place, or stands in line for one.
+    /// Takes a place, or queues for one.
     ///
     /// # Errors
-    /// [`Reason::QueueFull`] when `max_queue` calls stand in line already; [`Reason::BulkheadFull`] when `max_queue` is 0.
+    /// [`Reason::QueueFull`] when `max_queue` calls are in the queue; [`Reason::BulkheadFull`] when `max_queue`
+    /// is 0.
     pub fn acquire_or_queue(&self, max_queue: usize) -> Result<Acquire, Rejection> {
         let state = &*self.0;
         if state.try_take() {
@@ -143,7 +149,7 @@ impl Bulkhead {
         }
     }
 
-    /// The rejection of a call that gave up its place in the queue after `max_wait`.
+    /// Counts a rejection and returns it: for a layer whose call waited in the queue for as long as it may.
     pub fn reject(&self, reason: Reason) -> Rejection {
         self.0.rejected.add(1);
         self.0.labels.reject(reason)
@@ -190,47 +196,39 @@ impl State {
 
     fn release(&self) {
         let mut word = self.word.load(Ordering::Relaxed);
-        loop {
-            if waiting(word) == 0 || in_flight(word) > self.limit.load(Ordering::SeqCst) {
-                match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
-                    Ok(_) => return self.waiters.wake(),
-                    Err(now) => word = now,
+        while waiting(word) == 0 {
+            match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return self.waiters.wake_one(),
+                Err(now) => word = now,
+            }
+        }
+        // Freed and granted again under one lock. If the release looked at the limit before taking the lock, it could
+        // free a place that a limit raised in between had already declared taken, and serve no waiter.
+        let served = {
+            let mut queue = lock(&self.queue);
+            self.word.fetch_sub(1, Ordering::SeqCst);
+            self.serve_next(&mut queue)
+        };
+        match served {
+            Some(waker) => waker.wake(),
+            None => self.waiters.wake_one(),
+        }
+    }
+
+    /// Grants a place to the first in the queue, if there is room.
+    fn serve_next(&self, queue: &mut Queue) -> Option<Waker> {
+        let mut word = self.word.load(Ordering::SeqCst);
+        while waiting(word) > 0 && in_flight(word) < self.limit.load(Ordering::SeqCst) {
+            match self.word.compare_exchange_weak(word, word + 1 - WAITING, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => {
+                    let (number, waker) = queue.waiting.pop_first()?;
+                    queue.granted.insert(number);
+                    return Some(waker);
                 }
-            } else if let Some(waker) = self.hand_over() {
-                return waker.wake();
-            } else {
-                word = self.word.load(Ordering::Relaxed);
+                Err(now) => word = now,
             }
         }
-    }
-
-    /// Gives the releaser's place to the first in line: the count of calls in flight stays as it is.
-    fn hand_over(&self) -> Option<Waker> {
-        let mut queue = lock(&self.queue);
-        if in_flight(self.word.load(Ordering::SeqCst)) > self.limit.load(Ordering::SeqCst) {
-            return None;
-        }
-        let (number, waker) = queue.waiting.pop_first()?;
-        queue.called.insert(number);
-        self.word.fetch_sub(WAITING, Ordering::SeqCst);
-        Some(waker)
-    }
-
-    /// Calls in as many as there is room for, after the limit was raised.
-    fn serve(&self, queue: &mut Queue) -> Vec<Waker> {
-        let mut woken = Vec::new();
-        while !queue.waiting.is_empty() {
-            let word = self.word.load(Ordering::SeqCst);
-            if in_flight(word) >= self.limit.load(Ordering::SeqCst) {
-                break;
-            }
-            if self.word.compare_exchange(word, word + 1 - WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                let Some((number, waker)) = queue.waiting.pop_first() else { break };
-                queue.called.insert(number);
-                woken.push(waker);
-            }
-        }
-        woken
+        None
     }
 }
 
@@ -262,7 +260,7 @@ pub enum Acquire {
     Queued(Place),
 }
 
-/// A place in the queue. Dropped, it is given up, also when it had just been called.
+/// A place in the queue. Dropping it gives it up, also when it was just granted: the next in line gets it.
 #[derive(Debug)]
 #[must_use]
 pub struct Place {
@@ -272,17 +270,22 @@ pub struct Place {
 }
 
 impl Place {
-    /// Ready once this place's turn has come. Poll it only until then.
+    /// Ready once this place was granted. Not to be polled again after that.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<BulkheadPermit> {
-        let mut queue = lock(&self.ticket.queue);
-        if queue.called.remove(&self.number) {
-            self.done = true;
-            drop(queue);
-            return Poll::Ready(BulkheadPermit { ticket: self.ticket.again() });
-        }
-        if let Some(waker) = queue.waiting.get_mut(&self.number) {
-            waker.clone_from(cx.waker());
-        }
+        // Wakers are dropped outside the lock: the last one of a task may drop a future with a place of its own.
+        let _replaced = {
+            let mut queue = lock(&self.ticket.queue);
+            if queue.granted.remove(&self.number) {
+                drop(queue);
+                self.done = true;
+                return Poll::Ready(BulkheadPermit { ticket: self.ticket.again() });
+            }
+            queue
+                .waiting
+                .get_mut(&self.number)
+                .filter(|known| !known.will_wake(cx.waker()))
+                .map(|known| std::mem::replace(known, cx.waker().clone()))
+        };
         Poll::Pending
     }
 }
@@ -292,14 +295,15 @@ impl Drop for Place {
         if self.done {
             return;
         }
-        let was_called = {
+        let (_waker, was_granted) = {
             let mut queue = lock(&self.ticket.queue);
-            if queue.waiting.remove(&self.number).is_some() {
+            let waker = queue.waiting.remove(&self.number);
+            if waker.is_some() {
                 self.ticket.word.fetch_sub(WAITING, Ordering::SeqCst);
             }
-            queue.called.remove(&self.number)
+            (waker, queue.granted.remove(&self.number))
         };
-        if was_called {
+        if was_granted {
             self.ticket.release();
         }
     }
@@ -320,6 +324,7 @@ fn clamp(limit: usize) -> u32 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn take(bulkhead: &Bulkhead) -> Option<BulkheadPermit> {
         bulkhead.reserve(&crate::testing::start()).ok()
@@ -340,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_served_in_order_and_nobody_overtakes() {
+    fn the_queue_is_served_in_order_and_new_calls_do_not_overtake_it() {
         let bulkhead = Bulkhead::new(1);
         let held = take(&bulkhead).unwrap();
         let (mut first, mut second) = (queue(&bulkhead), queue(&bulkhead));
@@ -355,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_dropped_in_the_queue_or_just_after_its_call_is_passed_on() {
+    fn a_place_dropped_in_the_queue_or_just_after_it_was_granted_is_passed_on() {
         let bulkhead = Bulkhead::new(1);
         let held = take(&bulkhead).unwrap();
         let (first, second, mut third) = (queue(&bulkhead), queue(&bulkhead), queue(&bulkhead));
         drop(first);
         assert_eq!(bulkhead.waiting(), 2);
         drop(held);
-        drop(second); // it had been called, and had not noticed
+        drop(second); // granted, and not polled since
         assert!(poll(&mut third).is_some());
         assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
     }
@@ -421,5 +426,166 @@ mod tests {
         });
         assert!(most.into_inner() <= 3);
         assert_eq!(bulkhead.in_flight(), 0);
+    }
+    #[derive(Default)]
+    struct Flag(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Flag {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_release_wakes_the_next_waiter_and_a_raised_limit_as_many_as_there_is_room_for() {
+        let bulkhead = Bulkhead::new(1);
+        let held = take(&bulkhead).unwrap();
+        let waiters = bulkhead.waiters().unwrap();
+        let flags = [(); 5].map(|()| std::sync::Arc::new(Flag::default()));
+        for flag in &flags {
+            waiters.register(waiters.key(), &flag.clone().into());
+        }
+        let woken = || flags.iter().filter(|flag| flag.0.load(Ordering::SeqCst) > 0).count();
+        drop(held);
+        assert_eq!(woken(), 1);
+        let _held = take(&bulkhead).unwrap();
+        bulkhead.set_limit(3);
+        assert_eq!(woken(), 3);
+        bulkhead.set_limit(2);
+        assert_eq!(woken(), 4, "there is room for one more than is in flight");
+    }
+
+    #[test]
+    fn a_place_in_the_queue_goes_before_a_waiter() {
+        let bulkhead = Bulkhead::new(1);
+        let held = take(&bulkhead).unwrap();
+        let (waiters, flag) = (bulkhead.waiters().unwrap(), std::sync::Arc::new(Flag::default()));
+        waiters.register(waiters.key(), &flag.clone().into());
+        let mut queued = queue(&bulkhead);
+        drop(held);
+        assert_eq!(flag.0.load(Ordering::SeqCst), 0);
+        drop(poll(&mut queued).unwrap());
+        assert_eq!(flag.0.load(Ordering::SeqCst), 1);
+    }
+
+    /// What a bulkhead does, in the plainest way there is.
+    #[derive(Debug, Default)]
+    struct Model {
+        limit: usize,
+        in_flight: usize,
+        queue: Vec<usize>,
+        granted: Vec<usize>,
+    }
+
+    impl Model {
+        fn take(&mut self) -> bool {
+            let room = self.queue.is_empty() && self.in_flight < self.limit;
+            self.in_flight += usize::from(room);
+            room
+        }
+
+        fn release(&mut self) {
+            self.in_flight -= 1;
+            self.grant();
+        }
+
+        fn grant(&mut self) {
+            while !self.queue.is_empty() && self.in_flight < self.limit {
+                self.in_flight += 1;
+                self.granted.push(self.queue.remove(0));
+            }
+        }
+
+        fn forget(&mut self, id: usize) {
+            if self.granted.contains(&id) {
+                self.granted.retain(|granted| *granted != id);
+                self.release();
+            }
+            self.queue.retain(|queued| *queued != id);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take,
+        Queue(usize),
+        Poll(usize),
+        GiveUp(usize),
+        Finish(usize),
+        SetLimit(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Take),
+            (0usize..5).prop_map(Step::Queue),
+            (0usize..8).prop_map(Step::Poll),
+            (0usize..8).prop_map(Step::GiveUp),
+            (0usize..8).prop_map(Step::Finish),
+            (0usize..5).prop_map(Step::SetLimit),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_the_model_does(limit in 0usize..4, steps in prop::collection::vec(step(), 1..80)) {
+            let bulkhead = Bulkhead::new(limit);
+            let mut model = Model { limit, ..Model::default() };
+            let (mut permits, mut places, mut next) = (Vec::new(), Vec::<(usize, Place)>::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Take => {
+                        let taken = take(&bulkhead);
+                        prop_assert_eq!(taken.is_some(), model.take());
+                        permits.extend(taken);
+                    }
+                    Step::Queue(max) => match bulkhead.acquire_or_queue(max) {
+                        Ok(Acquire::Taken(permit)) => {
+                            prop_assert!(model.take());
+                            permits.push(permit);
+                        }
+                        Ok(Acquire::Queued(place)) => {
+                            prop_assert!(!model.take() && model.queue.len() < max);
+                            model.queue.push(next);
+                            places.push((next, place));
+                            next += 1;
+                        }
+                        Err(rejection) => {
+                            prop_assert!(!model.take() && model.queue.len() >= max);
+                            prop_assert_eq!(rejection.reason() == Reason::BulkheadFull, max == 0);
+                        }
+                    },
+                    Step::Poll(n) if n < places.len() => {
+                        let (id, place) = &mut places[n];
+                        let permit = poll(place);
+                        prop_assert_eq!(permit.is_some(), model.granted.contains(id));
+                        if permit.is_some() {
+                            model.granted.retain(|granted| granted != id);
+                            permits.extend(permit);
+                            drop(places.remove(n));
+                        }
+                    }
+                    Step::GiveUp(n) if n < places.len() => {
+                        let (id, place) = places.remove(n);
+                        drop(place);
+                        model.forget(id);
+                    }
+                    Step::Finish(n) if n < permits.len() => {
+                        drop(permits.remove(n));
+                        model.release();
+                    }
+                    Step::SetLimit(limit) => {
+                        bulkhead.set_limit(limit);
+                        model.limit = limit;
+                        model.grant();
+                    }
+                    Step::Poll(_) | Step::GiveUp(_) | Step::Finish(_) => {}
+                }
+                let seen = (bulkhead.limit(), bulkhead.in_flight(), bulkhead.waiting());
+                prop_assert_eq!(seen, (model.limit, model.in_flight, model.queue.len()));
+            }
+            drop((permits, places));
+            prop_assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+        }
     }
 }

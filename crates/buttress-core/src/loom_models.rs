@@ -114,7 +114,7 @@ impl Wake for Flag {
 }
 
 #[test]
-fn a_place_that_is_freed_while_somebody_queues_is_not_lost() {
+fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
     model(|| {
         let now = crate::testing::start();
         let bulkhead = Bulkhead::new(1);
@@ -184,5 +184,93 @@ fn three_threads_never_hold_more_than_the_limit() {
         enter();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(bulkhead.in_flight(), 0);
+    });
+}
+
+/// A release at the same time as a limit that goes down and up again. `limit` places are taken, a call
+/// queues, and afterwards there is room for it.
+fn release_while_the_limit_is_raised(limit: usize) {
+    model(move || {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(limit);
+        let mut held: Vec<_> = (0..limit).map(|_| bulkhead.reserve(&now).unwrap()).collect();
+        let Ok(Acquire::Queued(mut place)) = bulkhead.acquire_or_queue(1) else { panic!("no queue") };
+        bulkhead.set_limit(limit - 1);
+        let released = held.pop();
+        let thread = thread::spawn(move || drop(released));
+        bulkhead.set_limit(limit);
+        thread.join().unwrap();
+        let ready = place.poll_acquire(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert!(ready, "in flight {}, waiting {}", bulkhead.in_flight(), bulkhead.waiting());
+    });
+}
+
+#[test]
+fn a_limit_raised_from_zero_during_a_release_serves_the_queue() {
+    release_while_the_limit_is_raised(1);
+}
+
+#[test]
+fn a_limit_raised_from_one_during_a_release_serves_the_queue() {
+    release_while_the_limit_is_raised(2);
+}
+
+#[test]
+fn a_limit_raised_during_a_release_wakes_a_waiter() {
+    model(|| {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(1);
+        let held = bulkhead.reserve(&now).unwrap();
+        bulkhead.set_limit(0);
+        let thread = thread::spawn(move || drop(held));
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        let waiters = bulkhead.waiters().unwrap();
+        waiters.register(waiters.key(), &Waker::from(flag.clone()));
+        let free = bulkhead.peek(&now).is_ok();
+        bulkhead.set_limit(1);
+        thread.join().unwrap();
+        assert!(free || flag.0.load(Ordering::SeqCst) > 0);
+    });
+}
+
+#[test]
+fn a_woken_waiter_that_is_dropped_wakes_the_next() {
+    model(|| {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(1);
+        let held = bulkhead.reserve(&now).unwrap();
+        let flags = [(); 2].map(|()| std::sync::Arc::new(Flag(AtomicUsize::new(0))));
+        let waiters = bulkhead.waiters().unwrap();
+        let keys = flags.clone().map(|flag| {
+            let key = waiters.key();
+            waiters.register(key, &Waker::from(flag));
+            key
+        });
+        let thread = thread::spawn(move || drop(held));
+        // The first gives up, before or after it is woken.
+        waiters.deregister(keys[0]);
+        thread.join().unwrap();
+        assert_eq!(flags[1].0.load(Ordering::SeqCst), 1, "a free place, and the next in line sleeps");
+        waiters.served(keys[1]);
+    });
+}
+
+#[test]
+fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
+    model(|| {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::new(1);
+        let held = bulkhead.reserve(&now).unwrap();
+        let waiters = bulkhead.waiters().unwrap();
+        let (first, second) = (waiters.key(), waiters.key());
+        waiters.register(first, Waker::noop());
+        drop(held);
+        let gives_up = bulkhead.clone();
+        let thread = thread::spawn(move || gives_up.waiters().unwrap().deregister(first));
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        waiters.register(second, &Waker::from(flag.clone()));
+        let free = bulkhead.peek(&now).is_ok();
+        thread.join().unwrap();
+        assert!(free || flag.0.load(Ordering::SeqCst) == 1);
     });
 }

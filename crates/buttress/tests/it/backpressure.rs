@@ -61,7 +61,7 @@ async fn it_wakes_when_a_place_is_freed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_waiter_is_woken_although_another_one_gave_up() {
+async fn a_place_wakes_the_next_waiter_although_another_one_gave_up() {
     let bulkhead = Bulkhead::new(0);
     let (mut first, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
     let (mut second, mut third) = (first.clone(), first.clone());
@@ -70,7 +70,8 @@ async fn every_waiter_is_woken_although_another_one_gave_up() {
     }
     drop(first);
     bulkhead.set_limit(1);
-    assert!(second.is_woken() && third.is_woken());
+    assert!(second.is_woken() && !third.is_woken());
+    // The third is polled for another reason, before the second.
     assert_ready_ok!(third.poll_ready());
     assert_pending!(second.poll_ready());
     drop(third);
