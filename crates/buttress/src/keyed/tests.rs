@@ -1,0 +1,259 @@
+use super::*;
+use crate::{
+    Bulkhead, CircuitBreaker, Failure, FailureKind, Outcome, Permit, TokioClock,
+    circuit_breaker::{CircuitBreakerPermit, State},
+};
+use std::{
+    sync::{Barrier, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio::time::sleep;
+
+const S: Duration = Duration::from_secs(1);
+const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
+
+type Key = fn(&u32) -> u32;
+type Circuits = Keyed<u32, CircuitBreaker, Key>;
+
+fn circuits(max: usize) -> Circuits {
+    Keyed::builder((|key| *key) as Key, |_| CircuitBreaker::new("keyed")).max_keys(max).build().unwrap()
+}
+
+fn bulkheads(max: usize) -> Keyed<u32, Bulkhead, Key> {
+    Keyed::builder((|key| *key) as Key, |_| Bulkhead::new(1)).max_keys(max).build().unwrap()
+}
+
+fn call(keyed: &Circuits, key: u32, outcome: &Outcome) -> bool {
+    keyed.admit(&key, &TokioClock).map(|mut permit| permit.settle(outcome, &TokioClock)).is_ok()
+}
+
+fn open(keyed: &Circuits, key: u32) -> CircuitBreaker {
+    assert!(call(keyed, key, &Outcome::Success));
+    let breaker = keyed.get(&key).expect("it was just used");
+    breaker.open_for(10 * S);
+    breaker
+}
+
+#[test]
+fn each_key_has_a_policy_of_its_own() {
+    let keyed = circuits(100);
+    open(&keyed, 1).force_open();
+    assert!(keyed.admit(&1, &TokioClock).is_err());
+    assert!(keyed.admit(&2, &TokioClock).is_ok());
+}
+
+#[test]
+fn the_number_of_keys_is_bounded_exactly() {
+    for max in [1, 7, 16, 100] {
+        let keyed = circuits(max);
+        for key in 0..10_000 {
+            assert!(call(&keyed, key, &Outcome::Success));
+            assert!(keyed.len() <= max);
+        }
+        assert_eq!((keyed.len(), keyed.evicted()), (max, 10_000 - max as u64));
+        assert!(keyed.get(&9_999).is_some(), "the newest key has a policy");
+    }
+}
+
+#[test]
+fn threads_do_not_exceed_the_number_of_keys() {
+    let keyed = circuits(50);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let keyed = &keyed;
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    assert!(call(keyed, n * 4 + thread, &Outcome::Success));
+                    assert!(keyed.len() <= 50);
+                }
+            });
+        }
+    });
+    assert_eq!(lock(&keyed.0.ring).taken, keyed.len());
+    assert_eq!(lock(&keyed.0.ring).keys.len(), keyed.len());
+}
+
+#[test]
+fn no_keys_at_all_is_an_error() {
+    let error = Keyed::builder((|key| *key) as Key, |_: &u32| Bulkhead::new(1)).max_keys(0).build().unwrap_err();
+    assert_eq!(error.field(), "max_keys");
+}
+
+#[test]
+fn keys_that_come_again_outlive_a_flood_of_keys_that_come_once() {
+    let keyed = circuits(100);
+    for key in 0..10_000 {
+        for regular in 0..50 {
+            call(&keyed, regular, &Outcome::Success);
+        }
+        call(&keyed, 1_000 + key, &Outcome::Success);
+    }
+    assert!((0..50).all(|key| keyed.get(&key).is_some()));
+    assert_eq!(keyed.untracked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_circuits_and_policies_in_use_are_not_evicted() {
+    let keyed = circuits(100);
+    let _in_use: Vec<CircuitBreakerPermit> = (0..40).map(|key| keyed.admit(&key, &TokioClock).unwrap()).collect();
+    (40..45).for_each(|key| drop(open(&keyed, key)));
+    (45..50).for_each(|key| open(&keyed, key).force_open());
+    (50..55).for_each(|key| open(&keyed, key).disable());
+    for key in 1_000..20_000 {
+        call(&keyed, key, &Outcome::Success);
+    }
+    assert!((0..55).all(|key| keyed.get(&key).is_some()));
+    assert_eq!(keyed.get(&40).unwrap().state(), State::Open);
+    assert_eq!(keyed.get(&45).unwrap().state(), State::ForcedOpen);
+    assert!(keyed.len() <= 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_whose_time_is_over_makes_room() {
+    let keyed = circuits(1000);
+    // Hosts that failed until their circuits opened, and that are not called again.
+    for key in 0..3000 {
+        assert!((0..5).all(|_| call(&keyed, key, &FAILURE)));
+    }
+    sleep(S * 30 * 86_400).await;
+    let before = keyed.untracked();
+    let admitted = (0..1000).filter(|_| call(&keyed, 1_000_000, &FAILURE)).count();
+    assert!(admitted < 10, "the new host's circuit opened after {admitted} failures");
+    assert!(keyed.get(&1_000_000).is_some());
+    assert_eq!(keyed.untracked(), before);
+}
+
+#[test]
+fn when_every_policy_is_in_use_calls_of_new_keys_are_untracked() {
+    let keyed = bulkheads(10);
+    let held: Vec<_> = (0..1000).map(|key| keyed.admit(&key, &TokioClock).unwrap()).collect();
+    assert_eq!((keyed.len(), keyed.untracked(), keyed.evicted()), (10, 990, 0));
+    drop(held);
+    drop(keyed.admit(&5_000, &TokioClock));
+    assert!(keyed.get(&5_000).is_some());
+}
+
+#[test]
+fn a_policy_is_made_once_for_each_key() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let (count, barrier) = (made.clone(), Barrier::new(4));
+    let keyed: Keyed<u32, Bulkhead, Key> = Keyed::new((|key| *key) as Key, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Bulkhead::new(1000)
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                (0..100).for_each(|key| drop(keyed.admit(&key, &TokioClock).unwrap()));
+            });
+        }
+    });
+    assert_eq!((made.load(Ordering::Relaxed), keyed.len()), (100, 100));
+}
+
+#[test]
+fn policies_are_made_compact() {
+    let keyed: Keyed<u32, Bulkhead, Key> = Keyed::new((|key| *key) as Key, |_| {
+        assert_eq!(buttress_core::shard::shards(), 1);
+        Bulkhead::new(1)
+    });
+    drop(keyed.admit(&1, &TokioClock).unwrap());
+    assert!(buttress_core::shard::shards() > 1);
+}
+
+#[test]
+fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let is_broken = broken.clone();
+    let keyed: Keyed<u32, Bulkhead, Key> = Keyed::builder((|key| *key) as Key, move |_| {
+        assert!(!is_broken.load(Ordering::Relaxed), "no configuration for this key");
+        Bulkhead::new(1)
+    })
+    .max_keys(2)
+    .build()
+    .unwrap();
+    let ask = |key| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(keyed.admit(&key, &TokioClock))));
+    assert!(ask(1).is_err() && ask(2).is_err());
+    broken.store(false, Ordering::Relaxed);
+    assert!(ask(1).is_ok() && keyed.get(&1).is_some());
+    assert!((3..6).all(|key| ask(key).is_ok() && keyed.get(&key).is_some()));
+    assert_eq!(keyed.len(), 2);
+}
+
+/// Asks for other keys whenever it is asked whether it is idle, as a listener might.
+struct Nosy(Arc<OnceLock<Keyed<u32, Nosy, Key>>>);
+
+impl Policy for Nosy {
+    type Permit = ();
+
+    fn reserve(&self, _: &impl Clock) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+impl Admit<u32> for Nosy {
+    fn admit(&self, _: &u32, _: &impl Clock) -> Result<(), Rejection> {
+        self.0.get().expect("it is set").len();
+        Ok(())
+    }
+}
+
+impl Idle for Nosy {
+    fn is_idle(&self) -> bool {
+        let keyed = self.0.get().expect("it is set");
+        keyed.stats();
+        keyed.admit(&0, &TokioClock).is_ok()
+    }
+}
+
+#[test]
+fn policies_and_their_makers_may_use_the_keyed_policy() {
+    let cell = Arc::new(OnceLock::new());
+    let (inside, (done, is_done)) = (cell.clone(), std::sync::mpsc::channel());
+    let make = move |key: &u32| {
+        let keyed: &Keyed<u32, Nosy, Key> = inside.get().expect("it is set");
+        if *key != 0 {
+            keyed.admit(&0, &TokioClock).unwrap();
+        }
+        Nosy(inside.clone())
+    };
+    let keyed = Keyed::builder((|key| *key) as Key, make).max_keys(8).build().unwrap();
+    assert!(cell.set(keyed.clone()).is_ok());
+    std::thread::spawn(move || {
+        (0..100).for_each(|key| keyed.admit(&key, &TokioClock).unwrap());
+        done.send(keyed.evicted()).unwrap();
+    });
+    let evicted = is_done.recv_timeout(Duration::from_secs(20)).expect("no deadlock");
+    assert!(evicted >= 90);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_are_sums_that_survive_eviction() {
+    let keyed = circuits(4);
+    open(&keyed, 1).force_open();
+    open(&keyed, 2);
+    let _in_flight = keyed.admit(&3, &TokioClock).unwrap();
+    for key in [1, 2, 2] {
+        assert!(keyed.admit(&key, &TokioClock).is_err());
+    }
+    let sum = Summary { in_flight: 1, rejected: 3, open: 2, half_open: 0 };
+    assert_eq!(keyed.stats(), Stats { keys: 3, evicted: 0, untracked: 0, sum });
+    sleep(3600 * S).await;
+    assert!((10..30).all(|key| call(&keyed, key, &Outcome::Success)));
+    let stats = keyed.stats();
+    assert!(keyed.get(&2).is_none() && keyed.get(&1).is_some());
+    assert_eq!((stats.sum.rejected, stats.sum.open), (3, 1));
+}
+
+#[test]
+fn a_limit_can_be_changed_for_all_keys() {
+    let keyed = bulkheads(100);
+    (0..10).for_each(|key| drop(keyed.admit(&key, &TokioClock).unwrap()));
+    keyed.for_each(|_, bulkhead| bulkhead.set_limit(7));
+    assert!(keyed.policies().iter().all(|(_, bulkhead)| bulkhead.limit() == 7));
+}
