@@ -1,9 +1,9 @@
-//! What a service says of itself: liveness, readiness, start-up.
+//! The health that a service reports: liveness, readiness, start-up.
 //!
-//! Answers come from what indicators last reported; nothing is checked while somebody asks. The groups follow
-//! Kubernetes: *liveness* says whether a restart would help and so must not depend on anything outside the process,
-//! *readiness* says whether to send traffic, *start-up* says whether the other two mean anything yet. A group is as
-//! well as its worst member.
+//! Answers come from the last reports of indicators; a probe checks nothing. The groups follow Kubernetes:
+//! *liveness* says whether a restart would help and so must not depend on anything outside the process, *readiness* says
+//! whether to send traffic, *start-up* says whether the other two mean anything yet. The status of a group
+//! is that of its worst member.
 
 use crate::Clock;
 use crate::sync::{Mutex, lock};
@@ -24,7 +24,7 @@ pub enum Status {
     Up,
     /// Works, with less than it should have: an open circuit, a replica gone. Still takes traffic.
     Degraded,
-    /// Nothing is known yet, or the last report is too old.
+    /// No report yet, or the last one is too old.
     Unknown,
     /// Taken out on purpose: starting or draining.
     OutOfService,
@@ -56,7 +56,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// What an indicator speaks for.
+/// Which answer an indicator belongs to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Group {
@@ -64,8 +64,8 @@ pub enum Group {
     Liveness,
     /// Should traffic come here?
     Readiness,
-    /// Shown in reports, and changes no answer: circuits to other services belong here, or one sick
-    /// service takes everybody who calls it out of rotation.
+    /// Shown in reports, and changes no answer: circuits to other services belong here. In readiness, one
+    /// service that is down would take all its callers out of rotation.
     Dependencies,
 }
 
@@ -118,24 +118,26 @@ struct Entry {
     detail: Option<String>,
     reported: Option<Instant>,
     rules: Rules,
-    /// Reports in a row that differ from the status that is shown.
+    /// Reports in a row that contradict the status that is shown.
     contrary: u32,
 }
 
 /// When an indicator's reports change its status.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rules {
-    /// Good reports in a row that make it well. The first report counts at once. Default 1 (Kubernetes' successThreshold).
+    /// Good reports in a row after which the status is good. Default 1 (Kubernetes' successThreshold).
+    ///
+    /// A report on an indicator whose status is unknown counts at once, good or bad.
     pub rise: u32,
-    /// Bad reports in a row that make it unwell. The first report counts at once. Default 3 (Kubernetes' failureThreshold);
-    /// 1 for indicators that are set by hand.
+    /// Bad reports in a row after which the status is bad. Default 3 (Kubernetes' failureThreshold), and 1 for
+    /// indicators that are set by hand.
     pub fall: u32,
-    /// A report that is older than this is worth nothing: the status becomes [`Status::Unknown`]. `None` for reports that stay true.
+    /// After this time without a report the status is [`Status::Unknown`]. `None` for reports that stay true.
     pub max_age: Option<Duration>,
 }
 
 impl Rules {
-    /// Every report counts at once, for ever.
+    /// Every report counts at once, and until the next one.
     pub const AT_ONCE: Self = Self { rise: 1, fall: 1, max_age: None };
 
     /// For a check every `interval`: 1 good or 3 bad in a row, unknown after three intervals of silence.
@@ -150,12 +152,13 @@ impl Health {
         Self::default()
     }
 
-    /// The service has started. It cannot un-start.
+    /// The service has started. This is final.
     pub fn started(&self) {
         self.0.started.store(true, Ordering::Release);
     }
 
-    /// The service is about to stop: readiness ends now, liveness goes on.
+    /// The service is about to stop: readiness ends now, liveness goes on. This is final: no later report brings
+    /// readiness back.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
@@ -216,7 +219,7 @@ impl Health {
         }
     }
 
-    /// Everything that is known, for people.
+    /// All indicators and answers, for people.
     pub fn report(&self, clock: &impl Clock) -> Report {
         let now = clock.now();
         let indicators = lock(&self.0.indicators)
@@ -245,11 +248,12 @@ impl Entry {
     }
 
     fn report(&mut self, status: Status, detail: Option<String>, now: Instant) {
-        let first = self.reported.replace(now).is_none();
+        let unknown = self.status(now) == Status::Unknown;
+        self.reported = Some(now);
         let turns = status.is_serving() != self.status.is_serving();
         self.contrary = if turns { self.contrary.saturating_add(1) } else { 0 };
         let needed = if status.is_serving() { self.rules.rise } else { self.rules.fall };
-        if first || !turns || self.contrary >= needed {
+        if unknown || !turns || self.contrary >= needed {
             self.status = status;
             self.detail = detail;
             self.contrary = 0;
@@ -266,17 +270,17 @@ pub struct Indicator {
 }
 
 impl Indicator {
-    /// It is well.
+    /// Reports [`Status::Up`].
     pub fn up(&self, clock: &impl Clock) {
         self.report(Status::Up, None, clock);
     }
 
-    /// It is broken, and this is why.
+    /// Reports [`Status::Down`], and why.
     pub fn down(&self, detail: impl Into<String>, clock: &impl Clock) {
         self.report(Status::Down, Some(detail.into()), clock);
     }
 
-    /// One report.
+    /// Reports a status, and why.
     pub fn report(&self, status: Status, detail: Option<String>, clock: &impl Clock) {
         let now = clock.now();
         let mut indicators = lock(&self.health.0.indicators);
@@ -292,7 +296,7 @@ impl Drop for Indicator {
     }
 }
 
-/// Everything that is known of a service's health.
+/// All that a service's health consists of.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
@@ -312,11 +316,11 @@ pub struct Report {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Line {
-    /// What it speaks of.
+    /// Its name.
     pub name: String,
-    /// What it speaks for.
+    /// Which answer it belongs to.
     pub group: Group,
-    /// What it says.
+    /// Its status.
     pub status: Status,
     /// Why.
     pub detail: Option<String>,
@@ -377,5 +381,40 @@ mod tests {
         check.up(&now);
         assert_eq!(health.status(Probe::Readiness, &(now + Duration::from_secs(30))), Status::Up);
         assert_eq!(health.status(Probe::Readiness, &(now + Duration::from_secs(31))), Status::Unknown);
+    }
+
+    #[test]
+    fn a_bad_report_after_a_silence_counts_at_once() {
+        let (health, mut now) = (Health::new(), start());
+        health.started();
+        let check = health.indicator("db", Group::Readiness, Rules::every(Duration::from_secs(10)));
+        check.up(&now);
+        now += Duration::from_secs(31);
+        check.down("gone", &now);
+        assert_eq!(health.status(Probe::Readiness, &now), Status::Down);
+        assert_eq!(health.report(&now).indicators[0].detail.as_deref(), Some("gone"));
+        now += Duration::from_secs(31);
+        check.up(&now);
+        assert_eq!(health.status(Probe::Readiness, &now), Status::Up);
+    }
+
+    #[test]
+    fn nothing_undoes_draining() {
+        let (health, now) = (Health::new(), start());
+        let database = health.readiness("database");
+        database.up(&now);
+        health.started();
+        health.drain();
+        for undo in
+            [|health: &Health| health.started(), Health::drain, |health: &Health| drop(health.readiness("late"))]
+        {
+            undo(&health);
+            database.up(&now);
+            assert_eq!(health.status(Probe::Readiness, &now), Status::OutOfService);
+        }
+        database.down("gone", &now);
+        database.up(&now);
+        assert!(health.is_draining() && health.report(&now).draining);
+        assert_eq!(health.status(Probe::Readiness, &now), Status::OutOfService);
     }
 }

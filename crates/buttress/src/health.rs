@@ -1,11 +1,30 @@
-//! What a service says of itself: `HealthLayer` answers probes in front of everything else, so that they are never shed.
+//! `HealthLayer` answers health probes in front of everything else, so that they are never shed.
 //!
 //! The layer here knows no protocol: it asks an [`Answer`] whether a request is a probe. `buttress-http` has the one for
 //! `/livez`, `/readyz` and `/startupz`.
 //!
+//! ```
+//! use buttress::{Health, health::{CheckConfig, Group, Probe}};
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let health = Health::new();
+//! let every_minute = CheckConfig { interval: Duration::from_secs(60), ..CheckConfig::default() };
+//! let _check = health.check("database", Group::Readiness, every_minute, || async { Ok::<(), std::io::Error>(()) });
+//! health.started();
+//! # tokio::task::yield_now().await;
+//! println!("{}", health.status(Probe::Readiness));
+//! # }
+//! ```
+//!
 //! # Where it belongs
 //!
-//! Outermost on the server. A probe that waits in a bulkhead says that the service is dead when it is busy.
+//! Outermost on the server. A probe that waits in a bulkhead reports a busy service as a dead one.
+//!
+//! The layer is always ready. A request that is no probe waits for the inner service in its own future, and gets
+//! the error if that fails to become ready: a service whose database is gone still answers `/livez`, and is not
+//! restarted for it.
 
 mod check;
 
@@ -39,12 +58,13 @@ impl Health {
         Self::default()
     }
 
-    /// The service has started. It cannot un-start.
+    /// The service has started. This is final.
     pub fn started(&self) {
         self.0.started();
     }
 
-    /// The service is about to stop: readiness ends now, liveness goes on. Keep serving until nobody sends any more.
+    /// The service is about to stop: readiness ends now, liveness goes on. This is final. Keep serving until the
+    /// load balancer has noticed.
     pub fn drain(&self) {
         self.0.drain();
     }
@@ -79,7 +99,7 @@ impl Health {
         self.0.status(probe, &TokioClock)
     }
 
-    /// Everything that is known, for people.
+    /// All indicators and answers, for people.
     pub fn report(&self) -> Report {
         self.0.report(&TokioClock)
     }
@@ -91,17 +111,17 @@ impl Health {
 pub struct Indicator(core::Indicator);
 
 impl Indicator {
-    /// It is well.
+    /// Reports [`Status::Up`].
     pub fn up(&self) {
         self.0.up(&TokioClock);
     }
 
-    /// It is broken, and this is why.
+    /// Reports [`Status::Down`], and why.
     pub fn down(&self, detail: impl Into<String>) {
         self.0.down(detail, &TokioClock);
     }
 
-    /// One report.
+    /// Reports a status, and why.
     pub fn report(&self, status: Status, detail: Option<String>) {
         self.0.report(status, detail, &TokioClock);
     }
@@ -109,7 +129,7 @@ impl Indicator {
 
 /// Knows which requests are probes of a protocol, and how to answer them.
 pub trait Answer<Req, Res> {
-    /// The answer, or `None` for a request that is none of ours.
+    /// The answer, or `None` for a request that is not a probe.
     fn answer(&self, request: &Req, health: &Health) -> Option<Res>;
 }
 
@@ -142,22 +162,31 @@ impl<S, A: Clone> Layer<S> for HealthLayer<A> {
     type Service = HealthService<S, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        HealthService { inner, inner_ready: false, layer: self.clone() }
+        HealthService { inner, layer: self.clone() }
     }
 }
 
 /// A service whose probes are answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HealthService<S, A> {
     inner: S,
-    inner_ready: bool,
     layer: HealthLayer<A>,
 }
 
-impl<S: Clone, A: Clone> Clone for HealthService<S, A> {
-    fn clone(&self) -> Self {
-        // Readiness is not inherited: the clone has to be polled itself.
-        Self { inner: self.inner.clone(), inner_ready: false, layer: self.layer.clone() }
+impl<S, A> HealthService<S, A> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -170,30 +199,16 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, Req, S::Response, S::Future>;
 
-    /// Always ready: a probe is answered while the inner service is busy, and other requests wait for it in their future.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        match self.inner.poll_ready(cx) {
-            Poll::Ready(result) => {
-                self.inner_ready = result.is_ok();
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                self.inner_ready = false;
-                Poll::Ready(Ok(()))
-            }
-        }
+    /// Always ready. The inner service is not asked: if it were pending, failed, or panicked, the server would send
+    /// no probe either.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let inner_ready = std::mem::take(&mut self.inner_ready);
-        let state = if let Some(response) = self.layer.answer.answer(&request, &self.layer.health) {
-            State::Probe { response: Some(response) }
-        } else if inner_ready {
-            State::Inner { call: ReadyCall::Called { future: self.inner.call(request) } }
-        } else {
-            // The instance that was polled goes on waiting; the one that stays here is fresh.
-            let fresh = self.inner.clone();
-            State::Inner { call: ReadyCall::new(std::mem::replace(&mut self.inner, fresh), request) }
+        let state = match self.layer.answer.answer(&request, &self.layer.health) {
+            Some(response) => State::Probe { response: Some(response) },
+            None => State::Inner { call: ReadyCall::new(self.inner.clone(), request) },
         };
         ResponseFuture { state }
     }

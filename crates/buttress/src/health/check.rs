@@ -1,4 +1,4 @@
-use super::{Group, Health, Indicator, Rules, Status};
+use super::{Group, Health, Indicator, Rules};
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,21 +13,37 @@ use tokio::{
 };
 
 /// How a check runs: off the request path, one at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CheckConfig {
-    /// From the end of one check to the start of the next, ±10 % so that replicas do not check together. Default 10 seconds.
+    /// From the end of one check to the start of the next, ±10 % so that replicas do not check together. At least
+    /// 1 ms. Default 10 seconds.
     pub interval: Duration,
     /// A check that takes longer has failed. Default 1 second.
     pub timeout: Duration,
-    /// When results change the status. Default: well after 1 good one, unwell after 3 bad ones, unknown after three intervals of silence.
-    pub rules: Rules,
+    /// Good results in a row after which the status is good. Default 1.
+    pub rise: u32,
+    /// Bad results in a row after which the status is bad. Default 3.
+    pub fall: u32,
+    /// After this time without a result the status is unknown. Default `None`: three times interval and timeout.
+    pub max_age: Option<Duration>,
 }
 
 impl CheckConfig {
     /// The defaults, for another interval.
     pub const fn every(interval: Duration) -> Self {
-        let timeout = Duration::from_secs(1);
-        Self { interval, timeout, rules: Rules::every(interval.saturating_add(timeout)) }
+        Self { interval, timeout: Duration::from_secs(1), rise: 1, fall: 3, max_age: None }
+    }
+
+    fn rules(&self) -> Rules {
+        let max_age = self.max_age.or(Rules::every(self.interval.saturating_add(self.timeout)).max_age);
+        Rules { rise: self.rise, fall: self.fall, max_age }
+    }
+
+    /// The next interval, with its jitter.
+    fn pause(&self) -> Duration {
+        let jittered = Duration::try_from_secs_f64(self.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()));
+        // Without a lower bound, an interval of zero keeps a core busy.
+        jittered.unwrap_or(self.interval).max(Duration::from_millis(1))
     }
 }
 
@@ -53,7 +69,9 @@ impl Drop for Check {
 }
 
 impl Health {
-    /// Checks something again and again on a task of its own; requests for health only read the last result.
+    /// Runs `check` again and again on a task of its own; probes only read the last result.
+    ///
+    /// A check that panics, wherever it does, has failed, and runs again after the interval.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -63,36 +81,42 @@ impl Health {
         Fut: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,
     {
-        let indicator = Arc::new(self.indicator(name, group, config.rules));
+        let indicator = Arc::new(self.indicator(name, group, config.rules()));
         let reporter = Arc::downgrade(&indicator);
         let task = tokio::spawn(async move {
             loop {
-                let running = catch_unwind(AssertUnwindSafe(&check)).ok();
-                let failure = match timeout(config.timeout, contained(running)).await {
-                    Ok(Some(Ok(()))) => None,
-                    Ok(Some(Err(error))) => Some(error.to_string()),
-                    Ok(None) => Some("the check panicked".to_owned()),
-                    Err(_) => Some(format!("no answer within {:?}", config.timeout)),
+                let result = match catch_unwind(AssertUnwindSafe(&check)) {
+                    Ok(running) => contained(run(running, config.timeout)).await,
+                    Err(_) => None,
                 };
-                match (reporter.upgrade(), failure) {
-                    (None, _) => return,
-                    (Some(indicator), None) => indicator.up(),
-                    (Some(indicator), why) => indicator.report(Status::Down, why),
+                let Some(indicator) = reporter.upgrade() else { return };
+                match result {
+                    Some(Ok(())) => indicator.up(),
+                    Some(Err(why)) => indicator.down(why),
+                    None => indicator.down("the check panicked"),
                 }
-                sleep(
-                    Duration::try_from_secs_f64(config.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()))
-                        .unwrap_or(config.interval),
-                )
-                .await;
+                drop(indicator);
+                sleep(config.pause()).await;
             }
         });
         Check { task: task.abort_handle(), _indicator: indicator }
     }
 }
 
-/// `None` when the check panics. One that breaks has failed; if it ended the task, nobody would look any more.
-async fn contained<F: Future>(running: Option<F>) -> Option<F::Output> {
-    let mut running = pin!(running?);
+/// One run of a check. All of it that may panic is in here: polling it, dropping it, and showing its error.
+async fn run<E: std::fmt::Display>(
+    running: impl Future<Output = Result<(), E>>,
+    limit: Duration,
+) -> Result<(), String> {
+    match timeout(limit, running).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+/// `None` when `running` panics. If a panic ended the task, the last result would stay.
+async fn contained<F: Future>(running: F) -> Option<F::Output> {
+    let mut running = pin!(running);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),

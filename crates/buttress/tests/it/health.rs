@@ -61,7 +61,7 @@ async fn other_requests_wait_for_the_inner_service_in_their_future() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_does_not_use_up_the_readiness_of_the_inner_service() {
+async fn a_probe_takes_no_place_of_the_inner_service() {
     let (_health, mut service, mut handle) = service();
     handle.allow(1);
     assert_ready_ok!(service.poll_ready());
@@ -73,13 +73,52 @@ async fn a_probe_does_not_use_up_the_readiness_of_the_inner_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inner_service_that_is_broken_says_so() {
-    let (_health, mut service, mut handle) = service();
+async fn a_probe_is_answered_while_the_inner_service_is_broken_and_other_requests_get_its_error() {
+    let (health, mut service, mut handle) = service();
+    health.started();
     handle.send_error("broken");
-    assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "broken");
+    assert_ready_ok!(service.poll_ready());
+    let mut work = spawn(service.call("work"));
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(assert_ready_ok!(spawn(service.call("ping")).poll()), "up");
+    assert_eq!(assert_ready_err!(work.poll()).to_string(), "broken");
 }
 
-/// A health that has started, and a check that counts its runs and gives these results, the last one for ever.
+/// Never ready, and counts how often it was asked.
+#[derive(Clone, Default)]
+struct Stuck(Arc<AtomicUsize>);
+
+impl tower::Service<&'static str> for Stuck {
+    type Response = &'static str;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<&'static str, std::convert::Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        self.0.fetch_add(1, SeqCst);
+        std::task::Poll::Pending
+    }
+
+    fn call(&mut self, _: &'static str) -> Self::Future {
+        ready(Ok("done"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_are_answered_for_an_hour_while_the_inner_service_is_never_ready() {
+    use tower::{Layer, ServiceExt};
+    let (health, stuck) = (Health::new(), Stuck::default());
+    health.started();
+    let service = HealthLayer::new(health).answer(Ping).layer(stuck.clone());
+    let mut work = spawn(service.clone().oneshot("work"));
+    for _ in 0..360 {
+        assert_pending!(work.poll());
+        assert_eq!(service.clone().oneshot("ping").await, Ok("up"));
+        pass(10 * SECOND).await;
+    }
+    assert_eq!(stuck.0.load(SeqCst), 360, "probes do not touch the inner service");
+}
+
+/// A health that has started, and a check that counts its runs and gives these results, the last one again and again.
 fn checked<const N: usize>(
     results: [Result<(), &'static str>; N],
 ) -> (Health, buttress::health::Check, Arc<AtomicUsize>) {
@@ -144,6 +183,69 @@ async fn a_check_that_panics_does_not_become_healthy_by_it() {
     });
     tokio::time::sleep(60 * SECOND).await;
     assert!(!health.status(Probe::Readiness).is_serving(), "{:?}", health.report());
+}
+
+/// An error that cannot be shown.
+struct Unshowable;
+
+impl std::fmt::Display for Unshowable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("a bug in Display")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_whose_error_panics_when_it_is_shown_is_down_and_runs_again() {
+    let (health, runs) = (Health::new(), Arc::new(AtomicUsize::new(0)));
+    health.started();
+    let counter = runs.clone();
+    let _check = health.check("db", Group::Readiness, CheckConfig::every(10 * SECOND), move || {
+        ready(if counter.fetch_add(1, SeqCst) < 3 { Err(Unshowable) } else { Ok(()) })
+    });
+    next_check(&runs).await;
+    assert_eq!(health.status(Probe::Readiness), Status::Down);
+    assert_eq!(health.report().indicators[0].detail.as_deref(), Some("the check panicked"));
+    for _ in 0..3 {
+        next_check(&runs).await;
+    }
+    assert_eq!(health.status(Probe::Readiness), Status::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_every_minute_by_struct_update_does_not_flap() {
+    let health = Health::new();
+    health.started();
+    let config = CheckConfig { interval: 60 * SECOND, ..CheckConfig::default() };
+    let _check = health.check("db", Group::Readiness, config, || ready(Ok::<_, &str>(())));
+    tokio::time::sleep(SECOND).await;
+    for _ in 0..3600 {
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(health.status(Probe::Readiness), Status::Up);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_age_that_is_set_wins_over_that_of_the_interval() {
+    let health = Health::new();
+    health.started();
+    let config = CheckConfig { interval: 60 * SECOND, max_age: Some(5 * SECOND), ..CheckConfig::default() };
+    let _check = health.check("db", Group::Readiness, config, || ready(Ok::<_, &str>(())));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(health.status(Probe::Readiness), Status::Up);
+    tokio::time::sleep(5 * SECOND).await;
+    assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_of_zero_does_not_keep_the_runtime_busy() {
+    let (health, runs) = (Health::new(), Arc::new(AtomicUsize::new(0)));
+    let (counter, config) = (runs.clone(), CheckConfig::every(std::time::Duration::ZERO));
+    let _check = health.check("db", Group::Readiness, config, move || {
+        counter.fetch_add(1, SeqCst);
+        ready(Ok::<_, &str>(()))
+    });
+    tokio::time::sleep(SECOND).await;
+    assert!(runs.load(SeqCst) <= 1001);
 }
 
 #[tokio::test(start_paused = true)]
