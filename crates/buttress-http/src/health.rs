@@ -4,18 +4,18 @@ use buttress::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-/// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the answer is yes, else 503, with the status in a word as the body.
-/// Everything else goes on to the service.
+/// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the service is well, else 503, with the
+/// status in a word as the body. All other requests go to the service.
 ///
-/// With `?verbose` every indicator is listed, for requests that [`verbose_for`](Self::verbose_for) allows: by default for none, since names and details of
-/// what a service depends on are not for everybody.
+/// With `?verbose` all indicators are listed, for requests that [`verbose_for`](Self::verbose_for) allows. By
+/// default it allows none, since the names and details of dependencies are not public.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpProbes {
     verbose: fn(&HeaderMap) -> bool,
 }
 
 impl HttpProbes {
-    /// Says no more than the status.
+    /// Answers with the status only.
     pub const fn new() -> Self {
         Self { verbose: |_| false }
     }

@@ -1,9 +1,9 @@
-//! What a server says about coming back.
+//! The hints of a server about when to try again.
 
 use http::{HeaderMap, header};
 use std::time::{Duration, SystemTime};
 
-/// A server's answer to "when may I come back".
+/// When a server allows the next attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hint {
     After(Duration),
@@ -19,12 +19,12 @@ impl Hint {
     }
 }
 
-/// `Retry-After`: seconds, or a date. A date counts from the response's own `Date`, so that clocks that differ do no harm, and is
-/// rounded up to the full second it was cut from. One in the past is now; an unreadable one is none.
+/// `Retry-After`: seconds, or a date. A date counts from the response's own `Date`, so that clocks that differ do no
+/// harm. A date in the past is zero. Returns `None` when it is unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than a u64 holds are as good as for ever.
+        // More seconds than a u64 holds: the longest time there is.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let until = httpdate::parse_http_date(value).ok()?;
@@ -32,11 +32,14 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(until.duration_since(date.unwrap_or_else(wall_clock)).unwrap_or_default())
 }
 
-/// `grpc-retry-pushback-ms`: a signed 32-bit number. Negative or unreadable means never (gRFC A6).
+/// `grpc-retry-pushback-ms`: a signed 32-bit number. Negative or unreadable means never (gRFC A6), and two values are
+/// unreadable.
 pub(crate) fn pushback(headers: &HeaderMap) -> Option<Hint> {
-    let value = headers.get("grpc-retry-pushback-ms")?;
-    let millis =
-        value.to_str().ok().and_then(|value| value.parse::<i32>().ok()).and_then(|millis| u64::try_from(millis).ok());
+    let mut values = headers.get_all("grpc-retry-pushback-ms").iter();
+    let value = values.next()?;
+    let only = values.next().is_none();
+    let millis = value.to_str().ok().filter(|_| only).and_then(|value| value.parse::<i32>().ok());
+    let millis = millis.and_then(|millis| u64::try_from(millis).ok());
     Some(millis.map_or(Hint::Never, |millis| Hint::After(Duration::from_millis(millis))))
 }
 
@@ -50,7 +53,11 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
     }
 
     #[test]
@@ -74,5 +81,7 @@ mod tests {
             assert_eq!(hint(never), Some(Hint::Never), "{never}");
         }
         assert_eq!(pushback(&HeaderMap::new()), None);
+        let two = [("grpc-retry-pushback-ms", "100"), ("grpc-retry-pushback-ms", "100")];
+        assert_eq!(pushback(&headers(&two)), Some(Hint::Never));
     }
 }
