@@ -11,73 +11,95 @@
 //! exporter.publish();
 //! ```
 //!
-//! The hot paths know nothing of it: what they count anyway is read when it is published, and only changes of state are counted as they happen.
+//! The hot paths know nothing of it: what they count anyway is read when it is published, and only changes of state
+//! are counted as they happen. The exporter may be made before a recorder is installed.
 //!
-//! | metric | kind | labels |
+//! | metric | kind, unit | labels |
 //! |---|---|---|
-//! | `resilience.breaker.state` | gauge, 1 for the state it is in and 0 for the others | `policy`, `state` |
+//! | `resilience.breaker.state` | gauge, circuits: 1 for the state it is in and 0 for the others | `policy`, `state` |
 //! | `resilience.breaker.transitions` | counter | `policy`, `from`, `to` |
-//! | `resilience.breaker.rejected`, `.stale` | counter | `policy` |
+//! | `resilience.breaker.rejected`, `.stale` | counter, calls | `policy` |
 //! | `resilience.breaker.calls`, where [asked for](Exporter::circuit_breaker_calls) | histogram, seconds | `policy`, `outcome`: `success`, `failure`, `ignored` |
-//! | `resilience.breaker.not_permitted`, likewise | counter | `policy`, `reason` |
-//! | `resilience.breaker.failure_rate`, `.slow_rate` | gauge, absent without calls | `policy` |
-//! | `resilience.bulkhead.in_flight`, `.waiting`, `.limit` | gauge | `policy` |
-//! | `resilience.bulkhead.rejected` | counter | `policy` |
+//! | `resilience.breaker.not_permitted`, likewise | counter, calls | `policy`, `reason` |
+//! | `resilience.breaker.failure_rate`, `.slow_rate` | gauge, 0 to 1 | `policy` |
+//! | `resilience.bulkhead.in_flight`, `.waiting`, `.limit` | gauge, calls | `policy` |
+//! | `resilience.bulkhead.rejected` | counter, calls | `policy` |
+//! | `resilience.keyed.keys`, `.in_flight`, `.open`, `.half_open` | gauge | `policy` |
+//! | `resilience.keyed.rejected`, `.untracked` | counter, calls | `policy` |
+//! | `resilience.keyed.evicted` | counter, keys | `policy` |
 //! | `resilience.retry.retries`, `.out_of_budget`, `.out_of_attempts` | counter | `policy` |
-//! | `resilience.budget.balance` | gauge | `policy` |
+//! | `resilience.budget.balance` | gauge, retries | `policy` |
 //!
-//! At most 100 values of `policy` are published under their names; further ones are taken together as `other`, whose gauges are those of the last of them. Keyed policies do not
-//! belong here one by one: their keys are not bounded.
+//! Rates are absent until the window holds enough calls, and NaN, which charts leave out, once it no longer does.
+//!
+//! At most 100 values of `policy` are published under their names; further ones are published together as `other`.
+//! What is published under one name is summed, and rates are those of all calls together. A keyed policy is
+//! published as one: its keys are not bounded.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{
+    Key, Label, Level, Metadata, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How many policies have a label of their own.
 const MAX_LABELS: usize = 100;
 
-/// Publishes what policies count. A cheap handle; clones share the list.
-#[derive(Clone)]
+/// The label of the others.
+const OTHER: &str = "other";
+
+/// Publishes the numbers of policies. A cheap handle; clones share the list.
+#[derive(Clone, Default)]
 pub struct Exporter(Arc<Mutex<List>>);
 
 #[derive(Default)]
 struct List {
-    labels: Vec<String>,
-    sources: Vec<Box<dyn Fn() + Send>>,
+    labels: Vec<Arc<str>>,
+    sources: Vec<Source>,
+    /// Rates that have a value at the recorder.
+    shown: BTreeSet<Name>,
 }
 
+type Source = Arc<dyn Fn(&mut Batch) + Send + Sync>;
+
 impl Exporter {
-    /// Publishes nothing yet, but tells the recorder what the metrics mean.
+    /// Publishes nothing yet.
     pub fn new() -> Self {
-        describe();
-        Self(Arc::default())
+        Self::default()
     }
 
-    /// Publishes all that is on the list.
+    /// Publishes all that is on the list, to the recorder that is installed now.
     pub fn publish(&self) {
-        self.list().sources.iter().for_each(|publish| publish());
+        describe();
+        let sources = self.list().sources.clone();
+        let mut batch = Batch::default();
+        // Outside the lock: a look at a circuit may change its state, and a listener may look at the exporter.
+        sources.iter().for_each(|source| source(&mut batch));
+        batch.publish(&mut self.list().shown);
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, List> {
+    fn list(&self) -> MutexGuard<'_, List> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The label under which `name` is published.
-    fn label(&self, name: &str) -> String {
+    fn label(&self, name: &str) -> Arc<str> {
         let labels = &mut self.list().labels;
-        if !labels.iter().any(|label| label == name) {
-            if labels.len() >= MAX_LABELS {
-                return "other".to_owned();
-            }
-            labels.push(name.to_owned());
+        if let Some(label) = labels.iter().find(|label| &***label == name) {
+            return label.clone();
         }
-        name.to_owned()
+        if labels.len() >= MAX_LABELS {
+            return OTHER.into();
+        }
+        labels.push(name.into());
+        labels[labels.len() - 1].clone()
     }
 
-    fn add(&self, publish: impl Fn() + Send + 'static) {
-        self.list().sources.push(Box::new(publish));
+    fn add(&self, source: impl Fn(&mut Batch) + Send + Sync + 'static) {
+        self.list().sources.push(Arc::new(source));
     }
 
     /// Adds a circuit breaker, under its name.
@@ -86,6 +108,8 @@ impl Exporter {
         use crate::circuit_breaker::State;
         const STATES: [State; 6] =
             [State::Closed, State::MetricsOnly, State::Disabled, State::Open, State::HalfOpen, State::ForcedOpen];
+        /// The default minimum throughput.
+        const MINIMUM_CALLS: u64 = 20;
         let label = self.label(breaker.name());
         let policy = label.clone();
         breaker.on_transition(move |transition| {
@@ -94,39 +118,43 @@ impl Exporter {
                 .increment(1);
         });
         let breaker = breaker.clone();
-        self.add(move || {
-            let snapshot = breaker.snapshot();
+        self.add(move |batch| {
+            let (snapshot, mut batch) = (breaker.snapshot(), batch.of(&label));
             for state in STATES {
                 let is = f64::from(u8::from(state == snapshot.state));
-                gauge!("resilience.breaker.state", "policy" => label.clone(), "state" => state.as_str()).set(is);
+                batch.add("resilience.breaker.state", Some(("state", state.as_str())), Value::Gauge(is));
             }
-            counter!("resilience.breaker.rejected", "policy" => label.clone()).absolute(snapshot.rejected);
-            counter!("resilience.breaker.stale", "policy" => label.clone()).absolute(snapshot.stale);
-            if let (Some(failures), Some(slow)) = (snapshot.counts.failure_rate(), snapshot.counts.slow_rate()) {
-                gauge!("resilience.breaker.failure_rate", "policy" => label.clone()).set(failures);
-                gauge!("resilience.breaker.slow_rate", "policy" => label.clone()).set(slow);
-            }
+            batch.counter("resilience.breaker.rejected", snapshot.rejected);
+            batch.counter("resilience.breaker.stale", snapshot.stale);
+            let counts = snapshot.counts;
+            let known = counts.total() >= MINIMUM_CALLS;
+            batch.rate("resilience.breaker.failure_rate", known, counts.failures(), counts.total());
+            batch.rate("resilience.breaker.slow_rate", known, counts.slow_calls(), counts.total());
         });
     }
 
-    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as the calls end, and makes the circuit read the clock
-    /// twice for each.
+    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as the calls end, and
+    /// makes the circuit read the clock twice for each.
     #[cfg(feature = "circuit-breaker")]
     pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
         use crate::circuit_breaker::Event;
         use buttress_core::Outcome;
+        const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
         let policy = self.label(breaker.name());
-        let calls = |outcome: &'static str| {
-            let name = "resilience.breaker.calls";
-            metrics::histogram!(name, "policy" => policy.clone(), "outcome" => outcome)
-        };
-        let [success, failure, ignored] = ["success", "failure", "ignored"].map(calls);
+        // Keys and not handles: a handle belongs to the recorder that was installed when it was made, or to none.
+        let [success, failure, ignored] = ["success", "failure", "ignored"].map(|outcome| {
+            let labels = vec![Label::new("policy", policy.clone()), Label::new("outcome", outcome)];
+            Key::from_parts("resilience.breaker.calls", labels)
+        });
         breaker.on_event(move |event| match event {
-            Event::Called { outcome, elapsed, .. } => match outcome {
-                Outcome::Success => success.record(*elapsed),
-                Outcome::Failure(_) => failure.record(*elapsed),
-                _ => ignored.record(*elapsed),
-            },
+            Event::Called { outcome, elapsed, .. } => {
+                let key = match outcome {
+                    Outcome::Success => &success,
+                    Outcome::Failure(_) => &failure,
+                    _ => &ignored,
+                };
+                metrics::with_recorder(|recorder| recorder.register_histogram(key, &METADATA)).record(*elapsed);
+            }
             Event::NotPermitted { reason, .. } => {
                 let name = "resilience.breaker.not_permitted";
                 counter!(name, "policy" => policy.clone(), "reason" => reason.as_str()).increment(1);
@@ -139,50 +167,48 @@ impl Exporter {
     #[cfg(feature = "bulkhead")]
     pub fn bulkhead(&self, name: &str, bulkhead: &crate::Bulkhead) {
         let (label, bulkhead) = (self.label(name), bulkhead.clone());
-        self.add(move || {
-            gauge!("resilience.bulkhead.in_flight", "policy" => label.clone()).set(bulkhead.in_flight() as f64);
-            gauge!("resilience.bulkhead.waiting", "policy" => label.clone()).set(bulkhead.waiting() as f64);
-            gauge!("resilience.bulkhead.limit", "policy" => label.clone()).set(bulkhead.limit() as f64);
-            counter!("resilience.bulkhead.rejected", "policy" => label.clone()).absolute(bulkhead.rejected());
+        self.add(move |batch| {
+            let mut batch = batch.of(&label);
+            batch.gauge("resilience.bulkhead.in_flight", bulkhead.in_flight() as f64);
+            batch.gauge("resilience.bulkhead.waiting", bulkhead.waiting() as f64);
+            batch.gauge("resilience.bulkhead.limit", bulkhead.limit() as f64);
+            batch.counter("resilience.bulkhead.rejected", bulkhead.rejected());
         });
     }
 
-    /// Adds the counters of a retry layer, and the budget it draws on.
+    /// Adds a keyed policy, as one.
+    pub fn keyed<K, A, G>(&self, name: &str, keyed: &crate::keyed::Keyed<K, A, G>)
+    where
+        K: std::hash::Hash + Eq + Send + Sync + 'static,
+        A: crate::keyed::Idle + Send + Sync + 'static,
+        G: Send + Sync + 'static,
+    {
+        let (label, keyed) = (self.label(name), keyed.clone());
+        self.add(move |batch| {
+            let (stats, mut batch) = (keyed.stats(), batch.of(&label));
+            batch.gauge("resilience.keyed.keys", stats.keys as f64);
+            batch.gauge("resilience.keyed.in_flight", stats.sum.in_flight as f64);
+            batch.gauge("resilience.keyed.open", stats.sum.open as f64);
+            batch.gauge("resilience.keyed.half_open", stats.sum.half_open as f64);
+            batch.counter("resilience.keyed.rejected", stats.sum.rejected);
+            batch.counter("resilience.keyed.untracked", stats.untracked);
+            batch.counter("resilience.keyed.evicted", stats.evicted);
+        });
+    }
+
+    /// Adds the counters of a retry layer, and the budget it draws on. A budget that several layers share belongs under
+    /// one of their names only: balances under one name are summed.
     #[cfg(feature = "retry")]
     pub fn retry(&self, name: &str, stats: crate::retry::RetryStats, budget: &crate::RetryBudget) {
         let (label, budget) = (self.label(name), budget.clone());
-        self.add(move || {
-            counter!("resilience.retry.retries", "policy" => label.clone()).absolute(stats.retries());
-            counter!("resilience.retry.out_of_budget", "policy" => label.clone()).absolute(stats.out_of_budget());
-            counter!("resilience.retry.out_of_attempts", "policy" => label.clone()).absolute(stats.out_of_attempts());
-            gauge!("resilience.budget.balance", "policy" => label.clone()).set(budget.balance());
+        self.add(move |batch| {
+            let mut batch = batch.of(&label);
+            batch.counter("resilience.retry.retries", stats.retries());
+            batch.counter("resilience.retry.out_of_budget", stats.out_of_budget());
+            batch.counter("resilience.retry.out_of_attempts", stats.out_of_attempts());
+            batch.gauge("resilience.budget.balance", budget.balance());
         });
     }
-}
-
-impl Default for Exporter {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn describe() {
-    describe_gauge!("resilience.breaker.state", "1 for the state that the circuit is in");
-    describe_counter!("resilience.breaker.transitions", "Changes of the circuit's state");
-    describe_counter!("resilience.breaker.rejected", "Calls that the circuit did not permit");
-    describe_counter!("resilience.breaker.stale", "Results of calls from before the last change of state");
-    describe_histogram!("resilience.breaker.calls", Unit::Seconds, "Calls that the circuit permitted");
-    describe_counter!("resilience.breaker.not_permitted", "Calls that the circuit did not permit, by reason");
-    describe_gauge!("resilience.breaker.failure_rate", "Failures among the calls in the window, 0 to 1");
-    describe_gauge!("resilience.breaker.slow_rate", "Slow calls among those in the window, 0 to 1");
-    describe_gauge!("resilience.bulkhead.in_flight", "Calls that hold a permit");
-    describe_gauge!("resilience.bulkhead.waiting", "Calls that wait for a permit");
-    describe_gauge!("resilience.bulkhead.limit", "Permits there are");
-    describe_counter!("resilience.bulkhead.rejected", "Calls that got no permit");
-    describe_counter!("resilience.retry.retries", "Attempts after the first");
-    describe_counter!("resilience.retry.out_of_budget", "Failures that the budget let stand");
-    describe_counter!("resilience.retry.out_of_attempts", "Failures of the last attempt allowed");
-    describe_gauge!("resilience.budget.balance", "Retries that the budget has left");
 }
 
 impl fmt::Debug for Exporter {
@@ -191,108 +217,130 @@ impl fmt::Debug for Exporter {
     }
 }
 
-#[cfg(all(test, feature = "bulkhead", feature = "circuit-breaker"))]
-mod tests {
-    use super::*;
-    use crate::{Bulkhead, CircuitBreaker, Policy, TokioClock};
-    use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+/// A metric with its labels.
+#[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
+struct Name {
+    metric: &'static str,
+    policy: Arc<str>,
+    label: Option<(&'static str, &'static str)>,
+}
 
-    /// The values of a metric, by their labels in the order of the table.
-    fn values(snapshotter: &Snapshotter, name: &str) -> Vec<(Vec<String>, f64)> {
-        let mut values: Vec<_> = snapshotter
-            .snapshot()
-            .into_vec()
-            .into_iter()
-            .filter(|(key, ..)| key.key().name() == name)
-            .map(|(key, _, _, value)| {
-                let value = match value {
-                    DebugValue::Counter(n) => n as f64,
-                    DebugValue::Gauge(x) => x.into_inner(),
-                    DebugValue::Histogram(times) => times.iter().map(|time| time.into_inner()).sum(),
-                };
-                (key.key().labels().map(|label| label.value().to_owned()).collect::<Vec<_>>(), value)
-            })
-            .collect();
-        values.sort_by(|a, b| a.0.cmp(&b.0));
-        values
-    }
-
-    fn labels<const N: usize>(labels: [&str; N]) -> Vec<String> {
-        labels.map(str::to_owned).to_vec()
-    }
-
-    #[test]
-    fn a_circuit_shows_one_state_at_a_time_and_every_change_of_it() {
-        let recorder = DebuggingRecorder::new();
-        let snapshotter = recorder.snapshotter();
-        metrics::with_local_recorder(&recorder, || {
-            let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-            exporter.circuit_breaker(&breaker);
-            exporter.publish();
-            breaker.force_open();
-            assert!(breaker.reserve(&TokioClock).is_err());
-            exporter.publish();
-        });
-        // A snapshot takes counters with it, so each metric is asked for once, the gauges first.
-        let all: Vec<_> = values(&snapshotter, "resilience.breaker.state");
-        let ones: Vec<_> = all.iter().filter(|(_, value)| *value == 1.0).collect();
-        assert_eq!(ones, [&(labels(["payments", "forced-open"]), 1.0)]);
-        assert_eq!(all.len(), 6);
-    }
-
-    #[test]
-    fn transitions_and_rejections_are_counted() {
-        let recorder = DebuggingRecorder::new();
-        let snapshotter = recorder.snapshotter();
-        metrics::with_local_recorder(&recorder, || {
-            let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-            exporter.circuit_breaker(&breaker);
-            breaker.force_open();
-            breaker.reset();
-        });
-        let expected = [
-            (labels(["payments", "closed", "forced-open"]), 1.0),
-            (labels(["payments", "forced-open", "closed"]), 1.0),
-        ];
-        assert_eq!(values(&snapshotter, "resilience.breaker.transitions"), expected);
-    }
-
-    #[test]
-    fn calls_are_published_with_their_times_where_that_is_asked_for() {
-        use buttress_core::{Failure, FailureKind, Outcome, Permit};
-        let (recorder, now) = (DebuggingRecorder::new(), buttress_core::Clock::now(&TokioClock));
-        let snapshotter = recorder.snapshotter();
-        metrics::with_local_recorder(&recorder, || {
-            let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-            exporter.circuit_breaker_calls(&breaker);
-            breaker.reserve(&now).unwrap().settle(&Outcome::Success, &now);
-            let later = now + std::time::Duration::from_secs(2);
-            let failure = Failure::new(FailureKind::Transport).into();
-            breaker.reserve(&later).unwrap().settle(&failure, &(later + std::time::Duration::from_millis(1500)));
-            breaker.force_open();
-            assert!(breaker.reserve(&later).is_err());
-        });
-        let expected = [
-            (labels(["payments", "failure"]), 1.5),
-            (labels(["payments", "ignored"]), 0.0),
-            (labels(["payments", "success"]), 0.0),
-        ];
-        assert_eq!(values(&snapshotter, "resilience.breaker.calls"), expected);
-    }
-
-    #[test]
-    fn the_hundred_and_first_policy_is_one_of_the_others() {
-        let recorder = DebuggingRecorder::new();
-        let snapshotter = recorder.snapshotter();
-        metrics::with_local_recorder(&recorder, || {
-            let exporter = Exporter::new();
-            for n in 0..150 {
-                exporter.bulkhead(&format!("b{n}"), &Bulkhead::new(n));
-            }
-            exporter.publish();
-        });
-        let limits = values(&snapshotter, "resilience.bulkhead.limit");
-        assert_eq!(limits.len(), 101);
-        assert!(limits.contains(&(labels(["b99"]), 99.0)) && limits.contains(&(labels(["other"]), 149.0)));
+impl Name {
+    fn labels(&self) -> Vec<Label> {
+        let more = self.label.map(|(name, value)| Label::new(name, value));
+        std::iter::once(Label::new("policy", self.policy.clone())).chain(more).collect()
     }
 }
+
+enum Value {
+    Counter(u64),
+    Gauge(f64),
+    /// `part` of `whole`; unknown when `whole` is 0.
+    Rate {
+        part: u64,
+        whole: u64,
+    },
+}
+
+/// The values of one publication, summed by name. Counters only grow and policies stay on the list, so sums of counters
+/// only grow too.
+#[derive(Default)]
+struct Batch(BTreeMap<Name, Value>);
+
+impl Batch {
+    fn of<'a>(&'a mut self, policy: &'a Arc<str>) -> PolicyBatch<'a> {
+        PolicyBatch { batch: self, policy }
+    }
+
+    fn publish(self, shown: &mut BTreeSet<Name>) {
+        for (name, value) in self.0 {
+            let labels = name.labels();
+            match value {
+                Value::Counter(n) => counter!(name.metric, labels).absolute(n),
+                Value::Gauge(x) => gauge!(name.metric, labels).set(x),
+                Value::Rate { part, whole } if whole > 0 => {
+                    gauge!(name.metric, labels).set(part as f64 / whole as f64);
+                    shown.insert(name);
+                }
+                // A gauge cannot be taken back.
+                Value::Rate { .. } if shown.remove(&name) => gauge!(name.metric, labels).set(f64::NAN),
+                Value::Rate { .. } => {}
+            }
+        }
+    }
+}
+
+/// A [`Batch`], for the values of one policy.
+struct PolicyBatch<'a> {
+    batch: &'a mut Batch,
+    policy: &'a Arc<str>,
+}
+
+impl PolicyBatch<'_> {
+    fn counter(&mut self, metric: &'static str, n: u64) {
+        self.add(metric, None, Value::Counter(n));
+    }
+
+    fn gauge(&mut self, metric: &'static str, x: f64) {
+        self.add(metric, None, Value::Gauge(x));
+    }
+
+    fn rate(&mut self, metric: &'static str, known: bool, part: u64, whole: u64) {
+        let value = if known { Value::Rate { part, whole } } else { Value::Rate { part: 0, whole: 0 } };
+        self.add(metric, None, value);
+    }
+
+    fn add(&mut self, metric: &'static str, label: Option<(&'static str, &'static str)>, value: Value) {
+        let name = Name { metric, policy: self.policy.clone(), label };
+        match (self.batch.0.get_mut(&name), value) {
+            (Some(Value::Counter(sum)), Value::Counter(n)) => *sum = sum.saturating_add(n),
+            (Some(Value::Gauge(sum)), Value::Gauge(x)) => *sum += x,
+            (Some(Value::Rate { part, whole }), Value::Rate { part: more_part, whole: more }) => {
+                *part = part.saturating_add(more_part);
+                *whole = whole.saturating_add(more);
+            }
+            (_, value) => {
+                self.batch.0.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Tells the recorder what the metrics mean: with each publication, since it may have been installed since the last one.
+fn describe() {
+    for (name, help) in [
+        ("resilience.breaker.transitions", "Changes of the circuit's state"),
+        ("resilience.breaker.rejected", "Calls that the circuit rejected"),
+        ("resilience.breaker.stale", "Results of calls from before the last change of state"),
+        ("resilience.breaker.not_permitted", "Calls that the circuit rejected, by reason"),
+        ("resilience.bulkhead.rejected", "Calls that the bulkhead rejected"),
+        ("resilience.keyed.rejected", "Calls that the policies of all keys rejected"),
+        ("resilience.keyed.untracked", "Calls of keys for which there was no room"),
+        ("resilience.keyed.evicted", "Keys whose policy was evicted"),
+        ("resilience.retry.retries", "Attempts after the first"),
+        ("resilience.retry.out_of_budget", "Retries denied by the budget"),
+        ("resilience.retry.out_of_attempts", "Calls whose last allowed attempt failed"),
+    ] {
+        describe_counter!(name, Unit::Count, help);
+    }
+    for (name, help) in [
+        ("resilience.breaker.state", "Circuits that are in the state: 1 or 0 for a single circuit"),
+        ("resilience.bulkhead.in_flight", "Calls that hold a permit"),
+        ("resilience.bulkhead.waiting", "Calls in the queue"),
+        ("resilience.bulkhead.limit", "Calls that may be in flight"),
+        ("resilience.keyed.keys", "Keys that have a policy"),
+        ("resilience.keyed.in_flight", "Calls in flight, of all keys"),
+        ("resilience.keyed.open", "Keys whose circuit is open"),
+        ("resilience.keyed.half_open", "Keys whose circuit is half-open"),
+        ("resilience.budget.balance", "Retries that the budget has left"),
+    ] {
+        describe_gauge!(name, Unit::Count, help);
+    }
+    // Shares of 1, for which the facade has no unit: its percent are hundredths.
+    describe_gauge!("resilience.breaker.failure_rate", "Failures among the calls in the window, 0 to 1");
+    describe_gauge!("resilience.breaker.slow_rate", "Slow calls among the calls in the window, 0 to 1");
+    describe_histogram!("resilience.breaker.calls", Unit::Seconds, "Calls that the circuit admitted");
+}
+
+#[cfg(all(test, feature = "bulkhead", feature = "circuit-breaker"))]
+mod tests;
