@@ -5,6 +5,7 @@ mod check;
 mod debian;
 mod postgres;
 mod run;
+mod rust_version;
 mod setup;
 mod test;
 

@@ -15,9 +15,17 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
 
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(name);
-    // Nobody is there to answer in CI, so nobody is asked at home.
+    // In CI no question can be answered, so none is asked on a developer's machine either.
     command.current_dir(root()).stdin(Stdio::null());
     command
+}
+
+/// How a step ended that did not fail.
+pub(crate) enum Ran {
+    /// All of it was checked.
+    All,
+    /// Something is missing, and what of the step was left out for it.
+    Without(String),
 }
 
 /// Runs it with its output passed through.

@@ -7,58 +7,95 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
-use crate::run::{cargo, run, target, works};
+use crate::run::{Ran, cargo, run, target, works};
 use crate::setup::setup;
-use crate::{browser, check, postgres};
+use crate::{browser, check, postgres, rust_version};
 
 struct Step {
     name: &'static str,
     /// What to do when it fails.
     advice: &'static str,
-    run: fn() -> anyhow::Result<()>,
+    run: fn() -> anyhow::Result<Ran>,
 }
 
 /// The mesh leaves librdkafka out unless asked, since that takes a minute to compile.
 const KAFKA: [&str; 2] = ["--features", "mesh/kafka"];
 
 const STEPS: &[Step] = &[
-    Step { name: "setup", advice: "Everything else needs this: repair it first.", run: setup },
-    Step { name: "fmt", advice: "`cargo fmt --all` repairs it.", run: || run(&mut cargo(["fmt", "--all", "--check"])) },
-    Step { name: "sources", advice: "Finish it, or take it out.", run: check::sources },
+    Step { name: "setup", advice: "Everything else needs this: repair it first.", run: || all(setup()) },
+    Step {
+        name: "fmt",
+        advice: "`cargo fmt --all` repairs it.",
+        run: || all(run(&mut cargo(["fmt", "--all", "--check"]))),
+    },
+    Step { name: "sources", advice: "Finish it, or take it out.", run: || all(check::sources()) },
     Step {
         name: "dependencies",
         advice: "Move the code to the crate that may know of it, or put the dependency behind a feature.",
-        run: check::dependencies,
+        run: || all(check::dependencies()),
     },
     Step { name: "deny", advice: "See deny.toml: take another dependency, or argue there for this one.", run: deny },
     Step {
         name: "clippy",
         advice: "`cargo clippy --workspace --all-targets` shows it alone; an exception is an `expect` with a reason.",
-        run: || run(cargo(["clippy", "--workspace", "--all-targets"]).args(KAFKA).args(["--", "--deny", "warnings"])),
+        run: || {
+            all(run(cargo(["clippy", "--workspace", "--all-targets"]).args(KAFKA).args(["--", "--deny", "warnings"])))
+        },
     },
     Step {
         name: "features",
         advice: "The last command above fails by itself: some code needs a feature that its `cfg` does not name.",
-        run: check::features,
+        run: || all(check::features()),
+    },
+    Step {
+        name: "rust-version",
+        advice: "Declare a higher `rust-version` in the crate's Cargo.toml, or take the code or the dependency out.",
+        run: rust_version::check,
     },
     Step {
         name: "loom",
         advice: "An interleaving breaks an invariant. LOOM_LOG=trace LOOM_LOCATION=1 with the command above shows which.",
-        run: loom,
+        run: || all(loom()),
     },
-    Step { name: "doc", advice: "The last command above shows it alone; mostly a link that leads nowhere.", run: doc },
+    Step {
+        name: "doc",
+        advice: "The last command above shows it alone; mostly a link that leads nowhere.",
+        run: || all(doc()),
+    },
     Step {
         name: "doctest",
         advice: "An example in the documentation does not do what it says.",
-        run: || run(&mut cargo(["test", "--workspace", "--doc"])),
+        run: || all(run(&mut cargo(["test", "--workspace", "--doc"]))),
     },
     Step {
         name: "examples",
         advice: "What the example shows did not happen: run the last command above alone.",
-        run: examples,
+        run: || all(examples()),
     },
-    Step { name: "tests", advice: "", run: tests },
+    Step { name: "tests", advice: "", run: || all(tests()) },
 ];
+
+fn all(result: anyhow::Result<()>) -> anyhow::Result<Ran> {
+    result.map(|()| Ran::All)
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Verdict {
+    Passed,
+    /// Passed, but not all of it was checked.
+    Partly,
+    Failed,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "ok",
+            Self::Partly => "partly",
+            Self::Failed => "FAILED",
+        }
+    }
+}
 
 pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
     if args == ["--list"] {
@@ -76,48 +113,60 @@ pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
             recap(&done);
         }
         println!("\n=== {} {}", step.name, "=".repeat(100 - step.name.len()));
-        let (passed, took) = timed(step);
-        done.push((step.name, passed, took));
+        let (verdict, took) = timed(step);
+        done.push((step.name, verdict, took));
         // Without tools and dependencies all the rest would fail for this one reason.
-        if !passed && step.name == "setup" {
+        if verdict == Verdict::Failed && step.name == "setup" {
             break;
         }
     }
-    let failed: Vec<&str> = done.iter().filter(|(_, passed, _)| !passed).map(|(name, ..)| *name).collect();
+    let failed: Vec<&str> =
+        done.iter().filter(|(_, verdict, _)| *verdict == Verdict::Failed).map(|(name, ..)| *name).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-fn timed(step: &Step) -> (bool, Duration) {
+fn timed(step: &Step) -> (Verdict, Duration) {
     #[expect(clippy::disallowed_methods, reason = "tells a person how long a step took")]
     let start = Instant::now();
     let result = (step.run)();
     let took = start.elapsed();
-    match &result {
+    let verdict = match result {
         // Nothing may follow the test runner's own summary.
-        Ok(()) if step.name == "tests" => {}
-        Ok(()) => println!("ok, {:.1} s", took.as_secs_f64()),
-        Err(error) => println!("FAILED: {error:#}\n{}", step.advice),
-    }
-    (result.is_ok(), took)
+        Ok(Ran::All) if step.name == "tests" => Verdict::Passed,
+        Ok(Ran::All) => {
+            println!("ok, {:.1} s", took.as_secs_f64());
+            Verdict::Passed
+        }
+        Ok(Ran::Without(what)) => {
+            println!("SKIPPED in part or whole: {what}");
+            Verdict::Partly
+        }
+        Err(error) => {
+            println!("FAILED: {error:#}\n{}", step.advice);
+            Verdict::Failed
+        }
+    };
+    (verdict, took)
 }
 
-fn recap(done: &[(&str, bool, Duration)]) {
+fn recap(done: &[(&str, Verdict, Duration)]) {
     if done.is_empty() {
         return;
     }
     println!("\n=== so far {}", "=".repeat(93));
-    for (name, passed, took) in done {
-        println!("{:6}  {name:14} {:6.1} s", if *passed { "ok" } else { "FAILED" }, took.as_secs_f64());
+    for (name, verdict, took) in done {
+        println!("{:6}  {name:14} {:6.1} s", verdict.word(), took.as_secs_f64());
     }
 }
 
-fn deny() -> anyhow::Result<()> {
+fn deny() -> anyhow::Result<Ran> {
     if !works(&mut cargo(["deny", "--version"])) {
-        println!("left out: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
-        return Ok(());
+        let what =
+            "no licence or duplicate was looked for: cargo-deny is not installed (`cargo install cargo-deny --locked`)";
+        return Ok(Ran::Without(what.into()));
     }
-    run(&mut cargo(["deny", "--offline", "check", "bans", "licenses", "sources"]))
+    all(run(&mut cargo(["deny", "--offline", "check", "bans", "licenses", "sources"])))
 }
 
 /// In a target directory of its own: its flags would have everything else compiled again.
