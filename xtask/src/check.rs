@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::run::{cargo, output, root, run};
 
-/// Every feature of every published crate compiles alone, with all others, and none, without a warning.
+/// Every feature of every published crate compiles alone, with all others, and none, without a
+/// warning.
 ///
-/// Clippy rather than `check`: its `-D warnings` reaches only our code, so dependencies are compiled once for all rounds.
+/// Clippy rather than `check`: its `-D warnings` reaches only our code, so dependencies are
+/// compiled once for all rounds.
 pub(crate) fn features() -> anyhow::Result<()> {
     for (package, features) in published()? {
         let mut rounds = vec![vec!["--no-default-features".to_owned()]];
@@ -37,7 +39,8 @@ const ABSENT: [(&str, &[&str], &[&str]); 3] = [
         &["--all-features"],
         &["tokio", "tower", "tower-service", "tower-layer", "http", "http-body", "hyper"],
     ),
-    // The layers serve any protocol. (Feature `tonic` is one conversion that the orphan rule keeps there, off by default.)
+    // The layers serve any protocol. (Feature `tonic` is one conversion that the orphan rule keeps
+    // there, off by default.)
     ("buttress", &[], &["http", "http-body", "hyper", "axum", "tonic", "reqwest"]),
     // Who uses one of these does not pay for the others.
     ("buttress-http", &["--no-default-features"], &["hyper", "axum", "axum-core", "tonic", "reqwest"]),
@@ -61,7 +64,8 @@ pub(crate) fn dependencies() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing is left for later and no test is switched off. In two parts, or this file would find itself.
+/// Nothing is left for later and no test is switched off. In two parts, or this file would find
+/// itself.
 const UNFINISHED: [&str; 4] =
     [concat!("to", "do!("), concat!("unim", "plemented!("), concat!("#[ig", "nore"), concat!("db", "g!(")];
 

@@ -4,7 +4,8 @@ use anyhow::ensure;
 
 use crate::run::{output, program, run, works};
 
-/// Installs `packages` unless `what` is there already and if we may. A developer's machine may do without; CI may not.
+/// Installs `packages` unless `what` is there already and if we may. A developer's machine may do
+/// without; CI may not.
 pub(crate) fn install(
     what: &str,
     packages: &[&str],

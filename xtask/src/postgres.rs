@@ -1,4 +1,5 @@
-//! A PostgreSQL server for the tests: Debian's programs, a data directory and a port of its own, and gone afterwards.
+//! A PostgreSQL server for the tests: Debian's programs, a data directory and a port of its own,
+//! and gone afterwards.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -41,8 +42,8 @@ pub(crate) fn install() -> anyhow::Result<()> {
     debian::install("PostgreSQL", &["postgresql"], &[("RUNLEVEL", "1")], installed)
 }
 
-/// Lets the tests know of a server: the one that is named in the environment, or one that is started here. Keep it until
-/// they are done.
+/// Lets the tests know of a server: the one that is named in the environment, or one that is
+/// started here. Keep it until they are done.
 pub(crate) fn serve(tests: &mut Command) -> anyhow::Result<Option<Server>> {
     if std::env::var_os(VARIABLE).is_some() {
         return Ok(None);
@@ -93,7 +94,8 @@ impl Server {
                 .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
-        // Taken by the server a moment after it was given back here. Nobody else is likely to be faster.
+        // Taken by the server a moment after it was given back here. Another program is hardly
+        // faster.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = fs::File::create(data.join("server.log"))?;
         let mut command = as_user("postgres");
@@ -103,7 +105,7 @@ impl Server {
             "unix_socket_directories=",
             // Many tests at once, each with a pool or several.
             "max_connections=300",
-            // What a power cut would lose is of no use to anybody.
+            // What a power cut would lose is of no use.
             "fsync=off",
             "full_page_writes=off",
             "synchronous_commit=off",
@@ -129,7 +131,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A fast shutdown: whoever is still connected is cut off.
+        // A fast shutdown: open connections are cut off.
         stop(self.process.id());
         if let Err(error) = self.process.wait() {
             eprintln!("postgres has not ended: {error}");
@@ -151,8 +153,8 @@ fn stop(pid: u32) {
     works(program("kill").args(["-INT", &pid.to_string()]));
 }
 
-/// An empty directory that belongs to the user: under the target folder, or, if the user cannot get there, among the
-/// temporary files.
+/// An empty directory that belongs to the user: under the target folder, or, if the user cannot get
+/// there, among the temporary files.
 fn directory(user: Option<User>) -> anyhow::Result<PathBuf> {
     let own = format!("{PREFIX}{}", std::process::id());
     let mut refused = Vec::new();
@@ -195,7 +197,8 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Whether a process is the server of a data directory, and not another one that has its number now.
+/// Whether a process is the server of a data directory, and not another one that has its number
+/// now.
 fn runs_in(pid: u32, data: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data)
 }

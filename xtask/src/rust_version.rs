@@ -1,8 +1,9 @@
 //! Whether the `rust-version` that each crate declares is true.
 //!
-//! Cargo shows it to users and picks their dependencies by it, but checks nothing until an older compiler is used. Here two
-//! things are checked: that no dependency asks for more, with every feature, which needs no other compiler; and that the
-//! published crates compile with the compiler that they declare, where rustup can get it.
+//! Cargo shows it to users and picks their dependencies by it, but checks nothing until an older
+//! compiler is used. Here two things are checked: that no dependency asks for more, with every
+//! feature, which needs no other compiler; and that the published crates compile with the compiler
+//! that they declare, where rustup can get it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

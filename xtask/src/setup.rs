@@ -1,5 +1,6 @@
-//! What a fresh machine may lack. Rust itself needs a C compiler to link with; SQLite needs no more than that, and librdkafka
-//! make. What is left are parts of the toolchain that a minimal installation leaves out, PostgreSQL, Chromium, and the dependencies.
+//! What a fresh machine may lack. Rust itself needs a C compiler to link with; SQLite needs no more
+//! than that, and librdkafka make. What is left are parts of the toolchain that a minimal
+//! installation leaves out, PostgreSQL, Chromium, and the dependencies.
 
 use anyhow::Context;
 

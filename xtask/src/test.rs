@@ -1,7 +1,8 @@
 //! `cargo xtask test`: all that must hold before a change is merged. CI runs this and nothing else.
 //!
-//! A step that fails does not stop the next ones, so that one run shows everything there is to repair. The tests come last, so
-//! that the last thing on the screen is what most people look for: the test runner's summary.
+//! A step that fails does not stop the next ones, so that one run shows everything there is to
+//! repair. The tests come last, so that the last thing on the screen is what most people look for:
+//! the test runner's summary.
 
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,8 @@ fn loom() -> anyhow::Result<()> {
         .env("CARGO_TARGET_DIR", target))
 }
 
-/// The mesh is there to be read, so its private parts are documented too, and links to them lead somewhere.
+/// The mesh is there to be read, so its private parts are documented too, and links to them lead
+/// somewhere.
 fn doc() -> anyhow::Result<()> {
     for packages in [["--workspace", "--exclude", "mesh"], ["--package", "mesh", "--document-private-items"]] {
         run(cargo(["doc", "--no-deps"]).args(packages).env("RUSTDOCFLAGS", "-D warnings"))?;
@@ -193,8 +195,8 @@ fn examples() -> anyhow::Result<()> {
     run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
 }
 
-/// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them. A real Kafka they find themselves, in
-/// `BUTTRESS_TEST_KAFKA`.
+/// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them. A
+/// real Kafka they find themselves, in `BUTTRESS_TEST_KAFKA`.
 fn tests() -> anyhow::Result<()> {
     let mut tests = if works(&mut cargo(["nextest", "--version"])) {
         cargo(["nextest", "run", "--workspace", "--no-fail-fast"])

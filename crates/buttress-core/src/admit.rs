@@ -88,19 +88,19 @@ impl Permit for () {
 
 /// Tasks that wait until a policy may admit again, first come first woken.
 ///
-/// A waiter takes a [`key`](Self::key) once, [registers](Self::register) it whenever it has to wait, and
-/// then asks the policy once more: what becomes free after that question wakes it. When it is done it calls
-/// [`served`](Self::served) if it got its permit, and [`deregister`](Self::deregister) if it gave up. While
-/// no task waits, waking is a single load.
+/// A waiter takes a [`key`](Self::key) once, [registers](Self::register) it whenever it has to
+/// wait, and then asks the policy once more: what becomes free after that question wakes it. When
+/// it is done it calls [`served`](Self::served) if it got its permit, and
+/// [`deregister`](Self::deregister) if it gave up. While no task waits, waking is a single load.
 ///
-/// A policy whose places become free one by one calls [`wake_one`](Self::wake_one) for each: a release with
-/// 4,000 waiters is as cheap as with one. A policy whose answer changes for all callers, such as a circuit that opens
-/// or closes, calls [`wake`](Self::wake).
+/// A policy whose places become free one by one calls [`wake_one`](Self::wake_one) for each: a
+/// release with 4,000 waiters is as cheap as with one. A policy whose answer changes for all
+/// callers, such as a circuit that opens or closes, calls [`wake`](Self::wake).
 ///
-/// A waiter that was woken by `wake_one` owns that wake-up until it registers again or calls one of the
-/// other two. If it gives up, the next in line is woken in its stead. A waiter that is neither polled nor
-/// dropped after its wake-up, for example an idle service that a balancer keeps, holds it up: only time can
-/// reveal that, so a layer also asks again after a while.
+/// A waiter that was woken by `wake_one` owns that wake-up until it registers again or calls one of
+/// the other two. If it gives up, the next in line is woken in its stead. A waiter that is neither
+/// polled nor dropped after its wake-up, for example an idle service that a balancer keeps, holds
+/// it up: only time can reveal that, so a layer also asks again after a while.
 #[derive(Debug, Default)]
 pub struct Waiters {
     /// How many are registered.
@@ -125,7 +125,8 @@ impl Waiters {
 
     /// Registers the task of the waiting service `key`, or replaces its waker.
     pub fn register(&self, key: u64, waker: &Waker) {
-        // Wakers are dropped outside the lock: the last one of a task may drop a future that deregisters.
+        // Wakers are dropped outside the lock: the last one of a task may drop a future that
+        // deregisters.
         let _replaced = {
             let mut line = lock(&self.line);
             line.woken.remove(&key);
@@ -134,13 +135,13 @@ impl Waiters {
             self.count.store(line.waiting.len(), Ordering::SeqCst);
             replaced
         };
-        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the waiter's next question
-        // sees the release.
+        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the
+        // waiter's next question sees the release.
         crate::sync::fence(Ordering::SeqCst);
     }
 
-    /// Takes the waiting service `key` off the list, because it gave up. If it had been woken, the next in
-    /// line is woken.
+    /// Takes the waiting service `key` off the list, because it gave up. If it had been woken, the
+    /// next in line is woken.
     pub fn deregister(&self, key: u64) {
         if self.remove(key) {
             self.wake_one();

@@ -40,6 +40,10 @@ enum Jitter {
 }
 
 impl Backoff {
+    /// For failures by overload, which need more time than others: full jitter, base 1 s, cap 20 s
+    /// (AWS SDKs, retry mode v2.1).
+    pub const OVERLOAD: Self = Self::full_jitter(Duration::from_secs(1), Duration::from_secs(20));
+
     /// Spreads a crowd best, and may wait next to nothing. The default: base 50 ms, cap 20 s.
     pub const fn full_jitter(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::Full, base, cap }
@@ -55,7 +59,8 @@ impl Backoff {
         Self { jitter: Jitter::Decorrelated, base, cap }
     }
 
-    /// Doubles without jitter. Callers that failed together come back together: prefer a jittered one.
+    /// Doubles without jitter. Callers that failed together come back together: prefer a jittered
+    /// one.
     pub const fn exponential(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::None, base, cap }
     }
@@ -78,11 +83,11 @@ impl Backoff {
     /// The pause before an attempt that the server asked to put off by `hint`, where `pause` is the
     /// backoff's own.
     ///
-    /// A pause that is longer than the hint stays as it is. A hint that is longer is spread by up to a tenth, so
-    /// that the callers that got it together do not come back together, but not beyond the cap. A hint
-    /// that is not below the cap is taken as it is. So the result is never below the hint and never above the
-    /// longer of cap and hint. Callers that do not want to wait for longer than some time have to
-    /// compare the hint with it first.
+    /// A pause that is longer than the hint stays as it is. A hint that is longer is spread by up
+    /// to a tenth, so that the callers that got it together do not come back together, but not
+    /// beyond the cap. A hint that is not below the cap is taken as it is. So the result is never
+    /// below the hint and never above the longer of cap and hint. Callers that do not want to wait
+    /// for longer than some time have to compare the hint with it first.
     ///
     /// (Envoy spreads by up to a half, the AWS SDKs allow up to 5 seconds more.)
     pub fn hinted(&self, pause: Duration, hint: Duration, rng: &mut Rng) -> Duration {
@@ -99,8 +104,8 @@ impl Backoff {
         Pauses { backoff: *self, n: 0, previous: self.base, rng }
     }
 
-    /// Pause number `n` of the families that do not depend on the previous one. A decorrelated one is drawn
-    /// from its whole range.
+    /// Pause number `n` of the families that do not depend on the previous one. A decorrelated one
+    /// is drawn from its whole range.
     pub fn pause(&self, n: u32, rng: &mut Rng) -> Duration {
         let v = self.step(n);
         match self.jitter {
@@ -121,7 +126,7 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// Full jitter, base 50 ms, cap 20 s: the AWS SDKs' standard mode.
+    /// Full jitter, base 50 ms, cap 20 s (AWS SDKs, retry mode v2.1).
     fn default() -> Self {
         Self::full_jitter(Duration::from_millis(50), Duration::from_secs(20))
     }

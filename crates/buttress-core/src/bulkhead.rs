@@ -10,13 +10,14 @@ use std::{
 };
 
 const POLICY: &str = "bulkhead";
-/// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty" is one load.
+/// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty"
+/// is one load.
 const WAITING: u64 = 1 << 32;
 
 /// A bulkhead: at most `limit` calls in flight. A cheap handle; clones share the count.
 ///
-/// A place is held to the end of the response's stream and freed whatever happens to the call. The queue is
-/// served in order, and new calls do not overtake it.
+/// A place is held to the end of the response's stream and freed whatever happens to the call. The
+/// queue is served in order, and new calls do not overtake it.
 ///
 /// ```
 /// use buttress_core::{Bulkhead, Policy};
@@ -42,19 +43,21 @@ struct State {
     rejected: Counter,
 }
 
-/// Everything that decides about the queue, limit included, happens under its lock. Releasers that see an
-/// empty queue in the state word take no lock.
+/// Everything that decides about the queue, limit included, happens under its lock. Releasers that
+/// see an empty queue in the state word take no lock.
 #[derive(Debug, Default)]
 struct Queue {
     next: u64,
     /// By number. As many as the state word says.
     waiting: BTreeMap<u64, Waker>,
-    /// Waiters that were granted a place, which is counted in the state word, and have not been polled since.
+    /// Waiters that were granted a place, which is counted in the state word, and have not been
+    /// polled since.
     granted: BTreeSet<u64>,
 }
 
 impl Bulkhead {
-    /// At most `limit` calls in flight, up to `u32::MAX`. 0 lets nothing through, until [`set_limit`](Self::set_limit).
+    /// At most `limit` calls in flight, up to `u32::MAX`. 0 lets nothing through, until
+    /// [`set_limit`](Self::set_limit).
     pub fn new(limit: usize) -> Self {
         Self::with_name(limit, None)
     }
@@ -119,8 +122,8 @@ impl Bulkhead {
     /// Takes a place, or queues for one.
     ///
     /// # Errors
-    /// [`Reason::QueueFull`] when `max_queue` calls are in the queue; [`Reason::BulkheadFull`] when `max_queue`
-    /// is 0.
+    /// [`Reason::QueueFull`] when `max_queue` calls are in the queue; [`Reason::BulkheadFull`] when
+    /// `max_queue` is 0.
     pub fn acquire_or_queue(&self, max_queue: usize) -> Result<Acquire, Rejection> {
         let state = &*self.0;
         if state.try_take() {
@@ -149,7 +152,8 @@ impl Bulkhead {
         }
     }
 
-    /// Counts a rejection and returns it: for a layer whose call waited in the queue for as long as it may.
+    /// Counts a rejection and returns it: for a layer whose call waited in the queue for as long as
+    /// it may.
     pub fn reject(&self, reason: Reason) -> Rejection {
         self.0.rejected.add(1);
         self.0.labels.reject(reason)
@@ -202,8 +206,9 @@ impl State {
                 Err(now) => word = now,
             }
         }
-        // Freed and granted again under one lock. If the release looked at the limit before taking the lock, it could
-        // free a place that a limit raised in between had already declared taken, and serve no waiter.
+        // Freed and granted again under one lock. If the release looked at the limit before taking
+        // the lock, it could free a place that a limit raised in between had already declared
+        // taken, and serve no waiter.
         let served = {
             let mut queue = lock(&self.queue);
             self.word.fetch_sub(1, Ordering::SeqCst);
@@ -260,7 +265,8 @@ pub enum Acquire {
     Queued(Place),
 }
 
-/// A place in the queue. Dropping it gives it up, also when it was just granted: the next in line gets it.
+/// A place in the queue. Dropping it gives it up, also when it was just granted: the next in line
+/// gets it.
 #[derive(Debug)]
 #[must_use]
 pub struct Place {
@@ -272,7 +278,8 @@ pub struct Place {
 impl Place {
     /// Ready once this place was granted. Not to be polled again after that.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<BulkheadPermit> {
-        // Wakers are dropped outside the lock: the last one of a task may drop a future with a place of its own.
+        // Wakers are dropped outside the lock: the last one of a task may drop a future with a
+        // place of its own.
         let _replaced = {
             let mut queue = lock(&self.ticket.queue);
             if queue.granted.remove(&self.number) {

@@ -1,9 +1,9 @@
 //! The health that a service reports: liveness, readiness, start-up.
 //!
-//! Answers come from the last reports of indicators; a probe checks nothing. The groups follow Kubernetes:
-//! *liveness* says whether a restart would help and so must not depend on anything outside the process, *readiness* says
-//! whether to send traffic, *start-up* says whether the other two mean anything yet. The status of a group
-//! is that of its worst member.
+//! Answers come from the last reports of indicators; a probe checks nothing. The groups follow
+//! Kubernetes: *liveness* says whether a restart would help and so must not depend on anything
+//! outside the process, *readiness* says whether to send traffic, *start-up* says whether the other
+//! two mean anything yet. The status of a group is that of its worst member.
 
 use crate::Clock;
 use crate::sync::{Mutex, lock};
@@ -64,8 +64,8 @@ pub enum Group {
     Liveness,
     /// Should traffic come here?
     Readiness,
-    /// Shown in reports, and changes no answer: circuits to other services belong here. In readiness, one
-    /// service that is down would take all its callers out of rotation.
+    /// Shown in reports, and changes no answer: circuits to other services belong here. In
+    /// readiness, one service that is down would take all its callers out of rotation.
     Dependencies,
 }
 
@@ -125,14 +125,16 @@ struct Entry {
 /// When an indicator's reports change its status.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rules {
-    /// Good reports in a row after which the status is good. Default 1 (Kubernetes' successThreshold).
+    /// Good reports in a row after which the status is good. Default 1 (Kubernetes'
+    /// successThreshold).
     ///
     /// A report on an indicator whose status is unknown counts at once, good or bad.
     pub rise: u32,
-    /// Bad reports in a row after which the status is bad. Default 3 (Kubernetes' failureThreshold), and 1 for
-    /// indicators that are set by hand.
+    /// Bad reports in a row after which the status is bad. Default 3 (Kubernetes'
+    /// failureThreshold), and 1 for indicators that are set by hand.
     pub fall: u32,
-    /// After this time without a report the status is [`Status::Unknown`]. `None` for reports that stay true.
+    /// After this time without a report the status is [`Status::Unknown`]. `None` for reports that
+    /// stay true.
     pub max_age: Option<Duration>,
 }
 
@@ -140,7 +142,8 @@ impl Rules {
     /// Every report counts at once, and until the next one.
     pub const AT_ONCE: Self = Self { rise: 1, fall: 1, max_age: None };
 
-    /// For a check every `interval`: 1 good or 3 bad in a row, unknown after three intervals of silence.
+    /// For a check every `interval`: 1 good or 3 bad in a row, unknown after three intervals of
+    /// silence.
     pub const fn every(interval: Duration) -> Self {
         Self { rise: 1, fall: 3, max_age: Some(interval.saturating_mul(3)) }
     }
@@ -157,8 +160,8 @@ impl Health {
         self.0.started.store(true, Ordering::Release);
     }
 
-    /// The service is about to stop: readiness ends now, liveness goes on. This is final: no later report brings
-    /// readiness back.
+    /// The service is about to stop: readiness ends now, liveness goes on. This is final: no later
+    /// report brings readiness back.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
@@ -183,7 +186,8 @@ impl Health {
         self.indicator(name, Group::Dependencies, Rules::AT_ONCE)
     }
 
-    /// An indicator with rules of its own. It is unknown until its first report, and gone when it is dropped.
+    /// An indicator with rules of its own. It is unknown until its first report, and gone when it
+    /// is dropped.
     pub fn indicator(&self, name: impl Into<String>, group: Group, rules: Rules) -> Indicator {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.0.indicators).push(Entry {

@@ -1,4 +1,5 @@
-//! Models of the lock-free parts, run through every interleaving of up to three threads, to a bound on preemptions, by loom:
+//! Models of the lock-free parts, run through every interleaving of up to three threads, to a bound
+//! on preemptions, by loom:
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test --release -p buttress-core --lib loom_models
@@ -187,8 +188,8 @@ fn three_threads_never_hold_more_than_the_limit() {
     });
 }
 
-/// A release at the same time as a limit that goes down and up again. `limit` places are taken, a call
-/// queues, and afterwards there is room for it.
+/// A release at the same time as a limit that goes down and up again. `limit` places are taken, a
+/// call queues, and afterwards there is room for it.
 fn release_while_the_limit_is_raised(limit: usize) {
     model(move || {
         let now = crate::testing::start();

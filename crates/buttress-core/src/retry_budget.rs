@@ -1,4 +1,5 @@
-//! A budget that keeps retries a share of the traffic, so that they cannot bury a backend that is down.
+//! A budget that keeps retries a share of the traffic, so that they cannot bury a backend that is
+//! down.
 
 use crate::shard::Counter;
 use crate::sync::{Mutex, lock};
@@ -11,26 +12,42 @@ const MILLI: u64 = 1000;
 /// Nanoseconds in a second.
 const NANOS: u128 = 1_000_000_000;
 
-/// A clock that is further back than this was set back: time counts from there. Times that differ by less
-/// come from threads that read their clocks in another order than they took the lock, and adding
-/// them up twice would break the guarantee.
+/// A clock that is further back than this was set back: time counts from there. Times that differ
+/// by less come from threads that read their clocks in another order than they took the lock, and
+/// adding them up twice would break the guarantee.
 const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 
 /// A token bucket of retries, shared by every layer that talks to one destination.
 ///
-/// Each request deposits `percent` hundredths of a retry, time adds `min_per_second`, each retry withdraws one. At
-/// most `burst` are ever saved up, and the bucket starts full.
+/// Each request deposits `percent` hundredths of a retry, time adds `min_per_second`, each retry
+/// withdraws one. At most `burst` are ever saved up, and the bucket starts full.
 ///
-/// **Guarantee**: over *any* interval, retries ≤ `percent`/100 · requests + `min_per_second` · seconds + `burst`, and the
-/// balance is never negative, however many threads withdraw at once.
+/// **Guarantee**: over *any* interval, retries ≤ `percent`/100 · requests + `min_per_second` ·
+/// seconds + `burst`, and the balance is never negative, however many threads withdraw at once.
 ///
-/// Deposits need no clock and no shared cache line: they are counted per thread and folded into the balance by the
-/// next withdrawal, which is exact, because between two withdrawals only deposits happen and a cap over sums does not
-/// depend on their order. Time is exact as well: what is left of a nanosecond's share is carried over.
+/// Deposits need no clock and no shared cache line: they are counted per thread and folded into the
+/// balance by the next withdrawal, which is exact, because between two withdrawals only deposits
+/// happen and a cap over sums does not depend on their order. Time is exact as well: what is left
+/// of a nanosecond's share is carried over.
 ///
-/// Differences from `tower`'s `TpsBudget`: that rounds a share to 1/n (0.7 lets every request be retried) and checks
-/// before it subtracts, so threads overdraw it; both come from Finagle's expiring window, which bounds only
-/// intervals longer than its time to live.
+/// Differences from `tower`'s `TpsBudget`: that rounds a share to 1/n (0.7 lets every request be
+/// retried) and checks before it subtracts, so threads overdraw it; both come from Finagle's
+/// expiring window, which bounds only intervals longer than its time to live.
+///
+/// ```
+/// use buttress_core::RetryBudget;
+///
+/// let now = std::time::Instant::now();
+/// let budget = RetryBudget::builder().percent(10.0).min_per_second(0.0).burst(5).build()?;
+/// (0..100).for_each(|_| budget.deposit());
+/// let mut retries = 0;
+/// while let Some(withdrawal) = budget.try_withdraw(&now) {
+///     withdrawal.spend();
+///     retries += 1;
+/// }
+/// assert_eq!(retries, 5, "10 % of 100 requests, but no more than the burst at once");
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RetryBudget(Arc<State>);
 
@@ -77,9 +94,9 @@ impl RetryBudget {
 
     /// Takes one retry out of the budget; `None` when it has none left.
     ///
-    /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) gives the retry back, so that
-    /// a call that is given up during its pause costs nothing. `try_withdraw(..).is_some()` therefore
-    /// only tests the budget.
+    /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) gives the retry back,
+    /// so that a call that is given up during its pause costs nothing. `try_withdraw(..).is_some()`
+    /// therefore only tests the budget.
     #[must_use = "a withdrawal that is dropped unspent gives the retry back"]
     pub fn try_withdraw(&self, clock: &impl Clock) -> Option<Withdrawal> {
         let state = &*self.0;
@@ -115,7 +132,8 @@ impl State {
         let income = deposited.saturating_add(self.refill(ledger, now));
         ledger.balance = ledger.balance.saturating_add(income).min(self.burst());
         if ledger.balance == self.burst() {
-            // A full bucket saves nothing, or a part of a thousandth would come on top of the burst.
+            // A full bucket saves nothing, or a part of a thousandth would come on top of the
+            // burst.
             ledger.carried = 0;
         }
     }
@@ -136,8 +154,8 @@ impl State {
     }
 }
 
-/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the call was
-/// given up during its pause, it is put back.
+/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the
+/// call was given up during its pause, it is put back.
 #[derive(Debug)]
 #[must_use = "a withdrawal that is dropped unspent gives the retry back"]
 pub struct Withdrawal {
@@ -183,7 +201,8 @@ impl Builder {
         self
     }
 
-    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000, exact to a thousandth. Default 3.
+    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000, exact to a
+    /// thousandth. Default 3.
     pub fn min_per_second(mut self, retries: f64) -> Self {
         self.min_per_second = retries;
         self

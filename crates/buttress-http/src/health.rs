@@ -4,11 +4,11 @@ use buttress::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-/// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the service is well, else 503, with the
-/// status in a word as the body. All other requests go to the service.
+/// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the service is well,
+/// else 503, with the status in a word as the body. All other requests go to the service.
 ///
-/// With `?verbose` all indicators are listed, for requests that [`verbose_for`](Self::verbose_for) allows. By
-/// default it allows none, since the names and details of dependencies are not public.
+/// With `?verbose` all indicators are listed, for requests that [`verbose_for`](Self::verbose_for)
+/// allows. By default it allows none, since the names and details of dependencies are not public.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpProbes {
     verbose: fn(&HeaderMap) -> bool,

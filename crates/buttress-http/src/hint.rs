@@ -19,8 +19,8 @@ impl Hint {
     }
 }
 
-/// `Retry-After`: seconds, or a date. A date counts from the response's own `Date`, so that clocks that differ do no
-/// harm. A date in the past is zero. Returns `None` when it is unreadable.
+/// `Retry-After`: seconds, or a date. A date counts from the response's own `Date`, so that clocks
+/// that differ do no harm. A date in the past is zero. Returns `None` when it is unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -32,8 +32,8 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(until.duration_since(date.unwrap_or_else(wall_clock)).unwrap_or_default())
 }
 
-/// `grpc-retry-pushback-ms`: a signed 32-bit number. Negative or unreadable means never (gRFC A6), and two values are
-/// unreadable.
+/// `grpc-retry-pushback-ms`: a signed 32-bit number. Negative or unreadable means never (gRFC A6),
+/// and two values are unreadable.
 pub(crate) fn pushback(headers: &HeaderMap) -> Option<Hint> {
     let mut values = headers.get_all("grpc-retry-pushback-ms").iter();
     let value = values.next()?;

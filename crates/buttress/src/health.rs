@@ -1,7 +1,7 @@
 //! `HealthLayer` answers health probes in front of everything else, so that they are never shed.
 //!
-//! The layer here knows no protocol: it asks an [`Answer`] whether a request is a probe. `buttress-http` has the one for
-//! `/livez`, `/readyz` and `/startupz`.
+//! The layer here knows no protocol: it asks an [`Answer`] whether a request is a probe.
+//! `buttress-http` has the one for `/livez`, `/readyz` and `/startupz`.
 //!
 //! ```
 //! use buttress::{Health, health::{CheckConfig, Group, Probe}};
@@ -22,9 +22,9 @@
 //!
 //! Outermost on the server. A probe that waits in a bulkhead reports a busy service as a dead one.
 //!
-//! The layer is always ready. A request that is no probe waits for the inner service in its own future, and gets
-//! the error if that fails to become ready: a service whose database is gone still answers `/livez`, and is not
-//! restarted for it.
+//! The layer is always ready. A request that is no probe waits for the inner service in its own
+//! future, and gets the error if that fails to become ready: a service whose database is gone still
+//! answers `/livez`, and is not restarted for it.
 
 mod check;
 
@@ -48,7 +48,8 @@ pub mod future {
     pub use super::ResponseFuture;
 }
 
-/// The health of one service. A cheap handle; clones share it. It begins as starting: neither started nor ready.
+/// The health of one service. A cheap handle; clones share it. It begins as starting: neither
+/// started nor ready.
 #[derive(Clone, Debug, Default)]
 pub struct Health(core::Health);
 
@@ -63,8 +64,8 @@ impl Health {
         self.0.started();
     }
 
-    /// The service is about to stop: readiness ends now, liveness goes on. This is final. Keep serving until the
-    /// load balancer has noticed.
+    /// The service is about to stop: readiness ends now, liveness goes on. This is final. Keep
+    /// serving until the load balancer has noticed.
     pub fn drain(&self) {
         self.0.drain();
     }
@@ -145,7 +146,8 @@ pub struct HealthLayer<A = NoProtocol> {
 pub struct NoProtocol;
 
 impl HealthLayer {
-    /// Chooses no protocol yet: `.http()` of `buttress-http` does, and [`answer`](Self::answer) for others.
+    /// Chooses no protocol yet: `.http()` of `buttress-http` does, and [`answer`](Self::answer) for
+    /// others.
     pub const fn new(health: Health) -> Self {
         Self { health, answer: NoProtocol }
     }
@@ -199,8 +201,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, Req, S::Response, S::Future>;
 
-    /// Always ready. The inner service is not asked: if it were pending, failed, or panicked, the server would send
-    /// no probe either.
+    /// Always ready. The inner service is not asked: if it were pending, failed, or panicked, the
+    /// server would send no probe either.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }

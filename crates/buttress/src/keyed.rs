@@ -12,9 +12,9 @@
 //! # Ok::<(), buttress::InvalidConfig>(())
 //! ```
 //!
-//! Any [policy](crate::Policy) that implements [`Idle`] can be keyed. Its type can be written down: the function that
-//! makes policies is boxed, and the one that reads keys can be a function pointer, a [`BoxKey`], or a type of your own
-//! that implements [`KeyOf`].
+//! Any [policy](crate::Policy) that implements [`Idle`] can be keyed. Its type can be written down:
+//! the function that makes policies is boxed, and the one that reads keys can be a function
+//! pointer, a [`BoxKey`], or a type of your own that implements [`KeyOf`].
 //!
 //! ```
 //! use buttress::{Bulkhead, keyed::{BoxKey, Keyed}};
@@ -38,30 +38,34 @@
 //!
 //! # Memory
 //!
-//! At most `max_keys` policies are kept. When a new key comes and there is no room, an [idle](Idle) policy that was
-//! not used lately is evicted (CLOCK, also called second chance): up to 16 candidates are looked at, so a new key
-//! costs the same with 100 keys as with 100,000. A policy that protects something, such as an open circuit, or
-//! that has calls in flight, is not evicted. If none of the candidates is idle, the call is admitted by a new policy
-//! that is not kept, and [counted](Stats::untracked).
+//! At most `max_keys` policies are kept. When a new key comes and there is no room, an [idle](Idle)
+//! policy that was not used lately is evicted (CLOCK, also called second chance): up to 16
+//! candidates are looked at, so a new key costs the same with 100 keys as with 100,000. A policy
+//! that protects something, such as an open circuit, or that has calls in flight, is not evicted.
+//! If none of the candidates is idle, the call is admitted by a new policy that is not kept, and
+//! [counted](Stats::untracked).
 //!
-//! Policies are made [compact](buttress_core::shard::compact). A closed circuit takes less than 1 kB with its entry.
+//! Policies are made [compact](buttress_core::shard::compact). A closed circuit takes less than 1
+//! kB with its entry.
 //!
-//! Keys are not names: give policies a name with a bounded number of values if you make metrics of names. The metrics of a
-//! keyed policy are [sums](Keyed::stats) over its keys.
+//! Keys are not names: give policies a name with a bounded number of values if you make metrics of
+//! names. The metrics of a keyed policy are [sums](Keyed::stats) over its keys.
 //!
 //! # Cost
 //!
-//! A lookup hashes the key and takes no lock and no reference count. Making a policy, deciding whether one is idle, and
-//! everything that listeners do happens outside of locks, so all of them may use the keyed policy, with one
-//! exception: the function that makes the policy of a key must not ask for that key.
+//! A lookup hashes the key and takes no lock and no reference count. Making a policy, deciding
+//! whether one is idle, and everything that listeners do happens outside of locks, so all of them
+//! may use the keyed policy, with one exception: the function that makes the policy of a key must
+//! not ask for that key.
 //!
-//! A call that looks up a policy at the moment of its eviction is still admitted by it. To be evicted it must have
-//! been idle then, and unused since the last round of evictions or as good as its 15 neighbours.
+//! A call that looks up a policy at the moment of its eviction is still admitted by it. To be
+//! evicted it must have been idle then, and unused since the last round of evictions or as good as
+//! its 15 neighbours.
 //!
 //! # Differences
 //!
-//! `tower` and `tower-resilience` have no keyed layers. `governor`'s keyed rate limiter keeps every key until
-//! `retain_recent` is called.
+//! `tower` and `tower-resilience` have no keyed layers. `governor`'s keyed rate limiter keeps every
+//! key until `retain_recent` is called.
 
 use buttress_core::{
     Admit, Clock, InvalidConfig, Policy, Reason, Refused, Rejection,
@@ -77,8 +81,8 @@ use std::{
     },
 };
 
-/// How many policies are looked at to find one that can be evicted. Where half of the policies are idle, one
-/// search in 65,000 finds none.
+/// How many policies are looked at to find one that can be evicted. Where half of the policies are
+/// idle, one search in 65,000 finds none.
 const CANDIDATES: usize = 16;
 
 const DEFAULT_MAX_KEYS: usize = 1000;
@@ -187,13 +191,15 @@ pub struct Stats {
     pub keys: usize,
     /// Keys whose policy was evicted so far.
     pub evicted: u64,
-    /// Calls so far that were admitted by a policy of their own, because no policy could be evicted.
+    /// Calls so far that were admitted by a policy of their own, because no policy could be
+    /// evicted.
     pub untracked: u64,
     /// Sums over all policies. `rejected` includes those of evicted ones.
     pub sum: Summary,
 }
 
-/// A policy for each key of the requests. See the [module](self). A cheap handle; clones share the policies.
+/// A policy for each key of the requests. See the [module](self). A cheap handle; clones share the
+/// policies.
 pub struct Keyed<K, A, G>(Arc<Store<K, A, G>>);
 
 struct Store<K, A, G> {
@@ -210,8 +216,8 @@ struct Store<K, A, G> {
 
 struct Entry<A> {
     policy: OnceLock<A>,
-    /// Whether it was looked up since the ring came by. New entries start without, so that a flood of keys that come
-    /// once does not push out those that come again.
+    /// Whether it was looked up since the ring came by. New entries start without, so that a flood
+    /// of keys that come once does not push out those that come again.
     used: AtomicBool,
 }
 
@@ -221,7 +227,8 @@ impl<A> Default for Entry<A> {
     }
 }
 
-/// The order in which keys are looked at for eviction. Each key is in it once, or in one [`Candidate`].
+/// The order in which keys are looked at for eviction. Each key is in it once, or in one
+/// [`Candidate`].
 struct Ring<K> {
     keys: VecDeque<K>,
     /// Places taken: keys in the ring, candidates, and keys that are about to be added.
@@ -314,7 +321,8 @@ impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
         self.0.evicted.sum()
     }
 
-    /// Calls so far that were admitted by a policy of their own, because no policy could be evicted.
+    /// Calls so far that were admitted by a policy of their own, because no policy could be
+    /// evicted.
     pub fn untracked(&self) -> u64 {
         self.0.untracked.sum()
     }
@@ -444,8 +452,8 @@ impl<K: Hash + Eq + Clone, A: Idle, G> Store<K, A, G> {
     }
 }
 
-/// Without a request there is no key, and so no policy to ask: a keyed layer decides when it is called, and cannot
-/// reserve in `poll_ready`.
+/// Without a request there is no key, and so no policy to ask: a keyed layer decides when it is
+/// called, and cannot reserve in `poll_ready`.
 impl<K, A: Policy, G> Policy for Keyed<K, A, G> {
     type Permit = A::Permit;
 

@@ -11,8 +11,9 @@
 //! exporter.publish();
 //! ```
 //!
-//! The hot paths know nothing of it: what they count anyway is read when it is published, and only changes of state
-//! are counted as they happen. The exporter may be made before a recorder is installed.
+//! The hot paths know nothing of it: what they count anyway is read when it is published, and only
+//! changes of state are counted as they happen. The exporter may be made before a recorder is
+//! installed.
 //!
 //! | metric | kind, unit | labels |
 //! |---|---|---|
@@ -30,11 +31,12 @@
 //! | `resilience.retry.retries`, `.out_of_budget`, `.out_of_attempts` | counter | `policy` |
 //! | `resilience.budget.balance` | gauge, retries | `policy` |
 //!
-//! Rates are absent until the window holds enough calls, and NaN, which charts leave out, once it no longer does.
+//! Rates are absent until the window holds enough calls, and NaN, which charts leave out, once it
+//! no longer does.
 //!
-//! At most 100 values of `policy` are published under their names; further ones are published together as `other`.
-//! What is published under one name is summed, and rates are those of all calls together. A keyed policy is
-//! published as one: its keys are not bounded.
+//! At most 100 values of `policy` are published under their names; further ones are published
+//! together as `other`. What is published under one name is summed, and rates are those of all
+//! calls together. A keyed policy is published as one: its keys are not bounded.
 
 use metrics::{
     Key, Label, Level, Metadata, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -76,7 +78,8 @@ impl Exporter {
         describe();
         let sources = self.list().sources.clone();
         let mut batch = Batch::default();
-        // Outside the lock: a look at a circuit may change its state, and a listener may look at the exporter.
+        // Outside the lock: a look at a circuit may change its state, and a listener may look at
+        // the exporter.
         sources.iter().for_each(|source| source(&mut batch));
         batch.publish(&mut self.list().shown);
     }
@@ -133,15 +136,16 @@ impl Exporter {
         });
     }
 
-    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as the calls end, and
-    /// makes the circuit read the clock twice for each.
+    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as
+    /// the calls end, and makes the circuit read the clock twice for each.
     #[cfg(feature = "circuit-breaker")]
     pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
         use crate::circuit_breaker::Event;
         use buttress_core::Outcome;
         const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
         let policy = self.label(breaker.name());
-        // Keys and not handles: a handle belongs to the recorder that was installed when it was made, or to none.
+        // Keys and not handles: a handle belongs to the recorder that was installed when it was
+        // made, or to none.
         let [success, failure, ignored] = ["success", "failure", "ignored"].map(|outcome| {
             let labels = vec![Label::new("policy", policy.clone()), Label::new("outcome", outcome)];
             Key::from_parts("resilience.breaker.calls", labels)
@@ -196,8 +200,8 @@ impl Exporter {
         });
     }
 
-    /// Adds the counters of a retry layer, and the budget it draws on. A budget that several layers share belongs under
-    /// one of their names only: balances under one name are summed.
+    /// Adds the counters of a retry layer, and the budget it draws on. A budget that several layers
+    /// share belongs under one of their names only: balances under one name are summed.
     #[cfg(feature = "retry")]
     pub fn retry(&self, name: &str, stats: crate::retry::RetryStats, budget: &crate::RetryBudget) {
         let (label, budget) = (self.label(name), budget.clone());
@@ -242,8 +246,8 @@ enum Value {
     },
 }
 
-/// The values of one publication, summed by name. Counters only grow and policies stay on the list, so sums of counters
-/// only grow too.
+/// The values of one publication, summed by name. Counters only grow and policies stay on the list,
+/// so sums of counters only grow too.
 #[derive(Default)]
 struct Batch(BTreeMap<Name, Value>);
 
@@ -306,7 +310,8 @@ impl PolicyBatch<'_> {
     }
 }
 
-/// Tells the recorder what the metrics mean: with each publication, since it may have been installed since the last one.
+/// Tells the recorder what the metrics mean: with each publication, since it may have been
+/// installed since the last one.
 fn describe() {
     for (name, help) in [
         ("resilience.breaker.transitions", "Changes of the circuit's state"),

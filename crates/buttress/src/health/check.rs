@@ -15,8 +15,8 @@ use tokio::{
 /// How a check runs: off the request path, one at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CheckConfig {
-    /// From the end of one check to the start of the next, ±10 % so that replicas do not check together. At least
-    /// 1 ms. Default 10 seconds.
+    /// From the end of one check to the start of the next, ±10 % so that replicas do not check
+    /// together. At least 1 ms. Default 10 seconds.
     pub interval: Duration,
     /// A check that takes longer has failed. Default 1 second.
     pub timeout: Duration,
@@ -24,7 +24,8 @@ pub struct CheckConfig {
     pub rise: u32,
     /// Bad results in a row after which the status is bad. Default 3.
     pub fall: u32,
-    /// After this time without a result the status is unknown. Default `None`: three times interval and timeout.
+    /// After this time without a result the status is unknown. Default `None`: three times interval
+    /// and timeout.
     pub max_age: Option<Duration>,
 }
 
@@ -58,7 +59,8 @@ impl Default for CheckConfig {
 #[must_use = "dropping it stops the check"]
 pub struct Check {
     task: AbortHandle,
-    /// Not the task's: an aborted task is dropped some time later, and the answer must not wait for that.
+    /// Not the task's: an aborted task is dropped some time later, and the answer must not wait for
+    /// that.
     _indicator: Arc<Indicator>,
 }
 
@@ -103,7 +105,8 @@ impl Health {
     }
 }
 
-/// One run of a check. All of it that may panic is in here: polling it, dropping it, and showing its error.
+/// One run of a check. All of it that may panic is in here: polling it, dropping it, and showing
+/// its error.
 async fn run<E: std::fmt::Display>(
     running: impl Future<Output = Result<(), E>>,
     limit: Duration,
