@@ -21,6 +21,18 @@ pub trait Policy {
     /// Takes a permit without knowing the request.
     fn reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Rejection>;
 
+    /// The same for a service that waits for its turn: where there is no permit, no call was rejected, so that nothing is
+    /// counted and no listener hears of it.
+    fn try_reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Refused> {
+        self.reserve(clock).map_err(|rejection| Refused { retry_after: rejection.retry_after() })
+    }
+
+    /// Whether a permit that was [reserved](Self::try_reserve) is still good for a call. One of a circuit that has opened
+    /// since is not.
+    fn holds(&self, _permit: &Self::Permit, _clock: &impl Clock) -> bool {
+        true
+    }
+
     /// Whether a call would be refused now. Takes nothing, counts nothing, promises nothing; `poll_ready` asks it.
     fn peek(&self, clock: &impl Clock) -> Result<(), Refused>;
 

@@ -8,8 +8,9 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 #[must_use]
 pub struct Rejection {
     label: Label,
-    /// Nanoseconds; [`UNKNOWN`] when nobody knows.
-    retry_after: u64,
+    /// Nanoseconds; [`UNKNOWN`] where there is no such number. The time to come back, or, of a timeout, the time that ran out:
+    /// no timeout says when to come back.
+    nanos: u64,
     reason: Reason,
 }
 
@@ -23,13 +24,19 @@ impl Rejection {
 
     /// By the policy that the label names.
     pub const fn labelled(label: Label, reason: Reason) -> Self {
-        Self { label, retry_after: UNKNOWN, reason }
+        Self { label, nanos: UNKNOWN, reason }
     }
 
-    /// The earliest moment, from now, at which another try may go through.
+    /// By a timeout of so long, which ran out.
+    pub fn timed_out(label: Label, kind: TimeoutKind, limit: Duration) -> Self {
+        Self { label, nanos: nanos(limit), reason: Reason::TimedOut(kind) }
+    }
+
+    /// The earliest moment, from now, at which another try may go through. A timeout has none.
     pub fn after(mut self, retry_after: Option<Duration>) -> Self {
-        // 584 years are for ever.
-        self.retry_after = retry_after.map_or(UNKNOWN, |after| u64::try_from(after.as_nanos()).unwrap_or(UNKNOWN - 1));
+        if !self.is_timeout() {
+            self.nanos = retry_after.map_or(UNKNOWN, nanos);
+        }
         self
     }
 
@@ -54,9 +61,18 @@ impl Rejection {
         self.reason
     }
 
-    /// How long to wait before another try can succeed; `None` where nobody knows.
+    /// How long to wait before another try can succeed; `None` where that is not known.
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.retry_after != UNKNOWN).then(|| Duration::from_nanos(self.retry_after))
+        (!self.is_timeout() && self.nanos != UNKNOWN).then(|| Duration::from_nanos(self.nanos))
+    }
+
+    /// The time that ran out, of a rejection by a timeout.
+    pub fn limit(&self) -> Option<Duration> {
+        (self.is_timeout() && self.nanos != UNKNOWN).then(|| Duration::from_nanos(self.nanos))
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self.reason, Reason::TimedOut(_))
     }
 
     /// The status code by which gRPC says it: 8 `RESOURCE_EXHAUSTED` where there was no place, 4 `DEADLINE_EXCEEDED` for a timeout, and otherwise 14
@@ -78,6 +94,7 @@ impl Rejection {
     /// backend; an attempt that timed out while the backend had it, is.
     pub fn outcome(&self) -> Outcome {
         match self.reason {
+            Reason::TimedOut(TimeoutKind::Reader) => Outcome::Ignored(Ignored::Cancelled),
             Reason::TimedOut(kind) => {
                 let no_retry = kind == TimeoutKind::Total;
                 Failure { no_retry, ..Failure::new(FailureKind::Timeout) }.into()
@@ -94,6 +111,9 @@ impl fmt::Display for Rejection {
             write!(f, " `{name}`")?;
         }
         write!(f, ": {}", self.reason)?;
+        if let Some(limit) = self.limit() {
+            return write!(f, " ({limit:?})");
+        }
         match self.retry_after() {
             Some(after) if !after.is_zero() => write!(f, "; try again in {after:.1?}"),
             _ => Ok(()),
@@ -142,6 +162,9 @@ impl Reason {
             Self::QueueTimeout => "queue_timeout",
             Self::TimedOut(TimeoutKind::Attempt) => "attempt_timeout",
             Self::TimedOut(TimeoutKind::Total) => "total_timeout",
+            Self::TimedOut(TimeoutKind::Idle) => "idle_timeout",
+            Self::TimedOut(TimeoutKind::Body) => "body_timeout",
+            Self::TimedOut(TimeoutKind::Reader) => "reader_timeout",
             Self::NotReady => "not_ready",
             Self::Refused => "refused",
         }
@@ -160,13 +183,17 @@ impl fmt::Display for Reason {
             Self::QueueTimeout => "full, no place became free in time",
             Self::TimedOut(TimeoutKind::Attempt) => "the attempt took too long",
             Self::TimedOut(TimeoutKind::Total) => "the call took too long, all attempts included",
+            Self::TimedOut(TimeoutKind::Idle) => "no part of the response came for too long",
+            Self::TimedOut(TimeoutKind::Body) => "the body of the response took too long",
+            Self::TimedOut(TimeoutKind::Reader) => "the reader of the response stopped for too long",
             Self::NotReady => "called before it was ready",
             Self::Refused => "refused",
         })
     }
 }
 
-/// Which clock ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) nobody waits any more.
+/// Which time ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) the caller does
+/// not wait any more, and the others end a response whose head the caller has.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TimeoutKind {
@@ -174,6 +201,17 @@ pub enum TimeoutKind {
     Attempt,
     /// The whole call, with all attempts and the pauses between them.
     Total,
+    /// The time between two frames of a response's body.
+    Idle,
+    /// The response's body, from its head to its end.
+    Body,
+    /// The time in which the reader of a response did not ask for more. No evidence against the backend.
+    Reader,
+}
+
+/// 584 years stand for all longer times.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(UNKNOWN - 1)
 }
 
 /// Which policy a rejection comes from: its kind, and its name if it has one. Cheap to clone.
@@ -284,6 +322,22 @@ mod tests {
         let label = Label::named("circuit breaker", "payments".into());
         let rejection = Rejection::labelled(label, Reason::CircuitOpen).after(Some(Duration::from_millis(4200)));
         assert_eq!(rejection.to_string(), "circuit breaker `payments`: open; try again in 4.2s");
+    }
+
+    #[test]
+    fn a_timeout_says_how_long_it_was_and_not_when_to_come_back() {
+        let label = Label::named("timeout", "payments".into());
+        let rejection = Rejection::timed_out(label, TimeoutKind::Attempt, Duration::from_millis(500));
+        assert_eq!(rejection.to_string(), "timeout `payments`: the attempt took too long (500ms)");
+        let after = rejection.clone().after(Some(Duration::from_secs(1)));
+        assert_eq!((after.retry_after(), after.limit()), (None, Some(Duration::from_millis(500))));
+        assert_eq!(Rejection::new("timeout", Reason::TimedOut(TimeoutKind::Total)).limit(), None);
+    }
+
+    #[test]
+    fn a_reader_that_stops_is_no_evidence_against_the_backend() {
+        let rejection = Rejection::new("timeout", Reason::TimedOut(TimeoutKind::Reader));
+        assert_eq!(rejection.outcome(), Outcome::CANCELLED);
     }
 
     #[test]

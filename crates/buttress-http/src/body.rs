@@ -1,47 +1,47 @@
-use crate::classify;
-use buttress::{Failure, FailureKind, InFlight, Outcome, Permit};
-use bytes::Buf;
+use crate::{answer::AnswerBody, classify};
+use buttress::{Failure, FailureKind, InFlight, Outcome, Permit, Progress};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-pin_project! {
-    /// A response body with a permit inside, which is settled when the body comes to its true end: at the trailers, after the last
-    /// frame, at an error, or at the drop.
-    ///
-    /// A body that is dropped after its end was settled at its end: hyper stops polling once `is_end_stream` is true, or once it has sent
-    /// as many bytes as promised. One that is dropped before says that the caller went away, which is evidence against nobody.
-    pub struct ObservedBody<B, P: Permit> {
-        #[pin]
-        inner: B,
-        watch: Watch<P>,
-    }
+/// A response body with a permit inside, which is settled at the true end of the response: at the trailers, after the last
+/// frame, at an error, or at the drop.
+///
+/// A body that is dropped before its end is settled as its head said: hyper drops a body unread that it need not send, and a
+/// caller that does not read on has got what it wanted. A gRPC stream has no outcome before its status, so one that is
+/// dropped before says nothing. Each frame is a sign of life.
+#[pin_project]
+pub struct ObservedBody<B: Body, P: Permit> {
+    #[pin]
+    inner: AnswerBody<B>,
+    watch: Watch<P>,
 }
 
 struct Watch<P: Permit> {
     permit: InFlight<P>,
-    ending: Ending,
-    /// An outcome that the head decided, for permits that are kept to the end all the same.
-    decided: Option<Outcome>,
-    /// How many bytes are to come, where that was promised.
-    remaining: Option<u64>,
+    ending: StreamEnd,
 }
 
 /// What it means that a body ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Ending {
+pub(crate) enum StreamEnd {
+    /// The head has decided already; the permit is kept to the end all the same.
+    Decided(Outcome),
+    /// Its end is a success, and so is its drop.
     Http,
+    /// Its trailers say.
     Grpc,
 }
 
-impl Ending {
+impl StreamEnd {
     fn at_trailers(self, trailers: &HeaderMap) -> Outcome {
         match self {
+            Self::Decided(outcome) => outcome,
             Self::Http => Outcome::Success,
             Self::Grpc => classify::grpc_headers(trailers).unwrap_or_else(classify::grpc_without_status),
         }
@@ -49,47 +49,57 @@ impl Ending {
 
     fn without_trailers(self) -> Outcome {
         match self {
+            Self::Decided(outcome) => outcome,
             Self::Http => Outcome::Success,
             Self::Grpc => classify::grpc_without_status(),
+        }
+    }
+
+    fn at_error(self) -> Outcome {
+        match self {
+            Self::Decided(outcome) => outcome,
+            Self::Http | Self::Grpc => Failure::new(FailureKind::Body).into(),
+        }
+    }
+
+    fn at_drop(self) -> Outcome {
+        match self {
+            Self::Decided(outcome) => outcome,
+            Self::Http => Outcome::Success,
+            Self::Grpc => Outcome::CANCELLED,
         }
     }
 }
 
 impl<B: Body, P: Permit> ObservedBody<B, P> {
-    /// `promised` is the `Content-Length`: hyper goes by it where a body does not know its own size, as that of a file.
-    pub(crate) fn new(
-        inner: B,
-        permit: InFlight<P>,
-        ending: Ending,
-        decided: Option<Outcome>,
-        promised: Option<u64>,
-    ) -> Self {
-        let remaining = inner.size_hint().exact().or(promised);
-        let mut watch = Watch { permit, ending, decided, remaining };
+    pub(crate) fn new(inner: B, permit: InFlight<P>, ending: StreamEnd) -> Self {
+        let mut watch = Watch { permit, ending };
         if inner.is_end_stream() {
             watch.settle(ending.without_trailers());
-        } else if let Some(outcome) = decided.filter(|_| !P::HELD_TO_END) {
+        } else if let StreamEnd::Decided(outcome) = ending
+            && !P::HELD_TO_END
+        {
             watch.settle(outcome);
         }
-        Self { inner, watch }
+        Self { inner: AnswerBody::inner(inner), watch }
+    }
+
+    /// The body of a response that no service made.
+    pub(crate) fn answer(inner: AnswerBody<B>) -> Self {
+        Self { inner, watch: Watch { permit: InFlight::none(), ending: StreamEnd::Http } }
     }
 }
 
 impl<P: Permit> Watch<P> {
     fn settle(&mut self, outcome: Outcome) {
-        self.permit.settle(&self.decided.unwrap_or(outcome));
-    }
-
-    fn data(&mut self, bytes: u64) {
-        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes));
+        self.permit.settle(&outcome);
     }
 }
 
 impl<P: Permit> Drop for Watch<P> {
     fn drop(&mut self) {
-        // All promised bytes were there, and nobody asked for the end that would have followed. Without a permit nothing happens.
-        let complete = self.remaining == Some(0) && matches!(self.ending, Ending::Http);
-        self.settle(if complete { Outcome::Success } else { Outcome::CANCELLED });
+        // Without a permit nothing happens.
+        self.settle(self.ending.at_drop());
     }
 }
 
@@ -99,21 +109,21 @@ impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        if this.watch.permit.is_settled() {
+        let Watch { permit, ending } = this.watch;
+        let frame = ready!(permit.guard(|| this.inner.as_mut().poll_frame(cx)));
+        if permit.is_settled() {
             return Poll::Ready(frame);
         }
         match &frame {
-            None => this.watch.settle(this.watch.ending.without_trailers()),
-            Some(Err(_)) => this.watch.settle(Failure::new(FailureKind::Body).into()),
+            None => permit.settle(&ending.without_trailers()),
+            Some(Err(_)) => permit.settle(&ending.at_error()),
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    this.watch.settle(this.watch.ending.at_trailers(trailers));
+                    permit.settle(&ending.at_trailers(trailers));
+                } else if this.inner.is_end_stream() {
+                    permit.settle(&ending.without_trailers());
                 } else {
-                    this.watch.data(frame.data_ref().map_or(0, |data| data.remaining() as u64));
-                    if this.inner.is_end_stream() {
-                        this.watch.settle(this.watch.ending.without_trailers());
-                    }
+                    permit.progress(Progress::Frame);
                 }
             }
         }
@@ -129,26 +139,7 @@ impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
     }
 }
 
-/// The body of a response that no service made.
-impl<B: Default, P: Permit> Default for ObservedBody<B, P> {
-    fn default() -> Self {
-        Self::unobserved(B::default())
-    }
-}
-
-impl<B: From<String>, P: Permit> From<String> for ObservedBody<B, P> {
-    fn from(text: String) -> Self {
-        Self::unobserved(text.into())
-    }
-}
-
-impl<B, P: Permit> ObservedBody<B, P> {
-    fn unobserved(inner: B) -> Self {
-        Self { inner, watch: Watch { permit: InFlight::none(), ending: Ending::Http, decided: None, remaining: None } }
-    }
-}
-
-impl<B: fmt::Debug, P: Permit> fmt::Debug for ObservedBody<B, P> {
+impl<B: Body + fmt::Debug, P: Permit> fmt::Debug for ObservedBody<B, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ObservedBody")
             .field("inner", &self.inner)

@@ -5,29 +5,61 @@
 //! | 1xx to 4xx but those below | success | | |
 //! | 408 | failure | yes | |
 //! | 429 | overload | yes | yes |
-//! | 500, 502, 504 and other 5xx | failure | yes | |
+//! | 500, 502, 503, 504 and other 5xx | failure | yes | |
 //! | 501 | failure | | |
-//! | 503 | failure | yes | with `Retry-After` |
-//! | not connected | failure | yes | yes |
-//! | `REFUSED_STREAM`, `GOAWAY` without error | failure | at once, once | at once, once |
+//! | any of these with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //!
-//! | gRPC | breakers | repeated |
-//! |---|---|---|
-//! | `UNAVAILABLE` | failure | yes |
-//! | `DEADLINE_EXCEEDED` | failure | when idempotent |
-//! | `INTERNAL`, `DATA_LOSS`, `UNKNOWN`, no code at all | failure | no |
-//! | `RESOURCE_EXHAUSTED` | overload | with a pushback |
-//! | all others, `PERMISSION_DENIED` and `CANCELLED` among them | success | |
+//! | gRPC | breakers | repeated when idempotent | repeated otherwise |
+//! |---|---|---|---|
+//! | `UNAVAILABLE` | failure | yes | with a pushback |
+//! | `RESOURCE_EXHAUSTED` | overload | yes | with a pushback |
+//! | either with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
+//! | `DEADLINE_EXCEEDED` | failure | yes | |
+//! | `INTERNAL`, `DATA_LOSS`, `UNKNOWN`, no code at all | failure | | |
+//! | all others, `PERMISSION_DENIED` and `CANCELLED` among them | success | | |
 //!
-//! Overload counts in failure rates, and not as a failure in a row.
+//! | errors of a client | breakers | repeated when idempotent | repeated otherwise |
+//! |---|---|---|---|
+//! | not connected: refused, unreachable, DNS, TLS | failure | yes, free | yes, free |
+//! | `REFUSED_STREAM`, a GOAWAY below this stream, a connection that closed before a byte was written | none | at once, once, free | at once, once, free |
+//! | the connection broke, the protocol was violated | failure | yes | |
+//! | the caller broke its upload off | none | | |
+//! | a timeout of an attempt, also tower's and tonic's | failure | yes | |
+//! | a rejection by a layer of this family, or by tower's load shed | none | | |
+//!
+//! Overload counts in failure rates, and not as a failure in a row. What the server says it did not process, because it
+//! rejected the request at admission, is repeated whatever its method. A 503 with `Retry-After` and a bare `UNAVAILABLE` do not
+//! say so: a handler that has done half its work and passes on the failure of another service answers the same.
+//!
+//! # What was not written
+//!
+//! These errors are taken for "no byte of the request was processed", from the sources of hyper 1.12 and h2 0.4:
+//!
+//! * `hyper::Error::is_canceled` is made where a request is still in the channel to the connection's task when that ends
+//!   (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or where the connection was not ready to take it (`client/conn/*.rs`). A
+//!   request that the task has taken gets another error (`IncompleteMessage`, `Io`).
+//! * `h2::Error::is_go_away` with `is_remote` is given to streams above the last stream that the GOAWAY names, and to no others
+//!   (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113, section 6.8: those were not and will not be processed.
+//! * `REFUSED_STREAM`: RFC 9113, section 8.7.
 
-use crate::hint::{self, Hint};
+use crate::{
+    answer::REJECTED,
+    hint::{self, Hint},
+};
 use buttress::{Failure, FailureKind, Outcome, Sent, error::sources};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use std::error::Error as StdError;
 
 /// gRPC's `UNKNOWN`, which also stands for a stream that ended without a status.
 const UNKNOWN: i32 = 2;
+
+/// Headers by which a server, or a proxy before it, says that it rejected a request at admission: ours, and Envoy's.
+const AT_ADMISSION: [HeaderName; 3] =
+    [REJECTED, HeaderName::from_static("x-envoy-overloaded"), HeaderName::from_static("x-envoy-ratelimited")];
+
+fn rejected_at_admission(headers: &HeaderMap) -> bool {
+    AT_ADMISSION.iter().any(|name| headers.contains_key(name))
+}
 
 /// What an HTTP status means.
 pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
@@ -41,7 +73,10 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
             failure.overload = true;
             failure.sent = Sent::NotProcessed;
         }
-        StatusCode::SERVICE_UNAVAILABLE if failure.retry_after.is_some() => failure.sent = Sent::NotProcessed,
+        _ if rejected_at_admission(headers) => {
+            failure.overload = true;
+            failure.sent = Sent::NotProcessed;
+        }
         StatusCode::NOT_IMPLEMENTED => failure.no_retry = true,
         _ => {}
     }
@@ -51,32 +86,48 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
 /// What the `grpc-status` in headers or trailers means; `None` when there is none.
 pub fn grpc_headers(headers: &HeaderMap) -> Option<Outcome> {
     let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN);
-    Some(grpc_code(code, hint::pushback(headers)))
+    Some(grpc_code(code, headers))
+}
+
+/// An HTTP response to a gRPC call that has no `grpc-status`: something on the way speaks HTTP only. The statuses mean what gRPC's
+/// own table says (`doc/http-grpc-status-mapping.md`).
+pub fn grpc_without_status_over_http(status: StatusCode, headers: &HeaderMap) -> Outcome {
+    match status.as_u16() {
+        // UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED
+        401 | 403 | 404 => Outcome::Success,
+        // UNAVAILABLE
+        429 | 502 | 503 | 504 => http_status(status, headers),
+        // INTERNAL
+        400 => grpc_code(13, headers),
+        _ => grpc_code(UNKNOWN, headers),
+    }
 }
 
 /// A gRPC stream that ended without a status.
 pub fn grpc_without_status() -> Outcome {
-    grpc_code(UNKNOWN, None)
+    grpc_code(UNKNOWN, &HeaderMap::new())
 }
 
-fn grpc_code(code: i32, pushback: Option<Hint>) -> Outcome {
+fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
+    let pushback = hint::pushback(headers);
     let mut failure = Failure::new(FailureKind::Grpc(code));
     failure.retry_after = pushback.and_then(Hint::after);
     failure.no_retry = pushback == Some(Hint::Never);
     match code {
         // DEADLINE_EXCEEDED
         4 => {}
-        // UNAVAILABLE
-        14 => failure.sent = Sent::NotProcessed,
-        // RESOURCE_EXHAUSTED
-        8 => {
-            failure.overload = true;
-            failure.sent = Sent::NotProcessed;
-            failure.no_retry |= failure.retry_after.is_none();
+        // RESOURCE_EXHAUSTED, UNAVAILABLE
+        8 | 14 => {
+            let rejected = rejected_at_admission(headers);
+            failure.overload = code == 8 || rejected;
+            if rejected || failure.retry_after.is_some() {
+                failure.sent = Sent::NotProcessed;
+            }
         }
-        // UNKNOWN, INTERNAL, DATA_LOSS, and codes that do not exist
+        // UNKNOWN, INTERNAL, DATA_LOSS
         2 | 13 | 15 => failure.no_retry = true,
         0..=16 => return Outcome::Success,
+        // Codes that do not exist.
         _ => failure.no_retry = true,
     }
     failure.into()
@@ -117,13 +168,17 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
         if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
             return failed(FailureKind::Connect, Sent::Never);
         }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            if error.is_canceled() {
+                return Some(handed_back());
+            }
+            // The caller's body failed, or the caller did.
+            if error.is_user() {
+                return Some(Outcome::CANCELLED);
+            }
+        }
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let going_away = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
-            return failed(
-                FailureKind::Transport,
-                if refused || going_away { Sent::NotProcessed } else { Sent::MaybeProcessed },
-            );
+            return Some(h2_outcome(error));
         }
     }
     #[cfg(feature = "tonic")]
@@ -138,11 +193,31 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
         if let Some(status) = error.downcast_ref::<::tonic::Status>()
             && error.source().is_none()
         {
-            return Some(grpc_code(status.code().into(), hint::pushback(status.metadata().as_ref())));
+            return Some(grpc_code(status.code().into(), status.metadata().as_ref()));
         }
     }
     let _ = (error, failed);
     None
+}
+
+/// The transport handed a request back before the other side looked at it: that is no evidence against it.
+#[cfg(feature = "hyper")]
+fn handed_back() -> Outcome {
+    Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()
+}
+
+#[cfg(feature = "hyper")]
+fn h2_outcome(error: &h2::Error) -> Outcome {
+    let refused = error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if refused || (error.is_go_away() && error.is_remote()) {
+        let graceful = refused || error.reason() == Some(h2::Reason::NO_ERROR);
+        return Failure { graceful, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into();
+    }
+    // A reset by this side: the caller's body failed.
+    if error.is_reset() && !error.is_remote() && !error.is_library() {
+        return Outcome::CANCELLED;
+    }
+    Failure::new(FailureKind::Transport).into()
 }
 
 #[cfg(test)]
@@ -170,28 +245,57 @@ mod tests {
         assert!(http(501).unwrap().no_retry);
     }
 
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
     #[test]
-    fn a_503_that_says_when_was_not_processed() {
-        assert_eq!(http(503).unwrap().sent, Sent::MaybeProcessed);
-        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, "3".parse().unwrap())]);
-        let outcome = http_status(StatusCode::SERVICE_UNAVAILABLE, &headers);
-        assert_eq!(outcome.failure().unwrap().sent, Sent::NotProcessed);
+    fn a_503_may_have_been_processed_unless_it_was_rejected_at_admission() {
+        let sent = |pairs| http_status(StatusCode::SERVICE_UNAVAILABLE, &headers(pairs)).failure().unwrap().sent;
+        assert_eq!(sent(&[]), Sent::MaybeProcessed);
+        assert_eq!(sent(&[("retry-after", "3")]), Sent::MaybeProcessed);
+        for name in ["x-buttress-rejected", "x-envoy-overloaded", "x-envoy-ratelimited"] {
+            assert_eq!(sent(&[(name, "true")]), Sent::NotProcessed, "{name}");
+        }
     }
 
     #[test]
     fn grpc_codes_follow_the_table() {
-        let failure = |code| grpc_code(code, None).failure().copied();
+        let failure = |code| grpc_code(code, &HeaderMap::new()).failure().copied();
         for success in [0, 1, 3, 5, 6, 7, 9, 10, 11, 12, 16] {
             assert_eq!(failure(success), None, "{success}");
         }
-        assert_eq!(failure(14).map(|f| (f.sent, f.no_retry)), Some((Sent::NotProcessed, false)));
-        assert_eq!(failure(4).map(|f| (f.sent, f.no_retry)), Some((Sent::MaybeProcessed, false)));
+        for code in [4, 8, 14] {
+            assert_eq!(failure(code).map(|f| (f.sent, f.no_retry)), Some((Sent::MaybeProcessed, false)), "{code}");
+        }
+        assert_eq!((failure(8).unwrap().overload, failure(14).unwrap().overload), (true, false));
         for code in [2, 13, 15, -1, 17, i32::MAX] {
             assert!(failure(code).unwrap().no_retry, "{code}");
         }
-        assert!(failure(8).unwrap().overload && failure(8).unwrap().no_retry);
-        assert!(!grpc_code(8, Some(Hint::After(Default::default()))).failure().unwrap().no_retry);
-        assert!(grpc_code(14, Some(Hint::Never)).failure().unwrap().no_retry);
+    }
+
+    #[test]
+    fn a_grpc_rejection_at_admission_was_not_processed_and_one_that_forbids_another_try_is_left_alone() {
+        let of = |code, pairs| *grpc_code(code, &headers(pairs)).failure().unwrap();
+        for code in [8, 14] {
+            for pairs in [&[("grpc-retry-pushback-ms", "0")], &[("x-buttress-rejected", "circuit_open")]] {
+                assert_eq!((of(code, pairs).sent, of(code, pairs).no_retry), (Sent::NotProcessed, false), "{pairs:?}");
+            }
+            assert!(of(code, &[("grpc-retry-pushback-ms", "-1")]).no_retry);
+        }
+        assert_eq!(of(4, &[("x-buttress-rejected", "x")]).sent, Sent::MaybeProcessed);
+    }
+
+    #[test]
+    fn an_http_answer_to_a_grpc_call_means_what_grpc_says() {
+        let of = |status| grpc_without_status_over_http(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+        for status in [401, 403, 404] {
+            assert_eq!(of(status), Outcome::Success, "{status}");
+        }
+        assert_eq!(of(400).failure().map(|failure| failure.kind), Some(FailureKind::Grpc(13)));
+        assert_eq!(of(418).failure().map(|failure| failure.kind), Some(FailureKind::Grpc(2)));
+        assert!(of(429).failure().unwrap().overload);
+        assert_eq!(of(503).failure().map(|failure| failure.kind), Some(FailureKind::Http(503)));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The Buttress layers for HTTP and gRPC.
 //!
-//! One import gives every layer four endings:
+//! One import gives every layer four endings; a layer without one is not a `Layer`:
 //!
-//! | | outcomes read from | rejections leave as |
+//! | | outcomes are read from | rejections leave as |
 //! |---|---|---|
-//! | [`.http_client()`](ClientExt::http_client) | HTTP status, body to its end | [`buttress::Error`] |
-//! | [`.grpc_client()`](ClientExt::grpc_client) | `grpc-status` in headers or trailers | [`buttress::Error`] |
-//! | [`.http()`](ServerExt::http) | HTTP status, body to its end | 503 or 504 with `Retry-After` |
-//! | [`.grpc()`](ServerExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
+//! | [`.http_client()`](HttpExt::http_client) | HTTP status, body to its end | [`buttress::Error`] |
+//! | [`.grpc_client()`](HttpExt::grpc_client) | `grpc-status` in headers or trailers | [`buttress::Error`] |
+//! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`; 504 for a timeout |
+//! | [`.grpc()`](HttpExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
 //!
 //! ```
 //! use buttress_http::prelude::*;
@@ -25,38 +25,53 @@
 //! # let _ = server;
 //! ```
 //!
-//! Around a client, an outcome is only known when the response has ended: a server that answers 200 and then breaks off,
-//! or a gRPC stream that ends with `UNAVAILABLE` in its trailers, has failed. So a permit moves into the response's
-//! [body](ObservedBody) and is settled at the trailers, the end, an error, or the drop.
+//! An outcome is only known when the response has ended: a server that answers 200 and then breaks off, or a gRPC stream that
+//! ends with `UNAVAILABLE` in its trailers, has failed. So a permit moves into the response's [body](ObservedBody) and is settled
+//! at the trailers, the end, an error, or the drop. See [`ending`].
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `hyper` (default) | reads the errors of hyper and h2: what was never sent, and what the server refused to look at; holds places of upgraded connections |
+//! | `axum` | retry sends the bodies of axum again, and a queue reads them ahead |
+//! | `tonic` | the same for tonic, and [`tonic::StatusLayer`] |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod ahead;
+mod answer;
 mod body;
 pub mod classify;
-mod exit;
+pub mod ending;
 mod ext;
 mod health;
 mod hint;
-mod observe;
 pub mod replay;
-mod retry;
+mod timed;
 #[cfg(feature = "tonic")]
 pub mod tonic;
+mod upgrade;
 
+#[cfg(any(feature = "axum", feature = "tonic"))]
+pub use ahead::ReadAhead;
 pub use body::ObservedBody;
-pub use exit::{AsGrpc, AsHttp};
-pub use ext::{ClientExt, HttpRetryExt, ServerExt};
+pub use ending::HttpExt;
+pub use ext::{HealthExt, HttpRetryExt};
 pub use health::HttpProbes;
-pub use observe::{Grpc, Http};
 pub use replay::ReplayBody;
-pub use retry::{HttpRetry, KeptRequest, MapBody, Unmapped};
+pub use timed::TimedBody;
 
 pub use buttress;
 
 /// The layers, and the endings that make them speak HTTP and gRPC.
 pub mod prelude {
-    pub use crate::ext::{ClientExt, HttpRetryExt, ServerExt};
+    pub use crate::{
+        ending::HttpExt,
+        ext::{HealthExt, HttpRetryExt},
+    };
     pub use buttress::{
-        Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Health, HealthLayer, RetryBudget,
-        RetryLayer, TimeoutLayer,
+        Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending, Health, HealthLayer, PlainExt,
+        RetryBudget, RetryLayer, TimeoutLayer,
     };
 }

@@ -4,16 +4,19 @@
 //! body: first what was kept, then what is left of the original. Nothing is buffered ahead, chunks are shared and not copied, and a
 //! body that outgrows the cap goes on, only not again. A body of which nothing was read yet is replayable whatever its size.
 
+mod request;
+
+pub use request::{ByMethod, Idempotent, KeptRequest, MapBody, Rebody, Replays, Same};
+
 use buttress::BoxError;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use std::{
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 /// Makes `body` replayable as long as at most `cap` bytes of it have been read. A body that is empty costs nothing.
@@ -31,6 +34,7 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
         state: State::Kept,
         attempt: 0,
         ended: false,
+        reader: None,
     }));
     (
         ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 0, next: 0, sent: 0, hint } },
@@ -51,8 +55,12 @@ impl<B: Body> Handle<B> {
             return None;
         }
         guard.attempt += 1;
-        let attempt = guard.attempt;
+        let (attempt, reader) = (guard.attempt, guard.reader.take());
         drop(guard);
+        // The reader of the attempt before learns that it is cut off: the source will wake another task from now on.
+        if let Some(reader) = reader {
+            reader.wake();
+        }
         Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: *hint } })
     }
 }
@@ -73,6 +81,8 @@ struct Shared<B> {
     /// The attempt whose body may read.
     attempt: u32,
     ended: bool,
+    /// The task that waits for a frame of the source.
+    reader: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,12 +92,13 @@ enum State {
     Failed,
 }
 
-pin_project! {
-    /// A request body that can be sent again. See [`tee`].
-    pub struct ReplayBody<B> {
-        repr: Repr<B>,
-    }
+/// A request body that can be sent again. See [`tee`].
+pub struct ReplayBody<B> {
+    repr: Repr<B>,
 }
+
+/// The source is pinned in a box of its own.
+impl<B> Unpin for ReplayBody<B> {}
 
 enum Repr<B> {
     Empty,
@@ -102,14 +113,18 @@ where
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Repr::Teed { shared, attempt, next, sent, .. } = self.project().repr else { return Poll::Ready(None) };
+        let Repr::Teed { shared, attempt, next, sent, .. } = &mut self.get_mut().repr else { return Poll::Ready(None) };
         let mut shared = lock(shared);
         if shared.attempt != *attempt {
             return Poll::Ready(Some(Err("superseded by another attempt".into())));
         }
-        let frame = match ready!(shared.poll_from(*next, cx)) {
-            Some(Ok(frame)) => frame,
-            end_or_error => return Poll::Ready(end_or_error),
+        let frame = match shared.poll_from(*next, cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(end_or_error) => return Poll::Ready(end_or_error),
+            Poll::Pending => {
+                shared.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
         };
         *next += 1;
         *sent += frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -11,7 +11,7 @@
 //! let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:50051").connect_lazy();
 //! let stack = ServiceBuilder::new()
 //!     .layer(StatusLayer)
-//!     .layer(RetryLayer::new(3).grpc_client().rebox(tonic::body::Body::new))
+//!     .layer(RetryLayer::new(3).grpc_client())
 //!     .layer(CircuitBreakerLayer::new("greeter").grpc_client())
 //!     .service(channel);
 //! // GreeterClient::new(stack)
@@ -21,7 +21,7 @@
 //! ```
 
 use buttress::{BoxError, Error};
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     future::Future,
     pin::Pin,
@@ -71,13 +71,12 @@ fn status(error: impl Into<BoxError>) -> Status {
     Error::from_inner(error).into()
 }
 
-pin_project! {
-    /// The future of a [`WithStatus`].
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
-        #[pin]
-        future: F,
-    }
+/// The future of a [`WithStatus`].
+#[pin_project]
+#[derive(Debug)]
+pub struct ResponseFuture<F> {
+    #[pin]
+    future: F,
 }
 
 impl<F: Future<Output = Result<T, E>>, T, E: Into<BoxError>> Future for ResponseFuture<F> {

@@ -1,14 +1,14 @@
 //! A bound on calls in flight, with a bounded queue or none.
 //!
 //! ```
-//! use buttress::BulkheadLayer;
+//! use buttress::{BulkheadLayer, PlainExt};
 //! use std::time::Duration;
 //!
 //! // 10 in flight; the 11th is refused at once:
-//! let layer = BulkheadLayer::new(10);
+//! let layer = BulkheadLayer::new(10).plain();
 //!
 //! // 10 in flight and 20 waiting, each for 50 ms at most:
-//! let layer = BulkheadLayer::new(10).queue(20, Duration::from_millis(50));
+//! let layer = BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).plain();
 //! # let _ = layer;
 //! ```
 //!
@@ -26,15 +26,15 @@
 //!
 //! * `tower`'s `ConcurrencyLimit` waits without bound and makes its semaphore in `layer()`, so that behind `axum::serve` it limits
 //!   one connection; `LoadShed` around it sheds for any inner service that is pending.
-//! * A place is held to the end of the response's stream where the observer knows streams (`buttress-http`), not to its head.
+//! * A place is held to the end of the response's stream with an HTTP ending (`buttress-http`), not to its head, and to the
+//!   close of an upgraded connection (WebSocket, CONNECT).
 //! * Nobody is overtaken in the queue, and a queued call holds nothing of the inner service.
 
 mod queue;
 
 use crate::{
-    exit::AsError,
+    ending::NoEnding,
     gate::{Gate, GateLayer},
-    observe::Plain,
 };
 use std::time::Duration;
 
@@ -48,10 +48,10 @@ pub mod future {
 }
 
 /// A bulkhead that refuses at once, as a layer. See the [module](self).
-pub type BulkheadLayer<O = Plain, X = AsError> = GateLayer<Bulkhead, O, X>;
+pub type BulkheadLayer<E = NoEnding> = GateLayer<Bulkhead, E>;
 
 /// A service behind a bulkhead that refuses at once.
-pub type BulkheadService<S, O = Plain, X = AsError> = Gate<S, Bulkhead, O, X>;
+pub type BulkheadService<S, E> = Gate<S, Bulkhead, E>;
 
 impl BulkheadLayer {
     /// At most `limit` calls in flight; 0 lets nothing through until [`Bulkhead::set_limit`].
@@ -71,11 +71,12 @@ impl From<Bulkhead> for BulkheadLayer {
     }
 }
 
-impl<O, X> BulkheadLayer<O, X> {
-    /// Lets at most `max_queue` calls wait for a place, in order, each for `max_wait` at most.
+impl<E> BulkheadLayer<E> {
+    /// Lets at most `max_queue` calls wait for a place, in order, each for `max_wait` at most. A `max_wait` of zero rejects a call
+    /// that does not get a place at once, and [`Duration::MAX`] waits without bound.
     ///
     /// The service is ready at once then: it queues when it is called, and needs an inner service that is [`Clone`].
-    pub fn queue(self, max_queue: usize, max_wait: Duration) -> QueuedLayer<O, X> {
+    pub fn queue(self, max_queue: usize, max_wait: Duration) -> QueuedLayer<E> {
         QueuedLayer::new(self, max_queue, max_wait)
     }
 }

@@ -44,9 +44,8 @@ pub mod sharing;
 
 use crate::{
     TokioClock,
-    exit::AsError,
+    ending::NoEnding,
     gate::{Gate, GateLayer},
-    observe::Plain,
 };
 use buttress_core::{
     Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejection, Waiters, circuit_breaker as core,
@@ -64,10 +63,10 @@ pub mod future {
 }
 
 /// A circuit breaker as a layer. See the [module](self).
-pub type CircuitBreakerLayer<O = Plain, X = AsError> = GateLayer<CircuitBreaker, O, X>;
+pub type CircuitBreakerLayer<E = NoEnding> = GateLayer<CircuitBreaker, E>;
 
 /// A service behind a circuit breaker.
-pub type CircuitBreakerService<S, O = Plain, X = AsError> = Gate<S, CircuitBreaker, O, X>;
+pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
     /// With the defaults: 5 failures in a row, or half of at least 20 calls in 10 seconds; open for 5 seconds to 5
@@ -216,7 +215,7 @@ impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
     }
 }
 
-impl<O, X> CircuitBreakerLayer<O, X> {
+impl<E> CircuitBreakerLayer<E> {
     /// Lets only such requests be probes of a half-open circuit: not the upload of a gigabyte, and not what must not be done in vain. The others
     /// are refused until the circuit has closed.
     ///
@@ -225,7 +224,7 @@ impl<O, X> CircuitBreakerLayer<O, X> {
     /// let layer = CircuitBreakerLayer::new("files").can_probe(|request: &Vec<u8>| request.len() < 1024);
     /// # let _ = layer;
     /// ```
-    pub fn can_probe<F>(self, can_probe: F) -> GateLayer<CanProbe<F>, O, X> {
+    pub fn can_probe<F>(self, can_probe: F) -> GateLayer<CanProbe<F>, E> {
         self.map_policy(|breaker| CanProbe { breaker, can_probe })
     }
 }

@@ -1,10 +1,9 @@
 //! Admission, call, outcome: the plumbing of every protective layer, written once.
 //!
-//! A [`GateLayer`] is a [policy](Policy) with an [observer](crate::observe) and an [exit](crate::exit). Your own policy
-//! becomes a layer the same way ours do:
+//! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). Your own policy becomes a layer the same way ours do:
 //!
 //! ```
-//! use buttress::{Admit, Clock, Policy, Reason, Refused, Rejection, gate::GateLayer};
+//! use buttress::{Admit, Clock, PlainExt, Policy, Reason, Refused, Rejection, gate::GateLayer};
 //!
 //! /// Lets requests in while the lights are on.
 //! #[derive(Clone)]
@@ -22,9 +21,16 @@
 //! }
 //! impl<Req: ?Sized> Admit<Req> for Lights {}
 //!
-//! let layer = GateLayer::with_policy(Lights(Default::default()));
+//! let layer = GateLayer::with_policy(Lights(Default::default())).plain();
 //! # let _ = layer;
 //! ```
+//!
+//! # Readiness
+//!
+//! A gate is as ready as its inner service. While that is pending and the policy would reject the call anyway, the gate is
+//! ready at once, so that the caller gets the rejection now and not after a hung connection; a gate that waits for its
+//! inner service wakes when the policy begins to reject. A failing readiness of the inner service is evidence for the
+//! policy, counts no rejection, and counts no call where the policy rejects.
 
 mod reserving;
 
@@ -32,53 +38,47 @@ pub use reserving::{ReservingGate, ReservingGateLayer};
 
 use crate::{
     InFlight, TokioClock,
-    exit::{AsError, Exit, ExitError},
-    observe::{Observe, Plain, finish},
+    ending::{Begin, Ended, Ending, Finish, NoEnding},
+    events,
 };
 use buttress_core::{Admit, Permit, Policy, Reason, Rejection};
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
+    any::Any,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tower_layer::Layer;
 use tower_service::Service;
+use waiting::Waiting;
 
-/// A policy as a layer. Its state is in the policy's handle, so that all services made by the layer, and by its clones, share it.
+mod waiting;
+
+/// A policy as a layer, once it has an [ending](crate::ending). Its state is in the policy's handle, so that all services made
+/// by the layer, and by its clones, share it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GateLayer<A, O = Plain, X = AsError> {
+pub struct GateLayer<A, E = NoEnding> {
     policy: A,
-    observe: O,
-    exit: X,
+    ends: E,
 }
 
 impl<A> GateLayer<A> {
-    /// A layer that asks `policy`, for services that are not HTTP, and whose rejections leave as [`Error`](crate::Error).
+    /// A layer that asks `policy`.
     pub const fn with_policy(policy: A) -> Self {
-        Self { policy, observe: Plain, exit: AsError }
+        Self { policy, ends: NoEnding }
     }
 }
 
-impl<A, O, X> GateLayer<A, O, X> {
+impl<A, E> GateLayer<A, E> {
     /// The policy, to watch or to drive it.
     pub fn handle(&self) -> &A {
         &self.policy
     }
 
-    /// Reads outcomes in another way.
-    pub fn observe<P>(self, observe: P) -> GateLayer<A, P, X> {
-        GateLayer { policy: self.policy, observe, exit: self.exit }
-    }
-
-    /// Lets rejections leave in another way.
-    pub fn exit<Y>(self, exit: Y) -> GateLayer<A, O, Y> {
-        GateLayer { policy: self.policy, observe: self.observe, exit }
-    }
-
     /// Puts something around the policy, or something else in its place.
-    pub fn map_policy<B>(self, map: impl FnOnce(A) -> B) -> GateLayer<B, O, X> {
-        GateLayer { policy: map(self.policy), observe: self.observe, exit: self.exit }
+    pub fn map_policy<B>(self, map: impl FnOnce(A) -> B) -> GateLayer<B, E> {
+        GateLayer { policy: map(self.policy), ends: self.ends }
     }
 
     /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when that changes. For stacks that look
@@ -87,7 +87,7 @@ impl<A, O, X> GateLayer<A, O, X> {
     /// Not for axum, which never looks at readiness.
     ///
     /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, does not compile here.
-    pub fn backpressure(self) -> ReservingGateLayer<A, O, X>
+    pub fn backpressure(self) -> ReservingGateLayer<A, E>
     where
         A: Policy,
     {
@@ -96,143 +96,267 @@ impl<A, O, X> GateLayer<A, O, X> {
     }
 
     #[cfg(feature = "bulkhead")]
-    pub(crate) fn into_parts(self) -> (A, O, X) {
-        (self.policy, self.observe, self.exit)
-    }
-
-    /// That the inner service fails to become ready is evidence like a failed call, and nothing is held by it any more.
-    fn readiness_failed<S, Req>(&self, error: S::Error, permit: Option<InFlight<A::Permit>>) -> X::Error
-    where
-        S: Service<Req>,
-        A: Policy,
-        X: ExitError<S::Error>,
-        O: Observe<S::Response, X::Error>,
-    {
-        let error = self.exit.inner(error);
-        if let Some(mut permit) = permit {
-            self.observe.error(&error, &mut permit);
-        }
-        error
+    pub(crate) fn into_parts(self) -> (A, E) {
+        (self.policy, self.ends)
     }
 }
 
-impl<S, A: Clone, O: Clone, X: Clone> Layer<S> for GateLayer<A, O, X> {
-    type Service = Gate<S, A, O, X>;
+impl<A, E> Ending for GateLayer<A, E> {
+    type Now = E;
+    type With<F> = GateLayer<A, F>;
+
+    fn end<F>(self, ends: F) -> GateLayer<A, F> {
+        GateLayer { policy: self.policy, ends }
+    }
+}
+
+impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
+    type Service = Gate<S, A, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate { inner, inner_ready: false, gate: self.clone() }
+        Gate { inner, readiness: Readiness::Unknown, gate: self.clone(), waiting: None }
     }
 }
 
-/// A service behind a policy that is asked when it is called.
-///
-/// `poll_ready` drives the inner service. While that is pending and the policy would refuse anyway, the gate is ready at once, so
-/// that the caller gets the rejection now and not after a hung connection.
+/// A service behind a policy that is asked when it is called. See the [module](self) for its readiness.
 #[derive(Debug)]
-pub struct Gate<S, A, O = Plain, X = AsError> {
+pub struct Gate<S, A: Policy, E> {
     inner: S,
-    /// Whether the inner service said that it is ready for the next call.
-    inner_ready: bool,
-    gate: GateLayer<A, O, X>,
+    readiness: Readiness,
+    gate: GateLayer<A, E>,
+    /// Its place among those that the policy wakes, while the inner service is pending.
+    waiting: Option<Waiting<A>>,
 }
 
-impl<S: Clone, A: Clone, O: Clone, X: Clone> Clone for Gate<S, A, O, X> {
+/// What the inner service said of its readiness for the next call.
+#[derive(Debug)]
+enum Readiness {
+    Unknown,
+    Ready,
+    /// It failed, with an error that the ending has converted. It is kept where the policy cannot learn from it before the
+    /// request is known.
+    Failed(Box<dyn Any + Send + Sync>),
+}
+
+impl<S, A: Policy, E> Gate<S, A, E> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, A: Policy + Clone, E: Clone> Clone for Gate<S, A, E> {
     fn clone(&self) -> Self {
         // Readiness is not inherited: the clone has to be polled itself.
-        Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone() }
+        Self { inner: self.inner.clone(), readiness: Readiness::Unknown, gate: self.gate.clone(), waiting: None }
     }
 }
 
-impl<S, A, O, X, Req, Out> Service<Req> for Gate<S, A, O, X>
+/// That the inner service fails to become ready is evidence like a failed call. Where the policy would reject a call, there
+/// is no call, and so no evidence and no rejection.
+fn readiness_failed<A, E, Cx, Res, Err>(
+    gate: &GateLayer<A, E>,
+    error: Err,
+    permit: Option<InFlight<A::Permit>>,
+) -> E::Error
+where
+    A: Policy,
+    E: Finish<Cx, Res, Err>,
+{
+    let permit = permit.or_else(|| gate.policy.try_reserve(&TokioClock).ok().map(InFlight::new));
+    settle_error(&gate.ends, error, permit.unwrap_or_else(InFlight::none))
+}
+
+/// Passes an error on, after it has settled the permit of its call.
+fn settle_error<P, E, Cx, Res, Err>(ends: &E, error: Err, mut permit: InFlight<P>) -> E::Error
+where
+    P: Permit,
+    E: Finish<Cx, Res, Err>,
+{
+    let error = ends.inner(error);
+    permit.settle(&ends.outcome(&error));
+    error
+}
+
+impl<S, A, E, Req> Service<Req> for Gate<S, A, E>
 where
     S: Service<Req>,
-    A: Admit<Req>,
-    X: Exit<Out, S::Error> + Clone,
-    O: Observe<S::Response, X::Error, Response<A::Permit> = Out> + Clone,
+    A: Admit<Req> + Clone,
+    E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
-    type Response = Out;
-    type Error = X::Error;
-    type Future = ResponseFuture<S::Future, A::Permit, O, X>;
+    type Response = E::Response<A::Permit>;
+    type Error = E::Error;
+    type Future = ResponseFuture<S::Future, A::Permit, E, E::Context, E::Error>;
 
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), X::Error>> {
-        let Self { inner, inner_ready, gate } = self;
-        let result = inner.poll_ready(cx).map_err(|error| {
-            let permit = gate.policy.reserve(&TokioClock).ok().map(InFlight::new);
-            gate.readiness_failed::<S, Req>(error, permit)
-        });
-        *inner_ready = matches!(result, Poll::Ready(Ok(())));
-        if result.is_pending() && gate.policy.peek(&TokioClock).is_err() {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
+        let Self { inner, readiness, gate, waiting } = self;
+        // What will be rejected must not hold a slot of the inner service meanwhile.
+        if gate.policy.peek(&TokioClock).is_err() {
+            *readiness = Readiness::Unknown;
             return Poll::Ready(Ok(()));
         }
-        result
+        match inner.poll_ready(cx) {
+            Poll::Ready(Ok(())) => {
+                (*readiness, *waiting) = (Readiness::Ready, None);
+                Poll::Ready(Ok(()))
+            }
+            // Without the request there is no key, and so no policy that learns from it: it fails the call instead.
+            Poll::Ready(Err(error)) if !A::RESERVES => {
+                (*readiness, *waiting) = (Readiness::Failed(Box::new(gate.ends.inner(error))), None);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                (*readiness, *waiting) = (Readiness::Unknown, None);
+                Poll::Ready(Err(readiness_failed(gate, error, None)))
+            }
+            Poll::Pending => {
+                *readiness = Readiness::Unknown;
+                if Waiting::would_refuse(waiting, &gate.policy, cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
+            }
+        }
     }
 
     #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        let inner_ready = std::mem::take(&mut self.inner_ready);
-        let state = match self.gate.policy.admit(&request, &TokioClock) {
-            // The guard comes before the call: if that panics, the permit is given back.
-            Ok(permit) if inner_ready => {
-                let permit = InFlight::new(permit);
-                State::Running { future: self.inner.call(request), permit }
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let readiness = std::mem::replace(&mut self.readiness, Readiness::Unknown);
+        let GateLayer { policy, ends } = &self.gate;
+        let context = ends.begin::<A::Permit>(&mut request);
+        let state = match (policy.admit(&request, &TokioClock), readiness) {
+            // The guard comes before the call: if that panics, the permit is given back, and the call has failed.
+            (Ok(permit), Readiness::Ready) => {
+                let mut permit = InFlight::new(permit);
+                let inner = &mut self.inner;
+                State::Running { future: permit.guard(|| inner.call(request)), permit }
+            }
+            (Ok(permit), Readiness::Failed(error)) => {
+                let error = error.downcast::<E::Error>().expect("the ending of this service has converted it");
+                InFlight::new(permit).settle(&ends.outcome(&error));
+                State::Failed { error: Some(*error) }
             }
             // The policy admits again what it would have refused when the inner service was not ready.
-            Ok(permit) => {
+            (Ok(permit), Readiness::Unknown) => {
                 drop(InFlight::new(permit));
                 State::Rejected { rejection: Some(Rejection::new("gate", Reason::NotReady)) }
             }
-            Err(rejection) => State::Rejected { rejection: Some(rejection) },
+            (Err(rejection), _) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, observe: self.gate.observe.clone(), exit: self.gate.exit.clone() }
+        ResponseFuture { state, context: Some(context), ends: ends.clone() }
     }
 }
 
-pin_project! {
-    /// The future of a [`Gate`].
-    pub struct ResponseFuture<F, P: Permit, O, X> {
+/// The future of a [`Gate`].
+#[pin_project]
+pub struct ResponseFuture<F, P: Permit, E, Cx, X> {
+    #[pin]
+    state: State<F, P, X>,
+    /// Leaves with the result.
+    context: Option<Cx>,
+    ends: E,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F, P: Permit, X> {
+    Running {
         #[pin]
-        state: State<F, P>,
-        observe: O,
-        exit: X,
-    }
+        future: F,
+        permit: InFlight<P>,
+    },
+    Rejected {
+        rejection: Option<Rejection>,
+    },
+    /// The inner service could not become ready.
+    Failed {
+        error: Option<X>,
+    },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<F, P: Permit> {
-        Running { #[pin] future: F, permit: InFlight<P> },
-        Rejected { rejection: Option<Rejection> },
-    }
-}
-
-impl<F, P: Permit, O, X> std::fmt::Debug for ResponseFuture<F, P, O, X> {
+impl<F, P: Permit, E, Cx, X> std::fmt::Debug for ResponseFuture<F, P, E, Cx, X> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
-impl<F, P, O, X, Res, E, Out> Future for ResponseFuture<F, P, O, X>
+impl<F, P, E, Cx, Res, Err> Future for ResponseFuture<F, P, E, Cx, E::Error>
 where
-    F: Future<Output = Result<Res, E>>,
+    F: Future<Output = Result<Res, Err>>,
     P: Permit,
-    X: Exit<Out, E>,
-    O: Observe<Res, X::Error, Response<P> = Out>,
+    E: Finish<Cx, Res, Err>,
 {
-    type Output = Result<Out, X::Error>;
+    type Output = Result<E::Response<P>, E::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match this.state.project() {
-            StateProj::Running { future, permit } => finish(future.poll(cx), permit, this.observe, this.exit),
-            StateProj::Rejected { rejection } => reject(rejection, this.exit),
+            StateProj::Running { future, permit } => {
+                let result = ready!(permit.guard(|| future.poll(cx)));
+                finish(result, this.context, permit, this.ends)
+            }
+            StateProj::Rejected { rejection } => reject(rejection, this.context, this.ends),
+            StateProj::Failed { error } => Poll::Ready(Err(error.take().expect(POLLED_AGAIN))),
         }
     }
 }
 
+const POLLED_AGAIN: &str = "polled after completion";
+
+/// The end of a call: settles its permit, and lets its result out.
+///
+/// Failures go out by a way of their own: where the two meet again, a response that fits into a register is moved in as many
+/// pieces as an error.
+#[inline(always)]
+pub(crate) fn finish<Res, Err, P, E, Cx>(
+    result: Result<Res, Err>,
+    context: &mut Option<Cx>,
+    permit: &mut InFlight<P>,
+    ends: &E,
+) -> Poll<Result<E::Response<P>, E::Error>>
+where
+    P: Permit,
+    E: Finish<Cx, Res, Err>,
+{
+    match result {
+        Ok(response) => {
+            let context = context.take().expect(POLLED_AGAIN);
+            Poll::Ready(Ok(ends.response(context, response, permit)))
+        }
+        Err(error) => fail(error, permit, ends),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fail<Res, Err, P, E, Cx>(error: Err, permit: &mut InFlight<P>, ends: &E) -> Poll<Result<E::Response<P>, E::Error>>
+where
+    P: Permit,
+    E: Finish<Cx, Res, Err>,
+{
+    Poll::Ready(Err(settle_error(ends, error, permit.take())))
+}
+
 /// Out of the way of the calls that are let through.
 #[inline(never)]
-fn reject<Res, E, X: Exit<Res, E>>(rejection: &mut Option<Rejection>, exit: &X) -> Poll<Result<Res, X::Error>> {
-    Poll::Ready(exit.reject(rejection.take().expect("polled after completion")))
+pub(crate) fn reject<Res, Err, P, E, Cx>(
+    rejection: &mut Option<Rejection>,
+    context: &mut Option<Cx>,
+    ends: &E,
+) -> Poll<Result<E::Response<P>, E::Error>>
+where
+    P: Permit,
+    E: Finish<Cx, Res, Err>,
+{
+    let (rejection, context) = rejection.take().zip(context.take()).expect(POLLED_AGAIN);
+    events::rejected(&rejection);
+    Poll::Ready(ends.reject(context, rejection))
 }

@@ -1,13 +1,14 @@
 use crate::TokioClock;
-use buttress_core::{Outcome, Permit};
+use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress};
 use std::mem::ManuallyDrop;
 
-/// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the policy that the call was cancelled.
+/// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the policy that the call was
+/// cancelled, and unwinding through it that the call failed.
 #[derive(Debug)]
 #[must_use = "dropping it cancels the call"]
 pub struct InFlight<P: Permit>(
-    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the test, which is all that most calls need,
-    /// in line.
+    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the test, which is all that
+    /// most calls need, in line.
     ManuallyDrop<Option<P>>,
 );
 
@@ -17,18 +18,43 @@ impl<P: Permit> InFlight<P> {
         Self(ManuallyDrop::new(Some(permit)))
     }
 
-    /// No permit, for what no policy let through.
+    /// No permit, for a call that no policy admitted.
     pub fn none() -> Self {
         Self(ManuallyDrop::new(None))
     }
 
-    /// Tells the policy what became of the call.
+    /// Tells the policy the outcome of the call.
     #[inline(always)]
     pub fn settle(&mut self, outcome: &Outcome) {
         if let Some(permit) = &mut *self.0 {
             permit.settle(outcome, &TokioClock);
             *self.0 = None;
         }
+    }
+
+    /// Tells the policy that a part of the response arrived.
+    #[inline(always)]
+    pub fn progress(&mut self, progress: Progress) {
+        if let Some(permit) = &mut *self.0 {
+            permit.progress(progress, &TokioClock);
+        }
+    }
+
+    /// Runs a part of the call. A panic that unwinds out of it is a failure of the call.
+    #[inline(always)]
+    pub fn guard<T>(&mut self, part: impl FnOnce() -> T) -> T {
+        struct Unwinding<'a, P: Permit>(&'a mut InFlight<P>);
+        impl<P: Permit> Drop for Unwinding<'_, P> {
+            #[cold]
+            fn drop(&mut self) {
+                self.0.settle(&Failure::new(FailureKind::Application).into());
+            }
+        }
+        let unwinding = Unwinding(self);
+        let result = part();
+        // Only a panic drops it.
+        std::mem::forget(unwinding);
+        result
     }
 
     /// Whether it was settled, or moved on.
@@ -41,6 +67,11 @@ impl<P: Permit> InFlight<P> {
     #[inline]
     pub fn take(&mut self) -> Self {
         Self(ManuallyDrop::new(self.0.take()))
+    }
+
+    /// The permit, as long as it is unsettled.
+    pub(crate) fn get(&self) -> Option<&P> {
+        self.0.as_ref()
     }
 
     /// Gives the permit away, unsettled.

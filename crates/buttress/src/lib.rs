@@ -2,17 +2,17 @@
 //! [`Service`](tower_service::Service) and any protocol.
 //!
 //! ```
-//! use buttress::{BulkheadLayer, CircuitBreakerLayer, RetryLayer, TimeoutLayer};
+//! use buttress::{BulkheadLayer, CircuitBreakerLayer, PlainExt, RetryLayer, TimeoutLayer};
 //! use std::time::Duration;
 //! use tower::ServiceBuilder;
 //!
 //! # async fn call(_: String) -> Result<String, std::io::Error> { Ok(String::new()) }
 //! let service = ServiceBuilder::new()
-//!     .layer(TimeoutLayer::total(Duration::from_secs(2)))
-//!     .layer(RetryLayer::new(3))
-//!     .layer(CircuitBreakerLayer::new("payments"))
-//!     .layer(BulkheadLayer::new(10))
-//!     .layer(TimeoutLayer::attempt(Duration::from_millis(500)))
+//!     .layer(TimeoutLayer::total(Duration::from_secs(2)).plain())
+//!     .layer(RetryLayer::new(3).plain())
+//!     .layer(CircuitBreakerLayer::new("payments").plain())
+//!     .layer(BulkheadLayer::new(10).plain())
+//!     .layer(TimeoutLayer::attempt(Duration::from_millis(500)).plain())
 //!     .service_fn(call);
 //! # let _ = service;
 //! ```
@@ -21,10 +21,9 @@
 //!
 //! # How the pieces fit
 //!
-//! A protective layer asks a *policy* whether a call may start and tells it what became of the call. The plumbing of that is
-//! written once, in [`gate`]; a layer is a policy behind a [`GateLayer`](gate::GateLayer). What a result means is read by an
-//! [observer](observe), and how a refusal leaves is the choice of an [exit]: as the one flat [`Error`] of this family, or
-//! as a response.
+//! A protective layer asks a *policy* whether a call may start and tells it the outcome of the call. The plumbing of that is
+//! written once, in [`gate`]; a layer is a policy behind a [`GateLayer`](gate::GateLayer). Its [ending] says what the layer
+//! speaks: how outcomes are read, and whether a rejection leaves as the one flat [`Error`] of this family or as a response.
 //!
 //! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be called for every
 //! connection, as axum does, and all its services share one circuit, one bulkhead, one budget.
@@ -35,8 +34,9 @@ pub mod bulkhead;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 mod clock;
+pub mod ending;
 pub mod error;
-pub mod exit;
+mod events;
 pub mod gate;
 #[cfg(feature = "health")]
 pub mod health;
@@ -44,13 +44,13 @@ mod in_flight;
 pub mod keyed;
 #[cfg(all(feature = "metrics", any(feature = "bulkhead", feature = "circuit-breaker", feature = "retry")))]
 pub mod metrics;
-pub mod observe;
 #[cfg(any(feature = "bulkhead", feature = "health"))]
 mod ready_call;
 #[cfg(feature = "retry")]
 pub mod retry;
 #[cfg(feature = "timeout")]
 pub mod timeout;
+pub mod timer;
 #[cfg(feature = "tonic")]
 mod tonic;
 
@@ -59,6 +59,7 @@ pub use bulkhead::{Bulkhead, BulkheadLayer};
 #[cfg(feature = "circuit-breaker")]
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use clock::TokioClock;
+pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 #[cfg(feature = "health")]
 pub use health::{Health, HealthLayer};

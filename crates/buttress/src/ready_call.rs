@@ -1,4 +1,4 @@
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     future::Future,
     pin::Pin,
@@ -6,15 +6,19 @@ use std::{
 };
 use tower_service::Service;
 
-pin_project! {
-    /// Drives a service of its own to readiness, calls it, and waits for the answer. For layers that call later than
-    /// their `poll_ready`, or more than once: readiness does not survive a clone.
-    #[project = Proj]
-    #[derive(Debug)]
-    pub(crate) enum ReadyCall<S, Req, F> {
-        Waiting { service: S, request: Option<Req> },
-        Called { #[pin] future: F },
-    }
+/// Drives a service of its own to readiness, calls it, and waits for the answer. For layers that call later than
+/// their `poll_ready`, or more than once: readiness does not survive a clone.
+#[pin_project(project = Proj)]
+#[derive(Debug)]
+pub(crate) enum ReadyCall<S, Req, F> {
+    Waiting {
+        service: S,
+        request: Option<Req>,
+    },
+    Called {
+        #[pin]
+        future: F,
+    },
 }
 
 impl<S: Service<Req>, Req> ReadyCall<S, Req, S::Future> {

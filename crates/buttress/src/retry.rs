@@ -1,14 +1,15 @@
 //! Repeats calls that failed, as far as that is safe and a budget allows.
 //!
 //! ```
-//! use buttress::{Backoff, RetryBudget, RetryLayer};
+//! use buttress::{Backoff, PlainExt, RetryBudget, RetryLayer};
 //! use std::time::Duration;
 //!
 //! // One budget for each destination, shared by all that call it:
 //! let budget = RetryBudget::builder().percent(10.0).build()?;
 //! let layer = RetryLayer::new(3) // attempts, the first included
 //!     .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_secs(2)))
-//!     .budget(budget);
+//!     .budget(budget)
+//!     .plain();
 //! # let _ = layer;
 //! # Ok::<(), buttress::InvalidConfig>(())
 //! ```
@@ -17,14 +18,18 @@
 //!
 //! After each attempt, in this order:
 //!
-//! 1. a success, or a rejection by one of our own layers, is the answer;
-//! 2. the last of the attempts is the answer;
-//! 3. a request that cannot be replayed is not repeated, nor one whose backend forbade it;
-//! 4. a request that the backend refused to look at (`REFUSED_STREAM`) is repeated at once, once, and does not count;
-//! 5. one that was never sent may always be repeated, one that may have been processed only if it is idempotent;
-//! 6. the pause is drawn from the backoff (from one second up, when the backend sheds load), and is at least as long as the backend asked for; one that
-//!    asks for more than [`max_hint`](RetryLayer::max_hint) is left alone;
-//! 7. a retry of what may have been sent is withdrawn from the budget, or the failure is the answer.
+//! 1. a success, or a rejection by a layer of this family, is the answer;
+//! 2. a failure whose backend forbade another attempt is the answer;
+//! 3. a request that the transport handed back before the backend looked at it (`REFUSED_STREAM`, a GOAWAY, a connection that
+//!    closed before a byte was written) is repeated at once, once, and does not count as an attempt;
+//! 4. a request that was never sent, because there was no connection, is repeated up to two times and does not count either;
+//! 5. the failure of the last attempt is the answer;
+//! 6. a request that may have been processed is repeated only if it is idempotent; one that the backend says it did not
+//!    process always;
+//! 7. the pause is drawn from the backoff (from one second up when the backend sheds load) and is at least as long as the
+//!    backend asked for. A failure that asks for more than [`max_hint`](RetryLayer::max_hint) is the answer;
+//! 8. a retry of a request that was sent is withdrawn from the budget, or the failure is the answer;
+//! 9. a request whose body cannot be replayed is not repeated. What was withdrawn goes back.
 //!
 //! # Where it belongs
 //!
@@ -37,12 +42,10 @@
 //! * `tower-resilience` deposits a whole retry for each success, knows no `Retry-After`, and clones requests it will never repeat.
 
 mod layer;
-mod protocol;
 mod service;
 
 pub use buttress_core::retry_budget::Withdrawal;
 pub use layer::{RetryLayer, RetryStats};
-pub use protocol::{Cloned, Cloning, Protocol, Replay};
 pub use service::Retry;
 
 use crate::TokioClock;

@@ -1,15 +1,15 @@
 use crate::{
     InFlight,
-    exit::{AsError, Exit},
-    gate::GateLayer,
-    observe::{Observe, Plain, finish},
+    ending::{Ahead, Begin, Ended, Ending, Finish, NoEnding},
+    gate::{self, GateLayer},
     ready_call::ReadyCall,
+    timer::Deadline,
 };
 use buttress_core::{
     Bulkhead, Reason, Rejection,
     bulkhead::{Acquire, BulkheadPermit, Place},
 };
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     fmt,
     future::Future,
@@ -17,46 +17,42 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
 /// A bulkhead with a queue, as a layer: see [`BulkheadLayer::queue`](super::BulkheadLayer).
 #[derive(Clone, Debug)]
-pub struct QueuedLayer<O = Plain, X = AsError> {
+pub struct QueuedLayer<E = NoEnding> {
     bulkhead: Bulkhead,
     max_queue: usize,
     max_wait: Duration,
-    observe: O,
-    exit: X,
+    ends: E,
 }
 
-impl<O, X> QueuedLayer<O, X> {
-    pub(super) fn new(gate: GateLayer<Bulkhead, O, X>, max_queue: usize, max_wait: Duration) -> Self {
-        let (bulkhead, observe, exit) = gate.into_parts();
-        Self { bulkhead, max_queue, max_wait, observe, exit }
+impl<E> QueuedLayer<E> {
+    pub(super) fn new(gate: GateLayer<Bulkhead, E>, max_queue: usize, max_wait: Duration) -> Self {
+        let (bulkhead, ends) = gate.into_parts();
+        Self { bulkhead, max_queue, max_wait, ends }
     }
 
     /// The bulkhead, to watch or to resize it.
     pub fn handle(&self) -> &Bulkhead {
         &self.bulkhead
     }
+}
 
-    /// Reads outcomes in another way. The observer decides how long a place is held.
-    pub fn observe<P>(self, observe: P) -> QueuedLayer<P, X> {
-        let Self { bulkhead, max_queue, max_wait, observe: _, exit } = self;
-        QueuedLayer { bulkhead, max_queue, max_wait, observe, exit }
-    }
+impl<E> Ending for QueuedLayer<E> {
+    type Now = E;
+    type With<F> = QueuedLayer<F>;
 
-    /// Lets rejections leave in another way.
-    pub fn exit<Y>(self, exit: Y) -> QueuedLayer<O, Y> {
-        let Self { bulkhead, max_queue, max_wait, observe, exit: _ } = self;
-        QueuedLayer { bulkhead, max_queue, max_wait, observe, exit }
+    fn end<F>(self, ends: F) -> QueuedLayer<F> {
+        let Self { bulkhead, max_queue, max_wait, ends: _ } = self;
+        QueuedLayer { bulkhead, max_queue, max_wait, ends }
     }
 }
 
-impl<S, O: Clone, X: Clone> Layer<S> for QueuedLayer<O, X> {
-    type Service = Queued<S, O, X>;
+impl<S, E: Ended + Clone> Layer<S> for QueuedLayer<E> {
+    type Service = Queued<S, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Queued { inner, layer: self.clone() }
@@ -66,103 +62,131 @@ impl<S, O: Clone, X: Clone> Layer<S> for QueuedLayer<O, X> {
 /// A service behind a bulkhead with a queue.
 ///
 /// It is ready at once, and drives a clone of the inner service to readiness once it has a place: a call that waits in the
-/// queue must not hold a connection or a slot of somebody else.
+/// queue must not hold a connection or a slot of another layer.
 #[derive(Clone, Debug)]
-pub struct Queued<S, O = Plain, X = AsError> {
+pub struct Queued<S, E> {
     inner: S,
-    layer: QueuedLayer<O, X>,
+    layer: QueuedLayer<E>,
 }
 
-impl<S, O, X, Req, Out> Service<Req> for Queued<S, O, X>
+impl<S, E> Queued<S, E> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, E, Req> Service<Req> for Queued<S, E>
 where
     S: Service<Req> + Clone,
-    X: Exit<Out, S::Error> + Clone,
-    O: Observe<S::Response, X::Error, Response<BulkheadPermit> = Out> + Clone,
+    E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
-    type Response = Out;
-    type Error = X::Error;
-    type Future = ResponseFuture<S, Req, S::Future, O, X>;
+    type Response = E::Response<BulkheadPermit>;
+    type Error = E::Error;
+    type Future = ResponseFuture<S, Req, S::Future, E, E::Context, E::Ahead>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), X::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        let QueuedLayer { bulkhead, max_queue, max_wait, observe, exit } = &self.layer;
-        let call = |service: &S| ReadyCall::new(service.clone(), request);
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let QueuedLayer { bulkhead, max_queue, max_wait, ends } = &self.layer;
+        let context = ends.begin::<BulkheadPermit>(&mut request);
         let state = match bulkhead.acquire_or_queue(*max_queue) {
-            Ok(Acquire::Taken(permit)) => State::Running { call: call(&self.inner), permit: InFlight::new(permit) },
+            Ok(Acquire::Taken(permit)) => {
+                State::Running { call: ReadyCall::new(self.inner.clone(), request), permit: InFlight::new(permit) }
+            }
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
-                timer: None,
-                max_wait: *max_wait,
+                deadline: Deadline::after(*max_wait),
+                ahead: ends.ahead(&mut request),
                 bulkhead: bulkhead.clone(),
-                call: Some(call(&self.inner)),
+                call: Some(ReadyCall::new(self.inner.clone(), request)),
             },
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, observe: observe.clone(), exit: exit.clone() }
+        ResponseFuture { state, context: Some(context), ends: ends.clone() }
     }
 }
 
-pin_project! {
-    /// The future of a [`Queued`] service.
-    pub struct ResponseFuture<S, Req, F, O, X> {
+/// The future of a [`Queued`] service.
+#[pin_project]
+pub struct ResponseFuture<S, Req, F, E, Cx, H> {
+    #[pin]
+    state: State<S, Req, F, H>,
+    /// Leaves with the result.
+    context: Option<Cx>,
+    ends: E,
+}
+
+#[pin_project(project = StateProj)]
+enum State<S, Req, F, H> {
+    Queued {
+        place: Place,
         #[pin]
-        state: State<S, Req, F>,
-        observe: O,
-        exit: X,
-    }
+        deadline: Deadline,
+        /// Reads the body of the request ahead, so that it does not hold up other calls on its connection.
+        ahead: Option<H>,
+        bulkhead: Bulkhead,
+        call: Option<ReadyCall<S, Req, F>>,
+    },
+    Running {
+        #[pin]
+        call: ReadyCall<S, Req, F>,
+        permit: InFlight<BulkheadPermit>,
+    },
+    Rejected {
+        rejection: Option<Rejection>,
+    },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<S, Req, F> {
-        Queued { place: Place, #[pin] timer: Option<Sleep>, max_wait: Duration, bulkhead: Bulkhead, call: Option<ReadyCall<S, Req, F>> },
-        Running { #[pin] call: ReadyCall<S, Req, F>, permit: InFlight<BulkheadPermit> },
-        Rejected { rejection: Option<Rejection> },
-    }
-}
-
-impl<S, Req, F, O, X> fmt::Debug for ResponseFuture<S, Req, F, O, X> {
+impl<S, Req, F, E, Cx, H> fmt::Debug for ResponseFuture<S, Req, F, E, Cx, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
-impl<S, Req, O, X, Out> Future for ResponseFuture<S, Req, S::Future, O, X>
+impl<S, Req, E, Cx, H> Future for ResponseFuture<S, Req, S::Future, E, Cx, H>
 where
     S: Service<Req>,
-    X: Exit<Out, S::Error>,
-    O: Observe<S::Response, X::Error, Response<BulkheadPermit> = Out>,
+    E: Finish<Cx, S::Response, S::Error>,
+    H: Ahead,
 {
-    type Output = Result<Out, X::Error>;
+    type Output = Result<E::Response<BulkheadPermit>, E::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Queued { place, mut timer, max_wait, bulkhead, call } => match place.poll_acquire(cx) {
+                StateProj::Queued { place, deadline, ahead, bulkhead, call } => match place.poll_acquire(cx) {
                     Poll::Ready(permit) => {
                         let call = call.take().expect("the call leaves only with its place");
                         State::Running { call, permit: InFlight::new(permit) }
                     }
                     Poll::Pending => {
-                        if timer.is_none() {
-                            timer.set(Some(sleep(*max_wait)));
+                        let too_large = ahead.as_mut().is_some_and(|ahead| ahead.poll_too_large(cx).is_ready());
+                        if !too_large {
+                            ready!(deadline.poll_expired(cx));
                         }
-                        if let Some(timer) = timer.as_pin_mut() {
-                            ready!(timer.poll(cx));
-                        }
-                        State::Rejected { rejection: Some(bulkhead.reject(Reason::QueueTimeout)) }
+                        let reason = if too_large { Reason::QueueFull } else { Reason::QueueTimeout };
+                        State::Rejected { rejection: Some(bulkhead.reject(reason)) }
                     }
                 },
                 StateProj::Running { call, permit } => {
-                    return finish(call.poll(cx), permit, this.observe, this.exit);
+                    let result = ready!(permit.guard(|| call.poll(cx)));
+                    return gate::finish(result, this.context, permit, this.ends);
                 }
-                StateProj::Rejected { rejection } => {
-                    return Poll::Ready(this.exit.reject(rejection.take().expect("polled after completion")));
-                }
+                StateProj::Rejected { rejection } => return gate::reject(rejection, this.context, this.ends),
             };
             this.state.set(next);
         }

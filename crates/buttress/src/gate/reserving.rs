@@ -1,27 +1,25 @@
-use super::{GateLayer, ResponseFuture, State};
+use super::{GateLayer, ResponseFuture, State, readiness_failed};
 use crate::{
     InFlight, TokioClock,
-    exit::{AsError, Exit},
-    observe::{Observe, Plain},
+    ending::{Begin, Ended, Ending, Finish, NoEnding},
+    timer::Timer,
 };
 use buttress_core::{Admit, Policy, Reason, Rejection};
 use std::{
     fmt,
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
 /// A [`GateLayer`] whose services take their permit in `poll_ready`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReservingGateLayer<A, O = Plain, X = AsError>(GateLayer<A, O, X>);
+pub struct ReservingGateLayer<A, E = NoEnding>(GateLayer<A, E>);
 
-impl<A, O, X> ReservingGateLayer<A, O, X> {
-    pub(super) const fn new(gate: GateLayer<A, O, X>) -> Self {
+impl<A, E> ReservingGateLayer<A, E> {
+    pub(super) const fn new(gate: GateLayer<A, E>) -> Self {
         Self(gate)
     }
 
@@ -31,8 +29,17 @@ impl<A, O, X> ReservingGateLayer<A, O, X> {
     }
 }
 
-impl<S, A: Policy + Clone, O: Clone, X: Clone> Layer<S> for ReservingGateLayer<A, O, X> {
-    type Service = ReservingGate<S, A, O, X>;
+impl<A, E> Ending for ReservingGateLayer<A, E> {
+    type Now = E;
+    type With<F> = ReservingGateLayer<A, F>;
+
+    fn end<F>(self, ends: F) -> ReservingGateLayer<A, F> {
+        ReservingGateLayer(self.0.end(ends))
+    }
+}
+
+impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<A, E> {
+    type Service = ReservingGate<S, A, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         ReservingGate { inner, inner_ready: false, gate: self.0.clone(), permit: None, parked: None }
@@ -42,24 +49,43 @@ impl<S, A: Policy + Clone, O: Clone, X: Clone> Layer<S> for ReservingGateLayer<A
 /// A service behind a policy that is asked in `poll_ready`.
 ///
 /// The permit comes first and the inner service's readiness second, so that nothing of the inner service is held
-/// while the policy refuses. A permit that is not used is given back on drop.
-pub struct ReservingGate<S, A: Policy, O = Plain, X = AsError> {
+/// while the policy refuses. A permit that is not used is given back on drop, and one that went stale, because the circuit
+/// has opened since, is given up when `poll_ready` is called again. The call is timed, and not the time between
+/// readiness and the call.
+pub struct ReservingGate<S, A: Policy, E> {
     inner: S,
     /// Whether the inner service said that it is ready for the next call.
     inner_ready: bool,
-    gate: GateLayer<A, O, X>,
+    gate: GateLayer<A, E>,
     permit: Option<InFlight<A::Permit>>,
     parked: Option<Parked<A>>,
 }
 
-impl<S: Clone, A: Policy + Clone, O: Clone, X: Clone> Clone for ReservingGate<S, A, O, X> {
+impl<S, A: Policy, E> ReservingGate<S, A, E> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, A: Policy + Clone, E: Clone> Clone for ReservingGate<S, A, E> {
     fn clone(&self) -> Self {
         // A permit belongs to one service: the clone reserves its own.
         Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), permit: None, parked: None }
     }
 }
 
-impl<S: fmt::Debug, A: Policy, O, X> fmt::Debug for ReservingGate<S, A, O, X> {
+impl<S: fmt::Debug, A: Policy, E> fmt::Debug for ReservingGate<S, A, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReservingGate")
             .field("inner", &self.inner)
@@ -68,40 +94,43 @@ impl<S: fmt::Debug, A: Policy, O, X> fmt::Debug for ReservingGate<S, A, O, X> {
     }
 }
 
-impl<S, A, O, X, Req, Out> Service<Req> for ReservingGate<S, A, O, X>
+impl<S, A, E, Req> Service<Req> for ReservingGate<S, A, E>
 where
     S: Service<Req>,
     A: Admit<Req> + Clone,
-    X: Exit<Out, S::Error> + Clone,
-    O: Observe<S::Response, X::Error, Response<A::Permit> = Out> + Clone,
+    E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
-    type Response = Out;
-    type Error = X::Error;
-    type Future = ResponseFuture<S::Future, A::Permit, O, X>;
+    type Response = E::Response<A::Permit>;
+    type Error = E::Error;
+    type Future = ResponseFuture<S::Future, A::Permit, E, E::Context, E::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), X::Error>> {
-        if self.permit.is_none() {
-            let permit = ready!(poll_reserve(&self.gate.policy, &mut self.parked, cx));
-            self.permit = Some(InFlight::new(permit));
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
+        let Self { inner, inner_ready, gate, permit, parked } = self;
+        if permit.as_ref().and_then(InFlight::get).is_some_and(|permit| !gate.policy.holds(permit, &TokioClock)) {
+            *permit = None;
         }
-        let Self { inner, inner_ready, gate, permit, .. } = self;
-        let result = inner.poll_ready(cx).map_err(|error| gate.readiness_failed::<S, Req>(error, permit.take()));
+        if permit.is_none() {
+            *permit = Some(InFlight::new(ready!(poll_reserve(&gate.policy, parked, cx))));
+        }
+        let result = inner.poll_ready(cx).map_err(|error| readiness_failed(gate, error, permit.take()));
         *inner_ready = matches!(result, Poll::Ready(Ok(())));
         result
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        let policy = &self.gate.policy;
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let GateLayer { policy, ends } = &self.gate;
+        let context = ends.begin::<A::Permit>(&mut request);
         let permit = if std::mem::take(&mut self.inner_ready) { self.permit.take() } else { None };
         let reserved = permit.and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", Reason::NotReady));
         let state = match reserved.and_then(|permit| policy.confirm(permit, &request, &TokioClock)) {
             Ok(permit) => {
-                let permit = InFlight::new(permit);
-                State::Running { future: self.inner.call(request), permit }
+                let mut permit = InFlight::new(permit);
+                let inner = &mut self.inner;
+                State::Running { future: permit.guard(|| inner.call(request)), permit }
             }
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, observe: self.gate.observe.clone(), exit: self.gate.exit.clone() }
+        ResponseFuture { state, context: Some(context), ends: ends.clone() }
     }
 }
 
@@ -109,7 +138,7 @@ where
 struct Parked<A: Policy> {
     policy: A,
     key: Option<u64>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Timer>>>,
 }
 
 impl<A: Policy> Drop for Parked<A> {
@@ -129,9 +158,7 @@ fn poll_reserve<A: Policy + Clone>(
     cx: &mut Context<'_>,
 ) -> Poll<A::Permit> {
     loop {
-        if policy.peek(&TokioClock).is_ok()
-            && let Ok(permit) = policy.reserve(&TokioClock)
-        {
+        if let Ok(permit) = policy.try_reserve(&TokioClock) {
             *parked = None;
             return Poll::Ready(permit);
         }
@@ -143,21 +170,18 @@ fn poll_reserve<A: Policy + Clone>(
         if let (Some(waiters), Some(key)) = (policy.waiters(), place.key) {
             waiters.register(key, cx.waker());
         }
-        // Asked again after registering: what became free in between woke nobody.
-        let pause = match policy.peek(&TokioClock) {
-            Err(refused) => refused.retry_after.or((place.key.is_none()).then_some(ASK_AGAIN)),
-            Ok(()) => match policy.reserve(&TokioClock) {
-                Ok(permit) => {
-                    *parked = None;
-                    return Poll::Ready(permit);
-                }
-                // It lets somebody in, and not us: a share of the calls, say. Nobody wakes us for the next one.
-                Err(rejection) => Some(rejection.retry_after().unwrap_or(ASK_AGAIN)),
-            },
+        // Asked again after registering: what became free in between woke no task.
+        let refused = match policy.try_reserve(&TokioClock) {
+            Ok(permit) => {
+                *parked = None;
+                return Poll::Ready(permit);
+            }
+            Err(refused) => refused,
         };
-        place.timer = pause.map(|pause| Box::pin(sleep(pause.max(Duration::from_millis(1)))));
+        let pause = refused.retry_after.or(place.key.is_none().then_some(ASK_AGAIN));
+        place.timer = pause.map(|pause| Box::pin(Timer::after(pause.max(Duration::from_millis(1)))));
         match &mut place.timer {
-            Some(timer) => ready!(timer.as_mut().poll(cx)),
+            Some(timer) => ready!(timer.as_mut().poll_expired(cx)),
             None => return Poll::Pending,
         }
     }

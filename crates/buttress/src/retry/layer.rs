@@ -1,17 +1,20 @@
-use super::{Retry, RetryBudget, protocol::Cloning};
-use crate::observe::Plain;
+use super::{Retry, RetryBudget};
+use crate::ending::{Ended, Ending, NoEnding};
 use buttress_core::{
     Backoff,
     shard::{Counter, Sharded, shards},
 };
-use std::time::Duration;
+use fastrand::Rng;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tower_layer::Layer;
 
-/// Retries as a layer. See the [module](super).
+/// Retries as a layer, once it has an [ending](crate::ending). See the [module](super).
 #[derive(Clone, Debug)]
-pub struct RetryLayer<P = Cloning, C = Plain> {
-    pub(super) protocol: P,
-    pub(super) classify: C,
+pub struct RetryLayer<E = NoEnding> {
+    pub(super) ends: E,
     pub(super) shared: Sharded<Shared>,
 }
 
@@ -19,7 +22,16 @@ pub struct RetryLayer<P = Cloning, C = Plain> {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
-    pub(super) stats: Stats,
+    pub(super) stats: Arc<Stats>,
+    /// Seeds the jitter of each call. One sequence for the layer: calls that drew the same pauses would come back together.
+    pub(super) rng: Mutex<Rng>,
+}
+
+impl Shared {
+    /// The jitter of one call.
+    pub(super) fn fork_rng(&self) -> Rng {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -49,11 +61,11 @@ impl RetryLayer {
             budget: RetryBudget::new(),
             seed: None,
         };
-        Self { protocol: Cloning, classify: Plain, shared: share(config) }
+        Self { ends: NoEnding, shared: share(config, Arc::default()) }
     }
 }
 
-impl<P, C> RetryLayer<P, C> {
+impl<E> RetryLayer<E> {
     /// The pauses between attempts.
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.configure(|config| config.backoff = backoff)
@@ -69,44 +81,45 @@ impl<P, C> RetryLayer<P, C> {
         self.configure(|config| config.max_hint = max_hint)
     }
 
-    /// Makes the jitter repeatable.
+    /// Makes the jitter of this layer repeatable: the same seed and the same order of calls draw the same pauses. Each call
+    /// draws its own.
     pub fn seed(self, seed: u64) -> Self {
         self.configure(|config| config.seed = Some(seed))
     }
 
-    /// Repeats requests of another protocol.
-    pub fn protocol<Q>(self, protocol: Q) -> RetryLayer<Q, C> {
-        RetryLayer { protocol, classify: self.classify, shared: self.shared }
+    /// Changes its ending.
+    pub fn map_ending<F>(self, map: impl FnOnce(E) -> F) -> RetryLayer<F> {
+        RetryLayer { ends: map(self.ends), shared: self.shared }
     }
 
-    /// Changes the protocol.
-    pub fn map_protocol<Q>(self, map: impl FnOnce(P) -> Q) -> RetryLayer<Q, C> {
-        RetryLayer { protocol: map(self.protocol), classify: self.classify, shared: self.shared }
-    }
-
-    /// Reads outcomes in another way.
-    pub fn classify<D>(self, classify: D) -> RetryLayer<P, D> {
-        RetryLayer { protocol: self.protocol, classify, shared: self.shared }
-    }
-
-    /// What it has done so far. Shared by all services of this layer.
+    /// What it has done so far. Shared by all services of this layer, whatever is set afterwards.
     pub fn stats(&self) -> RetryStats {
-        RetryStats(self.shared.clone())
+        RetryStats(self.shared.stats.clone())
     }
 
     fn configure(self, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = self.shared.config.clone();
         change(&mut config);
-        Self { shared: share(config), ..self }
+        Self { shared: share(config, self.shared.stats.clone()), ends: self.ends }
     }
 }
 
-fn share(config: Config) -> Sharded<Shared> {
-    Sharded::new(shards(), Shared { config, stats: Stats::default() })
+fn share(config: Config, stats: Arc<Stats>) -> Sharded<Shared> {
+    let rng = Mutex::new(config.seed.map_or_else(Rng::new, Rng::with_seed));
+    Sharded::new(shards(), Shared { config, stats, rng })
 }
 
-impl<S, P: Clone, C: Clone> Layer<S> for RetryLayer<P, C> {
-    type Service = Retry<S, P, C>;
+impl<E> Ending for RetryLayer<E> {
+    type Now = E;
+    type With<F> = RetryLayer<F>;
+
+    fn end<F>(self, ends: F) -> RetryLayer<F> {
+        RetryLayer { ends, shared: self.shared }
+    }
+}
+
+impl<S, E: Ended + Clone> Layer<S> for RetryLayer<E> {
+    type Service = Retry<S, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Retry { inner, layer: self.clone() }
@@ -115,21 +128,21 @@ impl<S, P: Clone, C: Clone> Layer<S> for RetryLayer<P, C> {
 
 /// Counters of a [`RetryLayer`], since it was made.
 #[derive(Clone, Debug)]
-pub struct RetryStats(Sharded<Shared>);
+pub struct RetryStats(Arc<Stats>);
 
 impl RetryStats {
     /// Attempts after the first.
     pub fn retries(&self) -> u64 {
-        self.0.stats.retries.sum()
+        self.0.retries.sum()
     }
 
     /// Failures that were not repeated because the budget was empty.
     pub fn out_of_budget(&self) -> u64 {
-        self.0.stats.out_of_budget.sum()
+        self.0.out_of_budget.sum()
     }
 
     /// Failures that were not repeated because all attempts were used.
     pub fn out_of_attempts(&self) -> u64 {
-        self.0.stats.out_of_attempts.sum()
+        self.0.out_of_attempts.sum()
     }
 }

@@ -1,12 +1,14 @@
 use super::{
     Withdrawal,
     layer::{RetryLayer, Shared},
-    protocol::{Cloning, Protocol, Replay},
 };
-use crate::observe::{Classify, Plain};
+use crate::{
+    ending::{Begin, Finish, Kept, Replay},
+    events,
+    timer::Timer,
+};
 use buttress_core::{Backoff, Failure, FailureKind, Outcome, Sent, backoff::Pauses, shard::Ticket};
-use fastrand::Rng;
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     fmt,
     future::Future,
@@ -14,49 +16,81 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 /// The shortest step of the backoff when the backend sheds load: the AWS SDKs' base for throttled calls.
 const OVERLOAD_BASE: Duration = Duration::from_secs(1);
 
+/// How many attempts of one call may fail without having been sent. They do not count as attempts, and without a bound of
+/// their own a front that refuses connections would be hammered.
+const NEVER_SENT: u32 = 3;
+
 /// A service that repeats failed calls.
 #[derive(Clone, Debug)]
-pub struct Retry<S, P = Cloning, C = Plain> {
+pub struct Retry<S, E> {
     pub(super) inner: S,
-    pub(super) layer: RetryLayer<P, C>,
+    pub(super) layer: RetryLayer<E>,
 }
 
-impl<S, P, C, Req> Service<Req> for Retry<S, P, C>
+impl<S, E> Retry<S, E> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, E, Req> Service<Req> for Retry<S, E>
 where
-    P: Protocol<Req>,
-    S: Service<<P::Kept as Replay>::Attempt> + Clone,
-    C: Classify<S::Response, S::Error> + Clone,
+    E: Begin<Req> + Replay<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
+    S: Service<E::Attempt> + Clone,
 {
     type Response = S::Response;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, P::Kept, C, <P::Kept as Replay>::Attempt, S::Future>;
+    type Error = E::Error;
+    type Future = ResponseFuture<S, E::Kept, E, E::Context, E::Attempt, S::Future>;
 
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
+        self.inner.poll_ready(cx).map_err(|error| self.layer.ends.inner(error))
     }
 
     #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        let RetryLayer { protocol, classify, shared } = &self.layer;
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let RetryLayer { ends, shared } = &self.layer;
         let ticket = shared.ticket();
-        if protocol.deposits(&request) {
+        let context = ends.begin::<()>(&mut request);
+        if ends.deposits(&request) {
             ticket.config.budget.deposit();
         }
-        let (attempt, kept) =
-            if ticket.config.attempts > 1 { protocol.first(request) } else { (protocol.only(request), None) };
+        let (attempt, kept) = if ticket.config.attempts > 1 {
+            let (attempt, kept) = ends.first(request);
+            (attempt, Some(kept))
+        } else {
+            (ends.only(request), None)
+        };
         // The instance that was polled ready makes the first attempt; further ones drive it to readiness again.
         let fresh = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, fresh);
         let future = service.call(attempt);
-        let repeat = kept.map(|kept| Repeat { kept, service, pauses: None, made: 1, counted: 1, transparent: false });
-        ResponseFuture { state: State::Attempt { future }, repeat, classify: classify.clone(), ticket }
+        let repeat = kept.map(|kept| Repeat {
+            kept,
+            service,
+            pauses: None,
+            made: 1,
+            counted: 1,
+            never_sent: 0,
+            transparent: false,
+        });
+        ResponseFuture { state: State::Attempt { future }, repeat, context, ends: ends.clone(), ticket }
     }
 }
 
@@ -69,7 +103,9 @@ struct Repeat<S, K> {
     made: u32,
     /// Attempts that count.
     counted: u32,
-    /// Whether the one free repetition of an unprocessed request is used up.
+    /// Attempts that failed without having been sent.
+    never_sent: u32,
+    /// Whether the one free repetition of a request that the transport handed back is used up.
     transparent: bool,
 }
 
@@ -80,18 +116,24 @@ struct Next<Req> {
     withdrawal: Option<Withdrawal>,
 }
 
-impl<S, K: Replay> Repeat<S, K> {
+impl<S, K: Kept> Repeat<S, K> {
     /// Decides in the order that the module documents. `None`: the failure is the answer.
     fn next(&mut self, failure: &Failure, shared: &Shared) -> Option<Next<K::Attempt>> {
-        let Shared { config, stats } = shared;
+        let Shared { config, stats, .. } = shared;
         if failure.no_retry {
             return None;
         }
-        let refused = failure.sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
-        if refused && !std::mem::replace(&mut self.transparent, true) {
-            return Some(Next { request: self.again()?, pause: Duration::ZERO, withdrawal: None });
+        let handed_back = failure.sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
+        if handed_back && !self.transparent {
+            let request = self.again()?;
+            self.transparent = true;
+            stats.retries.add(1);
+            return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
         }
-        if self.counted >= config.attempts {
+        // What was never sent loads no backend, so it costs nothing, and has a bound of its own.
+        let never_sent = failure.sent == Sent::Never;
+        self.never_sent += u32::from(never_sent);
+        if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= config.attempts } {
             stats.out_of_attempts.add(1);
             return None;
         }
@@ -99,29 +141,35 @@ impl<S, K: Replay> Repeat<S, K> {
             return None;
         }
         let pause = self.pause(failure, shared)?;
-        let request = self.again()?;
-        // What was never sent loads nobody, so it costs nothing.
-        let withdrawal = if failure.sent == Sent::Never {
-            None
-        } else if let Some(withdrawal) = config.budget.try_withdraw() {
-            Some(withdrawal)
-        } else {
-            stats.out_of_budget.add(1);
-            return None;
+        // Before the request is made again: that cuts off the body of the attempt before, which may still be sent.
+        let withdrawal = match never_sent {
+            true => None,
+            false => {
+                let withdrawal = config.budget.try_withdraw();
+                if withdrawal.is_none() {
+                    stats.out_of_budget.add(1);
+                    events::out_of_budget(failure, self.made);
+                    return None;
+                }
+                withdrawal
+            }
         };
-        self.counted += 1;
+        let request = self.again()?;
+        self.counted += u32::from(!never_sent);
         stats.retries.add(1);
+        events::retrying(failure, self.made, pause);
         Some(Next { request, pause, withdrawal })
     }
 
     fn again(&mut self) -> Option<K::Attempt> {
+        let request = self.kept.again(self.made + 1)?;
         self.made += 1;
-        self.kept.again(self.made)
+        Some(request)
     }
 
-    fn pause(&mut self, failure: &Failure, Shared { config, .. }: &Shared) -> Option<Duration> {
-        let pauses =
-            self.pauses.get_or_insert_with(|| config.backoff.pauses(config.seed.map_or_else(Rng::new, Rng::with_seed)));
+    fn pause(&mut self, failure: &Failure, shared: &Shared) -> Option<Duration> {
+        let config = &shared.config;
+        let pauses = self.pauses.get_or_insert_with(|| config.backoff.pauses(shared.fork_rng()));
         let mut pause = pauses.next_pause();
         if failure.overload {
             let throttled = Backoff::full_jitter(OVERLOAD_BASE, config.backoff.cap());
@@ -131,46 +179,53 @@ impl<S, K: Replay> Repeat<S, K> {
             (Some(hint), _) if hint > config.max_hint => None,
             // gRFC A6: the pushback is the delay, and not a hint.
             (Some(hint), FailureKind::Grpc(_)) => Some(hint),
-            // Up to a tenth more, so that those who were sent away together do not come back together.
-            (Some(hint), _) => Some(pause.max(hint).mul_f64(1.0 + 0.1 * pauses.rng().f64())),
+            (Some(hint), _) => Some(config.backoff.hinted(pause, hint, pauses.rng())),
             (None, _) => Some(pause),
         }
     }
 }
 
-pin_project! {
-    /// The future of a [`Retry`].
-    pub struct ResponseFuture<S, K, C, Req, F> {
+/// The future of a [`Retry`].
+#[pin_project]
+pub struct ResponseFuture<S, K, E, Cx, Req, F> {
+    #[pin]
+    state: State<Req, F>,
+    repeat: Option<Repeat<S, K>>,
+    context: Cx,
+    ends: E,
+    ticket: Ticket<Shared>,
+}
+
+#[pin_project(project = StateProj)]
+enum State<Req, F> {
+    Attempt {
         #[pin]
-        state: State<Req, F>,
-        repeat: Option<Repeat<S, K>>,
-        classify: C,
-        ticket: Ticket<Shared>,
-    }
+        future: F,
+    },
+    Pausing {
+        #[pin]
+        timer: Timer,
+        withdrawal: Option<Withdrawal>,
+        request: Option<Req>,
+    },
+    Readying {
+        request: Option<Req>,
+    },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<Req, F> {
-        Attempt { #[pin] future: F },
-        Pausing { #[pin] timer: Sleep, withdrawal: Option<Withdrawal>, request: Option<Req> },
-        Readying { request: Option<Req> },
-    }
-}
-
-impl<S, K, C, Req, F> fmt::Debug for ResponseFuture<S, K, C, Req, F> {
+impl<S, K, E, Cx, Req, F> fmt::Debug for ResponseFuture<S, K, E, Cx, Req, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
-impl<S, K, C> Future for ResponseFuture<S, K, C, K::Attempt, S::Future>
+impl<S, K, E, Cx> Future for ResponseFuture<S, K, E, Cx, K::Attempt, S::Future>
 where
-    K: Replay,
+    K: Kept,
     S: Service<K::Attempt>,
-    C: Classify<S::Response, S::Error>,
+    E: Finish<Cx, S::Response, S::Error>,
 {
-    type Output = Result<S::Response, S::Error>;
+    type Output = Result<S::Response, E::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -179,7 +234,7 @@ where
             let result = match this.state.as_mut().project() {
                 StateProj::Attempt { future } => ready!(future.poll(cx)),
                 StateProj::Pausing { timer, withdrawal, request } => {
-                    ready!(timer.poll(cx));
+                    ready!(timer.poll_expired(cx));
                     if let Some(withdrawal) = withdrawal.take() {
                         withdrawal.spend();
                     }
@@ -200,14 +255,22 @@ where
                     }
                 }
             };
-            let Some(repeat) = this.repeat else { return Poll::Ready(result) };
-            let Outcome::Failure(failure) = this.classify.classify(result.as_ref()) else { return Poll::Ready(result) };
+            let (outcome, result) = match result {
+                Ok(response) => (this.ends.head(this.context, &response), Ok(response)),
+                Err(error) => {
+                    let error = this.ends.inner(error);
+                    (this.ends.outcome(&error), Err(error))
+                }
+            };
+            let (Some(repeat), Outcome::Failure(failure)) = (this.repeat.as_mut(), outcome) else {
+                return Poll::Ready(result);
+            };
             let Some(Next { request, pause, withdrawal }) = repeat.next(&failure, this.ticket) else {
                 return Poll::Ready(result);
             };
             // The failed response goes before the pause: it may hold a connection.
             drop(result);
-            this.state.set(State::Pausing { timer: sleep(pause), withdrawal, request: Some(request) });
+            this.state.set(State::Pausing { timer: Timer::after(pause), withdrawal, request: Some(request) });
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The gate that takes its permit in `poll_ready`.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Reason, circuit_breaker::State};
+use buttress::{
+    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, Reason, circuit_breaker::State,
+};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 
 #[tokio::test(start_paused = true)]
 async fn it_waits_while_the_circuit_is_open_and_wakes_when_it_may_probe() {
     let breaker = CircuitBreaker::new("payments");
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure().plain());
     breaker.open_for(5 * SECOND);
     assert_pending!(service.poll_ready());
     pass(5 * SECOND - MS).await;
@@ -23,7 +25,7 @@ async fn it_waits_while_the_circuit_is_open_and_wakes_when_it_may_probe() {
 #[tokio::test(start_paused = true)]
 async fn it_wakes_when_the_circuit_is_reset() {
     let breaker = CircuitBreaker::new("payments");
-    let (mut service, _handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    let (mut service, _handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure().plain());
     breaker.force_open();
     assert_pending!(service.poll_ready());
     breaker.reset();
@@ -34,7 +36,7 @@ async fn it_wakes_when_the_circuit_is_reset() {
 #[tokio::test(start_paused = true)]
 async fn it_wakes_when_the_probe_before_it_has_come_back() {
     let breaker = CircuitBreaker::builder("payments").probes(2).build().unwrap();
-    let (mut first, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    let (mut first, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure().plain());
     let mut second = first.clone();
     breaker.open_for(MS);
     pass(2 * MS).await;
@@ -49,7 +51,7 @@ async fn it_wakes_when_the_probe_before_it_has_come_back() {
 
 #[tokio::test(start_paused = true)]
 async fn it_wakes_when_a_place_is_freed() {
-    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure());
+    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure().plain());
     let mut other = service.clone();
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
@@ -63,7 +65,7 @@ async fn it_wakes_when_a_place_is_freed() {
 #[tokio::test(start_paused = true)]
 async fn a_place_wakes_the_next_waiter_although_another_one_gave_up() {
     let bulkhead = Bulkhead::new(0);
-    let (mut first, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    let (mut first, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
     let (mut second, mut third) = (first.clone(), first.clone());
     for service in [&mut first, &mut second, &mut third] {
         assert_pending!(service.poll_ready());
@@ -82,7 +84,7 @@ async fn a_place_wakes_the_next_waiter_although_another_one_gave_up() {
 #[tokio::test(start_paused = true)]
 async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
     let bulkhead = Bulkhead::new(1);
-    let (mut service, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    let (mut service, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
     assert_ready_ok!(service.poll_ready());
     assert_ready_ok!(service.poll_ready(), "it is asked again, and takes nothing more");
     assert_eq!(bulkhead.in_flight(), 1);
@@ -95,7 +97,7 @@ async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
-    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure());
+    let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure().plain());
     assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
     handle.allow(0);
     assert_pending!(service.poll_ready());
@@ -106,7 +108,7 @@ async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
 #[tokio::test(start_paused = true)]
 async fn nothing_of_the_inner_service_is_touched_while_the_policy_refuses() {
     let bulkhead = Bulkhead::new(0);
-    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure());
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
     handle.send_error("touched");
     assert_pending!(service.poll_ready());
     bulkhead.set_limit(1);
@@ -116,7 +118,7 @@ async fn nothing_of_the_inner_service_is_touched_while_the_policy_refuses() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_cannot_even_become_ready_opens_the_circuit_again() {
     let breaker = CircuitBreaker::new("payments");
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure());
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure().plain());
     breaker.open_for(MS);
     pass(2 * MS).await;
     handle.send_error("no connection");

@@ -2,8 +2,8 @@
 
 use crate::{SECOND, layer, no_request, refusal, request};
 use buttress::{
-    Admit, BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Clock, Error, Policy, Reason,
-    Refused, Rejection, TimeoutLayer, circuit_breaker::State, gate::GateLayer, observe,
+    Admit, BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Clock, Ending, Error, PlainExt,
+    Policy, Reason, Refused, Rejection, TimeoutLayer, circuit_breaker::State, ending::Plain, gate::GateLayer,
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::ServiceBuilder;
@@ -15,7 +15,7 @@ fn touchy() -> CircuitBreaker {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_bulkhead_refuses_and_says_which_it_is() {
-    let (mut service, mut handle) = layer(BulkheadLayer::named("database", 1));
+    let (mut service, mut handle) = layer(BulkheadLayer::named("database", 1).plain());
     assert_ready_ok!(service.poll_ready());
     let mut first = spawn(service.call("first"));
     let (_, answer) = request(&mut handle);
@@ -35,7 +35,7 @@ async fn a_full_bulkhead_refuses_and_says_which_it_is() {
 #[tokio::test(start_paused = true)]
 async fn a_place_is_free_once_its_call_has_answered_and_not_only_when_its_future_is_dropped() {
     let bulkhead = Bulkhead::new(1);
-    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()));
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     request(&mut handle).1.send_response("b");
@@ -47,7 +47,7 @@ async fn a_place_is_free_once_its_call_has_answered_and_not_only_when_its_future
 #[tokio::test(start_paused = true)]
 async fn a_refusal_does_not_wait_for_an_inner_service_that_hangs() {
     let breaker = CircuitBreaker::new("payments");
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()));
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
     handle.allow(0);
     assert_pending!(service.poll_ready());
     breaker.force_open();
@@ -58,7 +58,7 @@ async fn a_refusal_does_not_wait_for_an_inner_service_that_hangs() {
 #[tokio::test(start_paused = true)]
 async fn what_would_be_admitted_after_all_is_not_sent_to_an_inner_service_that_is_not_ready() {
     let bulkhead = Bulkhead::new(0);
-    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()));
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).plain());
     handle.allow(0);
     assert_ready_ok!(service.poll_ready());
     bulkhead.set_limit(1);
@@ -68,7 +68,7 @@ async fn what_would_be_admitted_after_all_is_not_sent_to_an_inner_service_that_i
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::new("payments"));
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::new("payments").plain());
     assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("b"));
@@ -80,7 +80,7 @@ async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
 #[tokio::test(start_paused = true)]
 async fn an_inner_service_that_cannot_become_ready_trips_the_circuit() {
     let breaker = touchy();
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()));
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
     handle.send_error("no connection");
     assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "no connection");
     assert_eq!(breaker.state(), State::Open);
@@ -89,7 +89,9 @@ async fn an_inner_service_that_cannot_become_ready_trips_the_circuit() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_our_own_is_no_evidence_against_the_backend() {
     let breaker = touchy();
-    let stack = ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker.clone())).layer(BulkheadLayer::new(0));
+    let stack = ServiceBuilder::new()
+        .layer(CircuitBreakerLayer::from(breaker.clone()).plain())
+        .layer(BulkheadLayer::new(0).plain());
     let (mut service, _handle) = layer(stack);
     assert_ready_ok!(service.poll_ready());
     assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::BulkheadFull);
@@ -99,9 +101,9 @@ async fn a_refusal_of_our_own_is_no_evidence_against_the_backend() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_timed_out_is_evidence() {
     let breaker = touchy();
-    let timeout = TimeoutLayer::attempt(SECOND);
+    let timeout = TimeoutLayer::attempt(SECOND).plain();
     let (mut service, _handle) =
-        layer(ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker.clone())).layer(timeout));
+        layer(ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker.clone()).plain()).layer(timeout));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     assert_pending!(call.poll());
@@ -113,11 +115,11 @@ async fn an_attempt_that_timed_out_is_evidence() {
 #[tokio::test(start_paused = true)]
 async fn an_observer_of_your_own_decides_what_is_a_failure() {
     let breaker = touchy();
-    let observer = observe::classify(|result: Result<&&str, &Error>| match result {
+    let ending = Plain::new().classify(|result: Result<&&str, &Error>| match result {
         Ok(&"bad") => buttress::Failure::new(buttress::FailureKind::Application).into(),
         _ => buttress::Outcome::Success,
     });
-    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).observe(observer));
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).end(ending));
     for (answer, state) in [("good", State::Closed), ("bad", State::Open)] {
         assert_ready_ok!(service.poll_ready());
         let mut call = spawn(service.call("a"));
@@ -156,10 +158,10 @@ impl Admit<&'static str> for Librarian {
 
 #[tokio::test(start_paused = true)]
 async fn a_policy_may_look_at_the_request_in_both_modes() {
-    let (mut service, mut handle) = layer(GateLayer::with_policy(Librarian));
+    let (mut service, mut handle) = layer(GateLayer::with_policy(Librarian).plain());
     assert_ready_ok!(service.poll_ready());
     assert_eq!(refusal(&mut spawn(service.call("HELLO"))), Reason::Refused);
-    let (mut reserving, mut reserving_handle) = layer(GateLayer::with_policy(Librarian).backpressure());
+    let (mut reserving, mut reserving_handle) = layer(GateLayer::with_policy(Librarian).backpressure().plain());
     assert_ready_ok!(reserving.poll_ready());
     assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), Reason::Refused);
 
@@ -173,7 +175,10 @@ async fn a_policy_may_look_at_the_request_in_both_modes() {
 #[tokio::test(start_paused = true)]
 async fn nested_layers_with_a_boxing_layer_between_leave_one_flat_error() {
     let boxing = tower::util::MapErrLayer::new(|error: Error| -> BoxError { Box::new(error) });
-    let stack = ServiceBuilder::new().layer(TimeoutLayer::total(SECOND)).layer(boxing).layer(BulkheadLayer::new(0));
+    let stack = ServiceBuilder::new()
+        .layer(TimeoutLayer::total(SECOND).plain())
+        .layer(boxing)
+        .layer(BulkheadLayer::new(0).plain());
     let (mut service, _handle) = layer(stack);
     assert_ready_ok!(service.poll_ready());
     let error: Error = assert_ready!(spawn(service.call("a")).poll()).unwrap_err();

@@ -1,15 +1,15 @@
 //! The bulkhead with a queue.
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Bulkhead, BulkheadLayer, Reason};
+use buttress::{Bulkhead, BulkheadLayer, PlainExt, Reason};
 use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
 use tower_test::mock::{Mock, Spawn};
 
-type Queued = buttress::bulkhead::Queued<Mock<&'static str, &'static str>>;
+type Queued = buttress::bulkhead::Queued<Mock<&'static str, &'static str>, buttress::ending::Plain>;
 
 fn one_place(max_queue: usize) -> (Bulkhead, Spawn<Queued>, Handle) {
     let bulkhead = Bulkhead::new(1);
-    let (service, handle) = layer(BulkheadLayer::from(bulkhead.clone()).queue(max_queue, SECOND));
+    let (service, handle) = layer(BulkheadLayer::from(bulkhead.clone()).queue(max_queue, SECOND).plain());
     (bulkhead, service, handle)
 }
 

@@ -2,10 +2,9 @@
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
-    Backoff, BoxError, BulkheadLayer, Clock, Failure, FailureKind, Outcome, RetryBudget, RetryLayer, Sent, TokioClock,
-    observe,
-    observe::Classify,
-    retry::{Protocol, Replay},
+    Backoff, BoxError, BulkheadLayer, Clock, Ending, Error, Failure, FailureKind, Outcome, PlainExt, RetryBudget,
+    RetryLayer, Sent, TokioClock,
+    ending::{Judge, Plain},
 };
 use std::{
     future::ready,
@@ -25,8 +24,8 @@ fn three() -> RetryLayer {
 }
 
 /// Every error is this failure.
-fn failing(failure: Failure) -> impl Classify<&'static str, BoxError> + Clone {
-    observe::classify(move |result: Result<&&str, &BoxError>| match result {
+fn failing(failure: Failure) -> Plain<impl Judge<&'static str, Error> + Clone> {
+    Plain::new().classify(move |result: Result<&&'static str, &Error>| match result {
         Ok(_) => Outcome::Success,
         Err(_) => failure.into(),
     })
@@ -40,7 +39,7 @@ fn fail(handle: &mut Handle) {
 async fn a_failed_call_is_repeated_after_a_pause_and_the_answer_is_the_callers() {
     let layer_under_test = three();
     let stats = layer_under_test.stats();
-    let (mut service, mut handle) = layer(layer_under_test);
+    let (mut service, mut handle) = layer(layer_under_test.plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -60,7 +59,7 @@ async fn a_failed_call_is_repeated_after_a_pause_and_the_answer_is_the_callers()
 async fn the_last_failure_is_the_answer() {
     let layer_under_test = three();
     let stats = layer_under_test.stats();
-    let (mut service, mut handle) = layer(layer_under_test);
+    let (mut service, mut handle) = layer(layer_under_test.plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     for attempt in 1..=3 {
@@ -77,7 +76,7 @@ async fn the_last_failure_is_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn the_pauses_follow_the_backoff() {
-    let (mut service, mut handle) = layer(RetryLayer::new(4).backoff(Backoff::exponential(PAUSE, 3 * PAUSE)));
+    let (mut service, mut handle) = layer(RetryLayer::new(4).backoff(Backoff::exponential(PAUSE, 3 * PAUSE)).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     for pause in [PAUSE, 2 * PAUSE, 3 * PAUSE] {
@@ -94,7 +93,8 @@ async fn the_pauses_follow_the_backoff() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_of_our_own_is_not_repeated() {
-    let (mut service, _handle) = layer(ServiceBuilder::new().layer(three()).layer(BulkheadLayer::new(0)));
+    let (mut service, _handle) =
+        layer(ServiceBuilder::new().layer(three().plain()).layer(BulkheadLayer::new(0).plain()));
     assert_ready_ok!(service.poll_ready());
     assert_eq!(crate::refusal(&mut spawn(service.call("a"))), buttress::Reason::BulkheadFull);
 }
@@ -102,7 +102,7 @@ async fn a_rejection_of_our_own_is_not_repeated() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_says_when_is_not_asked_before() {
     let failure = Failure { retry_after: Some(2 * SECOND), ..Failure::new(FailureKind::Http(503)) };
-    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    let (mut service, mut handle) = layer(three().end(failing(failure)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -119,7 +119,7 @@ async fn a_backend_that_says_when_is_not_asked_before() {
 #[tokio::test(start_paused = true)]
 async fn a_grpc_pushback_is_the_pause_exactly() {
     let failure = Failure { retry_after: Some(10 * MS), ..Failure::new(FailureKind::Grpc(14)) };
-    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    let (mut service, mut handle) = layer(three().end(failing(failure)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -133,8 +133,7 @@ async fn a_grpc_pushback_is_the_pause_exactly() {
 async fn a_backend_that_asks_for_too_long_is_left_alone() {
     let failure = Failure { retry_after: Some(61 * SECOND), ..Failure::new(FailureKind::Http(503)) };
     for (max_hint, repeated) in [(60, false), (61, true)] {
-        let (mut service, mut handle) =
-            layer(three().max_hint(Duration::from_secs(max_hint)).classify(failing(failure)));
+        let (mut service, mut handle) = layer(three().max_hint(Duration::from_secs(max_hint)).end(failing(failure)));
         assert_ready_ok!(service.poll_ready());
         let mut call = spawn(service.call("a"));
         fail(&mut handle);
@@ -145,7 +144,7 @@ async fn a_backend_that_asks_for_too_long_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_forbids_it_is_not_asked_again() {
     let failure = Failure { no_retry: true, sent: Sent::Never, ..Failure::new(FailureKind::Http(501)) };
-    let (mut service, mut handle) = layer(three().classify(failing(failure)));
+    let (mut service, mut handle) = layer(three().end(failing(failure)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -160,7 +159,7 @@ async fn overload_is_answered_with_longer_pauses() {
     for seed in 0..20 {
         let retry = RetryLayer::new(2).seed(seed).backoff(Backoff::full_jitter(MS, 20 * SECOND));
         let inner = service_fn(|_: &'static str| ready(Err::<&'static str, BoxError>("busy".into())));
-        let mut service = ServiceBuilder::new().layer(retry.classify(failing(failure))).service(inner);
+        let mut service = ServiceBuilder::new().layer(retry.end(failing(failure))).service(inner);
         let start = TokioClock.now();
         service.ready().await.unwrap().call("a").await.unwrap_err();
         longest = longest.max(TokioClock.now() - start);
@@ -173,7 +172,7 @@ async fn an_empty_budget_ends_it() {
     let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
     let layer_under_test = three().budget(budget.clone());
     let stats = layer_under_test.stats();
-    let (mut service, mut handle) = layer(layer_under_test);
+    let (mut service, mut handle) = layer(layer_under_test.plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -192,7 +191,7 @@ async fn every_call_adds_its_share_to_the_budget_and_a_retry_does_not() {
     for _ in 0..10 {
         budget.try_withdraw().unwrap().spend();
     }
-    let (mut service, mut handle) = layer(three().budget(budget.clone()));
+    let (mut service, mut handle) = layer(three().budget(budget.clone()).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -207,7 +206,7 @@ async fn every_call_adds_its_share_to_the_budget_and_a_retry_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_given_up_during_its_pause_puts_the_retry_back() {
     let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
-    let (mut service, mut handle) = layer(three().budget(budget.clone()));
+    let (mut service, mut handle) = layer(three().budget(budget.clone()).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -221,7 +220,7 @@ async fn a_call_that_is_given_up_during_its_pause_puts_the_retry_back() {
 async fn what_was_never_sent_costs_nothing() {
     let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(1).build().unwrap();
     let never = Failure::new(FailureKind::Connect).sent(Sent::Never);
-    let (mut service, mut handle) = layer(three().budget(budget.clone()).classify(failing(never)));
+    let (mut service, mut handle) = layer(three().budget(budget.clone()).end(failing(never)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     for _ in 0..2 {
@@ -231,15 +230,65 @@ async fn what_was_never_sent_costs_nothing() {
         assert_pending!(call.poll());
     }
     fail(&mut handle);
-    assert_ready_err!(call.poll(), "it counts as an attempt all the same");
+    assert_ready_err!(call.poll(), "it has a bound of its own");
     assert_eq!(budget.balance(), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_does_not_count_as_an_attempt() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let made = attempts.clone();
+    // Two refused connections, and then a backend that fails.
+    let classify = move |result: Result<&&'static str, &Error>| match result {
+        Ok(_) => Outcome::Success,
+        Err(_) if made.load(SeqCst) <= 2 => Failure::new(FailureKind::Connect).sent(Sent::Never).into(),
+        Err(_) => Failure::new(FailureKind::Transport).into(),
+    };
+    let counter = attempts.clone();
+    let inner = service_fn(move |_: &'static str| {
+        counter.fetch_add(1, SeqCst);
+        ready(Err::<&'static str, BoxError>("failed".into()))
+    });
+    let mut service = ServiceBuilder::new().layer(three().end(Plain::new().classify(classify))).service(inner);
+    service.ready().await.unwrap().call("a").await.unwrap_err();
+    assert_eq!(attempts.load(SeqCst), 2 + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_of_a_seeded_layer_draws_its_own_pauses_and_the_layer_repeats_them() {
+    let pauses = |seed| async move {
+        let retry = RetryLayer::new(2).seed(seed).backoff(Backoff::full_jitter(SECOND, SECOND));
+        let inner = service_fn(|_: &'static str| ready(Err::<&'static str, BoxError>("failed".into())));
+        let mut service = ServiceBuilder::new().layer(retry.plain()).service(inner);
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let start = TokioClock.now();
+            service.ready().await.unwrap().call("a").await.unwrap_err();
+            pauses.push((TokioClock.now() - start).as_millis());
+        }
+        pauses
+    };
+    let (first, again) = (pauses(7).await, pauses(7).await);
+    assert_eq!(first, again);
+    assert!(first.iter().any(|pause| pause.abs_diff(first[0]) > 50), "all calls draw alike: {first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_are_the_layers_whenever_they_were_asked_for() {
+    let before = RetryLayer::new(3);
+    let stats = before.stats();
+    let (mut service, mut handle) = layer(before.backoff(Backoff::constant(PAUSE)).max_hint(SECOND).plain());
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    assert_eq!(stats.retries(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_backend_refused_to_look_at_is_repeated_at_once_once_and_does_not_count() {
     let refused = Failure::new(FailureKind::Transport).sent(Sent::NotProcessed);
-    let (mut service, mut handle) =
-        layer(RetryLayer::new(2).backoff(Backoff::constant(PAUSE)).classify(failing(refused)));
+    let (mut service, mut handle) = layer(RetryLayer::new(2).backoff(Backoff::constant(PAUSE)).end(failing(refused)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -253,46 +302,9 @@ async fn what_the_backend_refused_to_look_at_is_repeated_at_once_once_and_does_n
     assert_ready_err!(call.poll());
 }
 
-/// Not to be done twice.
-struct Transfer(&'static str);
-#[derive(Clone, Copy)]
-struct Transfers;
-
-impl Protocol<&'static str> for Transfers {
-    type Kept = Transfer;
-
-    fn first(&self, request: &'static str) -> (&'static str, Option<Transfer>) {
-        (request, Some(Transfer(request)))
-    }
-}
-
-impl Replay for Transfer {
-    type Attempt = &'static str;
-
-    fn again(&mut self, _: u32) -> Option<&'static str> {
-        Some(self.0)
-    }
-
-    fn is_idempotent(&self) -> bool {
-        false
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_may_not_be_done_twice_is_repeated_only_when_it_was_not_done() {
-    for (sent, repeated) in [(Sent::MaybeProcessed, false), (Sent::NotProcessed, true), (Sent::Never, true)] {
-        let failure = Failure::new(FailureKind::Http(503)).sent(sent);
-        let (mut service, mut handle) = layer(three().protocol(Transfers).classify(failing(failure)));
-        assert_ready_ok!(service.poll_ready());
-        let mut call = spawn(service.call("a"));
-        fail(&mut handle);
-        assert_eq!(call.poll().is_pending(), repeated, "{sent:?}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_further_attempt_waits_for_readiness_and_a_failed_readiness_is_a_failed_attempt() {
-    let (mut service, mut handle) = layer(three());
+    let (mut service, mut handle) = layer(three().plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     fail(&mut handle);
@@ -324,7 +336,7 @@ async fn a_request_that_is_sent_once_at_most_is_not_cloned() {
     for (attempts, clones) in [(0, 0), (1, 0), (2, 2)] {
         let counter = Arc::new(AtomicUsize::new(0));
         let inner = service_fn(|_: Counted| ready(Err::<(), BoxError>("failed".into())));
-        let mut service = ServiceBuilder::new().layer(RetryLayer::new(attempts)).service(inner);
+        let mut service = ServiceBuilder::new().layer(RetryLayer::new(attempts).plain()).service(inner);
         service.ready().await.unwrap().call(Counted(counter.clone())).await.unwrap_err();
         assert_eq!(counter.load(SeqCst), clones, "{attempts} attempts");
     }
@@ -332,7 +344,7 @@ async fn a_request_that_is_sent_once_at_most_is_not_cloned() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_attempt_is_made_by_the_instance_that_was_ready() {
-    let (mut service, mut handle) = layer(RetryLayer::new(1));
+    let (mut service, mut handle) = layer(RetryLayer::new(1).plain());
     handle.allow(1);
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));

@@ -1,16 +1,17 @@
 //! The timeout.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Backoff, Reason, RetryLayer, TimeoutKind, TimeoutLayer};
+use buttress::{Backoff, PlainExt, Reason, RetryLayer, TimeoutKind, TimeoutLayer};
 use std::{convert::Infallible, time::Duration};
 use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_takes_too_long_is_given_up() {
-    for (timeout, kind) in
-        [(TimeoutLayer::attempt(SECOND), TimeoutKind::Attempt), (TimeoutLayer::total(SECOND), TimeoutKind::Total)]
-    {
+    for (timeout, kind) in [
+        (TimeoutLayer::attempt(SECOND).plain(), TimeoutKind::Attempt),
+        (TimeoutLayer::total(SECOND).plain(), TimeoutKind::Total),
+    ] {
         let (mut service, mut handle) = layer(timeout);
         assert_ready_ok!(service.poll_ready());
         let mut call = spawn(service.call("a"));
@@ -28,13 +29,13 @@ async fn a_call_that_takes_too_long_is_given_up() {
 #[test]
 fn no_timer_is_made_for_a_call_that_is_ready_at_once() {
     let ready = tower::service_fn(async |text: &'static str| Ok::<_, Infallible>(text));
-    let mut service = ServiceBuilder::new().layer(TimeoutLayer::attempt(SECOND)).service(ready);
+    let mut service = ServiceBuilder::new().layer(TimeoutLayer::attempt(SECOND).plain()).service(ready);
     assert_eq!(assert_ready_ok!(spawn(service.call("at once")).poll()), "at once");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_there_wins_over_a_timer_that_has_run_out() {
-    let (mut service, mut handle) = layer(TimeoutLayer::attempt(SECOND));
+    let (mut service, mut handle) = layer(TimeoutLayer::attempt(SECOND).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     assert_pending!(call.poll());
@@ -45,7 +46,7 @@ async fn an_answer_that_is_there_wins_over_a_timer_that_has_run_out() {
 
 #[tokio::test(start_paused = true)]
 async fn the_longest_timeout_never_runs_out() {
-    let (mut service, mut handle) = layer(TimeoutLayer::total(Duration::MAX));
+    let (mut service, mut handle) = layer(TimeoutLayer::total(Duration::MAX).plain());
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     assert_pending!(call.poll());
@@ -57,7 +58,7 @@ async fn the_longest_timeout_never_runs_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_lets_through_only_what_is_ready_at_once() {
-    let (mut service, mut handle) = layer(TimeoutLayer::attempt(Duration::ZERO));
+    let (mut service, mut handle) = layer(TimeoutLayer::attempt(Duration::ZERO).plain());
     assert_ready_ok!(service.poll_ready());
     let mut ready = spawn(service.call("ready"));
     request(&mut handle).1.send_response("at once");
@@ -70,9 +71,9 @@ async fn a_timeout_of_zero_lets_through_only_what_is_ready_at_once() {
 async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
     let (mut service, mut handle) = layer(
         ServiceBuilder::new()
-            .layer(TimeoutLayer::total(5 * SECOND))
-            .layer(RetryLayer::new(10).backoff(Backoff::constant(SECOND)))
-            .layer(TimeoutLayer::attempt(SECOND)),
+            .layer(TimeoutLayer::total(5 * SECOND).plain())
+            .layer(RetryLayer::new(10).backoff(Backoff::constant(SECOND)).plain())
+            .layer(TimeoutLayer::attempt(SECOND).plain()),
     );
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
@@ -94,8 +95,9 @@ async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
 /// After the total nobody waits for another attempt, wherever somebody put the retry.
 #[tokio::test(start_paused = true)]
 async fn a_total_that_is_over_is_not_repeated() {
-    let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO));
-    let (mut service, mut handle) = layer(ServiceBuilder::new().layer(retry).layer(TimeoutLayer::total(SECOND)));
+    let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO)).plain();
+    let (mut service, mut handle) =
+        layer(ServiceBuilder::new().layer(retry).layer(TimeoutLayer::total(SECOND).plain()));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
     assert_pending!(call.poll());

@@ -1,0 +1,160 @@
+//! Request bodies that are read while their calls wait in a queue.
+//!
+//! HTTP/2 has one flow-control window for all streams of a connection. A call that waits in a queue does not read its body, so
+//! that the bodies of waiting calls fill that window, and the calls that are at work starve on it: with more bytes under way than
+//! the window, the server stands still until the queue times out. So the body of a waiting call is read ahead, up to a
+//! bound. A call that sends more is rejected, which gives its part of the window back.
+
+use buttress::{BoxError, ending::Ahead};
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::{
+    any::Any,
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+/// How much is kept of the body of one call: the stream window that hyper's servers grant, which is what a client can have sent before
+/// anything was read.
+const MAX_CALL: usize = 1024 * 1024;
+
+/// How much is kept of all calls of the process.
+const MAX_ALL: usize = 64 * 1024 * 1024;
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+type Source = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Reads the body of a request that waits. See the module's source for why.
+pub struct ReadAhead(Arc<Mutex<Shared>>);
+
+struct Shared {
+    source: Source,
+    frames: VecDeque<Frame<Bytes>>,
+    kept: usize,
+    error: Option<BoxError>,
+    is_over: bool,
+}
+
+/// What the handler reads: what was read ahead, and then the rest.
+struct AheadBody(Arc<Mutex<Shared>>);
+
+impl ReadAhead {
+    /// For an HTTP/2 request whose body is that of axum or tonic: others cannot be replaced by another of the same type.
+    pub(crate) fn of<B: 'static>(request: &mut Request<B>) -> Option<Self> {
+        if request.version() != Version::HTTP_2 {
+            return None;
+        }
+        let body: &mut dyn Any = request.body_mut();
+        let ahead = None;
+        #[cfg(feature = "axum")]
+        let ahead = ahead.or_else(|| replace(body, axum_core::body::Body::new));
+        #[cfg(feature = "tonic")]
+        let ahead = ahead.or_else(|| replace(body, ::tonic::body::Body::new));
+        let _ = body;
+        ahead
+    }
+}
+
+fn replace<B>(body: &mut dyn Any, new: impl Fn(AheadBody) -> B) -> Option<ReadAhead>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Default + Send + 'static,
+{
+    let body = body.downcast_mut::<B>().filter(|body| !body.is_end_stream())?;
+    let source = Box::pin(std::mem::take(body).map_err(Into::into));
+    let shared = Shared { source, frames: VecDeque::new(), kept: 0, error: None, is_over: false };
+    let shared = Arc::new(Mutex::new(shared));
+    *body = new(AheadBody(shared.clone()));
+    Some(ReadAhead(shared))
+}
+
+impl Ahead for ReadAhead {
+    fn poll_too_large(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut shared = lock(&self.0);
+        while !shared.is_over {
+            if shared.kept > MAX_CALL || KEPT.load(Ordering::Relaxed) > MAX_ALL {
+                return Poll::Ready(());
+            }
+            match ready!(shared.source.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => shared.keep(frame),
+                Some(Err(error)) => (shared.error, shared.is_over) = (Some(error), true),
+                None => shared.is_over = true,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Shared {
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.kept += bytes;
+        KEPT.fetch_add(bytes, Ordering::Relaxed);
+        self.frames.push_back(frame);
+    }
+
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.frames.pop_front()?;
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.kept -= bytes;
+        KEPT.fetch_sub(bytes, Ordering::Relaxed);
+        Some(frame)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.kept, Ordering::Relaxed);
+    }
+}
+
+impl Body for AheadBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut shared = lock(&self.0);
+        if let Some(frame) = shared.pop() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(error) = shared.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if shared.is_over { Poll::Ready(None) } else { shared.source.as_mut().poll_frame(cx) }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let shared = lock(&self.0);
+        shared.frames.is_empty() && shared.error.is_none() && (shared.is_over || shared.source.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let shared = lock(&self.0);
+        let (rest, kept) = (shared.source.size_hint(), shared.kept as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + kept);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint
+    }
+}
+
+/// The queue reads before the handler does, so the lock is not contended.
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for ReadAhead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadAhead").field("kept", &lock(&self.0).kept).finish()
+    }
+}

@@ -1,0 +1,162 @@
+//! Responses that a layer makes itself.
+
+use buttress::{Reason, Rejection, TimeoutKind};
+use bytes::Buf;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// Names the reason of a rejection on the wire, so that a client knows that the request was not processed.
+pub(crate) const REJECTED: HeaderName = HeaderName::from_static("x-buttress-rejected");
+
+/// The body of the inner service, or of a response that a layer made.
+#[pin_project(project = AnswerProj)]
+pub(crate) enum AnswerBody<B: Body> {
+    Inner(#[pin] B),
+    Own(Option<B::Data>),
+}
+
+impl<B: Body> AnswerBody<B> {
+    pub(crate) fn inner(body: B) -> Self {
+        Self::Inner(body)
+    }
+
+    pub(crate) fn own(content: Option<B::Data>) -> Self {
+        Self::Own(content.filter(Buf::has_remaining))
+    }
+}
+
+impl<B: Body> Body for AnswerBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.project() {
+            AnswerProj::Inner(body) => body.poll_frame(cx),
+            AnswerProj::Own(content) => Poll::Ready(content.take().map(|data| Ok(Frame::data(data)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner(body) => body.is_end_stream(),
+            Self::Own(content) => content.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner(body) => body.size_hint(),
+            Self::Own(content) => SizeHint::with_exact(content.as_ref().map_or(0, |data| data.remaining() as u64)),
+        }
+    }
+}
+
+impl<B: Body + fmt::Debug> fmt::Debug for AnswerBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(body) => body.fmt(f),
+            Self::Own(content) => f.debug_tuple("Own").field(&content.as_ref().map_or(0, Buf::remaining)).finish(),
+        }
+    }
+}
+
+/// A rejection as an HTTP response: 503 with `Retry-After`, or 504 for a timeout. The typed [`Rejection`] is in the extensions of
+/// the response, for layers outside that want to say more.
+pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    *response.status_mut() = match rejection.reason() {
+        Reason::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        // Whole seconds, rounded up. Where it is not known when, a second is the shortest that can be said.
+        let after = rejection.retry_after().unwrap_or_default();
+        let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    signed(response, rejection)
+}
+
+/// A rejection as a trailers-only gRPC response, with `grpc-status`, `grpc-message`, and `grpc-retry-pushback-ms` where it is known
+/// when to come back.
+pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", rejection.grpc_status().into());
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(&rejection.to_string())) {
+        headers.insert("grpc-message", message);
+    }
+    if let Some(millis) = rejection.grpc_pushback() {
+        headers.insert("grpc-retry-pushback-ms", millis.into());
+    }
+    signed(response, rejection)
+}
+
+fn signed<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
+    // What timed out may have been processed.
+    if !matches!(rejection.reason(), Reason::TimedOut(TimeoutKind::Attempt | TimeoutKind::Total)) {
+        response.headers_mut().insert(REJECTED, HeaderValue::from_static(rejection.reason().as_str()));
+    }
+    response.extensions_mut().insert(rejection);
+    response
+}
+
+/// As the gRPC protocol wants `grpc-message`: printable ASCII but `%` stands for itself.
+fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(byte.into()),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn answer(reason: Reason, after: Option<Duration>) -> Response<()> {
+        http(Rejection::new("test", reason).after(after), ())
+    }
+
+    #[test]
+    fn a_rejection_is_a_503_that_says_when_in_whole_seconds_rounded_up() {
+        let response = answer(Reason::CircuitOpen, Some(Duration::from_millis(1001)));
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"2".parse().unwrap()));
+        assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), Reason::CircuitOpen);
+        assert_eq!(answer(Reason::BulkheadFull, None).headers()["retry-after"], "1");
+        let centuries = answer(Reason::BulkheadFull, Some(Duration::MAX)).headers()["retry-after"].clone();
+        assert!(centuries.to_str().unwrap().parse::<u64>().unwrap() > 500 * 365 * 86_400);
+    }
+
+    #[test]
+    fn a_rejection_names_its_reason_on_the_wire_and_a_timeout_does_not() {
+        assert_eq!(answer(Reason::CircuitOpen, None).headers()["x-buttress-rejected"], "circuit_open");
+        let timeout = answer(Reason::TimedOut(TimeoutKind::Total), None);
+        assert_eq!(timeout.headers().get("x-buttress-rejected"), None, "it may have been processed");
+    }
+
+    #[test]
+    fn a_timeout_is_a_504_and_does_not_invite_to_come_back() {
+        let response = answer(Reason::TimedOut(TimeoutKind::Total), None);
+        assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (504, None));
+    }
+
+    #[test]
+    fn a_grpc_message_is_percent_encoded() {
+        let rejection = Rejection::new("100 % of é", Reason::CircuitOpen).after(Some(Duration::from_millis(1500)));
+        let response = grpc(rejection, ());
+        assert_eq!(response.headers()["grpc-message"], "100 %25 of %C3%A9: open; try again in 1.5s");
+        assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1500");
+        assert_eq!(response.headers()["grpc-status"], "14");
+    }
+}

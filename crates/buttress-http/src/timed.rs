@@ -1,0 +1,243 @@
+//! Bounds on the body of a response that hold also while the body is not polled.
+
+use crate::answer::AnswerBody;
+use buttress::{BoxError, Clock, Error, Label, Rejection, TimeoutKind, TokioClock, ending::BodyBounds, timer::Timer};
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::{pin_project, pinned_drop};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+use tokio::runtime::Handle;
+
+/// A response body with bounds on its time: on the pause between two frames, on the whole, and on a reader that stops.
+///
+/// When a bound runs out, the body of the inner service is dropped at that moment, with everything that it holds, and
+/// what reads this body gets a [`Rejection`] as an error. hyper does not poll a body while an HTTP/2 client grants no window, so
+/// the timer acts by itself and not in a poll.
+#[pin_project(PinnedDrop)]
+pub struct TimedBody<B: Body> {
+    #[pin]
+    repr: Repr<B>,
+}
+
+#[pin_project(project = ReprProj)]
+enum Repr<B: Body> {
+    Unbounded(#[pin] AnswerBody<B>),
+    Bounded(Arc<Bounded<B>>),
+}
+
+struct Bounded<B> {
+    bounds: BodyBounds,
+    state: Mutex<State<B>>,
+}
+
+struct State<B> {
+    /// `None` once it has ended, or a bound ran out.
+    body: Option<Pin<Box<B>>>,
+    /// When the body has to have ended.
+    ends: Option<Instant>,
+    /// Since when it has been asked for a frame, or has not been.
+    since: Instant,
+    is_asked: bool,
+    timer: Option<Pin<Box<Timer>>>,
+    /// The moment for which the timer is set.
+    fires: Instant,
+    reader: Option<Waker>,
+    /// The bound that ran out, until the reader has it.
+    rejection: Option<Rejection>,
+}
+
+impl<B: Body + Send + 'static> TimedBody<B> {
+    /// Puts bounds around the body of a response, unless there are none, or nothing is left of it.
+    pub(crate) fn around(response: Response<B>, bounds: &BodyBounds, stalled: Option<Duration>) -> Response<Self> {
+        let stalled = bounds.stalled.or(stalled).filter(|stalled| *stalled != Duration::MAX);
+        let is_bounded = bounds.idle.is_some() || bounds.total.is_some() || stalled.is_some();
+        response.map(|body| {
+            if !is_bounded || body.is_end_stream() || Handle::try_current().is_err() {
+                return Self { repr: Repr::Unbounded(AnswerBody::inner(body)) };
+            }
+            Self { repr: Repr::Bounded(Bounded::start(body, BodyBounds { stalled, ..bounds.clone() })) }
+        })
+    }
+}
+
+impl<B: Body> TimedBody<B> {
+    /// The body of a response that no service made.
+    pub(crate) fn answer(body: AnswerBody<B>) -> Self {
+        Self { repr: Repr::Unbounded(body) }
+    }
+}
+
+impl<B: Send + 'static> Bounded<B> {
+    fn start(body: B, bounds: BodyBounds) -> Arc<Self> {
+        let now = TokioClock.coarse();
+        let state = State {
+            body: Some(Box::pin(body)),
+            ends: bounds.total.and_then(|total| now.checked_add(total)),
+            since: now,
+            is_asked: false,
+            timer: None,
+            fires: now,
+            reader: None,
+            rejection: None,
+        };
+        let bounded = Arc::new(Self { bounds, state: Mutex::new(state) });
+        bounded.arm(&mut bounded.lock(), now);
+        bounded
+    }
+
+    /// Sees to it that the timer fires when the next bound runs out, or before.
+    fn arm(self: &Arc<Self>, state: &mut State<B>, now: Instant) {
+        let Some((_, _, due)) = self.next(state) else { return };
+        if state.timer.is_some() && state.fires <= due {
+            return;
+        }
+        let waker = Waker::from(self.clone());
+        let mut timer = Box::pin(Timer::after(due.saturating_duration_since(now).max(Duration::from_millis(1))));
+        // It is pending: it was made just now for a time to come.
+        let _ = timer.as_mut().poll_expired(&mut Context::from_waker(&waker));
+        (state.timer, state.fires) = (Some(timer), due);
+    }
+}
+
+impl<B> Bounded<B> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bound that runs out next as things are: what it is, how long it is, and when it runs out.
+    fn next(&self, state: &State<B>) -> Option<(TimeoutKind, Duration, Instant)> {
+        let BodyBounds { idle, total, stalled, .. } = self.bounds;
+        let (kind, limit) = if state.is_asked { (TimeoutKind::Idle, idle) } else { (TimeoutKind::Reader, stalled) };
+        let pause = limit.and_then(|limit| Some((kind, limit, state.since.checked_add(limit)?)));
+        let whole = total.zip(state.ends).map(|(total, ends)| (TimeoutKind::Body, total, ends));
+        pause.into_iter().chain(whole).min_by_key(|(_, _, due)| *due)
+    }
+}
+
+/// The timer fires.
+impl<B: Send + 'static> Wake for Bounded<B> {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.lock();
+        if state.body.is_none() {
+            return;
+        }
+        let now = TokioClock.now();
+        state.timer = None;
+        let expired = self.next(&state).filter(|(_, _, due)| *due <= now);
+        let Some((kind, limit, _)) = expired else { return self.arm(&mut state, now) };
+        let label = self.bounds.label.clone().unwrap_or(Label::new("timeout"));
+        state.rejection = Some(Rejection::timed_out(label, kind, limit));
+        let (body, reader) = (state.body.take(), state.reader.take());
+        drop(state);
+        // Outside the lock: it gives back whatever it holds.
+        drop(body);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+impl<B> Body for TimedBody<B>
+where
+    B: Body<Error: Into<BoxError>> + Send + 'static,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.project().repr.project() {
+            ReprProj::Unbounded(body) => body.poll_frame(cx).map_err(Into::into),
+            ReprProj::Bounded(bounded) => bounded.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.repr {
+            Repr::Unbounded(body) => body.is_end_stream(),
+            Repr::Bounded(bounded) => {
+                let state = bounded.lock();
+                state.body.as_ref().map_or(state.rejection.is_none(), |body| body.is_end_stream())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.repr {
+            Repr::Unbounded(body) => body.size_hint(),
+            Repr::Bounded(bounded) => {
+                let state = bounded.lock();
+                match &state.body {
+                    Some(body) => body.size_hint(),
+                    None if state.rejection.is_some() => SizeHint::new(),
+                    None => SizeHint::with_exact(0),
+                }
+            }
+        }
+    }
+}
+
+impl<B> Bounded<B>
+where
+    B: Body<Error: Into<BoxError>> + Send + 'static,
+{
+    #[allow(clippy::type_complexity, reason = "the type of `Body::poll_frame`")]
+    fn poll_frame(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut state = self.lock();
+        if let Some(rejection) = state.rejection.take() {
+            return Poll::Ready(Some(Err(Error::from(rejection).into())));
+        }
+        let Some(body) = &mut state.body else { return Poll::Ready(None) };
+        let frame = body.as_mut().poll_frame(cx);
+        let is_over = match &frame {
+            Poll::Ready(Some(Ok(_))) => body.is_end_stream(),
+            Poll::Ready(_) => true,
+            Poll::Pending => false,
+        };
+        let mut over = None;
+        if is_over {
+            over = Some((state.body.take(), state.timer.take()));
+        } else {
+            if frame.is_pending() {
+                state.reader = Some(cx.waker().clone());
+            }
+            if frame.is_ready() || !state.is_asked {
+                let now = TokioClock.coarse();
+                (state.is_asked, state.since) = (frame.is_pending(), now);
+                self.arm(&mut state, now);
+            }
+        }
+        drop(state);
+        drop(over);
+        frame.map_err(Into::into)
+    }
+}
+
+#[pinned_drop]
+impl<B: Body> PinnedDrop for TimedBody<B> {
+    fn drop(self: Pin<&mut Self>) {
+        if let ReprProj::Bounded(bounded) = self.project().repr.project() {
+            let mut state = bounded.lock();
+            // The timer holds the waker, which holds what holds the timer.
+            let left = (state.timer.take(), state.body.take(), state.reader.take());
+            drop(state);
+            drop(left);
+        }
+    }
+}
+
+impl<B: Body + fmt::Debug> fmt::Debug for TimedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("TimedBody");
+        match &self.repr {
+            Repr::Unbounded(body) => debug.field("inner", body),
+            Repr::Bounded(bounded) => debug.field("bounds", &bounded.bounds),
+        };
+        debug.finish_non_exhaustive()
+    }
+}

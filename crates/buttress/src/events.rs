@@ -1,0 +1,55 @@
+//! What layers do, as DEBUG events of `tracing`. Without the feature `tracing` these functions do nothing.
+
+#[cfg(feature = "retry")]
+use buttress_core::Failure;
+use buttress_core::Rejection;
+#[cfg(feature = "retry")]
+use std::time::Duration;
+
+#[cfg(feature = "tracing")]
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A policy did not admit a call.
+#[inline]
+pub(crate) fn rejected(rejection: &Rejection) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        resilience.policy.kind = rejection.policy(),
+        resilience.policy.name = rejection.name(),
+        reason = rejection.reason().as_str(),
+        retry_after_ms = rejection.retry_after().map(millis),
+        "call rejected"
+    );
+    let _ = rejection;
+}
+
+/// A timeout ran out.
+#[cfg(feature = "timeout")]
+pub(crate) fn timed_out(rejection: &Rejection) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        resilience.policy.name = rejection.name(),
+        reason = rejection.reason().as_str(),
+        limit_ms = rejection.limit().map(millis),
+        "call timed out"
+    );
+    let _ = rejection;
+}
+
+/// An attempt is repeated after a pause.
+#[cfg(feature = "retry")]
+pub(crate) fn retrying(failure: &Failure, attempt: u32, pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(failure = ?failure.kind, sent = ?failure.sent, attempt, pause_ms = millis(pause), "call is repeated");
+    let _ = (failure, attempt, pause);
+}
+
+/// An attempt is not repeated, because the budget is empty.
+#[cfg(feature = "retry")]
+pub(crate) fn out_of_budget(failure: &Failure, attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(failure = ?failure.kind, attempt, "retry denied by the budget");
+    let _ = (failure, attempt);
+}
