@@ -127,7 +127,7 @@ async fn refusals_are_statuses_with_the_right_code_and_keep_their_type() {
     let status = client!(channel.clone(), full).check(ask("ok")).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, Reason::BulkheadFull));
 
-    let timeout = TimeoutLayer::total(Duration::from_millis(5));
+    let timeout = TimeoutLayer::total(Duration::from_millis(5)).grpc_client();
     let status = client!(channel, timeout).check(ask("hang")).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(matches!(reason(&status), Reason::TimedOut(_)));
@@ -140,7 +140,7 @@ async fn ours_around_towers_timeout_around_ours_leave_one_flat_error() {
     let (_server, channel) = script_server(&script).await;
     let stack = |limit: usize| {
         ServiceBuilder::new()
-            .layer(TimeoutLayer::total(Duration::from_secs(60)))
+            .layer(TimeoutLayer::total(Duration::from_secs(60)).grpc_client())
             .timeout(Duration::from_secs(60))
             .layer(BulkheadLayer::new(limit).grpc_client())
             .layer(CircuitBreakerLayer::new("backend").grpc_client())
@@ -172,7 +172,7 @@ async fn attempts(service: &str, failures: usize, idempotent: fn(&http::request:
     *script.failures.lock().unwrap() = failures;
     let (_server, channel) = script_server(&script).await;
     let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO)).grpc_client();
-    let mut client = client!(channel, retry.idempotent(idempotent).rebox(tonic::body::Body::new));
+    let mut client = client!(channel, retry.idempotent(idempotent));
     let code = client.check(ask(service)).await.err().map_or(Code::Ok, |status| status.code());
     for (attempt, metadata) in script.seen.lock().unwrap().iter().enumerate() {
         let previous = metadata.get("grpc-previous-rpc-attempts").map(|previous| previous.to_str().unwrap().to_owned());
@@ -209,7 +209,7 @@ async fn a_channel_that_cannot_connect_never_sent_anything() {
     // Directly around the channel, whose error is tonic's, and not idempotent.
     let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO));
     let stats = retry.stats();
-    let mut client = client!(channel, retry.grpc_client().rebox(tonic::body::Body::new));
+    let mut client = client!(channel, retry.grpc_client());
     assert_eq!(client.check(ask("ok")).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!((stats.retries(), tries.load(std::sync::atomic::Ordering::SeqCst)), (2, 3));
 }

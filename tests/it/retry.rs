@@ -1,8 +1,8 @@
 //! Retries over hyper's client.
 
 use axum::{Router, body::Body, extract::State, http::HeaderMap, routing::any};
-use buttress::{RetryLayer, retry::RetryStats};
-use buttress_http::{ReplayBody, prelude::*};
+use buttress::{BoxError, retry::RetryStats};
+use buttress_http::prelude::*;
 use buttress_stack_tests::{Server, axum_server, client, client_h2, get, post, reply, soon, text};
 use bytes::Bytes;
 use http::{Request, Response, Uri, header::RETRY_AFTER};
@@ -68,17 +68,15 @@ fn retry() -> RetryLayer {
     RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO))
 }
 
-fn around<S>(
+fn around<S, B>(
     retry: RetryLayer,
     service: S,
-) -> (RetryStats, impl Service<Request<Body>, Response = S::Response, Error = S::Error>)
+) -> (RetryStats, impl Service<Request<Body>, Response = S::Response, Error = buttress::Error> + Clone)
 where
-    S: Service<Request<Body>> + Clone,
-    S::Error: std::error::Error + 'static,
-    buttress_http::Http: buttress::observe::Classify<S::Response, S::Error>,
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+    B: http_body::Body,
 {
-    let stats = retry.stats();
-    (stats, retry.http_client().rebox(|body: ReplayBody<Body>| Body::new(body)).layer(service))
+    (retry.stats(), retry.http_client().layer(service))
 }
 
 fn keyed(mut request: Request<Body>) -> Request<Body> {
@@ -108,7 +106,7 @@ async fn a_streaming_body_is_sent_again_whole_whether_it_was_read_or_not() {
 async fn a_body_over_the_cap_is_sent_once_and_whole() {
     let answers = Answers::default().then(Read::All, 503, None);
     let server = answers.serve().await;
-    let service = retry().http_client().max_body(4).rebox(Body::new).layer(client());
+    let service = retry().http_client().max_body(4).layer(client());
     let response = soon(service.clone().oneshot(keyed(post(server.uri("/"), "12345")))).await.unwrap();
     assert_eq!((response.status().as_u16(), answers.attempts()), (503, 1));
     let response = soon(service.oneshot(keyed(post(server.uri("/"), "12345")))).await.unwrap();

@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_503_may_have_been_processed_unless_it_was_rejected_at_admission() {
-        let sent = |pairs| http_status(StatusCode::SERVICE_UNAVAILABLE, &headers(pairs)).failure().unwrap().sent;
+        let sent = |pairs: &[_]| http_status(StatusCode::SERVICE_UNAVAILABLE, &headers(pairs)).failure().unwrap().sent;
         assert_eq!(sent(&[]), Sent::MaybeProcessed);
         assert_eq!(sent(&[("retry-after", "3")]), Sent::MaybeProcessed);
         for name in ["x-buttress-rejected", "x-envoy-overloaded", "x-envoy-ratelimited"] {
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_grpc_rejection_at_admission_was_not_processed_and_one_that_forbids_another_try_is_left_alone() {
-        let of = |code, pairs| *grpc_code(code, &headers(pairs)).failure().unwrap();
+        let of = |code, pairs: &[_]| *grpc_code(code, &headers(pairs)).failure().unwrap();
         for code in [8, 14] {
             for pairs in [&[("grpc-retry-pushback-ms", "0")], &[("x-buttress-rejected", "circuit_open")]] {
                 assert_eq!((of(code, pairs).sent, of(code, pairs).no_retry), (Sent::NotProcessed, false), "{pairs:?}");

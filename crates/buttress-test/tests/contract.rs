@@ -1,8 +1,9 @@
 //! The contract, for every layer there is and every ending it can have.
 
 use buttress::{gate::GateLayer, keyed::Keyed};
-use buttress_http::prelude::*;
+use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{TestBody, contract};
+use http::request::Parts;
 use std::time::Duration;
 
 /// For what must not run out while a test looks.
@@ -21,19 +22,24 @@ fn probing() -> CircuitBreakerLayer {
     breaker.into()
 }
 
+/// What the inner service is called with: it takes any request.
+fn replayed(body: ReplayBody<TestBody>) -> ReplayBody<TestBody> {
+    body
+}
+
 fn retrying() -> RetryLayer {
     RetryLayer::new(3)
 }
 
 #[test]
 fn a_closed_circuit() {
-    contract::check(|| CircuitBreakerLayer::new("closed"));
-    contract::check(|| CircuitBreakerLayer::new("closed").backpressure());
+    contract::check(|| CircuitBreakerLayer::new("closed").plain());
+    contract::check(|| CircuitBreakerLayer::new("closed").plain().backpressure());
 }
 
 #[test]
 fn a_half_open_circuit() {
-    contract::check_bound_of_one(probing);
+    contract::check_bound_of_one(|| probing().plain());
     contract::check_bound_of_one(|| probing().http());
     contract::check_bound_of_one(|| probing().http_client());
     contract::check_bound_of_one(|| probing().grpc());
@@ -42,7 +48,7 @@ fn a_half_open_circuit() {
 
 #[test]
 fn a_half_open_circuit_with_backpressure() {
-    contract::check_bound_of_one(|| probing().backpressure());
+    contract::check_bound_of_one(|| probing().backpressure().plain());
     contract::check_bound_of_one(|| probing().http().backpressure());
     contract::check_bound_of_one(|| probing().http_client().backpressure());
     contract::check_bound_of_one(|| probing().grpc_client().backpressure());
@@ -52,7 +58,7 @@ fn a_half_open_circuit_with_backpressure() {
 fn a_bulkhead() {
     let bulkhead = Bulkhead::new(1);
     let layer = || BulkheadLayer::from(bulkhead.clone());
-    contract::check_bound_of_one(layer);
+    contract::check_bound_of_one(|| layer().plain());
     contract::check_bound_of_one(|| layer().http());
     contract::check_bound_of_one(|| layer().http_client());
     contract::check_bound_of_one(|| layer().grpc());
@@ -64,7 +70,7 @@ fn a_bulkhead() {
 fn a_bulkhead_with_backpressure() {
     let bulkhead = Bulkhead::new(1);
     let layer = || BulkheadLayer::from(bulkhead.clone());
-    contract::check_bound_of_one(|| layer().backpressure());
+    contract::check_bound_of_one(|| layer().backpressure().plain());
     contract::check_bound_of_one(|| layer().http_client().backpressure());
     contract::check_bound_of_one(|| layer().grpc().backpressure());
     assert_eq!(bulkhead.in_flight(), 0);
@@ -74,7 +80,7 @@ fn a_bulkhead_with_backpressure() {
 fn a_bulkhead_with_a_queue() {
     let bulkhead = Bulkhead::new(1);
     let layer = || BulkheadLayer::from(bulkhead.clone()).queue(5, A_WEEK);
-    contract::check_bound_of_one(layer);
+    contract::check_bound_of_one(|| layer().plain());
     contract::check_bound_of_one(|| layer().http());
     contract::check_bound_of_one(|| layer().http_client());
     contract::check_bound_of_one(|| layer().grpc());
@@ -88,23 +94,24 @@ fn a_policy_for_each_key() {
         let key = |request: &http::Request<TestBody>| request.uri().path().to_owned();
         GateLayer::with_policy(Keyed::new(key, |_: &String| Bulkhead::new(1)))
     };
-    contract::check_bound_of_one(keyed);
+    contract::check_bound_of_one(|| keyed().plain());
     contract::check_bound_of_one(|| keyed().http());
     contract::check_bound_of_one(|| keyed().grpc_client());
 }
 
 #[test]
 fn a_retry() {
-    contract::check(retrying);
-    contract::check(|| retrying().http_client());
-    contract::check(|| retrying().grpc_client().idempotent(|_| true));
-    contract::check(|| RetryLayer::new(1).http_client());
+    contract::check(|| retrying().plain());
+    contract::check(|| retrying().http_client().map_request_body(replayed));
+    contract::check(|| retrying().grpc_client().idempotent(|_: &Parts| true).map_request_body(replayed));
+    contract::check(|| RetryLayer::new(1).http_client().map_request_body(replayed));
 }
 
 #[test]
 fn a_timeout() {
-    contract::check(|| TimeoutLayer::attempt(A_WEEK));
-    contract::check(|| TimeoutLayer::total(Duration::MAX));
+    contract::check(|| TimeoutLayer::attempt(A_WEEK).plain());
+    contract::check(|| TimeoutLayer::total(Duration::MAX).plain());
+    contract::check(|| TimeoutLayer::attempt(A_WEEK).http_client().body_idle(A_WEEK).body_total(A_WEEK));
     contract::check(|| TimeoutLayer::attempt(A_WEEK).http());
     contract::check(|| TimeoutLayer::attempt(A_WEEK).grpc());
 }
@@ -119,11 +126,11 @@ fn health() {
 fn a_client_stack() {
     contract::check_bound_of_one(|| {
         tower::ServiceBuilder::new()
-            .layer(TimeoutLayer::total(A_WEEK))
-            .layer(retrying().http_client().rebox(|_| TestBody::default()))
+            .layer(TimeoutLayer::total(A_WEEK).http_client())
+            .layer(retrying().http_client().map_request_body(|_| TestBody::default()))
             .layer(probing().http_client())
             .layer(BulkheadLayer::new(1).queue(5, A_WEEK).http_client())
-            .layer(TimeoutLayer::attempt(A_WEEK))
+            .layer(TimeoutLayer::attempt(A_WEEK).http_client())
     });
 }
 

@@ -1,6 +1,6 @@
 //! The contract has teeth: layers with the defects that were found in other people's are caught.
 
-use buttress::{Admit, Bulkhead, Clock, Permit, Policy, Refused, Rejection, gate::GateLayer};
+use buttress::{Admit, Bulkhead, Clock, Permit, PlainExt, Policy, Refused, Rejection, gate::GateLayer};
 use buttress_test::{TestBody, contract};
 use bytes::Bytes;
 use http::Response;
@@ -42,7 +42,7 @@ impl Permit for LeakyPermit {
 #[test]
 #[should_panic(expected = "the next call does not get through, a permit is lost")]
 fn a_permit_that_is_lost_with_a_dropped_future() {
-    contract::check(|| GateLayer::with_policy(Leaky(Bulkhead::new(1))));
+    contract::check(|| GateLayer::with_policy(Leaky(Bulkhead::new(1))).plain());
 }
 
 #[test]

@@ -28,11 +28,11 @@ async fn main() -> anyhow::Result<()> {
         .budget(RetryBudget::new()) // retries stay a small share of all calls, however much fails
         .backoff(Backoff::full_jitter(Duration::from_millis(10), Duration::from_millis(100)));
     let mut client = ServiceBuilder::new()
-        .layer(TimeoutLayer::total(Duration::from_secs(2)))
+        .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
         .layer(retry.http_client())
         // Inside retry: every attempt is a sample, and an open circuit ends the retrying.
         .layer(CircuitBreakerLayer::from(breaker.clone()).http_client())
-        .layer(TimeoutLayer::attempt(Duration::from_millis(200)))
+        .layer(TimeoutLayer::attempt(Duration::from_millis(200)).http_client())
         .service(Client::builder(TokioExecutor::new()).build_http());
     let request = |path: &str| Request::get(format!("{url}{path}")).body(Empty::<Bytes>::new());
 

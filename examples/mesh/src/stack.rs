@@ -24,6 +24,7 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -35,10 +36,11 @@ use tower::util::{BoxCloneSyncService, Either};
 
 pub use buttress::InvalidConfig;
 use buttress::metrics::Exporter;
-use buttress::{Outcome, Reason, observe as observer};
+use buttress::{Outcome, Reason};
+use buttress_http::ending::{HttpClient, ResponseHead};
 pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
-use buttress_http::{classify, tonic::StatusLayer};
+use buttress_http::tonic::StatusLayer;
 
 use crate::network::Dialer;
 use crate::problem::FAILED_DEPENDENCY;
@@ -165,12 +167,12 @@ impl Dependency {
                 .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
                 // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
                 .layer(StatusLayer)
-                .layer(TimeoutLayer::total(limits.total))
+                .layer(TimeoutLayer::total(limits.total).grpc_client())
                 // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
-                .layer(retry.grpc_client().idempotent(|_| true).rebox(tonic::body::Body::new))
+                .layer(retry.grpc_client().idempotent(|_: &Parts| true))
                 .layer(CircuitBreakerLayer::from(breaker).grpc_client())
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
-                .layer(TimeoutLayer::attempt(limits.attempt))
+                .layer(TimeoutLayer::attempt(limits.attempt).grpc_client())
                 .layer(AttemptLayer { peer: self.peer })
                 .service(channel),
         ))
@@ -187,11 +189,11 @@ impl Dependency {
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(Body::new))
                 .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
-                .layer(TimeoutLayer::total(limits.total))
-                .layer(retry.http_client().rebox(Body::new).classify(observer::classify(blame)))
-                .layer(CircuitBreakerLayer::from(breaker).observe(observer::classify(blame)))
+                .layer(TimeoutLayer::total(limits.total).http_client())
+                .layer(retry.end(HttpClient::new().classify(blame)).map_request_body(Body::new))
+                .layer(CircuitBreakerLayer::from(breaker).end(HttpClient::new().classify(blame)))
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client())
-                .layer(TimeoutLayer::attempt(limits.attempt))
+                .layer(TimeoutLayer::attempt(limits.attempt).http_client())
                 .layer(AttemptLayer { peer: self.peer })
                 .service(client),
         )
@@ -249,12 +251,8 @@ impl Dependency {
 
 /// Whose fault is a failure? A service that names another one is itself well: neither does a retry help, since it has
 /// retried already, nor may a breaker cut it off and make one sick service two.
-fn blame<B>(result: Result<&Response<B>, &HttpError>) -> Outcome {
-    match result {
-        Ok(response) if response.headers().contains_key(FAILED_DEPENDENCY) => Outcome::Success,
-        Ok(response) => classify::http_status(response.status(), response.headers()),
-        Err(error) => classify::error(error),
-    }
+fn blame(head: &ResponseHead<'_>) -> Option<Outcome> {
+    head.headers.contains_key(FAILED_DEPENDENCY).then_some(Outcome::Success)
 }
 
 /// The clients of the order service.
@@ -313,7 +311,7 @@ pub fn admin_client() -> HttpChannel {
         ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(Body::new))
             .map_request(|request: Request<Full<Bytes>>| request.map(Body::new))
-            .layer(TimeoutLayer::total(Duration::from_secs(2)))
+            .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
             .service(client),
     )
 }

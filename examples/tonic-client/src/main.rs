@@ -27,11 +27,11 @@ async fn main() -> anyhow::Result<()> {
     let retry = RetryLayer::new(3).budget(RetryBudget::new()); // retries stay a small share of all calls
     let stack = ServiceBuilder::new()
         .layer(StatusLayer) // outermost: what our layers refuse arrives as a Status with the right code
-        .layer(TimeoutLayer::total(Duration::from_secs(2)))
-        .layer(retry.grpc_client().idempotent(checks).rebox(tonic::body::Body::new))
+        .layer(TimeoutLayer::total(Duration::from_secs(2)).grpc_client())
+        .layer(retry.grpc_client().idempotent(checks))
         .layer(CircuitBreakerLayer::from(breaker.clone()).grpc_client())
         .layer(BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).grpc_client())
-        .layer(TimeoutLayer::attempt(Duration::from_millis(500)))
+        .layer(TimeoutLayer::attempt(Duration::from_millis(500)).grpc_client())
         .service(Channel::from_shared(url)?.connect_lazy());
     let mut client = HealthClient::new(stack);
     let request = |service: &str| HealthCheckRequest { service: service.into() };

@@ -32,7 +32,7 @@ async fn a_refusal_is_a_response_with_the_typed_rejection_in_it() {
 #[tokio::test(start_paused = true)]
 async fn a_timeout_is_a_504_or_deadline_exceeded() {
     let timeout = TimeoutLayer::total(Duration::from_secs(1));
-    assert_eq!(answered(timeout.http(), Request::new(())).await.status(), 504);
+    assert_eq!(answered(timeout.clone().http(), Request::new(())).await.status(), 504);
     let response = answered(timeout.grpc(), Request::new(())).await;
     assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &"4".parse().unwrap()));
 }

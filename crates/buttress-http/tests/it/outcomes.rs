@@ -1,6 +1,10 @@
 use crate::recorder::{Recorder, Writes};
-use buttress::{BoxError, Failure, FailureKind, Outcome, gate::GateLayer};
-use buttress_http::{ClientExt, ObservedBody, prelude::TimeoutLayer};
+use buttress::{BoxError, BulkheadLayer, Ending, Failure, FailureKind, Ignored, Outcome, gate::GateLayer};
+use buttress_http::{
+    HttpExt, ObservedBody,
+    ending::{HttpClient, ResponseHead},
+    prelude::TimeoutLayer,
+};
 use buttress_test::{Part, TestBody};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
@@ -102,18 +106,94 @@ async fn a_bad_status_settles_at_the_head_unless_the_permit_is_held_to_the_end()
 }
 
 #[tokio::test]
-async fn a_dropped_body_is_neutral_unless_all_that_was_promised_was_there() {
-    for (frames, outcome) in [(0, Outcome::CANCELLED), (1, Outcome::Success)] {
+async fn a_body_that_the_caller_drops_settles_as_its_head() {
+    for frames in [0, 1] {
         let recorder = Recorder::<false>::default();
-        // All five bytes are there after one frame, and only the trailers are to come.
-        let response = body([Part::Data("12345"), Part::Trailers(HeaderMap::new())]);
-        let mut body = http(&recorder, response).await.into_body();
+        let mut body = http(&recorder, body([Part::Data("a"), Part::Data("b")])).await.into_body();
         for _ in 0..frames {
             body.frame().await.unwrap().unwrap();
         }
         drop(body);
-        assert_eq!(recorder.outcomes(), [outcome], "after {frames} frames");
+        assert_eq!(recorder.outcomes(), [Outcome::Success], "after {frames} frames");
     }
+}
+
+#[tokio::test]
+async fn a_response_without_a_body_settles_at_its_head_whatever_becomes_of_its_body() {
+    for (method, status) in [("HEAD", 200), ("CONNECT", 200), ("GET", 204), ("GET", 304), ("GET", 103)] {
+        let recorder = Recorder::<false>::default();
+        let inner = service_fn(move |_: Request<()>| {
+            let mut response = body([Part::Data("a body that hyper does not send")]);
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            ready(Ok::<_, BoxError>(response))
+        });
+        let request = Request::builder().method(method).body(()).unwrap();
+        let service = GateLayer::with_policy(recorder.clone()).http().layer(inner);
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!(recorder.outcomes(), [Outcome::Success], "{method} {status}");
+        drop(response);
+        assert_eq!(recorder.outcomes().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_of_a_layer_underneath_that_left_as_a_response_is_no_evidence() {
+    let inner = || service_fn(|_: Request<()>| ready(Ok::<_, BoxError>(body([]))));
+    let (http, grpc) = (Recorder::<false>::default(), Recorder::<false>::default());
+    let full = BulkheadLayer::new(0);
+    let stack = GateLayer::with_policy(http.clone()).http().layer(full.clone().http().layer(inner()));
+    assert_eq!(stack.oneshot(Request::new(())).await.unwrap().status(), 503);
+    let stack = GateLayer::with_policy(grpc.clone()).grpc().layer(full.grpc().layer(inner()));
+    assert_eq!(stack.oneshot(Request::new(())).await.unwrap().headers()["grpc-status"], "8");
+    let no_evidence = [Outcome::Ignored(Ignored::LocalReject)];
+    assert_eq!((http.outcomes(), grpc.outcomes()), (no_evidence.to_vec(), no_evidence.to_vec()));
+}
+
+#[tokio::test]
+async fn an_http_ending_reads_the_outcome_of_a_grpc_call_from_its_trailers() {
+    let recorder = Recorder::<false>::default();
+    let inner =
+        service_fn(|_: Request<()>| ready(Ok::<_, BoxError>(body([Part::Data("a"), Part::Trailers(status("14"))]))));
+    let request = Request::post("/").header("content-type", "application/grpc+proto").body(()).unwrap();
+    let response = GateLayer::with_policy(recorder.clone()).http().layer(inner).oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    assert_eq!(kind(&recorder.outcomes()[0]), Some(FailureKind::Grpc(14)));
+}
+
+#[tokio::test]
+async fn a_classification_of_your_own_decides_and_leaves_the_rest_to_the_usual_rules() {
+    let recorder = Recorder::<false>::default();
+    let ending = HttpClient::new().classify(|head: &ResponseHead<'_>| {
+        (head.status == 418).then(|| Failure::new(FailureKind::Application).into())
+    });
+    for (status, parts) in [(418, vec![]), (502, vec![]), (200, vec![Part::Data("a"), Part::Error("broken")])] {
+        let inner = service_fn(move |_: Request<()>| {
+            let mut response = body(parts.clone());
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            ready(Ok::<_, BoxError>(response))
+        });
+        let layer = GateLayer::with_policy(recorder.clone()).end(ending);
+        let response = layer.layer(inner).oneshot(Request::new(())).await.unwrap();
+        let _ = response.into_body().collect().await;
+    }
+    let expected = [FailureKind::Application, FailureKind::Http(502), FailureKind::Body].map(failed);
+    assert_eq!(recorder.outcomes(), expected);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_the_call_that_it_unwinds_through() {
+    let recorder = Recorder::<false>::default();
+    let layer = GateLayer::with_policy(recorder.clone()).http_client();
+    let in_call =
+        service_fn(|_: Request<()>| -> std::future::Ready<Result<Response<TestBody>, BoxError>> { panic!("in call") });
+    let in_poll = service_fn(|_: Request<()>| async {
+        assert!(std::hint::black_box(false), "in poll");
+        Ok::<_, BoxError>(body([]))
+    });
+    let (in_call, in_poll) = (layer.layer(in_call), layer.layer(in_poll));
+    tokio::spawn(in_call.oneshot(Request::new(()))).await.unwrap_err();
+    tokio::spawn(in_poll.oneshot(Request::new(()))).await.unwrap_err();
+    assert_eq!(recorder.outcomes(), [failed(FailureKind::Application), failed(FailureKind::Application)]);
 }
 
 #[tokio::test]
@@ -162,7 +242,7 @@ async fn a_dropped_stream_is_neutral() {
 async fn a_dropped_future_is_neutral_and_an_attempt_that_timed_out_is_not() {
     let recorder = Recorder::<false>::default();
     let hangs = service_fn(|_: Request<()>| std::future::pending::<Result<Response<TestBody>, BoxError>>());
-    let inner = TimeoutLayer::attempt(Duration::from_secs(1)).layer(hangs);
+    let inner = TimeoutLayer::attempt(Duration::from_secs(1)).http_client().layer(hangs);
     let mut service = GateLayer::with_policy(recorder.clone()).http_client().layer(inner);
     drop(service.ready().await.unwrap().call(Request::new(())));
     service.ready().await.unwrap().call(Request::new(())).await.unwrap_err();
