@@ -84,6 +84,11 @@ impl<B: Body, P: Permit> ObservedBody<B, P> {
         Self { inner: AnswerBody::inner(inner), watch }
     }
 
+    /// A body that no policy waits for.
+    pub(crate) fn unobserved(inner: B) -> Self {
+        Self::answer(AnswerBody::inner(inner))
+    }
+
     /// The body of a response that no service made.
     pub(crate) fn answer(inner: AnswerBody<B>) -> Self {
         Self { inner, watch: Watch { permit: InFlight::none(), ending: StreamEnd::Http } }

@@ -1,29 +1,9 @@
 use crate::{
     ending::Client,
-    health::HttpProbes,
     replay::{Idempotent, Replays},
 };
-use buttress::{HealthLayer, RetryLayer};
+use buttress::RetryLayer;
 use std::marker::PhantomData;
-
-/// Health answers probes for servers only.
-pub trait HealthExt {
-    /// Answers HTTP probes, which Kubernetes sends to a gRPC server too, where it has the endpoints.
-    fn http(self) -> HealthLayer<HttpProbes>;
-
-    /// The same.
-    fn grpc(self) -> HealthLayer<HttpProbes>;
-}
-
-impl<A> HealthExt for HealthLayer<A> {
-    fn http(self) -> HealthLayer<HttpProbes> {
-        self.answer(HttpProbes::new())
-    }
-
-    fn grpc(self) -> HealthLayer<HttpProbes> {
-        self.http()
-    }
-}
 
 /// Settings of a retry layer with a client ending.
 pub trait HttpRetryExt<S, C, M, I>: Sized {

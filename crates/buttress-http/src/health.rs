@@ -1,8 +1,16 @@
+use crate::{
+    ObservedBody,
+    answer::AnswerBody,
+    ending::{Server, Speaks},
+};
 use buttress::{
     Health,
+    ending::Ended,
     health::{Answer, Probe},
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body;
 
 /// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the service is well,
 /// else 503, with the status in a word as the body. All other requests go to the service.
@@ -32,8 +40,12 @@ impl Default for HttpProbes {
     }
 }
 
-impl<In, Out: From<String>> Answer<Request<In>, Response<Out>> for HttpProbes {
-    fn answer(&self, request: &Request<In>, health: &Health) -> Option<Response<Out>> {
+impl Ended for HttpProbes {}
+
+impl<In, B: Body<Data: From<Bytes>>> Answer<Request<In>, Response<B>> for HttpProbes {
+    type Response = Response<ObservedBody<B, ()>>;
+
+    fn answer(&self, request: &Request<In>, health: &Health) -> Option<Self::Response> {
         let probe = match request.uri().path() {
             "/livez" => Probe::Liveness,
             "/readyz" => Probe::Readiness,
@@ -52,12 +64,29 @@ impl<In, Out: From<String>> Answer<Request<In>, Response<Out>> for HttpProbes {
                 text += &format!("{:?} {}: {}{detail}\n", line.group, line.name, line.status);
             }
         }
-        let body = if *request.method() == Method::HEAD { String::new() } else { text };
-        let mut response = Response::new(Out::from(body));
+        let content = (*request.method() != Method::HEAD).then(|| Bytes::from(text).into());
+        let mut response = Response::new(ObservedBody::answer(AnswerBody::own(content)));
         *response.status_mut() = if status.is_serving() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response.headers_mut().insert("x-health", HeaderValue::from_static(status.as_str()));
         Some(response)
+    }
+
+    fn pass(&self, response: Response<B>) -> Self::Response {
+        response.map(ObservedBody::unobserved)
+    }
+}
+
+/// The probes that the server endings answer.
+impl<S: Speaks, C, R, In, B: Body<Data: From<Bytes>>> Answer<Request<In>, Response<B>> for Server<S, C, R> {
+    type Response = Response<ObservedBody<B, ()>>;
+
+    fn answer(&self, request: &Request<In>, health: &Health) -> Option<Self::Response> {
+        HttpProbes::new().answer(request, health)
+    }
+
+    fn pass(&self, response: Response<B>) -> Self::Response {
+        response.map(ObservedBody::unobserved)
     }
 }

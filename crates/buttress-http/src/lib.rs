@@ -57,7 +57,7 @@ mod upgrade;
 pub use ahead::ReadAhead;
 pub use body::ObservedBody;
 pub use ending::HttpExt;
-pub use ext::{HealthExt, HttpRetryExt};
+pub use ext::HttpRetryExt;
 pub use health::HttpProbes;
 pub use replay::ReplayBody;
 pub use timed::TimedBody;
@@ -66,10 +66,7 @@ pub use buttress;
 
 /// The layers, and the endings that make them speak HTTP and gRPC.
 pub mod prelude {
-    pub use crate::{
-        ending::HttpExt,
-        ext::{HealthExt, HttpRetryExt},
-    };
+    pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
         Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending, Health, HealthLayer, PlainExt,
         RetryBudget, RetryLayer, TimeoutLayer,

@@ -28,9 +28,13 @@
 
 mod check;
 
-use crate::{TokioClock, ready_call::ReadyCall};
+use crate::{
+    TokioClock,
+    ending::{Ended, Ending, NoEnding},
+    ready_call::ReadyCall,
+};
 use buttress_core::health as core;
-use pin_project_lite::pin_project;
+use pin_project::pin_project;
 use std::{
     fmt,
     future::Future,
@@ -128,40 +132,44 @@ impl Indicator {
     }
 }
 
-/// Knows which requests are probes of a protocol, and how to answer them.
+/// Knows which requests are probes of a protocol, and how to answer them; asked for by [`HealthLayer`].
 pub trait Answer<Req, Res> {
+    /// What the caller gets: `Res`, or a type that holds an answer or `Res`.
+    type Response;
+
     /// The answer, or `None` for a request that is not a probe.
-    fn answer(&self, request: &Req, health: &Health) -> Option<Res>;
+    fn answer(&self, request: &Req, health: &Health) -> Option<Self::Response>;
+
+    /// Passes a response of the inner service on.
+    fn pass(&self, response: Res) -> Self::Response;
 }
 
-/// Answers probes before the inner service sees them. See the [module](self).
+/// Answers probes before the inner service sees them, once it has an [ending](crate::ending). See the
+/// [module](self).
 #[derive(Clone, Debug)]
-pub struct HealthLayer<A = NoProtocol> {
+pub struct HealthLayer<E = NoEnding> {
     health: Health,
-    answer: A,
+    ends: E,
 }
-
-/// A [`HealthLayer`] whose protocol is not chosen yet: it makes no service.
-#[derive(Clone, Copy, Debug)]
-pub struct NoProtocol;
 
 impl HealthLayer {
-    /// Chooses no protocol yet: `.http()` of `buttress-http` does, and [`answer`](Self::answer) for
-    /// others.
+    /// A layer that answers for `health`.
     pub const fn new(health: Health) -> Self {
-        Self { health, answer: NoProtocol }
+        Self { health, ends: NoEnding }
     }
 }
 
-impl<A> HealthLayer<A> {
-    /// Answers in a protocol.
-    pub fn answer<B>(self, answer: B) -> HealthLayer<B> {
-        HealthLayer { health: self.health, answer }
+impl<E> Ending for HealthLayer<E> {
+    type Now = E;
+    type With<F> = HealthLayer<F>;
+
+    fn end<F>(self, ends: F) -> HealthLayer<F> {
+        HealthLayer { health: self.health, ends }
     }
 }
 
-impl<S, A: Clone> Layer<S> for HealthLayer<A> {
-    type Service = HealthService<S, A>;
+impl<S, E: Ended + Clone> Layer<S> for HealthLayer<E> {
+    type Service = HealthService<S, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         HealthService { inner, layer: self.clone() }
@@ -170,12 +178,12 @@ impl<S, A: Clone> Layer<S> for HealthLayer<A> {
 
 /// A service whose probes are answered.
 #[derive(Clone, Debug)]
-pub struct HealthService<S, A> {
+pub struct HealthService<S, E> {
     inner: S,
-    layer: HealthLayer<A>,
+    layer: HealthLayer<E>,
 }
 
-impl<S, A> HealthService<S, A> {
+impl<S, E> HealthService<S, E> {
     /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -192,14 +200,14 @@ impl<S, A> HealthService<S, A> {
     }
 }
 
-impl<S, A, Req> Service<Req> for HealthService<S, A>
+impl<S, E, Req> Service<Req> for HealthService<S, E>
 where
     S: Service<Req> + Clone,
-    A: Answer<Req, S::Response>,
+    E: Answer<Req, S::Response> + Clone,
 {
-    type Response = S::Response;
+    type Response = E::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S, Req, S::Response, S::Future>;
+    type Future = ResponseFuture<S, Req, E, E::Response, S::Future>;
 
     /// Always ready. The inner service is not asked: if it were pending, failed, or panicked, the
     /// server would send no probe either.
@@ -208,43 +216,52 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let state = match self.layer.answer.answer(&request, &self.layer.health) {
+        let HealthLayer { health, ends } = &self.layer;
+        let state = match ends.answer(&request, health) {
             Some(response) => State::Probe { response: Some(response) },
             None => State::Inner { call: ReadyCall::new(self.inner.clone(), request) },
         };
-        ResponseFuture { state }
+        ResponseFuture { state, ends: ends.clone() }
     }
 }
 
-pin_project! {
-    /// The future of a [`HealthService`].
-    pub struct ResponseFuture<S, Req, Res, F> {
+/// The future of a [`HealthService`].
+#[pin_project]
+pub struct ResponseFuture<S, Req, E, Res, F> {
+    #[pin]
+    state: State<S, Req, Res, F>,
+    ends: E,
+}
+
+#[pin_project(project = StateProj)]
+enum State<S, Req, Res, F> {
+    Probe {
+        response: Option<Res>,
+    },
+    Inner {
         #[pin]
-        state: State<S, Req, Res, F>,
-    }
+        call: ReadyCall<S, Req, F>,
+    },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<S, Req, Res, F> {
-        Probe { response: Option<Res> },
-        Inner { #[pin] call: ReadyCall<S, Req, F> },
-    }
-}
-
-impl<S, Req, Res, F> fmt::Debug for ResponseFuture<S, Req, Res, F> {
+impl<S, Req, E, Res, F> fmt::Debug for ResponseFuture<S, Req, E, Res, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
-impl<S: Service<Req>, Req> Future for ResponseFuture<S, Req, S::Response, S::Future> {
-    type Output = Result<S::Response, S::Error>;
+impl<S, Req, E> Future for ResponseFuture<S, Req, E, E::Response, S::Future>
+where
+    S: Service<Req>,
+    E: Answer<Req, S::Response>,
+{
+    type Output = Result<E::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let this = self.project();
+        match this.state.project() {
             StateProj::Probe { response } => Poll::Ready(Ok(response.take().expect("polled after completion"))),
-            StateProj::Inner { call } => call.poll(cx),
+            StateProj::Inner { call } => call.poll(cx).map_ok(|response| this.ends.pass(response)),
         }
     }
 }

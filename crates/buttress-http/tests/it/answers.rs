@@ -55,7 +55,7 @@ async fn indicators_are_listed_only_for_those_who_may_see_them() {
     let database = health.indicator("database", Group::Readiness, Rules::AT_ONCE);
     database.down("password wrong");
     let probes = HttpProbes::new().verbose_for(|headers| headers.contains_key("x-operator"));
-    let layer = HealthLayer::new(health).answer(probes);
+    let layer = HealthLayer::new(health).end(probes);
     let ask = async |operator: bool| {
         let mut request = Request::get("/readyz?verbose").body(()).unwrap();
         if operator {

@@ -3,6 +3,7 @@
 use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
     Health, HealthLayer,
+    ending::{Ended, Ending},
     health::{Answer, CheckConfig, Group, Probe, Status},
 };
 use std::{
@@ -20,9 +21,17 @@ use tower_test::mock::{Mock, Spawn};
 #[derive(Clone)]
 struct Ping;
 
+impl Ended for Ping {}
+
 impl Answer<&'static str, &'static str> for Ping {
+    type Response = &'static str;
+
     fn answer(&self, request: &&'static str, health: &Health) -> Option<&'static str> {
         (*request == "ping").then(|| health.status(Probe::Readiness).as_str())
+    }
+
+    fn pass(&self, response: &'static str) -> &'static str {
+        response
     }
 }
 
@@ -30,7 +39,7 @@ type Service = buttress::health::HealthService<Mock<&'static str, &'static str>,
 
 fn service() -> (Health, Spawn<Service>, Handle) {
     let health = Health::new();
-    let (service, handle) = layer(HealthLayer::new(health.clone()).answer(Ping));
+    let (service, handle) = layer(HealthLayer::new(health.clone()).end(Ping));
     (health, service, handle)
 }
 
@@ -108,7 +117,7 @@ async fn probes_are_answered_for_an_hour_while_the_inner_service_is_never_ready(
     use tower::{Layer, ServiceExt};
     let (health, stuck) = (Health::new(), Stuck::default());
     health.started();
-    let service = HealthLayer::new(health).answer(Ping).layer(stuck.clone());
+    let service = HealthLayer::new(health).end(Ping).layer(stuck.clone());
     let mut work = spawn(service.clone().oneshot("work"));
     for _ in 0..360 {
         assert_pending!(work.poll());
