@@ -1,5 +1,10 @@
 use crate::{Failure, FailureKind, Ignored, Outcome};
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// A call that one of our own policies did not let through, or gave up on: which policy, why, and when to come back.
 ///
@@ -244,18 +249,32 @@ impl Label {
     }
 }
 
-/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do not meet on its reference count.
+/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do not contend for its reference
+/// count. The copies are made by the first rejection.
 #[derive(Debug)]
-pub(crate) struct Labels(Box<[Label]>);
+pub(crate) struct Labels {
+    policy: &'static str,
+    name: Option<Name>,
+    shards: usize,
+    copies: OnceLock<Box<[Label]>>,
+}
 
 impl Labels {
     pub(crate) fn new(policy: &'static str, name: Option<&Name>, shards: usize) -> Self {
-        let label = || name.map_or(Label::new(policy), |name| Label::named(policy, name.clone()));
-        Self((0..shards.max(1)).map(|_| label()).collect())
+        Self { policy, name: name.cloned(), shards: shards.max(1), copies: OnceLock::new() }
+    }
+
+    pub(crate) fn name(&self) -> Option<&Name> {
+        self.name.as_ref()
     }
 
     pub(crate) fn reject(&self, reason: Reason) -> Rejection {
-        Rejection::labelled(self.0[crate::shard::thread_index() % self.0.len()].clone(), reason)
+        let copies = self.copies.get_or_init(|| (0..self.shards).map(|_| self.label()).collect());
+        Rejection::labelled(copies[crate::shard::thread_index() % copies.len()].clone(), reason)
+    }
+
+    fn label(&self) -> Label {
+        self.name.as_ref().map_or(Label::new(self.policy), |name| Label::named(self.policy, name.clone()))
     }
 }
 
