@@ -6,7 +6,7 @@
 //! use buttress::{CircuitBreaker, CircuitBreakerLayer};
 //! use std::time::Duration;
 //!
-//! // 5 failures in a row, or half of at least 20 calls in 10 seconds:
+//! // A streak of failures that is no chance, at least 5, or half of at least 20 calls in 10 seconds:
 //! let layer = CircuitBreakerLayer::new("payments");
 //!
 //! // Your own numbers, and a handle to watch it:
@@ -50,11 +50,17 @@ use crate::{
 use buttress_core::{
     Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejection, Waiters, circuit_breaker as core,
 };
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::broadcast;
 
 pub use buttress_core::circuit_breaker::{
-    Cause, CircuitBreakerPermit, CloseRule, Counts, Event, OnDrop, Snapshot, State, Transition, Window,
+    CallTime, Cause, CircuitBreakerPermit, CloseRule, Counts, Event, FailureStreak, OnDrop, Snapshot, State,
+    Transition, Window,
 };
 
 /// The future of a service behind a circuit breaker.
@@ -69,8 +75,8 @@ pub type CircuitBreakerLayer<E = NoEnding> = GateLayer<CircuitBreaker, E>;
 pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
-    /// With the defaults: 5 failures in a row, or half of at least 20 calls in 10 seconds; open for 5 seconds to 5
-    /// minutes; 3 probes, one at a time.
+    /// With the defaults: a streak of failures that is no chance, at least 5, or half of at least 20 calls in 10 seconds; open for
+    /// 5 seconds to 5 minutes; 3 probes, one at a time.
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }
@@ -83,8 +89,8 @@ impl From<CircuitBreaker> for CircuitBreakerLayer {
 }
 
 /// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all services of its layers.
-#[derive(Clone, Debug)]
-pub struct CircuitBreaker(core::CircuitBreaker);
+#[derive(Clone)]
+pub struct CircuitBreaker(core::CircuitBreaker, Arc<OnceLock<broadcast::Sender<Transition>>>);
 
 impl CircuitBreaker {
     /// With the defaults of [`builder`](Self::builder).
@@ -99,13 +105,8 @@ impl CircuitBreaker {
 
     fn watched(breaker: core::CircuitBreaker) -> Self {
         #[cfg(feature = "tracing")]
-        breaker.on_transition(|Transition { name, from, to, cause, generation, open_for, .. }| match to {
-            State::Open | State::ForcedOpen => {
-                tracing::warn!(resilience.policy.name = %name, %from, %to, %cause, generation, ?open_for, "circuit opened");
-            }
-            _ => tracing::info!(resilience.policy.name = %name, %from, %to, %cause, generation, "circuit changed"),
-        });
-        Self(breaker)
+        breaker.on_transition(log);
+        Self(breaker, Arc::default())
     }
 
     /// The name.
@@ -148,7 +149,7 @@ impl CircuitBreaker {
         self.0.open_for(time, &TokioClock);
     }
 
-    /// Changes the configuration while it runs; state and results stay. See [`core::CircuitBreaker::reload`](buttress_core::CircuitBreaker::reload).
+    /// Changes the configuration while it runs; state and results stay, and are judged by the new thresholds at once. See [`core::CircuitBreaker::reload`](buttress_core::CircuitBreaker::reload).
     ///
     /// # Errors
     /// When the new configuration breaks a rule, or asks for what a live circuit cannot change. The old one stays then.
@@ -161,23 +162,80 @@ impl CircuitBreaker {
         self.0.in_flight()
     }
 
+    /// Whether nothing would be lost with this circuit: no call is in flight, and it is closed or would admit a probe now.
+    pub fn is_idle(&self) -> bool {
+        self.0.is_idle(&TokioClock)
+    }
+
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
-    /// contained. It stays for as long as the circuit.
+    /// contained. It stays for as long as the circuit does.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.0.on_transition(listener);
     }
 
-    /// Calls `listener` with everything that happens: every call that ends or is refused too, on the thread of the call, outside any lock. Calls are
-    /// timed while somebody listens, which costs two readings of the clock each, and nothing while nobody does. See [`Event`].
+    /// Calls `listener` with every [`Event`]: every call that ends or is refused too, on the thread of the call, outside any lock. Calls
+    /// are timed while there is such a listener, which costs two readings of the clock each.
     pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
         self.0.on_event(listener);
     }
 
-    /// Every change of state from now on. A receiver that falls more than 64 behind is told how many it missed.
+    /// Every change of state from now on. A receiver that falls more than 64 behind gets the number that it missed. All receivers
+    /// share one channel, and a dropped one costs nothing.
     pub fn subscribe(&self) -> broadcast::Receiver<Transition> {
-        let (sender, receiver) = broadcast::channel(64);
-        self.0.on_transition_while(move |transition| sender.send(transition.clone()).is_ok());
-        receiver
+        let sender = self.1.get_or_init(|| {
+            let (sender, _) = broadcast::channel(64);
+            let changes = sender.clone();
+            self.0.on_transition(move |transition| {
+                // Without a receiver there is none to inform.
+                let _ = changes.send(transition.clone());
+            });
+            sender
+        });
+        sender.subscribe()
+    }
+}
+
+impl fmt::Debug for CircuitBreaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Logs a change of state. What opens a circuit is a warning, and says which failure did.
+#[cfg(feature = "tracing")]
+fn log(Transition { name, from, to, cause, generation, open_for, last_failure, .. }: &Transition) {
+    use buttress_core::FailureKind;
+    let open_for_ms = open_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let kind = last_failure.map(|failure| failure.kind);
+    let status = match kind {
+        Some(FailureKind::Http(status)) => Some(i64::from(status)),
+        Some(FailureKind::Grpc(status)) => Some(i64::from(status)),
+        _ => None,
+    };
+    let kind = kind.map(|kind| match kind {
+        FailureKind::Connect => "connect",
+        FailureKind::Transport => "transport",
+        FailureKind::Timeout => "timeout",
+        FailureKind::Http(_) => "http",
+        FailureKind::Grpc(_) => "grpc",
+        FailureKind::Body => "body",
+        FailureKind::Application => "application",
+        _ => "other",
+    });
+    if matches!(to, State::Open | State::ForcedOpen) {
+        tracing::warn!(
+            resilience.policy.name = %name,
+            %from,
+            %to,
+            %cause,
+            generation,
+            open_for_ms,
+            failure.kind = kind,
+            failure.status = status,
+            "circuit opened"
+        );
+    } else {
+        tracing::info!(resilience.policy.name = %name, %from, %to, %cause, generation, "circuit changed");
     }
 }
 
@@ -294,19 +352,22 @@ macro_rules! setters {
 
 impl Builder {
     setters! {
-        /// Trips after so many failures in a row; `None` switches the rule off. At least 1. Default 5.
-        consecutive_failures(impl Into<Option<u32>>);
+        /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the rule off. Default:
+        /// [`FailureStreak::Calibrated`], at least 5 and more where calls fail at random.
+        consecutive_failures(impl Into<FailureStreak>);
         /// Trips when at least this share of the calls in the window failed; `None` switches the rule off. Above 0, up to 1. Default 0.5.
         failure_rate(impl Into<Option<f64>>);
         /// Trips when at least this share of the calls in the window was slow. Above 0, up to 1. Off by default.
         slow_rate(impl Into<Option<f64>>);
-        /// Calls that take longer than this are slow. Above zero. None by default.
+        /// Calls that take longer than this to the head of their response are slow. Above zero. None by default.
         slow_threshold(impl Into<Option<Duration>>);
+        /// What is compared with the slow threshold: the time to the head of the response, or to its end. Default: to its head.
+        call_time(CallTime);
         /// Trips when a function of the results in the window says so.
         custom_rule(impl Fn(&Counts) -> bool + Send + Sync + 'static);
-        /// No rate counts before so many calls are in the window. At least 1. Default 20.
+        /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20.
         minimum_throughput(u32);
-        /// Over which results rates are computed: a time of 10 ms to a day, or a [`Window::Count`]. Default 10 seconds.
+        /// The results over which rates are computed: those of 10 ms to a day, or a [`Window::Count`]. Default 10 seconds.
         window(impl Into<Window>);
         /// How long the circuit stays open, doubling with each relapse, jittered. Above zero. Default 5 to 300 seconds.
         open_time(RangeInclusive<Duration>);
@@ -316,15 +377,16 @@ impl Builder {
         concurrent_probes(u32);
         /// When probes close the circuit. Default: all of them succeed.
         close_rule(CloseRule);
-        /// A probe that is not back after this is counted as failed. Above zero. Default 30 seconds.
+        /// A probe is counted as failed after this time without a result or a sign of life. Above zero. Default 30 seconds.
         probe_lease(Duration);
-        /// A circuit that is half-open for longer than this opens again. Above zero. Default 60 seconds.
+        /// A half-open circuit in which a probe has failed opens again after this time without a result or a sign of life. Above zero.
+        /// Default 60 seconds.
         max_half_open(Duration);
-        /// What a call teaches that was dropped after more than the slow threshold. Default: that it was slow.
+        /// How to count a call that was dropped after more than the slow threshold. Default: as slow.
         on_drop(OnDrop);
         /// Counts calls as slow while they are still in flight, once they are past the slow threshold. Needs a slow rate. Default: off.
         count_overdue(bool);
-        /// For so long after closing, a share of the calls is admitted that grows from a tenth to all. Default: zero, no ramp.
+        /// After closing, ramps admission from 10 % to 100 % over this time. Default: zero, no ramp.
         recovery_ramp(Duration);
         /// Makes the jitter repeatable.
         seed(u64);
@@ -334,5 +396,37 @@ impl Builder {
     /// When a value is out of its range, or no rule could ever trip. The error names the field and the rule.
     pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
         self.0.build().map(CircuitBreaker::watched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_core::{Failure, FailureKind, Outcome, Permit};
+
+    #[test]
+    fn receivers_that_were_dropped_do_not_delay_a_transition() {
+        let breaker = CircuitBreaker::new("x");
+        for _ in 0..8000 {
+            drop(breaker.subscribe());
+        }
+        let mut receiver = breaker.clone().subscribe();
+        // Each listener would be called, and 8,000 that leave were a quadratic second.
+        let start = TokioClock.now();
+        breaker.force_open();
+        assert!(TokioClock.now() - start < Duration::from_millis(100));
+        assert_eq!(receiver.try_recv().unwrap().to, State::ForcedOpen);
+        assert!(receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_transition_says_what_failed_last() {
+        let breaker = CircuitBreaker::builder("x").consecutive_failures(1).build().unwrap();
+        let mut receiver = breaker.subscribe();
+        let failure = Failure::new(FailureKind::Http(503));
+        breaker.reserve(&TokioClock).unwrap().settle(&Outcome::Failure(failure), &TokioClock);
+        assert_eq!(receiver.try_recv().unwrap().last_failure, Some(failure));
+        breaker.reset();
+        assert_eq!(receiver.try_recv().unwrap().last_failure, None);
     }
 }

@@ -29,7 +29,7 @@ use std::{fmt, time::Duration};
 pub struct CircuitBreaker(Sharded<Circuit>);
 
 impl CircuitBreaker {
-    /// With the defaults of [`Builder`]: 5 failures in a row, or half of at least 20 calls in 10 seconds.
+    /// With the defaults of [`Builder`]: failures in a row that are no chance, at least 5, or half of at least 20 calls in 10 seconds.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None)
     }
@@ -46,7 +46,7 @@ impl CircuitBreaker {
 
     /// The name, as it stands in rejections, logs and metrics.
     pub fn name(&self) -> &Name {
-        &self.0.name
+        self.0.name()
     }
 
     /// The state at this moment. An open circuit whose time is over stays open until a call comes that can be its probe.
@@ -63,21 +63,22 @@ impl CircuitBreaker {
     /// One look at everything.
     pub fn snapshot(&self, clock: &impl Clock) -> Snapshot {
         let (circuit, now) = (&*self.0, clock.now());
-        let (state, generation, openings, closed) = circuit.change(now, |machine, now, steps| {
+        let (state, generation, openings, retry_after) = circuit.change(now, |machine, now, steps| {
             machine.roll(now, steps);
-            (machine.state, machine.generation, machine.openings, machine.closed())
+            (machine.state, machine.generation, machine.openings, machine.retry_after(now))
         });
         Snapshot {
-            name: circuit.name.clone(),
+            name: circuit.name().clone(),
             state,
             generation,
             counts: circuit.counts(generation, now),
             overdue: circuit.overdue(generation, now),
-            consecutive_failures: circuit.in_a_row(generation),
+            consecutive_failures: circuit.hot.streak.get(generation),
             openings,
-            retry_after: closed.from(now),
+            retry_after,
+            minimum_throughput: circuit.rules.minimum(),
             rejected: circuit.rejected.sum(),
-            stale: circuit.stale.sum(),
+            stale: circuit.stale.load(Ordering::Relaxed),
         }
     }
 
@@ -120,7 +121,7 @@ impl CircuitBreaker {
 
     /// Whether a call would have been a probe had one been [allowed](Self::allow_probes), since the circuit opened.
     pub fn lacks_probe(&self, clock: &impl Clock) -> bool {
-        self.0.change(clock.now(), |machine, _, _| machine.starved)
+        self.0.change(clock.now(), |machine, _, _| machine.probe_denied)
     }
 
     /// Whether half of the minimum throughput is enough for the rates, because other instances have seen enough.
@@ -129,20 +130,21 @@ impl CircuitBreaker {
         self.0.rules_changed();
     }
 
-    /// Changes the configuration while it runs. State and results stay, and new thresholds count from the next result on; a time window of
-    /// another length begins anew. The name, the seed and a custom rule are not reloaded.
+    /// Changes the configuration while it runs. State and results stay, and are judged by the new thresholds at once: a circuit whose
+    /// results meet them trips, and a half-open one with enough successes closes. A time window of another length begins anew. The
+    /// name, the seed and a custom rule are not reloaded.
     ///
     /// # Errors
     /// When the new configuration breaks a rule, or asks for what a live circuit cannot change: whether it has a window, of which kind, how many
     /// results a count window holds, and whether it counts overdue calls. The old configuration stays then.
     pub fn reload(&self, builder: &Builder, clock: &impl Clock) -> Result<(), InvalidConfig> {
         let config = builder.parse()?;
-        let circuit = &*self.0;
-        let reloaded = circuit.change(clock.now(), |machine, _, steps| {
-            let old = &machine.config;
-            let resized = match (old.window, config.window) {
-                (Some(Window::Time(old)), Some(Window::Time(new))) => (old != new).then_some(new),
-                (old, new) if old == new => None,
+        let (circuit, now) = (&*self.0, clock.now());
+        let judged_anew = circuit.change(now, |machine, now, steps| {
+            let resized = match (&circuit.window, config.window) {
+                (Some(Counting::Time(window)), Some(Window::Time(new))) => window.differs(new).then_some((window, new)),
+                (Some(Counting::Count(window)), Some(Window::Count(new))) if window.holds(new) => None,
+                (None, None) => None,
                 _ => {
                     return Err(InvalidConfig::new(
                         "window",
@@ -150,31 +152,33 @@ impl CircuitBreaker {
                     ));
                 }
             };
-            if old.count_overdue != config.count_overdue
-                || (old.count_overdue && old.slow_threshold != config.slow_threshold)
+            let threshold = config.slow_threshold.map(super::nanos);
+            let counts_overdue = circuit.overdue.is_some();
+            if counts_overdue != config.count_overdue || (counts_overdue && circuit.rules.slow_threshold() != threshold)
             {
                 return Err(InvalidConfig::new(
                     "count_overdue",
                     "cannot change on a live circuit, nor can its slow_threshold",
                 ));
             }
-            circuit.rules.set(&config);
+            let changed = circuit.rules.set(&config);
             circuit.rules_changed();
-            if let (Some(time), Some(Counting::Time(window))) = (resized, &circuit.window) {
+            if let Some((window, time)) = resized {
                 steps.push(machine.renew());
-                window.resize(time);
+                window.resize(time, circuit.nanos(now));
             }
-            machine.config = config;
-            Ok(())
-        });
-        if reloaded.is_ok() {
-            circuit.listeners.tell(&Event::Reloaded);
+            machine.reload(config.recovery, now, steps);
+            Ok(changed)
+        })?;
+        if judged_anew {
+            circuit.judge(now);
         }
-        reloaded
+        circuit.listeners.emit(&Event::Reloaded);
+        Ok(())
     }
 
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
-    /// contained. It stays for as long as the circuit.
+    /// contained. It stays for as long as the circuit does.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.on_transition_while(move |transition| {
             listener(transition);
@@ -190,14 +194,14 @@ impl CircuitBreaker {
         });
     }
 
-    /// Calls `listener` with everything that happens, for as long as it returns true: every call that ends or is refused too, on the thread of the
-    /// call, outside any lock. A panic in it is contained. Calls are timed while somebody listens, which costs two readings of the clock each, and
-    /// nothing while nobody does. Of a call that begins before and ends after, nothing is heard.
+    /// Calls `listener` with every [`Event`], for as long as it returns true: every call that ends or is refused too, on the thread of
+    /// the call, outside any lock. A panic in it is contained. Calls are timed while there is such a listener, which costs two readings
+    /// of the clock each. A call that was admitted before the listener was added causes no event.
     pub fn on_event_while(&self, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
         self.0.listen(true, listener);
     }
 
-    /// The same, for as long as the circuit is there.
+    /// The same, for as long as the circuit exists.
     pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
         self.on_event_while(move |event| {
             listener(event);
@@ -205,7 +209,7 @@ impl CircuitBreaker {
         });
     }
 
-    /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit. It is asked only when that matters.
+    /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit. It is called only when that matters.
     pub fn reserve_if(
         &self,
         may_probe: impl FnOnce() -> bool,
@@ -228,11 +232,21 @@ impl CircuitBreaker {
         self.0.tickets_out()
     }
 
+    /// Whether nothing would be lost with this circuit: no permit is out, and it is closed, or would admit a probe now. An operator's
+    /// state is never idle. [Keyed policies](crate::shard::compact) forget such circuits first.
+    pub fn is_idle(&self, clock: &impl Clock) -> bool {
+        self.in_flight() == 0
+            && self.0.change(clock.now(), |machine, now, steps| {
+                machine.roll(now, steps);
+                machine.is_idle(now)
+            })
+    }
+
     fn set(&self, state: State, clock: &impl Clock) {
         self.0.change(clock.now(), |machine, _, steps| steps.extend(machine.set(state)));
     }
 
-    /// `begins`: whether the call begins now, or only a place is reserved for it.
+    /// `begins`: whether the call begins now, or a place is reserved for it.
     #[inline(always)]
     fn admit_call(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         let circuit = &*self.0;
@@ -245,7 +259,7 @@ impl CircuitBreaker {
             return Err(circuit.reject(Reason::Recovering, None));
         }
         let timed = circuit.times_calls();
-        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, clock))
+        Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, begins, clock))
     }
 
     #[cold]
@@ -260,39 +274,50 @@ impl CircuitBreaker {
         if let Err(refused) = self.refusal(word, clock) {
             return Err(circuit.reject(reason(State::of_word(word)), refused.retry_after));
         }
-        let (probe, word, closed) = circuit.change(clock.now(), |machine, now, steps| {
+        let (probe, word, retry_after) = circuit.change(clock.now(), |machine, now, steps| {
             let probe = if machine.state.admits_all() { None } else { Some(machine.take_probe(begins, now, steps)) };
-            (probe, word_of(machine.generation, machine.state), machine.closed())
+            (probe, word_of(machine.generation, machine.state), machine.retry_after(now))
         });
         match probe {
-            Some(None) => Err(circuit.reject(reason(State::of_word(word)), closed.from(clock.now()))),
+            Some(None) => Err(circuit.reject(reason(State::of_word(word)), retry_after)),
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
-            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.times_calls(), clock)),
+            None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.times_calls(), begins, clock)),
         }
     }
 
-    /// The coarse clock tells that the time has not come. Where it is near, the fine one is asked, so that it is over when it is over.
+    /// Uses the coarse clock until 20 ms before the time to refuse is over, then the precise one.
     fn refusal(&self, word: u64, clock: &impl Clock) -> Result<(), Refused> {
         const NEAR: u64 = 20_000_000;
-        let closed_until = self.0.hot.closed_until.load(Ordering::Acquire);
-        if State::of_word(word).admits_all() {
+        let circuit = &*self.0;
+        let mut refuses_until = circuit.hot.refuses_until.load(Ordering::Acquire);
+        let state = State::of_word(word);
+        if state.admits_all() {
             return Ok(());
         }
-        let mut now = self.0.coarse_nanos(clock);
-        if closed_until.saturating_sub(now) < NEAR {
-            now = self.0.nanos(clock.now());
+        let half_open = state == State::HalfOpen;
+        if refuses_until == FOREVER {
+            let retry_after = half_open.then(|| Duration::from_nanos(circuit.rules.first_open()));
+            return Err(Refused { retry_after });
         }
-        if now >= closed_until {
+        let mut now = circuit.coarse_nanos(clock);
+        if refuses_until.saturating_sub(now) < NEAR {
+            now = circuit.nanos(clock.now());
+        } else if circuit.clock_was_set_back(refuses_until - now, clock) {
+            now = circuit.nanos(clock.now());
+            refuses_until = circuit.hot.refuses_until.load(Ordering::Acquire);
+        }
+        if now >= refuses_until {
             return Ok(());
         }
-        Err(Refused { retry_after: (closed_until != FOREVER).then(|| Duration::from_nanos(closed_until - now)) })
+        let longest = if half_open { circuit.rules.first_open() } else { u64::MAX };
+        Err(Refused { retry_after: Some(Duration::from_nanos((refuses_until - now).min(longest))) })
     }
 }
 
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
-    /// A reserved probe whose call does not come within the lease gives its slot back, and says nothing.
+    /// A reserved probe whose call does not come within the lease gives its slot back, and counts as nothing.
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         self.admit_call(false, clock)
     }
@@ -304,7 +329,7 @@ impl Policy for CircuitBreaker {
     }
 
     fn waiters(&self) -> Option<&Waiters> {
-        Some(&self.0.waiters)
+        Some(self.0.waiters())
     }
 }
 
@@ -314,10 +339,10 @@ impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
         self.admit_call(true, clock)
     }
 
-    /// A permit of an earlier generation, or of a probe whose slot is gone, is no permit any more: it is asked again.
+    /// A permit of an earlier generation, or of a probe whose slot is gone, is not good any more: the call is admitted anew, or rejected.
     fn confirm(
         &self,
-        permit: CircuitBreakerPermit,
+        mut permit: CircuitBreakerPermit,
         _: &Req,
         clock: &impl Clock,
     ) -> Result<CircuitBreakerPermit, Rejection> {
@@ -332,8 +357,19 @@ impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreaker")
-            .field("name", &self.0.name)
+            .field("name", self.0.name())
             .field("rules", &self.0.rules)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl CircuitBreaker {
+    /// Goes on as if there had been so many changes of state, and one more, which closes it.
+    pub(super) fn jump_to(&self, generation: u64, clock: &impl Clock) {
+        self.0.change(clock.now(), |machine, _, steps| {
+            machine.generation = generation;
+            steps.extend(machine.set(State::Closed));
+        });
     }
 }

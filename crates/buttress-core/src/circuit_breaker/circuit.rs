@@ -6,12 +6,13 @@ use super::{
     machine::{Machine, Probe, Step, Until},
     overdue::Overdue,
     rules::Rules,
+    streak::Streak,
     time_window::{Category, TimeWindow},
 };
 use crate::rejection::Labels;
 use crate::shard::{Counter, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::{Clock, Name, Outcome, Reason, Rejection, Waiters};
+use crate::{Clock, Failure, Name, Outcome, Reason, Rejection, Waiters};
 use fastrand::Rng;
 use std::{
     sync::OnceLock,
@@ -21,124 +22,165 @@ use std::{
 const POLICY: &str = "circuit breaker";
 /// Nanoseconds of a tick: to within these, calls are timed.
 pub(super) const TICK: u64 = 10_000;
+/// Ticks are counted in as many bits as a permit has for them, and wrap after 95 hours.
+pub(super) const TICK_BITS: u32 = 35;
+const TICKS: u64 = (1 << TICK_BITS) - 1;
+/// How far a clock may be set back: as long before its first moment begins a circuit's time.
+const SET_BACK: Duration = Duration::from_secs(2 * 3600);
 /// More nanoseconds than any clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 
 /// The state of a circuit, as its handle and its permits share it.
+///
+/// Its fields stay in this order: what every call reads lies between what is hardly ever written, so that no other object is on
+/// its cache lines, and that takes no alignment, which would double the size of a small circuit.
+#[repr(C)]
 pub(super) struct Circuit {
-    pub(super) hot: Hot,
     pub(super) rules: Rules,
+    pub(super) hot: Hot,
     pub(super) window: Option<Counting>,
-    pub(super) overdue: Option<Overdue>,
-    /// The circuit counts nanoseconds from the first moment it hears of.
+    pub(super) overdue: Option<Box<Overdue>>,
+    /// The circuit counts nanoseconds from a while before the first moment that it sees.
     origin: OnceLock<Instant>,
     /// The same moment in the nanoseconds of a clock that counts its own.
     coarse_origin: OnceLock<u64>,
-    machine: Mutex<Machine>,
-    pub(super) name: Name,
     labels: Labels,
-    pub(super) waiters: Waiters,
+    waiters: OnceLock<Box<Waiters>>,
     pub(super) listeners: Listeners,
+    machine: Mutex<Machine>,
     pub(super) rejected: Counter,
-    pub(super) stale: Counter,
+    pub(super) stale: AtomicU64,
 }
 
 /// What every call reads. It is written only when something fails or changes, so that healthy threads share the line without
 /// disturbing each other.
-#[repr(align(128))]
 pub(super) struct Hot {
     /// `generation << 3 | state`.
     pub(super) word: AtomicU64,
     /// In a state that refuses: nothing can be admitted before this many nanoseconds.
-    pub(super) closed_until: AtomicU64,
-    /// `generation << 32 | failures in a row`.
-    in_a_row: AtomicU64,
+    pub(super) refuses_until: AtomicU64,
+    /// The same, from the moment on at which it was decided.
+    refuses_for: AtomicU64,
+    pub(super) streak: Streak,
     /// While the circuit recovers: the nanoseconds at which it began to. 0 when it does not.
     pub(super) ramp_from: AtomicU64,
     /// Calls that asked while it recovers.
     asked: AtomicU32,
-    /// Not 0 where calls are timed: because some are slow, or because somebody hears of them.
+    /// Not 0 where calls are timed: because some are slow, or because a listener wants calls.
     timed: AtomicU32,
 }
 
 pub(super) enum Counting {
     Time(TimeWindow),
-    Count(CountWindow),
+    Count(Box<CountWindow>),
 }
 
 impl Circuit {
     pub(super) fn new(name: Name, config: Config, rng: Rng, shards: usize) -> Self {
         let window = config.window.map(|window| match window {
             Window::Time(time) => Counting::Time(TimeWindow::new(time, shards)),
-            Window::Count(results) => Counting::Count(CountWindow::new(results)),
+            Window::Count(results) => Counting::Count(Box::new(CountWindow::new(results))),
         });
+        let rules = Rules::new(&config);
+        let overdue = rules.slow_threshold().filter(|_| config.count_overdue);
         Self {
             hot: Hot {
                 word: AtomicU64::new(State::Closed as u64),
-                closed_until: AtomicU64::new(0),
-                in_a_row: AtomicU64::new(0),
+                refuses_until: AtomicU64::new(0),
+                refuses_for: AtomicU64::new(0),
+                streak: Streak::default(),
                 ramp_from: AtomicU64::new(0),
                 asked: AtomicU32::new(0),
                 timed: AtomicU32::new(config.slow_threshold.is_some().into()),
             },
-            rules: Rules::new(&config),
+            rules,
             window,
-            overdue: config.slow_threshold.filter(|_| config.count_overdue).map(Overdue::new),
+            overdue: overdue.map(|threshold| Box::new(Overdue::new(threshold))),
             origin: OnceLock::new(),
             coarse_origin: OnceLock::new(),
-            machine: Mutex::new(Machine::new(config, rng)),
+            machine: Mutex::new(Machine::new(config.recovery, rng)),
             labels: Labels::new(POLICY, Some(&name), shards),
-            name,
-            waiters: Waiters::default(),
+            waiters: OnceLock::new(),
             listeners: Listeners::default(),
             rejected: Counter::new(shards),
-            stale: Counter::new(shards),
+            stale: AtomicU64::new(0),
         }
     }
 
-    /// Runs a step of the machine under the lock, makes its changes visible, and tells everybody outside the lock.
+    pub(super) fn name(&self) -> &Name {
+        self.labels.name().expect("a circuit has a name")
+    }
+
+    pub(super) fn waiters(&self) -> &Waiters {
+        self.waiters.get_or_init(Box::default)
+    }
+
+    /// Runs a step of the machine under the lock, makes its changes visible, and emits their events outside the lock.
     pub(super) fn change<T>(&self, now: Instant, step: impl FnOnce(&mut Machine, Instant, &mut Vec<Step>) -> T) -> T {
-        // The beginning of time must not be the end of an open time.
+        // Set the origin first; otherwise an open period could end at 0.
         self.nanos(now);
         let mut steps = Vec::new();
         let mut machine = lock(&self.machine);
-        let before = machine.closed();
+        let before = machine.refuses_until();
+        machine.see(now);
         let result = step(&mut machine, now, &mut steps);
-        let changed = !steps.is_empty() || before != machine.closed();
+        let after = machine.refuses_until();
+        let changed = !steps.is_empty() || before != after;
         let expired = std::mem::take(&mut machine.expired);
         if changed {
             self.publish(&machine, &steps, now);
         }
         drop(machine);
-        if changed {
-            self.waiters.wake();
+        // A lease that is only renewed lets nothing in.
+        let renewed = steps.is_empty() && matches!((before, after), (Until::Moment(a), Until::Moment(b)) if a < b);
+        if changed && !renewed {
+            self.wake();
         }
-        (0..expired).for_each(|_| self.listeners.tell(&Event::ProbeLeaseExpired));
-        steps.into_iter().for_each(|step| self.tell(step));
+        (0..expired).for_each(|_| self.listeners.emit(&Event::ProbeLeaseExpired));
+        steps.into_iter().for_each(|step| self.emit(step));
         result
     }
 
-    /// First the times, then the state: whoever sees the new state sees its times too. Who sees the old state with new times asks again
-    /// under the lock.
+    fn wake(&self) {
+        if let Some(waiters) = self.waiters.get() {
+            waiters.wake();
+        }
+    }
+
+    /// First the times, then the state: a thread that sees the new state sees its times too. One that sees the old state with new
+    /// times asks again under the lock.
     fn publish(&self, machine: &Machine, steps: &[Step], now: Instant) {
-        let closed_until = match machine.closed() {
+        let refuses_until = match machine.refuses_until() {
             Until::Now => 0,
             Until::Moment(until) => self.nanos(until),
             Until::Forever => FOREVER,
         };
-        self.hot.closed_until.store(closed_until, Ordering::Release);
+        let refuses_for = refuses_until.saturating_sub(self.nanos(now));
+        self.hot.refuses_for.store(refuses_for, Ordering::Relaxed);
+        self.hot.refuses_until.store(refuses_until, Ordering::Release);
         if let Some(step) = steps.last() {
             let recovers = matches!(step.cause, Cause::ProbesSucceeded(_)) && self.rules.ramp() != 0;
-            // 0 means that it does not recover, so the very first nanosecond is taken for the second.
             self.hot.ramp_from.store(if recovers { self.nanos(now).max(1) } else { 0 }, Ordering::Release);
             self.hot.asked.store(0, Ordering::Relaxed);
         }
         self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
     }
 
-    fn tell(&self, Step { from, to, cause, generation, open_for }: Step) {
-        let transition = Transition { name: self.name.clone(), from, to, cause, generation, open_for };
-        self.listeners.tell(&Event::Transition(transition));
+    /// Whether more of a time to refuse is left than there was when it began: the clock was set back. Moves that time back with it.
+    #[inline]
+    pub(super) fn clock_was_set_back(&self, left: u64, clock: &impl Clock) -> bool {
+        const TOLERANCE: u64 = 2_000_000_000;
+        let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(TOLERANCE);
+        if set_back {
+            self.change(clock.now(), |_, _, _| {});
+        }
+        set_back
+    }
+
+    fn emit(&self, Step { from, to, cause, generation, open_for, last_failure }: Step) {
+        let name = self.name().clone();
+        let transition = Transition { name, from, to, cause, generation, open_for, last_failure };
+        self.listeners.emit(&Event::Transition(transition));
     }
 
     pub(super) fn listen(&self, of_calls: bool, hear: impl Fn(&Event) -> bool + Send + Sync + 'static) {
@@ -149,14 +191,16 @@ impl Circuit {
     /// What follows from rules that have changed.
     pub(super) fn rules_changed(&self) {
         self.set_timed();
-        if let Some(Counting::Count(window)) = &self.window {
-            window.look_again();
+        match &self.window {
+            Some(Counting::Time(window)) => window.invalidate(),
+            Some(Counting::Count(window)) => window.invalidate(),
+            None => {}
         }
     }
 
-    /// Calls are timed where that matters to somebody. One that was admitted before is not.
+    /// Times calls where a rule or a listener needs it. One that was admitted before is not timed.
     fn set_timed(&self) {
-        let timed = self.rules.times_calls() || self.listeners.hear_of_calls();
+        let timed = self.rules.times_calls() || self.listeners.wants_calls();
         self.hot.timed.store(timed.into(), Ordering::Relaxed);
     }
 
@@ -171,15 +215,16 @@ impl Circuit {
     pub(super) fn give_back(&self, probe: Probe) {
         let mut machine = lock(&self.machine);
         if machine.give_back(probe) {
-            self.hot.closed_until.store(0, Ordering::Release);
+            self.hot.refuses_until.store(0, Ordering::Release);
         }
         drop(machine);
-        self.waiters.wake();
+        self.wake();
     }
 
     #[inline]
     pub(super) fn nanos(&self, now: Instant) -> u64 {
-        super::nanos(now.saturating_duration_since(*self.origin.get_or_init(|| now)))
+        let origin = self.origin.get_or_init(|| now.checked_sub(SET_BACK).unwrap_or(now));
+        super::nanos(now.saturating_duration_since(*origin))
     }
 
     /// The time by the coarse clock.
@@ -210,8 +255,8 @@ impl Circuit {
     #[inline(never)]
     pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejection {
         self.rejected.add(1);
-        if self.listeners.hear_of_calls() {
-            self.listeners.tell(&Event::NotPermitted { reason, retry_after });
+        if self.listeners.wants_calls() {
+            self.listeners.emit(&Event::NotPermitted { reason, retry_after });
         }
         self.labels.reject(reason).after(retry_after)
     }
@@ -237,60 +282,29 @@ impl Circuit {
     #[cold]
     #[inline(never)]
     pub(super) fn settle_stale(&self, outcome: &Outcome) {
-        self.stale.add(1);
-        if self.listeners.hear_of_calls() {
-            self.listeners.tell(&Event::Stale(*outcome));
+        self.stale.fetch_add(1, Ordering::Relaxed);
+        if self.listeners.wants_calls() {
+            self.listeners.emit(&Event::Stale(*outcome));
         }
     }
 
-    /// The time in ticks of 10 microseconds, as 32 bits hold it: they wrap after twelve hours, and it is never 0, which stands for a call
-    /// that is not timed.
+    /// The time in ticks. It is never 0, which stands for a call that is not timed.
     #[inline]
     pub(super) fn ticks(&self, now: Instant) -> u64 {
-        u64::from((self.nanos(now) / TICK) as u32).max(1)
+        (self.nanos(now) / TICK & TICKS).max(1)
     }
 
-    /// For how many nanoseconds a call has been out that started at `started` ticks.
+    /// For how many ticks a call has been out that started at `started`. Exact up to 93 hours.
     #[inline]
     pub(super) fn elapsed(&self, started: u64, now: Instant) -> u64 {
-        let elapsed = (self.ticks(now) as u32).wrapping_sub(started as u32);
-        // Those whose clock runs behind started just now.
-        if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) * TICK }
+        const BACK: u64 = SET_BACK.as_secs() * 1_000_000_000 / TICK;
+        let elapsed = self.ticks(now).wrapping_sub(started) & TICKS;
+        // A call that seems to start later than it ends was timed by two clocks, or by one that was set back.
+        if elapsed > TICKS - BACK { 0 } else { elapsed }
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.hot.word.load(Ordering::Acquire) >> State::BITS
-    }
-
-    pub(super) fn in_a_row(&self, generation: u64) -> u32 {
-        let word = self.hot.in_a_row.load(Ordering::Relaxed);
-        if (word >> 32) as u32 == generation as u32 { word as u32 } else { 0 }
-    }
-
-    /// A success ends a row. Writes only where there is one.
-    #[inline]
-    pub(super) fn end_row(&self, generation: u64) {
-        let row = self.hot.in_a_row.load(Ordering::Relaxed);
-        if (row >> 32) as u32 == generation as u32 && row as u32 != 0 {
-            // When it fails, a failure came in between, and this success was before it.
-            let _ = self.hot.in_a_row.compare_exchange(row, generation << 32, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn lengthen_row(&self, generation: u64) -> u32 {
-        let mut word = self.hot.in_a_row.load(Ordering::Relaxed);
-        loop {
-            let next = match ((word >> 32) as u32).wrapping_sub(generation as u32) {
-                0 => generation << 32 | u64::from((word as u32).saturating_add(1)),
-                // The circuit has moved on since this result was found current.
-                1..=0x7fff_ffff => return 0,
-                _ => generation << 32 | 1,
-            };
-            match self.hot.in_a_row.compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return next as u32,
-                Err(now) => word = now,
-            }
-        }
     }
 
     /// A circuit that has no window is asked here on every call, so this much is in line.
@@ -306,7 +320,8 @@ impl Circuit {
         match counting {
             Counting::Time(window) => {
                 let nanos = if window.is_coarse() { self.coarse_nanos(clock) } else { self.nanos(clock.now()) };
-                window.record(shard, window.tag(nanos, generation), category);
+                let is_current = || self.generation() == generation;
+                window.record(shard, window.tag(nanos, generation), category, is_current);
             }
             Counting::Count(window) => window.record(generation, category),
         }
@@ -321,21 +336,49 @@ impl Circuit {
     }
 
     /// After a failure or a slow call: does any rule trip? In the order in which they are reported.
-    pub(super) fn verdict(&self, generation: u64, row: u32, now: Instant) -> Option<Cause> {
-        if let Some(cause) = self.rules.row(row) {
+    pub(super) fn verdict(&self, generation: u64, streak: u32, now: Instant) -> Option<Cause> {
+        if let Some(cause) = self.rules.fixed_streak(streak) {
             return Some(cause);
         }
+        let calibrates = self.rules.calibrates(streak);
+        let judge = |counts| self.rules.calibrated_streak(streak, counts).or_else(|| self.rules.rates(counts));
+        let sums_always = calibrates || self.overdue.is_some();
         match self.window.as_ref()? {
-            Counting::Time(_) => self.rules.rates(self.with_overdue(generation, now)),
-            Counting::Count(window) => {
-                let number = window.due(generation)?;
+            Counting::Time(window) => {
+                let tag = window.tag(self.nanos(now), generation);
+                if !sums_always && !window.needs_check(tag) {
+                    return None;
+                }
                 let counts = self.with_overdue(generation, now);
-                let cause = self.rules.rates(counts);
+                let cause = judge(counts);
                 if cause.is_none() && self.overdue.is_none() {
-                    window.rest(generation, number, self.rules.missing(counts));
+                    window.skip_until(tag, counts, self.rules.missing(counts));
                 }
                 cause
             }
+            Counting::Count(window) => {
+                let number = window.next_check(generation);
+                if !sums_always && number.is_none() {
+                    return None;
+                }
+                let counts = self.with_overdue(generation, now);
+                let cause = judge(counts);
+                if let Some(number) = number.filter(|_| cause.is_none() && self.overdue.is_none()) {
+                    window.skip_until(generation, number, self.rules.missing(counts));
+                }
+                cause
+            }
+        }
+    }
+
+    /// Judges the results that are there by rules that have changed.
+    pub(super) fn judge(&self, now: Instant) {
+        let word = self.hot.word.load(Ordering::Acquire);
+        let generation = word >> State::BITS;
+        if State::of_word(word) == State::Closed
+            && let Some(cause) = self.verdict(generation, self.hot.streak.get(generation), now)
+        {
+            self.trip(generation, cause, None, now);
         }
     }
 
@@ -352,10 +395,10 @@ impl Circuit {
     }
 
     /// Trips, unless the circuit has moved on since `generation`.
-    pub(super) fn trip(&self, generation: u64, cause: Cause, hint: Option<Duration>, now: Instant) {
+    pub(super) fn trip(&self, generation: u64, cause: Cause, failure: Option<Failure>, now: Instant) {
         self.change(now, |machine, now, steps| {
             if machine.generation == generation {
-                steps.extend(machine.trip(cause, hint, now));
+                steps.extend(machine.trip(cause, failure, now));
             }
         });
     }
@@ -363,21 +406,4 @@ impl Circuit {
 
 pub(super) fn word_of(generation: u64, state: State) -> u64 {
     generation << State::BITS | state as u64
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_that_was_overtaken_by_a_transition_leaves_the_row_alone() {
-        let circuit = Circuit::new("test".into(), Config::default(), Rng::with_seed(1), 1);
-        assert_eq!((circuit.lengthen_row(5), circuit.lengthen_row(5)), (1, 2));
-        assert_eq!(circuit.lengthen_row(4), 0);
-        circuit.end_row(4);
-        assert_eq!((circuit.in_a_row(5), circuit.in_a_row(4)), (2, 0));
-        assert_eq!(circuit.lengthen_row(6), 1, "a new generation begins a row of its own");
-        circuit.end_row(6);
-        assert_eq!((circuit.in_a_row(6), circuit.lengthen_row(6)), (0, 1));
-    }
 }

@@ -2,14 +2,58 @@ use super::{CircuitBreaker, event::Counts};
 use crate::{Backoff, InvalidConfig, Name, Ratio};
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-/// Over which results rates are computed.
+/// The results over which rates are computed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Window {
     /// The results of this time, in ten buckets: between nine tenths of it and all of it.
     Time(Duration),
-    /// The last so many results. Exact, and threads meet on it: prefer a time window under load.
+    /// This many of the last results. Exact, and threads contend for it: prefer a time window under load.
     Count(u32),
+}
+
+/// Which failures in a row, without a success in between, trip the circuit. Overload does not count.
+///
+/// Numbers convert into [`Fixed`](Self::Fixed), and `None` into [`Off`](Self::Off).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum FailureStreak {
+    /// At least 5, and so many that chance explains them less than once in 10^9 calls: with `p` as the failure rate of the window
+    /// without the streak, `ln(1e-9) / ln(p)` of them, at most 100. That is 5 up to an error rate of 1 %, 7 at 5 %, 13 at 20 %
+    /// and 23 at 40 %.
+    ///
+    /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a row come by chance after
+    /// some 4,000 calls of which 20 % fail, which is every 4 seconds at 1,000 calls a second. With fewer than the
+    /// [minimum throughput](Builder::minimum_throughput) of other results in the window, 5 are enough.
+    #[default]
+    Calibrated,
+    /// This many. At least 1. For endpoints that hardly ever fail at random.
+    Fixed(u32),
+    /// No number of them.
+    Off,
+}
+
+impl From<u32> for FailureStreak {
+    fn from(failures: u32) -> Self {
+        Self::Fixed(failures)
+    }
+}
+
+impl From<Option<u32>> for FailureStreak {
+    fn from(failures: Option<u32>) -> Self {
+        failures.map_or(Self::Off, Self::Fixed)
+    }
+}
+
+/// What the time of a call is, which is compared with the [slow threshold](Builder::slow_threshold).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum CallTime {
+    /// The time to the head of its response, or to the first part of it that was reported. A stream that lasts for minutes is not slow.
+    #[default]
+    ToHead,
+    /// The time to the end of its response.
+    ToEnd,
 }
 
 /// When probes close the circuit. Either way it is decided as soon as the remaining probes cannot change it.
@@ -22,16 +66,17 @@ pub enum CloseRule {
     Share(f64),
 }
 
-/// What a call teaches that was dropped before its end and ran for longer than the slow threshold. Dropped sooner, it teaches nothing.
+/// How to count a call that was dropped after the slow threshold and before its end (or the head of its response). A call that was
+/// dropped sooner is not counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OnDrop {
-    /// Nothing.
+    /// Not at all.
     Ignore = 0,
-    /// It was slow. A backend that hangs under an outer timeout trips the slow rate.
+    /// As slow. A backend that hangs under an outer timeout trips the slow rate.
     #[default]
     Slow = 1,
-    /// It was slow and failed. A backend that hangs under an outer timeout trips any rule.
+    /// As slow and failed. A backend that hangs under an outer timeout trips any rule.
     Failure = 2,
 }
 
@@ -44,8 +89,7 @@ pub(super) type CustomRule = Arc<dyn Fn(&Counts) -> bool + Send + Sync>;
 /// use std::time::Duration;
 ///
 /// let breaker = CircuitBreaker::builder("payments")
-///     .consecutive_failures(5)
-///     .failure_rate(0.5)
+///     .failure_rate(0.3)
 ///     .minimum_throughput(20)
 ///     .open_time(Duration::from_secs(1)..=Duration::from_secs(30))
 ///     .build()?;
@@ -55,10 +99,11 @@ pub(super) type CustomRule = Arc<dyn Fn(&Counts) -> bool + Send + Sync>;
 #[must_use]
 pub struct Builder {
     pub(super) name: Name,
-    pub(super) consecutive_failures: Option<u32>,
+    pub(super) consecutive_failures: FailureStreak,
     pub(super) failure_rate: Option<f64>,
     pub(super) slow_rate: Option<f64>,
     pub(super) slow_threshold: Option<Duration>,
+    pub(super) call_time: CallTime,
     pub(super) custom: Option<CustomRule>,
     pub(super) minimum_throughput: u32,
     pub(super) window: Window,
@@ -78,10 +123,11 @@ impl Builder {
     pub(super) fn new(name: Name) -> Self {
         Self {
             name,
-            consecutive_failures: Some(5),
+            consecutive_failures: FailureStreak::Calibrated,
             failure_rate: Some(0.5),
             slow_rate: None,
             slow_threshold: None,
+            call_time: CallTime::default(),
             custom: None,
             minimum_throughput: 20,
             window: Window::Time(Duration::from_secs(10)),
@@ -98,28 +144,43 @@ impl Builder {
         }
     }
 
-    /// Trips after so many failures in a row; `None` switches the rule off. At least 1. Default 5 (Finagle, Envoy, Istio).
-    pub fn consecutive_failures(mut self, failures: impl Into<Option<u32>>) -> Self {
-        self.consecutive_failures = failures.into();
+    /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the rule off. The default,
+    /// [`FailureStreak::Calibrated`], is 5 (Finagle, Envoy, Istio) for a backend that hardly fails, and more for one with random errors.
+    pub fn consecutive_failures(mut self, rule: impl Into<FailureStreak>) -> Self {
+        self.consecutive_failures = rule.into();
         self
     }
 
     /// Trips when at least this share of the calls in the window failed; `None` switches the rule off. Above 0, up to 1.
     /// Default 0.5 (Hystrix).
+    ///
+    /// Rates are evaluated when a call fails or is slow, and not when one succeeds. Where successes complete the
+    /// [minimum throughput](Self::minimum_throughput), the rate is judged with the next bad result.
     pub fn failure_rate(mut self, share: impl Into<Option<f64>>) -> Self {
         self.failure_rate = share.into();
         self
     }
 
-    /// Trips when at least this share of the calls in the window took longer than [`slow_threshold`](Self::slow_threshold). Above 0, up to 1. Off by default.
+    /// Trips when at least this share of the calls in the window took longer than [`slow_threshold`](Self::slow_threshold). Above 0,
+    /// up to 1. Evaluated as the [`failure_rate`](Self::failure_rate) is. Off by default.
     pub fn slow_rate(mut self, share: impl Into<Option<f64>>) -> Self {
         self.slow_rate = share.into();
         self
     }
 
-    /// Calls that take longer than this are slow, whether they succeed or not. Above zero. None by default.
+    /// Calls that take longer than this to the head of their response are slow, whether they succeed or not. Above zero. None by
+    /// default. Where the layer reports no head, the whole call is timed; see also [`call_time`](Self::call_time). A permit of
+    /// [`Policy::reserve`](crate::Policy::reserve) is timed from [`Admit::confirm`](crate::Admit::confirm) on. Calls are timed
+    /// to within 10 microseconds and up to 93 hours.
     pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
         self.slow_threshold = threshold.into();
+        self
+    }
+
+    /// What is compared with the [`slow_threshold`](Self::slow_threshold): the time to the head of the response, or to its end.
+    /// Default: [`CallTime::ToHead`].
+    pub fn call_time(mut self, time: CallTime) -> Self {
+        self.call_time = time;
         self
     }
 
@@ -130,13 +191,14 @@ impl Builder {
         self
     }
 
-    /// No rate counts before so many calls are in the window. At least 1. Default 20 (Hystrix).
+    /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20 (Hystrix).
     pub fn minimum_throughput(mut self, calls: u32) -> Self {
         self.minimum_throughput = calls;
         self
     }
 
-    /// Over which results rates are computed: a [`Duration`] of 10 ms to a day, or a [`Window::Count`] of 1 to 1,000,000. Default 10 seconds.
+    /// The results over which rates are computed: those of a [`Duration`] from 10 ms to a day, or the last 1 to 1,000,000 by
+    /// [`Window::Count`]. Default 10 seconds.
     pub fn window(mut self, window: impl Into<Window>) -> Self {
         self.window = window.into();
         self
@@ -168,33 +230,38 @@ impl Builder {
         self
     }
 
-    /// A probe that is not back after this is given up and counted as failed. Above zero. Default 30 seconds.
+    /// A probe is given up and counted as failed after this time without a result or a sign of life, which is the head or a frame of
+    /// its response. Above zero. Default 30 seconds.
     pub fn probe_lease(mut self, lease: Duration) -> Self {
         self.probe_lease = lease;
         self
     }
 
-    /// A circuit that is half-open for longer than this opens again. Above zero. Default 60 seconds.
+    /// A half-open circuit in which a probe has failed opens again after this time without a result or a sign of life of a probe. It
+    /// matters where the [`close_rule`](Self::close_rule) bears failures. A circuit in which no probe has failed stays half-open until
+    /// enough of them have succeeded, however rare calls are. Above zero. Default 60 seconds.
     pub fn max_half_open(mut self, bound: Duration) -> Self {
         self.max_half_open = bound;
         self
     }
 
-    /// What a call teaches that was dropped after more than the slow threshold. Default: [`OnDrop::Slow`].
+    /// How to count a call that was dropped after more than the slow threshold. Default: [`OnDrop::Slow`].
     pub fn on_drop(mut self, rule: OnDrop) -> Self {
         self.on_drop = rule;
         self
     }
 
-    /// Counts calls as slow while they are still in flight, once they are past the slow threshold, to within an eighth of it: a backend that hangs ends no calls.
+    /// Counts calls as slow while they are still in flight, once they are past the slow threshold, to within an eighth of it: a
+    /// backend that hangs ends no calls. The head of a response ends the count of its call, unless [`call_time`](Self::call_time) is
+    /// [`CallTime::ToEnd`].
     /// Needs a [`slow_rate`](Self::slow_rate). Costs two more counters for each call. Default: off.
     pub fn count_overdue(mut self, yes: bool) -> Self {
         self.count_overdue = yes;
         self
     }
 
-    /// For so long after closing, only a share of the calls is admitted, growing from a tenth to all of them: a backend that comes back
-    /// cold is not run over. Default: zero, which is no ramp.
+    /// After closing, ramps admission from 10 % to 100 % over this time: a backend that comes back cold is not run over. Default: zero,
+    /// which is no ramp.
     pub fn recovery_ramp(mut self, time: Duration) -> Self {
         self.recovery_ramp = time;
         self
@@ -220,7 +287,7 @@ impl Builder {
             _ => Err(InvalidConfig::new(field, "must be above 0 and at most 1")),
         };
         rule(
-            self.consecutive_failures != Some(0),
+            self.consecutive_failures != FailureStreak::Fixed(0),
             "consecutive_failures",
             "must be at least 1, or None to switch it off",
         )?;
@@ -231,10 +298,11 @@ impl Builder {
         rule(!self.count_overdue || slow_rate.is_some(), "count_overdue", "needs a slow_rate")?;
         let rates = failure_rate.is_some() || slow_rate.is_some() || self.custom.is_some();
         rule(
-            rates || self.consecutive_failures.is_some(),
+            rates || self.consecutive_failures != FailureStreak::Off,
             "consecutive_failures",
             "cannot be off when every other rule is off too: nothing would ever trip",
         )?;
+        let needs_window = rates || self.consecutive_failures == FailureStreak::Calibrated;
         rule(self.minimum_throughput >= 1, "minimum_throughput", "must be at least 1")?;
         match self.window {
             Window::Time(time) => {
@@ -247,7 +315,7 @@ impl Builder {
             Window::Count(n) => {
                 rule((1..=1_000_000).contains(&n), "window", "must be between 1 and 1,000,000 calls")?;
                 rule(
-                    !rates || self.minimum_throughput <= n,
+                    !needs_window || self.minimum_throughput <= n,
                     "minimum_throughput",
                     "must not be more than the window holds, or no rate would ever count",
                 )?;
@@ -276,18 +344,21 @@ impl Builder {
             failure_rate,
             slow_rate,
             slow_threshold: self.slow_threshold,
+            call_time: self.call_time,
             custom: self.custom.clone(),
             minimum_throughput: self.minimum_throughput,
-            window: rates.then_some(self.window),
-            open_time: Backoff::equal_jitter(min, max),
-            probes: self.probes,
-            concurrent_probes: self.concurrent_probes,
-            successes_needed,
-            probe_lease: self.probe_lease,
-            max_half_open: self.max_half_open,
+            window: needs_window.then_some(self.window),
             on_drop: self.on_drop,
             count_overdue: self.count_overdue,
             recovery_ramp: self.recovery_ramp,
+            recovery: Recovery {
+                open_time: Backoff::equal_jitter(min, max),
+                probes: self.probes,
+                concurrent_probes: self.concurrent_probes,
+                successes_needed,
+                probe_lease: self.probe_lease,
+                max_half_open: self.max_half_open,
+            },
         })
     }
 }
@@ -307,23 +378,30 @@ impl From<Duration> for Window {
 /// A configuration that holds together: only [`Builder::build`] makes one.
 #[derive(Clone)]
 pub(super) struct Config {
-    pub(super) consecutive_failures: Option<u32>,
+    pub(super) consecutive_failures: FailureStreak,
     pub(super) failure_rate: Option<Ratio>,
     pub(super) slow_rate: Option<Ratio>,
     pub(super) slow_threshold: Option<Duration>,
+    pub(super) call_time: CallTime,
     pub(super) custom: Option<CustomRule>,
     pub(super) minimum_throughput: u32,
     /// None when no rule needs one.
     pub(super) window: Option<Window>,
+    pub(super) on_drop: OnDrop,
+    pub(super) count_overdue: bool,
+    pub(super) recovery_ramp: Duration,
+    pub(super) recovery: Recovery,
+}
+
+/// How long a circuit is open, and how it closes.
+#[derive(Clone, Debug)]
+pub(super) struct Recovery {
     pub(super) open_time: Backoff,
     pub(super) probes: u32,
     pub(super) concurrent_probes: u32,
     pub(super) successes_needed: u32,
     pub(super) probe_lease: Duration,
     pub(super) max_half_open: Duration,
-    pub(super) on_drop: OnDrop,
-    pub(super) count_overdue: bool,
-    pub(super) recovery_ramp: Duration,
 }
 
 impl Default for Config {
@@ -342,18 +420,14 @@ impl fmt::Debug for Config {
             .field("failure_rate", &self.failure_rate)
             .field("slow_rate", &self.slow_rate)
             .field("slow_threshold", &self.slow_threshold)
+            .field("call_time", &self.call_time)
             .field("custom", &self.custom.is_some())
             .field("minimum_throughput", &self.minimum_throughput)
             .field("window", &self.window)
-            .field("open_time", &self.open_time)
-            .field("probes", &self.probes)
-            .field("concurrent_probes", &self.concurrent_probes)
-            .field("successes_needed", &self.successes_needed)
-            .field("probe_lease", &self.probe_lease)
-            .field("max_half_open", &self.max_half_open)
             .field("on_drop", &self.on_drop)
             .field("count_overdue", &self.count_overdue)
             .field("recovery_ramp", &self.recovery_ramp)
+            .field("recovery", &self.recovery)
             .finish()
     }
 }

@@ -3,11 +3,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 const CATEGORY_BITS: u32 = 2;
 const GENERATION_BITS: u32 = 22;
-const DUE_BITS: u32 = 64 - GENERATION_BITS;
-const DUE: u64 = (1 << DUE_BITS) - 1;
+const SKIP_BITS: u32 = 64 - GENERATION_BITS;
+const SKIP: u64 = (1 << SKIP_BITS) - 1;
 const POSITION: u64 = (1 << (64 - CATEGORY_BITS - GENERATION_BITS)) - 1;
 
-/// Exact counts over the last so many results.
+/// Exact counts over the last results, a fixed number of them.
 ///
 /// A result takes the next position and writes itself into that position's slot, tagged with its generation, so that a
 /// new generation starts empty without clearing. Summing is a pass over the ring, but it is rare: after a sum, the
@@ -17,8 +17,8 @@ pub(super) struct CountWindow {
     head: AtomicU64,
     /// Failures and slow calls since the beginning.
     bad: AtomicU64,
-    /// `generation | bad`: before so many bad results, no rule can be met in that generation.
-    due: AtomicU64,
+    /// `generation | bad`: below this number of bad results, no rule can be met in that generation.
+    skip_until: AtomicU64,
     results: u64,
     /// `generation | position | category`; the first position is 1. As many as there are results, rounded up to a power of two, so that
     /// a position keeps its slot when positions wrap.
@@ -30,10 +30,15 @@ impl CountWindow {
         Self {
             head: AtomicU64::new(0),
             bad: AtomicU64::new(0),
-            due: AtomicU64::new(0),
+            skip_until: AtomicU64::new(0),
             results: results.into(),
             slots: (0..results.next_power_of_two()).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// Whether it counts over so many results.
+    pub(super) fn holds(&self, results: u32) -> bool {
+        self.results == u64::from(results)
     }
 
     pub(super) fn record(&self, generation: u64, category: Category) {
@@ -41,7 +46,7 @@ impl CountWindow {
         let slot = &self.slots[position as usize % self.slots.len()];
         let word = generation << (64 - GENERATION_BITS) | position << CATEGORY_BITS | category as u64;
         let mut seen = slot.load(Ordering::Relaxed);
-        // Whoever comes a whole ring later owns the slot; a writer that was overtaken is out of the window.
+        // A result of a whole ring later owns the slot; one that was overtaken is out of the window.
         while position_of(seen) < position || position_of(seen) - position > POSITION / 2 {
             match slot.compare_exchange_weak(seen, word, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -76,22 +81,23 @@ impl CountWindow {
     }
 
     /// Counts one bad result, which has been recorded, and returns its number; `None` when it cannot be the one that meets a rule.
-    pub(super) fn due(&self, generation: u64) -> Option<u64> {
+    pub(super) fn next_check(&self, generation: u64) -> Option<u64> {
         let number = self.bad.fetch_add(1, Ordering::SeqCst) + 1;
-        let due = self.due.load(Ordering::SeqCst);
-        let rests = due >> DUE_BITS == tag_of(generation) && (due & DUE) > (number & DUE);
-        (!rests).then_some(number)
+        let skip = self.skip_until.load(Ordering::SeqCst);
+        let skips = skip >> SKIP_BITS == tag_of(generation) && (skip & SKIP) > (number & SKIP);
+        (!skips).then_some(number)
     }
 
-    /// A sum taken after bad result `number` lacked `missing` more. All bad results up to `number` were in that sum or had slid out, so
-    /// no result before `number + missing` can meet a rule. Any thread's bound is valid, so it does not matter whose stays.
-    pub(super) fn rest(&self, generation: u64, number: u64, missing: u32) {
-        self.due.store(tag_of(generation) << DUE_BITS | ((number + u64::from(missing)) & DUE), Ordering::SeqCst);
+    /// Skips sums: one taken after bad result `number` lacked `missing` more. All bad results up to `number` were in that sum or had slid out, so
+    /// no result before `number + missing` can meet a rule. Any thread's bound is valid, so either may stay.
+    pub(super) fn skip_until(&self, generation: u64, number: u64, missing: u32) {
+        self.skip_until
+            .store(tag_of(generation) << SKIP_BITS | ((number + u64::from(missing)) & SKIP), Ordering::SeqCst);
     }
 
     /// The rules have changed, and with them how much is missing.
-    pub(super) fn look_again(&self) {
-        self.due.store(0, Ordering::SeqCst);
+    pub(super) fn invalidate(&self) {
+        self.skip_until.store(0, Ordering::SeqCst);
     }
 }
 
@@ -142,12 +148,12 @@ mod tests {
     #[test]
     fn it_is_summed_again_only_when_enough_bad_results_have_come() {
         let window = CountWindow::new(100);
-        assert_eq!(window.due(7), Some(1));
-        window.rest(7, 1, 3);
-        assert_eq!((window.due(7), window.due(7), window.due(7)), (None, None, Some(4)));
-        window.rest(7, 4, 3);
-        assert_eq!(window.due(8), Some(5), "a new generation knows nothing of it");
-        assert_eq!(window.due(7), None);
+        assert_eq!(window.next_check(7), Some(1));
+        window.skip_until(7, 1, 3);
+        assert_eq!((window.next_check(7), window.next_check(7), window.next_check(7)), (None, None, Some(4)));
+        window.skip_until(7, 4, 3);
+        assert_eq!(window.next_check(8), Some(5), "a new generation knows nothing of it");
+        assert_eq!(window.next_check(7), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use crate::{Name, Outcome, Reason};
+use crate::{Failure, Name, Outcome, Reason};
 use std::{fmt, time::Duration};
 
 /// The state of a circuit.
@@ -84,6 +84,14 @@ impl Counts {
         last
     }
 
+    /// These without so many failures, those that were slow last; none of them where there are not so many.
+    pub(super) fn without_failures(mut self, failures: u64) -> Self {
+        let slow = failures.saturating_sub(self.failed);
+        self.failed = self.failed.saturating_sub(failures);
+        self.slow_failed = self.slow_failed.saturating_sub(slow);
+        self
+    }
+
     /// All calls.
     pub fn total(&self) -> u64 {
         self.succeeded + self.failed + self.slow + self.slow_failed
@@ -114,8 +122,15 @@ impl Counts {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// So many failures in a row.
+    /// This many failures in a row.
     ConsecutiveFailures(u32),
+    /// This many failures in a row, which are too many to be chance at the failure rate of the other results.
+    FailureStreak {
+        /// In a row.
+        failures: u32,
+        /// The results in the window without those failures.
+        others: Counts,
+    },
     /// The failure rate of these results.
     FailureRate(Counts),
     /// The rate of slow calls among these results.
@@ -130,9 +145,9 @@ pub enum Cause {
     ProbesFailed(u32),
     /// A probe did not come back within its lease.
     ProbeLeaseExpired,
-    /// The probes did not decide within the bound on half-open time.
+    /// A probe failed, and no other one returned within the bound on half-open time.
     HalfOpenTimedOut,
-    /// Somebody used the handle.
+    /// A call of a method of the handle.
     Operator,
     /// The configuration was reloaded with another window.
     Reloaded,
@@ -144,6 +159,14 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
+            Self::FailureStreak { failures, others } => {
+                write!(
+                    f,
+                    "{failures} failures in a row, where {} of {} other calls failed",
+                    others.failures(),
+                    others.total()
+                )
+            }
             Self::FailureRate(counts) => write!(f, "{} of {} calls failed", counts.failures(), counts.total()),
             Self::SlowRate(counts) => write!(f, "{} of {} calls were slow", counts.slow_calls(), counts.total()),
             Self::Custom(counts) => {
@@ -175,14 +198,16 @@ pub struct Transition {
     pub to: State,
     /// Why.
     pub cause: Cause,
-    /// The generation that begins with it. Listeners of several threads may hear of two transitions in either
-    /// order; the generation tells which came first.
+    /// The generation that begins with it. Listeners on several threads may receive two transitions in either order; the one with
+    /// the smaller generation came first.
     pub generation: u64,
     /// How long the circuit stays open, where it opens for a time.
     pub open_for: Option<Duration>,
+    /// The failure that tripped it, or that opened it again; `None` where that was something else, such as a slow call or a lease.
+    pub last_failure: Option<Failure>,
 }
 
-/// What happens at a circuit, for those who listen to more than its [transitions](Transition).
+/// What happens at a circuit, for listeners of more than its [transitions](Transition).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -190,7 +215,8 @@ pub enum Event {
     Called {
         /// What became of it.
         outcome: Outcome,
-        /// From its admission on, to within 10 microseconds; at most twelve hours.
+        /// From its admission to the head of its response, or to its end where no head was reported or
+        /// [`CallTime::ToEnd`](super::CallTime::ToEnd) is chosen. To within 10 microseconds, up to 93 hours.
         elapsed: Duration,
         /// Whether that is more than the slow threshold.
         slow: bool,
@@ -204,7 +230,7 @@ pub enum Event {
     },
     /// A result came back from an earlier generation, or from a probe that had been given up, and changed nothing.
     Stale(Outcome),
-    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Told with every bad result for which it is met.
+    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Emitted with every bad result for which it is met.
     RateExceeded(Cause),
     /// A probe did not come back within its lease and is counted as failed.
     ProbeLeaseExpired,
@@ -228,14 +254,32 @@ pub struct Snapshot {
     pub counts: Counts,
     /// Calls in flight past the slow threshold, where they are counted.
     pub overdue: u64,
-    /// Failures in a row, up to now. Overload does not count.
+    /// Failures since the last success. Overload does not count.
     pub consecutive_failures: u32,
-    /// How often in a row it opened without closing in between.
+    /// Openings since it was last closed.
     pub openings: u32,
-    /// How long nothing can be admitted; `None` when something can.
+    /// How long to wait before another try can succeed; `None` when one can now, or when that is unknown.
     pub retry_after: Option<Duration>,
+    /// Results that the window has to hold before its rates mean anything.
+    pub minimum_throughput: u64,
     /// Calls refused since it was made.
     pub rejected: u64,
     /// Results that came back from an earlier generation, since it was made.
     pub stale: u64,
+}
+
+impl Snapshot {
+    /// The share of calls in the window that failed; `None` below the minimum throughput, where it is unknown.
+    pub fn failure_rate(&self) -> Option<f64> {
+        self.counts.failure_rate().filter(|_| self.is_known())
+    }
+
+    /// The share of calls in the window that were slow; `None` below the minimum throughput, where it is unknown.
+    pub fn slow_rate(&self) -> Option<f64> {
+        self.counts.slow_rate().filter(|_| self.is_known())
+    }
+
+    fn is_known(&self) -> bool {
+        self.counts.total() >= self.minimum_throughput
+    }
 }

@@ -1,40 +1,47 @@
 use super::{
-    config::Config,
+    config::Recovery,
     event::{Cause, State},
 };
+use crate::Failure;
 use fastrand::Rng;
 use std::time::{Duration, Instant};
 
-/// Generations are counted in 29 bits, which are what a permit has room for.
-const GENERATIONS: u64 = (1 << (32 - State::BITS)) - 1;
+/// A clock that is further behind than this was set back. Less is the disagreement of threads that read it at the same time.
+const SET_BACK: Duration = Duration::from_secs(1);
 
-/// Everything about a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with
-/// the time, under the breaker's lock.
+/// The part of a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with the time,
+/// under the breaker's lock.
 #[derive(Debug)]
 pub(super) struct Machine {
-    pub(super) config: Config,
+    pub(super) config: Recovery,
     pub(super) state: State,
     pub(super) generation: u64,
     /// Openings since it was last closed.
     pub(super) openings: u32,
     /// The end of the open time; `None` for one that no clock reaches.
     open_until: Option<Instant>,
+    /// When one of its own rules opened it; `None` where an operator or another instance did.
+    opened: Option<Instant>,
     round: Round,
-    /// Leases that ended since somebody asked.
+    /// Leases that were revoked since the last look.
     pub(super) expired: u32,
-    /// How many probes somebody else allows to be in flight here; `None` where nobody else is asked.
+    /// How many probes may be in flight here when instances share them; `None` for no such limit.
     allowed: Option<u32>,
     /// A probe was due and not allowed: nothing is admitted until that changes.
-    pub(super) starved: bool,
+    pub(super) probe_denied: bool,
+    /// The latest time seen.
+    latest: Option<Instant>,
     rng: Rng,
 }
 
-/// One half-open round.
+/// One half-open round. It ends by its probes alone; see [`Machine::roll`] for the bound on its time.
 #[derive(Debug, Default)]
 struct Round {
-    ends: Option<Instant>,
+    /// Its beginning, or the last result or sign of life of a probe.
+    since: Option<Instant>,
     leases: Vec<Lease>,
-    next: u32,
+    /// The number of the last probe.
+    last: u32,
     succeeded: u32,
     failed: u32,
 }
@@ -43,12 +50,15 @@ struct Round {
 struct Lease {
     probe: Probe,
     started: Instant,
-    ends: Option<Instant>,
+    /// Its beginning, or the last sign of life. The lease runs from here, so that a reload of its length takes effect at once.
+    since: Instant,
+    /// How long the head of the response took.
+    to_head: Option<Duration>,
     /// Whether its call has begun. A slot that was reserved for a call that never came says nothing when its lease ends.
     begun: bool,
 }
 
-/// The number of a probe. No two probes of a circuit share one.
+/// The number of a probe, from 1 on. No two probes of a circuit that are in flight share one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Probe(pub(super) u32);
 
@@ -60,9 +70,10 @@ pub(super) struct Step {
     pub(super) cause: Cause,
     pub(super) generation: u64,
     pub(super) open_for: Option<Duration>,
+    pub(super) last_failure: Option<Failure>,
 }
 
-/// Until when nothing can be admitted.
+/// Until when every call is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Until {
     Now,
@@ -70,76 +81,113 @@ pub(super) enum Until {
     Forever,
 }
 
-impl Until {
-    pub(super) fn from(self, now: Instant) -> Option<Duration> {
-        match self {
-            Self::Moment(moment) => Some(moment.saturating_duration_since(now)),
-            Self::Now | Self::Forever => None,
-        }
-    }
-}
-
-/// What a probe said.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
     Succeeded,
     Failed,
-    /// It said nothing, and its slot is free again.
+    /// No evidence: its slot is free again.
     Nothing,
 }
 
 impl Machine {
-    pub(super) fn new(config: Config, rng: Rng) -> Self {
+    pub(super) fn new(config: Recovery, rng: Rng) -> Self {
         Self {
             config,
             state: State::Closed,
             generation: 0,
             openings: 0,
             open_until: None,
+            opened: None,
             round: Round::default(),
             expired: 0,
             allowed: None,
-            starved: false,
+            probe_denied: false,
+            latest: None,
             rng,
         }
     }
 
-    /// When it is worth asking for admission again.
-    pub(super) fn closed(&self) -> Until {
+    /// Takes note of the time. When the clock was set back, every moment that is kept here moves back with it: else an open time of
+    /// 5 seconds would last an hour longer.
+    pub(super) fn see(&mut self, now: Instant) {
+        let latest = self.latest.map_or(now, |latest| latest.max(now));
+        let back = latest.saturating_duration_since(now);
+        self.latest = Some(if back > SET_BACK { now } else { latest });
+        if back <= SET_BACK {
+            return;
+        }
+        let moved = |moment: Instant| moment.checked_sub(back).unwrap_or(now);
+        self.open_until = self.open_until.map(moved);
+        self.opened = self.opened.map(moved);
+        self.round.since = self.round.since.map(moved);
+        for lease in &mut self.round.leases {
+            (lease.started, lease.since) = (moved(lease.started), moved(lease.since));
+        }
+    }
+
+    /// Until when every call is refused, unless something else happens before.
+    pub(super) fn refuses_until(&self) -> Until {
         let moment = |moment: Option<Instant>| moment.map_or(Until::Forever, Until::Moment);
         match self.state {
             State::ForcedOpen => Until::Forever,
-            State::Open if self.starved => Until::Forever,
+            State::Open if self.probe_denied => Until::Forever,
             State::Open => moment(self.open_until),
             State::HalfOpen if !self.has_free_slot() => {
-                moment(self.round.leases.iter().filter_map(|lease| lease.ends).chain(self.round.ends).min())
+                moment(self.round.leases.iter().filter_map(|lease| self.lease_end(lease)).chain(self.bound()).min())
             }
             _ => Until::Now,
         }
     }
 
-    /// Opens a closed circuit. `hint` is how long the backend asked us to stay away.
-    pub(super) fn trip(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Option<Step> {
-        (self.state == State::Closed).then(|| self.open(cause, hint, now))
+    /// When another try is worth it; `None` where one is now, or where that cannot be told. In a half-open circuit it is never more
+    /// than the first open time: slots become free by results, and the end of a lease is only the latest moment.
+    pub(super) fn retry_after(&self, now: Instant) -> Option<Duration> {
+        let first = self.config.open_time.base();
+        match (self.refuses_until(), self.state) {
+            (Until::Now, _) => None,
+            (Until::Moment(moment), State::HalfOpen) => Some(moment.saturating_duration_since(now).min(first)),
+            (Until::Forever, State::HalfOpen) => Some(first),
+            (Until::Moment(moment), _) => Some(moment.saturating_duration_since(now)),
+            (Until::Forever, _) => None,
+        }
     }
 
-    /// Brings the state up to `now`: revokes leases and ends a round that did not decide. Nobody may have looked for a long time, so what was due
-    /// happens as of the moment at which it was.
+    /// Whether nothing is lost when this circuit is forgotten, apart from calls in flight.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed | State::HalfOpen => true,
+            State::Open => self.open_until.is_some_and(|until| until <= now),
+            State::MetricsOnly | State::Disabled | State::ForcedOpen => false,
+        }
+    }
+
+    /// Opens a closed circuit. `failure` is the result that tripped it.
+    pub(super) fn trip(&mut self, cause: Cause, failure: Option<Failure>, now: Instant) -> Option<Step> {
+        (self.state == State::Closed).then(|| self.open(cause, failure, now))
+    }
+
+    /// Brings the state up to `now`: revokes leases, and ends a round that has gone quiet after something failed in it. Both happen as
+    /// of the moment at which they were due, which may be long ago, as they are evaluated with the next look only.
+    ///
+    /// A round in which nothing failed goes on for as long as it takes: a backend that is called once in ten minutes has to be able to
+    /// close its circuit.
     pub(super) fn roll(&mut self, now: Instant, steps: &mut Vec<Step>) {
+        let mut revoked = None;
         while self.state == State::HalfOpen {
-            let due = self.round.leases.iter().filter_map(|lease| lease.ends).filter(|ends| *ends <= now).min();
-            let ends = self.round.ends.filter(|ends| *ends <= now);
-            match (due, ends) {
-                (Some(due), ends) if ends.is_none_or(|ends| due <= ends) => {
-                    let Round { leases, failed, .. } = &mut self.round;
-                    let ended = |lease: &Lease| lease.ends.is_some_and(|ends| ends <= due);
-                    let expired = leases.iter().filter(|lease| lease.begun && ended(lease)).count() as u32;
-                    *failed += expired;
-                    self.expired = self.expired.saturating_add(expired);
-                    leases.retain(|lease| !ended(lease));
+            let ends = self.round.leases.iter().filter_map(|lease| self.lease_end(lease));
+            let due = ends.filter(|end| *end <= now).min();
+            let bound = self.bound().filter(|bound| *bound <= now);
+            match (due, bound) {
+                (Some(due), bound) if bound.is_none_or(|bound| due <= bound) => {
+                    self.revoke(due);
+                    revoked = Some(due);
                     steps.extend(self.decide(Cause::ProbeLeaseExpired, None, due));
                 }
-                (_, Some(ends)) => steps.push(self.open(Cause::HalfOpenTimedOut, None, ends)),
+                (_, Some(bound)) => {
+                    let at = revoked.map_or(bound, |revoked: Instant| revoked.max(bound));
+                    steps.push(self.open(Cause::HalfOpenTimedOut, None, at));
+                }
                 (_, None) => return,
             }
         }
@@ -150,38 +198,48 @@ impl Machine {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
             if self.allowed == Some(0) {
-                self.starved = true;
+                self.probe_denied = true;
                 return None;
             }
-            self.round =
-                Round { ends: now.checked_add(self.config.max_half_open), next: self.round.next, ..Round::default() };
-            steps.push(self.enter(State::HalfOpen, Cause::OpenTimeElapsed, None));
+            self.round = Round { since: Some(now), last: self.round.last, ..Round::default() };
+            steps.push(self.enter(State::HalfOpen, Cause::OpenTimeElapsed, None, None));
         }
         if self.state != State::HalfOpen || !self.has_free_slot() {
             return None;
         }
-        let probe = Probe(self.round.next);
-        self.round.next = self.round.next.wrapping_add(1);
-        self.round.leases.push(Lease { probe, started: now, ends: now.checked_add(self.config.probe_lease), begun });
+        // Never 0: a permit whose upper half is 0 is not asked for progress.
+        self.round.last = self.round.last.checked_add(1).unwrap_or(1);
+        let probe = Probe(self.round.last);
+        self.round.leases.push(Lease { probe, started: now, since: now, to_head: None, begun });
         Some(probe)
     }
 
     /// The call of a reserved slot begins, and its lease with it. `false` when the slot is gone.
     pub(super) fn begin(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) -> bool {
         self.roll(now, steps);
-        let ends = now.checked_add(self.config.probe_lease);
         let lease = self.round.leases.iter_mut().find(|lease| lease.probe == probe);
-        lease.map(|lease| (lease.started, lease.ends, lease.begun) = (now, ends, true)).is_some()
+        lease.map(|lease| (lease.started, lease.since, lease.begun) = (now, now, true)).is_some()
     }
 
-    /// How long a probe has been out.
-    pub(super) fn elapsed(&self, probe: Probe, now: Instant) -> Option<Duration> {
+    /// A part of a probe's response arrived: its lease begins anew, and so does the bound of the round.
+    pub(super) fn progress(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) {
+        self.roll(now, steps);
+        let lease_time = self.config.probe_lease;
+        let Some(lease) = self.round.leases.iter_mut().find(|lease| lease.probe == probe) else { return };
+        let renewal = now.saturating_duration_since(lease.since);
+        // A stream of many frames renews its lease sixteen times in it, and not with every frame.
+        if lease.to_head.is_none() || renewal >= lease_time / 16 {
+            lease.to_head.get_or_insert(now.saturating_duration_since(lease.started));
+            (lease.since, lease.begun) = (now, true);
+            self.round.since = Some(now);
+        }
+    }
+
+    /// How long a probe took to the head of its response, or has been out.
+    pub(super) fn elapsed(&self, probe: Probe, to_end: bool, now: Instant) -> Option<Duration> {
         let lease = self.round.leases.iter().find(|lease| lease.probe == probe)?;
-        Some(now.saturating_duration_since(lease.started))
-    }
-
-    pub(super) fn is_slow(&self, elapsed: Option<Duration>) -> bool {
-        elapsed.zip(self.config.slow_threshold).is_some_and(|(elapsed, slow)| elapsed > slow)
+        let to_head = lease.to_head.filter(|_| !to_end);
+        Some(to_head.unwrap_or_else(|| now.saturating_duration_since(lease.started)))
     }
 
     /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
@@ -189,11 +247,11 @@ impl Machine {
         &mut self,
         probe: Probe,
         verdict: Verdict,
-        hint: Option<Duration>,
+        failure: Option<Failure>,
         now: Instant,
         steps: &mut Vec<Step>,
     ) -> bool {
-        // A lease that ran out before its probe came back has been revoked, also when nobody looked in between.
+        // A lease that ran out before its probe came back has been revoked, also when there was no look in between.
         self.roll(now, steps);
         if !self.give_back(probe) {
             return false;
@@ -203,7 +261,8 @@ impl Machine {
             Verdict::Succeeded => self.round.succeeded += 1,
             Verdict::Failed => self.round.failed += 1,
         }
-        steps.extend(self.decide(Cause::ProbesFailed(self.round.failed), hint, now));
+        self.round.since = Some(now);
+        steps.extend(self.decide(Cause::ProbesFailed(self.round.failed), failure, now));
         true
     }
 
@@ -220,26 +279,26 @@ impl Machine {
             return None;
         }
         self.openings = 0;
-        Some(self.enter(state, Cause::Operator, None))
+        Some(self.enter(state, Cause::Operator, None, None))
     }
 
     /// Opens for `time`, by an operator.
     pub(super) fn open_for(&mut self, time: Duration, now: Instant) -> Step {
-        self.open_until = now.checked_add(time);
+        (self.open_until, self.opened) = (now.checked_add(time), None);
         let to = if self.open_until.is_some() { State::Open } else { State::ForcedOpen };
-        self.enter(to, Cause::Operator, Some(time))
+        self.enter(to, Cause::Operator, Some(time), None)
     }
 
     /// Opens or closes because another instance did. An operator's state stays.
     pub(super) fn follow(&mut self, open: Option<Duration>, now: Instant) -> Option<Step> {
         match (self.state, open) {
             (State::Closed | State::Open | State::HalfOpen, Some(time)) => {
-                self.open_until = now.checked_add(time);
-                Some(self.enter(State::Open, Cause::Peer, Some(time)))
+                (self.open_until, self.opened) = (now.checked_add(time), None);
+                Some(self.enter(State::Open, Cause::Peer, Some(time), None))
             }
             (State::Open | State::HalfOpen, None) => {
                 self.openings = 0;
-                Some(self.enter(State::Closed, Cause::Peer, None))
+                Some(self.enter(State::Closed, Cause::Peer, None, None))
             }
             _ => None,
         }
@@ -247,13 +306,46 @@ impl Machine {
 
     /// Changes how many probes may be in flight here. Those that are stay.
     pub(super) fn allow_probes(&mut self, allowed: Option<u32>) {
-        self.starved &= allowed == Some(0);
+        self.probe_denied &= allowed == Some(0);
         self.allowed = allowed;
     }
 
     /// Begins a new generation in the same state, because old results do not fit a new window.
     pub(super) fn renew(&mut self) -> Step {
-        self.enter(self.state, Cause::Reloaded, None)
+        self.enter(self.state, Cause::Reloaded, None, None)
+    }
+
+    /// Takes a new configuration, which may decide a round at once and end an open time that it would not have allowed.
+    pub(super) fn reload(&mut self, config: Recovery, now: Instant, steps: &mut Vec<Step>) {
+        self.roll(now, steps);
+        self.config = config;
+        match self.state {
+            State::HalfOpen => steps.extend(self.decide(Cause::ProbesFailed(self.round.failed), None, now)),
+            State::Open => {
+                let longest = self.opened.and_then(|opened| opened.checked_add(self.config.open_time.cap()));
+                self.open_until = self.open_until.map(|until| longest.map_or(until, |longest| until.min(longest)));
+            }
+            _ => {}
+        }
+    }
+
+    fn lease_end(&self, lease: &Lease) -> Option<Instant> {
+        lease.since.checked_add(self.config.probe_lease)
+    }
+
+    /// When a round in which something failed opens the circuit again for lack of results.
+    fn bound(&self) -> Option<Instant> {
+        self.round.since.filter(|_| self.round.failed > 0)?.checked_add(self.config.max_half_open)
+    }
+
+    /// Takes back the leases that have ended by `due`. Those of calls count as failed.
+    fn revoke(&mut self, due: Instant) {
+        let lease_time = self.config.probe_lease;
+        let ended = |lease: &Lease| lease.since.checked_add(lease_time).is_some_and(|end| end <= due);
+        let expired = self.round.leases.iter().filter(|lease| lease.begun && ended(lease)).count() as u32;
+        self.round.leases.retain(|lease| !ended(lease));
+        self.round.failed += expired;
+        self.expired = self.expired.saturating_add(expired);
     }
 
     fn has_free_slot(&self) -> bool {
@@ -264,36 +356,37 @@ impl Machine {
     }
 
     /// Decides as soon as the probes that are left cannot change it.
-    fn decide(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Option<Step> {
+    fn decide(&mut self, cause: Cause, failure: Option<Failure>, now: Instant) -> Option<Step> {
         let (config, round) = (&self.config, &self.round);
         if round.succeeded >= config.successes_needed {
             let succeeded = round.succeeded;
             self.openings = 0;
-            Some(self.enter(State::Closed, Cause::ProbesSucceeded(succeeded), None))
+            Some(self.enter(State::Closed, Cause::ProbesSucceeded(succeeded), None, None))
         } else if round.failed > config.probes - config.successes_needed {
-            Some(self.open(cause, hint, now))
+            Some(self.open(cause, failure, now))
         } else {
             None
         }
     }
 
-    fn open(&mut self, cause: Cause, hint: Option<Duration>, now: Instant) -> Step {
+    fn open(&mut self, cause: Cause, failure: Option<Failure>, now: Instant) -> Step {
         let backoff = self.config.open_time;
         let drawn = backoff.pause(self.openings, &mut self.rng);
-        let time = drawn.max(hint.unwrap_or_default()).clamp(backoff.base(), backoff.cap());
+        let hint = failure.and_then(|failure| failure.retry_after).unwrap_or_default();
+        let time = drawn.max(hint).clamp(backoff.base(), backoff.cap());
         self.openings = self.openings.saturating_add(1);
-        self.open_until = now.checked_add(time);
-        self.enter(State::Open, cause, Some(time))
+        (self.open_until, self.opened) = (now.checked_add(time), Some(now));
+        self.enter(State::Open, cause, Some(time), failure)
     }
 
-    fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>) -> Step {
+    fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>, last_failure: Option<Failure>) -> Step {
         let from = std::mem::replace(&mut self.state, to);
-        self.starved = false;
-        self.generation = (self.generation + 1) & GENERATIONS;
+        self.probe_denied = false;
+        self.generation += 1;
         // Probes of an earlier generation are stale, also in a new round.
         if from != to || to != State::HalfOpen {
             self.round.leases.clear();
         }
-        Step { from, to, cause, generation: self.generation, open_for }
+        Step { from, to, cause, generation: self.generation, open_for, last_failure }
     }
 }

@@ -1,5 +1,5 @@
 use super::{
-    circuit::Circuit,
+    circuit::{Circuit, TICK, TICK_BITS},
     config::OnDrop,
     event::{Event, State},
     machine::{Probe, Verdict},
@@ -7,80 +7,101 @@ use super::{
 };
 use crate::shard::Ticket;
 use crate::sync::Ordering;
-use crate::{Clock, Ignored, Outcome, Permit};
+use crate::{Clock, Failure, Ignored, Outcome, Permit, Progress};
 use std::{
     fmt,
     time::{Duration, Instant},
 };
 
-/// A call's permission, and the generation it was given in.
+/// The permission of a call, and the generation it was given in.
 ///
 /// Two words, because it is moved on every call, and two words travel in registers.
 #[must_use]
 pub struct CircuitBreakerPermit {
     ticket: Ticket<Circuit>,
-    /// The upper half is a probe's number, for other calls the [time](Circuit::ticks) at which they started where slow calls matter, else 0.
-    /// The lower half is that of the circuit's word when the permit was given. With [`State::HalfOpen`] in it, it is a probe's.
+    /// The lower bits are those of the circuit's word when the permit was given, or a generation with a [mark](HEAD). With
+    /// [`State::HalfOpen`] in them, the upper ones are a probe's number. Otherwise they are 0 for a call that is not timed, the
+    /// [time](Circuit::ticks) at which it started, or how long its head took.
     bits: u64,
 }
 
-/// The bits of a permit that was settled. No circuit ever has such a word, so that settling it again is stale.
-const SETTLED: u64 = u32::MAX as u64;
+const LOW_BITS: u32 = u64::BITS - TICK_BITS;
+/// The part of a circuit's word that a permit keeps: a stale permit is taken for a current one after 2^26 changes of state.
+const LOW: u64 = (1 << LOW_BITS) - 1;
+const MARK: u64 = (1 << State::BITS) - 1;
+/// In place of a state, which the generation tells too: the head has arrived, and the upper half says how long it took.
+const HEAD: u64 = 6;
+/// In place of a state: the permit was reserved, and its call has not begun.
+const RESERVED: u64 = 7;
+/// The bits of a permit that was settled: reserved, and without the time that a reserved permit has.
+const SETTLED: u64 = LOW;
 
 impl CircuitBreakerPermit {
-    /// `timed` is read before the ticket is taken: what is read after that waits for it.
+    /// `timed` is read before the ticket is taken: what is read after that waits for it. `begins`: see [`begin`](Self::begin).
     #[inline(always)]
-    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, clock: &impl Clock) -> Self {
-        let word = word & u64::from(u32::MAX);
-        let bits = if timed { start(&ticket, word, clock) << 32 | word } else { word };
+    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: &impl Clock) -> Self {
+        let bits = if timed { start(&ticket, word, begins, clock) } else { word & LOW };
         Self { ticket, bits }
     }
 
     pub(super) fn probe(ticket: Ticket<Circuit>, word: u64, probe: Probe) -> Self {
-        Self { ticket, bits: u64::from(probe.0) << 32 | word & u64::from(u32::MAX) }
+        Self { ticket, bits: u64::from(probe.0) << LOW_BITS | word & LOW }
     }
 
-    /// Whether the permit is still good, now that its call begins.
-    pub(super) fn begin(&self, clock: &impl Clock) -> bool {
+    /// The call of a reserved permit begins. Returns whether the permit is still good.
+    pub(super) fn begin(&mut self, clock: &impl Clock) -> bool {
         let circuit = &*self.ticket;
         if self.is_probe() {
-            let probe = Probe((self.bits >> 32) as u32);
+            let probe = probe_of(self.bits);
             return circuit.change(clock.now(), |machine, now, steps| machine.begin(probe, now, steps));
         }
-        circuit.hot.word.load(Ordering::Acquire) as u32 == self.bits as u32
+        let word = circuit.hot.word.load(Ordering::Acquire);
+        if !is_current(self.bits, word) {
+            return false;
+        }
+        if circuit.times_calls() {
+            self.bits = start(circuit, word, true, clock);
+        }
+        true
     }
 
     /// Whether this call is a probe of a half-open circuit.
     #[inline]
     pub fn is_probe(&self) -> bool {
-        State::of_word(self.bits) == State::HalfOpen
+        self.bits & MARK == State::HalfOpen as u64
     }
 
-    /// Whether it is that of a call that counts, is not timed and is no probe.
+    /// Whether its call counts, is not timed and is no probe.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        self.bits >> 32 == 0 && matches!(State::of_word(self.bits), State::Closed | State::MetricsOnly)
+        self.bits >> LOW_BITS == 0 && self.bits & MARK <= State::MetricsOnly as u64
     }
 }
 
 impl Permit for CircuitBreakerPermit {
-    /// A success of an untimed call is all that is in line: what else a result may be takes a frame of its own, and whoever has that in line
-    /// saves and restores registers for it on every call.
+    /// Only a success of an untimed call is settled in line: the other results take a frame of their own, and with them in line,
+    /// registers are saved and restored on every call.
     #[inline(always)]
     fn settle(&mut self, outcome: &Outcome, clock: &impl Clock) {
         let (bits, circuit) = (self.bits, &*self.ticket);
-        if self.is_plain()
-            && *outcome == Outcome::Success
-            && circuit.hot.word.load(Ordering::Acquire) as u32 == bits as u32
-        {
-            let generation = bits >> State::BITS;
-            circuit.end_row(generation);
+        let word = circuit.hot.word.load(Ordering::Acquire);
+        if self.is_plain() && *outcome == Outcome::Success && word & LOW == bits {
+            let generation = word >> State::BITS;
+            circuit.hot.streak.reset(generation);
             circuit.record(&self.ticket, generation, Category::Succeeded, clock);
         } else {
             settle_otherwise(&self.ticket, bits, outcome, clock);
         }
         // Nothing is left for the drop to give back.
         self.bits = SETTLED;
+    }
+
+    /// Renews the lease of a probe, and ends the time of a timed call. All other calls are one test.
+    #[inline(always)]
+    fn progress(&mut self, _: Progress, clock: &impl Clock) {
+        if self.bits >> LOW_BITS != 0 && self.bits & MARK != HEAD {
+            self.bits = progress_otherwise(&self.ticket, self.bits, clock);
+        }
     }
 }
 
@@ -95,11 +116,24 @@ impl Drop for CircuitBreakerPermit {
 
 // What follows is out of line and takes the permit in pieces, so that a permit can stay in registers on its way.
 
-/// Times a call. Where calls in flight are counted, counts it, and trips when too many before it are overdue.
+#[inline]
+fn is_current(bits: u64, word: u64) -> bool {
+    (bits ^ word) & LOW & !MARK == 0
+}
+
+fn probe_of(bits: u64) -> Probe {
+    Probe((bits >> LOW_BITS) as u32)
+}
+
+/// Times a call from now on, or its reservation. Where calls in flight are counted, counts one that begins, and trips when too many
+/// before it are overdue.
 #[inline(never)]
-fn start(circuit: &Circuit, word: u64, clock: &impl Clock) -> u64 {
+fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
     let (generation, now) = (word >> State::BITS, clock.now());
     let started = circuit.ticks(now);
+    if !begins {
+        return started << LOW_BITS | word & LOW | RESERVED;
+    }
     if let Some(overdue) = &circuit.overdue {
         overdue.start(overdue.tag(started, generation), generation);
         if State::of_word(word) == State::Closed
@@ -109,67 +143,101 @@ fn start(circuit: &Circuit, word: u64, clock: &impl Clock) -> u64 {
             circuit.trip(generation, cause, None, now);
         }
     }
-    started
+    started << LOW_BITS | word & LOW
+}
+
+#[cold]
+#[inline(never)]
+fn progress_otherwise(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -> u64 {
+    let circuit = &**ticket;
+    if bits & MARK == State::HalfOpen as u64 {
+        circuit.change(clock.now(), |machine, now, steps| machine.progress(probe_of(bits), now, steps));
+        return bits;
+    }
+    if circuit.rules.times_to_end() {
+        return bits;
+    }
+    let started = bits >> LOW_BITS;
+    let elapsed = circuit.elapsed(started, clock.now());
+    end(circuit, bits);
+    elapsed << LOW_BITS | bits & LOW & !MARK | HEAD
 }
 
 #[inline(never)]
 fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, clock: &impl Clock) {
-    let (word, started, circuit) = (bits & u64::from(u32::MAX), bits >> 32, &**ticket);
-    if State::of_word(word) == State::HalfOpen {
-        settle_probe(circuit, Probe(started as u32), outcome, clock);
-    } else if circuit.hot.word.load(Ordering::Acquire) as u32 != word as u32 {
-        circuit.settle_stale(outcome);
-    } else {
-        let generation = word >> State::BITS;
-        end(circuit, word, started);
-        let elapsed = if started == 0 { 0 } else { circuit.elapsed(started, clock.now()) };
-        let slow = circuit.rules.is_slow(elapsed);
-        if started != 0 && circuit.listeners.hear_of_calls() {
-            let elapsed = Duration::from_nanos(elapsed);
-            circuit.listeners.tell(&Event::Called { outcome: *outcome, elapsed, slow });
+    let circuit = &**ticket;
+    if bits & MARK == State::HalfOpen as u64 {
+        return settle_probe(circuit, probe_of(bits), outcome, clock);
+    }
+    let word = circuit.hot.word.load(Ordering::Acquire);
+    if bits == SETTLED || !is_current(bits, word) {
+        return circuit.settle_stale(outcome);
+    }
+    let (generation, state) = (word >> State::BITS, State::of_word(word));
+    end(circuit, bits);
+    let elapsed = elapsed(circuit, bits, clock);
+    let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(elapsed));
+    if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.wants_calls()) {
+        let elapsed = Duration::from_nanos(elapsed);
+        circuit.listeners.emit(&Event::Called { outcome: *outcome, elapsed, slow });
+    }
+    // A call that has not begun is not slow to end.
+    let never_began = bits & MARK == RESERVED && *outcome == Outcome::CANCELLED;
+    if state == State::Disabled || never_began {
+        return;
+    }
+    match category(circuit, outcome, slow) {
+        None => {}
+        Some(Category::Succeeded) => {
+            circuit.hot.streak.reset(generation);
+            circuit.record(ticket, generation, Category::Succeeded, clock);
         }
-        if State::of_word(word) == State::Disabled {
-            return;
-        }
-        match category(circuit, outcome, slow) {
-            None => {}
-            Some(Category::Succeeded) => {
-                circuit.end_row(generation);
-                circuit.record(ticket, generation, Category::Succeeded, clock);
-            }
-            Some(category) => settle_bad(ticket, word, category, outcome, clock.now()),
-        }
+        Some(category) => settle_bad(ticket, word, category, outcome, clock.now()),
     }
 }
 
 #[cold]
 #[inline(never)]
 fn drop_unsettled(ticket: &Ticket<Circuit>, bits: u64) {
-    let (word, started) = (bits & u64::from(u32::MAX), bits >> 32);
-    if State::of_word(word) == State::HalfOpen {
-        ticket.give_back(Probe(started as u32));
+    if bits & MARK == State::HalfOpen as u64 {
+        ticket.give_back(probe_of(bits));
     } else {
-        end(ticket, word, started);
+        end(ticket, bits);
+    }
+}
+
+/// How many nanoseconds a timed call took, to its head or until now.
+fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
+    match (bits & MARK, bits >> LOW_BITS) {
+        (HEAD, took) => Some(took * TICK),
+        (_, 0) => None,
+        (_, started) => Some(circuit.elapsed(started, clock.now()) * TICK),
     }
 }
 
 /// Takes a call off the count of those in flight. Those of an earlier generation are not counted any more.
 #[inline]
-fn end(circuit: &Circuit, word: u64, started: u64) {
-    let generation = word >> State::BITS;
+fn end(circuit: &Circuit, bits: u64) {
+    let started = bits >> LOW_BITS;
     if started != 0
+        && bits & MARK < HEAD
         && let Some(overdue) = &circuit.overdue
-        && circuit.generation() == generation
     {
-        overdue.end(overdue.tag(started, generation), generation);
+        let word = circuit.hot.word.load(Ordering::Acquire);
+        let generation = word >> State::BITS;
+        if is_current(bits, word) {
+            overdue.end(overdue.tag(started, generation), generation);
+        }
     }
 }
 
-/// `None` for what teaches nothing.
+/// `None` for what is no evidence.
 #[inline]
 fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category> {
     match outcome {
         Outcome::Success => Some(Category::new(false, slow)),
+        // The other side handed the request back in good order.
+        Outcome::Failure(Failure { graceful: true, .. }) => None,
         Outcome::Failure(_) => Some(Category::new(true, slow)),
         Outcome::Ignored(Ignored::Cancelled) if slow => match circuit.rules.on_drop() {
             OnDrop::Ignore => None,
@@ -183,23 +251,22 @@ fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category
 #[cold]
 #[inline(never)]
 fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl Clock) {
-    let hint = outcome.failure().and_then(|failure| failure.retry_after);
     let (settled, elapsed, slow) = circuit.change(clock.now(), |machine, now, steps| {
-        let elapsed = machine.elapsed(probe, now);
-        let slow = machine.is_slow(elapsed);
+        let elapsed = machine.elapsed(probe, circuit.rules.times_to_end(), now);
+        let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(super::nanos(elapsed)));
         let verdict = match category(circuit, outcome, slow) {
             None => Verdict::Nothing,
             Some(Category::Succeeded) => Verdict::Succeeded,
             // A probe that is slow where slowness trips the circuit says that nothing is well yet.
-            Some(Category::Slow) if machine.config.slow_rate.is_none() => Verdict::Succeeded,
+            Some(Category::Slow) if !circuit.rules.has_slow_rate() => Verdict::Succeeded,
             Some(_) => Verdict::Failed,
         };
-        (machine.settle_probe(probe, verdict, hint, now, steps), elapsed, slow)
+        (machine.settle_probe(probe, verdict, outcome.failure().copied(), now, steps), elapsed, slow)
     });
     if !settled {
         circuit.settle_stale(outcome);
-    } else if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.hear_of_calls()) {
-        circuit.listeners.tell(&Event::Called { outcome: *outcome, elapsed, slow });
+    } else if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.wants_calls()) {
+        circuit.listeners.emit(&Event::Called { outcome: *outcome, elapsed, slow });
     }
 }
 
@@ -208,27 +275,27 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
 fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: &Outcome, now: Instant) {
     let (circuit, generation) = (&**ticket, word >> State::BITS);
     circuit.record(ticket, generation, category, &now);
-    let row = match (outcome, category) {
-        // Overload is the work of a backend that is up.
+    let streak = match (outcome, category) {
+        // A backend that sheds load is up.
         (Outcome::Failure(failure), _) if failure.overload => 0,
-        (_, Category::Failed | Category::SlowFailed) => circuit.lengthen_row(generation),
+        (_, Category::Failed | Category::SlowFailed) => circuit.hot.streak.extend(generation),
         _ => {
             // A slow call that was dropped did not succeed either.
             if *outcome == Outcome::Success {
-                circuit.end_row(generation);
+                circuit.hot.streak.reset(generation);
             }
             0
         }
     };
-    let (closed, heard) = (State::of_word(word) == State::Closed, circuit.listeners.hear_of_calls());
+    let (closed, heard) = (State::of_word(word) == State::Closed, circuit.listeners.wants_calls());
     if (closed || heard)
-        && let Some(cause) = circuit.verdict(generation, row, now)
+        && let Some(cause) = circuit.verdict(generation, streak, now)
     {
         if heard {
-            circuit.listeners.tell(&Event::RateExceeded(cause));
+            circuit.listeners.emit(&Event::RateExceeded(cause));
         }
         if closed {
-            circuit.trip(generation, cause, outcome.failure().and_then(|failure| failure.retry_after), now);
+            circuit.trip(generation, cause, outcome.failure().copied(), now);
         }
     }
 }
@@ -236,8 +303,8 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
 impl fmt::Debug for CircuitBreakerPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerPermit")
-            .field("name", &self.ticket.name)
-            .field("generation", &((self.bits as u32) >> State::BITS))
+            .field("name", self.ticket.name())
+            .field("generation", &((self.bits & LOW) >> State::BITS))
             .field("probe", &self.is_probe())
             .finish()
     }

@@ -1,5 +1,5 @@
 use super::{
-    config::{Config, CustomRule, OnDrop},
+    config::{CallTime, Config, CustomRule, FailureStreak, OnDrop},
     event::{Cause, Counts},
 };
 use crate::Ratio;
@@ -10,6 +10,15 @@ use std::{
 };
 
 const OFF: u32 = u32::MAX;
+/// In place of a number of failures: [`FailureStreak::Calibrated`].
+const CALIBRATED: u32 = 0;
+/// The shortest streak that the calibrated rule takes for an outage: the fixed number of Finagle, Envoy and Istio.
+const SHORTEST: u32 = 5;
+/// The longest that it asks for. At a failure rate of 81 % and more, chance explains it more often than once in 10^9 calls, and
+/// such a backend is down in any case.
+const LONGEST: u32 = 100;
+/// How rarely chance may explain a streak: once in this many calls.
+const RARE: f64 = 1e9;
 /// More nanoseconds than any call takes.
 const NEVER: u64 = u64::MAX;
 
@@ -23,8 +32,12 @@ pub(super) struct Rules {
     /// 1 while a peer's circuit is open: then half of the minimum throughput is enough.
     cautious: AtomicU32,
     on_drop: AtomicU32,
+    /// 1 where calls are timed to their end and not to the head of their response.
+    to_end: AtomicU32,
     slow: AtomicU64,
     ramp: AtomicU64,
+    /// Nanoseconds of the first open time.
+    first_open: AtomicU64,
     custom: Option<CustomRule>,
 }
 
@@ -37,24 +50,36 @@ impl Rules {
             minimum_throughput: AtomicU32::new(1),
             cautious: AtomicU32::new(0),
             on_drop: AtomicU32::new(0),
+            to_end: AtomicU32::new(0),
             slow: AtomicU64::new(NEVER),
             ramp: AtomicU64::new(0),
+            first_open: AtomicU64::new(0),
             custom: config.custom.clone(),
         };
         rules.set(config);
         rules
     }
 
-    /// The custom rule stays: it is code, and code is not reloaded.
-    pub(super) fn set(&self, config: &Config) {
+    /// The custom rule stays: it is code, and code is not reloaded. Returns whether anything has changed that results are judged by.
+    pub(super) fn set(&self, config: &Config) -> bool {
         let rate = |rate: Option<Ratio>| rate.map_or(OFF, Ratio::millionths);
-        self.consecutive_failures.store(config.consecutive_failures.unwrap_or(OFF), Ordering::Relaxed);
-        self.failure_rate.store(rate(config.failure_rate), Ordering::Relaxed);
-        self.slow_rate.store(rate(config.slow_rate), Ordering::Relaxed);
-        self.minimum_throughput.store(config.minimum_throughput, Ordering::Relaxed);
+        let streak = match config.consecutive_failures {
+            FailureStreak::Calibrated => CALIBRATED,
+            FailureStreak::Fixed(failures) => failures,
+            FailureStreak::Off => OFF,
+        };
         self.on_drop.store(config.on_drop as u32, Ordering::Relaxed);
+        self.to_end.store((config.call_time == CallTime::ToEnd).into(), Ordering::Relaxed);
         self.ramp.store(super::nanos(config.recovery_ramp), Ordering::Relaxed);
+        self.first_open.store(super::nanos(config.recovery.open_time.base()), Ordering::Relaxed);
         self.slow.store(config.slow_threshold.map_or(NEVER, super::nanos), Ordering::Relaxed);
+        let changes = [
+            (&self.consecutive_failures, streak),
+            (&self.failure_rate, rate(config.failure_rate)),
+            (&self.slow_rate, rate(config.slow_rate)),
+            (&self.minimum_throughput, config.minimum_throughput),
+        ];
+        changes.into_iter().fold(false, |changed, (rule, new)| rule.swap(new, Ordering::Relaxed) != new || changed)
     }
 
     /// Whether anything is slow, so that calls have to be timed.
@@ -72,6 +97,24 @@ impl Rules {
         self.ramp.load(Ordering::Relaxed)
     }
 
+    /// The longest that a half-open circuit asks its callers to wait, in nanoseconds.
+    pub(super) fn first_open(&self) -> u64 {
+        self.first_open.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls are timed to their end and not to the head of their response.
+    pub(super) fn times_to_end(&self) -> bool {
+        self.to_end.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn slow_threshold(&self) -> Option<u64> {
+        Some(self.slow.load(Ordering::Relaxed)).filter(|slow| *slow != NEVER)
+    }
+
+    pub(super) fn has_slow_rate(&self) -> bool {
+        self.slow_rate.load(Ordering::Relaxed) != OFF
+    }
+
     pub(super) fn on_drop(&self) -> OnDrop {
         match self.on_drop.load(Ordering::Relaxed) {
             0 => OnDrop::Ignore,
@@ -80,8 +123,27 @@ impl Rules {
         }
     }
 
-    pub(super) fn row(&self, failures: u32) -> Option<Cause> {
-        (failures >= self.consecutive_failures.load(Ordering::Relaxed)).then_some(Cause::ConsecutiveFailures(failures))
+    /// Whether a streak is judged by the other results in the window.
+    pub(super) fn calibrates(&self, streak: u32) -> bool {
+        streak >= SHORTEST && self.consecutive_failures.load(Ordering::Relaxed) == CALIBRATED
+    }
+
+    /// A streak as long as the fixed number.
+    pub(super) fn fixed_streak(&self, streak: u32) -> Option<Cause> {
+        let needed = self.consecutive_failures.load(Ordering::Relaxed);
+        (needed != CALIBRATED && streak >= needed).then_some(Cause::ConsecutiveFailures(streak))
+    }
+
+    /// A streak that chance does not explain, at the failure rate of the results that are not part of it. `counts` holds all of them.
+    pub(super) fn calibrated_streak(&self, streak: u32, counts: Counts) -> Option<Cause> {
+        if !self.calibrates(streak) {
+            return None;
+        }
+        let others = counts.without_failures(streak.into());
+        if others.total() < self.minimum() {
+            return Some(Cause::ConsecutiveFailures(streak));
+        }
+        (streak >= needed(others)).then_some(Cause::FailureStreak { failures: streak, others })
     }
 
     pub(super) fn set_cautious(&self, cautious: bool) {
@@ -89,7 +151,7 @@ impl Rules {
     }
 
     /// The minimum throughput, or the half of it, rounded up.
-    fn minimum(&self) -> u64 {
+    pub(super) fn minimum(&self) -> u64 {
         let whole = u64::from(self.minimum_throughput.load(Ordering::Relaxed));
         if self.cautious.load(Ordering::Relaxed) == 0 { whole } else { whole.div_ceil(2) }
     }
@@ -130,6 +192,14 @@ impl Rules {
     }
 }
 
+/// The failures in a row that come by chance once in 10^9 calls, when `others` tell how often calls fail.
+fn needed(others: Counts) -> u32 {
+    let rate = others.failures() as f64 / others.total() as f64;
+    let needed = (RARE.ln() / rate.ln().abs()).ceil();
+    // A rate of 1 makes it infinite, and one of 0 makes it 0.
+    (needed.min(f64::from(LONGEST)) as u32).max(SHORTEST)
+}
+
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rules")
@@ -140,5 +210,17 @@ impl fmt::Debug for Rules {
             .field("slow", &self.slow)
             .field("custom", &self.custom.is_some())
             .finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_fails_at_random_the_longer_a_streak_has_to_be() {
+        let of = |failed| needed(Counts { succeeded: 100 - failed, failed, ..Counts::default() });
+        assert_eq!([0, 1, 2, 5, 10, 20, 40, 50].map(of), [5, 5, 6, 7, 9, 13, 23, 30]);
+        assert_eq!([81, 90, 100].map(of), [99, 100, 100], "bounded");
     }
 }

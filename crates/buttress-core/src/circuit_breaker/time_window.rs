@@ -1,6 +1,6 @@
 use super::event::Counts;
 use crate::sync::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 /// How many buckets are live. Ten is what Polly, linkerd, Finagle and Hystrix use.
 #[cfg(not(loom))]
@@ -14,10 +14,16 @@ const LIVE: u32 = 1;
 #[cfg(loom)]
 const SLOTS: usize = 2;
 /// How far tags jump with a new generation: more than [`LIVE`], so that nothing old is live, and enough for a writer that read its
-/// clock up to 200 buckets after the one who began the generation.
+/// clock up to 200 buckets after the one that began the generation.
 const GENERATION: u32 = 256;
-/// How far ahead of a writer a slot's tag may be and still be called newer. Beyond it, the tags have wrapped and the slot is ancient.
-const NEWER: u32 = 1 << 20;
+/// Nanoseconds by which a writer of the current generation may be late. One that seems to be later has a clock that was set back.
+const LATE: u64 = 10_000_000_000;
+/// The bits of [`TimeWindow::scale`] that hold the offset, in units of as many tags. 44 bits are left for the width, which is 2.4
+/// hours at most.
+const OFFSET_BITS: u32 = 20;
+const OFFSET_UNIT: u32 = 1 << (32 - OFFSET_BITS);
+/// Words between the successes of two shards: adjacent-line prefetch makes neighbours of two lines of 64 bytes.
+const APART: usize = 16;
 
 /// The category of a result; the order in which [`Counts`] names them.
 #[derive(Clone, Copy, Debug)]
@@ -41,55 +47,95 @@ impl Category {
 
 /// Exact counts over a sliding time.
 ///
-/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the beginning, and jumps ahead with each
-/// generation. So a writer that finds an older tag begins a new bucket with the same CAS that counts its result, a reader
-/// skips slots whose tags are not live, and neither a sweeper nor a clearing exists: the window rolls on read and on write, after any idle time.
+/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin, and jumps ahead with each
+/// generation. So a writer that finds an older tag begins a new bucket with the same CAS that counts its result, and a reader
+/// skips slots whose tags are not live. Nothing sweeps and nothing clears: the window rolls on read and on write, after any idle time.
+///
+/// Successes are counted on a shard for each thread. Everything else is counted in one place, so that a bad result can be judged
+/// without a sum over the shards wherever there are too few of them to meet a rule.
 #[derive(Debug)]
 pub(super) struct TimeWindow {
-    /// Nanoseconds per bucket. Changed by a reload only, together with the generation.
-    width: AtomicU64,
-    shards: Box<[Shard]>,
+    /// `nanoseconds of a bucket << 20 | offset`. One word, because tags of one width and another offset would be far ahead of all
+    /// that follow. Changed by a reload only, together with the generation.
+    scale: AtomicU64,
+    /// `tag << 32 | bad results`: below this number of them, no rule can be met in that bucket.
+    skip_until: AtomicU64,
+    good: Box<[AtomicU64]>,
+    /// Words from one shard to the next in `good`.
+    stride: usize,
+    /// Made by the first result that is not a success.
+    bad: OnceLock<Box<[Ring; 3]>>,
 }
 
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Shard([[AtomicU64; SLOTS]; 4]);
+type Ring = [AtomicU64; SLOTS];
 
 impl TimeWindow {
     pub(super) fn new(window: Duration, shards: usize) -> Self {
-        let this = Self { width: AtomicU64::new(1), shards: (0..shards).map(|_| Shard::default()).collect() };
-        this.resize(window);
-        this
+        let stride = if shards > 1 { SLOTS + APART } else { SLOTS };
+        Self {
+            scale: AtomicU64::new(width_of(window) << OFFSET_BITS),
+            skip_until: AtomicU64::new(0),
+            good: (0..shards * stride).map(|_| AtomicU64::new(0)).collect(),
+            stride,
+            bad: OnceLock::new(),
+        }
     }
 
-    /// Changes the time that is covered, when a new generation begins.
-    pub(super) fn resize(&self, window: Duration) {
-        self.width.store((super::nanos(window) / u64::from(LIVE)).max(1), Ordering::Relaxed);
+    /// Changes the time that is covered, when a new generation begins at `nanos` since the origin.
+    pub(super) fn resize(&self, window: Duration, nanos: u64) {
+        let (old, width) = (self.scale.load(Ordering::Relaxed), width_of(window));
+        // Bucket numbers become smaller when buckets become wider. Without an offset that keeps tags ahead of all earlier ones,
+        // every slot would look newer than its writers, for hours.
+        let behind = ((nanos / (old >> OFFSET_BITS)) as u32).wrapping_sub((nanos / width) as u32);
+        let units = if behind as i32 > 0 { behind.div_ceil(OFFSET_UNIT) } else { 0 };
+        let offset = old.wrapping_add(units.into()) & ((1 << OFFSET_BITS) - 1);
+        self.scale.store(width << OFFSET_BITS | offset, Ordering::Relaxed);
+        self.invalidate();
     }
 
-    /// Whether a clock that is a few milliseconds behind will do.
+    /// Whether another length takes other buckets.
+    pub(super) fn differs(&self, window: Duration) -> bool {
+        self.scale.load(Ordering::Relaxed) >> OFFSET_BITS != width_of(window)
+    }
+
+    /// Whether a clock that is a few milliseconds behind is precise enough.
     #[inline]
     pub(super) fn is_coarse(&self) -> bool {
-        self.width.load(Ordering::Relaxed) >= 100_000_000
+        self.scale.load(Ordering::Relaxed) >= 100_000_000 << OFFSET_BITS
     }
 
-    /// The tag of the bucket at `nanos` since the beginning, in `generation`.
+    /// The tag of the bucket at `nanos` since the origin, in `generation`.
     #[inline]
     pub(super) fn tag(&self, nanos: u64, generation: u64) -> u32 {
-        let bucket = (nanos / self.width.load(Ordering::Relaxed)) as u32;
+        let scale = self.scale.load(Ordering::Relaxed);
+        let bucket = (nanos / (scale >> OFFSET_BITS)) as u32;
         // The first tag is `LIVE`, so that slots that were never written are never live.
-        bucket.wrapping_add((generation as u32).wrapping_mul(GENERATION)).wrapping_add(LIVE)
+        bucket
+            .wrapping_add((generation as u32).wrapping_mul(GENERATION))
+            .wrapping_add((scale as u32) << (32 - OFFSET_BITS))
+            .wrapping_add(LIVE)
     }
 
-    pub(super) fn record(&self, shard: usize, tag: u32, category: Category) {
-        let slot = &self.shards[shard].0[category as usize][tag as usize % SLOTS];
+    /// Counts a result. `is_current` says whether its generation still is the current one.
+    #[inline]
+    pub(super) fn record(&self, shard: usize, tag: u32, category: Category, is_current: impl Fn() -> bool) {
+        let slot = tag as usize % SLOTS;
+        match category {
+            Category::Succeeded => self.count(&self.good[shard * self.stride + slot], tag, is_current),
+            _ => {
+                let bad = self.bad.get_or_init(Default::default);
+                self.count(&bad[category as usize - 1][slot], tag, is_current);
+            }
+        }
+    }
+
+    #[inline]
+    fn count(&self, slot: &AtomicU64, tag: u32, is_current: impl Fn() -> bool) {
         let mut word = slot.load(Ordering::Relaxed);
         loop {
-            let ahead = tag_of(word).wrapping_sub(tag);
-            let next = match ahead {
+            let next = match tag_of(word).wrapping_sub(tag) as i32 {
                 0 => u64::from(tag) << 32 | u64::from((word as u32).saturating_add(1)),
-                // The bucket is out of the window already.
-                1..NEWER => return,
+                ahead @ 1.. if !self.is_set_back(ahead, &is_current) => return,
                 _ => u64::from(tag) << 32 | 1,
             };
             // Ordered after all earlier records of other threads that this one may have to be summed with: see `counts`.
@@ -100,25 +146,65 @@ impl TimeWindow {
         }
     }
 
+    /// Whether the slot is ahead of its writer because the clock was set back, or because tags have wrapped. Otherwise the bucket is
+    /// out of the window already, or the slot belongs to a later generation.
+    #[cold]
+    #[inline(never)]
+    fn is_set_back(&self, ahead: i32, is_current: &impl Fn() -> bool) -> bool {
+        let width = self.scale.load(Ordering::Relaxed) >> OFFSET_BITS;
+        (ahead as u64).saturating_mul(width) > LATE && is_current()
+    }
+
     /// Sums the live buckets. What was recorded before is counted. A result that is recorded meanwhile may be missed, so
     /// the sums are taken until two in a row agree: then they are what the window held between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
-        Counts::agreed(|| self.scan(tag))
+        Counts::agreed(|| {
+            // Failures before successes: where the sums are not one moment's, the rate comes out too low, never too high.
+            let bad = self.bad(tag);
+            let shards = self.good.chunks(self.stride).map(|shard| live(&shard[..SLOTS], tag));
+            Counts { succeeded: shards.sum(), ..bad }
+        })
     }
 
-    fn scan(&self, tag: u32) -> Counts {
-        // Failures before successes: where the sums are not one moment's, the rate comes out too low, never too high.
-        let sum = |category: Category| -> u64 {
-            let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
-            self.shards
-                .iter()
-                .flat_map(|shard| &shard.0[category as usize])
-                .map(|slot| live(slot.load(Ordering::SeqCst)))
-                .sum()
-        };
-        let (slow_failed, failed) = (sum(Category::SlowFailed), sum(Category::Failed));
-        Counts { slow_failed, failed, slow: sum(Category::Slow), succeeded: sum(Category::Succeeded) }
+    /// Whether the bad results in the window may be enough for a rule: else the successes need not be summed.
+    pub(super) fn needs_check(&self, tag: u32) -> bool {
+        let skip = self.skip_until.load(Ordering::SeqCst);
+        let bad = self.bad(tag);
+        tag_of(skip) != tag || bad.total() >= u64::from(skip as u32)
     }
+
+    /// Skips sums: with `counts`, every rule lacks at least `missing` more bad results. That holds for the bucket of `tag`, in which
+    /// nothing leaves the window.
+    pub(super) fn skip_until(&self, tag: u32, counts: Counts, missing: u32) {
+        let bad = u32::try_from(counts.total() - counts.succeeded).unwrap_or(u32::MAX);
+        let needed = bad.saturating_add(missing);
+        self.skip_until.store(u64::from(tag) << 32 | u64::from(needed), Ordering::SeqCst);
+    }
+
+    /// The rules have changed, and with them how much is missing.
+    pub(super) fn invalidate(&self) {
+        self.skip_until.store(0, Ordering::SeqCst);
+    }
+
+    fn bad(&self, tag: u32) -> Counts {
+        let Some([failed, slow, slow_failed]) = self.bad.get().map(|bad| &**bad) else { return Counts::default() };
+        Counts {
+            slow_failed: live(slow_failed, tag),
+            failed: live(failed, tag),
+            slow: live(slow, tag),
+            ..Counts::default()
+        }
+    }
+}
+
+/// The sum of the slots that are live at `tag`.
+fn live(slots: &[AtomicU64], tag: u32) -> u64 {
+    let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
+    slots.iter().map(|slot| live(slot.load(Ordering::SeqCst))).sum()
+}
+
+fn width_of(window: Duration) -> u64 {
+    (super::nanos(window) / u64::from(LIVE)).max(1)
 }
 
 fn tag_of(word: u64) -> u32 {
@@ -136,11 +222,19 @@ mod tests {
         TimeWindow::new(Duration::from_secs(10), 2)
     }
 
+    fn current() -> bool {
+        true
+    }
+
+    fn overtaken() -> bool {
+        false
+    }
+
     #[test]
     fn a_window_forgets_bucket_by_bucket_also_when_nobody_writes() {
         let window = window();
         for second in 0..10 {
-            window.record(0, window.tag(second * WIDTH, 0), Category::Failed);
+            window.record(0, window.tag(second * WIDTH, 0), Category::Failed, current);
         }
         for idle in 0..=10 {
             assert_eq!(window.counts(window.tag((9 + idle) * WIDTH, 0)).failed, 10 - idle);
@@ -151,30 +245,96 @@ mod tests {
     #[test]
     fn a_new_generation_starts_empty_and_old_writers_do_not_reach_it() {
         let window = window();
-        window.record(0, window.tag(0, 0), Category::Failed);
+        window.record(0, window.tag(0, 0), Category::Failed, current);
         assert_eq!(window.counts(window.tag(0, 1)), Counts::default());
         // A writer of the old generation whose clock is far ahead.
-        window.record(0, window.tag(200 * WIDTH, 0), Category::Failed);
+        window.record(0, window.tag(200 * WIDTH, 0), Category::Failed, overtaken);
         assert_eq!(window.counts(window.tag(0, 1)), Counts::default());
     }
 
     #[test]
     fn a_late_writer_does_not_wipe_a_newer_bucket() {
-        let window = window();
-        let (old, new) = (window.tag(0, 0), window.tag(16 * WIDTH, 0));
-        window.record(0, new, Category::Succeeded);
-        window.record(0, old, Category::Succeeded);
+        // Sixteen buckets of half a second ahead, in the same slot.
+        let window = TimeWindow::new(Duration::from_secs(5), 2);
+        let (old, new) = (window.tag(0, 0), window.tag(8 * WIDTH, 0));
+        window.record(0, new, Category::Succeeded, current);
+        window.record(0, old, Category::Succeeded, current);
         assert_eq!(window.counts(new).succeeded, 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_it_deaf() {
+        let window = window();
+        let hour = 3600 * WIDTH;
+        let tag = |nanos| window.tag(nanos, 0);
+        for second in 0..16 {
+            window.record(0, tag(hour + second * WIDTH), Category::Failed, current);
+        }
+        for second in 0..16 {
+            window.record(0, tag(second * WIDTH), Category::Failed, overtaken);
+        }
+        assert_eq!(window.counts(tag(15 * WIDTH)).failed, 0, "a later generation is not touched");
+        for second in 0..16 {
+            window.record(0, tag(second * WIDTH), Category::Failed, current);
+        }
+        assert_eq!(window.counts(tag(15 * WIDTH)).failed, 10);
     }
 
     #[test]
     fn wrapped_tags_do_not_make_it_deaf() {
         let window = window();
         let ancient = window.tag(0, 0);
-        window.record(0, ancient, Category::Failed);
-        let now = ancient.wrapping_sub(3 * NEWER);
-        window.record(0, now.wrapping_sub(now % 16).wrapping_add(ancient % 16), Category::Failed);
-        assert_eq!(window.counts(now.wrapping_sub(now % 16).wrapping_add(ancient % 16)).failed, 1);
+        window.record(0, ancient, Category::Failed, current);
+        for back in [1 << 4, 1 << 20, 1 << 30] {
+            let now = ancient.wrapping_sub(back);
+            window.record(0, now, Category::Failed, current);
+            assert_eq!(window.counts(now).failed, 1, "{back}");
+        }
+    }
+
+    #[test]
+    fn another_width_is_ahead_of_all_that_was_written_at_any_uptime() {
+        let times = [1, 10, 100, 3600, 86_400].map(Duration::from_secs);
+        for uptime in [0, 60, 3600, 86_400, 30_000_000] {
+            let nanos = uptime * WIDTH;
+            let window = window();
+            let mut generation = 0;
+            for (from, to) in times.iter().flat_map(|from| times.iter().map(move |to| (*from, *to))) {
+                window.resize(from, nanos);
+                for slot in 0..16 {
+                    window.record(
+                        0,
+                        window.tag(nanos + slot * width_of(from), generation),
+                        Category::Failed,
+                        overtaken,
+                    );
+                }
+                window.resize(to, nanos);
+                generation += 1;
+                let tag = window.tag(nanos, generation);
+                assert_eq!(window.counts(tag).failed, 0);
+                window.record(0, tag, Category::Failed, overtaken);
+                assert_eq!(window.counts(tag).failed, 1, "{from:?} to {to:?} after {uptime} s");
+                generation += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn successes_are_summed_only_where_bad_results_may_be_enough() {
+        let window = window();
+        let tag = window.tag(0, 0);
+        let fail = |tag| {
+            window.record(0, tag, Category::Failed, current);
+            window.needs_check(tag)
+        };
+        assert!(fail(tag));
+        window.skip_until(tag, window.counts(tag), 3);
+        assert_eq!([fail(tag), fail(tag), fail(tag)], [false, false, true]);
+        window.skip_until(tag, window.counts(tag), 3);
+        assert!(fail(window.tag(WIDTH, 0)), "in the next bucket, results have left the window");
+        window.invalidate();
+        assert!(fail(tag));
     }
 
     proptest! {
@@ -186,7 +346,7 @@ mod tests {
             for (pause, shard, category) in events {
                 now += pause;
                 let kind = [Category::Succeeded, Category::Failed, Category::Slow, Category::SlowFailed][category];
-                window.record(shard, window.tag(now, 3), kind);
+                window.record(shard, window.tag(now, 3), kind, current);
                 list.push((now / WIDTH, category));
                 let live = |category| list.iter().filter(|(bucket, c)| *c == category && now / WIDTH - bucket < 10).count() as u64;
                 let counts = Counts { succeeded: live(0), failed: live(1), slow: live(2), slow_failed: live(3) };

@@ -145,6 +145,10 @@ fn states_causes_and_counts_speak_for_themselves() {
     assert_eq!((Counts::default().failure_rate(), Counts::default().slow_rate()), (None, None));
     let causes = [
         (Cause::ConsecutiveFailures(5), "5 failures in a row"),
+        (
+            Cause::FailureStreak { failures: 13, others: counts },
+            "13 failures in a row, where 3 of 10 other calls failed",
+        ),
         (Cause::FailureRate(counts), "3 of 10 calls failed"),
         (Cause::SlowRate(counts), "3 of 10 calls were slow"),
         (Cause::Custom(counts), "the custom rule, at 3 of 10 calls failed"),
@@ -363,6 +367,7 @@ fn a_listener_of_changes_hears_of_no_call_and_calls_are_timed_only_while_somebod
     heard(&mut bench, |bench| assert_eq!(reads(bench), 2));
     // The listener leaves with the next event, and the last calls are timed until the next reload.
     bench.call(Outcome::Success);
-    bench.breaker.reload(&CircuitBreaker::builder("test").failure_rate(None), &bench.now).unwrap();
+    let builder = CircuitBreaker::builder("test").consecutive_failures(2).failure_rate(None);
+    bench.breaker.reload(&builder, &bench.now).unwrap();
     assert_eq!(reads(&bench), 0);
 }

@@ -1,19 +1,24 @@
 //! Every rule by name, and every defect that a peer was found to have.
 
+mod clocks;
 mod closed;
+mod half_open;
 mod handle;
 mod model;
 mod open;
 mod peers;
+mod reload;
+mod streaks;
 
 use super::{Builder, CircuitBreaker, CircuitBreakerPermit, State};
-use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Rejection};
+use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Progress, Rejection};
 use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 const OVERLOAD: Outcome = Outcome::Failure(Failure { overload: true, ..Failure::new(FailureKind::Http(429)) });
+const GRACEFUL: Outcome = Outcome::Failure(Failure { graceful: true, ..Failure::new(FailureKind::Transport) });
 
 /// A circuit and a clock that is turned by hand.
 struct Bench {

@@ -7,7 +7,8 @@ const BUCKET: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 struct Rules {
-    consecutive: u32,
+    /// Calibrated without a number.
+    consecutive: Option<u32>,
     failure: Option<u32>,
     slow: Option<u32>,
     minimum: usize,
@@ -21,6 +22,7 @@ struct Rules {
 enum Op {
     Wait(u32),
     Admit,
+    Progress(usize),
     Settle(usize, usize),
     Drop(usize),
     Operator(usize),
@@ -42,10 +44,16 @@ struct Model {
 
 #[derive(Default)]
 struct Round {
-    ends: Duration,
-    leases: Vec<(usize, Duration)>,
+    since: Duration,
+    leases: Vec<Lease>,
     succeeded: u32,
     failed: u32,
+}
+
+struct Lease {
+    id: usize,
+    since: Duration,
+    to_head: Option<Duration>,
 }
 
 /// A call whose permit is out, as the model knows it.
@@ -54,6 +62,7 @@ struct Call {
     generation: u64,
     probe: bool,
     started: Duration,
+    to_head: Option<Duration>,
 }
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -82,18 +91,35 @@ impl Model {
     }
 
     fn roll(&mut self, now: Duration, bench: &Bench, start: Instant) {
+        let mut revoked = Duration::ZERO;
         while self.state == State::HalfOpen {
-            let due = self.round.leases.iter().map(|(_, ends)| *ends).filter(|ends| *ends <= now).min();
-            if let Some(due) = due.filter(|due| *due <= self.round.ends) {
+            let due = self.round.leases.iter().map(|lease| lease.since + LEASE).filter(|end| *end <= now).min();
+            let bound = (self.round.failed > 0).then_some(self.round.since + HALF_OPEN).filter(|bound| *bound <= now);
+            if let Some(due) = due.filter(|due| bound.is_none_or(|bound| *due <= bound)) {
                 let before = self.round.leases.len();
-                self.round.leases.retain(|(_, ends)| *ends > due);
+                self.round.leases.retain(|lease| lease.since + LEASE > due);
                 self.round.failed += (before - self.round.leases.len()) as u32;
+                revoked = due;
                 self.decide(due, bench, start);
-            } else if self.round.ends <= now {
-                self.open(self.round.ends, bench, start);
+            } else if let Some(bound) = bound {
+                self.open(bound.max(revoked), bench, start);
             } else {
                 return;
             }
+        }
+    }
+
+    fn progress(&mut self, call: &mut Call, now: Duration, bench: &Bench, start: Instant) {
+        if call.probe {
+            self.roll(now, bench, start);
+            if let Some(lease) = self.round.leases.iter_mut().find(|lease| lease.id == call.id)
+                && (lease.to_head.is_none() || now - lease.since >= LEASE / 16)
+            {
+                lease.to_head.get_or_insert(now - call.started);
+                (lease.since, self.round.since) = (now, now);
+            }
+        } else {
+            call.to_head.get_or_insert(now - call.started);
         }
     }
 
@@ -117,12 +143,12 @@ impl Model {
         }
         if self.state == State::Open && now >= self.open_until {
             self.enter(State::HalfOpen);
-            self.round = Round { ends: now + HALF_OPEN, ..Round::default() };
+            self.round = Round { since: now, ..Round::default() };
         }
         let live = self.round.leases.len() as u32;
         let free = live < self.rules.concurrent && live + self.round.succeeded + self.round.failed < self.rules.probes;
         (self.state == State::HalfOpen && free).then(|| {
-            self.round.leases.push((id, now + LEASE));
+            self.round.leases.push(Lease { id, since: now, to_head: None });
             true
         })
     }
@@ -137,23 +163,29 @@ impl Model {
     }
 
     fn settle(&mut self, call: &Call, outcome: Outcome, now: Duration, bench: &Bench, start: Instant) {
-        let slow = now - call.started > SLOW;
+        if call.probe {
+            self.roll(now, bench, start);
+        }
+        let lease = self.round.leases.iter().find(|lease| lease.id == call.id);
+        let to_head = lease.and_then(|lease| lease.to_head).or(call.to_head);
+        let slow = to_head.unwrap_or(now - call.started) > SLOW;
         let taught = match outcome {
             Outcome::Success => Some(false),
+            Outcome::Failure(Failure { graceful: true, .. }) => None,
             Outcome::Failure(_) => Some(true),
             Outcome::Ignored(Ignored::Cancelled) if slow => Some(false),
             _ => None,
         };
         if call.probe {
-            self.roll(now, bench, start);
-            let held = self.state == State::HalfOpen && self.round.leases.iter().any(|(id, _)| *id == call.id);
-            self.round.leases.retain(|(id, _)| *id != call.id);
+            let held = self.state == State::HalfOpen && lease.is_some();
+            self.round.leases.retain(|lease| lease.id != call.id);
             match taught {
                 _ if !held => self.stale += 1,
                 None => {}
                 Some(failed) => {
                     let bad = failed || (slow && self.rules.slow.is_some());
                     *(if bad { &mut self.round.failed } else { &mut self.round.succeeded }) += 1;
+                    self.round.since = now;
                     self.decide(now, bench, start);
                 }
             }
@@ -177,8 +209,8 @@ impl Model {
         let live = self.live(now);
         let reached =
             |rate: Option<u32>, part: usize| rate.is_some_and(|percent| part * 100 >= percent as usize * live.len());
-        let in_a_row =
-            self.row >= self.rules.consecutive && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
+        let needed = self.rules.consecutive.unwrap_or_else(|| self.calibrated(&live));
+        let in_a_row = self.row >= needed && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
         let rates = live.len() >= self.rules.minimum
             && (reached(self.rules.failure, live.iter().filter(|(failed, _)| *failed).count())
                 || reached(self.rules.slow, live.iter().filter(|(_, slow)| *slow).count()));
@@ -188,10 +220,23 @@ impl Model {
     }
 }
 
+impl Model {
+    fn calibrated(&self, live: &[(bool, bool)]) -> u32 {
+        let failures = live.iter().filter(|(failed, _)| *failed).count();
+        let streak = failures.min(self.row as usize);
+        let (failures, others) = (failures - streak, live.len() - streak);
+        if others < self.rules.minimum {
+            return 5;
+        }
+        let rate = failures as f64 / others as f64;
+        (5..100).find(|n| rate.powi(*n as i32) <= 1e-9).unwrap_or(100)
+    }
+}
+
 fn rules() -> impl Strategy<Value = Rules> {
     let rate = || prop::option::of(1u32..=100);
-    (1u32..6, rate(), rate(), 1usize..8, prop::option::of(8u32..12), 1u32..4, 1u32..4, 1u32..4).prop_map(
-        |(consecutive, failure, slow, minimum, count_window, probes, concurrent, needed)| Rules {
+    (prop::option::of(1u32..6), rate(), rate(), 1usize..8, prop::option::of(8u32..12), 1u32..4, 1u32..4, 1u32..4)
+        .prop_map(|(consecutive, failure, slow, minimum, count_window, probes, concurrent, needed)| Rules {
             consecutive,
             failure,
             slow,
@@ -200,15 +245,15 @@ fn rules() -> impl Strategy<Value = Rules> {
             probes,
             concurrent: concurrent.min(probes),
             needed: needed.min(probes),
-        },
-    )
+        })
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0u32..1500).prop_map(Op::Wait),
         8 => Just(Op::Admit),
-        8 => (0usize..16, 0usize..5).prop_map(|(which, outcome)| Op::Settle(which, outcome)),
+        4 => (0usize..16).prop_map(Op::Progress),
+        8 => (0usize..16, 0usize..7).prop_map(|(which, outcome)| Op::Settle(which, outcome)),
         1 => (0usize..16).prop_map(Op::Drop),
         1 => (0usize..24).prop_map(Op::Operator),
         1 => Just(Op::Reload),
@@ -219,7 +264,7 @@ fn build(rules: &Rules) -> Builder {
     let share = |percent: u32| f64::from(percent) / 100.0;
     CircuitBreaker::builder("model")
         .seed(7)
-        .consecutive_failures(rules.consecutive)
+        .consecutive_failures(rules.consecutive.map_or(FailureStreak::Calibrated, FailureStreak::Fixed))
         .failure_rate(rules.failure.map(share))
         .slow_threshold(SLOW)
         .slow_rate(rules.slow.map(share))
@@ -256,21 +301,27 @@ proptest! {
                     let expected = model.admit(now, next, &bench, start);
                     prop_assert_eq!(admitted.as_ref().ok().map(CircuitBreakerPermit::is_probe), expected, "{:?}", model.state);
                     if let Ok(permit) = admitted {
-                        let call = Call { id: next, generation: model.generation, probe: expected == Some(true), started: now };
+                        let call = Call { id: next, generation: model.generation, probe: expected == Some(true), started: now, to_head: None };
                         out.push((permit, call));
                         next += 1;
                     }
                 }
+                Op::Progress(which) if !out.is_empty() => {
+                    let which = which % out.len();
+                    let (permit, call) = &mut out[which];
+                    permit.progress(Progress::Head, &bench.now);
+                    model.progress(call, now, &bench, start);
+                }
                 Op::Settle(which, outcome) if !out.is_empty() => {
                     let (permit, call) = out.swap_remove(which % out.len());
-                    let outcome = [Outcome::Success, Outcome::Success, FAILURE, OVERLOAD, Outcome::CANCELLED][outcome];
+                    let outcome = [Outcome::Success, Outcome::Success, FAILURE, FAILURE, OVERLOAD, GRACEFUL, Outcome::CANCELLED][outcome];
                     bench.settle(permit, outcome);
                     model.settle(&call, outcome, now, &bench, start);
                 }
                 Op::Drop(which) if !out.is_empty() => {
                     let (permit, call) = out.swap_remove(which % out.len());
                     drop(permit);
-                    model.round.leases.retain(|(id, _)| *id != call.id);
+                    model.round.leases.retain(|lease| lease.id != call.id);
                 }
                 Op::Operator(which) => match which {
                     0 => { bench.breaker.force_open(&bench.now); if model.state != State::ForcedOpen { model.enter(State::ForcedOpen); } }
@@ -297,7 +348,7 @@ proptest! {
             prop_assert_eq!(snapshot.consecutive_failures, model.row);
             let live = model.live(now);
             // I7: exactly the results of this generation that are in the window. Without a rate rule there is no window.
-            if rules.failure.is_some() || rules.slow.is_some() {
+            if rules.failure.is_some() || rules.slow.is_some() || rules.consecutive.is_none() {
                 prop_assert_eq!(snapshot.counts.total(), live.len() as u64);
                 prop_assert_eq!(snapshot.counts.failures(), live.iter().filter(|(failed, _)| *failed).count() as u64);
                 prop_assert_eq!(snapshot.counts.slow_calls(), live.iter().filter(|(_, slow)| *slow).count() as u64);

@@ -1,0 +1,205 @@
+//! Half-open: a round ends by its probes, however rare, long or streaming they are.
+
+use super::{super::*, *};
+use crate::Reason;
+
+/// A default circuit that five failures opened, at the end of its open time.
+fn due() -> Bench {
+    let mut bench = Bench::new(|builder| builder);
+    bench.calls(5, FAILURE);
+    bench.wait_open();
+    bench
+}
+
+#[test]
+fn rare_calls_close_a_healthy_circuit() {
+    for every in [10, 30, 60, 600, 86_400] {
+        let mut bench = due();
+        for _ in 0..3 {
+            bench.call(Outcome::Success);
+            bench.wait(every * SECOND);
+        }
+        assert_eq!(bench.state(), State::Closed, "a call every {every} s");
+        assert_eq!(bench.breaker.snapshot(&bench.now).rejected, 0);
+    }
+}
+
+#[test]
+fn calls_of_any_length_close_it_while_their_responses_deliver() {
+    for (length, sign_of_life) in [(20, 20), (120, 1), (7200, 29), (86_400, 25)] {
+        let mut bench = due();
+        for _ in 0..3 {
+            let mut permit = bench.admit();
+            for _ in 0..length / sign_of_life {
+                bench.wait(sign_of_life * SECOND);
+                permit.progress(Progress::Frame, &bench.now);
+                assert_eq!(bench.state(), State::HalfOpen);
+            }
+            bench.settle(permit, Outcome::Success);
+        }
+        assert_eq!(bench.state(), State::Closed, "calls of {length} s with a frame every {sign_of_life} s");
+    }
+}
+
+#[test]
+fn a_probe_without_a_sign_of_life_is_revoked_and_its_late_result_is_stale() {
+    for head_after in [None, Some(29 * SECOND)] {
+        let mut bench = due();
+        let mut hung = bench.admit();
+        if let Some(after) = head_after {
+            bench.wait(after);
+            hung.progress(Progress::Head, &bench.now);
+        }
+        bench.wait(7200 * SECOND);
+        // The first look for two hours, by the frame that comes too late.
+        hung.progress(Progress::Frame, &bench.now);
+        assert_eq!(bench.state(), State::Open);
+        bench.settle(hung, Outcome::Success);
+        assert_eq!(bench.breaker.snapshot(&bench.now).stale, 1);
+        assert!(bench.admit().is_probe(), "it opened again two hours ago");
+    }
+}
+
+#[test]
+fn a_stream_of_many_frames_renews_its_lease_a_few_times() {
+    let mut bench = due();
+    let mut stream = bench.admit();
+    stream.progress(Progress::Head, &bench.now);
+    bench.wait(SECOND);
+    stream.progress(Progress::Frame, &bench.now);
+    bench.wait(30 * SECOND - MS);
+    assert_eq!(bench.state(), State::Open, "a sixteenth of the lease had not passed");
+    let mut bench = due();
+    let mut stream = bench.admit();
+    stream.progress(Progress::Head, &bench.now);
+    bench.wait(2 * SECOND);
+    stream.progress(Progress::Frame, &bench.now);
+    bench.wait(30 * SECOND - MS);
+    assert_eq!(bench.state(), State::HalfOpen);
+    drop(stream);
+}
+
+fn bears_a_failure() -> Bench {
+    let mut bench = Bench::consecutive(1, |builder| {
+        builder.probes(3).close_rule(CloseRule::Share(0.6)).max_half_open(10 * SECOND).probe_lease(60 * SECOND)
+    });
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench
+}
+
+#[test]
+fn a_round_in_which_something_failed_ends_with_its_bound_which_results_and_signs_of_life_restart() {
+    let mut bench = bears_a_failure();
+    bench.wait(100 * SECOND);
+    bench.call(FAILURE);
+    bench.wait(10 * SECOND - MS);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.call(Outcome::Success);
+    bench.wait(10 * SECOND - MS);
+    let mut probe = bench.admit();
+    bench.wait(MS / 2);
+    probe.progress(Progress::Head, &bench.now);
+    bench.wait(10 * SECOND - MS);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.wait(MS);
+    assert_eq!(bench.state(), State::Open, "without a call");
+}
+
+#[test]
+fn a_lease_that_runs_out_after_the_bound_ends_the_round_when_it_runs_out() {
+    let mut bench = bears_a_failure();
+    let _hung = bench.admit();
+    bench.wait(60 * SECOND - MS);
+    assert_eq!(bench.state(), State::HalfOpen, "nothing has failed yet");
+    bench.wait(500 * MS);
+    let left = bench.breaker.snapshot(&bench.now).retry_after;
+    assert_eq!(bench.state(), State::Open);
+    assert!(left > Some(500 * MS) && left < Some(2 * SECOND), "{left:?}");
+}
+
+#[test]
+fn a_half_open_circuit_never_asks_to_wait_longer_than_the_first_open_time() {
+    for lease in [SECOND, 3600 * SECOND, Duration::MAX] {
+        let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(lease).open_time(2 * SECOND..=60 * SECOND));
+        bench.call(FAILURE);
+        bench.wait_open();
+        let _probe = bench.admit();
+        let expected = Some(lease.min(2 * SECOND));
+        let rejection = bench.try_admit().unwrap_err();
+        assert_eq!((rejection.reason(), rejection.retry_after()), (Reason::ProbesExhausted, expected));
+        assert_eq!(bench.breaker.peek(&bench.now).unwrap_err().retry_after, expected);
+        assert_eq!(bench.breaker.snapshot(&bench.now).retry_after, expected);
+    }
+}
+
+#[test]
+fn a_lease_that_is_renewed_wakes_no_waiter() {
+    struct Woken(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    let mut bench = due();
+    let mut probe = bench.admit();
+    let woken = std::sync::Arc::new(Woken(false.into()));
+    let waiters = bench.breaker.waiters().unwrap();
+    waiters.register(waiters.key(), &woken.clone().into());
+    bench.wait(10 * SECOND);
+    probe.progress(Progress::Head, &bench.now);
+    assert!(!woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    drop(probe);
+    assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
+}
+
+#[test]
+fn a_probe_is_slow_by_the_time_to_its_head() {
+    let close = |time| {
+        let mut bench = Bench::consecutive(1, |builder| {
+            builder.slow_threshold(100 * MS).slow_rate(1.0).call_time(time).minimum_throughput(1)
+        });
+        bench.call(FAILURE);
+        bench.wait_open();
+        let mut probe = bench.admit();
+        bench.wait(100 * MS);
+        probe.progress(Progress::Head, &bench.now);
+        bench.wait(SECOND);
+        bench.settle(probe, Outcome::Success);
+        bench.state()
+    };
+    assert_eq!((close(CallTime::ToHead), close(CallTime::ToEnd)), (State::Closed, State::Open));
+}
+
+#[test]
+fn a_graceful_refusal_of_a_probe_decides_nothing() {
+    let mut bench = due();
+    for _ in 0..10 {
+        bench.call(GRACEFUL);
+    }
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.calls(3, Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+    bench.wait(SECOND);
+}
+
+#[test]
+fn it_is_idle_when_it_could_be_forgotten() {
+    let mut bench = Bench::consecutive(1, |builder| builder);
+    let idle = |bench: &Bench| bench.breaker.is_idle(&bench.now);
+    assert!(idle(&bench));
+    let permit = bench.admit();
+    assert!(!idle(&bench), "a permit is out");
+    bench.settle(permit, FAILURE);
+    assert!(!idle(&bench), "open");
+    bench.wait_open();
+    assert!(idle(&bench), "its open time is over");
+    let probe = bench.admit();
+    assert!(!idle(&bench), "a probe is out");
+    drop(probe);
+    assert!(idle(&bench));
+    for set in [CircuitBreaker::force_open, CircuitBreaker::disable, CircuitBreaker::metrics_only] {
+        set(&bench.breaker, &bench.now);
+        assert!(!idle(&bench), "an operator's state");
+    }
+}
