@@ -1,9 +1,10 @@
 //! Shared state that threads reach without meeting on one cache line.
 //!
-//! An admitted call has to own a handle to its policy's state until it settles. With one shared [`Arc`], every call of every
-//! thread increments and decrements the same reference count, and that line is all there is to scaling: two
-//! threads get 0.4 times the work of one done. So the state is reached through *tickets*, one `Arc` per shard, and a
-//! call takes the ticket of the shard that its thread belongs to.
+//! An admitted call has to own a handle to its policy's state until it settles. With one shared
+//! [`Arc`], every call of every thread increments and decrements the same reference count, and that
+//! line is all there is to scaling: two threads get 0.4 times the work of one done. So the state is
+//! reached through *tickets*, one `Arc` per shard, and a call takes the ticket of the shard that
+//! its thread belongs to.
 
 use crate::sync::{AtomicU64, Ordering};
 use std::{cell::Cell, fmt, ops::Deref, sync::Arc};
@@ -16,8 +17,9 @@ struct Tickets<T> {
     tickets: Box<[Arc<Slot<T>>]>,
 }
 
-/// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line prefetch makes neighbours of them. The
-/// size keeps two counts apart as well as an alignment does, at half of the memory.
+/// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
+/// prefetch makes neighbours of them. The size keeps two counts apart as well as an alignment does,
+/// at half of the memory.
 struct Slot<T> {
     value: Arc<T>,
     shard: usize,
@@ -41,7 +43,7 @@ impl<T> Sharded<T> {
         Ticket(tickets[thread_index() & (tickets.len() - 1)].clone())
     }
 
-    /// How many tickets are out: a sum over the shards, exact while nobody takes or returns one.
+    /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
     pub fn tickets_out(&self) -> usize {
         self.0.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
     }
@@ -72,7 +74,8 @@ impl<T: fmt::Debug> fmt::Debug for Sharded<T> {
 pub struct Ticket<T>(Arc<Slot<T>>);
 
 impl<T> Ticket<T> {
-    /// The shard this ticket was taken from. It stays the same when the call moves to another thread.
+    /// The shard this ticket was taken from. It stays the same when the call moves to another
+    /// thread.
     pub fn shard(&self) -> usize {
         self.0.shard
     }
@@ -103,8 +106,9 @@ thread_local! {
     static COMPACT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `make`, in which every new policy gets a single shard: for policies of which there are many, such as those of a keyed policy. They take less
-/// memory, and threads that share one of them meet on a cache line.
+/// Runs `make`, in which every new policy gets a single shard: for policies of which there are
+/// many, such as those of a keyed policy. They take less memory, and threads that share one of them
+/// meet on a cache line.
 pub fn compact<T>(make: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -116,7 +120,8 @@ pub fn compact<T>(make: impl FnOnce() -> T) -> T {
     make()
 }
 
-/// How many shards to make: four for each core, so that few threads share one, as a power of two between 4 and 64; one inside [`compact`].
+/// How many shards to make: four for each core, so that few threads share one, as a power of two
+/// between 4 and 64; one inside [`compact`].
 pub fn shards() -> usize {
     if cfg!(loom) || COMPACT.get() {
         return 1;
@@ -125,7 +130,8 @@ pub fn shards() -> usize {
     (cores * 4).next_power_of_two().clamp(4, 64)
 }
 
-/// A small number for the current thread. Threads that start one after the other get neighbouring numbers, hence different shards.
+/// A small number for the current thread. Threads that start one after the other get neighbouring
+/// numbers, hence different shards.
 #[inline]
 pub fn thread_index() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -211,7 +217,8 @@ mod tests {
             std::thread::spawn(move || sharded.ticket().shard())
         };
         let (a, b) = (shard(&sharded), shard(&sharded));
-        // Other tests' threads draw numbers too, so only the usual case can be asserted: two draws of a run of at most `shards()`.
+        // Other tests' threads draw numbers too, so only the usual case can be asserted: two draws
+        // of a run of at most `shards()`.
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         assert!(a < shards() && b < shards());
     }

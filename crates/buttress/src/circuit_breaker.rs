@@ -75,8 +75,8 @@ pub type CircuitBreakerLayer<E = NoEnding> = GateLayer<CircuitBreaker, E>;
 pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
-    /// With the defaults: a streak of failures that is no chance, at least 5, or half of at least 20 calls in 10 seconds; open for
-    /// 5 seconds to 5 minutes; 3 probes, one at a time.
+    /// With the defaults: a streak of failures that is no chance, at least 5, or half of at least
+    /// 20 calls in 10 seconds; open for 5 seconds to 5 minutes; 3 probes, one at a time.
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }
@@ -88,7 +88,8 @@ impl From<CircuitBreaker> for CircuitBreakerLayer {
     }
 }
 
-/// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all services of its layers.
+/// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all
+/// services of its layers.
 #[derive(Clone)]
 pub struct CircuitBreaker(core::CircuitBreaker, Arc<OnceLock<broadcast::Sender<Transition>>>);
 
@@ -114,7 +115,8 @@ impl CircuitBreaker {
         self.0.name()
     }
 
-    /// The state now. An open circuit whose time is over stays open until a call comes that can be its probe.
+    /// The state now. An open circuit whose time is over stays open until a call comes that can be
+    /// its probe.
     pub fn state(&self) -> State {
         self.0.state(&TokioClock)
     }
@@ -134,7 +136,8 @@ impl CircuitBreaker {
         self.0.disable(&TokioClock);
     }
 
-    /// Lets every call through and counts, but never trips, until another of these methods is called.
+    /// Lets every call through and counts, but never trips, until another of these methods is
+    /// called.
     pub fn metrics_only(&self) {
         self.0.metrics_only(&TokioClock);
     }
@@ -149,10 +152,13 @@ impl CircuitBreaker {
         self.0.open_for(time, &TokioClock);
     }
 
-    /// Changes the configuration while it runs; state and results stay, and are judged by the new thresholds at once. See [`core::CircuitBreaker::reload`](buttress_core::CircuitBreaker::reload).
+    /// Changes the configuration while it runs; state and results stay, and are judged by the new
+    /// thresholds at once. See
+    /// [`core::CircuitBreaker::reload`](buttress_core::CircuitBreaker::reload).
     ///
     /// # Errors
-    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change. The old one stays then.
+    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change. The
+    /// old one stays then.
     pub fn reload(&self, builder: &Builder) -> Result<(), InvalidConfig> {
         self.0.reload(&builder.0, &TokioClock)
     }
@@ -162,25 +168,27 @@ impl CircuitBreaker {
         self.0.in_flight()
     }
 
-    /// Whether nothing would be lost with this circuit: no call is in flight, and it is closed or would admit a probe now.
+    /// Whether nothing would be lost with this circuit: no call is in flight, and it is closed or
+    /// would admit a probe now.
     pub fn is_idle(&self) -> bool {
         self.0.is_idle(&TokioClock)
     }
 
-    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
-    /// contained. It stays for as long as the circuit does.
+    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock.
+    /// A panic in it is contained. It stays for as long as the circuit does.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.0.on_transition(listener);
     }
 
-    /// Calls `listener` with every [`Event`]: every call that ends or is refused too, on the thread of the call, outside any lock. Calls
-    /// are timed while there is such a listener, which costs two readings of the clock each.
+    /// Calls `listener` with every [`Event`]: every call that ends or is refused too, on the thread
+    /// of the call, outside any lock. Calls are timed while there is such a listener, which costs
+    /// two readings of the clock each.
     pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
         self.0.on_event(listener);
     }
 
-    /// Every change of state from now on. A receiver that falls more than 64 behind gets the number that it missed. All receivers
-    /// share one channel, and a dropped one costs nothing.
+    /// Every change of state from now on. A receiver that falls more than 64 behind gets the number
+    /// that it missed. All receivers share one channel, and a dropped one costs nothing.
     pub fn subscribe(&self) -> broadcast::Receiver<Transition> {
         let sender = self.1.get_or_init(|| {
             let (sender, _) = broadcast::channel(64);
@@ -336,7 +344,8 @@ impl<Req: ?Sized, F: Fn(&Req) -> bool> Admit<Req> for CanProbe<F> {
     }
 }
 
-/// Builds a [`CircuitBreaker`]; ranges and defaults are those of [`buttress_core::circuit_breaker::Builder`].
+/// Builds a [`CircuitBreaker`]; ranges and defaults are those of
+/// [`buttress_core::circuit_breaker::Builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder(core::Builder);
@@ -352,48 +361,61 @@ macro_rules! setters {
 
 impl Builder {
     setters! {
-        /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the rule off. Default:
-        /// [`FailureStreak::Calibrated`], at least 5 and more where calls fail at random.
+        /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the
+        /// rule off. Default: [`FailureStreak::Calibrated`], at least 5 and more where calls fail
+        /// at random.
         consecutive_failures(impl Into<FailureStreak>);
-        /// Trips when at least this share of the calls in the window failed; `None` switches the rule off. Above 0, up to 1. Default 0.5.
+        /// Trips when at least this share of the calls in the window failed; `None` switches the
+        /// rule off. Above 0, up to 1. Default 0.5.
         failure_rate(impl Into<Option<f64>>);
-        /// Trips when at least this share of the calls in the window was slow. Above 0, up to 1. Off by default.
+        /// Trips when at least this share of the calls in the window was slow. Above 0, up to 1.
+        /// Off by default.
         slow_rate(impl Into<Option<f64>>);
-        /// Calls that take longer than this to the head of their response are slow. Above zero. None by default.
+        /// Calls that take longer than this to the head of their response are slow. Above zero.
+        /// None by default.
         slow_threshold(impl Into<Option<Duration>>);
-        /// What is compared with the slow threshold: the time to the head of the response, or to its end. Default: to its head.
+        /// What is compared with the slow threshold: the time to the head of the response, or to
+        /// its end. Default: to its head.
         call_time(CallTime);
         /// Trips when a function of the results in the window says so.
         custom_rule(impl Fn(&Counts) -> bool + Send + Sync + 'static);
         /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20.
         minimum_throughput(u32);
-        /// The results over which rates are computed: those of 10 ms to a day, or a [`Window::Count`]. Default 10 seconds.
+        /// The results over which rates are computed: those of 10 ms to a day, or a
+        /// [`Window::Count`]. Default 10 seconds.
         window(impl Into<Window>);
-        /// How long the circuit stays open, doubling with each relapse, jittered. Above zero. Default 5 to 300 seconds.
+        /// How long the circuit stays open, doubling with each relapse, jittered. Above zero.
+        /// Default 5 to 300 seconds.
         open_time(RangeInclusive<Duration>);
         /// How many probes decide. At least 1. Default 3.
         probes(u32);
-        /// How many probes may be in flight together. Between 1 and the number of probes. Default 1.
+        /// How many probes may be in flight together. Between 1 and the number of probes. Default
+        /// 1.
         concurrent_probes(u32);
         /// When probes close the circuit. Default: all of them succeed.
         close_rule(CloseRule);
-        /// A probe is counted as failed after this time without a result or a sign of life. Above zero. Default 30 seconds.
+        /// A probe is counted as failed after this time without a result or a sign of life. Above
+        /// zero. Default 30 seconds.
         probe_lease(Duration);
-        /// A half-open circuit in which a probe has failed opens again after this time without a result or a sign of life. Above zero.
-        /// Default 60 seconds.
+        /// A half-open circuit in which a probe has failed opens again after this time without a
+        /// result or a sign of life. Above zero. Default 60 seconds.
         max_half_open(Duration);
-        /// How to count a call that was dropped after more than the slow threshold. Default: as slow.
+        /// How to count a call that was dropped after more than the slow threshold. Default: as
+        /// slow.
         on_drop(OnDrop);
-        /// Counts calls as slow while they are still in flight, once they are past the slow threshold. Needs a slow rate. Default: off.
+        /// Counts calls as slow while they are still in flight, once they are past the slow
+        /// threshold. Needs a slow rate. Default: off.
         count_overdue(bool);
-        /// After closing, ramps admission from 10 % to 100 % over this time. Default: zero, no ramp.
+        /// After closing, ramps admission from 10 % to 100 % over this time. Default: zero, no
+        /// ramp.
         recovery_ramp(Duration);
         /// Makes the jitter repeatable.
         seed(u64);
     }
 
     /// # Errors
-    /// When a value is out of its range, or no rule could ever trip. The error names the field and the rule.
+    /// When a value is out of its range, or no rule could ever trip. The error names the field and
+    /// the rule.
     pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
         self.0.build().map(CircuitBreaker::watched)
     }

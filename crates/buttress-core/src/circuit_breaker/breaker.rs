@@ -10,7 +10,8 @@ use crate::{Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejectio
 use fastrand::Rng;
 use std::{fmt, time::Duration};
 
-/// A circuit breaker: a cheap handle; clones share one circuit. See the [module](super) for how it works.
+/// A circuit breaker: a cheap handle; clones share one circuit. See the [module](super) for how it
+/// works.
 ///
 /// ```
 /// use buttress_core::{CircuitBreaker, Failure, FailureKind, Permit, Policy, circuit_breaker::State};
@@ -29,7 +30,8 @@ use std::{fmt, time::Duration};
 pub struct CircuitBreaker(Sharded<Circuit>);
 
 impl CircuitBreaker {
-    /// With the defaults of [`Builder`]: failures in a row that are no chance, at least 5, or half of at least 20 calls in 10 seconds.
+    /// With the defaults of [`Builder`]: failures in a row that are no chance, at least 5, or half
+    /// of at least 20 calls in 10 seconds.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None)
     }
@@ -49,7 +51,8 @@ impl CircuitBreaker {
         self.0.name()
     }
 
-    /// The state at this moment. An open circuit whose time is over stays open until a call comes that can be its probe.
+    /// The state at this moment. An open circuit whose time is over stays open until a call comes
+    /// that can be its probe.
     pub fn state(&self, clock: &impl Clock) -> State {
         match State::of_word(self.0.hot.word.load(Ordering::Acquire)) {
             State::HalfOpen => self.0.change(clock.now(), |machine, now, steps| {
@@ -92,7 +95,8 @@ impl CircuitBreaker {
         self.set(State::Disabled, clock);
     }
 
-    /// Lets every call through and counts, but never trips, until another of these methods is called.
+    /// Lets every call through and counts, but never trips, until another of these methods is
+    /// called.
     pub fn metrics_only(&self, clock: &impl Clock) {
         self.set(State::MetricsOnly, clock);
     }
@@ -107,36 +111,42 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, now, steps| steps.push(machine.open_for(time, now)));
     }
 
-    /// Opens for `time` as another instance did, or closes as it did for `None`; then it goes on as after a trip or a recovery of its own, with a time
-    /// that the next relapse lengthens as if there had been none. In an operator's state it stays.
+    /// Opens for `time` as another instance did, or closes as it did for `None`; then it goes on as
+    /// after a trip or a recovery of its own, with a time that the next relapse lengthens as if
+    /// there had been none. In an operator's state it stays.
     pub fn follow(&self, open: Option<Duration>, clock: &impl Clock) {
         self.0.change(clock.now(), |machine, now, steps| steps.extend(machine.follow(open, now)));
     }
 
-    /// Allows at most so many probes at a time here, of those that the configuration allows, because instances share them; `None` for all. While it is
-    /// 0, an open circuit stays open beyond its time.
+    /// Allows at most so many probes at a time here, of those that the configuration allows,
+    /// because instances share them; `None` for all. While it is 0, an open circuit stays open
+    /// beyond its time.
     pub fn allow_probes(&self, allowed: Option<u32>, clock: &impl Clock) {
         self.0.change(clock.now(), |machine, _, _| machine.allow_probes(allowed));
     }
 
-    /// Whether a call would have been a probe had one been [allowed](Self::allow_probes), since the circuit opened.
+    /// Whether a call would have been a probe had one been [allowed](Self::allow_probes), since the
+    /// circuit opened.
     pub fn lacks_probe(&self, clock: &impl Clock) -> bool {
         self.0.change(clock.now(), |machine, _, _| machine.probe_denied)
     }
 
-    /// Whether half of the minimum throughput is enough for the rates, because other instances have seen enough.
+    /// Whether half of the minimum throughput is enough for the rates, because other instances have
+    /// seen enough.
     pub fn set_cautious(&self, cautious: bool) {
         self.0.rules.set_cautious(cautious);
         self.0.rules_changed();
     }
 
-    /// Changes the configuration while it runs. State and results stay, and are judged by the new thresholds at once: a circuit whose
-    /// results meet them trips, and a half-open one with enough successes closes. A time window of another length begins anew. The
-    /// name, the seed and a custom rule are not reloaded.
+    /// Changes the configuration while it runs. State and results stay, and are judged by the new
+    /// thresholds at once: a circuit whose results meet them trips, and a half-open one with enough
+    /// successes closes. A time window of another length begins anew. The name, the seed and a
+    /// custom rule are not reloaded.
     ///
     /// # Errors
-    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change: whether it has a window, of which kind, how many
-    /// results a count window holds, and whether it counts overdue calls. The old configuration stays then.
+    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change:
+    /// whether it has a window, of which kind, how many results a count window holds, and whether
+    /// it counts overdue calls. The old configuration stays then.
     pub fn reload(&self, builder: &Builder, clock: &impl Clock) -> Result<(), InvalidConfig> {
         let config = builder.parse()?;
         let (circuit, now) = (&*self.0, clock.now());
@@ -177,8 +187,8 @@ impl CircuitBreaker {
         Ok(())
     }
 
-    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock. A panic in it is
-    /// contained. It stays for as long as the circuit does.
+    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock.
+    /// A panic in it is contained. It stays for as long as the circuit does.
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.on_transition_while(move |transition| {
             listener(transition);
@@ -194,9 +204,10 @@ impl CircuitBreaker {
         });
     }
 
-    /// Calls `listener` with every [`Event`], for as long as it returns true: every call that ends or is refused too, on the thread of
-    /// the call, outside any lock. A panic in it is contained. Calls are timed while there is such a listener, which costs two readings
-    /// of the clock each. A call that was admitted before the listener was added causes no event.
+    /// Calls `listener` with every [`Event`], for as long as it returns true: every call that ends
+    /// or is refused too, on the thread of the call, outside any lock. A panic in it is contained.
+    /// Calls are timed while there is such a listener, which costs two readings of the clock each.
+    /// A call that was admitted before the listener was added causes no event.
     pub fn on_event_while(&self, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
         self.0.listen(true, listener);
     }
@@ -209,7 +220,8 @@ impl CircuitBreaker {
         });
     }
 
-    /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit. It is called only when that matters.
+    /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit.
+    /// It is called only when that matters.
     pub fn reserve_if(
         &self,
         may_probe: impl FnOnce() -> bool,
@@ -232,8 +244,9 @@ impl CircuitBreaker {
         self.0.tickets_out()
     }
 
-    /// Whether nothing would be lost with this circuit: no permit is out, and it is closed, or would admit a probe now. An operator's
-    /// state is never idle. [Keyed policies](crate::shard::compact) forget such circuits first.
+    /// Whether nothing would be lost with this circuit: no permit is out, and it is closed, or
+    /// would admit a probe now. An operator's state is never idle. [Keyed
+    /// policies](crate::shard::compact) forget such circuits first.
     pub fn is_idle(&self, clock: &impl Clock) -> bool {
         self.in_flight() == 0
             && self.0.change(clock.now(), |machine, now, steps| {
@@ -317,7 +330,8 @@ impl CircuitBreaker {
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
-    /// A reserved probe whose call does not come within the lease gives its slot back, and counts as nothing.
+    /// A reserved probe whose call does not come within the lease gives its slot back, and counts
+    /// as nothing.
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         self.admit_call(false, clock)
     }
@@ -339,7 +353,8 @@ impl<Req: ?Sized> Admit<Req> for CircuitBreaker {
         self.admit_call(true, clock)
     }
 
-    /// A permit of an earlier generation, or of a probe whose slot is gone, is not good any more: the call is admitted anew, or rejected.
+    /// A permit of an earlier generation, or of a probe whose slot is gone, is not good any more:
+    /// the call is admitted anew, or rejected.
     fn confirm(
         &self,
         mut permit: CircuitBreakerPermit,

@@ -32,8 +32,9 @@ pub(super) const FOREVER: u64 = u64::MAX;
 
 /// The state of a circuit, as its handle and its permits share it.
 ///
-/// Its fields stay in this order: what every call reads lies between what is hardly ever written, so that no other object is on
-/// its cache lines, and that takes no alignment, which would double the size of a small circuit.
+/// Its fields stay in this order: what every call reads lies between what is hardly ever written,
+/// so that no other object is on its cache lines, and that takes no alignment, which would double
+/// the size of a small circuit.
 #[repr(C)]
 pub(super) struct Circuit {
     pub(super) rules: Rules,
@@ -52,8 +53,8 @@ pub(super) struct Circuit {
     pub(super) stale: AtomicU64,
 }
 
-/// What every call reads. It is written only when something fails or changes, so that healthy threads share the line without
-/// disturbing each other.
+/// What every call reads. It is written only when something fails or changes, so that healthy
+/// threads share the line without disturbing each other.
 pub(super) struct Hot {
     /// `generation << 3 | state`.
     pub(super) word: AtomicU64,
@@ -115,7 +116,8 @@ impl Circuit {
         self.waiters.get_or_init(Box::default)
     }
 
-    /// Runs a step of the machine under the lock, makes its changes visible, and emits their events outside the lock.
+    /// Runs a step of the machine under the lock, makes its changes visible, and emits their events
+    /// outside the lock.
     pub(super) fn change<T>(&self, now: Instant, step: impl FnOnce(&mut Machine, Instant, &mut Vec<Step>) -> T) -> T {
         // Set the origin first; otherwise an open period could end at 0.
         self.nanos(now);
@@ -147,8 +149,8 @@ impl Circuit {
         }
     }
 
-    /// First the times, then the state: a thread that sees the new state sees its times too. One that sees the old state with new
-    /// times asks again under the lock.
+    /// First the times, then the state: a thread that sees the new state sees its times too. One
+    /// that sees the old state with new times asks again under the lock.
     fn publish(&self, machine: &Machine, steps: &[Step], now: Instant) {
         let refuses_until = match machine.refuses_until() {
             Until::Now => 0,
@@ -166,7 +168,8 @@ impl Circuit {
         self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
     }
 
-    /// Whether more of a time to refuse is left than there was when it began: the clock was set back. Moves that time back with it.
+    /// Whether more of a time to refuse is left than there was when it began: the clock was set
+    /// back. Moves that time back with it.
     #[inline]
     pub(super) fn clock_was_set_back(&self, left: u64, clock: &impl Clock) -> bool {
         const TOLERANCE: u64 = 2_000_000_000;
@@ -183,8 +186,8 @@ impl Circuit {
         self.listeners.emit(&Event::Transition(transition));
     }
 
-    pub(super) fn listen(&self, of_calls: bool, hear: impl Fn(&Event) -> bool + Send + Sync + 'static) {
-        self.listeners.add(of_calls, hear);
+    pub(super) fn listen(&self, of_calls: bool, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
+        self.listeners.add(of_calls, listener);
         self.set_timed();
     }
 
@@ -209,7 +212,8 @@ impl Circuit {
         self.hot.timed.load(Ordering::Relaxed) != 0
     }
 
-    /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the next look.
+    /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the
+    /// next look.
     #[cold]
     #[inline(never)]
     pub(super) fn give_back(&self, probe: Probe) {
@@ -243,7 +247,8 @@ impl Circuit {
         let now = clock.now();
         let nanos = self.nanos(now);
         if let Some(zero) = clock.zero() {
-            // What the clock's own count was at the circuit's origin. A circuit that was made before the clock's zero cannot say it, and goes by instants.
+            // What the clock's own count was at the circuit's origin. A circuit that was made
+            // before the clock's zero cannot say it, and goes by instants.
             if let Some(origin) = super::nanos(now.saturating_duration_since(zero)).checked_sub(nanos) {
                 let _ = self.coarse_origin.set(origin);
             }
@@ -261,8 +266,9 @@ impl Circuit {
         self.labels.reject(reason).after(retry_after)
     }
 
-    /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the end. Every call counts, and those are
-    /// admitted at which the growing share completes another whole one, so the share is exact without a die.
+    /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the
+    /// end. Every call counts, and those are admitted at which the growing share completes another
+    /// whole one, so the share is exact without a die.
     #[cold]
     #[inline(never)]
     pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> bool {
@@ -299,7 +305,8 @@ impl Circuit {
     pub(super) fn elapsed(&self, started: u64, now: Instant) -> u64 {
         const BACK: u64 = SET_BACK.as_secs() * 1_000_000_000 / TICK;
         let elapsed = self.ticks(now).wrapping_sub(started) & TICKS;
-        // A call that seems to start later than it ends was timed by two clocks, or by one that was set back.
+        // A call that seems to start later than it ends was timed by two clocks, or by one that was
+        // set back.
         if elapsed > TICKS - BACK { 0 } else { elapsed }
     }
 

@@ -8,23 +8,26 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 pub enum Window {
     /// The results of this time, in ten buckets: between nine tenths of it and all of it.
     Time(Duration),
-    /// This many of the last results. Exact, and threads contend for it: prefer a time window under load.
+    /// This many of the last results. Exact, and threads contend for it: prefer a time window under
+    /// load.
     Count(u32),
 }
 
-/// Which failures in a row, without a success in between, trip the circuit. Overload does not count.
+/// Which failures in a row, without a success in between, trip the circuit. Overload does not
+/// count.
 ///
 /// Numbers convert into [`Fixed`](Self::Fixed), and `None` into [`Off`](Self::Off).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum FailureStreak {
-    /// At least 5, and so many that chance explains them less than once in 10^9 calls: with `p` as the failure rate of the window
-    /// without the streak, `ln(1e-9) / ln(p)` of them, at most 100. That is 5 up to an error rate of 1 %, 7 at 5 %, 13 at 20 %
-    /// and 23 at 40 %.
+    /// At least 5, and so many that chance explains them less than once in 10^9 calls: with `p` as
+    /// the failure rate of the window without the streak, `ln(1e-9) / ln(p)` of them, at most 100.
+    /// That is 5 up to an error rate of 1 %, 7 at 5 %, 13 at 20 % and 23 at 40 %.
     ///
-    /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a row come by chance after
-    /// some 4,000 calls of which 20 % fail, which is every 4 seconds at 1,000 calls a second. With fewer than the
-    /// [minimum throughput](Builder::minimum_throughput) of other results in the window, 5 are enough.
+    /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a
+    /// row come by chance after some 4,000 calls of which 20 % fail, which is every 4 seconds at
+    /// 1,000 calls a second. With fewer than the [minimum throughput](Builder::minimum_throughput)
+    /// of other results in the window, 5 are enough.
     #[default]
     Calibrated,
     /// This many. At least 1. For endpoints that hardly ever fail at random.
@@ -45,18 +48,21 @@ impl From<Option<u32>> for FailureStreak {
     }
 }
 
-/// What the time of a call is, which is compared with the [slow threshold](Builder::slow_threshold).
+/// What the time of a call is, which is compared with the [slow
+/// threshold](Builder::slow_threshold).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum CallTime {
-    /// The time to the head of its response, or to the first part of it that was reported. A stream that lasts for minutes is not slow.
+    /// The time to the head of its response, or to the first part of it that was reported. A stream
+    /// that lasts for minutes is not slow.
     #[default]
     ToHead,
     /// The time to the end of its response.
     ToEnd,
 }
 
-/// When probes close the circuit. Either way it is decided as soon as the remaining probes cannot change it.
+/// When probes close the circuit. Either way it is decided as soon as the remaining probes cannot
+/// change it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CloseRule {
@@ -66,8 +72,8 @@ pub enum CloseRule {
     Share(f64),
 }
 
-/// How to count a call that was dropped after the slow threshold and before its end (or the head of its response). A call that was
-/// dropped sooner is not counted.
+/// How to count a call that was dropped after the slow threshold and before its end (or the head of
+/// its response). A call that was dropped sooner is not counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OnDrop {
@@ -144,69 +150,77 @@ impl Builder {
         }
     }
 
-    /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the rule off. The default,
-    /// [`FailureStreak::Calibrated`], is 5 (Finagle, Envoy, Istio) for a backend that hardly fails, and more for one with random errors.
+    /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the
+    /// rule off. The default, [`FailureStreak::Calibrated`], is 5 (Finagle, Envoy, Istio) for a
+    /// backend that hardly fails, and more for one with random errors.
     pub fn consecutive_failures(mut self, rule: impl Into<FailureStreak>) -> Self {
         self.consecutive_failures = rule.into();
         self
     }
 
-    /// Trips when at least this share of the calls in the window failed; `None` switches the rule off. Above 0, up to 1.
-    /// Default 0.5 (Hystrix).
+    /// Trips when at least this share of the calls in the window failed; `None` switches the rule
+    /// off. Above 0, up to 1. Default 0.5 (Hystrix).
     ///
-    /// Rates are evaluated when a call fails or is slow, and not when one succeeds. Where successes complete the
-    /// [minimum throughput](Self::minimum_throughput), the rate is judged with the next bad result.
+    /// Rates are evaluated when a call fails or is slow, and not when one succeeds. Where successes
+    /// complete the [minimum throughput](Self::minimum_throughput), the rate is judged with the
+    /// next bad result.
     pub fn failure_rate(mut self, share: impl Into<Option<f64>>) -> Self {
         self.failure_rate = share.into();
         self
     }
 
-    /// Trips when at least this share of the calls in the window took longer than [`slow_threshold`](Self::slow_threshold). Above 0,
-    /// up to 1. Evaluated as the [`failure_rate`](Self::failure_rate) is. Off by default.
+    /// Trips when at least this share of the calls in the window took longer than
+    /// [`slow_threshold`](Self::slow_threshold). Above 0, up to 1. Evaluated as the
+    /// [`failure_rate`](Self::failure_rate) is. Off by default.
     pub fn slow_rate(mut self, share: impl Into<Option<f64>>) -> Self {
         self.slow_rate = share.into();
         self
     }
 
-    /// Calls that take longer than this to the head of their response are slow, whether they succeed or not. Above zero. None by
-    /// default. Where the layer reports no head, the whole call is timed; see also [`call_time`](Self::call_time). A permit of
-    /// [`Policy::reserve`](crate::Policy::reserve) is timed from [`Admit::confirm`](crate::Admit::confirm) on. Calls are timed
-    /// to within 10 microseconds and up to 93 hours.
+    /// Calls that take longer than this to the head of their response are slow, whether they
+    /// succeed or not. Above zero. None by default. Where the layer reports no head, the whole call
+    /// is timed; see also [`call_time`](Self::call_time). A permit of
+    /// [`Policy::reserve`](crate::Policy::reserve) is timed from
+    /// [`Admit::confirm`](crate::Admit::confirm) on. Calls are timed to within 10 microseconds and
+    /// up to 93 hours.
     pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
         self.slow_threshold = threshold.into();
         self
     }
 
-    /// What is compared with the [`slow_threshold`](Self::slow_threshold): the time to the head of the response, or to its end.
-    /// Default: [`CallTime::ToHead`].
+    /// What is compared with the [`slow_threshold`](Self::slow_threshold): the time to the head of
+    /// the response, or to its end. Default: [`CallTime::ToHead`].
     pub fn call_time(mut self, time: CallTime) -> Self {
         self.call_time = time;
         self
     }
 
-    /// Trips when `rule` says so of the results in the window. It is asked after each failure and each slow call, with at
-    /// least [`minimum_throughput`](Self::minimum_throughput) calls in the window. A panic in it counts as no.
+    /// Trips when `rule` says so of the results in the window. It is asked after each failure and
+    /// each slow call, with at least [`minimum_throughput`](Self::minimum_throughput) calls in the
+    /// window. A panic in it counts as no.
     pub fn custom_rule(mut self, rule: impl Fn(&Counts) -> bool + Send + Sync + 'static) -> Self {
         self.custom = Some(Arc::new(rule));
         self
     }
 
-    /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20 (Hystrix).
+    /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20
+    /// (Hystrix).
     pub fn minimum_throughput(mut self, calls: u32) -> Self {
         self.minimum_throughput = calls;
         self
     }
 
-    /// The results over which rates are computed: those of a [`Duration`] from 10 ms to a day, or the last 1 to 1,000,000 by
-    /// [`Window::Count`]. Default 10 seconds.
+    /// The results over which rates are computed: those of a [`Duration`] from 10 ms to a day, or
+    /// the last 1 to 1,000,000 by [`Window::Count`]. Default 10 seconds.
     pub fn window(mut self, window: impl Into<Window>) -> Self {
         self.window = window.into();
         self
     }
 
-    /// How long the circuit stays open: doubling from the start of the range with each relapse up to its end, with equal jitter
-    /// (from half of the step to all of it), and never less than the start. A backend's `Retry-After` lengthens it, up to the end.
-    /// Above zero. Default 5 to 300 seconds (Finagle).
+    /// How long the circuit stays open: doubling from the start of the range with each relapse up
+    /// to its end, with equal jitter (from half of the step to all of it), and never less than the
+    /// start. A backend's `Retry-After` lengthens it, up to the end. Above zero. Default 5 to 300
+    /// seconds (Finagle).
     pub fn open_time(mut self, range: RangeInclusive<Duration>) -> Self {
         self.open_time = range;
         self
@@ -230,38 +244,40 @@ impl Builder {
         self
     }
 
-    /// A probe is given up and counted as failed after this time without a result or a sign of life, which is the head or a frame of
-    /// its response. Above zero. Default 30 seconds.
+    /// A probe is given up and counted as failed after this time without a result or a sign of
+    /// life, which is the head or a frame of its response. Above zero. Default 30 seconds.
     pub fn probe_lease(mut self, lease: Duration) -> Self {
         self.probe_lease = lease;
         self
     }
 
-    /// A half-open circuit in which a probe has failed opens again after this time without a result or a sign of life of a probe. It
-    /// matters where the [`close_rule`](Self::close_rule) bears failures. A circuit in which no probe has failed stays half-open until
-    /// enough of them have succeeded, however rare calls are. Above zero. Default 60 seconds.
+    /// A half-open circuit in which a probe has failed opens again after this time without a result
+    /// or a sign of life of a probe. It matters where the [`close_rule`](Self::close_rule) bears
+    /// failures. A circuit in which no probe has failed stays half-open until enough of them have
+    /// succeeded, however rare calls are. Above zero. Default 60 seconds.
     pub fn max_half_open(mut self, bound: Duration) -> Self {
         self.max_half_open = bound;
         self
     }
 
-    /// How to count a call that was dropped after more than the slow threshold. Default: [`OnDrop::Slow`].
+    /// How to count a call that was dropped after more than the slow threshold. Default:
+    /// [`OnDrop::Slow`].
     pub fn on_drop(mut self, rule: OnDrop) -> Self {
         self.on_drop = rule;
         self
     }
 
-    /// Counts calls as slow while they are still in flight, once they are past the slow threshold, to within an eighth of it: a
-    /// backend that hangs ends no calls. The head of a response ends the count of its call, unless [`call_time`](Self::call_time) is
-    /// [`CallTime::ToEnd`].
-    /// Needs a [`slow_rate`](Self::slow_rate). Costs two more counters for each call. Default: off.
+    /// Counts calls as slow while they are still in flight, once they are past the slow threshold,
+    /// to within an eighth of it: a backend that hangs ends no calls. The head of a response ends
+    /// the count of its call, unless [`call_time`](Self::call_time) is [`CallTime::ToEnd`]. Needs a
+    /// [`slow_rate`](Self::slow_rate). Costs two more counters for each call. Default: off.
     pub fn count_overdue(mut self, yes: bool) -> Self {
         self.count_overdue = yes;
         self
     }
 
-    /// After closing, ramps admission from 10 % to 100 % over this time: a backend that comes back cold is not run over. Default: zero,
-    /// which is no ramp.
+    /// After closing, ramps admission from 10 % to 100 % over this time: a backend that comes back
+    /// cold is not run over. Default: zero, which is no ramp.
     pub fn recovery_ramp(mut self, time: Duration) -> Self {
         self.recovery_ramp = time;
         self

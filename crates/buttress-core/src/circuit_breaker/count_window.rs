@@ -9,9 +9,10 @@ const POSITION: u64 = (1 << (64 - CATEGORY_BITS - GENERATION_BITS)) - 1;
 
 /// Exact counts over the last results, a fixed number of them.
 ///
-/// A result takes the next position and writes itself into that position's slot, tagged with its generation, so that a
-/// new generation starts empty without clearing. Summing is a pass over the ring, but it is rare: after a sum, the
-/// breaker knows how many more failures the rule needs at the least, and does not sum again before they have come.
+/// A result takes the next position and writes itself into that position's slot, tagged with its
+/// generation, so that a new generation starts empty without clearing. Summing is a pass over the
+/// ring, but it is rare: after a sum, the breaker knows how many more failures the rule needs at
+/// the least, and does not sum again before they have come.
 #[derive(Debug)]
 pub(super) struct CountWindow {
     head: AtomicU64,
@@ -20,8 +21,8 @@ pub(super) struct CountWindow {
     /// `generation | bad`: below this number of bad results, no rule can be met in that generation.
     skip_until: AtomicU64,
     results: u64,
-    /// `generation | position | category`; the first position is 1. As many as there are results, rounded up to a power of two, so that
-    /// a position keeps its slot when positions wrap.
+    /// `generation | position | category`; the first position is 1. As many as there are results,
+    /// rounded up to a power of two, so that a position keeps its slot when positions wrap.
     slots: Box<[AtomicU64]>,
 }
 
@@ -46,7 +47,8 @@ impl CountWindow {
         let slot = &self.slots[position as usize % self.slots.len()];
         let word = generation << (64 - GENERATION_BITS) | position << CATEGORY_BITS | category as u64;
         let mut seen = slot.load(Ordering::Relaxed);
-        // A result of a whole ring later owns the slot; one that was overtaken is out of the window.
+        // A result of a whole ring later owns the slot; one that was overtaken is out of the
+        // window.
         while position_of(seen) < position || position_of(seen) - position > POSITION / 2 {
             match slot.compare_exchange_weak(seen, word, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -80,7 +82,8 @@ impl CountWindow {
         counts
     }
 
-    /// Counts one bad result, which has been recorded, and returns its number; `None` when it cannot be the one that meets a rule.
+    /// Counts one bad result, which has been recorded, and returns its number; `None` when it
+    /// cannot be the one that meets a rule.
     pub(super) fn next_check(&self, generation: u64) -> Option<u64> {
         let number = self.bad.fetch_add(1, Ordering::SeqCst) + 1;
         let skip = self.skip_until.load(Ordering::SeqCst);
@@ -88,8 +91,9 @@ impl CountWindow {
         (!skips).then_some(number)
     }
 
-    /// Skips sums: one taken after bad result `number` lacked `missing` more. All bad results up to `number` were in that sum or had slid out, so
-    /// no result before `number + missing` can meet a rule. Any thread's bound is valid, so either may stay.
+    /// Skips sums: one taken after bad result `number` lacked `missing` more. All bad results up to
+    /// `number` were in that sum or had slid out, so no result before `number + missing` can meet a
+    /// rule. Any thread's bound is valid, so either may stay.
     pub(super) fn skip_until(&self, generation: u64, number: u64, missing: u32) {
         self.skip_until
             .store(tag_of(generation) << SKIP_BITS | ((number + u64::from(missing)) & SKIP), Ordering::SeqCst);

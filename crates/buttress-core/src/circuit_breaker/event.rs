@@ -84,7 +84,8 @@ impl Counts {
         last
     }
 
-    /// These without so many failures, those that were slow last; none of them where there are not so many.
+    /// These without so many failures, those that were slow last; none of them where there are not
+    /// so many.
     pub(super) fn without_failures(mut self, failures: u64) -> Self {
         let slow = failures.saturating_sub(self.failed);
         self.failed = self.failed.saturating_sub(failures);
@@ -124,7 +125,8 @@ impl Counts {
 pub enum Cause {
     /// This many failures in a row.
     ConsecutiveFailures(u32),
-    /// This many failures in a row, which are too many to be chance at the failure rate of the other results.
+    /// This many failures in a row, which are too many to be chance at the failure rate of the
+    /// other results.
     FailureStreak {
         /// In a row.
         failures: u32,
@@ -198,12 +200,13 @@ pub struct Transition {
     pub to: State,
     /// Why.
     pub cause: Cause,
-    /// The generation that begins with it. Listeners on several threads may receive two transitions in either order; the one with
-    /// the smaller generation came first.
+    /// The generation that begins with it. Listeners on several threads may receive two transitions
+    /// in either order; the one with the smaller generation came first.
     pub generation: u64,
     /// How long the circuit stays open, where it opens for a time.
     pub open_for: Option<Duration>,
-    /// The failure that tripped it, or that opened it again; `None` where that was something else, such as a slow call or a lease.
+    /// The failure that tripped it, or that opened it again; `None` where that was something else,
+    /// such as a slow call or a lease.
     pub last_failure: Option<Failure>,
 }
 
@@ -215,8 +218,9 @@ pub enum Event {
     Called {
         /// What became of it.
         outcome: Outcome,
-        /// From its admission to the head of its response, or to its end where no head was reported or
-        /// [`CallTime::ToEnd`](super::CallTime::ToEnd) is chosen. To within 10 microseconds, up to 93 hours.
+        /// From its admission to the head of its response, or to its end where no head was reported
+        /// or [`CallTime::ToEnd`](super::CallTime::ToEnd) is chosen. To within 10 microseconds, up
+        /// to 93 hours.
         elapsed: Duration,
         /// Whether that is more than the slow threshold.
         slow: bool,
@@ -228,9 +232,11 @@ pub enum Event {
         /// How long nothing can be admitted.
         retry_after: Option<Duration>,
     },
-    /// A result came back from an earlier generation, or from a probe that had been given up, and changed nothing.
+    /// A result came back from an earlier generation, or from a probe that had been given up, and
+    /// changed nothing.
     Stale(Outcome),
-    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Emitted with every bad result for which it is met.
+    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Emitted with
+    /// every bad result for which it is met.
     RateExceeded(Cause),
     /// A probe did not come back within its lease and is counted as failed.
     ProbeLeaseExpired,
@@ -258,7 +264,8 @@ pub struct Snapshot {
     pub consecutive_failures: u32,
     /// Openings since it was last closed.
     pub openings: u32,
-    /// How long to wait before another try can succeed; `None` when one can now, or when that is unknown.
+    /// How long to wait before another try can succeed; `None` when one can now, or when that is
+    /// unknown.
     pub retry_after: Option<Duration>,
     /// Results that the window has to hold before its rates mean anything.
     pub minimum_throughput: u64,
@@ -269,12 +276,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The share of calls in the window that failed; `None` below the minimum throughput, where it is unknown.
+    /// The share of calls in the window that failed; `None` below the minimum throughput, where it
+    /// is unknown.
     pub fn failure_rate(&self) -> Option<f64> {
         self.counts.failure_rate().filter(|_| self.is_known())
     }
 
-    /// The share of calls in the window that were slow; `None` below the minimum throughput, where it is unknown.
+    /// The share of calls in the window that were slow; `None` below the minimum throughput, where
+    /// it is unknown.
     pub fn slow_rate(&self) -> Option<f64> {
         self.counts.slow_rate().filter(|_| self.is_known())
     }

@@ -19,12 +19,12 @@ pub(super) struct Listeners {
 struct Listener {
     of_calls: bool,
     /// Returns whether it stays.
-    hear: Arc<dyn Fn(&Event) -> bool + Send + Sync>,
+    call: Arc<dyn Fn(&Event) -> bool + Send + Sync>,
 }
 
 impl Listeners {
-    pub(super) fn add(&self, of_calls: bool, hear: impl Fn(&Event) -> bool + Send + Sync + 'static) {
-        self.change(|list| list.push(Listener { of_calls, hear: Arc::new(hear) }));
+    pub(super) fn add(&self, of_calls: bool, call: impl Fn(&Event) -> bool + Send + Sync + 'static) {
+        self.change(|list| list.push(Listener { of_calls, call: Arc::new(call) }));
     }
 
     pub(super) fn wants_calls(&self) -> bool {
@@ -36,8 +36,8 @@ impl Listeners {
         let Some(list) = lock(&self.list).clone() else { return };
         let wanted = |listener: &&Listener| listener.of_calls || matches!(event, Event::Transition(_));
         // A listener is for watching. If it panics, the call that caused the event goes on.
-        let leaves = |listener: &&Listener| !catch_unwind(AssertUnwindSafe(|| (listener.hear)(event))).unwrap_or(true);
-        let address = |listener: &Listener| Arc::as_ptr(&listener.hear).cast::<()>();
+        let leaves = |listener: &&Listener| !catch_unwind(AssertUnwindSafe(|| (listener.call)(event))).unwrap_or(true);
+        let address = |listener: &Listener| Arc::as_ptr(&listener.call).cast::<()>();
         let gone: HashSet<_> = list.iter().filter(wanted).filter(leaves).map(address).collect();
         if !gone.is_empty() {
             self.change(|list| list.retain(|known| !gone.contains(&address(known))));

@@ -6,11 +6,12 @@ use crate::Failure;
 use fastrand::Rng;
 use std::time::{Duration, Instant};
 
-/// A clock that is further behind than this was set back. Less is the disagreement of threads that read it at the same time.
+/// A clock that is further behind than this was set back. Less is the disagreement of threads that
+/// read it at the same time.
 const SET_BACK: Duration = Duration::from_secs(1);
 
-/// The part of a circuit that changes seldom: its state, and the probes of a half-open round. Pure: stepped with the time,
-/// under the breaker's lock.
+/// The part of a circuit that changes seldom: its state, and the probes of a half-open round. Pure:
+/// stepped with the time, under the breaker's lock.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) config: Recovery,
@@ -34,7 +35,8 @@ pub(super) struct Machine {
     rng: Rng,
 }
 
-/// One half-open round. It ends by its probes alone; see [`Machine::roll`] for the bound on its time.
+/// One half-open round. It ends by its probes alone; see [`Machine::roll`] for the bound on its
+/// time.
 #[derive(Debug, Default)]
 struct Round {
     /// Its beginning, or the last result or sign of life of a probe.
@@ -50,11 +52,13 @@ struct Round {
 struct Lease {
     probe: Probe,
     started: Instant,
-    /// Its beginning, or the last sign of life. The lease runs from here, so that a reload of its length takes effect at once.
+    /// Its beginning, or the last sign of life. The lease runs from here, so that a reload of its
+    /// length takes effect at once.
     since: Instant,
     /// How long the head of the response took.
     to_head: Option<Duration>,
-    /// Whether its call has begun. A slot that was reserved for a call that never came says nothing when its lease ends.
+    /// Whether its call has begun. A slot that was reserved for a call that never came says nothing
+    /// when its lease ends.
     begun: bool,
 }
 
@@ -108,8 +112,8 @@ impl Machine {
         }
     }
 
-    /// Takes note of the time. When the clock was set back, every moment that is kept here moves back with it: else an open time of
-    /// 5 seconds would last an hour longer.
+    /// Takes note of the time. When the clock was set back, every moment that is kept here moves
+    /// back with it: else an open time of 5 seconds would last an hour longer.
     pub(super) fn see(&mut self, now: Instant) {
         let latest = self.latest.map_or(now, |latest| latest.max(now));
         let back = latest.saturating_duration_since(now);
@@ -140,8 +144,9 @@ impl Machine {
         }
     }
 
-    /// When another try is worth it; `None` where one is now, or where that cannot be told. In a half-open circuit it is never more
-    /// than the first open time: slots become free by results, and the end of a lease is only the latest moment.
+    /// When another try is worth it; `None` where one is now, or where that cannot be told. In a
+    /// half-open circuit it is never more than the first open time: slots become free by results,
+    /// and the end of a lease is only the latest moment.
     pub(super) fn retry_after(&self, now: Instant) -> Option<Duration> {
         let first = self.config.open_time.base();
         match (self.refuses_until(), self.state) {
@@ -167,11 +172,12 @@ impl Machine {
         (self.state == State::Closed).then(|| self.open(cause, failure, now))
     }
 
-    /// Brings the state up to `now`: revokes leases, and ends a round that has gone quiet after something failed in it. Both happen as
-    /// of the moment at which they were due, which may be long ago, as they are evaluated with the next look only.
+    /// Brings the state up to `now`: revokes leases, and ends a round that has gone quiet after
+    /// something failed in it. Both happen as of the moment at which they were due, which may be
+    /// long ago, as they are evaluated with the next look only.
     ///
-    /// A round in which nothing failed goes on for as long as it takes: a backend that is called once in ten minutes has to be able to
-    /// close its circuit.
+    /// A round in which nothing failed goes on for as long as it takes: a backend that is called
+    /// once in ten minutes has to be able to close its circuit.
     pub(super) fn roll(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let mut revoked = None;
         while self.state == State::HalfOpen {
@@ -221,7 +227,8 @@ impl Machine {
         lease.map(|lease| (lease.started, lease.since, lease.begun) = (now, now, true)).is_some()
     }
 
-    /// A part of a probe's response arrived: its lease begins anew, and so does the bound of the round.
+    /// A part of a probe's response arrived: its lease begins anew, and so does the bound of the
+    /// round.
     pub(super) fn progress(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) {
         self.roll(now, steps);
         let lease_time = self.config.probe_lease;
@@ -242,7 +249,13 @@ impl Machine {
         Some(to_head.unwrap_or_else(|| now.saturating_duration_since(lease.started)))
     }
 
-    /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing changes.
+    /// Whether the call of a probe has begun.
+    pub(super) fn has_begun(&self, probe: Probe) -> bool {
+        self.round.leases.iter().any(|lease| lease.probe == probe && lease.begun)
+    }
+
+    /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing
+    /// changes.
     pub(super) fn settle_probe(
         &mut self,
         probe: Probe,
@@ -251,7 +264,8 @@ impl Machine {
         now: Instant,
         steps: &mut Vec<Step>,
     ) -> bool {
-        // A lease that ran out before its probe came back has been revoked, also when there was no look in between.
+        // A lease that ran out before its probe came back has been revoked, also when there was no
+        // look in between.
         self.roll(now, steps);
         if !self.give_back(probe) {
             return false;
@@ -273,7 +287,8 @@ impl Machine {
         self.state == State::HalfOpen && self.round.leases.len() < before
     }
 
-    /// An operator's choice. Choosing the state it is in already changes nothing, except that [`State::Closed`] always clears the windows.
+    /// An operator's choice. Choosing the state it is in already changes nothing, except that
+    /// [`State::Closed`] always clears the windows.
     pub(super) fn set(&mut self, state: State) -> Option<Step> {
         if self.state == state && state != State::Closed {
             return None;
@@ -315,7 +330,8 @@ impl Machine {
         self.enter(self.state, Cause::Reloaded, None, None)
     }
 
-    /// Takes a new configuration, which may decide a round at once and end an open time that it would not have allowed.
+    /// Takes a new configuration, which may decide a round at once and end an open time that it
+    /// would not have allowed.
     pub(super) fn reload(&mut self, config: Recovery, now: Instant, steps: &mut Vec<Step>) {
         self.roll(now, steps);
         self.config = config;

@@ -1,26 +1,30 @@
 //! A circuit breaker: stops calling what fails, and finds out carefully when it is well again.
 //!
-//! * **Closed**: every call is admitted. A streak of failures, a failure rate, a rate of slow calls over a window, or a custom rule
-//!   trips it.
-//! * **Open**: every call is refused, with the time to come back, for a jittered time that grows with each relapse.
-//! * **Half-open**: a few probes are let through. They close it or open it again, and nothing else does: a backend that is called
-//!   once in ten minutes closes its circuit with the third call. A probe has a lease, which every part of its response renews: one
-//!   that hangs is given up and counted as failed, and one that is cancelled gives its slot back.
+//! * **Closed**: every call is admitted. A streak of failures, a failure rate, a rate of slow calls
+//!   over a window, or a custom rule trips it.
+//! * **Open**: every call is refused, with the time to come back, for a jittered time that grows
+//!   with each relapse.
+//! * **Half-open**: a few probes are let through. They close it or open it again, and nothing else
+//!   does: a backend that is called once in ten minutes closes its circuit with the third call. A
+//!   probe has a lease, which every part of its response renews: one that hangs is given up and
+//!   counted as failed, and one that is cancelled gives its slot back.
 //!
-//! Every change of state begins a new *generation*, and a permit remembers the one it was given in. What comes back from an
-//! earlier generation is counted as stale and changes nothing: a slow success from before the trip must not close the circuit.
+//! Every change of state begins a new *generation*, and a permit remembers the one it was given in.
+//! What comes back from an earlier generation is counted as stale and changes nothing: a slow
+//! success from before the trip must not close the circuit.
 //!
 //! # How it is fast
 //!
-//! State and generation are one atomic word, so admission in the closed state is one load. Successes are counted on a shard per
-//! thread ([`Sharded`](crate::shard::Sharded)), and failures and slow calls in one place, so that the shards are summed only when those
-//! are enough to meet a rule. A breaker that trips on a fixed number of failures in a row alone writes nothing at all while it is
-//! healthy, and reads no clock. The lock is for changes of state, probes and operators.
+//! State and generation are one atomic word, so admission in the closed state is one load.
+//! Successes are counted on a shard per thread ([`Sharded`](crate::shard::Sharded)), and failures
+//! and slow calls in one place, so that the shards are summed only when those are enough to meet a
+//! rule. A breaker that trips on a fixed number of failures in a row alone writes nothing at all
+//! while it is healthy, and reads no clock. The lock is for changes of state, probes and operators.
 //!
 //! # Clocks
 //!
-//! Time is expected not to go back. Where it does, by up to two hours, what is timed is taken for shorter, and open times, leases and
-//! windows begin again at the new time.
+//! Time is expected not to go back. Where it does, by up to two hours, what is timed is taken for
+//! shorter, and open times, leases and windows begin again at the new time.
 
 mod breaker;
 mod circuit;

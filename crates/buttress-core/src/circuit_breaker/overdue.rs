@@ -3,19 +3,22 @@ use crate::sync::{AtomicU64, Ordering};
 /// How many buckets make up the slow threshold.
 const PARTS: u64 = 8;
 const SLOTS: usize = 16;
-/// A word is `generation | bucket | calls`. For a threshold of a second, buckets wrap after 24 days.
+/// A word is `generation | bucket | calls`. For a threshold of a second, buckets wrap after 24
+/// days.
 const CALLS_BITS: u32 = 24;
 const BUCKET_BITS: u32 = 24;
 const CALLS: u64 = (1 << CALLS_BITS) - 1;
 const BUCKET: u64 = (1 << BUCKET_BITS) - 1;
-/// Nanoseconds by which a call's start may be late. One that seems to be later has a clock that was set back.
+/// Nanoseconds by which a call's start may be late. One that seems to be later has a clock that was
+/// set back.
 const LATE: u64 = 10_000_000_000;
 
-/// Counts calls in flight by the time at which they started, so that those that are overdue are seen before they end: a backend
-/// that hangs ends no calls.
+/// Counts calls in flight by the time at which they started, so that those that are overdue are
+/// seen before they end: a backend that hangs ends no calls.
 ///
-/// Each slot of a ring holds the calls of one bucket. A slot that is needed again gives its calls to the count of those that are
-/// older than the ring. A call that ends is taken off its slot, or off that count when its slot holds another bucket or no call.
+/// Each slot of a ring holds the calls of one bucket. A slot that is needed again gives its calls
+/// to the count of those that are older than the ring. A call that ends is taken off its slot, or
+/// off that count when its slot holds another bucket or no call.
 #[derive(Debug)]
 pub(super) struct Overdue {
     /// Nanoseconds of a bucket.
@@ -43,7 +46,8 @@ impl Overdue {
         (generation << BUCKET_BITS | bucket) << CALLS_BITS
     }
 
-    /// Whether it is time to look for overdue calls. True for one caller in each eighth of the threshold.
+    /// Whether it is time to look for overdue calls. True for one caller in each eighth of the
+    /// threshold.
     pub(super) fn look(&self, nanos: u64) -> bool {
         let next = self.next_look.load(Ordering::Relaxed);
         // A look that is far ahead was planned by a clock that was set back since.
@@ -87,7 +91,8 @@ impl Overdue {
 
     /// Calls that started longer ago than the threshold, to within an eighth of it.
     pub(super) fn count(&self, tag: u64, generation: u64) -> u64 {
-        // A slot that was begun by a thread whose clock is ahead of this one's is as young as can be.
+        // A slot that was begun by a thread whose clock is ahead of this one's is as young as can
+        // be.
         let is_overdue = |word: u64| same_generation(word, tag) && age(tag, word) > PARTS as i32;
         let words = self.slots.iter().map(|slot| slot.load(Ordering::SeqCst));
         let ring: u64 = words.filter(|word| is_overdue(*word)).map(|word| word & CALLS).sum();
@@ -96,7 +101,8 @@ impl Overdue {
         (ring as i64 + i64::from(older)).max(0) as u64
     }
 
-    /// Whether a call of bucket `tag` comes after its slot has gone on to a later bucket of the same generation.
+    /// Whether a call of bucket `tag` comes after its slot has gone on to a later bucket of the
+    /// same generation.
     fn is_late(&self, tag: u64, word: u64) -> bool {
         let ahead = age(word, tag);
         same_generation(word, tag) && ahead > 0 && (ahead as u64).saturating_mul(self.width) <= LATE
@@ -199,7 +205,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of the calls in flight. Bucket widths blur the edge: a call counts for sure once it is an eighth past the threshold.
+        /// Against a list of the calls in flight. Bucket widths blur the edge: a call counts for
+        /// sure once it is an eighth past the threshold.
         #[test]
         fn overdue_calls_are_those_of_a_list(steps in prop::collection::vec((0u64..400, any::<bool>(), 0usize..8), 1..200)) {
             let overdue = Overdue::new(8_000_000);

@@ -19,25 +19,30 @@ use std::{
 #[must_use]
 pub struct CircuitBreakerPermit {
     ticket: Ticket<Circuit>,
-    /// The lower bits are those of the circuit's word when the permit was given, or a generation with a [mark](HEAD). With
-    /// [`State::HalfOpen`] in them, the upper ones are a probe's number. Otherwise they are 0 for a call that is not timed, the
-    /// [time](Circuit::ticks) at which it started, or how long its head took.
+    /// The lower bits are those of the circuit's word when the permit was given, or a generation
+    /// with a [mark](HEAD). With [`State::HalfOpen`] in them, the upper ones are a probe's number.
+    /// Otherwise they are 0 for a call that is not timed, the [time](Circuit::ticks) at which it
+    /// started, or how long its head took.
     bits: u64,
 }
 
 const LOW_BITS: u32 = u64::BITS - TICK_BITS;
-/// The part of a circuit's word that a permit keeps: a stale permit is taken for a current one after 2^26 changes of state.
+/// The part of a circuit's word that a permit keeps: a stale permit is taken for a current one
+/// after 2^26 changes of state.
 const LOW: u64 = (1 << LOW_BITS) - 1;
 const MARK: u64 = (1 << State::BITS) - 1;
-/// In place of a state, which the generation tells too: the head has arrived, and the upper half says how long it took.
+/// In place of a state, which the generation tells too: the head has arrived, and the upper half
+/// says how long it took.
 const HEAD: u64 = 6;
 /// In place of a state: the permit was reserved, and its call has not begun.
 const RESERVED: u64 = 7;
-/// The bits of a permit that was settled: reserved, and without the time that a reserved permit has.
+/// The bits of a permit that was settled: reserved, and without the time that a reserved permit
+/// has.
 const SETTLED: u64 = LOW;
 
 impl CircuitBreakerPermit {
-    /// `timed` is read before the ticket is taken: what is read after that waits for it. `begins`: see [`begin`](Self::begin).
+    /// `timed` is read before the ticket is taken: what is read after that waits for it. `begins`:
+    /// see [`begin`](Self::begin).
     #[inline(always)]
     pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: &impl Clock) -> Self {
         let bits = if timed { start(&ticket, word, begins, clock) } else { word & LOW };
@@ -79,8 +84,8 @@ impl CircuitBreakerPermit {
 }
 
 impl Permit for CircuitBreakerPermit {
-    /// Only a success of an untimed call is settled in line: the other results take a frame of their own, and with them in line,
-    /// registers are saved and restored on every call.
+    /// Only a success of an untimed call is settled in line: the other results take a frame of
+    /// their own, and with them in line, registers are saved and restored on every call.
     #[inline(always)]
     fn settle(&mut self, outcome: &Outcome, clock: &impl Clock) {
         let (bits, circuit) = (self.bits, &*self.ticket);
@@ -96,7 +101,8 @@ impl Permit for CircuitBreakerPermit {
         self.bits = SETTLED;
     }
 
-    /// Renews the lease of a probe, and ends the time of a timed call. All other calls are one test.
+    /// Renews the lease of a probe, and ends the time of a timed call. All other calls are one
+    /// test.
     #[inline(always)]
     fn progress(&mut self, _: Progress, clock: &impl Clock) {
         if self.bits >> LOW_BITS != 0 && self.bits & MARK != HEAD {
@@ -114,7 +120,8 @@ impl Drop for CircuitBreakerPermit {
     }
 }
 
-// What follows is out of line and takes the permit in pieces, so that a permit can stay in registers on its way.
+// What follows is out of line and takes the permit in pieces, so that a permit can stay in
+// registers on its way.
 
 #[inline]
 fn is_current(bits: u64, word: u64) -> bool {
@@ -125,8 +132,8 @@ fn probe_of(bits: u64) -> Probe {
     Probe((bits >> LOW_BITS) as u32)
 }
 
-/// Times a call from now on, or its reservation. Where calls in flight are counted, counts one that begins, and trips when too many
-/// before it are overdue.
+/// Times a call from now on, or its reservation. Where calls in flight are counted, counts one that
+/// begins, and trips when too many before it are overdue.
 #[inline(never)]
 fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
     let (generation, now) = (word >> State::BITS, clock.now());
@@ -215,7 +222,8 @@ fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
     }
 }
 
-/// Takes a call off the count of those in flight. Those of an earlier generation are not counted any more.
+/// Takes a call off the count of those in flight. Those of an earlier generation are not counted
+/// any more.
 #[inline]
 fn end(circuit: &Circuit, bits: u64) {
     let started = bits >> LOW_BITS;
@@ -254,7 +262,8 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
     let (settled, elapsed, slow) = circuit.change(clock.now(), |machine, now, steps| {
         let elapsed = machine.elapsed(probe, circuit.rules.times_to_end(), now);
         let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(super::nanos(elapsed)));
-        let verdict = match category(circuit, outcome, slow) {
+        let never_began = *outcome == Outcome::CANCELLED && !machine.has_begun(probe);
+        let verdict = match category(circuit, outcome, slow).filter(|_| !never_began) {
             None => Verdict::Nothing,
             Some(Category::Succeeded) => Verdict::Succeeded,
             // A probe that is slow where slowness trips the circuit says that nothing is well yet.
@@ -287,11 +296,11 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
             0
         }
     };
-    let (closed, heard) = (State::of_word(word) == State::Closed, circuit.listeners.wants_calls());
-    if (closed || heard)
+    let (closed, wanted) = (State::of_word(word) == State::Closed, circuit.listeners.wants_calls());
+    if (closed || wanted)
         && let Some(cause) = circuit.verdict(generation, streak, now)
     {
-        if heard {
+        if wanted {
             circuit.listeners.emit(&Event::RateExceeded(cause));
         }
         if closed {

@@ -12,18 +12,19 @@ use std::{
 const OFF: u32 = u32::MAX;
 /// In place of a number of failures: [`FailureStreak::Calibrated`].
 const CALIBRATED: u32 = 0;
-/// The shortest streak that the calibrated rule takes for an outage: the fixed number of Finagle, Envoy and Istio.
+/// The shortest streak that the calibrated rule takes for an outage: the fixed number of Finagle,
+/// Envoy and Istio.
 const SHORTEST: u32 = 5;
-/// The longest that it asks for. At a failure rate of 81 % and more, chance explains it more often than once in 10^9 calls, and
-/// such a backend is down in any case.
+/// The longest that it asks for. At a failure rate of 81 % and more, chance explains it more often
+/// than once in 10^9 calls, and such a backend is down in any case.
 const LONGEST: u32 = 100;
 /// How rarely chance may explain a streak: once in this many calls.
 const RARE: f64 = 1e9;
 /// More nanoseconds than any call takes.
 const NEVER: u64 = u64::MAX;
 
-/// When results trip the circuit. Every field is an atomic of its own, so that a reload needs no lock and no pause: a call
-/// that is judged meanwhile sees old and new thresholds mixed, once.
+/// When results trip the circuit. Every field is an atomic of its own, so that a reload needs no
+/// lock and no pause: a call that is judged meanwhile sees old and new thresholds mixed, once.
 pub(super) struct Rules {
     consecutive_failures: AtomicU32,
     failure_rate: AtomicU32,
@@ -60,7 +61,8 @@ impl Rules {
         rules
     }
 
-    /// The custom rule stays: it is code, and code is not reloaded. Returns whether anything has changed that results are judged by.
+    /// The custom rule stays: it is code, and code is not reloaded. Returns whether anything has
+    /// changed that results are judged by.
     pub(super) fn set(&self, config: &Config) -> bool {
         let rate = |rate: Option<Ratio>| rate.map_or(OFF, Ratio::millionths);
         let streak = match config.consecutive_failures {
@@ -134,7 +136,8 @@ impl Rules {
         (needed != CALIBRATED && streak >= needed).then_some(Cause::ConsecutiveFailures(streak))
     }
 
-    /// A streak that chance does not explain, at the failure rate of the results that are not part of it. `counts` holds all of them.
+    /// A streak that chance does not explain, at the failure rate of the results that are not part
+    /// of it. `counts` holds all of them.
     pub(super) fn calibrated_streak(&self, streak: u32, counts: Counts) -> Option<Cause> {
         if !self.calibrates(streak) {
             return None;
@@ -176,7 +179,8 @@ impl Rules {
         }
     }
 
-    /// How many more bad results the nearest rate rule lacks at the least, while the total does not shrink. 0 where a custom rule decides.
+    /// How many more bad results the nearest rate rule lacks at the least, while the total does not
+    /// shrink. 0 where a custom rule decides.
     pub(super) fn missing(&self, counts: Counts) -> u32 {
         if self.custom.is_some() {
             return 0;
@@ -192,7 +196,8 @@ impl Rules {
     }
 }
 
-/// The failures in a row that come by chance once in 10^9 calls, when `others` tell how often calls fail.
+/// The failures in a row that come by chance once in 10^9 calls, when `others` tell how often calls
+/// fail.
 fn needed(others: Counts) -> u32 {
     let rate = others.failures() as f64 / others.total() as f64;
     let needed = (RARE.ln() / rate.ln().abs()).ceil();

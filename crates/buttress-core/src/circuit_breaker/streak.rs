@@ -2,7 +2,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Counts the failures since the last success, in one generation: `generation << 32 | failures`.
 ///
-/// Generations are compared by their lower halves, as the distance between them, which is right across a wrap.
+/// Generations are compared by their lower halves, as the distance between them, which is right
+/// across a wrap.
 #[derive(Debug, Default)]
 pub(super) struct Streak(AtomicU64);
 

@@ -5,7 +5,8 @@ use std::{sync::OnceLock, time::Duration};
 /// How many buckets are live. Ten is what Polly, linkerd, Finagle and Hystrix use.
 #[cfg(not(loom))]
 const LIVE: u32 = 10;
-/// How many there are. A power of two, so that a tag keeps its slot when tags wrap, and more than are live.
+/// How many there are. A power of two, so that a tag keeps its slot when tags wrap, and more than
+/// are live.
 #[cfg(not(loom))]
 const SLOTS: usize = 16;
 /// The model checker walks through every load: the smallest ring that is one.
@@ -13,16 +14,19 @@ const SLOTS: usize = 16;
 const LIVE: u32 = 1;
 #[cfg(loom)]
 const SLOTS: usize = 2;
-/// How far tags jump with a new generation: more than [`LIVE`], so that nothing old is live, and enough for a writer that read its
-/// clock up to 200 buckets after the one that began the generation.
+/// How far tags jump with a new generation: more than [`LIVE`], so that nothing old is live, and
+/// enough for a writer that read its clock up to 200 buckets after the one that began the
+/// generation.
 const GENERATION: u32 = 256;
-/// Nanoseconds by which a writer of the current generation may be late. One that seems to be later has a clock that was set back.
+/// Nanoseconds by which a writer of the current generation may be late. One that seems to be later
+/// has a clock that was set back.
 const LATE: u64 = 10_000_000_000;
-/// The bits of [`TimeWindow::scale`] that hold the offset, in units of as many tags. 44 bits are left for the width, which is 2.4
-/// hours at most.
+/// The bits of [`TimeWindow::scale`] that hold the offset, in units of as many tags. 44 bits are
+/// left for the width, which is 2.4 hours at most.
 const OFFSET_BITS: u32 = 20;
 const OFFSET_UNIT: u32 = 1 << (32 - OFFSET_BITS);
-/// Words between the successes of two shards: adjacent-line prefetch makes neighbours of two lines of 64 bytes.
+/// Words between the successes of two shards: adjacent-line prefetch makes neighbours of two lines
+/// of 64 bytes.
 const APART: usize = 16;
 
 /// The category of a result; the order in which [`Counts`] names them.
@@ -47,16 +51,19 @@ impl Category {
 
 /// Exact counts over a sliding time.
 ///
-/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin, and jumps ahead with each
-/// generation. So a writer that finds an older tag begins a new bucket with the same CAS that counts its result, and a reader
-/// skips slots whose tags are not live. Nothing sweeps and nothing clears: the window rolls on read and on write, after any idle time.
+/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin,
+/// and jumps ahead with each generation. So a writer that finds an older tag begins a new bucket
+/// with the same CAS that counts its result, and a reader skips slots whose tags are not live.
+/// Nothing sweeps and nothing clears: the window rolls on read and on write, after any idle time.
 ///
-/// Successes are counted on a shard for each thread. Everything else is counted in one place, so that a bad result can be judged
-/// without a sum over the shards wherever there are too few of them to meet a rule.
+/// Successes are counted on a shard for each thread. Everything else is counted in one place, so
+/// that a bad result can be judged without a sum over the shards wherever there are too few of them
+/// to meet a rule.
 #[derive(Debug)]
 pub(super) struct TimeWindow {
-    /// `nanoseconds of a bucket << 20 | offset`. One word, because tags of one width and another offset would be far ahead of all
-    /// that follow. Changed by a reload only, together with the generation.
+    /// `nanoseconds of a bucket << 20 | offset`. One word, because tags of one width and another
+    /// offset would be far ahead of all that follow. Changed by a reload only, together with the
+    /// generation.
     scale: AtomicU64,
     /// `tag << 32 | bad results`: below this number of them, no rule can be met in that bucket.
     skip_until: AtomicU64,
@@ -77,7 +84,8 @@ impl TimeWindow {
             skip_until: AtomicU64::new(0),
             good: (0..shards * stride).map(|_| AtomicU64::new(0)).collect(),
             stride,
-            // The model checker does not see that a `OnceLock` of the standard library orders its making before its use.
+            // The model checker does not see that a `OnceLock` of the standard library orders its
+            // making before its use.
             bad: if cfg!(loom) { OnceLock::from(Box::default()) } else { OnceLock::new() },
         }
     }
@@ -85,8 +93,8 @@ impl TimeWindow {
     /// Changes the time that is covered, when a new generation begins at `nanos` since the origin.
     pub(super) fn resize(&self, window: Duration, nanos: u64) {
         let (old, width) = (self.scale.load(Ordering::Relaxed), width_of(window));
-        // Bucket numbers become smaller when buckets become wider. Without an offset that keeps tags ahead of all earlier ones,
-        // every slot would look newer than its writers, for hours.
+        // Bucket numbers become smaller when buckets become wider. Without an offset that keeps
+        // tags ahead of all earlier ones, every slot would look newer than its writers, for hours.
         let behind = ((nanos / (old >> OFFSET_BITS)) as u32).wrapping_sub((nanos / width) as u32);
         let units = if behind as i32 > 0 { behind.div_ceil(OFFSET_UNIT) } else { 0 };
         let offset = old.wrapping_add(units.into()) & ((1 << OFFSET_BITS) - 1);
@@ -139,7 +147,8 @@ impl TimeWindow {
                 ahead @ 1.. if !self.is_set_back(ahead, &is_current) => return,
                 _ => u64::from(tag) << 32 | 1,
             };
-            // Ordered after all earlier records of other threads that this one may have to be summed with: see `counts`.
+            // Ordered after all earlier records of other threads that this one may have to be
+            // summed with: see `counts`.
             match slot.compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = now,
@@ -147,8 +156,9 @@ impl TimeWindow {
         }
     }
 
-    /// Whether the slot is ahead of its writer because the clock was set back, or because tags have wrapped. Otherwise the bucket is
-    /// out of the window already, or the slot belongs to a later generation.
+    /// Whether the slot is ahead of its writer because the clock was set back, or because tags have
+    /// wrapped. Otherwise the bucket is out of the window already, or the slot belongs to a later
+    /// generation.
     #[cold]
     #[inline(never)]
     fn is_set_back(&self, ahead: i32, is_current: &impl Fn() -> bool) -> bool {
@@ -156,26 +166,29 @@ impl TimeWindow {
         (ahead as u64).saturating_mul(width) > LATE && is_current()
     }
 
-    /// Sums the live buckets. What was recorded before is counted. A result that is recorded meanwhile may be missed, so
-    /// the sums are taken until two in a row agree: then they are what the window held between the two.
+    /// Sums the live buckets. What was recorded before is counted. A result that is recorded
+    /// meanwhile may be missed, so the sums are taken until two in a row agree: then they are what
+    /// the window held between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
         Counts::agreed(|| {
-            // Failures before successes: where the sums are not one moment's, the rate comes out too low, never too high.
+            // Failures before successes: where the sums are not one moment's, the rate comes out
+            // too low, never too high.
             let bad = self.bad(tag);
             let shards = self.good.chunks(self.stride).map(|shard| live(&shard[..SLOTS], tag));
             Counts { succeeded: shards.sum(), ..bad }
         })
     }
 
-    /// Whether the bad results in the window may be enough for a rule: else the successes need not be summed.
+    /// Whether the bad results in the window may be enough for a rule: else the successes need not
+    /// be summed.
     pub(super) fn needs_check(&self, tag: u32) -> bool {
         let skip = self.skip_until.load(Ordering::SeqCst);
         let bad = self.bad(tag);
         tag_of(skip) != tag || bad.total() >= u64::from(skip as u32)
     }
 
-    /// Skips sums: with `counts`, every rule lacks at least `missing` more bad results. That holds for the bucket of `tag`, in which
-    /// nothing leaves the window.
+    /// Skips sums: with `counts`, every rule lacks at least `missing` more bad results. That holds
+    /// for the bucket of `tag`, in which nothing leaves the window.
     pub(super) fn skip_until(&self, tag: u32, counts: Counts, missing: u32) {
         let bad = u32::try_from(counts.total() - counts.succeeded).unwrap_or(u32::MAX);
         let needed = bad.saturating_add(missing);
@@ -232,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_forgets_bucket_by_bucket_also_when_nobody_writes() {
+    fn a_window_forgets_bucket_by_bucket_also_without_writes() {
         let window = window();
         for second in 0..10 {
             window.record(0, window.tag(second * WIDTH, 0), Category::Failed, current);

@@ -67,7 +67,7 @@ fn a_rate_counts_only_from_the_minimum_throughput_on_and_then_exactly() {
 }
 
 #[test]
-fn a_time_window_forgets_also_when_nobody_calls() {
+fn a_time_window_forgets_also_without_calls() {
     let mut bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(4));
     bench.calls(3, FAILURE);
     bench.wait(10 * SECOND);
@@ -134,7 +134,8 @@ fn a_custom_rule_sees_the_counts_and_a_panic_in_it_counts_as_no() {
     assert_eq!(bench.state(), State::Open);
 }
 
-/// tower-resilience, recloser and failsafe: 200 calls in a row hang and are dropped by an outer timeout, and nothing is recorded.
+/// tower-resilience, recloser and failsafe: 200 calls in a row hang and are dropped by an outer
+/// timeout, and nothing is recorded.
 #[test]
 fn a_backend_that_hangs_under_an_outer_timeout_trips_it() {
     let hang = |rule| {

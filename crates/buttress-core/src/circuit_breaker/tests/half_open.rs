@@ -172,6 +172,24 @@ fn a_probe_is_slow_by_the_time_to_its_head() {
 }
 
 #[test]
+fn a_reserved_probe_that_waits_for_its_call_is_not_slow() {
+    let mut bench =
+        Bench::consecutive(1, |builder| builder.slow_threshold(100 * MS).slow_rate(1.0).on_drop(OnDrop::Failure));
+    bench.call(FAILURE);
+    bench.wait_open();
+    let mut reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.wait(SECOND);
+    reserved.settle(&Outcome::CANCELLED, &bench.now);
+    assert_eq!(bench.state(), State::HalfOpen);
+    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    bench.wait(SECOND);
+    let begun = bench.breaker.confirm(reserved, &(), &bench.now).unwrap();
+    bench.wait(100 * MS);
+    bench.settle(begun, Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
 fn a_graceful_refusal_of_a_probe_decides_nothing() {
     let mut bench = due();
     for _ in 0..10 {

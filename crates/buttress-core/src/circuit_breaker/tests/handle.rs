@@ -1,4 +1,4 @@
-//! What is done by hand, what is heard from outside, and what a configuration may say.
+//! Operators, listeners and configurations.
 
 use super::{super::*, *};
 use crate::Reason;
@@ -30,7 +30,7 @@ fn opened_for_a_time_it_probes_afterwards() {
     bench.call(Outcome::Success);
     assert_eq!(bench.state(), State::Closed);
     bench.breaker.open_for(Duration::MAX, &bench.now);
-    assert_eq!(bench.state(), State::ForcedOpen, "a time that no clock reaches is for ever");
+    assert_eq!(bench.state(), State::ForcedOpen, "a time that no clock reaches does not end");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_reload_keeps_state_and_results_and_another_window_begins_anew() {
 }
 
 #[test]
-fn listeners_hear_every_change_with_its_numbers_outside_the_lock_and_may_panic() {
+fn listeners_get_every_change_with_its_numbers_outside_the_lock_and_may_panic() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     let heard = Arc::new(Mutex::new(Vec::new()));
     bench.breaker.on_transition(|_| panic!("a listener breaks"));
@@ -236,7 +236,7 @@ fn bad_values_are_named() {
     assert_eq!(field(|b| b.max_half_open(Duration::ZERO)), "max_half_open");
 }
 
-/// What a circuit's listener hears while `act` runs.
+/// The events that a circuit's listener gets while `act` runs.
 fn heard(bench: &mut Bench, act: impl FnOnce(&mut Bench)) -> Vec<Event> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let (list, listening) = (heard.clone(), Arc::new(Mutex::new(true)));
@@ -258,7 +258,7 @@ fn called(outcome: Outcome, elapsed: Duration, slow: bool) -> Event {
 }
 
 #[test]
-fn whoever_listens_hears_of_every_call_with_its_time() {
+fn listeners_of_events_get_every_call_with_its_time() {
     let mut bench = Bench::consecutive(9, |builder| builder.slow_threshold(SECOND));
     bench.call(Outcome::Success);
     bench.wait(MS);
@@ -275,12 +275,12 @@ fn whoever_listens_hears_of_every_call_with_its_time() {
     assert_eq!(events[1], called(FAILURE, SECOND, false));
     assert_eq!(events[2], called(Outcome::CANCELLED, 2 * SECOND, true));
     assert!(matches!(&events[3], Event::Transition(transition) if transition.to == State::Disabled));
-    assert_eq!(events[4], called(OVERLOAD, Duration::ZERO, false), "counted by nobody, and heard");
+    assert_eq!(events[4], called(OVERLOAD, Duration::ZERO, false), "not counted, and still an event");
     assert_eq!(events.len(), 5);
 }
 
 #[test]
-fn whoever_listens_hears_of_rejections_late_results_and_probes() {
+fn listeners_of_events_get_rejections_late_results_and_probes() {
     let mut bench = Bench::consecutive(2, |builder| builder.probe_lease(SECOND));
     let events = heard(&mut bench, |bench| {
         let late = bench.admit();
@@ -315,7 +315,7 @@ fn whoever_listens_hears_of_rejections_late_results_and_probes() {
 }
 
 #[test]
-fn of_a_call_that_began_before_anybody_listened_nothing_is_heard() {
+fn a_call_that_was_admitted_before_the_listener_came_is_no_event() {
     let bench = Bench::consecutive(2, |builder| builder);
     let early = bench.admit();
     let heard = Arc::new(Mutex::new(0));
@@ -329,7 +329,7 @@ fn of_a_call_that_began_before_anybody_listened_nothing_is_heard() {
 }
 
 #[test]
-fn a_rule_that_is_met_is_heard_of_also_where_nothing_trips() {
+fn a_rule_that_is_met_is_an_event_also_where_nothing_trips() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     bench.breaker.metrics_only(&bench.now);
     let exceeded = |events: Vec<Event>| {
@@ -342,7 +342,7 @@ fn a_rule_that_is_met_is_heard_of_also_where_nothing_trips() {
 }
 
 #[test]
-fn a_reload_is_heard_of_and_a_refused_one_is_not() {
+fn a_reload_is_an_event_and_a_refused_one_is_not() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     let builder = || CircuitBreaker::builder("test").consecutive_failures(3).failure_rate(None);
     let events = heard(&mut bench, |bench| {
@@ -355,7 +355,7 @@ fn a_reload_is_heard_of_and_a_refused_one_is_not() {
 }
 
 #[test]
-fn a_listener_of_changes_hears_of_no_call_and_calls_are_timed_only_while_somebody_hears_of_them() {
+fn a_listener_of_changes_gets_no_call_and_calls_are_timed_only_for_listeners_of_calls() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     let reads = |bench: &Bench| {
         let clock = Lagging::new(bench.now);

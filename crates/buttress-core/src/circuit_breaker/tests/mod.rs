@@ -74,7 +74,8 @@ impl Bench {
     }
 }
 
-/// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how often the fine one is read.
+/// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how
+/// often the fine one is read.
 struct Lagging(Instant, std::cell::Cell<u32>);
 
 impl Lagging {

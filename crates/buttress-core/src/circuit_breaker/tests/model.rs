@@ -1,4 +1,5 @@
-//! The circuit against a naive model of it: a list of all results, judged anew each time, and one `match` over the rules.
+//! The circuit against a naive model of it: a list of all results, judged anew each time, and one
+//! `match` over the rules.
 
 use super::{super::*, *};
 use proptest::prelude::*;
@@ -285,7 +286,7 @@ proptest! {
     fn the_circuit_is_what_the_model_says(rules in rules(), ops in prop::collection::vec(op(), 1..120)) {
         let start = crate::testing::start();
         let mut bench = Bench { breaker: build(&rules).build().unwrap(), now: start };
-        // The circuit counts its buckets from the first moment it hears of.
+        // The circuit counts its buckets from the first moment that it sees.
         bench.breaker.snapshot(&bench.now);
         let mut model = Model {
             rules: rules.clone(), state: State::Closed, generation: 0, results: Vec::new(), row: 0,
@@ -347,7 +348,8 @@ proptest! {
             prop_assert_eq!(snapshot.stale, model.stale);
             prop_assert_eq!(snapshot.consecutive_failures, model.row);
             let live = model.live(now);
-            // I7: exactly the results of this generation that are in the window. Without a rate rule there is no window.
+            // I7: exactly the results of this generation that are in the window. Without a rate
+            // rule there is no window.
             if rules.failure.is_some() || rules.slow.is_some() || rules.consecutive.is_none() {
                 prop_assert_eq!(snapshot.counts.total(), live.len() as u64);
                 prop_assert_eq!(snapshot.counts.failures(), live.iter().filter(|(failed, _)| *failed).count() as u64);

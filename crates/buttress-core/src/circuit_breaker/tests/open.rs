@@ -79,7 +79,7 @@ fn a_share_of_the_probes_decides_as_soon_as_the_rest_cannot_change_it() {
     assert_eq!(round(&[FAILURE, FAILURE]), State::Open);
 }
 
-/// linkerd's breaker stays shut for ever after one cancelled probe; Polly counts it as a success and closes.
+/// linkerd's breaker stays shut after one cancelled probe; Polly counts it as a success and closes.
 #[test]
 fn a_cancelled_probe_gives_its_slot_back_and_decides_nothing() {
     let mut bench = Bench::consecutive(1, |builder| builder);
@@ -93,7 +93,7 @@ fn a_cancelled_probe_gives_its_slot_back_and_decides_nothing() {
     assert_eq!(bench.state(), State::Closed);
 }
 
-/// resilience4j, Polly and tower-resilience wait for a hung probe for ever.
+/// resilience4j, Polly and tower-resilience never give up a hung probe.
 #[test]
 fn a_probe_that_hangs_is_given_up_when_its_lease_ends_and_counts_as_failed() {
     let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
@@ -110,7 +110,8 @@ fn a_probe_that_hangs_is_given_up_when_its_lease_ends_and_counts_as_failed() {
     assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).stale), (State::Open, stale + 1));
 }
 
-/// tower-resilience: with a time window, successes of probes expire while their permits are used up, and it is wedged.
+/// tower-resilience: with a time window, successes of probes expire while their permits are used
+/// up, and it is wedged.
 #[test]
 fn probes_count_however_far_apart_they_are() {
     let mut bench =
@@ -123,7 +124,8 @@ fn probes_count_however_far_apart_they_are() {
     assert_eq!(bench.state(), State::Closed);
 }
 
-/// resilience4j, Polly, failsafe-go, Sentinel, linkerd and tower-resilience let such a result decide.
+/// resilience4j, Polly, failsafe-go, Sentinel, linkerd and tower-resilience let such a result
+/// decide.
 #[test]
 fn late_results_from_before_the_trip_neither_close_nor_reopen_it() {
     for late_outcome in [Outcome::Success, FAILURE] {
@@ -199,7 +201,7 @@ fn a_recovering_circuit_admits_a_growing_share() {
 }
 
 #[test]
-fn a_reserved_place_that_nobody_uses_decides_nothing() {
+fn a_reserved_place_that_is_not_used_decides_nothing() {
     let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
     bench.call(FAILURE);
     bench.wait_open();

@@ -67,7 +67,7 @@ fn an_open_circuit_without_a_probe_stays_open_until_it_gets_one() {
     bench.wait_open();
     let rejection = bench.try_admit().unwrap_err();
     assert_eq!((rejection.reason(), bench.state()), (Reason::CircuitOpen, State::Open));
-    assert_eq!(bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after), Err(None), "nobody knows when");
+    assert_eq!(bench.breaker.peek(&bench.now).map_err(|refused| refused.retry_after), Err(None), "that is unknown");
     bench.breaker.allow_probes(Some(1), &bench.now);
     assert!(bench.breaker.peek(&bench.now).is_ok());
     bench.call(Outcome::Success);

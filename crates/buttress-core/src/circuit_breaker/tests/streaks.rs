@@ -4,7 +4,8 @@ use super::{super::*, *};
 use fastrand::Rng;
 use std::sync::{Arc, Mutex};
 
-/// A circuit of the calibrated rule alone, with its window full of calls of which `percent` fail, so many a second.
+/// A circuit of the calibrated rule alone, with its window full of calls of which `percent` fail,
+/// so many a second.
 fn with_errors(percent: u32, per_second: u32, seed: u64) -> (Bench, Rng) {
     let mut bench = Bench::new(|builder| builder.failure_rate(None));
     let mut rng = Rng::with_seed(seed);
