@@ -1,20 +1,38 @@
 //! Shared state that threads reach without meeting on one cache line.
 //!
-//! An admitted call has to own a handle to its policy's state until it settles. With one shared
-//! [`Arc`], every call of every thread increments and decrements the same reference count, and that
-//! line is all there is to scaling: two threads get 0.4 times the work of one done. So the state is
-//! reached through *tickets*, one `Arc` per shard, and a call takes the ticket of the shard that
-//! its thread belongs to.
+//! A handle to shared state is cloned for every call, because services are (axum, retry and tonic do
+//! it), and an admitted call has to own the state until it settles. With one shared [`Arc`], every
+//! clone and every call of every thread increments and decrements the same reference count, and that
+//! line is all there is to scaling: two threads get 0.4 times the work of one done. So both are
+//! counted per shard, and a thread uses the counts of the shard it belongs to:
+//!
+//! * a handle is an `Arc` of its shard's *home*. Cloned on a thread of that shard, it counts there; cloned
+//!   on another, it becomes a handle of that thread's home, which exists as long as a handle of
+//!   that shard does;
+//! * a call takes the *ticket* of its thread's shard.
 
-use crate::sync::{AtomicU64, Ordering};
-use std::{cell::Cell, fmt, ops::Deref, sync::Arc};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use std::{
+    cell::Cell,
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
 
-/// State behind one ticket per shard. Clones share it.
-pub struct Sharded<T>(Arc<Tickets<T>>);
+/// State behind one home and one ticket per shard. Clones share it.
+pub struct Sharded<T>(Arc<Home<T>>);
 
-struct Tickets<T> {
+/// What handles of one shard share.
+struct Home<T> {
     value: Arc<T>,
+    shard: usize,
+    root: Arc<Root<T>>,
+}
+
+/// What homes share. They lead here and not the other way, so that the last handle frees all.
+struct Root<T> {
     tickets: Box<[Arc<Slot<T>>]>,
+    homes: Box<[Mutex<Weak<Home<T>>>]>,
 }
 
 /// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
@@ -29,29 +47,64 @@ struct Slot<T> {
 impl<T> Sharded<T> {
     /// Puts `value` behind `shards` tickets, or the next power of two of them; see [`shards`].
     pub fn new(shards: usize, value: T) -> Self {
-        let value = Arc::new(value);
-        let tickets = (0..shards.next_power_of_two())
-            .map(|shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] }))
-            .collect();
-        Self(Arc::new(Tickets { value, tickets }))
+        let (shards, value) = (shards.next_power_of_two(), Arc::new(value));
+        let ticket = |shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] });
+        // A single shard has one home, which every handle has already.
+        let homes = if shards > 1 { shards } else { 0 };
+        let root = Arc::new(Root {
+            tickets: (0..shards).map(ticket).collect(),
+            homes: (0..homes).map(|_| Mutex::new(Weak::new())).collect(),
+        });
+        let shard = root.shard();
+        let home = Arc::new(Home { value, shard, root });
+        if let Some(known) = home.root.homes.get(shard) {
+            *lock(known) = Arc::downgrade(&home);
+        }
+        Self(home)
     }
 
     /// The ticket of the current thread's shard.
     #[inline]
     pub fn ticket(&self) -> Ticket<T> {
-        let tickets = &self.0.tickets;
-        Ticket(tickets[thread_index() & (tickets.len() - 1)].clone())
+        let root = &self.0.root;
+        Ticket(root.tickets[root.shard()].clone())
     }
 
     /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
     pub fn tickets_out(&self) -> usize {
-        self.0.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+        self.0.root.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+    }
+}
+
+impl<T> Root<T> {
+    /// The shard of the current thread.
+    #[inline]
+    fn shard(&self) -> usize {
+        thread_index() & (self.tickets.len() - 1)
     }
 }
 
 impl<T> Clone for Sharded<T> {
+    #[inline]
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        let shard = self.0.root.shard();
+        if shard == self.0.shard { Self(self.0.clone()) } else { self.moved_to(shard) }
+    }
+}
+
+impl<T> Sharded<T> {
+    /// A handle of another shard's home. The lock is for those who come to this shard from another.
+    #[cold]
+    #[inline(never)]
+    fn moved_to(&self, shard: usize) -> Self {
+        let Home { value, root, .. } = &*self.0;
+        let mut known = lock(&root.homes[shard]);
+        let home = known.upgrade().unwrap_or_else(|| {
+            let home = Arc::new(Home { value: value.clone(), shard, root: root.clone() });
+            *known = Arc::downgrade(&home);
+            home
+        });
+        Self(home)
     }
 }
 
@@ -200,6 +253,26 @@ impl Default for Counter {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clone_on_another_thread_is_counted_on_that_threads_shard_and_the_last_one_frees_all() {
+        let (value, sharded) = (Arc::new(()), Sharded::new(4, Arc::new(())));
+        drop(sharded);
+        let sharded = Sharded::new(4, value.clone());
+        let main = sharded.0.shard;
+        let handles: Vec<_> = (0..8)
+            .map(|_| {
+                let sharded = sharded.clone();
+                std::thread::spawn(move || (thread_index() & 3, sharded.clone())).join().unwrap()
+            })
+            .collect();
+        assert!(handles.iter().all(|(shard, handle)| handle.0.shard == *shard));
+        assert!(handles.iter().any(|(shard, _)| *shard != main), "eight threads use more than one shard of four");
+        let same = handles.iter().filter(|(shard, _)| *shard == main);
+        assert!(same.clone().all(|(_, handle)| Arc::ptr_eq(&handle.0, &sharded.0)), "one home for each shard");
+        drop((sharded, handles));
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
 
     #[test]
     fn a_ticket_outlives_every_handle() {
