@@ -171,6 +171,10 @@ impl Policy for Bulkhead {
         if self.0.try_take() { Ok(self.permit()) } else { Err(self.reject(Reason::BulkheadFull)) }
     }
 
+    fn try_reserve(&self, _: &impl Clock) -> Result<BulkheadPermit, Refused> {
+        if self.0.try_take() { Ok(self.permit()) } else { Err(Refused { retry_after: None }) }
+    }
+
     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
         if self.0.has_room(self.0.word.load(Ordering::SeqCst)) { Ok(()) } else { Err(Refused { retry_after: None }) }
     }

@@ -163,15 +163,15 @@ impl CircuitBreaker {
         self.0.reload(&builder.0, &TokioClock)
     }
 
+    /// Whether nothing would be lost with this circuit: no call is in flight, and it is closed, or
+    /// would admit a probe now. An operator's state is never idle.
+    pub fn is_idle(&self) -> bool {
+        self.0.is_idle(&TokioClock)
+    }
+
     /// How many calls are in flight.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
-    }
-
-    /// Whether nothing would be lost with this circuit: no call is in flight, and it is closed or
-    /// would admit a probe now.
-    pub fn is_idle(&self) -> bool {
-        self.0.is_idle(&TokioClock)
     }
 
     /// Calls `listener` with every change of state, on the thread that caused it, outside any lock.
@@ -255,6 +255,14 @@ impl Policy for CircuitBreaker {
         self.0.reserve(clock)
     }
 
+    fn try_reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refused> {
+        self.0.try_reserve(clock)
+    }
+
+    fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {
+        self.0.holds(permit, clock)
+    }
+
     #[inline]
     fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
         self.0.peek(clock)
@@ -314,6 +322,14 @@ impl<F> Policy for CanProbe<F> {
 
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         self.breaker.reserve(clock)
+    }
+
+    fn try_reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refused> {
+        self.breaker.try_reserve(clock)
+    }
+
+    fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {
+        self.breaker.holds(permit, clock)
     }
 
     fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {

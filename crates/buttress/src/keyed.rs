@@ -134,16 +134,7 @@ pub trait Idle {
 impl Idle for crate::CircuitBreaker {
     /// No call in flight, and closed, or open for no longer: an operator's states are kept.
     fn is_idle(&self) -> bool {
-        use crate::circuit_breaker::State;
-        if self.in_flight() > 0 {
-            return false;
-        }
-        let snapshot = self.snapshot();
-        match snapshot.state {
-            State::Closed => true,
-            State::Open | State::HalfOpen => snapshot.retry_after.is_none_or(|after| after.is_zero()),
-            _ => false,
-        }
+        Self::is_idle(self)
     }
 
     fn summary(&self) -> Summary {

@@ -259,17 +259,25 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, _, steps| steps.extend(machine.set(state)));
     }
 
-    /// `begins`: whether the call begins now, or a place is reserved for it.
     #[inline(always)]
     fn admit_call(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.try_admit(begins, clock).map_err(|Refusal { reason, retry_after }| self.0.reject(reason, retry_after))
+    }
+
+    /// `begins`: whether the call begins now, or a place is reserved for it. A refusal is not counted
+    /// yet.
+    #[inline(always)]
+    fn try_admit(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
         let circuit = &*self.0;
         let word = circuit.hot.word.load(Ordering::Acquire);
         if !State::of_word(word).admits_all() {
             return self.admit_cold(word, begins, clock);
         }
         let ramp_from = circuit.hot.ramp_from.load(Ordering::Relaxed);
-        if ramp_from != 0 && !circuit.ramp_admits(ramp_from, clock.now()) {
-            return Err(circuit.reject(Reason::Recovering, None));
+        if ramp_from != 0
+            && let Err(after) = circuit.ramp_admits(ramp_from, clock.now())
+        {
+            return Err(Refusal { reason: Reason::Recovering, retry_after: Some(after) });
         }
         let timed = circuit.times_calls();
         Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, begins, clock))
@@ -277,7 +285,7 @@ impl CircuitBreaker {
 
     #[cold]
     #[inline(never)]
-    fn admit_cold(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+    fn admit_cold(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
         let circuit = &*self.0;
         let reason = |state| match state {
             State::ForcedOpen => Reason::ForcedOpen,
@@ -285,14 +293,14 @@ impl CircuitBreaker {
             _ => Reason::CircuitOpen,
         };
         if let Err(refused) = self.refusal(word, clock) {
-            return Err(circuit.reject(reason(State::of_word(word)), refused.retry_after));
+            return Err(Refusal { reason: reason(State::of_word(word)), retry_after: refused.retry_after });
         }
         let (probe, word, retry_after) = circuit.change(clock.now(), |machine, now, steps| {
             let probe = if machine.state.admits_all() { None } else { Some(machine.take_probe(begins, now, steps)) };
             (probe, word_of(machine.generation, machine.state), machine.retry_after(now))
         });
         match probe {
-            Some(None) => Err(circuit.reject(reason(State::of_word(word)), retry_after)),
+            Some(None) => Err(Refusal { reason: reason(State::of_word(word)), retry_after }),
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
             None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.times_calls(), begins, clock)),
         }
@@ -327,6 +335,12 @@ impl CircuitBreaker {
     }
 }
 
+/// A call that is not admitted, before it counts as rejected.
+struct Refusal {
+    reason: Reason,
+    retry_after: Option<Duration>,
+}
+
 impl Policy for CircuitBreaker {
     type Permit = CircuitBreakerPermit;
 
@@ -334,6 +348,15 @@ impl Policy for CircuitBreaker {
     /// as nothing.
     fn reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
         self.admit_call(false, clock)
+    }
+
+    fn try_reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refused> {
+        self.try_admit(false, clock).map_err(|Refusal { retry_after, .. }| Refused { retry_after })
+    }
+
+    /// One of an earlier generation, or of a probe that has lost its slot, is not.
+    fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {
+        permit.holds(clock)
     }
 
     #[inline]

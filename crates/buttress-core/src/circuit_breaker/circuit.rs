@@ -269,20 +269,30 @@ impl Circuit {
     /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the
     /// end. Every call counts, and those are admitted at which the growing share completes another
     /// whole one, so the share is exact without a die.
+    ///
+    /// # Errors
+    /// When it is worth asking again. Calls that wait are spread over the rest of the ramp: if they came
+    /// back together, or often, the share of the calls would not be a share of the work.
     #[cold]
     #[inline(never)]
-    pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> bool {
+    pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> Result<(), Duration> {
         const SCALE: u64 = 1_000_000;
         let ramp = self.rules.ramp().max(1);
         let elapsed = self.nanos(now).saturating_sub(ramp_from);
         if elapsed >= ramp {
             let _ = self.hot.ramp_from.compare_exchange(ramp_from, 0, Ordering::Relaxed, Ordering::Relaxed);
-            return true;
+            return Ok(());
         }
         let grown = (u128::from(elapsed) * u128::from(SCALE) / u128::from(ramp)) as u64;
         let share = grown.max(SCALE / 10);
         let n = u64::from(self.hot.asked.fetch_add(1, Ordering::Relaxed));
-        (n + 1) * share / SCALE > n * share / SCALE
+        if (n + 1) * share / SCALE > n * share / SCALE {
+            return Ok(());
+        }
+        // Multiples of the golden ratio spread evenly, however many there are.
+        const GOLDEN: u64 = 618_034;
+        let later = u128::from(ramp - elapsed) * u128::from(n * GOLDEN % SCALE) / u128::from(SCALE);
+        Err(Duration::from_nanos((later as u64).max(1)))
     }
 
     #[cold]

@@ -227,6 +227,12 @@ impl Machine {
         lease.map(|lease| (lease.started, lease.since, lease.begun) = (now, now, true)).is_some()
     }
 
+    /// Whether a probe still has its slot.
+    pub(super) fn has_lease(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) -> bool {
+        self.roll(now, steps);
+        self.round.leases.iter().any(|lease| lease.probe == probe)
+    }
+
     /// A part of a probe's response arrived: its lease begins anew, and so does the bound of the
     /// round.
     pub(super) fn progress(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) {

@@ -70,6 +70,16 @@ impl CircuitBreakerPermit {
         true
     }
 
+    /// Whether a reserved permit is still good for a call. Of a probe it renews nothing.
+    pub(super) fn holds(&self, clock: &impl Clock) -> bool {
+        let circuit = &*self.ticket;
+        if self.is_probe() {
+            let probe = probe_of(self.bits);
+            return circuit.change(clock.now(), |machine, now, steps| machine.has_lease(probe, now, steps));
+        }
+        is_current(self.bits, circuit.hot.word.load(Ordering::Acquire))
+    }
+
     /// Whether this call is a probe of a half-open circuit.
     #[inline]
     pub fn is_probe(&self) -> bool {

@@ -152,6 +152,10 @@ impl<A: Policy> Drop for Parked<A> {
 /// How long to wait for a policy that can neither wake nor say when: it is better to ask again than to hang.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long a waiter relies on the wake-ups of a policy that has some. The next in line may be a service that is neither
+/// polled nor dropped.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 fn poll_reserve<A: Policy + Clone>(
     policy: &A,
     parked: &mut Option<Parked<A>>,
@@ -159,8 +163,7 @@ fn poll_reserve<A: Policy + Clone>(
 ) -> Poll<A::Permit> {
     loop {
         if let Ok(permit) = policy.try_reserve(&TokioClock) {
-            *parked = None;
-            return Poll::Ready(permit);
+            return Poll::Ready(served(permit, parked));
         }
         let place = parked.get_or_insert_with(|| Parked {
             policy: policy.clone(),
@@ -172,17 +175,23 @@ fn poll_reserve<A: Policy + Clone>(
         }
         // Asked again after registering: what became free in between woke no task.
         let refused = match policy.try_reserve(&TokioClock) {
-            Ok(permit) => {
-                *parked = None;
-                return Poll::Ready(permit);
-            }
+            Ok(permit) => return Poll::Ready(served(permit, parked)),
             Err(refused) => refused,
         };
-        let pause = refused.retry_after.or(place.key.is_none().then_some(ASK_AGAIN));
-        place.timer = pause.map(|pause| Box::pin(Timer::after(pause.max(Duration::from_millis(1)))));
-        match &mut place.timer {
-            Some(timer) => ready!(timer.as_mut().poll_expired(cx)),
-            None => return Poll::Pending,
-        }
+        let pause = refused.retry_after.unwrap_or(if place.key.is_none() { ASK_AGAIN } else { LOOK_AGAIN });
+        let mut timer = Box::pin(Timer::after(pause.max(Duration::from_millis(1))));
+        let expired = timer.as_mut().poll_expired(cx);
+        place.timer = Some(timer);
+        ready!(expired);
     }
+}
+
+/// Leaves the line with a permit.
+fn served<A: Policy>(permit: A::Permit, parked: &mut Option<Parked<A>>) -> A::Permit {
+    if let Some(mut place) = parked.take()
+        && let (Some(waiters), Some(key)) = (place.policy.waiters(), place.key.take())
+    {
+        waiters.served(key);
+    }
+    permit
 }
