@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, RetryBudget, RetryLayer, TimeoutLayer};
+use buttress::{
+    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RetryBudget, RetryLayer, TimeoutLayer,
+};
 use tower::{Service, ServiceBuilder};
 
 use crate::subject::{Bare, Expect, FAIL, Family, Kind, Subject, call};
@@ -12,33 +14,37 @@ pub(crate) fn subjects() -> Vec<Subject> {
         ours(
             "buttress/circuit_breaker(consecutive)",
             Family::Breaker,
-            ServiceBuilder::new().layer(consecutive()).service(Bare),
+            ServiceBuilder::new().layer(consecutive().plain()).service(Bare),
         ),
         // Both default rules: five in a row, or half of the calls in an exact window of ten seconds.
-        ours("buttress/circuit_breaker(window)", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
+        ours(
+            "buttress/circuit_breaker(window)",
+            Family::Breaker,
+            ServiceBuilder::new().layer(breaker().plain()).service(Bare),
+        ),
         open(),
         ours(
             "buttress/bulkhead",
             Family::Bulkhead,
-            ServiceBuilder::new().layer(BulkheadLayer::new(1_000)).service(Bare),
+            ServiceBuilder::new().layer(BulkheadLayer::new(1_000).plain()).service(Bare),
         ),
         ours(
             "buttress/bulkhead(queue)",
             Family::Bulkhead,
             ServiceBuilder::new()
-                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)))
+                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain())
                 .service(Bare),
         ),
         full(),
         ours(
             "buttress/retry",
             Family::Retry,
-            ServiceBuilder::new().layer(RetryLayer::new(3).budget(RetryBudget::new())).service(Bare),
+            ServiceBuilder::new().layer(RetryLayer::new(3).budget(RetryBudget::new()).plain()).service(Bare),
         ),
         ours(
             "buttress/timeout",
             Family::Timeout,
-            ServiceBuilder::new().layer(TimeoutLayer::attempt(HALF_A_MINUTE)).service(Bare),
+            ServiceBuilder::new().layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain()).service(Bare),
         ),
         // A client's stack with all that these layers offer: a bound on the whole call, retry with a budget, a breaker, a bulkhead that
         // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
@@ -46,12 +52,12 @@ pub(crate) fn subjects() -> Vec<Subject> {
             "buttress/stack6",
             Family::Stack,
             ServiceBuilder::new()
-                .layer(TimeoutLayer::total(HALF_A_MINUTE))
-                .layer(RetryLayer::new(3).budget(RetryBudget::new()))
-                .layer(breaker())
-                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)))
-                .layer(BulkheadLayer::new(1_000))
-                .layer(TimeoutLayer::attempt(HALF_A_MINUTE))
+                .layer(TimeoutLayer::total(HALF_A_MINUTE).plain())
+                .layer(RetryLayer::new(3).budget(RetryBudget::new()).plain())
+                .layer(breaker().plain())
+                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain())
+                .layer(BulkheadLayer::new(1_000).plain())
+                .layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain())
                 .service(Bare),
         ),
     ]
@@ -78,7 +84,7 @@ const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 /// Tripped by failures, not by hand, and still rejecting at the end of the run.
 fn open() -> Subject {
-    let mut service = ServiceBuilder::new().layer(breaker()).service(Bare);
+    let mut service = ServiceBuilder::new().layer(breaker().plain()).service(Bare);
     for _ in 0..1_000 {
         let _ = call(&mut service, FAIL);
     }
@@ -87,7 +93,7 @@ fn open() -> Subject {
 
 /// Nothing fits into it: the price of a no.
 fn full() -> Subject {
-    let service = ServiceBuilder::new().layer(BulkheadLayer::from(Bulkhead::new(0))).service(Bare);
+    let service = ServiceBuilder::new().layer(BulkheadLayer::from(Bulkhead::new(0)).plain()).service(Bare);
     rejecting("buttress/bulkhead(full)", Family::Other, service)
 }
 

@@ -22,7 +22,7 @@ macro_rules! client {
     };
 }
 
-fn circuit(breaker: &CircuitBreaker) -> CircuitBreakerLayer<buttress_http::Grpc> {
+fn circuit(breaker: &CircuitBreaker) -> CircuitBreakerLayer<buttress_http::ending::GrpcClient> {
     CircuitBreakerLayer::from(breaker.clone()).grpc_client()
 }
 
