@@ -38,7 +38,8 @@ struct State {
     limit: AtomicU32,
     name: Option<Name>,
     labels: Labels,
-    queue: Mutex<Queue>,
+    /// Made when a call queues for the first time: most bulkheads of a keyed policy never need it.
+    queue: Mutex<Option<Box<Queue>>>,
     waiters: Waiters,
     rejected: Counter,
 }
@@ -145,6 +146,7 @@ impl Bulkhead {
             if next == word + 1 {
                 return Ok(Acquire::Taken(self.permit()));
             }
+            let queue = queue.get_or_insert_default();
             let number = queue.next;
             queue.next += 1;
             queue.waiting.insert(number, Waker::noop().clone());
@@ -225,7 +227,8 @@ impl State {
     }
 
     /// Grants a place to the first in the queue, if there is room.
-    fn serve_next(&self, queue: &mut Queue) -> Option<Waker> {
+    fn serve_next(&self, queue: &mut Option<Box<Queue>>) -> Option<Waker> {
+        let queue = queue.as_mut()?;
         let mut word = self.word.load(Ordering::SeqCst);
         while waiting(word) > 0 && in_flight(word) < self.limit.load(Ordering::SeqCst) {
             match self.word.compare_exchange_weak(word, word + 1 - WAITING, Ordering::SeqCst, Ordering::SeqCst) {
@@ -285,9 +288,10 @@ impl Place {
         // Wakers are dropped outside the lock: the last one of a task may drop a future with a
         // place of its own.
         let _replaced = {
-            let mut queue = lock(&self.ticket.queue);
+            let mut guard = lock(&self.ticket.queue);
+            let queue = guard.get_or_insert_default();
             if queue.granted.remove(&self.number) {
-                drop(queue);
+                drop(guard);
                 self.done = true;
                 return Poll::Ready(BulkheadPermit { ticket: self.ticket.again() });
             }
@@ -307,7 +311,8 @@ impl Drop for Place {
             return;
         }
         let (_waker, was_granted) = {
-            let mut queue = lock(&self.ticket.queue);
+            let mut guard = lock(&self.ticket.queue);
+            let queue = guard.get_or_insert_default();
             let waker = queue.waiting.remove(&self.number);
             if waker.is_some() {
                 self.ticket.word.fetch_sub(WAITING, Ordering::SeqCst);
@@ -408,6 +413,12 @@ mod tests {
         assert!(poll(&mut queued).is_none(), "one is in flight, and one is the limit");
         drop(second);
         assert!(poll(&mut queued).is_some());
+    }
+
+    #[test]
+    fn a_compact_bulkhead_takes_at_most_512_bytes() {
+        // The rest is for its one ticket, a label, and reference counts.
+        assert!(size_of::<State>() <= 256, "{}", size_of::<State>());
     }
 
     #[test]
