@@ -422,6 +422,16 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_waits_for_a_place_is_no_rejection() {
+        let (bulkhead, now) = (Bulkhead::new(1), crate::testing::start());
+        let held = bulkhead.try_reserve(&now).unwrap();
+        assert_eq!(bulkhead.try_reserve(&now).unwrap_err(), Refused { retry_after: None });
+        assert_eq!(bulkhead.rejected(), 0);
+        drop(held);
+        assert!(bulkhead.try_reserve(&now).is_ok());
+    }
+
+    #[test]
     fn zero_lets_nothing_through_until_it_is_raised() {
         let bulkhead = Bulkhead::new(0);
         assert!(take(&bulkhead).is_none());
