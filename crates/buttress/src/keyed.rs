@@ -45,8 +45,8 @@
 //! If none of the candidates is idle, the call is admitted by a new policy that is not kept, and
 //! [counted](Stats::untracked).
 //!
-//! Policies are made [compact](buttress_core::shard::compact). A closed circuit takes less than 1
-//! kB with its entry.
+//! Policies are made [compact](buttress_core::shard::compact). A key with a
+//! closed circuit takes some 1.3 kB.
 //!
 //! Keys are not names: give policies a name with a bounded number of values if you make metrics of
 //! names. The metrics of a keyed policy are [sums](Keyed::stats) over its keys.
@@ -132,7 +132,7 @@ pub trait Idle {
 
 #[cfg(feature = "circuit-breaker")]
 impl Idle for crate::CircuitBreaker {
-    /// No call in flight, and closed, or open for no longer: an operator's states are kept.
+    /// No call in flight, and closed, or open for no longer. An operator's states are kept.
     fn is_idle(&self) -> bool {
         Self::is_idle(self)
     }

@@ -111,8 +111,6 @@ impl Exporter {
         use crate::circuit_breaker::State;
         const STATES: [State; 6] =
             [State::Closed, State::MetricsOnly, State::Disabled, State::Open, State::HalfOpen, State::ForcedOpen];
-        /// The default minimum throughput.
-        const MINIMUM_CALLS: u64 = 20;
         let label = self.label(breaker.name());
         let policy = label.clone();
         breaker.on_transition(move |transition| {
@@ -130,7 +128,7 @@ impl Exporter {
             batch.counter("resilience.breaker.rejected", snapshot.rejected);
             batch.counter("resilience.breaker.stale", snapshot.stale);
             let counts = snapshot.counts;
-            let known = counts.total() >= MINIMUM_CALLS;
+            let known = counts.total() >= snapshot.minimum_throughput;
             batch.rate("resilience.breaker.failure_rate", known, counts.failures(), counts.total());
             batch.rate("resilience.breaker.slow_rate", known, counts.slow_calls(), counts.total());
         });

@@ -1,0 +1,40 @@
+//! What policies cost in memory of which there is one for each key, by the pages that a process of
+//! many has. One test, because tests of one process share its memory. Linux only.
+#![cfg(all(target_os = "linux", feature = "bulkhead", feature = "circuit-breaker", feature = "retry"))]
+
+use buttress::{Admit, Bulkhead, CircuitBreaker, Outcome, Permit, RetryBudget, TokioClock, keyed::Keyed};
+use buttress_core::shard::compact;
+
+const MANY: usize = 20_000;
+
+/// The bytes that this process has in memory.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+fn each<T>(make: impl Fn() -> T) -> usize {
+    let before = resident();
+    let many: Vec<_> = (0..MANY).map(|_| compact(&make)).collect();
+    let each = (resident() - before) / MANY;
+    // Kept: what one kind frees, the next would take without a new page.
+    std::mem::forget(many);
+    each
+}
+
+#[test]
+fn policies_of_a_keyed_policy_are_small() {
+    let bulkhead = each(|| Bulkhead::new(1));
+    assert!(bulkhead <= 512, "a bulkhead takes {bulkhead} bytes");
+    let budget = each(RetryBudget::new);
+    assert!(budget <= 256, "a budget takes {budget} bytes");
+
+    let circuits = Keyed::builder(|key: &usize| *key, |_: &usize| CircuitBreaker::new("tenant"));
+    let circuits = circuits.max_keys(MANY).build().unwrap();
+    let before = resident();
+    for key in 0..MANY {
+        circuits.admit(&key, &TokioClock).unwrap().settle(&Outcome::Success, &TokioClock);
+    }
+    let circuit = (resident() - before) / MANY;
+    assert!(circuit < 1500, "a key with a closed circuit takes {circuit} bytes: 100,000 of them more than 150 MB");
+}
