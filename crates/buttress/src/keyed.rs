@@ -45,8 +45,7 @@
 //! If none of the candidates is idle, the call is admitted by a new policy that is not kept, and
 //! [counted](Stats::untracked).
 //!
-//! Policies are made [compact](buttress_core::shard::compact). A key with a
-//! closed circuit takes some 1.3 kB.
+//! Policies are made [compact]. A key with a closed circuit takes some 1.3 kB.
 //!
 //! Keys are not names: give policies a name with a bounded number of values if you make metrics of
 //! names. The metrics of a keyed policy are [sums](Keyed::stats) over its keys.
