@@ -38,9 +38,7 @@
 //! together as `other`. What is published under one name is summed, and rates are those of all
 //! calls together. A keyed policy is published as one: its keys are not bounded.
 
-use metrics::{
-    Key, Label, Level, Metadata, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-};
+use metrics::{Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -140,6 +138,7 @@ impl Exporter {
     pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
         use crate::circuit_breaker::Event;
         use buttress_core::Outcome;
+        use metrics::{Key, Level, Metadata};
         const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
         let policy = self.label(breaker.name());
         // Keys and not handles: a handle belongs to the recorder that was installed when it was
@@ -238,6 +237,7 @@ enum Value {
     Counter(u64),
     Gauge(f64),
     /// `part` of `whole`; unknown when `whole` is 0.
+    #[cfg_attr(not(feature = "circuit-breaker"), expect(dead_code, reason = "only circuits have rates"))]
     Rate {
         part: u64,
         whole: u64,
@@ -287,6 +287,7 @@ impl PolicyBatch<'_> {
         self.add(metric, None, Value::Gauge(x));
     }
 
+    #[cfg(feature = "circuit-breaker")]
     fn rate(&mut self, metric: &'static str, known: bool, part: u64, whole: u64) {
         let value = if known { Value::Rate { part, whole } } else { Value::Rate { part: 0, whole: 0 } };
         self.add(metric, None, value);
