@@ -248,11 +248,17 @@ impl CircuitBreaker {
     /// would admit a probe now. An operator's state is never idle. [Keyed
     /// policies](crate::shard::compact) forget such circuits first.
     pub fn is_idle(&self, clock: &impl Clock) -> bool {
-        self.in_flight() == 0
-            && self.0.change(clock.now(), |machine, now, steps| {
+        if self.in_flight() != 0 {
+            return false;
+        }
+        match State::of_word(self.0.hot.word.load(Ordering::Acquire)) {
+            State::Closed => true,
+            State::Open | State::HalfOpen => self.0.change(clock.now(), |machine, now, steps| {
                 machine.roll(now, steps);
                 machine.is_idle(now)
-            })
+            }),
+            State::MetricsOnly | State::Disabled | State::ForcedOpen => false,
+        }
     }
 
     fn set(&self, state: State, clock: &impl Clock) {

@@ -27,6 +27,8 @@ pub(super) const TICK_BITS: u32 = 35;
 const TICKS: u64 = (1 << TICK_BITS) - 1;
 /// How far a clock may be set back: as long before its first moment begins a circuit's time.
 const SET_BACK: Duration = Duration::from_secs(2 * 3600);
+/// Nanoseconds by which two threads may disagree on the time. More is a clock that was set back.
+const RACE: u64 = 2_000_000_000;
 /// More nanoseconds than any clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 
@@ -172,8 +174,7 @@ impl Circuit {
     /// back. Moves that time back with it.
     #[inline]
     pub(super) fn clock_was_set_back(&self, left: u64, clock: &impl Clock) -> bool {
-        const TOLERANCE: u64 = 2_000_000_000;
-        let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(TOLERANCE);
+        let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(RACE);
         if set_back {
             self.change(clock.now(), |_, _, _| {});
         }
@@ -278,7 +279,12 @@ impl Circuit {
     pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> Result<(), Duration> {
         const SCALE: u64 = 1_000_000;
         let ramp = self.rules.ramp().max(1);
-        let elapsed = self.nanos(now).saturating_sub(ramp_from);
+        let now = self.nanos(now);
+        let elapsed = now.saturating_sub(ramp_from);
+        if ramp_from.saturating_sub(now) > RACE {
+            // The clock was set back: the ramp begins anew.
+            let _ = self.hot.ramp_from.compare_exchange(ramp_from, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
         if elapsed >= ramp {
             let _ = self.hot.ramp_from.compare_exchange(ramp_from, 0, Ordering::Relaxed, Ordering::Relaxed);
             return Ok(());
@@ -307,7 +313,7 @@ impl Circuit {
     /// The time in ticks. It is never 0, which stands for a call that is not timed.
     #[inline]
     pub(super) fn ticks(&self, now: Instant) -> u64 {
-        (self.nanos(now) / TICK & TICKS).max(1)
+        ((self.nanos(now) / TICK) & TICKS).max(1)
     }
 
     /// For how many ticks a call has been out that started at `started`. Exact up to 93 hours.

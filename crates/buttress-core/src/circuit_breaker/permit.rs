@@ -194,13 +194,15 @@ fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, cloc
     end(circuit, bits);
     let elapsed = elapsed(circuit, bits, clock);
     let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(elapsed));
+    if bits & MARK == RESERVED && *outcome == Outcome::CANCELLED {
+        // No call began.
+        return;
+    }
     if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.wants_calls()) {
         let elapsed = Duration::from_nanos(elapsed);
         circuit.listeners.emit(&Event::Called { outcome: *outcome, elapsed, slow });
     }
-    // A call that has not begun is not slow to end.
-    let never_began = bits & MARK == RESERVED && *outcome == Outcome::CANCELLED;
-    if state == State::Disabled || never_began {
+    if state == State::Disabled {
         return;
     }
     match category(circuit, outcome, slow) {
@@ -269,7 +271,7 @@ fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category
 #[cold]
 #[inline(never)]
 fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl Clock) {
-    let (settled, elapsed, slow) = circuit.change(clock.now(), |machine, now, steps| {
+    let (settled, called, slow) = circuit.change(clock.now(), |machine, now, steps| {
         let elapsed = machine.elapsed(probe, circuit.rules.times_to_end(), now);
         let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(super::nanos(elapsed)));
         let never_began = *outcome == Outcome::CANCELLED && !machine.has_begun(probe);
@@ -280,11 +282,15 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
             Some(Category::Slow) if !circuit.rules.has_slow_rate() => Verdict::Succeeded,
             Some(_) => Verdict::Failed,
         };
-        (machine.settle_probe(probe, verdict, outcome.failure().copied(), now, steps), elapsed, slow)
+        (
+            machine.settle_probe(probe, verdict, outcome.failure().copied(), now, steps),
+            elapsed.filter(|_| !never_began),
+            slow,
+        )
     });
     if !settled {
         circuit.settle_stale(outcome);
-    } else if let Some(elapsed) = elapsed.filter(|_| circuit.listeners.wants_calls()) {
+    } else if let Some(elapsed) = called.filter(|_| circuit.listeners.wants_calls()) {
         circuit.listeners.emit(&Event::Called { outcome: *outcome, elapsed, slow });
     }
 }

@@ -159,6 +159,19 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
 }
 
 #[test]
+fn a_ramp_begins_anew_when_the_clock_is_set_back() {
+    let mut bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    bench.wait(5 * SECOND);
+    bench.now -= HOUR;
+    let _ = bench.try_admit();
+    bench.wait(10 * SECOND);
+    assert!((0..100).all(|_| bench.try_admit().is_ok()));
+}
+
+#[test]
 fn a_year_later_everything_counts_as_before() {
     let mut bench =
         Bench::new(|builder| builder.window(10 * MS).slow_threshold(SECOND).slow_rate(1.0).count_overdue(true));

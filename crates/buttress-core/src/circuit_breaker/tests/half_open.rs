@@ -221,3 +221,33 @@ fn it_is_idle_when_it_could_be_forgotten() {
         assert!(!idle(&bench), "an operator's state");
     }
 }
+
+#[test]
+fn a_waiting_call_takes_what_is_free_and_is_no_rejection_otherwise() {
+    let mut bench = due();
+    let before = bench.breaker.snapshot(&bench.now).rejected;
+    let probe = bench.breaker.try_reserve(&bench.now).unwrap();
+    assert!(probe.is_probe());
+    assert_eq!(bench.breaker.try_reserve(&bench.now).unwrap_err().retry_after, Some(5 * SECOND));
+    assert!(bench.breaker.holds(&probe, &bench.now));
+    bench.wait(30 * SECOND);
+    assert!(!bench.breaker.holds(&probe, &bench.now), "its slot went to another call");
+    assert_eq!(bench.breaker.snapshot(&bench.now).rejected, before);
+    drop(probe);
+    bench.calls(3, Outcome::Success);
+    let reserved = bench.breaker.try_reserve(&bench.now).unwrap();
+    assert!(bench.breaker.holds(&reserved, &bench.now));
+    bench.breaker.open_for(SECOND, &bench.now);
+    assert!(!bench.breaker.holds(&reserved, &bench.now), "the circuit has opened since");
+    assert_eq!(bench.breaker.try_reserve(&bench.now).unwrap_err().retry_after, Some(SECOND));
+}
+
+#[test]
+fn a_waiting_call_of_a_recovering_circuit_gets_a_time_to_ask_again() {
+    let mut bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
+    bench.call(FAILURE);
+    bench.wait_open();
+    bench.call(Outcome::Success);
+    let refused = (0..10).find_map(|_| bench.breaker.try_reserve(&bench.now).err()).unwrap();
+    assert!(refused.retry_after.is_some(), "nothing wakes it");
+}

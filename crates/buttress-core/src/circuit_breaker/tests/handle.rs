@@ -329,6 +329,24 @@ fn a_call_that_was_admitted_before_the_listener_came_is_no_event() {
 }
 
 #[test]
+fn a_reservation_that_is_given_back_is_no_call() {
+    let mut bench = Bench::consecutive(1, |builder| builder.slow_threshold(SECOND));
+    let events = heard(&mut bench, |bench| {
+        let mut reserved = bench.breaker.reserve(&bench.now).unwrap();
+        bench.wait(2 * SECOND);
+        reserved.settle(&Outcome::CANCELLED, &bench.now);
+    });
+    assert_eq!(events, []);
+    bench.call(FAILURE);
+    bench.wait_open();
+    let events = heard(&mut bench, |bench| {
+        let mut probe = bench.breaker.reserve(&bench.now).unwrap();
+        probe.settle(&Outcome::CANCELLED, &bench.now);
+    });
+    assert_eq!(events.len(), 1, "the transition alone: {events:?}");
+}
+
+#[test]
 fn a_rule_that_is_met_is_an_event_also_where_nothing_trips() {
     let mut bench = Bench::consecutive(2, |builder| builder);
     bench.breaker.metrics_only(&bench.now);
