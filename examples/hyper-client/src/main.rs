@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::net::TcpListener;
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let retry = RetryLayer::new(3)
         .budget(RetryBudget::new()) // retries stay a small share of all calls, however much fails
         .backoff(Backoff::full_jitter(Duration::from_millis(10), Duration::from_millis(100)));
-    let mut client = ServiceBuilder::new()
+    let client = ServiceBuilder::new()
         .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
         .layer(retry.http_client())
         // Inside retry: every attempt is a sample, and an open circuit ends the retrying.
@@ -37,14 +37,14 @@ async fn main() -> anyhow::Result<()> {
     let request = |path: &str| Request::get(format!("{url}{path}")).body(Empty::<Bytes>::new());
 
     // Two attempts fail, one hangs, and the caller sees none of it.
-    let answer = client.ready().await?.call(request("/flaky")?).await?;
+    let answer = client.clone().oneshot(request("/flaky")?).await?;
     println!("/flaky: {} after {} attempts", answer.status(), hits.swap(0, Relaxed));
     ensure!(answer.status() == StatusCode::OK);
 
     // A server that is down: once the circuit is open, it is left alone.
     let mut refused = 0;
     for _ in 0..10 {
-        match client.ready().await?.call(request("/down")?).await {
+        match client.clone().oneshot(request("/down")?).await {
             Ok(answer) => ensure!(answer.status() == StatusCode::INTERNAL_SERVER_ERROR),
             Err(buttress::Error::Rejected(rejection)) => {
                 refused += 1;
