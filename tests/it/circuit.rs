@@ -144,7 +144,7 @@ async fn a_body_that_breaks_off_is_a_failure_although_the_status_was_200() {
 }
 
 #[tokio::test]
-async fn a_caller_that_drops_the_body_says_nothing_about_the_backend() {
+async fn a_caller_that_drops_the_body_of_a_good_response_has_had_a_success() {
     let (mut sender, streaming) = streams(());
     let breaker = breaker();
     let (server, service) = (axum_server(Router::new().route("/", streaming)).await, around(&breaker));
@@ -153,7 +153,7 @@ async fn a_caller_that_drops_the_body_says_nothing_about_the_backend() {
     assert!(soon(body.frame()).await.unwrap().unwrap().is_data());
     drop(body);
     let snapshot = breaker.snapshot();
-    assert_eq!((snapshot.counts.total(), snapshot.consecutive_failures, snapshot.state), (0, 0, State::Closed));
+    assert_eq!((snapshot.counts.succeeded, snapshot.counts.total(), snapshot.state), (1, 1, State::Closed));
 }
 
 #[tokio::test]

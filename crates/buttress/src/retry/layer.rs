@@ -46,6 +46,7 @@ pub(super) struct Config {
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     pub(super) retries: Counter,
+    pub(super) transparent: Counter,
     pub(super) out_of_budget: Counter,
     pub(super) out_of_attempts: Counter,
 }
@@ -131,9 +132,14 @@ impl<S, E: Ended + Clone> Layer<S> for RetryLayer<E> {
 pub struct RetryStats(Arc<Stats>);
 
 impl RetryStats {
-    /// Attempts after the first.
+    /// Attempts after the first, without the [transparent](Self::transparent) ones.
     pub fn retries(&self) -> u64 {
         self.0.retries.sum()
+    }
+
+    /// Free repetitions of requests that the transport handed back before the backend looked at them.
+    pub fn transparent(&self) -> u64 {
+        self.0.transparent.sum()
     }
 
     /// Failures that were not repeated because the budget was empty.

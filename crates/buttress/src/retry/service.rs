@@ -127,7 +127,7 @@ impl<S, K: Kept> Repeat<S, K> {
         if handed_back && !self.transparent {
             let request = self.again()?;
             self.transparent = true;
-            stats.retries.add(1);
+            stats.transparent.add(1);
             return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
         }
         // What was never sent loads no backend, so it costs nothing, and has a bound of its own.
