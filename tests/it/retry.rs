@@ -134,7 +134,7 @@ async fn a_server_that_says_when_to_come_back_is_obeyed() {
         (503, None, 1),
         // Longer than the longest hint.
         (429, Some("3600"), 1),
-        (429, Some("Sun, 06 Nov 2094 08:49:37 GMT"), 1),
+        (429, Some("Sat, 06 Nov 2094 08:49:37 GMT"), 1),
         (429, Some("Sun, 06 Nov 1994 08:49:37 GMT"), 2),
     ] {
         let answers = Answers::default().then(Read::All, status, after);
