@@ -467,4 +467,73 @@ mod tests {
         breaker.reset();
         assert_eq!(receiver.try_recv().unwrap().last_failure, None);
     }
+
+    #[cfg(feature = "tracing")]
+    #[test]
+    fn the_log_line_of_a_trip_says_what_failed_and_its_numbers_are_numbers() {
+        use std::{collections::BTreeMap, sync::Mutex};
+        use tracing::field::{Field, Visit};
+
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+        struct Fields(BTreeMap<&'static str, String>);
+
+        impl Visit for Fields {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0.insert(field.name(), format!("{value:?}"));
+            }
+
+            fn record_str(&mut self, field: &Field, value: &str) {
+                self.0.insert(field.name(), value.to_owned());
+            }
+
+            fn record_u64(&mut self, field: &Field, value: u64) {
+                self.0.insert(field.name(), format!("number {value}"));
+            }
+
+            fn record_i64(&mut self, field: &Field, value: i64) {
+                self.0.insert(field.name(), format!("number {value}"));
+            }
+        }
+
+        impl tracing::Subscriber for Lines {
+            fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+                true
+            }
+
+            fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+                tracing::span::Id::from_u64(1)
+            }
+
+            fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+            fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+            fn event(&self, event: &tracing::Event<'_>) {
+                let mut fields = Fields(BTreeMap::new());
+                event.record(&mut fields);
+                self.0.lock().unwrap().push(fields.0);
+            }
+
+            fn enter(&self, _: &tracing::span::Id) {}
+
+            fn exit(&self, _: &tracing::span::Id) {}
+        }
+
+        let lines = Lines::default();
+        let open_time = Duration::from_secs(5)..=Duration::from_secs(5);
+        let breaker = CircuitBreaker::builder("x").consecutive_failures(1).open_time(open_time).build().unwrap();
+        tracing::subscriber::with_default(lines.clone(), || {
+            let failure = Failure::new(FailureKind::Http(503));
+            breaker.reserve(&TokioClock).unwrap().settle(&Outcome::Failure(failure), &TokioClock);
+        });
+        let lines = lines.0.lock().unwrap();
+        let field = |name| lines[0].get(name).map(String::as_str);
+        assert_eq!(field("open_for_ms"), Some("number 5000"));
+        assert_eq!(field("generation"), Some("number 1"));
+        assert_eq!(field("failure.kind"), Some("http"));
+        assert_eq!(field("failure.status"), Some("number 503"));
+        assert_eq!(field("cause"), Some("1 failure"));
+    }
 }

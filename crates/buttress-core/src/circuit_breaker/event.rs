@@ -160,6 +160,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::ConsecutiveFailures(1) => f.write_str("1 failure"),
             Self::ConsecutiveFailures(n) => write!(f, "{n} failures in a row"),
             Self::FailureStreak { failures, others } => {
                 write!(

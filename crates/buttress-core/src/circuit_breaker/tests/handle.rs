@@ -144,6 +144,7 @@ fn states_causes_and_counts_speak_for_themselves() {
     assert_eq!((counts.failure_rate(), counts.slow_rate()), (Some(0.3), Some(0.3)));
     assert_eq!((Counts::default().failure_rate(), Counts::default().slow_rate()), (None, None));
     let causes = [
+        (Cause::ConsecutiveFailures(1), "1 failure"),
         (Cause::ConsecutiveFailures(5), "5 failures in a row"),
         (
             Cause::FailureStreak { failures: 13, others: counts },

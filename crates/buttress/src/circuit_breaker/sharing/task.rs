@@ -86,6 +86,9 @@ impl Sharer {
         };
         let (failures, total) = match change.cause {
             Cause::ConsecutiveFailures(n) | Cause::ProbesFailed(n) => (n.into(), n.into()),
+            Cause::FailureStreak { failures, others } => {
+                (u64::from(failures) + others.failures(), u64::from(failures) + others.total())
+            }
             Cause::FailureRate(counts) | Cause::SlowRate(counts) | Cause::Custom(counts) => {
                 (counts.failures(), counts.total())
             }
