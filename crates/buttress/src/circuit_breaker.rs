@@ -448,7 +448,7 @@ mod tests {
         for _ in 0..8000 {
             drop(breaker.subscribe());
         }
-        let mut receiver = breaker.clone().subscribe();
+        let mut receiver = breaker.subscribe();
         // Each listener would be called, and 8,000 that leave were a quadratic second.
         let start = TokioClock.now();
         breaker.force_open();

@@ -28,6 +28,9 @@ pub enum FailureStreak {
     /// row come by chance after some 4,000 calls of which 20 % fail, which is every 4 seconds at
     /// 1,000 calls a second. With fewer than the [minimum throughput](Builder::minimum_throughput)
     /// of other results in the window, 5 are enough.
+    ///
+    /// The rate is that of a sample. With some 100 calls in the window, as at 10 calls a second,
+    /// chance trips it about once in 10^7 calls.
     #[default]
     Calibrated,
     /// This many. At least 1. For endpoints that hardly ever fail at random.
