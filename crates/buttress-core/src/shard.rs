@@ -26,7 +26,13 @@ pub struct Sharded<T>(Arc<Home<T>>);
 struct Home<T> {
     value: Arc<T>,
     shard: usize,
-    root: Arc<Root<T>>,
+    tickets: Tickets<T>,
+}
+
+/// A single shard has one home, which every handle has already. It saves the root.
+enum Tickets<T> {
+    One(Arc<Slot<T>>),
+    Many(Arc<Root<T>>),
 }
 
 /// What homes share. They lead here and not the other way, so that the last handle frees all.
@@ -49,30 +55,36 @@ impl<T> Sharded<T> {
     pub fn new(shards: usize, value: T) -> Self {
         let (shards, value) = (shards.next_power_of_two(), Arc::new(value));
         let ticket = |shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] });
-        // A single shard has one home, which every handle has already.
-        let homes = if shards > 1 { shards } else { 0 };
+        if shards == 1 {
+            let tickets = Tickets::One(ticket(0));
+            return Self(Arc::new(Home { value, shard: 0, tickets }));
+        }
         let root = Arc::new(Root {
             tickets: (0..shards).map(ticket).collect(),
-            homes: (0..homes).map(|_| Mutex::new(Weak::new())).collect(),
+            homes: (0..shards).map(|_| Mutex::new(Weak::new())).collect(),
         });
         let shard = root.shard();
-        let home = Arc::new(Home { value, shard, root });
-        if let Some(known) = home.root.homes.get(shard) {
-            *lock(known) = Arc::downgrade(&home);
-        }
+        let home = Arc::new(Home { value, shard, tickets: Tickets::Many(root.clone()) });
+        *lock(&root.homes[shard]) = Arc::downgrade(&home);
         Self(home)
     }
 
     /// The ticket of the current thread's shard.
     #[inline]
     pub fn ticket(&self) -> Ticket<T> {
-        let root = &self.0.root;
-        Ticket(root.tickets[root.shard()].clone())
+        Ticket(match &self.0.tickets {
+            Tickets::One(ticket) => ticket.clone(),
+            Tickets::Many(root) => root.tickets[root.shard()].clone(),
+        })
     }
 
     /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
     pub fn tickets_out(&self) -> usize {
-        self.0.root.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+        let out = |ticket: &Arc<Slot<T>>| Arc::strong_count(ticket) - 1;
+        match &self.0.tickets {
+            Tickets::One(ticket) => out(ticket),
+            Tickets::Many(root) => root.tickets.iter().map(out).sum(),
+        }
     }
 }
 
@@ -87,8 +99,10 @@ impl<T> Root<T> {
 impl<T> Clone for Sharded<T> {
     #[inline]
     fn clone(&self) -> Self {
-        let shard = self.0.root.shard();
-        if shard == self.0.shard { Self(self.0.clone()) } else { self.moved_to(shard) }
+        match &self.0.tickets {
+            Tickets::Many(root) if root.shard() != self.0.shard => self.moved_to(root, root.shard()),
+            _ => Self(self.0.clone()),
+        }
     }
 }
 
@@ -96,11 +110,10 @@ impl<T> Sharded<T> {
     /// A handle of another shard's home. The lock is for those who come to this shard from another.
     #[cold]
     #[inline(never)]
-    fn moved_to(&self, shard: usize) -> Self {
-        let Home { value, root, .. } = &*self.0;
+    fn moved_to(&self, root: &Arc<Root<T>>, shard: usize) -> Self {
         let mut known = lock(&root.homes[shard]);
         let home = known.upgrade().unwrap_or_else(|| {
-            let home = Arc::new(Home { value: value.clone(), shard, root: root.clone() });
+            let home = Arc::new(Home { value: self.0.value.clone(), shard, tickets: Tickets::Many(root.clone()) });
             *known = Arc::downgrade(&home);
             home
         });
