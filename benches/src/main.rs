@@ -6,13 +6,14 @@
 //!
 //! ```text
 //! cargo xtask bench                    # the table
-//! cargo xtask bench --json out.json    # and rows {"subject","kind","ns","added_ns","allocs","x2"}
+//! cargo xtask bench --json out.json    # and rows {"subject","kind","ns","added_ns","allocs","x2"}, {"subject","kind","bytes"}
 //! ```
 
 mod calls;
 mod floors;
 mod http;
 mod measure;
+mod memory;
 mod ours;
 mod report;
 mod seatbelt;
@@ -55,14 +56,17 @@ fn main() -> anyhow::Result<()> {
         subjects.retain(|subject| chosen(subject) || baselines.contains(&subject.name));
     }
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
+    // First: what is measured later allocates, and frees.
+    let mut memory = memory::rows();
+    memory.retain(|row| args.filter.is_empty() || args.filter.iter().any(|part| row.subject.contains(part)));
     let measured = within_runtime(|| plan.run(&subjects));
     let rows = report::rows(&subjects, &measured);
-    print!("{}", report::table(&rows));
+    print!("{}{}", report::table(&rows), report::memory_table(&memory));
     if let Some(warning) = report::disturbed(&rows) {
         eprintln!("\n{warning}");
     }
     if let Some(path) = args.json {
-        report::write_json(&rows, &path)?;
+        report::write_json(&rows, &memory, &path)?;
     }
     Ok(())
 }

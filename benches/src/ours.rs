@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use buttress::gate::GateLayer;
+use buttress::keyed::Keyed;
 use buttress::{
     Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RetryBudget, RetryLayer, TimeoutLayer,
 };
 use tower::{Service, ServiceBuilder};
 
-use crate::subject::{Bare, Expect, FAIL, Family, Kind, Subject, call};
+use crate::subject::{Bare, Expect, FAIL, Family, Kind, Subject, batch, call};
 
 pub(crate) fn subjects() -> Vec<Subject> {
     vec![
@@ -48,19 +50,62 @@ pub(crate) fn subjects() -> Vec<Subject> {
         ),
         // A client's stack with all that these layers offer: a bound on the whole call, retry with a budget, a breaker, a bulkhead that
         // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
-        ours(
-            "buttress/stack6",
+        Subject::cloned("buttress/stack6", Kind::Ours, Family::Stack, stack6()),
+        ours("buttress/stack6(kept)", Family::KeptStack, stack6()),
+        // The same without the bulkheads, whose counts are exact and so one place where all threads meet; and a second breaker, for the
+        // endpoint beside the one for the service.
+        Subject::cloned(
+            "buttress/stack5",
+            Kind::Ours,
             Family::Stack,
             ServiceBuilder::new()
                 .layer(TimeoutLayer::total(HALF_A_MINUTE).plain())
                 .layer(RetryLayer::new(3).budget(RetryBudget::new()).plain())
                 .layer(breaker().plain())
-                .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain())
-                .layer(BulkheadLayer::new(1_000).plain())
+                .layer(breaker().plain())
                 .layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain())
                 .service(Bare),
         ),
+        keyed_lookup("buttress/keyed(lookup)", Keys::Own),
+        keyed_lookup("buttress/keyed(lookup, one key)", Keys::One),
     ]
+}
+
+fn stack6() -> impl Service<u64, Response = u64, Error = buttress::Error> + Clone + Send + 'static {
+    ServiceBuilder::new()
+        .layer(TimeoutLayer::total(HALF_A_MINUTE).plain())
+        .layer(RetryLayer::new(3).budget(RetryBudget::new()).plain())
+        .layer(breaker().plain())
+        .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain())
+        .layer(BulkheadLayer::new(1_000).plain())
+        .layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain())
+        .service(Bare)
+}
+
+/// Which keys the threads ask for.
+#[derive(Clone, Copy)]
+enum Keys {
+    /// Each its own thousand.
+    Own,
+    /// All the same one.
+    One,
+}
+
+/// A call through the circuit of a key, among a thousand keys for each thread.
+fn keyed_lookup(name: &'static str, keys: Keys) -> Subject {
+    let keyed = Keyed::builder(|key: &u64| *key, |_: &u64| CircuitBreaker::new("backend"));
+    let keyed = keyed.max_keys(100_000).build().expect("a valid number of keys");
+    let service = ServiceBuilder::new().layer(GateLayer::with_policy(keyed).plain()).service(Bare);
+    let workers = std::cell::Cell::new(0);
+    Subject::new(name, Kind::Ours, Family::Other, move || {
+        let (mut service, base) = (service.clone(), workers.replace(workers.get() + 1_000));
+        let mut next = 0;
+        batch(name, Expect::Ok, move || {
+            next = if next == 999 { 0 } else { next + 1 };
+            let key = if let Keys::Own = keys { base + next } else { 0 };
+            call(&mut service, key).is_ok()
+        })
+    })
 }
 
 fn ours<S>(name: &'static str, family: Family, service: S) -> Subject

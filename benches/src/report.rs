@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::measure::Measured;
+use crate::memory::Memory;
 use crate::subject::{Family, Kind, Subject};
 
 /// One line of the result, as it goes into the JSON file.
@@ -69,6 +70,16 @@ pub(crate) fn table(rows: &[Row]) -> String {
     out
 }
 
+/// Bytes of one instance.
+pub(crate) fn memory_table(memory: &[Memory]) -> String {
+    let width = memory.iter().map(|row| row.subject.len()).max().unwrap_or(0);
+    memory
+        .iter()
+        .map(|Memory { subject, bytes, .. }| format!("\n{subject:width$}  {bytes:>9} bytes"))
+        .collect::<String>()
+        + "\n"
+}
+
 /// Says so when two threads did not get two cores: then they met less often than they would, and the column "x2" says little.
 pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
     // These share nothing, so anything much below 2 is somebody else's work.
@@ -78,8 +89,11 @@ pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
 }
 
 /// One row a line inside an array: for programs, and for eyes that compare two runs with `diff`.
-pub(crate) fn write_json(rows: &[Row], path: &Path) -> anyhow::Result<()> {
-    let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+pub(crate) fn write_json(rows: &[Row], memory: &[Memory], path: &Path) -> anyhow::Result<()> {
+    let mut lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    for row in memory {
+        lines.push(serde_json::to_string(row)?);
+    }
     fs::write(path, format!("[\n{}\n]\n", lines.join(",\n")))
         .with_context(|| format!("cannot write {}", path.display()))
 }

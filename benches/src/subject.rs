@@ -43,7 +43,10 @@ pub(crate) enum Family {
     Bulkhead,
     RateLimit,
     Retry,
+    /// A stack that is cloned for every call.
     Stack,
+    /// One that is kept.
+    KeptStack,
     Timeout,
     /// Compared with nothing.
     Other,
@@ -71,6 +74,18 @@ impl Subject {
         Self::new(name, kind, family, move || {
             let mut service = service.clone();
             batch(name, expect, move || succeeds(&mut service, black_box(7)))
+        })
+    }
+
+    /// The same, with a clone of the service for every call, as axum, retry and generated clients make one. Half of the
+    /// cost of a clone is its drop, so that is in it too.
+    pub(crate) fn cloned<S>(name: &'static str, kind: Kind, family: Family, service: S) -> Self
+    where
+        S: Service<u64> + Clone + Send + 'static,
+    {
+        Self::new(name, kind, family, move || {
+            let service = service.clone();
+            batch(name, Expect::Ok, move || succeeds(&mut service.clone(), black_box(7)))
         })
     }
 

@@ -17,6 +17,15 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let concurrency = GlobalConcurrencyLimitLayer::new(1_000);
     let timeout = TimeoutLayer::new(Duration::from_secs(30));
     let retry = RetryLayer::new(WithBudget::default());
+    let stack = || {
+        ServiceBuilder::new()
+            .layer(timeout.clone())
+            .layer(RetryLayer::new(WithBudget::default()))
+            .layer(LoadShedLayer::new())
+            .layer(concurrency.clone())
+            .layer(timeout.clone())
+            .service(Bare)
+    };
     vec![
         peer(
             "tower/concurrency_limit",
@@ -27,17 +36,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
         peer("tower/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout.clone()).service(Bare)),
         // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that sheds.
-        peer(
-            "tower/stack5",
-            Family::Stack,
-            ServiceBuilder::new()
-                .layer(timeout.clone())
-                .layer(RetryLayer::new(WithBudget::default()))
-                .layer(LoadShedLayer::new())
-                .layer(concurrency)
-                .layer(timeout)
-                .service(Bare),
-        ),
+        Subject::cloned("tower/stack5", Kind::Peer, Family::Stack, stack()),
+        peer("tower/stack5(kept)", Family::KeptStack, stack()),
     ]
 }
 

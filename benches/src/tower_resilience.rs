@@ -20,6 +20,15 @@ pub(crate) fn subjects() -> Vec<Subject> {
         .refresh_period(Duration::from_secs(1))
         .build()
         .expect("a valid rate limiter");
+    let stack = || {
+        ServiceBuilder::new()
+            .layer(timeout())
+            .layer(retry())
+            .layer(breaker())
+            .layer(bulkhead())
+            .layer(timeout())
+            .service(Bare)
+    };
     vec![
         peer("tower-resilience/circuit_breaker", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
         open(),
@@ -28,17 +37,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower-resilience/rate_limit", Family::RateLimit, ServiceBuilder::new().layer(rate).service(Bare)),
         peer("tower-resilience/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout()).service(Bare)),
         // The stack its manual recommends for a client, with a timeout around each attempt too.
-        peer(
-            "tower-resilience/stack5",
-            Family::Stack,
-            ServiceBuilder::new()
-                .layer(timeout())
-                .layer(retry())
-                .layer(breaker())
-                .layer(bulkhead())
-                .layer(timeout())
-                .service(Bare),
-        ),
+        Subject::cloned("tower-resilience/stack5", Kind::Peer, Family::Stack, stack()),
+        peer("tower-resilience/stack5(kept)", Family::KeptStack, stack()),
     ]
 }
 
