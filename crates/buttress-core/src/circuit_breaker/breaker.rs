@@ -265,20 +265,29 @@ impl CircuitBreaker {
         self.0.change(clock.now(), |machine, _, steps| steps.extend(machine.set(state)));
     }
 
+    /// `begins`: whether the call begins now, or a place is reserved for it.
     #[inline(always)]
     fn admit_call(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
-        self.try_admit(begins, clock).map_err(|Refusal { reason, retry_after }| self.0.reject(reason, retry_after))
-    }
-
-    /// `begins`: whether the call begins now, or a place is reserved for it. A refusal is not counted
-    /// yet.
-    #[inline(always)]
-    fn try_admit(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
-        let circuit = &*self.0;
-        let word = circuit.hot.word.load(Ordering::Acquire);
+        let word = self.0.hot.word.load(Ordering::Acquire);
         if !State::of_word(word).admits_all() {
             return self.admit_cold(word, begins, clock);
         }
+        self.admit_closed(word, begins, clock).map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// The same for a call that waits: a refusal is not counted.
+    fn try_admit(&self, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
+        let word = self.0.hot.word.load(Ordering::Acquire);
+        if !State::of_word(word).admits_all() {
+            return self.admit_probe(word, begins, clock);
+        }
+        self.admit_closed(word, begins, clock)
+    }
+
+    /// Admits a call in a state that admits all, apart from a recovery ramp.
+    #[inline(always)]
+    fn admit_closed(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
+        let circuit = &*self.0;
         let ramp_from = circuit.hot.ramp_from.load(Ordering::Relaxed);
         if ramp_from != 0
             && let Err(after) = circuit.ramp_admits(ramp_from, clock.now())
@@ -289,9 +298,16 @@ impl CircuitBreaker {
         Ok(CircuitBreakerPermit::new(self.0.ticket(), word, timed, begins, clock))
     }
 
+    /// Rejects in one frame with the refusal, which is the way of most calls of an open circuit.
     #[cold]
     #[inline(never)]
-    fn admit_cold(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
+    fn admit_cold(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Rejection> {
+        self.admit_probe(word, begins, clock).map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// Admits a probe where one is due, or any call where the circuit has closed since `word` was read.
+    #[inline(always)]
+    fn admit_probe(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
         let circuit = &*self.0;
         let reason = |state| match state {
             State::ForcedOpen => Reason::ForcedOpen,
@@ -310,6 +326,11 @@ impl CircuitBreaker {
             Some(Some(probe)) => Ok(CircuitBreakerPermit::probe(self.0.ticket(), word, probe)),
             None => Ok(CircuitBreakerPermit::new(self.0.ticket(), word, circuit.times_calls(), begins, clock)),
         }
+    }
+
+    #[inline]
+    fn refuse(&self, Refusal { reason, retry_after }: Refusal) -> Rejection {
+        self.0.reject(reason, retry_after)
     }
 
     /// Uses the coarse clock until 20 ms before the time to refuse is over, then the precise one.
