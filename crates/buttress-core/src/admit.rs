@@ -190,6 +190,11 @@ impl Waiters {
         woken.into_values().for_each(Waker::wake);
     }
 
+    /// Whether any waits, for a caller that has made the fence of [`wake_many`](Self::wake_many) itself.
+    pub(crate) fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) != 0
+    }
+
     /// Wakes the next in line: one place became free.
     pub fn wake_one(&self) {
         self.wake_many(1);

@@ -1,13 +1,30 @@
 //! A bound on calls in flight, with an optional queue that is bounded too.
+//!
+//! # How it scales
+//!
+//! An exact count is one word, and threads that take and release places meet on it. So a thread keeps
+//! a place that it released in the *spares* of its shard and takes it from there again, without
+//! touching the word. A spare counts as taken in the word, so there is never a call more than the limit. A call that
+//! finds the word full takes a spare of another shard; only when there is none either is the bulkhead
+//! full. While a call waits in the queue, or after the limit was lowered, released places go to the
+//! word. At most half of the limit is kept as spares, and a limit that is small for the number of
+//! shards keeps none.
+//!
+//! A call that looks for a spare while others take and release them can miss a place that moves
+//! from shard to shard: close to the limit a call may be rejected although a place was free at every moment.
 
 use crate::rejection::Labels;
-use crate::shard::{Counter, Sharded, Ticket, shards};
+use crate::shard::{Counter, Sharded, Ticket, shards, thread_index};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Admit, Clock, Name, Outcome, Permit, Policy, Reason, Refused, Rejection, Waiters};
 use std::{
     collections::{BTreeMap, BTreeSet},
     task::{Context, Poll, Waker},
 };
+
+mod spares;
+
+use spares::Spares;
 
 const POLICY: &str = "bulkhead";
 /// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty"
@@ -36,6 +53,8 @@ pub struct Bulkhead(Sharded<State>);
 struct State {
     word: AtomicU64,
     limit: AtomicU32,
+    /// Places that count as in flight in the word and are free.
+    spares: Spares,
     name: Option<Name>,
     labels: Labels,
     /// Made when a call queues for the first time: most bulkheads of a keyed policy never need it.
@@ -69,16 +88,30 @@ impl Bulkhead {
     }
 
     fn with_name(limit: usize, name: Option<Name>) -> Self {
+        Self::with_shards(limit, name, shards())
+    }
+
+    fn with_shards(limit: usize, name: Option<Name>, shards: usize) -> Self {
+        let limit = clamp(limit);
         let state = State {
             word: AtomicU64::new(0),
-            limit: AtomicU32::new(clamp(limit)),
-            labels: Labels::new(POLICY, name.as_ref(), shards()),
+            limit: AtomicU32::new(limit),
+            spares: Spares::new(shards, limit),
+            labels: Labels::new(POLICY, name.as_ref(), shards),
             name,
             queue: Mutex::default(),
             waiters: Waiters::default(),
             rejected: Counter::default(),
         };
-        Self(Sharded::new(shards(), state))
+        Self(Sharded::new(shards, state))
+    }
+
+    /// With one shard that keeps so many spares: the model checker's threads are all of one shard.
+    #[cfg(loom)]
+    pub(crate) fn with_spares(limit: usize, spares: u32) -> Self {
+        let bulkhead = Self::with_shards(limit, None, if spares > 0 { 2 } else { 1 });
+        bulkhead.0.spares.keep_at_most(spares);
+        bulkhead
     }
 
     /// The name, if it has one.
@@ -88,7 +121,9 @@ impl Bulkhead {
 
     /// Calls in flight now. More than [`limit`](Self::limit) only after the limit was lowered.
     pub fn in_flight(&self) -> usize {
-        in_flight(self.0.word.load(Ordering::Acquire)) as usize
+        // First the spares: one that is given back in between is then counted twice and not missed.
+        let spares = self.0.spares.count();
+        in_flight(self.0.word.load(Ordering::SeqCst)).saturating_sub(spares) as usize
     }
 
     /// Calls in the queue now.
@@ -113,6 +148,10 @@ impl Bulkhead {
             let mut queue = lock(&state.queue);
             let limit = clamp(limit);
             state.limit.store(limit, Ordering::SeqCst);
+            // A releaser that keeps a spare after this looks at the limit afterwards.
+            state.spares.resize(limit);
+            let spares = state.spares.drain();
+            state.word.fetch_sub(spares.into(), Ordering::SeqCst);
             let served: Vec<Waker> = std::iter::from_fn(|| state.serve_next(&mut queue)).collect();
             (served, limit.saturating_sub(in_flight(state.word.load(Ordering::SeqCst))))
         };
@@ -146,10 +185,16 @@ impl Bulkhead {
             if next == word + 1 {
                 return Ok(Acquire::Taken(self.permit()));
             }
-            let queue = queue.get_or_insert_default();
-            let number = queue.next;
-            queue.next += 1;
-            queue.waiting.insert(number, Waker::noop().clone());
+            let line = queue.get_or_insert_default();
+            let number = line.next;
+            line.next += 1;
+            line.waiting.insert(number, Waker::noop().clone());
+            // A releaser that did not see this call has kept a spare before.
+            let spares = state.spares.drain();
+            state.word.fetch_sub(spares.into(), Ordering::SeqCst);
+            let served: Vec<Waker> = std::iter::from_fn(|| state.serve_next(&mut queue)).collect();
+            drop(queue);
+            served.into_iter().for_each(Waker::wake);
             return Ok(Acquire::Queued(Place { ticket: self.0.ticket(), number, done: false }));
         }
     }
@@ -178,7 +223,9 @@ impl Policy for Bulkhead {
     }
 
     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-        if self.0.has_room(self.0.word.load(Ordering::SeqCst)) { Ok(()) } else { Err(Refused { retry_after: None }) }
+        let word = self.0.word.load(Ordering::SeqCst);
+        let free = self.0.has_room(word) || (self.0.keeps_spares(word) && self.0.spares.any());
+        if free { Ok(()) } else { Err(Refused { retry_after: None }) }
     }
 
     fn waiters(&self) -> Option<&Waiters> {
@@ -193,7 +240,19 @@ impl State {
         waiting(word) == 0 && in_flight(word) < self.limit.load(Ordering::Acquire)
     }
 
+    /// Whether spares may be kept and taken: no call waits in the queue, and the limit was not lowered below what is taken.
+    fn keeps_spares(&self, word: u64) -> bool {
+        waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)
+    }
+
+    #[inline]
     fn try_take(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        (self.keeps_spares(word) && self.spares.take(thread_index())) || self.take_otherwise()
+    }
+
+    /// From the word, or a spare of another shard.
+    fn take_otherwise(&self) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         while self.has_room(word) {
             match self.word.compare_exchange_weak(word, word + 1, Ordering::SeqCst, Ordering::Relaxed) {
@@ -201,10 +260,28 @@ impl State {
                 Err(now) => word = now,
             }
         }
-        false
+        self.keeps_spares(word) && self.spares.take_any(thread_index())
     }
 
+    #[inline]
     fn release(&self) {
+        let shard = thread_index();
+        if !self.spares.keep(shard) {
+            return self.give_back();
+        }
+        // Pairs with the fences of those that count themselves as waiting before they look at the spares.
+        crate::sync::fence(Ordering::SeqCst);
+        if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
+            if self.waiters.any() {
+                self.waiters.wake_one();
+            }
+        } else if self.spares.take(shard) {
+            self.give_back();
+        }
+    }
+
+    /// To the word, or to the first in the queue.
+    fn give_back(&self) {
         let mut word = self.word.load(Ordering::Relaxed);
         while waiting(word) == 0 {
             match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
@@ -437,6 +514,58 @@ mod tests {
         assert!(take(&bulkhead).is_none());
         bulkhead.set_limit(usize::MAX);
         assert!(take(&bulkhead).is_some());
+    }
+
+    #[test]
+    fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
+        use std::sync::atomic::AtomicUsize;
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        // Few for each shard, so that spares run out and are taken from other shards all the time.
+        let bulkhead = Bulkhead::with_shards(10, None, 4);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut held = Vec::new();
+                    for round in 0..4000 {
+                        if let Some(permit) = take(&bulkhead) {
+                            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            held.push(permit);
+                        }
+                        if round % 3 == 0 || held.len() > 2 {
+                            inside.fetch_sub(held.len(), Ordering::SeqCst);
+                            held.clear();
+                        }
+                    }
+                    inside.fetch_sub(held.len(), Ordering::SeqCst);
+                });
+            }
+        });
+        assert!(most.into_inner() <= 10);
+        assert_eq!(bulkhead.in_flight(), 0);
+        let all: Vec<_> = (0..10).map(|_| take(&bulkhead).expect("all places are free")).collect();
+        assert!(take(&bulkhead).is_none() && bulkhead.peek(&crate::testing::start()).is_err());
+        drop(all);
+    }
+
+    #[test]
+    fn a_lowered_limit_takes_the_spares_back() {
+        let bulkhead = Bulkhead::with_shards(100, None, 4);
+        drop((0..100).map(|_| take(&bulkhead).unwrap()).collect::<Vec<_>>());
+        assert_eq!(bulkhead.in_flight(), 0);
+        bulkhead.set_limit(2);
+        let held = (take(&bulkhead), take(&bulkhead));
+        assert!(held.0.is_some() && held.1.is_some() && take(&bulkhead).is_none());
+        assert_eq!(bulkhead.in_flight(), 2);
+    }
+
+    #[test]
+    fn a_queued_call_gets_a_place_that_was_kept_as_a_spare() {
+        let bulkhead = Bulkhead::with_shards(8, None, 4);
+        let mut held: Vec<_> = (0..8).map(|_| take(&bulkhead).unwrap()).collect();
+        let mut waits = queue(&bulkhead);
+        held.pop();
+        assert!(poll(&mut waits).is_some());
+        assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (7, 0));
     }
 
     #[test]

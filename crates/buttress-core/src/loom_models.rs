@@ -114,11 +114,18 @@ impl Wake for Flag {
     }
 }
 
+/// A bulkhead whose places go to its word when they are released, and one whose shard keeps one.
+fn with_and_without_spares(check: impl Fn(u32) + Copy + Send + Sync + 'static) {
+    for spares in [0, 1] {
+        model(move || check(spares));
+    }
+}
+
 #[test]
 fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
-    model(|| {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::with_spares(1, spares);
         let held = bulkhead.reserve(&now).unwrap();
         let thread = thread::spawn(move || drop(held));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
@@ -152,9 +159,9 @@ fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
 
 #[test]
 fn a_waiter_that_asks_again_after_registering_is_not_forgotten() {
-    model(|| {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::with_spares(1, spares);
         let held = bulkhead.reserve(&now).unwrap();
         let thread = thread::spawn(move || drop(held));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
@@ -167,10 +174,27 @@ fn a_waiter_that_asks_again_after_registering_is_not_forgotten() {
 }
 
 #[test]
-fn three_threads_never_hold_more_than_the_limit() {
-    model(|| {
+fn a_spare_that_is_taken_while_the_limit_is_lowered_is_not_one_too_many() {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let (bulkhead, inside) = (Bulkhead::new(1), Arc::new(AtomicUsize::new(0)));
+        let bulkhead = Bulkhead::with_spares(2, spares);
+        let (first, second) = (bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap());
+        let changed = bulkhead.clone();
+        let thread = thread::spawn(move || changed.set_limit(1));
+        drop(first);
+        thread.join().unwrap();
+        assert!(bulkhead.reserve(&now).is_err(), "one is in flight, and one is the limit");
+        drop(second);
+        assert_eq!(bulkhead.in_flight(), 0);
+        assert!(bulkhead.reserve(&now).is_ok());
+    });
+}
+
+#[test]
+fn three_threads_never_hold_more_than_the_limit() {
+    with_and_without_spares(|spares| {
+        let now = crate::testing::start();
+        let (bulkhead, inside) = (Bulkhead::with_spares(1, spares), Arc::new(AtomicUsize::new(0)));
         let enter = {
             let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
             move || {
@@ -191,9 +215,9 @@ fn three_threads_never_hold_more_than_the_limit() {
 /// A release at the same time as a limit that goes down and up again. `limit` places are taken, a
 /// call queues, and afterwards there is room for it.
 fn release_while_the_limit_is_raised(limit: usize) {
-    model(move || {
+    with_and_without_spares(move |spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(limit);
+        let bulkhead = Bulkhead::with_spares(limit, spares);
         let mut held: Vec<_> = (0..limit).map(|_| bulkhead.reserve(&now).unwrap()).collect();
         let Ok(Acquire::Queued(mut place)) = bulkhead.acquire_or_queue(1) else { panic!("no queue") };
         bulkhead.set_limit(limit - 1);
@@ -218,9 +242,9 @@ fn a_limit_raised_from_one_during_a_release_serves_the_queue() {
 
 #[test]
 fn a_limit_raised_during_a_release_wakes_a_waiter() {
-    model(|| {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::with_spares(1, spares);
         let held = bulkhead.reserve(&now).unwrap();
         bulkhead.set_limit(0);
         let thread = thread::spawn(move || drop(held));
@@ -236,9 +260,9 @@ fn a_limit_raised_during_a_release_wakes_a_waiter() {
 
 #[test]
 fn a_woken_waiter_that_is_dropped_wakes_the_next() {
-    model(|| {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::with_spares(1, spares);
         let held = bulkhead.reserve(&now).unwrap();
         let flags = [(); 2].map(|()| std::sync::Arc::new(Flag(AtomicUsize::new(0))));
         let waiters = bulkhead.waiters().unwrap();
@@ -258,9 +282,9 @@ fn a_woken_waiter_that_is_dropped_wakes_the_next() {
 
 #[test]
 fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
-    model(|| {
+    with_and_without_spares(|spares| {
         let now = crate::testing::start();
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::with_spares(1, spares);
         let held = bulkhead.reserve(&now).unwrap();
         let waiters = bulkhead.waiters().unwrap();
         let (first, second) = (waiters.key(), waiters.key());

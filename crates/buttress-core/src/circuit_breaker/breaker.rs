@@ -428,7 +428,7 @@ impl fmt::Debug for CircuitBreaker {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 impl CircuitBreaker {
     /// Goes on as if there had been so many changes of state, and one more, which closes it.
     pub(super) fn jump_to(&self, generation: u64, clock: &impl Clock) {
