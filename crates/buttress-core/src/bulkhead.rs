@@ -19,6 +19,7 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Admit, Clock, Name, Outcome, Permit, Policy, Reason, Refused, Rejection, Waiters};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
     task::{Context, Poll, Waker},
 };
 
@@ -55,11 +56,11 @@ struct State {
     limit: AtomicU32,
     /// Places that count as in flight in the word and are free.
     spares: Spares,
-    name: Option<Name>,
     labels: Labels,
     /// Made when a call queues for the first time: most bulkheads of a keyed policy never need it.
     queue: Mutex<Option<Box<Queue>>>,
-    waiters: Waiters,
+    /// Made when a service waits for the first time.
+    waiters: OnceLock<Box<Waiters>>,
     rejected: Counter,
 }
 
@@ -98,9 +99,8 @@ impl Bulkhead {
             limit: AtomicU32::new(limit),
             spares: Spares::new(shards, limit),
             labels: Labels::new(POLICY, name.as_ref(), shards),
-            name,
             queue: Mutex::default(),
-            waiters: Waiters::default(),
+            waiters: OnceLock::new(),
             rejected: Counter::default(),
         };
         Self(Sharded::new(shards, state))
@@ -116,7 +116,7 @@ impl Bulkhead {
 
     /// The name, if it has one.
     pub fn name(&self) -> Option<&str> {
-        self.0.name.as_deref()
+        self.0.labels.name().map(|name| &**name)
     }
 
     /// Calls in flight now. More than [`limit`](Self::limit) only after the limit was lowered.
@@ -156,7 +156,9 @@ impl Bulkhead {
             (served, limit.saturating_sub(in_flight(state.word.load(Ordering::SeqCst))))
         };
         served.into_iter().for_each(Waker::wake);
-        state.waiters.wake_many(room as usize);
+        if let Some(waiters) = state.waiters.get() {
+            waiters.wake_many(room as usize);
+        }
     }
 
     /// Takes a place, or queues for one.
@@ -229,7 +231,7 @@ impl Policy for Bulkhead {
     }
 
     fn waiters(&self) -> Option<&Waiters> {
-        Some(&self.0.waiters)
+        Some(self.0.waiters.get_or_init(Box::default))
     }
 }
 
@@ -272,9 +274,7 @@ impl State {
         // Pairs with the fences of those that count themselves as waiting before they look at the spares.
         crate::sync::fence(Ordering::SeqCst);
         if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
-            if self.waiters.any() {
-                self.waiters.wake_one();
-            }
+            self.wake_one();
         } else if self.spares.take(shard) {
             self.give_back();
         }
@@ -285,7 +285,10 @@ impl State {
         let mut word = self.word.load(Ordering::Relaxed);
         while waiting(word) == 0 {
             match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return self.waiters.wake_one(),
+                Ok(_) => {
+                    crate::sync::fence(Ordering::SeqCst);
+                    return self.wake_one();
+                }
                 Err(now) => word = now,
             }
         }
@@ -299,7 +302,18 @@ impl State {
         };
         match served {
             Some(waker) => waker.wake(),
-            None => self.waiters.wake_one(),
+            None => {
+                crate::sync::fence(Ordering::SeqCst);
+                self.wake_one();
+            }
+        }
+    }
+
+    /// Wakes the next service that waits, after a fence: a waiter whose list this call does not see yet looks for a place after
+    /// it has made the list.
+    fn wake_one(&self) {
+        if let Some(waiters) = self.waiters.get().filter(|waiters| waiters.any()) {
+            waiters.wake_one();
         }
     }
 

@@ -6,17 +6,17 @@
 //! line is all there is to scaling: two threads get 0.4 times the work of one done. So both are
 //! counted per shard, and a thread uses the counts of the shard it belongs to:
 //!
-//! * a handle is an `Arc` of its shard's *home*. Cloned on a thread of that shard, it counts there; cloned
-//!   on another, it becomes a handle of that thread's home, which exists as long as a handle of
-//!   that shard does;
+//! * a handle is an `Arc` of a *home*. Each shard has one. Cloned on a thread of its shard, a handle counts
+//!   there; cloned on another, it becomes a handle of that thread's home. The home that a value was put into
+//!   is the origin, and keeps the others;
 //! * a call takes the *ticket* of its thread's shard.
 
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Ordering};
 use std::{
     cell::Cell,
     fmt,
     ops::Deref,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 /// State behind one home and one ticket per shard. Clones share it.
@@ -29,16 +29,19 @@ struct Home<T> {
     tickets: Tickets<T>,
 }
 
-/// A single shard has one home, which every handle has already. It saves the root.
+/// A single shard has one home, which every handle has already. It saves the family.
 enum Tickets<T> {
     One(Arc<Slot<T>>),
-    Many(Arc<Root<T>>),
+    Many(Box<Family<T>>),
 }
 
-/// What homes share. They lead here and not the other way, so that the last handle frees all.
-struct Root<T> {
-    tickets: Box<[Arc<Slot<T>>]>,
-    homes: Box<[Mutex<Weak<Home<T>>>]>,
+struct Family<T> {
+    tickets: Arc<[Arc<Slot<T>>]>,
+    /// The home that keeps this one; none for an origin. Without it, because all its handles are gone, this
+    /// home is an origin itself.
+    origin: Weak<Home<T>>,
+    /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees all.
+    homes: OnceLock<Box<[OnceLock<Arc<Home<T>>>]>>,
 }
 
 /// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
@@ -59,14 +62,9 @@ impl<T> Sharded<T> {
             let tickets = Tickets::One(ticket(0));
             return Self(Arc::new(Home { value, shard: 0, tickets }));
         }
-        let root = Arc::new(Root {
-            tickets: (0..shards).map(ticket).collect(),
-            homes: (0..shards).map(|_| Mutex::new(Weak::new())).collect(),
-        });
-        let shard = root.shard();
-        let home = Arc::new(Home { value, shard, tickets: Tickets::Many(root.clone()) });
-        *lock(&root.homes[shard]) = Arc::downgrade(&home);
-        Self(home)
+        let tickets = (0..shards).map(ticket).collect();
+        let family = Family { tickets, origin: Weak::new(), homes: OnceLock::new() };
+        Self(Arc::new(Home { value, shard: family.shard(), tickets: Tickets::Many(Box::new(family)) }))
     }
 
     /// The ticket of the current thread's shard.
@@ -74,7 +72,7 @@ impl<T> Sharded<T> {
     pub fn ticket(&self) -> Ticket<T> {
         Ticket(match &self.0.tickets {
             Tickets::One(ticket) => ticket.clone(),
-            Tickets::Many(root) => root.tickets[root.shard()].clone(),
+            Tickets::Many(family) => family.tickets[family.shard()].clone(),
         })
     }
 
@@ -83,16 +81,29 @@ impl<T> Sharded<T> {
         let out = |ticket: &Arc<Slot<T>>| Arc::strong_count(ticket) - 1;
         match &self.0.tickets {
             Tickets::One(ticket) => out(ticket),
-            Tickets::Many(root) => root.tickets.iter().map(out).sum(),
+            Tickets::Many(family) => family.tickets.iter().map(out).sum(),
         }
     }
 }
 
-impl<T> Root<T> {
+impl<T> Family<T> {
     /// The shard of the current thread.
     #[inline]
     fn shard(&self) -> usize {
         thread_index() & (self.tickets.len() - 1)
+    }
+
+    /// The home of a shard, which `origin` keeps, and whose family this is.
+    fn home<'a>(&'a self, shard: usize, origin: &'a Arc<Home<T>>) -> &'a Arc<Home<T>> {
+        if shard == origin.shard {
+            return origin;
+        }
+        let homes = self.homes.get_or_init(|| self.tickets.iter().map(|_| OnceLock::new()).collect());
+        homes[shard].get_or_init(|| {
+            let (tickets, origin_of_it) = (self.tickets.clone(), Arc::downgrade(origin));
+            let family = Family { tickets, origin: origin_of_it, homes: OnceLock::new() };
+            Arc::new(Home { value: origin.value.clone(), shard, tickets: Tickets::Many(Box::new(family)) })
+        })
     }
 }
 
@@ -100,24 +111,23 @@ impl<T> Clone for Sharded<T> {
     #[inline]
     fn clone(&self) -> Self {
         match &self.0.tickets {
-            Tickets::Many(root) if root.shard() != self.0.shard => self.moved_to(root, root.shard()),
+            Tickets::Many(family) if family.shard() != self.0.shard => self.moved_to(family, family.shard()),
             _ => Self(self.0.clone()),
         }
     }
 }
 
 impl<T> Sharded<T> {
-    /// A handle of another shard's home. The lock is for those who come to this shard from another.
-    #[cold]
+    /// A handle of another shard's home.
     #[inline(never)]
-    fn moved_to(&self, root: &Arc<Root<T>>, shard: usize) -> Self {
-        let mut known = lock(&root.homes[shard]);
-        let home = known.upgrade().unwrap_or_else(|| {
-            let home = Arc::new(Home { value: self.0.value.clone(), shard, tickets: Tickets::Many(root.clone()) });
-            *known = Arc::downgrade(&home);
-            home
-        });
-        Self(home)
+    fn moved_to(&self, family: &Family<T>, shard: usize) -> Self {
+        // A handle that is at home elsewhere asks the origin, so that each shard has one home and no line of descendants.
+        if let Some(origin) = family.origin.upgrade()
+            && let Tickets::Many(family) = &origin.tickets
+        {
+            return Self(family.home(shard, &origin).clone());
+        }
+        Self(family.home(shard, &self.0).clone())
     }
 }
 
@@ -267,23 +277,43 @@ impl Default for Counter {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_clone_on_another_thread_is_counted_on_that_threads_shard_and_the_last_one_frees_all() {
-        let (value, sharded) = (Arc::new(()), Sharded::new(4, Arc::new(())));
-        drop(sharded);
-        let sharded = Sharded::new(4, value.clone());
-        let main = sharded.0.shard;
-        let handles: Vec<_> = (0..8)
-            .map(|_| {
-                let sharded = sharded.clone();
-                std::thread::spawn(move || (thread_index() & 3, sharded.clone())).join().unwrap()
+    /// Clones of a handle, each made on a thread of its own.
+    fn elsewhere(sharded: &Sharded<Arc<()>>, threads: usize) -> Vec<Sharded<Arc<()>>> {
+        let clone = |_| {
+            let sharded = sharded.clone();
+            std::thread::spawn(move || {
+                let moved = sharded.clone();
+                assert_eq!(moved.0.shard, thread_index() & 3, "it is at home on this thread's shard");
+                moved
             })
-            .collect();
-        assert!(handles.iter().all(|(shard, handle)| handle.0.shard == *shard));
-        assert!(handles.iter().any(|(shard, _)| *shard != main), "eight threads use more than one shard of four");
-        let same = handles.iter().filter(|(shard, _)| *shard == main);
-        assert!(same.clone().all(|(_, handle)| Arc::ptr_eq(&handle.0, &sharded.0)), "one home for each shard");
-        drop((sharded, handles));
+        };
+        (0..threads).map(|n| clone(n).join().unwrap()).collect()
+    }
+
+    #[test]
+    fn each_shard_has_one_home_and_the_last_handle_frees_all() {
+        let value = Arc::new(());
+        let sharded = Sharded::new(4, value.clone());
+        let handles = elsewhere(&sharded, 8);
+        let again: Vec<_> = handles.iter().flat_map(|handle| elsewhere(handle, 4)).collect();
+        for handle in handles.iter().chain(&again) {
+            let known = handles.iter().chain([&sharded]).find(|known| known.0.shard == handle.0.shard).unwrap();
+            assert!(Arc::ptr_eq(&known.0, &handle.0), "a second home of shard {}", handle.0.shard);
+        }
+        assert!(handles.iter().any(|handle| handle.0.shard != sharded.0.shard), "eight threads use several shards");
+        drop((sharded, handles, again));
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn a_handle_whose_origin_is_gone_goes_on() {
+        let value = Arc::new(());
+        let sharded = Sharded::new(4, value.clone());
+        let handles = elsewhere(&sharded, 8);
+        drop(sharded);
+        let again: Vec<_> = handles.iter().flat_map(|handle| elsewhere(handle, 4)).collect();
+        assert!(again.iter().all(|handle| Arc::ptr_eq(handle, &value)));
+        drop((handles, again));
         assert_eq!(Arc::strong_count(&value), 1);
     }
 

@@ -148,7 +148,7 @@ impl<F: Fn(&ResponseHead<'_>) -> Option<Outcome>> ClassifyHead for F {
 }
 
 /// What the end of a call must know of its request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HttpContext {
     is_grpc: bool,
     /// Their responses have no body.

@@ -50,12 +50,7 @@ use crate::{
 use buttress_core::{
     Admit, Clock, InvalidConfig, Name, Policy, Reason, Refused, Rejection, Waiters, circuit_breaker as core,
 };
-use std::{
-    fmt,
-    ops::RangeInclusive,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 use tokio::sync::broadcast;
 
 pub use buttress_core::circuit_breaker::{
@@ -91,7 +86,7 @@ impl From<CircuitBreaker> for CircuitBreakerLayer {
 /// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all
 /// services of its layers.
 #[derive(Clone)]
-pub struct CircuitBreaker(core::CircuitBreaker, Arc<OnceLock<broadcast::Sender<Transition>>>);
+pub struct CircuitBreaker(core::CircuitBreaker);
 
 impl CircuitBreaker {
     /// With the defaults of [`builder`](Self::builder).
@@ -106,8 +101,8 @@ impl CircuitBreaker {
 
     fn watched(breaker: core::CircuitBreaker) -> Self {
         #[cfg(feature = "tracing")]
-        breaker.on_transition(log);
-        Self(breaker, Arc::default())
+        breaker.set_log(log);
+        Self(breaker)
     }
 
     /// The name.
@@ -190,7 +185,7 @@ impl CircuitBreaker {
     /// Every change of state from now on. A receiver that falls more than 64 behind gets the number
     /// that it missed. All receivers share one channel, and a dropped one costs nothing.
     pub fn subscribe(&self) -> broadcast::Receiver<Transition> {
-        let sender = self.1.get_or_init(|| {
+        let sender = self.0.attachment(|| {
             let (sender, _) = broadcast::channel(64);
             let changes = sender.clone();
             self.0.on_transition(move |transition| {
@@ -199,7 +194,7 @@ impl CircuitBreaker {
             });
             sender
         });
-        sender.subscribe()
+        sender.expect("nothing else is attached to a circuit of this crate").subscribe()
     }
 }
 
@@ -475,7 +470,7 @@ mod tests {
         use tracing::field::{Field, Visit};
 
         #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+        struct Lines(std::sync::Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
 
         struct Fields(BTreeMap<&'static str, String>);
 

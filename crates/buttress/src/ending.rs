@@ -72,8 +72,9 @@ pub trait Ending: Sized {
     note = "HTTP endings take an `http::Request`; for requests of other types end the layer with `.plain()`"
 )]
 pub trait Begin<Req> {
-    /// What the end of the call must know of its request: whether it is a HEAD, whether it speaks gRPC.
-    type Context;
+    /// What the end of the call must know of its request: whether it is a HEAD, whether it speaks gRPC. It leaves a future with
+    /// the result; a default stays behind.
+    type Context: Default;
     /// Reads a request ahead while it waits in a queue.
     type Ahead: Ahead;
 

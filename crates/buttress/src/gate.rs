@@ -114,7 +114,7 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
     type Service = Gate<S, A, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate { inner, readiness: Readiness::Unknown, gate: self.clone(), waiting: None }
+        Gate { inner, inner_ready: false, gate: self.clone(), seldom: None }
     }
 }
 
@@ -122,19 +122,19 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
 #[derive(Debug)]
 pub struct Gate<S, A: Policy, E> {
     inner: S,
-    readiness: Readiness,
+    /// Whether the inner service said that it is ready for the next call.
+    inner_ready: bool,
     gate: GateLayer<A, E>,
-    /// Its place among those that the policy wakes, while the inner service is pending.
-    waiting: Option<Waiting<A>>,
+    seldom: Option<Box<Seldom<A>>>,
 }
 
-/// What the inner service said of its readiness for the next call.
+/// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned with every call.
 #[derive(Debug)]
-enum Readiness {
-    Unknown,
-    Ready,
-    /// It failed, with an error that the ending has converted. It is kept where the policy cannot learn from it before the
-    /// request is known.
+enum Seldom<A: Policy> {
+    /// Its place among those that the policy wakes.
+    Waiting(Waiting<A>),
+    /// The error of the inner service, which the ending has converted. It is kept where the policy cannot learn from it before
+    /// the request is known.
     Failed(Box<dyn Any + Send + Sync>),
 }
 
@@ -158,7 +158,7 @@ impl<S, A: Policy, E> Gate<S, A, E> {
 impl<S: Clone, A: Policy + Clone, E: Clone> Clone for Gate<S, A, E> {
     fn clone(&self) -> Self {
         // Readiness is not inherited: the clone has to be polled itself.
-        Self { inner: self.inner.clone(), readiness: Readiness::Unknown, gate: self.gate.clone(), waiting: None }
+        Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), seldom: None }
     }
 }
 
@@ -200,59 +200,83 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
-        let Self { inner, readiness, gate, waiting } = self;
+        let Self { inner, inner_ready, gate, seldom } = self;
+        *inner_ready = false;
         // What will be rejected must not hold a slot of the inner service meanwhile.
         if gate.policy.peek(&TokioClock).is_err() {
-            *readiness = Readiness::Unknown;
             return Poll::Ready(Ok(()));
         }
         match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => {
-                (*readiness, *waiting) = (Readiness::Ready, None);
+                *inner_ready = true;
+                if seldom.is_some() {
+                    *seldom = None;
+                }
                 Poll::Ready(Ok(()))
             }
             // Without the request there is no key, and so no policy that learns from it: it fails the call instead.
             Poll::Ready(Err(error)) if !A::RESERVES => {
-                (*readiness, *waiting) = (Readiness::Failed(Box::new(gate.ends.inner(error))), None);
+                *seldom = Some(Box::new(Seldom::Failed(Box::new(gate.ends.inner(error)))));
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
-                (*readiness, *waiting) = (Readiness::Unknown, None);
+                *seldom = None;
                 Poll::Ready(Err(readiness_failed(gate, error, None)))
             }
-            Poll::Pending => {
-                *readiness = Readiness::Unknown;
-                if Waiting::would_refuse(waiting, &gate.policy, cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
-            }
+            Poll::Pending if would_refuse(seldom, &gate.policy, cx) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
         }
     }
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let readiness = std::mem::replace(&mut self.readiness, Readiness::Unknown);
+        let inner_ready = std::mem::take(&mut self.inner_ready);
         let GateLayer { policy, ends } = &self.gate;
         let context = ends.begin::<A::Permit>(&mut request);
-        let state = match (policy.admit(&request, &TokioClock), readiness) {
+        let state = match policy.admit(&request, &TokioClock) {
             // The guard comes before the call: if that panics, the permit is given back, and the call has failed.
-            (Ok(permit), Readiness::Ready) => {
+            Ok(permit) if inner_ready => {
                 let mut permit = InFlight::new(permit);
                 let inner = &mut self.inner;
                 State::Running { future: permit.guard(|| inner.call(request)), permit }
             }
-            (Ok(permit), Readiness::Failed(error)) => {
-                let error = error.downcast::<E::Error>().expect("the ending of this service has converted it");
-                InFlight::new(permit).settle(&ends.outcome(&error));
-                State::Failed { error: Some(*error) }
-            }
-            // The policy admits again what it would have refused when the inner service was not ready.
-            (Ok(permit), Readiness::Unknown) => {
-                drop(InFlight::new(permit));
-                State::Rejected { rejection: Some(Rejection::new("gate", Reason::NotReady)) }
-            }
-            (Err(rejection), _) => State::Rejected { rejection: Some(rejection) },
+            Ok(permit) => self.call_unready(InFlight::new(permit)),
+            Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, context: Some(context), ends: ends.clone() }
+        ResponseFuture { state, context, ends: self.gate.ends.clone() }
     }
+}
+
+impl<S, A: Policy, E> Gate<S, A, E> {
+    /// A call that the policy admits, and for which the inner service is not ready: that failed, or the policy would have refused
+    /// when it was asked for readiness.
+    #[cold]
+    fn call_unready<F, X, Cx, Res, Err>(&mut self, mut permit: InFlight<A::Permit>) -> State<F, A::Permit, X>
+    where
+        X: Send + Sync + 'static,
+        E: Finish<Cx, Res, Err, Error = X>,
+    {
+        if let Some(Seldom::Failed(error)) = self.seldom.take().map(|seldom| *seldom)
+            && let Ok(error) = error.downcast::<X>()
+        {
+            permit.settle(&self.gate.ends.outcome(&error));
+            return State::Failed { error: Some(error) };
+        }
+        State::Rejected { rejection: Some(Rejection::new("gate", Reason::NotReady)) }
+    }
+}
+
+/// Whether a call would be refused now. If not, the task wakes when that may have changed.
+#[cold]
+fn would_refuse<A: Policy + Clone>(seldom: &mut Option<Box<Seldom<A>>>, policy: &A, cx: &mut Context<'_>) -> bool {
+    if !matches!(seldom.as_deref(), Some(Seldom::Waiting(_))) {
+        *seldom = Waiting::for_policy(policy).map(|waiting| Box::new(Seldom::Waiting(waiting)));
+    }
+    if let Some(Seldom::Waiting(waiting)) = seldom.as_deref() {
+        waiting.register(cx);
+    }
+    // Asked after registering: what changed in between woke no task.
+    policy.peek(&TokioClock).is_err()
 }
 
 /// The future of a [`Gate`].
@@ -261,7 +285,7 @@ pub struct ResponseFuture<F, P: Permit, E, Cx, X> {
     #[pin]
     state: State<F, P, X>,
     /// Leaves with the result.
-    context: Option<Cx>,
+    context: Cx,
     ends: E,
 }
 
@@ -277,7 +301,7 @@ enum State<F, P: Permit, X> {
     },
     /// The inner service could not become ready.
     Failed {
-        error: Option<X>,
+        error: Option<Box<X>>,
     },
 }
 
@@ -292,6 +316,7 @@ where
     F: Future<Output = Result<Res, Err>>,
     P: Permit,
     E: Finish<Cx, Res, Err>,
+    Cx: Default,
 {
     type Output = Result<E::Response<P>, E::Error>;
 
@@ -304,7 +329,7 @@ where
                 finish(result, this.context, permit, this.ends)
             }
             StateProj::Rejected { rejection } => reject(rejection, this.context, this.ends),
-            StateProj::Failed { error } => Poll::Ready(Err(error.take().expect(POLLED_AGAIN))),
+            StateProj::Failed { error } => Poll::Ready(Err(*error.take().expect(POLLED_AGAIN))),
         }
     }
 }
@@ -318,19 +343,17 @@ const POLLED_AGAIN: &str = "polled after completion";
 #[inline(always)]
 pub(crate) fn finish<Res, Err, P, E, Cx>(
     result: Result<Res, Err>,
-    context: &mut Option<Cx>,
+    context: &mut Cx,
     permit: &mut InFlight<P>,
     ends: &E,
 ) -> Poll<Result<E::Response<P>, E::Error>>
 where
     P: Permit,
     E: Finish<Cx, Res, Err>,
+    Cx: Default,
 {
     match result {
-        Ok(response) => {
-            let context = context.take().expect(POLLED_AGAIN);
-            Poll::Ready(Ok(ends.response(context, response, permit)))
-        }
+        Ok(response) => Poll::Ready(Ok(ends.response(std::mem::take(context), response, permit))),
         Err(error) => fail(error, permit, ends),
     }
 }
@@ -349,14 +372,15 @@ where
 #[inline(never)]
 pub(crate) fn reject<Res, Err, P, E, Cx>(
     rejection: &mut Option<Rejection>,
-    context: &mut Option<Cx>,
+    context: &mut Cx,
     ends: &E,
 ) -> Poll<Result<E::Response<P>, E::Error>>
 where
     P: Permit,
     E: Finish<Cx, Res, Err>,
+    Cx: Default,
 {
-    let (rejection, context) = rejection.take().zip(context.take()).expect(POLLED_AGAIN);
+    let rejection = rejection.take().expect(POLLED_AGAIN);
     events::rejected(&rejection);
-    Poll::Ready(ends.reject(context, rejection))
+    Poll::Ready(ends.reject(std::mem::take(context), rejection))
 }

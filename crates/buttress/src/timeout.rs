@@ -220,8 +220,8 @@ where
         let context = ends.begin::<()>(&mut request);
         ResponseFuture {
             future: self.inner.call(request),
-            deadline: Deadline::after(bound.after),
-            context: Some(context),
+            timer: Deadline::new(),
+            context,
             bound: bound.clone(),
             ends: ends.clone(),
         }
@@ -234,9 +234,9 @@ pub struct ResponseFuture<F, E, Cx> {
     #[pin]
     future: F,
     #[pin]
-    deadline: Deadline,
+    timer: Deadline,
     /// Leaves with the rejection.
-    context: Option<Cx>,
+    context: Cx,
     bound: CallBound,
     ends: E,
 }
@@ -254,6 +254,7 @@ impl<F, E, Cx, Res, Err> Future for ResponseFuture<F, E, Cx>
 where
     F: Future<Output = Result<Res, Err>>,
     E: Bound<Cx, Res, Err>,
+    Cx: Default,
 {
     type Output = Result<E::Bounded, E::Error>;
 
@@ -266,9 +267,8 @@ where
                 return Poll::Ready(Ok(this.ends.bound(response, bounds)));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
-            Poll::Pending => ready!(this.deadline.poll_expired(cx)),
+            Poll::Pending => ready!(this.timer.poll_expired(this.bound.after, cx)),
         }
-        let context = this.context.take().expect("polled after completion");
-        Poll::Ready(this.ends.expired(context, this.bound.expire()))
+        Poll::Ready(this.ends.expired(std::mem::take(this.context), this.bound.expire()))
     }
 }

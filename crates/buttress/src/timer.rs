@@ -33,28 +33,24 @@ impl Timer {
 
 /// A bound on waiting that is armed when something is first pending, and counts from then.
 #[pin_project]
-#[derive(Debug)]
-pub struct Deadline {
-    after: Duration,
-    #[pin]
-    timer: Option<Timer>,
-}
+#[derive(Debug, Default)]
+pub struct Deadline(#[pin] Option<Timer>);
 
 impl Deadline {
-    /// A bound of so long.
-    pub const fn after(after: Duration) -> Self {
-        Self { after, timer: None }
+    /// Not armed yet.
+    pub const fn new() -> Self {
+        Self(None)
     }
 
-    /// Ready once the time is over: at once where it is zero, and never where it is [`Duration::MAX`].
-    pub fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        match *this.after {
+    /// Ready once the time since the first call is over: at once where it is zero, and never where it is [`Duration::MAX`].
+    pub fn poll_expired(self: Pin<&mut Self>, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.project().0;
+        match after {
             Duration::ZERO => return Poll::Ready(()),
             Duration::MAX => return Poll::Pending,
-            after if this.timer.is_none() => this.timer.set(Some(Timer::after(after))),
+            _ if timer.is_none() => timer.set(Some(Timer::after(after))),
             _ => {}
         }
-        this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_expired(cx))
+        timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_expired(cx))
     }
 }

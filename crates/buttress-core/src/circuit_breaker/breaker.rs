@@ -239,6 +239,18 @@ impl CircuitBreaker {
         self.0.reject(reason, None)
     }
 
+    /// Calls `log` with every change of state, as [`on_transition`](Self::on_transition) does, but for one
+    /// function that captures nothing: it costs a circuit no memory. Only the first one is kept.
+    pub fn set_log(&self, log: fn(&Transition)) {
+        self.0.listeners.set_log(log);
+    }
+
+    /// A value of a layer that lives as long as the circuit and is made when it is first asked for.
+    /// There is one in each circuit; `None` if it is of another type.
+    pub fn attachment<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.0.attachment.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+
     /// How many permits are out.
     pub fn in_flight(&self) -> usize {
         self.0.tickets_out()

@@ -1,5 +1,5 @@
 use super::{
-    config::{Config, Window},
+    config::{Config, Recovery, Window},
     count_window::CountWindow,
     event::{Cause, Counts, Event, State, Transition},
     listeners::Listeners,
@@ -15,6 +15,7 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Clock, Failure, Name, Outcome, Reason, Rejection, Waiters};
 use fastrand::Rng;
 use std::{
+    any::Any,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -45,12 +46,13 @@ pub(super) struct Circuit {
     pub(super) overdue: Option<Box<Overdue>>,
     /// The circuit counts nanoseconds from a while before the first moment that it sees.
     origin: OnceLock<Instant>,
-    /// The same moment in the nanoseconds of a clock that counts its own.
-    coarse_origin: OnceLock<u64>,
+    /// By how many nanoseconds the circuit's count is ahead of that of a clock that counts its own.
+    coarse_ahead: OnceLock<u64>,
     labels: Labels,
     waiters: OnceLock<Box<Waiters>>,
     pub(super) listeners: Listeners,
-    machine: Mutex<Machine>,
+    pub(super) attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+    machine: Mutex<Seldom>,
     pub(super) rejected: Counter,
     pub(super) stale: AtomicU64,
 }
@@ -71,6 +73,25 @@ pub(super) struct Hot {
     asked: AtomicU32,
     /// Not 0 where calls are timed: because some are slow, or because a listener wants calls.
     timed: AtomicU32,
+}
+
+/// The machine of a circuit, which is made when something looks at it for the first time: most circuits of a keyed policy are
+/// closed all their lives.
+enum Seldom {
+    Closed(Recovery, Rng),
+    Made(Box<Machine>),
+}
+
+impl Seldom {
+    fn machine(&mut self) -> &mut Machine {
+        if let Self::Closed(config, rng) = self {
+            *self = Self::Made(Box::new(Machine::new(config.clone(), rng.clone())));
+        }
+        match self {
+            Self::Made(machine) => machine,
+            Self::Closed(..) => unreachable!("it was made just now"),
+        }
+    }
 }
 
 pub(super) enum Counting {
@@ -100,11 +121,12 @@ impl Circuit {
             window,
             overdue: overdue.map(|threshold| Box::new(Overdue::new(threshold))),
             origin: OnceLock::new(),
-            coarse_origin: OnceLock::new(),
-            machine: Mutex::new(Machine::new(config.recovery, rng)),
+            coarse_ahead: OnceLock::new(),
+            machine: Mutex::new(Seldom::Closed(config.recovery, rng)),
             labels: Labels::new(POLICY, Some(&name), shards),
             waiters: OnceLock::new(),
             listeners: Listeners::default(),
+            attachment: OnceLock::new(),
             rejected: Counter::new(shards),
             stale: AtomicU64::new(0),
         }
@@ -124,17 +146,18 @@ impl Circuit {
         // Set the origin first; otherwise an open period could end at 0.
         self.nanos(now);
         let mut steps = Vec::new();
-        let mut machine = lock(&self.machine);
+        let mut seldom = lock(&self.machine);
+        let machine = seldom.machine();
         let before = machine.refuses_until();
         machine.see(now);
-        let result = step(&mut machine, now, &mut steps);
+        let result = step(machine, now, &mut steps);
         let after = machine.refuses_until();
         let changed = !steps.is_empty() || before != after;
         let expired = std::mem::take(&mut machine.expired);
         if changed {
-            self.publish(&machine, &steps, now);
+            self.publish(machine, &steps, now);
         }
-        drop(machine);
+        drop(seldom);
         // A lease that is only renewed lets nothing in.
         let renewed = steps.is_empty() && matches!((before, after), (Until::Moment(a), Until::Moment(b)) if a < b);
         if changed && !renewed {
@@ -218,11 +241,11 @@ impl Circuit {
     #[cold]
     #[inline(never)]
     pub(super) fn give_back(&self, probe: Probe) {
-        let mut machine = lock(&self.machine);
-        if machine.give_back(probe) {
+        let mut seldom = lock(&self.machine);
+        if seldom.machine().give_back(probe) {
             self.hot.refuses_until.store(0, Ordering::Release);
         }
-        drop(machine);
+        drop(seldom);
         self.wake();
     }
 
@@ -235,8 +258,8 @@ impl Circuit {
     /// The time by the coarse clock.
     #[inline]
     pub(super) fn coarse_nanos(&self, clock: &impl Clock) -> u64 {
-        match (clock.coarse_nanos(), self.coarse_origin.get()) {
-            (Some(nanos), Some(origin)) => nanos.saturating_sub(*origin),
+        match (clock.coarse_nanos(), self.coarse_ahead.get()) {
+            (Some(nanos), Some(ahead)) => (nanos.wrapping_add(*ahead) as i64).max(0) as u64,
             (Some(_), None) => self.first_coarse_nanos(clock),
             (None, _) => self.nanos(clock.coarse()),
         }
@@ -248,11 +271,10 @@ impl Circuit {
         let now = clock.now();
         let nanos = self.nanos(now);
         if let Some(zero) = clock.zero() {
-            // What the clock's own count was at the circuit's origin. A circuit that was made
-            // before the clock's zero cannot say it, and goes by instants.
-            if let Some(origin) = super::nanos(now.saturating_duration_since(zero)).checked_sub(nanos) {
-                let _ = self.coarse_origin.set(origin);
-            }
+            // Wrapping: the circuit's origin can be before the clock's zero or after it. A machine that has just been
+            // started has a zero that is later than the origin of its first circuit.
+            let counted = super::nanos(now.saturating_duration_since(zero));
+            let _ = self.coarse_ahead.set(nanos.wrapping_sub(counted));
         }
         nanos
     }

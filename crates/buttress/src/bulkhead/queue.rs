@@ -108,14 +108,15 @@ where
             }
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
-                deadline: Deadline::after(*max_wait),
+                max_wait: *max_wait,
+                timer: Deadline::new(),
                 ahead: ends.ahead(&mut request),
                 bulkhead: bulkhead.clone(),
                 call: Some(ReadyCall::new(self.inner.clone(), request)),
             },
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, context: Some(context), ends: ends.clone() }
+        ResponseFuture { state, context, ends: ends.clone() }
     }
 }
 
@@ -125,7 +126,7 @@ pub struct ResponseFuture<S, Req, F, E, Cx, H> {
     #[pin]
     state: State<S, Req, F, H>,
     /// Leaves with the result.
-    context: Option<Cx>,
+    context: Cx,
     ends: E,
 }
 
@@ -133,8 +134,9 @@ pub struct ResponseFuture<S, Req, F, E, Cx, H> {
 enum State<S, Req, F, H> {
     Queued {
         place: Place,
+        max_wait: Duration,
         #[pin]
-        deadline: Deadline,
+        timer: Deadline,
         /// Reads the body of the request ahead, so that it does not hold up other calls on its connection.
         ahead: Option<H>,
         bulkhead: Bulkhead,
@@ -160,6 +162,7 @@ impl<S, Req, E, Cx, H> Future for ResponseFuture<S, Req, S::Future, E, Cx, H>
 where
     S: Service<Req>,
     E: Finish<Cx, S::Response, S::Error>,
+    Cx: Default,
     H: Ahead,
 {
     type Output = Result<E::Response<BulkheadPermit>, E::Error>;
@@ -168,7 +171,7 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Queued { place, deadline, ahead, bulkhead, call } => match place.poll_acquire(cx) {
+                StateProj::Queued { place, max_wait, timer, ahead, bulkhead, call } => match place.poll_acquire(cx) {
                     Poll::Ready(permit) => {
                         let call = call.take().expect("the call leaves only with its place");
                         State::Running { call, permit: InFlight::new(permit) }
@@ -176,7 +179,7 @@ where
                     Poll::Pending => {
                         let too_large = ahead.as_mut().is_some_and(|ahead| ahead.poll_too_large(cx).is_ready());
                         if !too_large {
-                            ready!(deadline.poll_expired(cx));
+                            ready!(timer.poll_expired(*max_wait, cx));
                         }
                         let reason = if too_large { Reason::QueueFull } else { Reason::QueueTimeout };
                         State::Rejected { rejection: Some(bulkhead.reject(reason)) }

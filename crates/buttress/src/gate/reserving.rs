@@ -130,7 +130,7 @@ where
             }
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        ResponseFuture { state, context: Some(context), ends: ends.clone() }
+        ResponseFuture { state, context, ends: ends.clone() }
     }
 }
 

@@ -1,4 +1,3 @@
-use crate::TokioClock;
 use buttress_core::Policy;
 use std::{fmt, task::Context};
 
@@ -9,18 +8,19 @@ pub(super) struct Waiting<A: Policy> {
 }
 
 impl<A: Policy + Clone> Waiting<A> {
-    /// Whether the policy would refuse a call now. If not, the task wakes when that may have changed.
-    #[cold]
-    pub(super) fn would_refuse(waiting: &mut Option<Self>, policy: &A, cx: &mut Context<'_>) -> bool {
-        let refuses = |policy: &A| policy.peek(&TokioClock).is_err();
-        if let Some(waiters) = policy.waiters()
-            && !refuses(policy)
-        {
-            let place = waiting.get_or_insert_with(|| Self { policy: policy.clone(), key: waiters.key() });
-            waiters.register(place.key, cx.waker());
+    /// A place, with a policy that wakes.
+    pub(super) fn for_policy(policy: &A) -> Option<Self> {
+        let key = policy.waiters()?.key();
+        Some(Self { policy: policy.clone(), key })
+    }
+}
+
+impl<A: Policy> Waiting<A> {
+    /// Wakes the task when the policy's answer may have changed.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        if let Some(waiters) = self.policy.waiters() {
+            waiters.register(self.key, cx.waker());
         }
-        // Asked after registering: what changed in between woke no task.
-        refuses(policy)
     }
 }
 

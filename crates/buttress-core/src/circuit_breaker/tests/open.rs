@@ -310,14 +310,22 @@ fn a_probe_is_slow_when_it_is_strictly_slower() {
     }
 }
 
-/// A clock that counts its coarse time itself.
+/// A clock that counts its coarse time itself, and how often its fine time is read.
 struct Counting {
     zero: Instant,
     now: Instant,
+    reads: std::cell::Cell<u32>,
+}
+
+impl Counting {
+    fn new(zero: Instant, now: Instant) -> Self {
+        Self { zero, now, reads: std::cell::Cell::new(0) }
+    }
 }
 
 impl crate::Clock for Counting {
     fn now(&self) -> Instant {
+        self.reads.set(self.reads.get() + 1);
         self.now
     }
 
@@ -331,14 +339,17 @@ impl crate::Clock for Counting {
 }
 
 #[test]
-fn the_first_look_by_a_clock_that_counts_is_as_good_as_the_next() {
-    let bench = Bench::consecutive(1, |builder| builder);
-    bench.call(FAILURE);
-    let zero = bench.now - 86_400 * SECOND;
-    for elapsed in [500 * MS, 600 * MS] {
-        let clock = Counting { zero, now: bench.now + elapsed };
-        let left = bench.breaker.peek(&clock).unwrap_err().retry_after;
-        assert_eq!(left, Some(SECOND - elapsed));
+fn a_clock_that_counts_is_read_once_however_long_it_has_been_counting() {
+    // A machine that was started a minute or a day ago: the circuit's own count begins in between.
+    for uptime in [60, 86_400] {
+        let bench = Bench::consecutive(1, |builder| builder);
+        bench.call(FAILURE);
+        let zero = bench.now - uptime * SECOND;
+        for (elapsed, reads) in [(500 * MS, 1), (600 * MS, 0), (700 * MS, 0)] {
+            let clock = Counting::new(zero, bench.now + elapsed);
+            let left = bench.breaker.peek(&clock).unwrap_err().retry_after;
+            assert_eq!((left, clock.reads.get()), (Some(SECOND - elapsed), reads), "up for {uptime} s");
+        }
     }
 }
 
