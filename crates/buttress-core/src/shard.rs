@@ -25,18 +25,13 @@ pub struct Sharded<T>(Arc<Home<T>>);
 /// What handles of one shard share.
 struct Home<T> {
     value: Arc<T>,
+    tickets: Arc<[Arc<Slot<T>>]>,
     shard: usize,
-    tickets: Tickets<T>,
-}
-
-/// A single shard has one home, which every handle has already. It saves the family.
-enum Tickets<T> {
-    One(Arc<Slot<T>>),
-    Many(Box<Family<T>>),
+    /// None for a single shard, which has one home.
+    family: Option<Box<Family<T>>>,
 }
 
 struct Family<T> {
-    tickets: Arc<[Arc<Slot<T>>]>,
     /// The home that keeps this one; none for an origin. Without it, because all its handles are gone, this
     /// home is an origin itself.
     origin: Weak<Home<T>>,
@@ -56,78 +51,61 @@ struct Slot<T> {
 impl<T> Sharded<T> {
     /// Puts `value` behind `shards` tickets, or the next power of two of them; see [`shards`].
     pub fn new(shards: usize, value: T) -> Self {
-        let (shards, value) = (shards.next_power_of_two(), Arc::new(value));
-        let ticket = |shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] });
-        if shards == 1 {
-            let tickets = Tickets::One(ticket(0));
-            return Self(Arc::new(Home { value, shard: 0, tickets }));
-        }
-        let tickets = (0..shards).map(ticket).collect();
-        let family = Family { tickets, origin: Weak::new(), homes: OnceLock::new() };
-        Self(Arc::new(Home { value, shard: family.shard(), tickets: Tickets::Many(Box::new(family)) }))
+        let value = Arc::new(value);
+        let tickets: Arc<[_]> = (0..shards.next_power_of_two())
+            .map(|shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] }))
+            .collect();
+        let shard = shard_of_thread(&tickets);
+        Self(Home::new(value, tickets, shard, Weak::new()))
     }
 
     /// The ticket of the current thread's shard.
     #[inline]
     pub fn ticket(&self) -> Ticket<T> {
-        Ticket(match &self.0.tickets {
-            Tickets::One(ticket) => ticket.clone(),
-            Tickets::Many(family) => family.tickets[family.shard()].clone(),
-        })
+        let tickets = &self.0.tickets;
+        Ticket(tickets[shard_of_thread(tickets)].clone())
     }
 
     /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
     pub fn tickets_out(&self) -> usize {
-        let out = |ticket: &Arc<Slot<T>>| Arc::strong_count(ticket) - 1;
-        match &self.0.tickets {
-            Tickets::One(ticket) => out(ticket),
-            Tickets::Many(family) => family.tickets.iter().map(out).sum(),
-        }
+        self.0.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+    }
+
+    /// A handle of another shard's home.
+    #[inline(never)]
+    fn moved_to(&self, shard: usize) -> Self {
+        // A handle that is at home elsewhere asks the origin, so that each shard has one home and no line of descendants.
+        let origin = self.0.family.as_ref().and_then(|family| family.origin.upgrade());
+        Self(origin.as_ref().unwrap_or(&self.0).of_shard(shard))
     }
 }
 
-impl<T> Family<T> {
-    /// The shard of the current thread.
-    #[inline]
-    fn shard(&self) -> usize {
-        thread_index() & (self.tickets.len() - 1)
+/// The shard of the current thread. There is a power of two of them.
+#[inline]
+fn shard_of_thread<T>(tickets: &[T]) -> usize {
+    thread_index() & (tickets.len() - 1)
+}
+
+impl<T> Home<T> {
+    fn new(value: Arc<T>, tickets: Arc<[Arc<Slot<T>>]>, shard: usize, origin: Weak<Self>) -> Arc<Self> {
+        let family = (tickets.len() > 1).then(|| Box::new(Family { origin, homes: OnceLock::new() }));
+        Arc::new(Self { value, tickets, shard, family })
     }
 
-    /// The home of a shard, which `origin` keeps, and whose family this is.
-    fn home<'a>(&'a self, shard: usize, origin: &'a Arc<Home<T>>) -> &'a Arc<Home<T>> {
-        if shard == origin.shard {
-            return origin;
-        }
-        let homes = self.homes.get_or_init(|| self.tickets.iter().map(|_| OnceLock::new()).collect());
-        homes[shard].get_or_init(|| {
-            let (tickets, origin_of_it) = (self.tickets.clone(), Arc::downgrade(origin));
-            let family = Family { tickets, origin: origin_of_it, homes: OnceLock::new() };
-            Arc::new(Home { value: origin.value.clone(), shard, tickets: Tickets::Many(Box::new(family)) })
-        })
+    /// The home of a shard, which this one keeps.
+    fn of_shard(self: &Arc<Self>, shard: usize) -> Arc<Self> {
+        let Some(family) = self.family.as_ref().filter(|_| shard != self.shard) else { return self.clone() };
+        let homes = family.homes.get_or_init(|| self.tickets.iter().map(|_| OnceLock::new()).collect());
+        let make = || Self::new(self.value.clone(), self.tickets.clone(), shard, Arc::downgrade(self));
+        homes[shard].get_or_init(make).clone()
     }
 }
 
 impl<T> Clone for Sharded<T> {
     #[inline]
     fn clone(&self) -> Self {
-        match &self.0.tickets {
-            Tickets::Many(family) if family.shard() != self.0.shard => self.moved_to(family, family.shard()),
-            _ => Self(self.0.clone()),
-        }
-    }
-}
-
-impl<T> Sharded<T> {
-    /// A handle of another shard's home.
-    #[inline(never)]
-    fn moved_to(&self, family: &Family<T>, shard: usize) -> Self {
-        // A handle that is at home elsewhere asks the origin, so that each shard has one home and no line of descendants.
-        if let Some(origin) = family.origin.upgrade()
-            && let Tickets::Many(family) = &origin.tickets
-        {
-            return Self(family.home(shard, &origin).clone());
-        }
-        Self(family.home(shard, &self.0).clone())
+        let shard = shard_of_thread(&self.0.tickets);
+        if shard == self.0.shard { Self(self.0.clone()) } else { self.moved_to(shard) }
     }
 }
 
