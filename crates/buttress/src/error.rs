@@ -1,6 +1,6 @@
 //! The one error of this family.
 
-use buttress_core::{Failure, FailureKind, Outcome, Rejection, Sent};
+use buttress_core::{Failure, FailureKind, Ignored, Outcome, Rejection, Sent};
 use std::{any::Any, error::Error as StdError, fmt, io};
 
 /// Any error, boxed, as everywhere in tower.
@@ -77,19 +77,33 @@ pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = 
     })
 }
 
-/// What an error says when nothing is known of its protocol: a rejection of ours speaks for itself, a refused connection was never
-/// sent, and everything else is a failure that may have been processed.
+/// What an error says when nothing is known of its protocol. Its sources are looked into too:
+///
+/// * a rejection of this family says itself whether it is evidence, see [`Rejection::outcome`];
+/// * tower's `Overloaded` (load shed) is a rejection too, and no evidence;
+/// * tower's and tokio's `Elapsed` is a timeout of an attempt, which is evidence;
+/// * a connection that was refused, or a name that was not found, was never sent;
+/// * anything else is a failure that may have been processed.
 pub fn outcome(error: &(dyn StdError + 'static)) -> Outcome {
     if let Some(rejection) = find_rejection(error) {
         return rejection.outcome();
     }
-    let refused = |error: &(dyn StdError + 'static)| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    };
-    if sources(error).any(refused) {
-        return Failure::new(FailureKind::Connect).sent(Sent::Never).into();
+    sources(error).find_map(known).unwrap_or_else(|| Failure::new(FailureKind::Transport).into())
+}
+
+fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
+    if error.is::<tower::load_shed::error::Overloaded>() {
+        return Some(Outcome::Ignored(Ignored::LocalReject));
     }
-    Failure::new(FailureKind::Transport).into()
+    if error.is::<tower::timeout::error::Elapsed>() || error.is::<tokio::time::error::Elapsed>() {
+        return Some(Failure::new(FailureKind::Timeout).into());
+    }
+    let error = error.downcast_ref::<io::Error>()?;
+    let never_sent = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+    );
+    never_sent.then(|| Failure::new(FailureKind::Connect).sent(Sent::Never).into())
 }
 
 /// Looks at an error of any type as a chain, where it is one: [`Error`], a [`BoxError`], an [`io::Error`]. Others cannot be looked into.
@@ -110,7 +124,7 @@ pub fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use buttress_core::{Ignored, Reason};
+    use buttress_core::Reason;
 
     fn full() -> Error {
         Rejection::new("bulkhead", Reason::BulkheadFull).into()
@@ -136,6 +150,39 @@ mod tests {
     #[test]
     fn a_rejection_is_found_through_other_peoples_errors() {
         let error = Error::from_inner(io::Error::other(full()));
+        assert_eq!(error.rejection().map(Rejection::reason), Some(Reason::BulkheadFull));
+        assert_eq!(outcome(&error), Outcome::Ignored(Ignored::LocalReject));
+    }
+
+    #[test]
+    fn towers_load_shed_is_no_evidence_and_its_timeout_is() {
+        let of = |error: BoxError| outcome(&Error::from_inner(error));
+        assert_eq!(of(tower::load_shed::error::Overloaded::new().into()), Outcome::Ignored(Ignored::LocalReject));
+        let elapsed = of(tower::timeout::error::Elapsed::new().into());
+        assert_eq!(elapsed.failure().map(|failure| failure.kind), Some(FailureKind::Timeout));
+        let wrapped = of(io::Error::other(tower::load_shed::error::Overloaded::new()).into());
+        assert_eq!(wrapped, Outcome::Ignored(Ignored::LocalReject));
+    }
+
+    /// An error of a user, around another.
+    #[derive(Debug)]
+    struct Mine(Error);
+
+    impl fmt::Display for Mine {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("mine")
+        }
+    }
+
+    impl StdError for Mine {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn a_rejection_is_found_in_an_error_of_a_user() {
+        let error = Error::from_inner(Mine(full()));
         assert_eq!(error.rejection().map(Rejection::reason), Some(Reason::BulkheadFull));
         assert_eq!(outcome(&error), Outcome::Ignored(Ignored::LocalReject));
     }
