@@ -348,7 +348,7 @@ mod tests {
         let label = Label::named("timeout", "payments".into());
         let rejection = Rejection::timed_out(label, TimeoutKind::Attempt, Duration::from_millis(500));
         assert_eq!(rejection.to_string(), "timeout `payments`: the attempt took too long (500ms)");
-        let after = rejection.clone().after(Some(Duration::from_secs(1)));
+        let after = rejection.after(Some(Duration::from_secs(1)));
         assert_eq!((after.retry_after(), after.limit()), (None, Some(Duration::from_millis(500))));
         assert_eq!(Rejection::new("timeout", Reason::TimedOut(TimeoutKind::Total)).limit(), None);
     }

@@ -31,12 +31,14 @@ struct Home<T> {
     family: Option<Box<Family<T>>>,
 }
 
+type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
+
 struct Family<T> {
     /// The home that keeps this one; none for an origin. Without it, because all its handles are gone, this
     /// home is an origin itself.
     origin: Weak<Home<T>>,
     /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees all.
-    homes: OnceLock<Box<[OnceLock<Arc<Home<T>>>]>>,
+    homes: OnceLock<Homes<T>>,
 }
 
 /// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
@@ -260,8 +262,9 @@ mod tests {
         let clone = |_| {
             let sharded = sharded.clone();
             std::thread::spawn(move || {
-                let moved = sharded.clone();
+                let moved = Sharded::clone(&sharded);
                 assert_eq!(moved.0.shard, thread_index() & 3, "it is at home on this thread's shard");
+                drop(sharded);
                 moved
             })
         };

@@ -38,8 +38,6 @@
 //! * `tower-resilience`: its default count window never slides, results carry no generation, a call that is dropped by an outer
 //!   timeout is never recorded, and every `Layer::layer` makes a state of its own, so that behind `axum::serve` it protects one connection.
 
-#[cfg(feature = "shared-state")]
-#[cfg_attr(docsrs, doc(cfg(feature = "shared-state")))]
 pub mod sharing;
 
 use crate::{

@@ -1,9 +1,7 @@
 //! What layers do, as DEBUG events of `tracing`. Without the feature `tracing` these functions do nothing.
 
-#[cfg(feature = "retry")]
 use buttress_core::Failure;
 use buttress_core::Rejection;
-#[cfg(feature = "retry")]
 use std::time::Duration;
 
 #[cfg(feature = "tracing")]
@@ -26,7 +24,6 @@ pub(crate) fn rejected(rejection: &Rejection) {
 }
 
 /// A timeout ran out.
-#[cfg(feature = "timeout")]
 pub(crate) fn timed_out(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
     tracing::debug!(
@@ -39,7 +36,6 @@ pub(crate) fn timed_out(rejection: &Rejection) {
 }
 
 /// An attempt is repeated after a pause.
-#[cfg(feature = "retry")]
 pub(crate) fn retrying(failure: &Failure, attempt: u32, pause: Duration) {
     #[cfg(feature = "tracing")]
     tracing::debug!(failure = ?failure.kind, sent = ?failure.sent, attempt, pause_ms = millis(pause), "call is repeated");
@@ -47,7 +43,6 @@ pub(crate) fn retrying(failure: &Failure, attempt: u32, pause: Duration) {
 }
 
 /// An attempt is not repeated, because the budget is empty.
-#[cfg(feature = "retry")]
 pub(crate) fn out_of_budget(failure: &Failure, attempt: u32) {
     #[cfg(feature = "tracing")]
     tracing::debug!(failure = ?failure.kind, attempt, "retry denied by the budget");

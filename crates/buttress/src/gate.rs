@@ -95,7 +95,6 @@ impl<A, E> GateLayer<A, E> {
         ReservingGateLayer::new(self)
     }
 
-    #[cfg(feature = "bulkhead")]
     pub(crate) fn into_parts(self) -> (A, E) {
         (self.policy, self.ends)
     }

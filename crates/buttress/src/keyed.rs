@@ -129,7 +129,6 @@ pub trait Idle {
     }
 }
 
-#[cfg(feature = "circuit-breaker")]
 impl Idle for crate::CircuitBreaker {
     /// No call in flight, and closed, or open for no longer. An operator's states are kept.
     fn is_idle(&self) -> bool {
@@ -148,7 +147,6 @@ impl Idle for crate::CircuitBreaker {
     }
 }
 
-#[cfg(feature = "bulkhead")]
 impl Idle for crate::Bulkhead {
     /// No call in flight, and none in the queue.
     fn is_idle(&self) -> bool {
@@ -517,5 +515,5 @@ impl<K, A, G> fmt::Debug for Builder<K, A, G> {
     }
 }
 
-#[cfg(all(test, feature = "bulkhead", feature = "circuit-breaker"))]
+#[cfg(test)]
 mod tests;

@@ -29,44 +29,33 @@
 //! connection, as axum does, and all its services share one circuit, one bulkhead, one budget.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "bulkhead")]
 pub mod bulkhead;
-#[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 mod clock;
 pub mod ending;
 pub mod error;
 mod events;
 pub mod gate;
-#[cfg(feature = "health")]
 pub mod health;
 mod in_flight;
 pub mod keyed;
-#[cfg(all(feature = "metrics", any(feature = "bulkhead", feature = "circuit-breaker", feature = "retry")))]
+#[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(any(feature = "bulkhead", feature = "health"))]
 mod ready_call;
-#[cfg(feature = "retry")]
 pub mod retry;
-#[cfg(feature = "timeout")]
 pub mod timeout;
 pub mod timer;
 #[cfg(feature = "tonic")]
 mod tonic;
 
-#[cfg(feature = "bulkhead")]
 pub use bulkhead::{Bulkhead, BulkheadLayer};
-#[cfg(feature = "circuit-breaker")]
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use clock::TokioClock;
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
-#[cfg(feature = "health")]
 pub use health::{Health, HealthLayer};
 pub use in_flight::InFlight;
-#[cfg(feature = "retry")]
 pub use retry::{RetryBudget, RetryLayer};
-#[cfg(feature = "timeout")]
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{

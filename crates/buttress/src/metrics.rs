@@ -104,7 +104,6 @@ impl Exporter {
     }
 
     /// Adds a circuit breaker, under its name.
-    #[cfg(feature = "circuit-breaker")]
     pub fn circuit_breaker(&self, breaker: &crate::CircuitBreaker) {
         use crate::circuit_breaker::State;
         const STATES: [State; 6] =
@@ -134,7 +133,6 @@ impl Exporter {
 
     /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as
     /// the calls end, and makes the circuit read the clock twice for each.
-    #[cfg(feature = "circuit-breaker")]
     pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
         use crate::circuit_breaker::Event;
         use buttress_core::Outcome;
@@ -165,7 +163,6 @@ impl Exporter {
     }
 
     /// Adds a bulkhead.
-    #[cfg(feature = "bulkhead")]
     pub fn bulkhead(&self, name: &str, bulkhead: &crate::Bulkhead) {
         let (label, bulkhead) = (self.label(name), bulkhead.clone());
         self.add(move |batch| {
@@ -199,7 +196,6 @@ impl Exporter {
 
     /// Adds the counters of a retry layer, and the budget it draws on. A budget that several layers
     /// share belongs under one of their names only: balances under one name are summed.
-    #[cfg(feature = "retry")]
     pub fn retry(&self, name: &str, stats: crate::retry::RetryStats, budget: &crate::RetryBudget) {
         let (label, budget) = (self.label(name), budget.clone());
         self.add(move |batch| {
@@ -237,7 +233,6 @@ enum Value {
     Counter(u64),
     Gauge(f64),
     /// `part` of `whole`; unknown when `whole` is 0.
-    #[cfg_attr(not(feature = "circuit-breaker"), expect(dead_code, reason = "only circuits have rates"))]
     Rate {
         part: u64,
         whole: u64,
@@ -287,7 +282,6 @@ impl PolicyBatch<'_> {
         self.add(metric, None, Value::Gauge(x));
     }
 
-    #[cfg(feature = "circuit-breaker")]
     fn rate(&mut self, metric: &'static str, known: bool, part: u64, whole: u64) {
         let value = if known { Value::Rate { part, whole } } else { Value::Rate { part: 0, whole: 0 } };
         self.add(metric, None, value);
@@ -346,5 +340,5 @@ fn describe() {
     describe_histogram!("resilience.breaker.calls", Unit::Seconds, "Calls that the circuit admitted");
 }
 
-#[cfg(all(test, feature = "bulkhead", feature = "circuit-breaker"))]
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What policies cost in memory of which there is one for each key, by the pages that a process of
 //! many has. One test, because tests of one process share its memory. Linux only.
-#![cfg(all(target_os = "linux", feature = "bulkhead", feature = "circuit-breaker", feature = "retry"))]
+#![cfg(target_os = "linux")]
 
 use buttress::{Admit, Bulkhead, CircuitBreaker, Outcome, Permit, RetryBudget, TokioClock, keyed::Keyed};
 use buttress_core::shard::compact;
