@@ -17,6 +17,9 @@ pub(crate) struct Trace {
     /// Why the rule is worth a trace.
     pub(crate) why: String,
     pub(crate) requires: Vec<Feature>,
+    /// A runner on a real clock divides all times by this: the trace takes minutes or hours.
+    #[serde(default = "one")]
+    pub(crate) divide_by: u32,
     pub(crate) config: Config,
     pub(crate) steps: Vec<Step>,
 }
@@ -25,6 +28,7 @@ pub(crate) struct Trace {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Feature {
+    CalibratedStreak,
     CloseShare,
     ConcurrentProbes,
     ConsecutiveFailures,
@@ -33,8 +37,11 @@ pub(crate) enum Feature {
     DropThreshold,
     ExactTime,
     FailureRate,
+    FailureRateShown,
     ForceOpen,
+    Graceful,
     HalfOpenBound,
+    HungProbeBypassed,
     HungProbeReplaced,
     Ignored,
     MetricsOnly,
@@ -45,18 +52,23 @@ pub(crate) enum Feature {
     ProbeCount,
     ProbeLease,
     ProbeSlotReturned,
+    ProbesPaced,
+    Progress,
+    RateAfterSuccess,
+    Reload,
     Reset,
     ResetClears,
+    RetryAfter,
     SeveralProbes,
     SlowRate,
     TimeWindow,
 }
 
 /// A configuration in neutral terms. A rule that is absent is off.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) consecutive_failures: Option<u32>,
+    pub(crate) consecutive_failures: Option<Streak>,
     pub(crate) failure_rate: Option<f64>,
     pub(crate) slow_rate: Option<f64>,
     pub(crate) slow_threshold_ms: Option<u64>,
@@ -77,6 +89,21 @@ pub(crate) struct Config {
     pub(crate) max_half_open_ms: u64,
     #[serde(default)]
     pub(crate) on_drop: OnDrop,
+}
+
+/// How many failures in a row trip it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(untagged)]
+pub(crate) enum Streak {
+    Fixed(u32),
+    Rule(StreakRule),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StreakRule {
+    /// At least 5, and more than chance explains once in 10^9 calls at the rate of the other results in the window.
+    Calibrated,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -112,22 +139,38 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
-    /// `count` calls ask for admission, and are known as `call` afterwards.
-    Admit { call: Option<String>, count: u32, expect: Admission },
+    /// `count` calls ask for admission, and are known as `call` afterwards. A rejection says to come back within
+    /// `retry_within_ms`.
+    Admit { call: Option<String>, count: u32, expect: Admission, retry_within_ms: Option<u64> },
+    /// A part of the response of a call arrives.
+    Progress { call: String, part: Part },
     /// Calls end.
     Settle { call: String, outcome: Outcome },
     /// Calls vanish without an outcome.
     Drop { call: String },
     /// Calls one after another, each admitted and ended before the next.
     Calls { count: u32, outcome: Outcome },
+    /// The same, with an outcome for each.
+    Results { outcomes: Vec<Outcome> },
     /// A call that may be admitted or not. If it is, it ends at once.
     Attempt { outcome: Outcome },
     /// Failing calls one after another, until one is rejected.
     Trip,
     /// What state is it in?
     State { expect: State },
+    /// The failure rate that it shows; `None` where it says that there is none yet.
+    FailureRate { expect: Option<f64> },
+    /// It gets another configuration while it runs.
+    Reload { config: Box<Config> },
     /// An operator acts.
     Operator(Operator),
+}
+
+/// A part of a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    Head,
+    Frame,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -145,6 +188,7 @@ pub(crate) enum Outcome {
     Failure,
     Overload,
     Cancelled,
+    Graceful,
     Ignored,
 }
 
@@ -207,6 +251,16 @@ impl Trace {
     }
 }
 
+impl Config {
+    /// The number of failures in a row, for an implementation that knows no other rule: the least of the calibrated one.
+    pub(crate) fn fixed_streak(&self) -> Option<u32> {
+        self.consecutive_failures.map(|streak| match streak {
+            Streak::Fixed(failures) => failures,
+            Streak::Rule(StreakRule::Calibrated) => 5,
+        })
+    }
+}
+
 impl Default for Window {
     fn default() -> Self {
         Self::TimeMs(10_000)
@@ -249,19 +303,28 @@ struct Fields {
     outcome: Option<Outcome>,
     expect: Option<serde_json::Value>,
     for_ms: Option<u64>,
+    retry_within_ms: Option<u64>,
+    outcomes: Option<String>,
+    config: Option<Box<Config>>,
 }
 
 impl TryFrom<Fields> for Step {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
-        let Fields { at_ms, op: name, mut call, mut count, mut outcome, mut expect, mut for_ms } = fields;
+        let Fields { at_ms, op: name, mut call, mut count, mut outcome, mut expect, mut for_ms, .. } = fields;
+        let Fields { mut retry_within_ms, mut outcomes, mut config, .. } = fields;
         let missing = |field| format!("`{name}` at {at_ms} needs the field `{field}`");
         let op = match name.as_str() {
             "admit" => Op::Admit {
                 call: call.take(),
                 count: count.take().unwrap_or(1),
                 expect: word(expect.take().ok_or_else(|| missing("expect"))?)?,
+                retry_within_ms: retry_within_ms.take(),
+            },
+            "head" | "frame" => Op::Progress {
+                call: call.take().ok_or_else(|| missing("call"))?,
+                part: if name == "head" { Part::Head } else { Part::Frame },
             },
             "settle" => Op::Settle {
                 call: call.take().ok_or_else(|| missing("call"))?,
@@ -272,9 +335,12 @@ impl TryFrom<Fields> for Step {
                 count: count.take().ok_or_else(|| missing("count"))?,
                 outcome: outcome.take().ok_or_else(|| missing("outcome"))?,
             },
+            "results" => Op::Results { outcomes: letters(&outcomes.take().ok_or_else(|| missing("outcomes"))?)? },
             "attempt" => Op::Attempt { outcome: outcome.take().ok_or_else(|| missing("outcome"))? },
             "trip" => Op::Trip,
             "state" => Op::State { expect: word(expect.take().ok_or_else(|| missing("expect"))?)? },
+            "failure-rate" => Op::FailureRate { expect: rate(expect.take().ok_or_else(|| missing("expect"))?)? },
+            "reload" => Op::Reload { config: config.take().ok_or_else(|| missing("config"))? },
             "force-open" => Op::Operator(Operator::ForceOpen),
             "disable" => Op::Operator(Operator::Disable),
             "metrics-only" => Op::Operator(Operator::MetricsOnly),
@@ -288,6 +354,9 @@ impl TryFrom<Fields> for Step {
             outcome.map(|_| "outcome"),
             expect.map(|_| "expect"),
             for_ms.map(|_| "for_ms"),
+            retry_within_ms.map(|_| "retry_within_ms"),
+            outcomes.map(|_| "outcomes"),
+            config.map(|_| "config"),
         ];
         match left.into_iter().flatten().next() {
             None => Ok(Self { at_ms, op }),
@@ -298,4 +367,23 @@ impl TryFrom<Fields> for Step {
 
 fn word<T: for<'de> Deserialize<'de>>(value: serde_json::Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// `s` for a success, `f` for a failure.
+fn letters(outcomes: &str) -> Result<Vec<Outcome>, String> {
+    let outcome = |letter| match letter {
+        's' => Ok(Outcome::Success),
+        'f' => Ok(Outcome::Failure),
+        other => Err(format!("no outcome is written `{other}`")),
+    };
+    outcomes.chars().map(outcome).collect()
+}
+
+/// A number, or `"unknown"`.
+fn rate(value: serde_json::Value) -> Result<Option<f64>, String> {
+    match (value.as_f64(), value.as_str()) {
+        (Some(rate), _) => Ok(Some(rate)),
+        (None, Some("unknown")) => Ok(None),
+        _ => Err(format!("{value} is no rate")),
+    }
 }

@@ -5,15 +5,15 @@
 mod trace;
 
 use buttress_core::{
-    Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit,
-    circuit_breaker::{CircuitBreakerPermit, CloseRule, OnDrop, State, Window},
+    Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Progress,
+    circuit_breaker::{Builder, CircuitBreakerPermit, CloseRule, FailureStreak, OnDrop, State, Window},
 };
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use trace::{Admission, Op, Operator, Trace};
+use trace::{Admission, Op, Operator, Part, Trace};
 
 /// Names the traces, so that each is a test of its own.
 macro_rules! traces {
@@ -30,10 +30,10 @@ traces! {
     a_count_window_slides
     a_failed_probe_opens_it_again
     a_failed_round_opens_it_again
-    a_hung_probe_does_not_shut_it_for_ever
+    a_hung_probe_does_not_keep_it_shut
     a_late_failure_does_not_reopen_it
     a_late_success_does_not_close_it
-    a_lease_ends_when_it_ends_though_nobody_asks
+    a_lease_ends_on_time_without_calls
     a_probe_is_given_up_when_its_lease_ends
     a_rate_below_its_boundary_does_not_trip_it
     a_rate_is_exact_at_its_boundary
@@ -47,7 +47,7 @@ traces! {
     a_success_ends_a_row_of_failures
     a_successful_probe_closes_it
     a_time_window_forgets_bit_by_bit
-    a_time_window_forgets_when_nobody_calls
+    a_time_window_forgets_without_calls
     an_operators_state_is_left_by_the_operator_only
     an_overloaded_probe_opens_it_again
     calls_dropped_early_teach_nothing
@@ -115,6 +115,39 @@ fn run(name: &str) {
     }
 }
 
+/// What a trace's configuration is in ours.
+fn builder(name: &str, config: &trace::Config) -> Builder {
+    let millis = Duration::from_millis;
+    CircuitBreaker::builder(name.to_owned())
+        .consecutive_failures(match config.consecutive_failures {
+            None => FailureStreak::Off,
+            Some(trace::Streak::Fixed(failures)) => FailureStreak::Fixed(failures),
+            Some(trace::Streak::Rule(trace::StreakRule::Calibrated)) => FailureStreak::Calibrated,
+        })
+        .failure_rate(config.failure_rate)
+        .slow_rate(config.slow_rate)
+        .slow_threshold(config.slow_threshold_ms.map(millis))
+        .minimum_throughput(config.minimum_throughput)
+        .window(match config.window {
+            trace::Window::TimeMs(time) => Window::Time(millis(time)),
+            trace::Window::Count(calls) => Window::Count(calls),
+        })
+        .open_time(millis(config.open_ms)..=millis(config.open_ms))
+        .probes(config.probes)
+        .concurrent_probes(config.concurrent_probes)
+        .close_rule(match config.close_rule {
+            trace::CloseRule::All => CloseRule::AllProbes,
+            trace::CloseRule::Share(share) => CloseRule::Share(share),
+        })
+        .probe_lease(millis(config.lease_ms))
+        .max_half_open(millis(config.max_half_open_ms))
+        .on_drop(match config.on_drop {
+            trace::OnDrop::Ignore => OnDrop::Ignore,
+            trace::OnDrop::Slow => OnDrop::Slow,
+            trace::OnDrop::Failure => OnDrop::Failure,
+        })
+}
+
 struct Run {
     breaker: CircuitBreaker,
     start: Instant,
@@ -124,57 +157,39 @@ struct Run {
 
 impl Run {
     fn new(trace: &Trace) -> Self {
-        let config = &trace.config;
-        let millis = Duration::from_millis;
-        let builder = CircuitBreaker::builder(trace.name.clone())
-            .consecutive_failures(config.consecutive_failures)
-            .failure_rate(config.failure_rate)
-            .slow_rate(config.slow_rate)
-            .slow_threshold(config.slow_threshold_ms.map(millis))
-            .minimum_throughput(config.minimum_throughput)
-            .window(match config.window {
-                trace::Window::TimeMs(time) => Window::Time(millis(time)),
-                trace::Window::Count(calls) => Window::Count(calls),
-            })
-            .open_time(millis(config.open_ms)..=millis(config.open_ms))
-            .probes(config.probes)
-            .concurrent_probes(config.concurrent_probes)
-            .close_rule(match config.close_rule {
-                trace::CloseRule::All => CloseRule::AllProbes,
-                trace::CloseRule::Share(share) => CloseRule::Share(share),
-            })
-            .probe_lease(millis(config.lease_ms))
-            .max_half_open(millis(config.max_half_open_ms))
-            .on_drop(match config.on_drop {
-                trace::OnDrop::Ignore => OnDrop::Ignore,
-                trace::OnDrop::Slow => OnDrop::Slow,
-                trace::OnDrop::Failure => OnDrop::Failure,
-            });
         #[allow(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
         let start = Instant::now();
-        Self { breaker: builder.build().unwrap(), start, now: start, calls: HashMap::new() }
+        Self { breaker: builder(&trace.name, &trace.config).build().unwrap(), start, now: start, calls: HashMap::new() }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), String> {
         match op {
-            Op::Admit { call, count, expect } => (0..*count).try_for_each(|_| {
-                let (answer, permit) = self.admit();
+            Op::Admit { call, count, expect, retry_within_ms } => (0..*count).try_for_each(|_| {
+                let (answer, permit, retry_after) = self.admit();
+                if let Some(within) = retry_within_ms
+                    && retry_after.is_none_or(|after| after > Duration::from_millis(*within))
+                {
+                    return Err(format!("expected to be asked back within {within} ms, but it is {retry_after:?}"));
+                }
                 if let (Some(call), Some(permit)) = (call, permit) {
                     self.calls.entry(call.clone()).or_default().push(permit);
                 }
                 same(*expect, answer)
             }),
+            Op::Progress { call, part } => {
+                let permits = self.calls.get_mut(call).ok_or_else(|| format!("no call is named {call}"))?;
+                let progress = if *part == Part::Head { Progress::Head } else { Progress::Frame };
+                permits.iter_mut().for_each(|permit| permit.progress(progress, &self.now));
+                Ok(())
+            }
             Op::Settle { call, outcome } => {
                 let permits = self.calls.remove(call).ok_or_else(|| format!("no call is named {call}"))?;
                 permits.into_iter().for_each(|permit| self.settle(permit, *outcome));
                 Ok(())
             }
             Op::Drop { call } => self.calls.remove(call).map(drop).ok_or_else(|| format!("no call is named {call}")),
-            Op::Calls { count, outcome } => (0..*count).try_for_each(|_| {
-                let (answer, permit) = self.admit();
-                permit.into_iter().for_each(|permit| self.settle(permit, *outcome));
-                same(Admission::Admitted, answer)
-            }),
+            Op::Calls { count, outcome } => (0..*count).try_for_each(|_| self.call(*outcome)),
+            Op::Results { outcomes } => outcomes.iter().try_for_each(|outcome| self.call(*outcome)),
             Op::Attempt { outcome } => {
                 self.admit().1.into_iter().for_each(|permit| self.settle(permit, *outcome));
                 Ok(())
@@ -197,6 +212,11 @@ impl Run {
                     State::HalfOpen => trace::State::HalfOpen,
                 },
             ),
+            Op::FailureRate { expect } => same(*expect, self.breaker.snapshot(&self.now).failure_rate()),
+            Op::Reload { config } => {
+                let builder = builder(self.breaker.name(), config);
+                self.breaker.reload(&builder, &self.now).map_err(|error| error.to_string())
+            }
             Op::Operator(operator) => {
                 let (breaker, now) = (&self.breaker, &self.now);
                 match operator {
@@ -211,10 +231,17 @@ impl Run {
         }
     }
 
-    fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>) {
+    fn call(&self, outcome: trace::Outcome) -> Result<(), String> {
+        let (answer, permit, _) = self.admit();
+        permit.into_iter().for_each(|permit| self.settle(permit, outcome));
+        same(Admission::Admitted, answer)
+    }
+
+    /// The answer, the permit, and when a rejection asks its caller to come back.
+    fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>, Option<Duration>) {
         match self.breaker.admit(&(), &self.now) {
-            Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit)),
-            Err(_) => (Admission::Rejected, None),
+            Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit), None),
+            Err(rejection) => (Admission::Rejected, None, rejection.retry_after()),
         }
     }
 
@@ -224,6 +251,7 @@ impl Run {
             trace::Outcome::Success => Outcome::Success,
             trace::Outcome::Failure => failure.into(),
             trace::Outcome::Overload => Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into(),
+            trace::Outcome::Graceful => Failure { graceful: true, ..failure }.into(),
             trace::Outcome::Cancelled => Outcome::CANCELLED,
             trace::Outcome::Ignored => Outcome::Ignored(Ignored::Classified),
         };

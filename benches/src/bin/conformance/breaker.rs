@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::trace::{Config, Feature, Operator, Outcome, State, Trace};
+use crate::trace::{Config, Feature, Operator, Outcome, Part, State, Trace};
 
 pub(crate) struct Implementation {
     /// Its crate.
@@ -32,6 +32,21 @@ pub(crate) trait Breaker {
     /// `None` when it refuses.
     fn admit(&mut self) -> Option<Box<dyn Call>>;
 
+    /// When the last rejection asks its caller to come back.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// `false` when it cannot do that.
+    fn reload(&mut self, _config: &Config) -> bool {
+        false
+    }
+
+    /// The failure rate that it shows, which may be none; `None` when it cannot be seen.
+    fn failure_rate(&mut self) -> Option<Option<f64>> {
+        None
+    }
+
     /// `None` when it cannot be seen.
     fn state(&mut self) -> Option<State> {
         None
@@ -48,6 +63,11 @@ pub(crate) trait Call {
     /// `None` where it is not told.
     fn is_probe(&self) -> Option<bool> {
         None
+    }
+
+    /// A part of its response arrives.
+    fn progress(&mut self, _part: Part, _now: Duration) {
+        unreachable!("only where it is required");
     }
 
     /// `now` is for those whose clock can be set.

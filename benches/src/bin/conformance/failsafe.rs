@@ -30,7 +30,7 @@ struct Failsafe {
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
     let config = &trace.config;
-    let failures = config.consecutive_failures.unwrap_or(config.minimum_throughput);
+    let failures = config.fixed_streak().unwrap_or(config.minimum_throughput);
     let watch = Watch::default();
     let machine = Config::new()
         .failure_policy(consecutive_failures(failures, iter::repeat(config.open())))

@@ -100,7 +100,9 @@ impl Call for FutureCall {
             Outcome::Success => Ok(()),
             Outcome::Failure => Err(Failed),
             Outcome::Cancelled => return,
-            Outcome::Overload | Outcome::Ignored => unreachable!("only where it is required, and no peer has it"),
+            Outcome::Graceful | Outcome::Ignored | Outcome::Overload => {
+                unreachable!("only where it is required, and no peer has it")
+            }
         };
         self.place.0.lock().expect("nobody panics with it").answer = Some(answer);
         let ended = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();

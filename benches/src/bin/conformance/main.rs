@@ -5,7 +5,8 @@
 //! cargo run --release -p buttress-bench --bin conformance -- --json out.json # and every result with its reason
 //! ```
 //!
-//! The peers run on the real clock, as they do for their users; all runs go on at once, so it takes as long as the longest trace.
+//! Ours runs twice: as its users have it, behind the layer and an HTTP client, and the core alone on virtual time. Layers run on the real
+//! clock, ours and the peers', as they do for their users; all runs go on at once, so it takes as long as the longest trace.
 
 #[path = "../../../../tests/conformance/trace.rs"]
 #[allow(dead_code, reason = "the other runner uses the rest")]
@@ -14,6 +15,7 @@ mod trace;
 mod breaker;
 mod failsafe;
 mod future;
+mod layer;
 mod ours;
 mod recloser;
 mod report;
@@ -56,8 +58,9 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-const IMPLEMENTATIONS: [Implementation; 5] = [
+const IMPLEMENTATIONS: [Implementation; 6] = [
     ours::IMPLEMENTATION,
+    layer::IMPLEMENTATION,
     tower_resilience::IMPLEMENTATION,
     recloser::IMPLEMENTATION,
     failsafe::IMPLEMENTATION,

@@ -2,48 +2,93 @@
 
 use std::time::{Duration, Instant};
 
-use buttress_core::circuit_breaker::{CircuitBreakerPermit, CloseRule, OnDrop, State, Window};
-use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit};
+use buttress_core::circuit_breaker::{CircuitBreakerPermit, State};
+use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Progress};
 
 use crate::breaker::{Breaker, Call, Implementation};
-use crate::trace::{self, Feature, Operator, Trace};
+use crate::trace::{self, Config, Feature, Operator, Part, Trace};
 
-pub(crate) const IMPLEMENTATION: Implementation = Implementation {
-    name: "buttress",
-    features: &[
-        Feature::CloseShare,
-        Feature::ConcurrentProbes,
-        Feature::ConsecutiveFailures,
-        Feature::CountWindow,
-        Feature::Disable,
-        Feature::DropThreshold,
-        Feature::FailureRate,
-        Feature::ForceOpen,
-        Feature::HalfOpenBound,
-        Feature::HungProbeReplaced,
-        Feature::Ignored,
-        Feature::MetricsOnly,
-        Feature::MinimumThroughput,
-        Feature::OneProbe,
-        Feature::OpenFor,
-        Feature::Overload,
-        Feature::ProbeCount,
-        Feature::ProbeLease,
-        Feature::ProbeSlotReturned,
-        Feature::Reset,
-        Feature::ResetClears,
-        Feature::SeveralProbes,
-        Feature::SlowRate,
-        Feature::TimeWindow,
-    ],
-    virtual_clock: true,
-    make,
-};
+/// What a trace's configuration is in ours: the builders of the core and of the layer have the same methods.
+macro_rules! configure {
+    ($builder:expr, $config:expr) => {{
+        use buttress_core::circuit_breaker::{CloseRule, FailureStreak, OnDrop, Window};
+        use std::time::Duration;
+        use $crate::trace;
+
+        let (config, millis): (&trace::Config, _) = ($config, Duration::from_millis);
+        $builder
+            .consecutive_failures(match config.consecutive_failures {
+                None => FailureStreak::Off,
+                Some(trace::Streak::Fixed(failures)) => FailureStreak::Fixed(failures),
+                Some(trace::Streak::Rule(trace::StreakRule::Calibrated)) => FailureStreak::Calibrated,
+            })
+            .failure_rate(config.failure_rate)
+            .slow_rate(config.slow_rate)
+            .slow_threshold(config.slow_threshold_ms.map(millis))
+            .minimum_throughput(config.minimum_throughput)
+            .window(match config.window {
+                trace::Window::TimeMs(time) => Window::Time(millis(time)),
+                trace::Window::Count(calls) => Window::Count(calls),
+            })
+            .open_time(config.open()..=config.open())
+            .probes(config.probes)
+            .concurrent_probes(config.concurrent_probes)
+            .close_rule(match config.close_rule {
+                trace::CloseRule::All => CloseRule::AllProbes,
+                trace::CloseRule::Share(share) => CloseRule::Share(share),
+            })
+            .probe_lease(millis(config.lease_ms))
+            .max_half_open(millis(config.max_half_open_ms))
+            .on_drop(match config.on_drop {
+                trace::OnDrop::Ignore => OnDrop::Ignore,
+                trace::OnDrop::Slow => OnDrop::Slow,
+                trace::OnDrop::Failure => OnDrop::Failure,
+            })
+    }};
+}
+pub(crate) use configure;
+
+pub(crate) const IMPLEMENTATION: Implementation =
+    Implementation { name: "buttress-core", features: &FEATURES, virtual_clock: true, make };
+
+pub(crate) const FEATURES: [Feature; 30] = [
+    Feature::CalibratedStreak,
+    Feature::CloseShare,
+    Feature::ConcurrentProbes,
+    Feature::ConsecutiveFailures,
+    Feature::CountWindow,
+    Feature::Disable,
+    Feature::DropThreshold,
+    Feature::FailureRate,
+    Feature::FailureRateShown,
+    Feature::ForceOpen,
+    Feature::Graceful,
+    Feature::HalfOpenBound,
+    Feature::HungProbeReplaced,
+    Feature::Ignored,
+    Feature::MetricsOnly,
+    Feature::MinimumThroughput,
+    Feature::OneProbe,
+    Feature::OpenFor,
+    Feature::Overload,
+    Feature::ProbeCount,
+    Feature::ProbeLease,
+    Feature::ProbeSlotReturned,
+    Feature::Progress,
+    Feature::Reload,
+    Feature::Reset,
+    Feature::ResetClears,
+    Feature::RetryAfter,
+    Feature::SeveralProbes,
+    Feature::SlowRate,
+    Feature::TimeWindow,
+];
 
 struct Ours {
     breaker: CircuitBreaker,
     start: Instant,
     now: Instant,
+    retry_after: Option<Duration>,
 }
 
 struct OurCall {
@@ -52,37 +97,11 @@ struct OurCall {
 }
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
-    let config = &trace.config;
-    let millis = Duration::from_millis;
-    let breaker = CircuitBreaker::builder(trace.name.clone())
-        .consecutive_failures(config.consecutive_failures)
-        .failure_rate(config.failure_rate)
-        .slow_rate(config.slow_rate)
-        .slow_threshold(config.slow_threshold_ms.map(millis))
-        .minimum_throughput(config.minimum_throughput)
-        .window(match config.window {
-            trace::Window::TimeMs(time) => Window::Time(millis(time)),
-            trace::Window::Count(calls) => Window::Count(calls),
-        })
-        .open_time(config.open()..=config.open())
-        .probes(config.probes)
-        .concurrent_probes(config.concurrent_probes)
-        .close_rule(match config.close_rule {
-            trace::CloseRule::All => CloseRule::AllProbes,
-            trace::CloseRule::Share(share) => CloseRule::Share(share),
-        })
-        .probe_lease(millis(config.lease_ms))
-        .max_half_open(millis(config.max_half_open_ms))
-        .on_drop(match config.on_drop {
-            trace::OnDrop::Ignore => OnDrop::Ignore,
-            trace::OnDrop::Slow => OnDrop::Slow,
-            trace::OnDrop::Failure => OnDrop::Failure,
-        })
-        .build()
-        .expect("the traces' configurations are valid");
+    let breaker = configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
+    let breaker = breaker.build().expect("the traces' configurations are valid");
     #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
     let start = Instant::now();
-    Box::new(Ours { breaker, start, now: start })
+    Box::new(Ours { breaker, start, now: start, retry_after: None })
 }
 
 impl Breaker for Ours {
@@ -91,16 +110,26 @@ impl Breaker for Ours {
     }
 
     fn admit(&mut self) -> Option<Box<dyn Call>> {
-        let permit = self.breaker.admit(&(), &self.now).ok()?;
+        let permit = self.breaker.admit(&(), &self.now);
+        let permit = permit.map_err(|rejection| self.retry_after = rejection.retry_after()).ok()?;
         Some(Box::new(OurCall { permit, start: self.start }))
     }
 
+    fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    fn reload(&mut self, config: &Config) -> bool {
+        let builder = configure!(CircuitBreaker::builder("reload"), config);
+        self.breaker.reload(&builder, &self.now).is_ok()
+    }
+
+    fn failure_rate(&mut self) -> Option<Option<f64>> {
+        Some(self.breaker.snapshot(&self.now).failure_rate())
+    }
+
     fn state(&mut self) -> Option<trace::State> {
-        Some(match self.breaker.state(&self.now) {
-            State::Closed | State::Disabled | State::MetricsOnly => trace::State::Closed,
-            State::Open | State::ForcedOpen => trace::State::Open,
-            State::HalfOpen => trace::State::HalfOpen,
-        })
+        Some(state(self.breaker.state(&self.now)))
     }
 
     fn operate(&mut self, operator: Operator) -> bool {
@@ -121,14 +150,32 @@ impl Call for OurCall {
         Some(self.permit.is_probe())
     }
 
+    fn progress(&mut self, part: Part, now: Duration) {
+        let progress = if part == Part::Head { Progress::Head } else { Progress::Frame };
+        self.permit.progress(progress, &(self.start + now));
+    }
+
     fn end(mut self: Box<Self>, outcome: trace::Outcome, now: Duration) {
-        let outcome = match outcome {
-            trace::Outcome::Success => Outcome::Success,
-            trace::Outcome::Failure => Failure::new(FailureKind::Http(503)).into(),
-            trace::Outcome::Overload => Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into(),
-            trace::Outcome::Cancelled => Outcome::CANCELLED,
-            trace::Outcome::Ignored => Outcome::Ignored(Ignored::Classified),
-        };
-        self.permit.settle(&outcome, &(self.start + now));
+        self.permit.settle(&outcome_of(outcome), &(self.start + now));
+    }
+}
+
+pub(crate) fn outcome_of(outcome: trace::Outcome) -> Outcome {
+    let failure = Failure::new(FailureKind::Http(503));
+    match outcome {
+        trace::Outcome::Success => Outcome::Success,
+        trace::Outcome::Failure => failure.into(),
+        trace::Outcome::Overload => Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into(),
+        trace::Outcome::Graceful => Failure { graceful: true, ..failure }.into(),
+        trace::Outcome::Cancelled => Outcome::CANCELLED,
+        trace::Outcome::Ignored => Outcome::Ignored(Ignored::Classified),
+    }
+}
+
+pub(crate) fn state(state: State) -> trace::State {
+    match state {
+        State::Closed | State::Disabled | State::MetricsOnly => trace::State::Closed,
+        State::Open | State::ForcedOpen => trace::State::Open,
+        State::HalfOpen => trace::State::HalfOpen,
     }
 }

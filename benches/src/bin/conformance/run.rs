@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::breaker::{Breaker, Call, Implementation};
-use crate::trace::{Admission, Feature, Op, Operator, Outcome, Trace, Window};
+use crate::trace::{Admission, Config, Feature, Op, Operator, Outcome, Trace, Window};
 
 /// A step that comes later than this on the real clock says nothing.
 const LATE: Duration = Duration::from_millis(50);
@@ -53,12 +53,12 @@ fn judge(trace: &Trace, implementation: &Implementation, stretch: u32) -> Verdic
     if !lacks.is_empty() {
         return Verdict::NotApplicable(lacks);
     }
-    let stretched;
+    let on_real_clock;
     let trace = if implementation.virtual_clock {
         trace
     } else {
-        stretched = stretch_by(trace, stretch.into());
-        &stretched
+        on_real_clock = stretched(trace, stretch.into());
+        &on_real_clock
     };
     let verdicts = (0..TRIES).map(|_| {
         let breaker = (implementation.make)(trace);
@@ -67,21 +67,26 @@ fn judge(trace: &Trace, implementation: &Implementation, stretch: u32) -> Verdic
     verdicts.into_iter().find(|verdict| !matches!(verdict, Verdict::Late)).unwrap_or(Verdict::Late)
 }
 
-/// The same with all times so many times as long.
-fn stretch_by(trace: &Trace, by: u64) -> Trace {
+/// The same with all times so many times as long, after the division that the trace allows for a real clock.
+fn stretched(trace: &Trace, by: u64) -> Trace {
     let mut trace = trace.clone();
-    let config = &mut trace.config;
-    for time in [&mut config.open_ms, &mut config.lease_ms, &mut config.max_half_open_ms] {
-        *time *= by;
-    }
-    config.slow_threshold_ms = config.slow_threshold_ms.map(|time| time * by);
-    if let Window::TimeMs(time) = &mut config.window {
-        *time *= by;
-    }
+    let part = u64::from(trace.divide_by);
+    let stretch = |time: &mut u64| *time = (*time * by / part).max(1);
+    let stretch_config = |config: &mut Config| {
+        let times = [&mut config.open_ms, &mut config.lease_ms, &mut config.max_half_open_ms];
+        times.into_iter().chain(&mut config.slow_threshold_ms).for_each(stretch);
+        if let Window::TimeMs(time) = &mut config.window {
+            stretch(time);
+        }
+    };
+    stretch_config(&mut trace.config);
     for step in &mut trace.steps {
-        step.at_ms *= by;
-        if let Op::Operator(Operator::OpenFor { ms }) = &mut step.op {
-            *ms *= by;
+        step.at_ms = step.at_ms * by / part;
+        match &mut step.op {
+            Op::Operator(Operator::OpenFor { ms }) => stretch(ms),
+            Op::Admit { retry_within_ms: Some(ms), .. } => stretch(ms),
+            Op::Reload { config } => stretch_config(config),
+            _ => {}
         }
     }
     trace
@@ -116,24 +121,34 @@ impl Run {
 
     fn step(&mut self, op: &Op, now: Duration) -> Result<(), String> {
         match op {
-            Op::Admit { call, count, expect } => (0..*count).try_for_each(|_| {
+            Op::Admit { call, count, expect, retry_within_ms } => (0..*count).try_for_each(|_| {
                 let admitted = self.admit_as(*expect)?;
+                if let Some(within) = retry_within_ms {
+                    let after = self.breaker.retry_after();
+                    if after.is_none_or(|after| after > Duration::from_millis(*within)) {
+                        return Err(format!("expected to be asked back within {within} ms, but it is {after:?}"));
+                    }
+                }
                 if let Some(admitted) = admitted {
                     self.calls.entry(call.clone().unwrap_or_default()).or_default().push(admitted);
                 }
                 Ok(())
             }),
+            Op::Progress { call, part } => {
+                let calls = self.calls.get_mut(call).ok_or_else(|| format!("no call is named {call}"))?;
+                calls.iter_mut().for_each(|call| call.progress(*part, now));
+                Ok(())
+            }
             Op::Settle { call, outcome } => {
                 let calls = self.calls.remove(call).ok_or_else(|| format!("no call is named {call}"))?;
                 calls.into_iter().for_each(|call| call.end(*outcome, now));
                 Ok(())
             }
             Op::Drop { call } => self.calls.remove(call).map(drop).ok_or_else(|| format!("no call is named {call}")),
-            Op::Calls { count, outcome } => (0..*count).try_for_each(|n| {
-                let admitted = self.admit_as(Admission::Admitted).map_err(|what| format!("call {}: {what}", n + 1))?;
-                admitted.into_iter().for_each(|call| call.end(*outcome, now));
-                Ok(())
-            }),
+            Op::Calls { count, outcome } => (1..=*count).try_for_each(|n| self.call(n as usize, *outcome, now)),
+            Op::Results { outcomes } => {
+                outcomes.iter().enumerate().try_for_each(|(n, outcome)| self.call(n + 1, *outcome, now))
+            }
             Op::Attempt { outcome } => {
                 self.breaker.admit().into_iter().for_each(|call| call.end(*outcome, now));
                 Ok(())
@@ -152,6 +167,17 @@ impl Run {
                 Some(state) if state != *expect => Err(format!("expected {expect:?}, but it is {state:?}")),
                 _ => Ok(()),
             },
+            Op::FailureRate { expect } => match self.breaker.failure_rate() {
+                Some(rate) if rate != *expect => Err(format!("expected {expect:?}, but it is {rate:?}")),
+                _ => Ok(()),
+            },
+            Op::Reload { config } => {
+                if self.breaker.reload(config) {
+                    Ok(())
+                } else {
+                    Err("it refuses the configuration".into())
+                }
+            }
             Op::Operator(operator) => {
                 if self.breaker.operate(*operator) {
                     Ok(())
@@ -160,6 +186,12 @@ impl Run {
                 }
             }
         }
+    }
+
+    fn call(&mut self, number: usize, outcome: Outcome, now: Duration) -> Result<(), String> {
+        let admitted = self.admit_as(Admission::Admitted).map_err(|what| format!("call {number}: {what}"))?;
+        admitted.into_iter().for_each(|call| call.end(outcome, now));
+        Ok(())
     }
 
     fn admit_as(&mut self, expected: Admission) -> Result<Option<Box<dyn Call>>, String> {

@@ -63,7 +63,7 @@ fn make(trace: &Trace) -> Box<dyn Breaker> {
             .slow_call_rate_threshold(config.slow_rate.unwrap_or(1.0));
     }
     // It trips by either rule, not by both.
-    if let Some(failures) = config.consecutive_failures.filter(|_| !trace.requires(Feature::FailureRate)) {
+    if let Some(failures) = config.fixed_streak().filter(|_| !trace.requires(Feature::FailureRate)) {
         builder = builder.consecutive_failures(failures as usize);
     }
     let (layer, handle) = builder.build_with_handle().expect("the traces' configurations are valid");
