@@ -18,7 +18,13 @@ use crate::trace::{Feature, Operator, State, Trace};
 pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     name: "failsafe",
     // Its reset does not promise to forget results.
-    features: &[Feature::ConsecutiveFailures, Feature::HungProbeReplaced, Feature::OneProbe, Feature::Reset],
+    features: &[
+        Feature::ConsecutiveFailures,
+        Feature::HungProbeBypassed,
+        Feature::HungProbeReplaced,
+        Feature::OneProbe,
+        Feature::Reset,
+    ],
     virtual_clock: false,
     make,
 };

@@ -71,7 +71,8 @@ fn judge(trace: &Trace, implementation: &Implementation, stretch: u32) -> Verdic
 fn stretched(trace: &Trace, by: u64) -> Trace {
     let mut trace = trace.clone();
     let part = u64::from(trace.divide_by);
-    let stretch = |time: &mut u64| *time = (*time * by / part).max(1);
+    // Less is no time that a configuration may name.
+    let stretch = |time: &mut u64| *time = (*time * by / part).max(10);
     let stretch_config = |config: &mut Config| {
         let times = [&mut config.open_ms, &mut config.lease_ms, &mut config.max_half_open_ms];
         times.into_iter().chain(&mut config.slow_threshold_ms).for_each(stretch);

@@ -21,9 +21,12 @@ pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     // It asks for one probe, or for shares of the traffic over several stages. It tells of probes, but not of all its states.
     features: &[
         Feature::FailureRate,
+        Feature::HungProbeBypassed,
         Feature::HungProbeReplaced,
         Feature::MinimumThroughput,
         Feature::OneProbe,
+        Feature::ProbesPaced,
+        Feature::RateAfterSuccess,
         Feature::TimeWindow,
     ],
     virtual_clock: false,

@@ -24,6 +24,7 @@ pub(crate) const IMPLEMENTATION: Implementation = Implementation {
         Feature::OpenFor,
         Feature::ProbeCount,
         Feature::ProbeSlotReturned,
+        Feature::RateAfterSuccess,
         Feature::Reset,
         Feature::ResetClears,
         Feature::SeveralProbes,
