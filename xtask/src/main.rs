@@ -16,7 +16,8 @@ use crate::run::{cargo, run};
 const USAGE: &str = "\
 usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or only the named steps
        cargo xtask bench [--quick] [--json FILE] [FILTER...]
-                                               cost per call, ours and the peers'";
+                                               cost per call, ours and the peers'
+       cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +26,10 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => {
             run(cargo(["run", "--quiet", "--release", "--package", "buttress-bench", "--"]).args(rest))
+        }
+        Some((&"trips", rest)) => {
+            let trips = ["run", "--quiet", "--release", "--package", "buttress-bench", "--features", "virtual-clock"];
+            run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
         }
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };

@@ -1,0 +1,44 @@
+//! Simulates when circuit breakers trip: how many calls ours and its peers refuse a backend that fails at random, and how long they take
+//! to see an outage and its end.
+//!
+//! ```text
+//! cargo xtask trips                   # the tables
+//! cargo xtask trips --json out.json   # and the result of every run
+//! ```
+//!
+//! Time is virtual, and calls are evenly spaced and take none of it. Whether the backend would fail a call is drawn from the seed before
+//! the breaker is asked, so that all breakers meet the same backend.
+
+mod ours;
+mod report;
+mod seatbelt;
+mod simulation;
+mod subject;
+mod tower_resilience;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::simulation::{Errors, Outage};
+
+#[derive(Debug, Parser)]
+#[command(about = "When circuit breakers trip: random errors and outages, simulated for ours and its peers")]
+struct Args {
+    /// Write the result of every run to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many seeds each setting is run with.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Args { json, seeds } = Args::parse();
+    let (errors, outages) = (Errors::all(seeds), Outage::all(seeds));
+    print!("{}", report::tables(&errors, &outages));
+    if let Some(path) = json {
+        report::write_json(&errors, &outages, &path)?;
+    }
+    Ok(())
+}

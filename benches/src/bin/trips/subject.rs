@@ -1,0 +1,64 @@
+//! What the simulation asks of a breaker.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tower::Service;
+
+use crate::{ours, seatbelt, tower_resilience};
+
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    /// A breaker, with a seed where it takes one.
+    pub(crate) make: fn(u64) -> Box<dyn Breaker>,
+}
+
+pub(crate) const SUBJECTS: [Subject; 5] = [
+    Subject { name: "buttress", make: ours::default },
+    Subject { name: "buttress, 5 in a row", make: ours::fixed },
+    Subject { name: "tower-resilience", make: tower_resilience::default },
+    Subject { name: "tower-resilience, 5 in a row", make: tower_resilience::consecutive },
+    Subject { name: "seatbelt", make: seatbelt::default },
+];
+
+pub(crate) trait Breaker {
+    /// Makes a call at this time, which the backend fails or not, and returns whether it was admitted.
+    fn call(&mut self, now: Duration, fails: bool) -> bool;
+
+    fn is_closed(&self) -> bool;
+}
+
+/// The answer of a backend that is ill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed;
+
+/// A backend that answers at once, as its request says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backend;
+
+impl Service<bool> for Backend {
+    /// That the call was admitted.
+    type Response = ();
+    type Error = Failed;
+    type Future = std::future::Ready<Result<(), Failed>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, fails: bool) -> Self::Future {
+        std::future::ready(if fails { Err(Failed) } else { Ok(()) })
+    }
+}
+
+/// The result of a call through a service that makes no call wait.
+pub(crate) fn call<S: Service<bool>>(service: &mut S, fails: bool) -> Result<S::Response, S::Error> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let ready = service.poll_ready(&mut cx);
+    assert!(matches!(ready, Poll::Ready(Ok(()))), "no breaker exerts backpressure by default");
+    match pin!(service.call(fails)).poll(&mut cx) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("the backend answers at once"),
+    }
+}

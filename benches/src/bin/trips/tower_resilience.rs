@@ -1,0 +1,63 @@
+//! tower-resilience, through its layer.
+//!
+//! Its clock cannot be set, and it looks at it only to see whether the open time of 30 seconds is over: its default window counts calls.
+//! So it is given an open time of 2 milliseconds. The simulation refuses the calls that come within 30 seconds after it has
+//! opened, without asking it, and waits for the 2 milliseconds before the next.
+
+#![expect(clippy::disallowed_methods, reason = "its clock cannot be set")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tower::Layer;
+use tower_resilience_circuitbreaker::{
+    CircuitBreaker, CircuitBreakerConfigBuilder, CircuitBreakerError, CircuitBreakerHandle, CircuitBreakerLayer,
+    CircuitState, DefaultClassifier,
+};
+
+use crate::subject::{Backend, Breaker, call};
+
+/// Its default.
+const OPEN: Duration = Duration::from_secs(30);
+const REAL_OPEN: Duration = Duration::from_millis(2);
+
+struct TowerResilience {
+    service: CircuitBreaker<Backend, DefaultClassifier>,
+    handle: CircuitBreakerHandle,
+    /// When it opened, in virtual and in real time.
+    opened: Option<(Duration, Instant)>,
+}
+
+pub(crate) fn default(_: u64) -> Box<dyn Breaker> {
+    make(CircuitBreakerLayer::builder())
+}
+
+pub(crate) fn consecutive(_: u64) -> Box<dyn Breaker> {
+    make(CircuitBreakerLayer::builder().consecutive_failures(5))
+}
+
+fn make(builder: CircuitBreakerConfigBuilder<DefaultClassifier>) -> Box<dyn Breaker> {
+    let (layer, handle) = builder.wait_duration_in_open(REAL_OPEN).build_with_handle().expect("it is valid");
+    Box::new(TowerResilience { service: layer.layer(Backend), handle, opened: None })
+}
+
+impl Breaker for TowerResilience {
+    fn call(&mut self, now: Duration, fails: bool) -> bool {
+        if let Some((opened, really)) = self.opened {
+            if now < opened + OPEN {
+                return false;
+            }
+            thread::sleep(REAL_OPEN.saturating_sub(really.elapsed()));
+            self.opened = None;
+        }
+        let admitted = !matches!(call(&mut self.service, fails), Err(CircuitBreakerError::OpenCircuit));
+        if admitted && fails && self.handle.state() == CircuitState::Open {
+            self.opened = Some((now, Instant::now()));
+        }
+        admitted
+    }
+
+    fn is_closed(&self) -> bool {
+        self.handle.state() == CircuitState::Closed
+    }
+}
