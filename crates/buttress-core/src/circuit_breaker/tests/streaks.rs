@@ -33,6 +33,28 @@ fn random_errors_do_not_trip_it_at_any_rate_of_calls() {
     }
 }
 
+/// With the defaults, as in docs/trips.md, which has the whole simulation.
+#[test]
+fn a_long_run_of_random_errors_refuses_no_call_and_the_outage_after_it_opens_at_once() {
+    for (percent, most) in [(1, 7), (5, 9), (10, 12), (20, 18)] {
+        for (per_second, seconds) in [(10, 3000), (100, 600), (1000, 60)] {
+            for seed in 0..3 {
+                let mut bench = Bench::new(|builder| builder);
+                let mut rng = Rng::with_seed(seed);
+                random_calls(&mut bench, &mut rng, percent, per_second, per_second * seconds);
+                let snapshot = bench.breaker.snapshot(&bench.now);
+                let case = format!("{percent} % at {per_second}/s, seed {seed}");
+                assert_eq!((snapshot.generation, snapshot.rejected), (0, 0), "{case}");
+                let needed = (1..).find(|_| {
+                    bench.call(FAILURE);
+                    bench.state() == State::Open
+                });
+                assert!(needed.is_some_and(|needed| needed <= most), "{case}: {needed:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_outage_trips_it_within_the_streak_that_its_errors_call_for() {
     for (percent, most) in [(0, 5), (1, 7), (5, 9), (10, 12), (20, 18), (40, 45)] {
