@@ -100,7 +100,8 @@ impl Bulkhead {
             spares: Spares::new(shards, limit),
             labels: Labels::new(POLICY, name.as_ref(), shards),
             queue: Mutex::default(),
-            waiters: OnceLock::new(),
+            // The model checker does not see that a `OnceLock` of the standard library orders its making before its use.
+            waiters: if cfg!(loom) { Box::<Waiters>::default().into() } else { OnceLock::new() },
             rejected: Counter::default(),
         };
         Self(Sharded::new(shards, state))
@@ -262,7 +263,7 @@ impl State {
                 Err(now) => word = now,
             }
         }
-        self.keeps_spares(word) && self.spares.take_any(thread_index())
+        self.keeps_spares(word) && self.spares.take_any()
     }
 
     #[inline]

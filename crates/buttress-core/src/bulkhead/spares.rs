@@ -1,10 +1,13 @@
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Free places that shards keep. See the [module](super).
 #[derive(Debug)]
 pub(super) struct Spares {
     /// The most that one shard keeps.
     most: AtomicU32,
+    /// The shards that may keep some, a bit for each. A bit stays while its shard takes and keeps places, so that threads only
+    /// read it; a call that finds nothing there clears it.
+    some: AtomicU64,
     /// Empty where there is a single shard.
     shards: Box<[Line]>,
 }
@@ -17,7 +20,11 @@ struct Line(AtomicU32);
 impl Spares {
     pub(super) fn new(shards: usize, limit: u32) -> Self {
         let shards = if shards > 1 { shards.next_power_of_two() } else { 0 };
-        let spares = Self { most: AtomicU32::new(0), shards: (0..shards).map(|_| Line::default()).collect() };
+        let spares = Self {
+            most: AtomicU32::new(0),
+            some: AtomicU64::new(0),
+            shards: (0..shards).map(|_| Line::default()).collect(),
+        };
         spares.resize(limit);
         spares
     }
@@ -41,24 +48,51 @@ impl Spares {
     #[inline]
     pub(super) fn keep(&self, shard: usize) -> bool {
         let most = self.most.load(Ordering::Relaxed);
-        most > 0 && self.line(shard).is_some_and(|line| change(line, |spares| (spares < most).then_some(spares + 1)))
+        if most == 0 {
+            return false;
+        }
+        let shard = self.index(shard);
+        let kept = self.line(shard).is_some_and(|line| change(line, |spares| (spares < most).then_some(spares + 1)));
+        if kept && self.some.load(Ordering::SeqCst) & bit(shard) == 0 {
+            self.some.fetch_or(bit(shard), Ordering::SeqCst);
+        }
+        kept
     }
 
     /// Takes a place that the shard keeps.
     #[inline]
     pub(super) fn take(&self, shard: usize) -> bool {
-        self.line(shard).is_some_and(|line| change(line, |spares| spares.checked_sub(1)))
+        self.line(self.index(shard)).is_some_and(|line| change(line, |spares| spares.checked_sub(1)))
     }
 
-    /// Takes a place that any shard keeps, from the next one on.
+    /// Takes a place that any shard keeps.
     #[cold]
-    pub(super) fn take_any(&self, shard: usize) -> bool {
-        (1..=self.shards.len()).any(|step| self.take(shard.wrapping_add(step)))
+    pub(super) fn take_any(&self) -> bool {
+        self.find(|shard| self.take(shard))
     }
 
     /// Whether any shard keeps a place.
     pub(super) fn any(&self) -> bool {
-        self.shards.iter().any(|line| line.0.load(Ordering::SeqCst) > 0)
+        self.find(|shard| self.line(shard).is_some_and(|line| line.load(Ordering::SeqCst) > 0))
+    }
+
+    /// Whether `found` says so of any shard that may keep a place.
+    fn find(&self, found: impl Fn(usize) -> bool) -> bool {
+        let mut left = self.some.load(Ordering::SeqCst);
+        while left != 0 {
+            let shard = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if found(shard) {
+                return true;
+            }
+            // A place that is kept before the bit is cleared is seen now; one that is kept afterwards sets it again.
+            self.some.fetch_and(!bit(shard), Ordering::SeqCst);
+            if found(shard) {
+                self.some.fetch_or(bit(shard), Ordering::SeqCst);
+                return true;
+            }
+        }
+        false
     }
 
     /// How many there are: a sum over the shards.
@@ -71,10 +105,22 @@ impl Spares {
         self.shards.iter().map(|line| line.0.swap(0, Ordering::SeqCst)).sum()
     }
 
+    /// The shard of a thread.
+    #[inline]
+    fn index(&self, thread: usize) -> usize {
+        thread & self.shards.len().wrapping_sub(1)
+    }
+
     #[inline]
     fn line(&self, shard: usize) -> Option<&AtomicU32> {
-        self.shards.get(shard & self.shards.len().wrapping_sub(1)).map(|line| &line.0)
+        self.shards.get(shard).map(|line| &line.0)
     }
+}
+
+/// There are at most 64 shards.
+#[inline]
+fn bit(shard: usize) -> u64 {
+    1 << (shard % 64)
 }
 
 #[inline]
@@ -108,6 +154,6 @@ mod tests {
     fn a_spare_of_another_shard_is_found() {
         let spares = Spares::new(4, 100);
         assert!(spares.keep(3) && !spares.take(2) && spares.any());
-        assert!(spares.take_any(2) && !spares.any() && !spares.take_any(2));
+        assert!(spares.take_any() && !spares.any() && !spares.take_any());
     }
 }
