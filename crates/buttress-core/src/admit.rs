@@ -1,7 +1,7 @@
 //! Admission: may this call start, and what did it teach us.
 
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
-use crate::{Clock, Outcome, Rejection};
+use crate::{Clock, Outcome, Reason, Rejection};
 use std::{
     collections::{BTreeMap, BTreeSet},
     task::Waker,
@@ -25,6 +25,15 @@ pub trait Policy {
     /// counted and no listener hears of it.
     fn try_reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Refused> {
         self.reserve(clock).map_err(|rejection| Refused { retry_after: rejection.retry_after() })
+    }
+
+    /// The rejection of a call that [`peek`](Self::peek) said would be refused. By default the policy is asked again.
+    fn refuse(&self, _refused: Refused, clock: &impl Clock) -> Rejection {
+        match self.reserve(clock) {
+            Err(rejection) => rejection,
+            // It admits again, and dropping the permit gives it back: the call was not prepared for that.
+            Ok(_permit) => Rejection::new("policy", Reason::NotReady),
+        }
     }
 
     /// Whether a permit that was [reserved](Self::try_reserve) is still good for a call. One of a circuit that has opened

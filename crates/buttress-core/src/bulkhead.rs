@@ -225,6 +225,10 @@ impl Policy for Bulkhead {
         if self.0.try_take() { Ok(self.permit()) } else { Err(Refused { retry_after: None }) }
     }
 
+    fn refuse(&self, _: Refused, _: &impl Clock) -> Rejection {
+        self.reject(Reason::BulkheadFull)
+    }
+
     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
         let word = self.0.word.load(Ordering::SeqCst);
         let free = self.0.has_room(word) || (self.0.keeps_spares(word) && self.0.spares.any());

@@ -156,7 +156,7 @@ pub struct HttpContext {
     /// A response that is a success makes a tunnel of the connection.
     is_connect: bool,
     /// Of a request that may be upgraded, where a place must be held until the upgraded connection closes.
-    upgrade: Option<Bridge>,
+    upgrade: Option<Box<Bridge>>,
 }
 
 fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
@@ -165,7 +165,7 @@ fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
         is_grpc: S::is_grpc(request.headers()),
         is_head: method == Method::HEAD,
         is_connect: method == Method::CONNECT,
-        upgrade: if P::HELD_TO_END { Bridge::into_extensions(request.extensions_mut()) } else { None },
+        upgrade: if P::HELD_TO_END { Bridge::into_extensions(request.extensions_mut()).map(Box::new) } else { None },
     }
 }
 
@@ -222,12 +222,12 @@ fn has_no_body(status: StatusCode) -> bool {
 /// An upgraded connection holds the permit until it closes: on a server through the bridge that was put into the request,
 /// on a client through one that is put into the response. Where there is no bridge the permit stays with the body.
 fn hold_to_close<B, P: Permit>(
-    bridge: Option<Bridge>,
+    bridge: Option<Box<Bridge>>,
     response: &mut Response<B>,
     permit: &mut InFlight<P>,
     outcome: Outcome,
 ) {
-    if let Some(bridge) = bridge.or_else(|| Bridge::into_extensions(response.extensions_mut())) {
+    if let Some(bridge) = bridge.or_else(|| Bridge::into_extensions(response.extensions_mut()).map(Box::new)) {
         bridge.hold(permit.take(), outcome);
     }
 }

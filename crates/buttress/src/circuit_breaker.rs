@@ -252,6 +252,10 @@ impl Policy for CircuitBreaker {
         self.0.try_reserve(clock)
     }
 
+    fn refuse(&self, refused: Refused, clock: &impl Clock) -> Rejection {
+        self.0.refuse(refused, clock)
+    }
+
     fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {
         self.0.holds(permit, clock)
     }
@@ -319,6 +323,10 @@ impl<F> Policy for CanProbe<F> {
 
     fn try_reserve(&self, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refused> {
         self.breaker.try_reserve(clock)
+    }
+
+    fn refuse(&self, refused: Refused, clock: &impl Clock) -> Rejection {
+        self.breaker.refuse(refused, clock)
     }
 
     fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {

@@ -41,13 +41,14 @@ use crate::{
     ending::{Begin, Ended, Ending, Finish, NoEnding},
     events,
 };
-use buttress_core::{Admit, Permit, Policy, Reason, Rejection};
+use buttress_core::{Admit, Permit, Policy, Reason, Refused, Rejection};
 use pin_project::pin_project;
 use std::{
     any::Any,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -113,7 +114,7 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
     type Service = Gate<S, A, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate { inner, inner_ready: false, gate: self.clone(), seldom: None }
+        Gate { inner, readiness: Readiness::UNKNOWN, gate: self.clone(), seldom: None }
     }
 }
 
@@ -121,10 +122,33 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
 #[derive(Debug)]
 pub struct Gate<S, A: Policy, E> {
     inner: S,
-    /// Whether the inner service said that it is ready for the next call.
-    inner_ready: bool,
+    readiness: Readiness,
     gate: GateLayer<A, E>,
     seldom: Option<Box<Seldom<A>>>,
+}
+
+/// What the last `poll_ready` found, in one word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Readiness(u64);
+
+impl Readiness {
+    /// Nothing, or the inner service was not ready.
+    const UNKNOWN: Self = Self(0);
+    /// The inner service is ready for the next call.
+    const READY: Self = Self(1);
+    /// The policy would refuse the call, and does not say for how long.
+    const REFUSED: Self = Self(u64::MAX);
+
+    /// The policy would refuse the call for so many nanoseconds.
+    fn refused(Refused { retry_after }: Refused) -> Self {
+        let nanos = |after: Duration| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        retry_after.map_or(Self::REFUSED, |after| Self(nanos(after).clamp(2, u64::MAX - 1)))
+    }
+
+    fn refusal(self) -> Option<Refused> {
+        let retry_after = (self != Self::REFUSED).then(|| Duration::from_nanos(self.0));
+        (self.0 > Self::READY.0).then_some(Refused { retry_after })
+    }
 }
 
 /// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned with every call.
@@ -157,7 +181,7 @@ impl<S, A: Policy, E> Gate<S, A, E> {
 impl<S: Clone, A: Policy + Clone, E: Clone> Clone for Gate<S, A, E> {
     fn clone(&self) -> Self {
         // Readiness is not inherited: the clone has to be polled itself.
-        Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), seldom: None }
+        Self { inner: self.inner.clone(), readiness: Readiness::UNKNOWN, gate: self.gate.clone(), seldom: None }
     }
 }
 
@@ -199,15 +223,16 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
-        let Self { inner, inner_ready, gate, seldom } = self;
-        *inner_ready = false;
+        let Self { inner, readiness, gate, seldom } = self;
         // What will be rejected must not hold a slot of the inner service meanwhile.
-        if gate.policy.peek(&TokioClock).is_err() {
+        if let Err(refused) = gate.policy.peek(&TokioClock) {
+            *readiness = Readiness::refused(refused);
             return Poll::Ready(Ok(()));
         }
+        *readiness = Readiness::UNKNOWN;
         match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => {
-                *inner_ready = true;
+                *readiness = Readiness::READY;
                 if seldom.is_some() {
                     *seldom = None;
                 }
@@ -222,19 +247,28 @@ where
                 *seldom = None;
                 Poll::Ready(Err(readiness_failed(gate, error, None)))
             }
-            Poll::Pending if would_refuse(seldom, &gate.policy, cx) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => match would_refuse(seldom, &gate.policy, cx) {
+                Some(refused) => {
+                    *readiness = Readiness::refused(refused);
+                    Poll::Ready(Ok(()))
+                }
+                None => Poll::Pending,
+            },
         }
     }
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let inner_ready = std::mem::take(&mut self.inner_ready);
+        let readiness = std::mem::replace(&mut self.readiness, Readiness::UNKNOWN);
         let GateLayer { policy, ends } = &self.gate;
         let context = ends.begin::<A::Permit>(&mut request);
+        if let Some(refused) = readiness.refusal() {
+            let state = State::Rejected { rejection: Some(policy.refuse(refused, &TokioClock)) };
+            return ResponseFuture { state, context, ends: ends.clone() };
+        }
         let state = match policy.admit(&request, &TokioClock) {
             // The guard comes before the call: if that panics, the permit is given back, and the call has failed.
-            Ok(permit) if inner_ready => {
+            Ok(permit) if readiness == Readiness::READY => {
                 let mut permit = InFlight::new(permit);
                 let inner = &mut self.inner;
                 State::Running { future: permit.guard(|| inner.call(request)), permit }
@@ -265,9 +299,12 @@ impl<S, A: Policy, E> Gate<S, A, E> {
     }
 }
 
-/// Whether a call would be refused now. If not, the task wakes when that may have changed.
+/// The refusal that a call would get now. If there is none, the task wakes when that may have changed.
 #[cold]
-fn would_refuse<A: Policy + Clone>(seldom: &mut Option<Box<Seldom<A>>>, policy: &A, cx: &mut Context<'_>) -> bool {
+fn would_refuse<A>(seldom: &mut Option<Box<Seldom<A>>>, policy: &A, cx: &mut Context<'_>) -> Option<Refused>
+where
+    A: Policy + Clone,
+{
     if !matches!(seldom.as_deref(), Some(Seldom::Waiting(_))) {
         *seldom = Waiting::for_policy(policy).map(|waiting| Box::new(Seldom::Waiting(waiting)));
     }
@@ -275,7 +312,7 @@ fn would_refuse<A: Policy + Clone>(seldom: &mut Option<Box<Seldom<A>>>, policy: 
         waiting.register(cx);
     }
     // Asked after registering: what changed in between woke no task.
-    policy.peek(&TokioClock).is_err()
+    policy.peek(&TokioClock).err()
 }
 
 /// The future of a [`Gate`].

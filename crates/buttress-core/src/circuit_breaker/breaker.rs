@@ -393,6 +393,15 @@ impl Policy for CircuitBreaker {
         self.try_admit(false, clock).map_err(|Refusal { retry_after, .. }| Refused { retry_after })
     }
 
+    fn refuse(&self, Refused { retry_after }: Refused, _: &impl Clock) -> Rejection {
+        let reason = match State::of_word(self.0.hot.word.load(Ordering::Acquire)) {
+            State::ForcedOpen => Reason::ForcedOpen,
+            State::HalfOpen => Reason::ProbesExhausted,
+            _ => Reason::CircuitOpen,
+        };
+        self.0.reject(reason, retry_after)
+    }
+
     /// One of an earlier generation, or of a probe that has lost its slot, is not.
     fn holds(&self, permit: &CircuitBreakerPermit, clock: &impl Clock) -> bool {
         permit.holds(clock)

@@ -4,9 +4,10 @@ use crate::{SECOND, layer, no_request, refusal, request};
 use buttress::{
     Admit, BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Clock, Ending, Error, PlainExt,
     Policy, Reason, Refused, Rejection, TimeoutLayer, circuit_breaker::State, ending::Plain, gate::GateLayer,
+    keyed::Keyed,
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 /// Trips at the first failure.
 fn touchy() -> CircuitBreaker {
@@ -62,8 +63,58 @@ async fn what_would_be_admitted_after_all_is_not_sent_to_an_inner_service_that_i
     handle.allow(0);
     assert_ready_ok!(service.poll_ready());
     bulkhead.set_limit(1);
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
-    assert_eq!(bulkhead.in_flight(), 0);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::BulkheadFull);
+    assert_eq!((bulkhead.in_flight(), bulkhead.rejected()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_whose_inner_service_hangs_wakes_when_the_circuit_opens() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    assert!(!service.is_woken());
+    breaker.force_open();
+    assert!(service.is_woken(), "the caller would wait for the inner service");
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::ForcedOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_rejected_holds_nothing_of_the_inner_service() {
+    let shared = tower::limit::GlobalConcurrencyLimitLayer::new(1);
+    let inner =
+        || tower::Layer::layer(&shared, tower::service_fn(|name: &'static str| async move { Ok::<_, BoxError>(name) }));
+    let mut rejecting = ServiceBuilder::new().layer(BulkheadLayer::new(0).plain()).service(inner());
+    let error = rejecting.ready().await.unwrap().call("a").await.unwrap_err();
+    assert!(error.rejection().is_some());
+    let (_rejecting, mut other) = (rejecting, inner());
+    assert_ready_ok!(spawn(other.ready()).poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_readiness_teaches_a_keyed_policy_with_the_call_that_it_fails() {
+    let keyed = Keyed::new(|_: &&'static str| 0, |_: &u32| touchy());
+    let (mut service, mut handle) = layer(GateLayer::with_policy(keyed.clone()).plain());
+    handle.send_error("no connection");
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(assert_ready_err!(spawn(service.call("a")).poll()).to_string(), "no connection");
+    assert_eq!(keyed.get(&0).map(|breaker| breaker.state()), Some(State::Open));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_readiness_counts_no_rejection() {
+    let breaker = touchy();
+    let events = std::sync::Arc::new(std::sync::Mutex::new(0));
+    let counter = events.clone();
+    breaker.on_event(move |event| {
+        *counter.lock().unwrap() += u32::from(matches!(event, buttress::circuit_breaker::Event::NotPermitted { .. }));
+    });
+    breaker.force_open();
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
+    handle.send_error("no connection");
+    assert_ready_ok!(service.poll_ready(), "the call would be rejected");
+    assert_eq!((breaker.snapshot().rejected, *events.lock().unwrap()), (0, 0), "no call was made");
 }
 
 #[tokio::test(start_paused = true)]
