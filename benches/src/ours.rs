@@ -9,7 +9,7 @@ use buttress::{
 };
 use tower::{Service, ServiceBuilder};
 
-use crate::subject::{Bare, Expect, FAIL, Family, Kind, Subject, batch, call};
+use crate::subject::{Again, Bare, Expect, FAIL, Failure, Family, Kind, Subject, batch, call};
 
 pub(crate) fn subjects() -> Vec<Subject> {
     vec![
@@ -50,8 +50,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         ),
         // A client's stack with all that these layers offer: a bound on the whole call, retry with a budget, a breaker, a bulkhead that
         // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
-        Subject::cloned("buttress/stack6", Kind::Ours, Family::Stack, stack6()),
-        ours("buttress/stack6(kept)", Family::KeptStack, stack6()),
+        Subject::cloned("buttress/stack6", Kind::Ours, Family::Stack, stack6(Bare)),
+        ours("buttress/stack6(kept)", Family::KeptStack, stack6(Again(Bare))),
         // The same without the bulkheads, whose counts are exact and so one place where all threads meet; and a second breaker, for the
         // endpoint beside the one for the service.
         Subject::cloned(
@@ -71,7 +71,10 @@ pub(crate) fn subjects() -> Vec<Subject> {
     ]
 }
 
-fn stack6() -> impl Service<u64, Response = u64, Error = buttress::Error> + Clone + Send + 'static {
+fn stack6<S>(inner: S) -> impl Service<u64, Response = u64, Error = buttress::Error> + Clone + Send + 'static
+where
+    S: Service<u64, Response = u64, Error = Failure, Future: Send> + Clone + Send + 'static,
+{
     ServiceBuilder::new()
         .layer(TimeoutLayer::total(HALF_A_MINUTE).plain())
         .layer(RetryLayer::new(3).budget(RetryBudget::new()).plain())
@@ -79,7 +82,7 @@ fn stack6() -> impl Service<u64, Response = u64, Error = buttress::Error> + Clon
         .layer(BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain())
         .layer(BulkheadLayer::new(1_000).plain())
         .layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain())
-        .service(Bare)
+        .service(inner)
 }
 
 /// Which keys the threads ask for.

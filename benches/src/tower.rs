@@ -11,21 +11,23 @@ use tower::retry::budget::{Budget, TpsBudget};
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::TimeoutLayer;
 
-use crate::subject::{Bare, Expect, Family, Kind, Subject};
+use crate::subject::{Again, Bare, Expect, Family, Kind, Subject};
 
 pub(crate) fn subjects() -> Vec<Subject> {
     let concurrency = GlobalConcurrencyLimitLayer::new(1_000);
     let timeout = TimeoutLayer::new(Duration::from_secs(30));
     let retry = RetryLayer::new(WithBudget::default());
-    let stack = || {
-        ServiceBuilder::new()
-            .layer(timeout.clone())
-            .layer(RetryLayer::new(WithBudget::default()))
-            .layer(LoadShedLayer::new())
-            .layer(concurrency.clone())
-            .layer(timeout.clone())
-            .service(Bare)
-    };
+    macro_rules! stack {
+        ($inner:expr) => {
+            ServiceBuilder::new()
+                .layer(timeout.clone())
+                .layer(RetryLayer::new(WithBudget::default()))
+                .layer(LoadShedLayer::new())
+                .layer(concurrency.clone())
+                .layer(timeout.clone())
+                .service($inner)
+        };
+    }
     vec![
         peer(
             "tower/concurrency_limit",
@@ -36,8 +38,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
         peer("tower/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout.clone()).service(Bare)),
         // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that sheds.
-        Subject::cloned("tower/stack5", Kind::Peer, Family::Stack, stack()),
-        peer("tower/stack5(kept)", Family::KeptStack, stack()),
+        Subject::cloned("tower/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
+        peer("tower/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
     ]
 }
 

@@ -9,7 +9,7 @@ use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
-use crate::subject::{Bare, Expect, FAIL, Failure, Family, Kind, Subject, call};
+use crate::subject::{Again, Bare, Expect, FAIL, Failure, Family, Kind, Subject, call};
 
 pub(crate) fn subjects() -> Vec<Subject> {
     let bulkhead =
@@ -20,15 +20,17 @@ pub(crate) fn subjects() -> Vec<Subject> {
         .refresh_period(Duration::from_secs(1))
         .build()
         .expect("a valid rate limiter");
-    let stack = || {
-        ServiceBuilder::new()
-            .layer(timeout())
-            .layer(retry())
-            .layer(breaker())
-            .layer(bulkhead())
-            .layer(timeout())
-            .service(Bare)
-    };
+    macro_rules! stack {
+        ($inner:expr) => {
+            ServiceBuilder::new()
+                .layer(timeout())
+                .layer(retry())
+                .layer(breaker())
+                .layer(bulkhead())
+                .layer(timeout())
+                .service($inner)
+        };
+    }
     vec![
         peer("tower-resilience/circuit_breaker", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
         open(),
@@ -37,8 +39,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower-resilience/rate_limit", Family::RateLimit, ServiceBuilder::new().layer(rate).service(Bare)),
         peer("tower-resilience/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout()).service(Bare)),
         // The stack its manual recommends for a client, with a timeout around each attempt too.
-        Subject::cloned("tower-resilience/stack5", Kind::Peer, Family::Stack, stack()),
-        peer("tower-resilience/stack5(kept)", Family::KeptStack, stack()),
+        Subject::cloned("tower-resilience/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
+        peer("tower-resilience/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
     ]
 }
 

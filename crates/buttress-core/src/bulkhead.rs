@@ -209,6 +209,7 @@ impl Bulkhead {
         self.0.labels.reject(reason)
     }
 
+    #[inline]
     fn permit(&self) -> BulkheadPermit {
         BulkheadPermit { ticket: self.0.ticket() }
     }
@@ -217,6 +218,7 @@ impl Bulkhead {
 impl Policy for Bulkhead {
     type Permit = BulkheadPermit;
 
+    #[inline]
     fn reserve(&self, _: &impl Clock) -> Result<BulkheadPermit, Rejection> {
         if self.0.try_take() { Ok(self.permit()) } else { Err(self.reject(Reason::BulkheadFull)) }
     }
@@ -229,6 +231,7 @@ impl Policy for Bulkhead {
         self.reject(Reason::BulkheadFull)
     }
 
+    #[inline]
     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
         let word = self.0.word.load(Ordering::SeqCst);
         let free = self.0.has_room(word) || (self.0.keeps_spares(word) && self.0.spares.any());
@@ -248,6 +251,7 @@ impl State {
     }
 
     /// Whether spares may be kept and taken: no call waits in the queue, and the limit was not lowered below what is taken.
+    #[inline]
     fn keeps_spares(&self, word: u64) -> bool {
         waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)
     }

@@ -102,9 +102,11 @@ impl<P: Permit> Watch<P> {
 }
 
 impl<P: Permit> Drop for Watch<P> {
+    #[inline]
     fn drop(&mut self) {
-        // Without a permit nothing happens.
-        self.settle(self.ending.at_drop());
+        if !self.permit.is_settled() {
+            self.settle(self.ending.at_drop());
+        }
     }
 }
 
