@@ -1,12 +1,12 @@
 //! A circuit breaker around hyper's client.
 
 use axum::{Router, body::Body, routing::get};
-use buttress::{Error, Policy, Reason, TokioClock, circuit_breaker::State};
+use buttress::{Error, Reason, circuit_breaker::State};
 use buttress_http::prelude::*;
-use buttress_stack_tests::{Door, Server, axum_server, client, eventually, get as get_request, soon, streams, text};
+use buttress_stack_tests::{Door, Server, axum_server, client, get as get_request, half_open, soon, streams, text};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use std::{io, time::Duration};
+use std::io;
 use tower::{Layer, Service, ServiceExt};
 
 /// Trips at the second failure in a row, and one good probe closes it.
@@ -35,12 +35,6 @@ async fn server(door: &Door) -> Server {
             .route("/ok", get("ok")),
     )
     .await
-}
-
-/// The next call is a probe, once the coarse clock of admission agrees.
-async fn half_open(breaker: &CircuitBreaker) {
-    breaker.open_for(Duration::ZERO);
-    eventually(|| breaker.peek(&TokioClock).is_ok()).await;
 }
 
 fn reason(result: Result<Response<Body>, Error>) -> Reason {

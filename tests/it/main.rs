@@ -5,3 +5,4 @@ mod circuit;
 mod grpc_client;
 mod grpc_server;
 mod retry;
+mod unread;

@@ -4,19 +4,27 @@ use axum::{
     response::IntoResponse,
     routing::{MethodRouter, any},
 };
+use buttress::BoxError;
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
 use http_body_util::channel::{Channel, Sender};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
 };
 use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+};
+use tower::Service;
 
 /// hyper's client, with a pool.
 pub type Client = legacy::Client<HttpConnector, Body>;
@@ -56,6 +64,27 @@ impl Drop for Server {
 pub async fn axum_server(router: Router) -> Server {
     Server::start(async |listener| {
         axum::serve(listener, router).await.expect("a server does not end");
+    })
+    .await
+}
+
+/// Serves HTTP/1 and HTTP/2 by hyper alone. Its connections end with it.
+pub async fn hyper_server<S, B>(service: S) -> Server
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+    S: Clone + Send + Sync + 'static,
+    B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    Server::start(async move |listener| {
+        let mut connections = JoinSet::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            connections.spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                // A connection that breaks is the business of the client that asserts something about it.
+                let _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service).await;
+            });
+        }
     })
     .await
 }

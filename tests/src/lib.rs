@@ -4,8 +4,11 @@ mod grpc;
 mod http;
 
 pub use grpc::{Script, ask, channel, grpc_server, script_server};
-pub use http::{Client, Server, axum_server, client, client_h2, fresh_client, get, post, reply, streams, text};
+pub use http::{
+    Client, Server, axum_server, client, client_h2, fresh_client, get, hyper_server, post, reply, streams, text,
+};
 
+use buttress::{CircuitBreaker, Policy, TokioClock};
 use std::{
     future::Future,
     sync::{
@@ -96,4 +99,15 @@ pub async fn eventually(what: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// Makes the next call a probe, and returns once the coarse clock of admission agrees.
+pub async fn half_open(breaker: &CircuitBreaker) {
+    breaker.open_for(Duration::ZERO);
+    admits(breaker).await;
+}
+
+/// Waits until the circuit breaker would admit a call.
+pub async fn admits(breaker: &CircuitBreaker) {
+    eventually(|| breaker.peek(&TokioClock).is_ok()).await;
 }
