@@ -6,3 +6,4 @@ mod grpc_client;
 mod grpc_server;
 mod retry;
 mod unread;
+mod upgrades;
