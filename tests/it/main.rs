@@ -2,6 +2,7 @@
 
 mod axum_server;
 mod circuit;
+mod flow_control;
 mod grpc_client;
 mod grpc_server;
 mod retry;
