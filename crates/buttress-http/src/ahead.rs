@@ -158,3 +158,52 @@ impl fmt::Debug for ReadAhead {
         f.debug_struct("ReadAhead").field("kept", &lock(&self.0).kept).finish()
     }
 }
+
+#[cfg(all(test, feature = "axum"))]
+mod tests {
+    use super::*;
+    use axum_core::body::Body as AxumBody;
+    use http_body_util::Full;
+    use std::task::Waker;
+
+    fn request(bytes: usize) -> Request<AxumBody> {
+        let mut request = Request::new(AxumBody::new(Full::from(vec![7; bytes])));
+        *request.version_mut() = Version::HTTP_2;
+        request
+    }
+
+    fn read(ahead: &mut ReadAhead) -> Poll<()> {
+        ahead.poll_too_large(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn kept() -> usize {
+        KEPT.load(Ordering::Relaxed)
+    }
+
+    /// One test: what is kept is counted for the whole process.
+    #[tokio::test]
+    async fn what_is_kept_of_waiting_calls_is_given_back_once_it_is_read_or_dropped() {
+        let mut waits = request(5);
+        let mut ahead = ReadAhead::of(&mut waits).unwrap();
+        assert_eq!((read(&mut ahead), read(&mut ahead), kept()), (Poll::Pending, Poll::Pending, 5));
+        assert_eq!(waits.body().size_hint().exact(), Some(5));
+        drop(ahead);
+        assert_eq!(waits.into_body().collect().await.unwrap().to_bytes().len(), 5);
+        assert_eq!(kept(), 0);
+
+        let mut too_large = request(MAX_CALL + 1);
+        let mut ahead = ReadAhead::of(&mut too_large).unwrap();
+        assert_eq!((read(&mut ahead), kept()), (Poll::Ready(()), MAX_CALL + 1));
+        drop(too_large);
+        assert_eq!(kept(), MAX_CALL + 1);
+        drop(ahead);
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn only_a_body_that_shares_a_connection_with_others_is_read_ahead() {
+        assert!(ReadAhead::of(&mut Request::new(AxumBody::new(Full::from("over HTTP/1")))).is_none());
+        assert!(ReadAhead::of(&mut request(0)).is_none(), "nothing is left to read");
+        assert!(ReadAhead::of(&mut request(0).map(|_| Full::<Bytes>::from("of another type"))).is_none());
+    }
+}
