@@ -40,6 +40,10 @@
 //!   request that the task has taken gets another error (`IncompleteMessage`, `Io`).
 //! * `h2::Error::is_go_away` with `is_remote` is given to streams above the last stream that the GOAWAY names, and to no others
 //!   (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113, section 6.8: those were not and will not be processed.
+//!   hyper returns the same error for one request more: one whose headers it has just queued when a GOAWAY arrives
+//!   (`proto/h2/client.rs`, `ClientTask::poll`). It resets that stream and sends nothing of the body. Where the GOAWAY is the
+//!   first one of a graceful shutdown, which names the largest stream there is, the server may see these headers. So a
+//!   handler that acts before it has read the body can see such a request twice.
 //! * `REFUSED_STREAM`: RFC 9113, section 8.7.
 
 use crate::{
