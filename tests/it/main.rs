@@ -5,6 +5,8 @@ mod circuit;
 mod flow_control;
 mod grpc_client;
 mod grpc_server;
+mod repeats;
+mod restarts;
 mod retry;
 mod unread;
 mod upgrades;
