@@ -95,6 +95,13 @@ impl<B: Body, P: Permit> ObservedBody<B, P> {
     }
 }
 
+/// An empty body: layers of tower-http that answer for the service inside (CORS, timeout) make one.
+impl<B: Body, P: Permit> Default for ObservedBody<B, P> {
+    fn default() -> Self {
+        Self::answer(AnswerBody::own(None))
+    }
+}
+
 impl<P: Permit> Watch<P> {
     fn settle(&mut self, outcome: Outcome) {
         self.permit.settle(&outcome);

@@ -97,6 +97,13 @@ pub struct ReplayBody<B> {
     repr: Repr<B>,
 }
 
+/// An empty body: clients that follow redirects make one.
+impl<B> Default for ReplayBody<B> {
+    fn default() -> Self {
+        Self { repr: Repr::Empty }
+    }
+}
+
 /// The source is pinned in a box of its own.
 impl<B> Unpin for ReplayBody<B> {}
 

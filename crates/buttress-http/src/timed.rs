@@ -73,6 +73,13 @@ impl<B: Body> TimedBody<B> {
     }
 }
 
+/// An empty body, as of [`ObservedBody`](crate::ObservedBody).
+impl<B: Body> Default for TimedBody<B> {
+    fn default() -> Self {
+        Self::answer(AnswerBody::own(None))
+    }
+}
+
 impl<B: Send + 'static> Bounded<B> {
     fn start(body: B, bounds: BodyBounds) -> Arc<Self> {
         let now = TokioClock.coarse();
