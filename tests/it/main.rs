@@ -9,6 +9,7 @@ mod network;
 mod repeats;
 mod restarts;
 mod retry;
+mod tower_http;
 mod unread;
 mod upgrades;
 mod uploads;
