@@ -216,3 +216,30 @@ async fn a_body_that_hyper_stops_polling_is_a_success_all_the_same() {
         eventually(|| breaker.snapshot().counts.succeeded == done as u64 + 1).await;
     }
 }
+
+#[tokio::test]
+async fn draining_is_final_whatever_is_reported_afterwards() {
+    let health = Health::new();
+    let database = health.readiness("database");
+    health.started();
+    database.up();
+    let server = axum_server(Router::new().layer(HealthLayer::new(health.clone()).http())).await;
+    assert_eq!(status(&server, "/readyz").await, 200);
+    health.drain();
+    let late = health.readiness("late");
+    for report in [
+        &(|| database.up()) as &dyn Fn(),
+        &|| database.down("gone"),
+        &|| database.up(),
+        &|| health.started(),
+        &|| late.up(),
+        &|| health.drain(),
+    ] {
+        report();
+        let probes =
+            (status(&server, "/startupz").await, status(&server, "/readyz").await, status(&server, "/livez").await);
+        assert_eq!(probes, (200, 503, 200));
+    }
+    drop((database, late));
+    assert_eq!(status(&server, "/readyz").await, 503);
+}

@@ -1,12 +1,15 @@
 //! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Nothing sleeps, and nothing depends on how long it takes.
 
+mod answers;
 mod axum_server;
+mod balancing;
 mod circuit;
 mod flow_control;
 mod grpc_client;
 mod grpc_server;
 mod network;
 mod repeats;
+mod reqwest_client;
 mod restarts;
 mod retry;
 mod tower_http;
