@@ -28,7 +28,9 @@ fn retry(attempts: u32) -> RetryLayer {
     RetryLayer::new(attempts).backoff(Backoff::full_jitter(Duration::ZERO, Duration::from_millis(1)))
 }
 
-fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+type Pairs = &'static [(&'static str, &'static str)];
+
+fn headers(pairs: Pairs) -> HeaderMap {
     pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
 }
 
@@ -51,7 +53,7 @@ async fn fails_once(status: u16, head: HeaderMap) -> (Server, Arc<Mutex<Vec<Stri
 }
 
 /// How often a request with a body arrives, whole each time.
-async fn attempts(client: Client, method: Method, status: u16, head: &[(&'static str, &'static str)]) -> usize {
+async fn attempts(client: Client, method: Method, status: u16, head: Pairs) -> usize {
     let (server, seen) = fails_once(status, headers(head)).await;
     let mut request = post(server.uri("/"), "a transfer");
     *request.method_mut() = method;
@@ -67,7 +69,7 @@ async fn attempts(client: Client, method: Method, status: u16, head: &[(&'static
 async fn http_requests_with_a_body_are_repeated_as_the_table_says() {
     const ADMISSION: [(&str, &str); 3] =
         [("x-buttress-rejected", "bulkhead_full"), ("x-envoy-overloaded", "true"), ("x-envoy-ratelimited", "true")];
-    let rows: &[(u16, &[(&str, &str)], usize, usize)] = &[
+    let rows: &[(u16, Pairs, usize, usize)] = &[
         // Status, headers, and the attempts of a PUT and of a POST.
         (404, &[], 1, 1),
         (408, &[], 2, 1),
@@ -195,7 +197,7 @@ impl HealthService for FailsOnce {
 }
 
 /// How often a unary call arrives.
-async fn unary(code: Code, metadata: &[(&'static str, &'static str)], is_idempotent: bool) -> usize {
+async fn unary(code: Code, metadata: Pairs, is_idempotent: bool) -> usize {
     let mut status = Status::new(code, "not yet");
     for (name, value) in metadata {
         status.metadata_mut().append(*name, value.parse().unwrap());
@@ -213,7 +215,7 @@ async fn unary(code: Code, metadata: &[(&'static str, &'static str)], is_idempot
 #[tokio::test]
 async fn unary_grpc_calls_are_repeated_as_the_table_says() {
     const PUSHBACK: &str = "grpc-retry-pushback-ms";
-    let rows: &[(Code, &[(&str, &str)], usize, usize)] = &[
+    let rows: &[(Code, Pairs, usize, usize)] = &[
         // Code, metadata, and the attempts of a call that is idempotent and of one that is not.
         (Code::Unavailable, &[], 2, 1),
         (Code::Unavailable, &[(PUSHBACK, "1")], 2, 2),

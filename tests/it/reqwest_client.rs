@@ -20,8 +20,10 @@ use tokio::net::{TcpListener, TcpSocket};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 /// The failures that a circuit breaker takes note of. Successes are `None`.
-fn watch(breaker: &CircuitBreaker) -> Arc<Mutex<Vec<Option<(FailureKind, Sent)>>>> {
-    let seen = Arc::<Mutex<Vec<_>>>::default();
+type Seen = Arc<Mutex<Vec<Option<(FailureKind, Sent)>>>>;
+
+fn watch(breaker: &CircuitBreaker) -> Seen {
+    let seen = Seen::default();
     let log = seen.clone();
     breaker.on_event(move |event| {
         if let Event::Called { outcome, .. } = event {

@@ -156,7 +156,6 @@ async fn a_timeout_of_tower_http_outside_is_no_evidence_and_inside_is_a_408() {
 
 #[tokio::test]
 async fn a_handler_that_panics_is_a_failing_one_on_either_side_of_catch_panic() {
-    #[expect(clippy::unused_async, reason = "a handler is a function that is async")]
     async fn panics() -> &'static str {
         panic!("as asked")
     }
