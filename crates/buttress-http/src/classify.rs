@@ -22,6 +22,7 @@
 //! |---|---|---|---|
 //! | not connected: refused, unreachable, DNS, TLS | failure | yes, free | yes, free |
 //! | `REFUSED_STREAM`, a GOAWAY below this stream, a connection that closed before a byte was written | none | at once, once, free | at once, once, free |
+//! | hyper gave the request up: its connection ended before it had a stream | none | yes | once, free, if nothing of its body was taken |
 //! | the connection broke, the protocol was violated | failure | yes | |
 //! | the caller broke its upload off | none | | |
 //! | a timeout of an attempt, also tower's and tonic's | failure | yes | |
@@ -176,6 +177,9 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
             if error.is_canceled() {
                 return Some(handed_back());
             }
+            if is_given_up(error) {
+                return Some(Failure { graceful: true, ..Failure::new(FailureKind::Transport) }.into());
+            }
             // The caller's body failed, or the caller did.
             if error.is_user() {
                 return Some(Outcome::CANCELLED);
@@ -208,6 +212,14 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
 #[cfg(feature = "hyper")]
 fn handed_back() -> Outcome {
     Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()
+}
+
+/// The task of the connection ended under a request that it had taken. hyper calls it a fault of the user, which it is only
+/// where the runtime ends; it also happens to the one request that waits for a stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) of
+/// a connection that shuts down. hyper has no method that says so: the text is that of hyper 1.12.
+#[cfg(feature = "hyper")]
+fn is_given_up(error: &hyper::Error) -> bool {
+    error.is_user() && error.to_string() == "dispatch task is gone"
 }
 
 #[cfg(feature = "hyper")]

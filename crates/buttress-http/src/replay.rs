@@ -33,6 +33,7 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
         cap,
         state: State::Kept,
         attempt: 0,
+        is_touched: false,
         ended: false,
         reader: None,
     }));
@@ -55,6 +56,7 @@ impl<B: Body> Handle<B> {
             return None;
         }
         guard.attempt += 1;
+        guard.is_touched = false;
         let (attempt, reader) = (guard.attempt, guard.reader.take());
         drop(guard);
         // The reader of the attempt before learns that it is cut off: the source will wake another task from now on.
@@ -62,6 +64,11 @@ impl<B: Body> Handle<B> {
             reader.wake();
         }
         Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: *hint } })
+    }
+
+    /// Whether the body is not empty, and the latest attempt has not asked for any of it.
+    pub fn is_untouched(&self) -> bool {
+        self.0.as_ref().is_some_and(|(shared, _)| !lock(shared).is_touched)
     }
 }
 
@@ -80,6 +87,8 @@ struct Shared<B> {
     state: State,
     /// The attempt whose body may read.
     attempt: u32,
+    /// Whether that attempt has asked for a frame.
+    is_touched: bool,
     ended: bool,
     /// The task that waits for a frame of the source.
     reader: Option<Waker>,
@@ -125,6 +134,7 @@ where
         if shared.attempt != *attempt {
             return Poll::Ready(Some(Err("superseded by another attempt".into())));
         }
+        shared.is_touched = true;
         let frame = match shared.poll_from(*next, cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(end_or_error) => return Poll::Ready(end_or_error),

@@ -163,6 +163,12 @@ pub trait Kept {
 
     /// Whether doing it twice is the same as doing it once.
     fn is_idempotent(&self) -> bool;
+
+    /// Whether the request has content of which the attempt that just ended took nothing: where the transport gave that
+    /// attempt up by itself, it cannot have been processed.
+    fn is_untouched(&self) -> bool {
+        false
+    }
 }
 
 /// Bounds the response after its head; asked for by timeouts.

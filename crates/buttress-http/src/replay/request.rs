@@ -235,4 +235,8 @@ impl<B: Body, M: MapBody<B>> Kept for KeptRequest<B, M> {
     fn is_idempotent(&self) -> bool {
         self.idempotent
     }
+
+    fn is_untouched(&self) -> bool {
+        self.body.is_untouched()
+    }
 }

@@ -106,3 +106,18 @@ async fn an_attempt_goes_on_with_a_source_that_is_still_sending() {
     drop(sender);
     assert_eq!(text(second).await, "ab");
 }
+
+#[tokio::test]
+async fn a_body_is_untouched_until_its_latest_attempt_asks_for_a_frame() {
+    let (mut first, handle) = tee(chunks(&["a", "b"]), 100);
+    assert!(handle.is_untouched() && !first.is_end_stream());
+    first.frame().await.unwrap().unwrap();
+    assert!(!handle.is_untouched());
+    let second = handle.replay().unwrap();
+    assert!(first.frame().await.unwrap().is_err(), "a superseded attempt takes nothing");
+    assert!(handle.is_untouched());
+    assert_eq!(text(second).await, "ab");
+    assert!(!handle.is_untouched());
+    let (_, empty) = tee(Empty::<Bytes>::new(), 100);
+    assert!(!empty.is_untouched(), "nothing can be told from an empty body");
+}

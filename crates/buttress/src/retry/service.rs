@@ -123,7 +123,9 @@ impl<S, K: Kept> Repeat<S, K> {
         if failure.no_retry {
             return None;
         }
-        let handed_back = failure.sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
+        let given_up = failure.graceful && failure.sent == Sent::MaybeProcessed;
+        let sent = if given_up && self.kept.is_untouched() { Sent::NotProcessed } else { failure.sent };
+        let handed_back = sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
         if handed_back && !self.transparent {
             let request = self.again()?;
             self.transparent = true;
@@ -131,13 +133,13 @@ impl<S, K: Kept> Repeat<S, K> {
             return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
         }
         // What was never sent loads no backend, so it costs nothing, and has a bound of its own.
-        let never_sent = failure.sent == Sent::Never;
+        let never_sent = sent == Sent::Never;
         self.never_sent += u32::from(never_sent);
         if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= config.attempts } {
             stats.out_of_attempts.add(1);
             return None;
         }
-        if failure.sent == Sent::MaybeProcessed && !self.kept.is_idempotent() {
+        if sent == Sent::MaybeProcessed && !self.kept.is_idempotent() {
             return None;
         }
         let pause = self.pause(failure, shared)?;
