@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Endpoint, Server as TonicServer};
@@ -201,7 +201,13 @@ fn unary(path: &str, content: String) -> Request<tonic::body::Body> {
 
 /// One instance goes, its connection held open by a call that takes long, and the next is there at the same address, while
 /// twenty calls are under way.
-async fn restart(ids: std::ops::Range<usize>, seen: &Seen, retry: RetryLayer, breaker: &CircuitBreaker) {
+async fn restart(
+    ids: std::ops::Range<usize>,
+    seen: &Seen,
+    retry: RetryLayer,
+    breaker: &CircuitBreaker,
+    max_streams: Option<u32>,
+) {
     let door = Door::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -213,7 +219,7 @@ async fn restart(ids: std::ops::Range<usize>, seen: &Seen, retry: RetryLayer, br
     let (first, second) = (application(seen, &door), application(seen, &door));
     let listener = incoming(listener);
     servers.spawn(async move {
-        let server = TonicServer::builder().add_routes(first);
+        let server = TonicServer::builder().max_concurrent_streams(max_streams).add_routes(first);
         server.serve_with_incoming_shutdown(listener, async { drop(stopped.await) }).await
     });
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
@@ -242,8 +248,56 @@ async fn restart(ids: std::ops::Range<usize>, seen: &Seen, retry: RetryLayer, br
 async fn a_rolling_restart_of_a_tonic_server_loses_no_call_and_does_none_twice() {
     let (seen, breaker) = (Seen::default(), CircuitBreaker::new("backend"));
     for round in 0..40 {
-        restart(round * 20..(round + 1) * 20, &seen, retry(), &breaker).await;
+        restart(round * 20..(round + 1) * 20, &seen, retry(), &breaker, None).await;
     }
     seen.assert_each_once(0..800);
     assert_eq!((breaker.state(), breaker.snapshot().counts.failed), (State::Closed, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_a_stream_of_a_connection_that_ends_are_not_lost() {
+    let (seen, breaker) = (Seen::default(), CircuitBreaker::new("backend"));
+    for round in 0..20 {
+        restart(round * 20..(round + 1) * 20, &seen, retry(), &breaker, Some(4)).await;
+    }
+    seen.assert_each_once(0..400);
+    assert_eq!((breaker.state(), breaker.snapshot().counts.failed), (State::Closed, 0));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dropped_under_a_post_that_was_sent_is_no_evidence_and_no_reason_to_send_it_again() {
+    let (seen, door) = (Seen::default(), Door::new());
+    let (app, hang) = (seen.clone(), door.clone());
+    let server = hyper_server(service_fn(move |request: Request<Incoming>| {
+        let (app, hang) = (app.clone(), hang.clone());
+        async move {
+            app.add(&request.into_body().collect().await?.to_bytes());
+            hang.pass().await;
+            Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::default()))
+        }
+    }))
+    .await;
+    let (address, task) = (server.address, Arc::<Mutex<Option<AbortHandle>>>::default());
+    let connections = task.clone();
+    let connect_and_send = move |request: Request<Body>| {
+        let connections = connections.clone();
+        async move {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let (mut send, connection) = http1::handshake(TokioIo::new(socket)).await?;
+            *connections.lock().unwrap() = Some(tokio::spawn(connection).abort_handle());
+            send.send_request(request).await
+        }
+    };
+    let (retry, breaker) = (retry(), CircuitBreaker::new("backend"));
+    let stats = retry.stats();
+    let service = ServiceBuilder::new()
+        .layer(retry.http_client())
+        .layer(CircuitBreakerLayer::from(breaker.clone()).http_client())
+        .service_fn(connect_and_send);
+    let call = tokio::spawn(service.oneshot(post("/".parse().unwrap(), "0")));
+    door.arrival().await;
+    task.lock().unwrap().take().unwrap().abort();
+    soon(call).await.unwrap().unwrap_err();
+    seen.assert_each_once(0..1);
+    assert_eq!((stats.transparent(), stats.retries(), breaker.snapshot().counts.total()), (0, 0, 0));
 }
