@@ -157,6 +157,18 @@ async fn ours_around_towers_timeout_around_ours_leave_one_flat_error() {
 }
 
 #[tokio::test]
+async fn a_rejection_keeps_its_code_through_an_error_of_another_type() {
+    let script = Script::new();
+    let (_server, channel) = script_server(&script).await;
+    let stack = ServiceBuilder::new()
+        .layer(StatusLayer)
+        .map_err(|error: Error| io::Error::other(error))
+        .layer(BulkheadLayer::new(0).grpc_client())
+        .service(channel);
+    assert_eq!(HealthClient::new(stack).check(ask("ok")).await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
 async fn tonics_own_timeout_is_evidence_although_it_calls_it_cancelled() {
     let (script, breaker) = (Script::new(), breaker());
     let (server, _channel) = script_server(&script).await;

@@ -1,4 +1,5 @@
-//! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Nothing sleeps, and nothing depends on how long it takes.
+//! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Nothing sleeps but on a
+//! paused clock, and nothing depends on how long it takes.
 
 mod answers;
 mod axum_server;
@@ -8,6 +9,7 @@ mod flow_control;
 mod grpc_client;
 mod grpc_server;
 mod network;
+mod pauses;
 mod repeats;
 mod reqwest_client;
 mod restarts;

@@ -121,3 +121,17 @@ async fn a_body_is_untouched_until_its_latest_attempt_asks_for_a_frame() {
     let (_, empty) = tee(Empty::<Bytes>::new(), 100);
     assert!(!empty.is_untouched(), "nothing can be told from an empty body");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_waits_is_woken_when_another_attempt_supersedes_it() {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
+    let (mut first, handle) = tee(body, 100);
+    let reader = tokio::spawn(async move { first.frame().await });
+    tokio::task::yield_now().await;
+    let second = handle.replay().unwrap();
+    let superseded = tokio::time::timeout(std::time::Duration::from_secs(1), reader).await.expect("it is woken");
+    assert!(superseded.unwrap().unwrap().is_err());
+    sender.send_data(Bytes::from_static(b"a")).await.unwrap();
+    drop(sender);
+    assert_eq!(text(second).await, "a");
+}
