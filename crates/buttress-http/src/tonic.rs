@@ -1,7 +1,8 @@
 //! For tonic clients: errors of a stack as a [`Status`] with the right code.
 //!
 //! tonic turns an error it does not know into `UNKNOWN`. [`StatusLayer`], outermost, says what it is: an open circuit is `UNAVAILABLE`, a full
-//! bulkhead `RESOURCE_EXHAUSTED`, a timeout `DEADLINE_EXCEEDED`. The typed rejection stays the status' source.
+//! bulkhead `RESOURCE_EXHAUSTED`, a timeout `DEADLINE_EXCEEDED`, also one in the middle of a stream. The typed rejection stays the
+//! status' source.
 //!
 //! ```
 //! use buttress_http::{prelude::*, tonic::StatusLayer};
@@ -21,11 +22,14 @@
 //! ```
 
 use buttress::{BoxError, Error};
+use http::Response;
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::MapErr};
 use pin_project::pin_project;
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tonic::Status;
 use tower_layer::Layer;
@@ -43,18 +47,21 @@ impl<S> Layer<S> for StatusLayer {
     }
 }
 
-/// A service whose errors are a [`Status`].
+/// The body of a response whose errors are a [`Status`].
+pub type StatusBody<B> = MapErr<B, fn(<B as Body>::Error) -> Status>;
+
+/// A service whose errors are a [`Status`], also those in the bodies of its responses.
 #[derive(Clone, Debug)]
 pub struct WithStatus<S> {
     inner: S,
 }
 
-impl<S, Req> Service<Req> for WithStatus<S>
+impl<S, Req, B> Service<Req> for WithStatus<S>
 where
-    S: Service<Req>,
-    S::Error: Into<BoxError>,
+    S: Service<Req, Response = Response<B>, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>>,
 {
-    type Response = S::Response;
+    type Response = Response<StatusBody<B>>;
     type Error = Status;
     type Future = ResponseFuture<S::Future>;
 
@@ -67,7 +74,7 @@ where
     }
 }
 
-fn status(error: impl Into<BoxError>) -> Status {
+fn status<E: Into<BoxError>>(error: E) -> Status {
     Error::from_inner(error).into()
 }
 
@@ -79,10 +86,18 @@ pub struct ResponseFuture<F> {
     future: F,
 }
 
-impl<F: Future<Output = Result<T, E>>, T, E: Into<BoxError>> Future for ResponseFuture<F> {
-    type Output = Result<T, Status>;
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Error: Into<BoxError>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<StatusBody<B>>, Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().future.poll(cx).map_err(status)
+        let result = ready!(self.project().future.poll(cx));
+        // As a function pointer, so that the type of the body has a name.
+        let to_status: fn(B::Error) -> Status = status;
+        Poll::Ready(result.map(|response| response.map(|body| body.map_err(to_status))).map_err(status))
     }
 }
