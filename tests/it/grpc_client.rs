@@ -1,11 +1,11 @@
 //! Layers around a tonic channel.
 
 use buttress::{
-    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Error, Reason, RetryLayer, TimeoutLayer,
+    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Error, Reason, RetryLayer, TimeoutKind, TimeoutLayer,
     circuit_breaker::State, error::find_rejection,
 };
 use buttress_http::{prelude::*, tonic::StatusLayer};
-use buttress_stack_tests::{Script, ask, axum_server, channel, script_server, soon, streams};
+use buttress_stack_tests::{PATIENCE, Script, ask, axum_server, channel, script_server, soon, streams};
 use std::{error::Error as _, io, time::Duration};
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::health_client::HealthClient;
@@ -224,4 +224,20 @@ async fn a_channel_that_cannot_connect_never_sent_anything() {
     let mut client = client!(channel, retry.grpc_client());
     assert_eq!(client.check(ask("ok")).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!((stats.retries(), tries.load(std::sync::atomic::Ordering::SeqCst)), (2, 3));
+}
+
+#[tokio::test]
+async fn a_stream_that_stands_still_is_cut_off_and_gives_everything_back() {
+    let (script, bulkhead) = (Script::new(), Bulkhead::new(1));
+    let (_server, channel) = script_server(&script).await;
+    let idle = TimeoutLayer::total(PATIENCE).body_idle(Duration::from_millis(20)).grpc_client();
+    let mut client = client!(channel, idle, BulkheadLayer::from(bulkhead.clone()).grpc_client());
+    let mut stream = client.watch(ask("hang")).await.unwrap().into_inner();
+    for _ in 0..2 {
+        assert!(soon(stream.message()).await.unwrap().is_some());
+    }
+    let status = soon(stream.message()).await.unwrap_err();
+    let rejection = find_rejection(&status).expect("one of ours");
+    assert_eq!(rejection.reason(), Reason::TimedOut(TimeoutKind::Idle));
+    assert_eq!((status.code(), bulkhead.in_flight()), (Code::DeadlineExceeded, 0));
 }
