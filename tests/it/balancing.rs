@@ -1,4 +1,5 @@
-//! `.backpressure()` under tower's balancer: readiness is looked at long before it is used, on a paused clock.
+//! `.backpressure()` under tower's balancer: readiness is looked at long before it is used, on a
+//! paused clock.
 
 use buttress::{Error, Reason, circuit_breaker::State};
 use buttress_http::prelude::*;

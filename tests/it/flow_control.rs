@@ -1,4 +1,5 @@
-//! Flow control of HTTP/2: readers that stop, bodies that stand still, and uploads that wait in a queue.
+//! Flow control of HTTP/2: readers that stop, bodies that stand still, and uploads that wait in a
+//! queue.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{Reason, TimeoutKind, error::find_rejection};
@@ -166,7 +167,8 @@ fn upload(uri: Uri, chunks: usize) -> Request<Body> {
     request
 }
 
-/// Reads a whole upload behind this door, and says in a header how long it was. Its status is that of gRPC, too.
+/// Reads a whole upload behind this door, and says in a header how long it was. Its status is that
+/// of gRPC, too.
 fn reads_all(door: &Door) -> Router {
     let door = door.clone();
     Router::new().fallback(async move |body: Body| {
@@ -176,8 +178,9 @@ fn reads_all(door: &Door) -> Router {
     })
 }
 
-/// A hundred uploads of 256 KiB on one connection to a server that serves four at a time. The window of a connection is
-/// smaller than what is under way, so that the four could read nothing if the others were not read ahead.
+/// A hundred uploads of 256 KiB on one connection to a server that serves four at a time. The
+/// window of a connection is smaller than what is under way, so that the four could read nothing if
+/// the others were not read ahead.
 async fn a_hundred_uploads<S, B>(server: &Server, service: S, bulkhead: &Bulkhead, door: &Door)
 where
     S: Service<Request<Body>, Response = Response<B>, Error: fmt::Debug + Send, Future: Send> + Clone + Send + 'static,

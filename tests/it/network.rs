@@ -1,4 +1,5 @@
-//! What is between a client and its server: proxies that speak HTTP only, and networks that swallow what is sent.
+//! What is between a client and its server: proxies that speak HTTP only, and networks that swallow
+//! what is sent.
 
 use axum::{Router, body::Body, routing::any};
 use buttress::{Error, Reason, TimeoutKind, circuit_breaker::State};
@@ -59,8 +60,8 @@ async fn a_proxy_that_answers_a_grpc_call_in_http_means_what_grpc_says() {
     }
 }
 
-/// A network between a client and a server. What is sent over connections of before [`swallow`](Self::swallow) vanishes from
-/// then on, with no FIN and no RST.
+/// A network between a client and a server. What is sent over connections of before
+/// [`swallow`](Self::swallow) vanishes from then on, with no FIN and no RST.
 struct Network {
     server: Server,
     epoch: Arc<AtomicUsize>,
@@ -110,7 +111,8 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, epoch: Arc<Ato
     }
 }
 
-/// A layer for the attempts of a client, and the circuit breaker in it, which opens for a short time.
+/// A layer for the attempts of a client, and the circuit breaker in it, which opens for a short
+/// time.
 fn breaker() -> CircuitBreaker {
     let briefly = Duration::from_millis(20);
     CircuitBreaker::builder("backend").open_time(briefly..=briefly).build().unwrap()

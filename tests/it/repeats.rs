@@ -1,5 +1,5 @@
-//! What is repeated and what is not, by the tables of `buttress_http::classify`, over real hyper and tonic, with bodies that
-//! are not empty.
+//! What is repeated and what is not, by the tables of `buttress_http::classify`, over real hyper
+//! and tonic, with bodies that are not empty.
 
 use axum::{Router, body::Body, extract::Request as AxumRequest};
 use buttress::circuit_breaker::State;

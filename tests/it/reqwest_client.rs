@@ -50,7 +50,8 @@ fn get(url: impl std::fmt::Display) -> reqwest::Request {
     reqwest::Request::new(reqwest::Method::GET, url.to_string().parse().unwrap())
 }
 
-/// A connection that is refused, a name that is not known, and an answer that does not come in time.
+/// A connection that is refused, a name that is not known, and an answer that does not come in
+/// time.
 async fn fails_thrice<S>(service: S)
 where
     S: Service<reqwest::Request, Response: std::fmt::Debug, Error = Error> + Clone,
@@ -79,7 +80,8 @@ async fn its_errors_are_looked_into_by_a_plain_circuit() {
         .service(client());
     fails_thrice(service).await;
     let unknown = Some((FailureKind::Transport, Sent::MaybeProcessed));
-    // Without a protocol, a connection that was refused is all that is known never to have been sent.
+    // Without a protocol, a connection that was refused is all that is known never to have been
+    // sent.
     assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Connect, Sent::Never)), unknown, unknown]);
 }
 

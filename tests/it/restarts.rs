@@ -1,4 +1,5 @@
-//! Servers that go away in good order: requests that they did not look at are repeated once, POST too, and are no evidence.
+//! Servers that go away in good order: requests that they did not look at are repeated once, POST
+//! too, and are no evidence.
 
 use axum::{Router, body::Body};
 use buttress::{FailureKind, Sent, circuit_breaker::State};
@@ -50,7 +51,8 @@ const EMPTY_SETTINGS: [u8; FRAME_HEAD] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// `NO_ERROR`, and the last stream that was looked at is 0.
 const GOAWAY: [u8; FRAME_HEAD + 8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Speaks just enough HTTP/2 to say, once so many requests are there, that it will not look at any of them.
+/// Speaks just enough HTTP/2 to say, once so many requests are there, that it will not look at any
+/// of them.
 async fn goes_away(mut socket: TcpStream, requests: usize) -> Option<()> {
     socket.read_exact(&mut [0; 24]).await.ok()?;
     socket.write_all(&EMPTY_SETTINGS).await.ok()?;
@@ -199,8 +201,8 @@ fn unary(path: &str, content: String) -> Request<tonic::body::Body> {
     request.header("te", "trailers").body(tonic::body::Body::new(Full::from(content))).unwrap()
 }
 
-/// One instance goes, its connection held open by a call that takes long, and the next is there at the same address, while
-/// twenty calls are under way.
+/// One instance goes, its connection held open by a call that takes long, and the next is there at
+/// the same address, while twenty calls are under way.
 async fn restart(
     ids: std::ops::Range<usize>,
     seen: &Seen,

@@ -1,4 +1,5 @@
-//! Responses that end at their head (HEAD, 204, 304), and bodies that are not read: a good head is a success.
+//! Responses that end at their head (HEAD, 204, 304), and bodies that are not read: a good head is
+//! a success.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{BoxError, circuit_breaker::State};
@@ -24,7 +25,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 const HEADS: [(Method, u16); 5] =
     [(Method::HEAD, 200), (Method::HEAD, 404), (Method::GET, 204), (Method::GET, 304), (Method::GET, 200)];
 
-/// A server with a body in every response, whatever its status, and with this circuit breaker: an axum router, or plain hyper.
+/// A server with a body in every response, whatever its status, and with this circuit breaker: an
+/// axum router, or plain hyper.
 async fn with_a_body(status: u16, breaker: &CircuitBreaker, is_plain: bool) -> Server {
     let status = StatusCode::from_u16(status).unwrap();
     let layer = CircuitBreakerLayer::from(breaker.clone()).http();

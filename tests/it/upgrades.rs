@@ -1,4 +1,5 @@
-//! WebSockets and tunnels: a place in a bulkhead is held until the upgraded connection closes, on both sides.
+//! WebSockets and tunnels: a place in a bulkhead is held until the upgraded connection closes, on
+//! both sides.
 
 use axum::{
     Router,

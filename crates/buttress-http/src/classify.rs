@@ -36,15 +36,18 @@
 //!
 //! These errors are taken for "no byte of the request was processed", from the sources of hyper 1.12 and h2 0.4:
 //!
-//! * `hyper::Error::is_canceled` is made where a request is still in the channel to the connection's task when that ends
-//!   (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or where the connection was not ready to take it (`client/conn/*.rs`). A
-//!   request that the task has taken gets another error (`IncompleteMessage`, `Io`).
-//! * `h2::Error::is_go_away` with `is_remote` is given to streams above the last stream that the GOAWAY names, and to no others
-//!   (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113, section 6.8: those were not and will not be processed.
-//!   hyper returns the same error for one request more: one whose headers it has just queued when a GOAWAY arrives
-//!   (`proto/h2/client.rs`, `ClientTask::poll`). It resets that stream and sends nothing of the body. Where the GOAWAY is the
-//!   first one of a graceful shutdown, which names the largest stream there is, the server may see these headers. So a
-//!   handler that acts before it has read the body can see such a request twice.
+//! * `hyper::Error::is_canceled` is made where a request is still in the channel to the
+//!   connection's task when that ends (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or where the
+//!   connection was not ready to take it (`client/conn/*.rs`). A request that the task has taken
+//!   gets another error (`IncompleteMessage`, `Io`).
+//! * `h2::Error::is_go_away` with `is_remote` is given to streams above the last stream that the
+//!   GOAWAY names, and to no others (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113, section
+//!   6.8: those were not and will not be processed. hyper returns the same error for one request
+//!   more: one whose headers it has just queued when a GOAWAY arrives (`proto/h2/client.rs`,
+//!   `ClientTask::poll`). It resets that stream and sends nothing of the body. Where the GOAWAY is
+//!   the first one of a graceful shutdown, which names the largest stream there is, the server may
+//!   see these headers. So a handler that acts before it has read the body can see such a request
+//!   twice.
 //! * `REFUSED_STREAM`: RFC 9113, section 8.7.
 
 use crate::{
@@ -214,9 +217,10 @@ fn handed_back() -> Outcome {
     Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()
 }
 
-/// The task of the connection ended under a request that it had taken. hyper calls it a fault of the user, which it is only
-/// where the runtime ends; it also happens to the one request that waits for a stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) of
-/// a connection that shuts down. hyper has no method that says so: the text is that of hyper 1.12.
+/// The task of the connection ended under a request that it had taken. hyper calls it a fault of
+/// the user, which it is only where the runtime ends; it also happens to the one request that waits
+/// for a stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) of a connection that shuts down. hyper has no
+/// method that says so: the text is that of hyper 1.12.
 #[cfg(feature = "hyper")]
 fn is_given_up(error: &hyper::Error) -> bool {
     error.is_user() && error.to_string() == "dispatch task is gone"

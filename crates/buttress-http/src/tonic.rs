@@ -1,8 +1,9 @@
 //! For tonic clients: errors of a stack as a [`Status`] with the right code.
 //!
-//! tonic turns an error it does not know into `UNKNOWN`. [`StatusLayer`], outermost, says what it is: an open circuit is `UNAVAILABLE`, a full
-//! bulkhead `RESOURCE_EXHAUSTED`, a timeout `DEADLINE_EXCEEDED`, also one in the middle of a stream. The typed rejection stays the
-//! status' source.
+//! tonic turns an error it does not know into `UNKNOWN`. [`StatusLayer`], outermost, says what it
+//! is: an open circuit is `UNAVAILABLE`, a full bulkhead `RESOURCE_EXHAUSTED`, a timeout
+//! `DEADLINE_EXCEEDED`, also one in the middle of a stream. The typed rejection stays the status'
+//! source.
 //!
 //! ```
 //! use buttress_http::{prelude::*, tonic::StatusLayer};

@@ -164,8 +164,8 @@ pub trait Kept {
     /// Whether doing it twice is the same as doing it once.
     fn is_idempotent(&self) -> bool;
 
-    /// Whether the request has content of which the attempt that just ended took nothing: where the transport gave that
-    /// attempt up by itself, it cannot have been processed.
+    /// Whether the request has content of which the attempt that just ended took nothing: where the
+    /// transport gave that attempt up by itself, it cannot have been processed.
     fn is_untouched(&self) -> bool {
         false
     }

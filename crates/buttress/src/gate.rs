@@ -82,9 +82,10 @@ impl<A, E> GateLayer<A, E> {
         GateLayer { policy: map(self.policy), ends: self.ends }
     }
 
-    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when that changes. For stacks that look
-    /// at readiness: under a balancer, another endpoint is chosen. What is rejected then is only a call whose service was ready before
-    /// the policy changed its mind, such as a circuit that opened in between; after it, `poll_ready` is pending again.
+    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when
+    /// that changes. For stacks that look at readiness: under a balancer, another endpoint is
+    /// chosen. What is rejected then is only a call whose service was ready before the policy began
+    /// to refuse, such as a circuit that opened in between; after it, `poll_ready` is pending again.
     ///
     /// Not for axum, which never looks at readiness.
     ///

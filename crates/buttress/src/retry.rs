@@ -20,9 +20,9 @@
 //!
 //! 1. a success, or a rejection by a layer of this family, is the answer;
 //! 2. a failure whose backend forbade another attempt is the answer;
-//! 3. a request that the transport handed back before the backend looked at it (`REFUSED_STREAM`, a GOAWAY, a connection that
-//!    closed before a byte was written, or gave the request up before it took anything of its body) is repeated at once,
-//!    once, and does not count as an attempt;
+//! 3. a request that the transport handed back before the backend looked at it (`REFUSED_STREAM`, a
+//!    GOAWAY, a connection that closed before a byte was written, or gave the request up before it
+//!    took anything of its body) is repeated at once, once, and does not count as an attempt;
 //! 4. a request that was never sent, because there was no connection, is repeated up to two times and does not count either;
 //! 5. the failure of the last attempt is the answer;
 //! 6. a request that may have been processed is repeated only if it is idempotent; one that the backend says it did not
