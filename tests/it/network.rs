@@ -154,9 +154,12 @@ async fn hello() -> (Server, Network) {
 #[tokio::test]
 async fn without_keepalive_a_dead_http_2_connection_is_timed_out_and_opens_the_circuit() {
     let ((_server, network), breaker) = (hello().await, CircuitBreaker::new("backend"));
-    let service = stack(client_h2(), &breaker);
+    let client = client_h2();
+    let service = stack(client.clone(), &breaker);
     let call = async || service.clone().oneshot(get_request(network.server.uri("/"))).await;
-    assert_eq!(text(soon(call()).await.unwrap()).await, "hello");
+    // The connection is there before an attempt is bounded.
+    let response = soon(client.request(get_request(network.server.uri("/")))).await.unwrap();
+    assert_eq!(text(response).await, "hello");
     network.swallow();
     while breaker.state() == State::Closed {
         let error = soon(call()).await.unwrap_err();
