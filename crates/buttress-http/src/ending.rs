@@ -159,6 +159,7 @@ pub struct HttpContext {
     upgrade: Option<Box<Bridge>>,
 }
 
+#[inline]
 fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
     let method = request.method();
     HttpContext {
@@ -170,6 +171,7 @@ fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
 }
 
 /// The outcome of a head, and whether it is final.
+#[inline]
 fn head<B>(is_grpc: bool, response: &Response<B>, custom: &impl ClassifyHead) -> (Outcome, bool) {
     let (status, headers, extensions) = (response.status(), response.headers(), response.extensions());
     // A rejection of a layer underneath, which left as a response.
@@ -191,6 +193,7 @@ fn head<B>(is_grpc: bool, response: &Response<B>, custom: &impl ClassifyHead) ->
 }
 
 /// Puts the permit into the body of the response, or settles it where there is none.
+#[inline]
 fn observe<B: Body, P: Permit>(
     context: HttpContext,
     mut response: Response<B>,
