@@ -10,12 +10,13 @@ mod any_layer;
 mod bound_of_one;
 mod fixture;
 
-use crate::{BoxError, Inner, TestBody};
+use crate::{
+    BoxError, Inner, TestBody,
+    subject::{Subject, on_virtual_time as run},
+};
 use bytes::Bytes;
-use fixture::Subject;
 use http::{Request, Response};
 use http_body::Body;
-use std::future::Future;
 use tower::{Layer, Service};
 
 /// Checks a layer.
@@ -58,12 +59,6 @@ where
     run(bound_of_one::all_services_of_a_layer_share_its_state(&layer));
     run(bound_of_one::a_clone_does_not_copy_the_permit(&layer));
     run(bound_of_one::a_permit_that_is_not_used_is_passed_on(&layer));
-}
-
-/// A scenario on a clock that stands still, and jumps when everybody waits.
-fn run(scenario: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime can be built").block_on(scenario);
 }
 
 /// Makes the layer anew.

@@ -1,6 +1,6 @@
 use buttress::{Reason, Rejection, health::Group, health::Rules};
 use buttress_http::{HttpProbes, prelude::*};
-use buttress_test::{Answer, BoxError, Inner, Plan};
+use buttress_test::{Answer, BoxError, Inner, Plan, TestBody};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use tower::{Layer, Service, ServiceExt};
 /// What a layer answers around a service that never does.
 async fn answered<L, B>(layer: L, request: Request<()>) -> Response<B>
 where
-    L: Layer<Inner, Service: Service<Request<()>, Response = Response<B>, Error = BoxError>>,
+    L: Layer<Inner, Service: Service<Request<TestBody>, Response = Response<B>, Error = BoxError>>,
 {
+    let request = request.map(|()| TestBody::default());
     layer.layer(Inner::new(Plan::of(Answer::Never))).oneshot(request).await.unwrap()
 }
 

@@ -1,6 +1,6 @@
 use super::{
     Make,
-    fixture::{become_ready, poll_times, reply, request},
+    fixture::{Fixture, become_ready, poll_times, reply, request},
 };
 use crate::{Answer, Part, Plan, Ready, TestBody};
 use http::HeaderMap;
@@ -27,7 +27,7 @@ fn bodies() -> [Vec<Part>; 5] {
 
 pub(super) async fn a_call_goes_through_with_its_body(layer: Make<'_>) {
     let parts = vec![Part::Data("hello "), Part::Pause, Part::Data("world"), Part::Trailers(trailers())];
-    let fixture = layer().around(Plan::of(Answer::Body(parts)).after(2));
+    let fixture = Fixture::new(layer(), Plan::of(Answer::Body(parts)).after(2));
     let response = reply(fixture.ready().await.call(request())).await.expect("a healthy call succeeds");
     let body = response.into_body().collect().await.expect("a healthy body arrives");
     assert_eq!(body.trailers(), Some(&trailers()), "the trailers are lost");
@@ -37,7 +37,7 @@ pub(super) async fn a_call_goes_through_with_its_body(layer: Make<'_>) {
 
 pub(super) async fn the_ends_and_sizes_of_bodies_are_forwarded(layer: Make<'_>) {
     for parts in bodies() {
-        let fixture = layer().around(Plan::of(Answer::Body(parts.clone())));
+        let fixture = Fixture::new(layer(), Plan::of(Answer::Body(parts.clone())));
         let mut bare = TestBody::new(parts);
         let mut body = reply(fixture.ready().await.call(request())).await.expect("a healthy call succeeds").into_body();
         loop {
@@ -58,7 +58,7 @@ pub(super) async fn the_ends_and_sizes_of_bodies_are_forwarded(layer: Make<'_>) 
 }
 
 pub(super) async fn an_inner_service_that_takes_time_to_be_ready_is_waited_for(layer: Make<'_>) {
-    let fixture = layer().around(Plan::healthy().ready(Ready::After(2)));
+    let fixture = Fixture::new(layer(), Plan::healthy().ready(Ready::After(2)));
     let response = reply(fixture.ready().await.call(request())).await;
     assert_eq!(response.expect("it becomes ready").status(), 200);
     assert_eq!(fixture.inner.calls(), 1);
@@ -66,7 +66,7 @@ pub(super) async fn an_inner_service_that_takes_time_to_be_ready_is_waited_for(l
 }
 
 pub(super) async fn an_inner_service_that_fails_to_become_ready_is_an_error(layer: Make<'_>) {
-    let fixture = layer().around(Plan::healthy().ready(Ready::Fails));
+    let fixture = Fixture::new(layer(), Plan::healthy().ready(Ready::Fails));
     let mut service = fixture.service();
     // A layer that is ready at once says so in the future.
     let result = match become_ready(&mut service).await {
@@ -81,14 +81,14 @@ pub(super) async fn an_inner_service_that_fails_to_become_ready_is_an_error(laye
 }
 
 pub(super) async fn an_inner_error_comes_out(layer: Make<'_>) {
-    let fixture = layer().around(Plan::of(Answer::Error).after(1));
+    let fixture = Fixture::new(layer(), Plan::of(Answer::Error).after(1));
     let error = reply(fixture.ready().await.call(request())).await.expect_err("the inner service fails");
     assert!(error.to_string().contains("the inner service fails"), "another error came out: {error}");
     fixture.is_as_before("a failed call").await;
 }
 
 pub(super) async fn a_clone_does_not_inherit_readiness(layer: Make<'_>) {
-    let fixture = layer().around(Plan::healthy());
+    let fixture = Fixture::new(layer(), Plan::healthy());
     let original = fixture.ready().await;
     let mut clone = original.clone();
     drop(original);
@@ -104,7 +104,7 @@ pub(super) async fn a_clone_does_not_inherit_readiness(layer: Make<'_>) {
 
 pub(super) async fn a_service_can_be_dropped_when_it_is_ready(layer: Make<'_>) {
     for ready in [0, 1] {
-        let fixture = layer().around(Plan::healthy().ready(Ready::After(ready)));
+        let fixture = Fixture::new(layer(), Plan::healthy().ready(Ready::After(ready)));
         drop(fixture.ready().await);
         fixture.is_as_before("dropping a ready service").await;
     }
@@ -114,7 +114,7 @@ pub(super) async fn a_future_can_be_dropped_after_any_poll(layer: Make<'_>) {
     let slow_to_be_ready = Plan::healthy().after(1).ready(Ready::After(1));
     for plan in [Plan::healthy().after(3), Plan::of(Answer::Error).after(1), slow_to_be_ready] {
         for polls in 0.. {
-            let fixture = layer().around(plan.clone());
+            let fixture = Fixture::new(layer(), plan.clone());
             let mut call = task::spawn(fixture.ready().await.call(request()));
             let ended = poll_times(&mut call, polls).await.is_some();
             drop(call);
@@ -130,7 +130,7 @@ pub(super) async fn a_future_can_be_dropped_after_any_poll(layer: Make<'_>) {
 pub(super) async fn a_body_can_be_dropped_after_any_frame(layer: Make<'_>) {
     for parts in bodies() {
         for frames in 0..=parts.len() {
-            let fixture = layer().around(Plan::of(Answer::Body(parts.clone())));
+            let fixture = Fixture::new(layer(), Plan::of(Answer::Body(parts.clone())));
             let response = reply(fixture.ready().await.call(request())).await.expect("a healthy call succeeds");
             let mut body = response.into_body();
             for _ in 0..frames {
@@ -144,7 +144,7 @@ pub(super) async fn a_body_can_be_dropped_after_any_frame(layer: Make<'_>) {
 
 pub(super) async fn a_panic_of_the_inner_service_breaks_one_call_only(layer: Make<'_>) {
     for answer in [Answer::PanicInCall, Answer::PanicInPoll] {
-        let fixture = layer().around(Plan::of(answer.clone()));
+        let fixture = Fixture::new(layer(), Plan::of(answer.clone()));
         let mut service = fixture.ready().await;
         let panic = catch_unwind(AssertUnwindSafe(|| {
             let mut call = task::spawn(service.call(request()));

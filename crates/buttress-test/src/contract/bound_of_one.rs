@@ -1,8 +1,8 @@
 use super::{
     Make,
-    fixture::{Boxed, poll_ready, request},
+    fixture::{Fixture, poll_ready, request},
 };
-use crate::{Answer, Plan};
+use crate::{Answer, Plan, subject::Boxed};
 use std::task::Poll;
 use tokio_test::task;
 use tower::Service;
@@ -22,7 +22,7 @@ fn attempt(mut service: Boxed) -> impl Future<Output = ()> {
 }
 
 pub(super) async fn all_services_of_a_layer_share_its_state(layer: Make<'_>) {
-    let fixture = layer().around(Plan::of(Answer::Never));
+    let fixture = Fixture::new(layer(), Plan::of(Answer::Never));
     let mut first = task::spawn(attempt(fixture.service()));
     assert!(first.poll().is_pending());
     assert_eq!(fixture.inner.calls(), 1, "the first call does not get through");
@@ -43,7 +43,7 @@ pub(super) async fn all_services_of_a_layer_share_its_state(layer: Make<'_>) {
 }
 
 pub(super) async fn a_clone_does_not_copy_the_permit(layer: Make<'_>) {
-    let fixture = layer().around(Plan::of(Answer::Never));
+    let fixture = Fixture::new(layer(), Plan::of(Answer::Never));
     let mut original = fixture.ready().await;
     let clone = original.clone();
     let mut first = task::spawn(original.call(request()));
@@ -56,7 +56,7 @@ pub(super) async fn a_clone_does_not_copy_the_permit(layer: Make<'_>) {
 }
 
 pub(super) async fn a_permit_that_is_not_used_is_passed_on(layer: Make<'_>) {
-    let fixture = layer().around(Plan::healthy());
+    let fixture = Fixture::new(layer(), Plan::healthy());
     let holder = fixture.ready().await;
     let mut other = task::spawn(attempt(holder.clone()));
     if other.poll().is_pending() {

@@ -1,8 +1,9 @@
-use crate::{BoxError, Inner, Plan, TestBody};
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use crate::{
+    BoxError, Inner, Plan, TestBody,
+    subject::{Boxed, Reply, Subject},
+};
+use http::Request;
+use http_body_util::BodyExt;
 use std::{
     future::{Future, poll_fn},
     task::{Context, Poll},
@@ -10,39 +11,11 @@ use std::{
 };
 use tokio::time::{advance, timeout};
 use tokio_test::task;
-use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
-
-/// What a scenario calls. Boxed, so that scenarios are not generic; readiness and clones go through.
-pub(super) type Boxed = BoxCloneSyncService<Request<TestBody>, Response<AnyBody>, BoxError>;
-pub(super) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
-pub(super) type Reply = Result<Response<AnyBody>, BoxError>;
+use tower::Service;
 
 /// Longer than any pause of a retry, shorter than any timeout or lease of a layer under test.
 const STEP: Duration = Duration::from_secs(60);
 const FOR_EVER: Duration = Duration::from_secs(60 * 60);
-
-/// A layer whose types are forgotten.
-pub(super) struct Subject(Box<dyn Fn(Inner) -> Boxed>);
-
-impl Subject {
-    pub(super) fn new<L, B>(layer: L) -> Self
-    where
-        L: Layer<Inner> + 'static,
-        L::Service: Service<Request<TestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
-        L::Service: Clone + Send + Sync + 'static,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
-        Self(Box::new(move |inner| {
-            let service = layer.layer(inner).map_err(Into::into);
-            let boxed = |body: B| UnsyncBoxBody::new(body.map_err(Into::into));
-            BoxCloneSyncService::new(service.map_response(move |response| response.map(boxed)))
-        }))
-    }
-
-    pub(super) fn around(self, plan: Plan) -> Fixture {
-        Fixture { inner: Inner::new(plan), layer: self }
-    }
-}
 
 /// One layer, and the inner service of all services that it makes.
 pub(super) struct Fixture {
@@ -51,9 +24,13 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
+    pub(super) fn new(layer: Subject, plan: Plan) -> Self {
+        Self { inner: Inner::new(plan), layer }
+    }
+
     /// Another service of the layer, as axum makes one for each connection.
     pub(super) fn service(&self) -> Boxed {
-        (self.layer.0)(self.inner.clone())
+        self.layer.service(&self.inner)
     }
 
     /// A service that is ready.

@@ -1,0 +1,134 @@
+//! Sends one shape again and again: see the table in the [module](super).
+
+use super::{
+    Caller, Means, Row, Shape, Traffic,
+    field::{Came, Field, PROBES_BY, Seen},
+};
+use crate::{Answer, Part};
+use http::StatusCode;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// The pause between calls to a half-open circuit: short against every lease, long against every rounding.
+const STEP: Duration = Duration::from_secs(1);
+
+/// How many calls a half-open circuit is given to close. The default needs three.
+const TO_CLOSE: usize = 20;
+
+pub(super) fn send(traffic: &Traffic, shape: &Shape) {
+    let means = meaning(traffic, shape);
+    traffic.run(shape.row, &shape.name, through_a_closed_circuit(traffic, shape, means));
+    if traffic.opens && shape.backend.delay <= traffic.probe_within {
+        let what = format!("{}, to a circuit that is half-open", shape.name);
+        traffic.run(shape.row, &what, through_a_half_open_circuit(traffic, shape, means));
+    }
+}
+
+/// What a shape means for this layer: its timeouts make a failure, or a caller who has left, of what takes too long.
+fn meaning(traffic: &Traffic, shape: &Shape) -> Means {
+    let patience = match shape.caller {
+        Caller::HangsUpAfter(time) => time,
+        Caller::Polls(_) => Duration::ZERO,
+        _ => Duration::MAX,
+    };
+    let delay = shape.backend.delay;
+    if traffic.attempt_within.is_some_and(|bound| delay > bound && patience > bound) {
+        return Means::Failure;
+    }
+    if traffic.answers_within.is_some_and(|bound| delay > bound) && shape.means == Means::Success {
+        return Means::Nothing;
+    }
+    shape.means
+}
+
+async fn through_a_closed_circuit(traffic: &Traffic, shape: &Shape, means: Means) {
+    let field = Field::new(traffic);
+    for number in 1..=shape.times {
+        let seen = send_once(&field, shape).await;
+        if means == Means::Success {
+            is_a_success(shape, number, &seen);
+        }
+        sleep(shape.every).await;
+        field.holds_nothing();
+    }
+    if means == Means::Anything {
+        sleep(PROBES_BY).await;
+        field.is_as_before().await;
+    } else if means == Means::Failure && traffic.opens {
+        // The last failure was a probe, if the calls are rare, or the circuit has been open since.
+        send_once(&field, shape).await;
+        let seen = field.healthy_call().await;
+        assert!(seen.is_refused(), "{} of these do not open the circuit: {seen}", shape.times);
+    } else {
+        field.is_as_before().await;
+    }
+}
+
+async fn through_a_half_open_circuit(traffic: &Traffic, shape: &Shape, means: Means) {
+    let field = Field::new(traffic);
+    field.trip().await;
+    sleep(PROBES_BY).await;
+    match means {
+        Means::Success => {
+            for number in 1..=TO_CLOSE {
+                let seen = send_once(&field, shape).await;
+                is_a_success(shape, number, &seen);
+                sleep(shape.every.max(STEP)).await;
+            }
+        }
+        Means::Nothing | Means::Anything => {
+            for _ in 0..TO_CLOSE {
+                send_once(&field, shape).await;
+                sleep(shape.every.max(STEP)).await;
+            }
+            if means == Means::Anything {
+                sleep(PROBES_BY).await;
+            }
+            for _ in 0..TO_CLOSE {
+                let seen = field.healthy_call().await;
+                assert!(!seen.is_refused(), "afterwards a probe does not get through: {seen}");
+                sleep(STEP).await;
+            }
+        }
+        Means::Failure => {
+            for _ in 0..TO_CLOSE {
+                if send_once(&field, shape).await.is_refused() {
+                    return;
+                }
+            }
+            panic!("{TO_CLOSE} of these do not open the circuit again");
+        }
+    }
+    field.holds_nothing();
+    field.is_closed().await;
+}
+
+async fn send_once(field: &Field<'_>, shape: &Shape) -> Seen {
+    field.call(&shape.backend, &shape.request, shape.caller).await
+}
+
+/// The call reached the backend once, and what the backend answered came out.
+fn is_a_success(shape: &Shape, number: usize, seen: &Seen) {
+    assert!(!seen.is_refused(), "call {number} is refused: {seen}");
+    assert_eq!(seen.reached, 1, "call {number} arrives more than once: {seen}");
+    if shape.row == Row::Panics {
+        return;
+    }
+    let (status, parts) = match &shape.backend.answer {
+        Answer::Body(parts) => (StatusCode::OK, parts),
+        Answer::Response(response) => (response.status(), response.body()),
+        _ => return,
+    };
+    let breaks = parts.iter().any(|part| matches!(part, Part::Error(_)));
+    match &seen.came {
+        Came::Whole(came, text) => {
+            let data = |part: &Part| if let Part::Data(text) = part { *text } else { "" };
+            let sent: String = parts.iter().map(data).collect();
+            assert!(!breaks, "the error in the body of call {number} is lost");
+            assert_eq!((*came, &**text), (status, sent.as_bytes()), "another response comes out of call {number}");
+        }
+        Came::Left => {}
+        Came::Broken(_) => assert!(breaks, "call {number} breaks: {seen}"),
+        _ => panic!("call {number} fails: {seen}"),
+    }
+}

@@ -1,0 +1,56 @@
+//! Row 17: a backend that never answers, and one that keeps its task busy.
+
+use super::{Caller, Field, Row, Traffic, field::Came};
+use crate::{Answer, Part, Plan};
+use std::time::Duration;
+use tokio::time::{Instant, advance};
+
+/// A busy task keeps a paused clock from moving by itself, so that another task moves it by this much at a time.
+const TICK: Duration = Duration::from_millis(10);
+
+pub(super) fn all(traffic: &Traffic) {
+    let bounds = [traffic.answers_within, traffic.attempt_within.filter(|_| traffic.attempts == 1)];
+    let Some(within) = bounds.into_iter().flatten().min() else { return stops(traffic) };
+    for (name, answer) in
+        [("a backend that never answers", Answer::Never), ("a backend that keeps its task busy", Answer::SpendsBudget)]
+    {
+        traffic.run(Row::Hung, &name, ends(traffic, answer, within));
+    }
+    stops(traffic);
+}
+
+async fn ends(traffic: &Traffic, answer: Answer, within: Duration) {
+    let field = Field::new(traffic);
+    let ticker = tokio::spawn(async {
+        loop {
+            advance(TICK).await;
+        }
+    });
+    for number in 1..=3 {
+        let began = Instant::now();
+        let seen = field.call(&Plan::of(answer.clone()), &field.request(), Caller::HangsUpAfter(within * 3)).await;
+        let took = began.elapsed();
+        assert!(
+            !matches!(seen.came, Came::Left),
+            "call {number} has not ended after {took:?}, and not after {within:?}"
+        );
+        assert!(took <= within + TICK * 2, "call {number} ends after {took:?}, and not after {within:?}");
+        field.holds_nothing();
+    }
+    ticker.abort();
+}
+
+/// The body of a response stops.
+fn stops(traffic: &Traffic) {
+    let Some(within) = traffic.frame_within else { return };
+    traffic.run(Row::Hung, &"a body that stops", async {
+        let field = Field::new(traffic);
+        let plan = Plan::of(Answer::Body(vec![Part::Data("first"), Part::Never]));
+        let began = Instant::now();
+        let seen = field.call(&plan, &field.request(), Caller::HangsUpAfter(within * 3)).await;
+        let took = began.elapsed();
+        assert!(matches!(seen.came, Came::Broken(_)), "the body does not break within {within:?}: {seen}");
+        assert!(took <= within + TICK * 2, "the body breaks after {took:?}, and not after {within:?}");
+        field.is_as_before().await;
+    });
+}

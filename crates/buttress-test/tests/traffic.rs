@@ -1,0 +1,190 @@
+//! The traffic, through every layer there is and every ending it can have.
+
+use buttress::{Admit, Clock, Outcome, Permit, Policy, Reason, Refused, Rejection, gate::GateLayer, keyed::Keyed};
+use buttress_http::{ReplayBody, prelude::*};
+use buttress_test::{
+    TestBody,
+    traffic::{Protocol, Traffic},
+};
+use http::Request;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tower::ServiceBuilder;
+
+const ATTEMPT: Duration = Duration::from_millis(500);
+const TOTAL: Duration = Duration::from_secs(2);
+
+/// What the inner service is called with: it takes any request.
+fn replayed(body: ReplayBody<TestBody>) -> ReplayBody<TestBody> {
+    body
+}
+
+/// Sends the traffic through a layer with every ending.
+macro_rules! every_ending {
+    ($name:literal, $layer:expr, $expect:expr) => {{
+        let expect: fn(Traffic) -> Traffic = $expect;
+        let name = |ending: &str| format!("{}, {ending}", $name);
+        expect(Traffic::through(name(".plain()"), || $layer.plain()).speaking(Protocol::Plain)).check();
+        expect(Traffic::through(name(".http()"), || $layer.http())).check();
+        expect(Traffic::through(name(".http_client()"), || $layer.http_client())).check();
+        expect(Traffic::through(name(".http(), gRPC"), || $layer.http()).speaking(Protocol::Grpc)).check();
+        expect(Traffic::through(name(".grpc()"), || $layer.grpc()).speaking(Protocol::Grpc)).check();
+        expect(Traffic::through(name(".grpc_client()"), || $layer.grpc_client()).speaking(Protocol::Grpc)).check();
+    }};
+}
+
+#[test]
+fn a_circuit_breaker() {
+    every_ending!("circuit breaker", CircuitBreakerLayer::new("x"), |traffic| traffic.opens().bears(30));
+}
+
+#[test]
+fn a_circuit_breaker_with_backpressure() {
+    every_ending!("circuit breaker, backpressure", CircuitBreakerLayer::new("x").backpressure(), |traffic| traffic
+        .opens());
+}
+
+#[test]
+fn a_bulkhead() {
+    every_ending!("bulkhead", BulkheadLayer::new(10), |traffic| traffic.at_once(10));
+}
+
+#[test]
+fn a_bulkhead_with_backpressure() {
+    every_ending!("bulkhead, backpressure", BulkheadLayer::new(10).backpressure(), |traffic| traffic.at_once(10));
+}
+
+#[test]
+fn a_bulkhead_with_a_queue() {
+    let traffic = |traffic: Traffic| traffic.at_once(10);
+    every_ending!("bulkhead, queue", BulkheadLayer::new(10).queue(20_000, Duration::MAX), traffic);
+}
+
+#[test]
+fn a_retry() {
+    let expect = |traffic: Traffic| traffic.attempts(4);
+    let layer = || RetryLayer::new(4);
+    expect(Traffic::through("retry, .plain()", move || layer().plain()).speaking(Protocol::Plain)).check();
+    let http = move || layer().http_client().map_request_body(replayed);
+    expect(Traffic::through("retry, .http_client()", http)).check();
+    let grpc = move || layer().grpc_client().map_request_body(replayed);
+    expect(Traffic::through("retry, .grpc_client()", grpc).speaking(Protocol::Grpc)).check();
+}
+
+#[test]
+fn a_timeout_of_an_attempt() {
+    every_ending!("attempt timeout", TimeoutLayer::attempt(ATTEMPT), |traffic| traffic.attempt_within(ATTEMPT));
+}
+
+#[test]
+fn a_total_timeout() {
+    every_ending!("total timeout", TimeoutLayer::total(TOTAL), |traffic| traffic.answers_within(TOTAL));
+}
+
+#[test]
+fn health() {
+    let layer = || HealthLayer::new(Health::new());
+    Traffic::through("health, .http()", move || layer().http()).check();
+    Traffic::through("health, .grpc()", move || layer().grpc()).speaking(Protocol::Grpc).check();
+}
+
+fn path(request: &Request<TestBody>) -> String {
+    request.uri().path().to_owned()
+}
+
+#[test]
+fn a_circuit_breaker_for_each_key() {
+    fn layer() -> GateLayer<Keyed<String, CircuitBreaker, fn(&Request<TestBody>) -> String>> {
+        GateLayer::with_policy(Keyed::new(path, |_: &String| CircuitBreaker::new("key")))
+    }
+    every_ending!("keyed circuit breaker", layer(), |traffic| traffic.opens());
+}
+
+#[test]
+fn a_bulkhead_for_each_key() {
+    fn layer() -> GateLayer<Keyed<String, Bulkhead, fn(&Request<TestBody>) -> String>> {
+        GateLayer::with_policy(Keyed::new(path, |_: &String| Bulkhead::new(10)))
+    }
+    every_ending!("keyed bulkhead", layer(), |traffic| traffic.at_once(10));
+}
+
+/// A policy of a user: a bound on calls in flight.
+#[derive(Clone, Default)]
+struct Ten(Arc<AtomicUsize>);
+
+struct OneOfTen(Arc<AtomicUsize>);
+
+impl Policy for Ten {
+    type Permit = OneOfTen;
+
+    fn reserve(&self, clock: &impl Clock) -> Result<OneOfTen, Rejection> {
+        self.peek(clock).map_err(|_| Rejection::new("ten", Reason::Refused))?;
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(OneOfTen(self.0.clone()))
+    }
+
+    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
+        if self.0.load(Ordering::Relaxed) < 10 { Ok(()) } else { Err(Refused { retry_after: None }) }
+    }
+}
+
+impl<Req: ?Sized> Admit<Req> for Ten {}
+
+impl Permit for OneOfTen {
+    const HELD_TO_END: bool = true;
+
+    fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
+}
+
+impl Drop for OneOfTen {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_policy_of_a_user() {
+    every_ending!("own policy", GateLayer::with_policy(Ten::default()), |traffic| traffic.at_once(10));
+}
+
+#[test]
+fn a_client_stack() {
+    let http = || {
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(TOTAL).http_client())
+            .layer(RetryLayer::new(3).http_client().map_request_body(replayed))
+            .layer(CircuitBreakerLayer::new("payments").http_client())
+            .layer(BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).http_client())
+            .layer(TimeoutLayer::attempt(ATTEMPT).http_client())
+    };
+    let expect =
+        |traffic: Traffic| traffic.opens().at_once(10).attempts(3).attempt_within(ATTEMPT).answers_within(TOTAL);
+    expect(Traffic::through("client stack, HTTP", http)).check();
+    let grpc = || {
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(TOTAL).grpc_client())
+            .layer(RetryLayer::new(3).grpc_client().map_request_body(replayed))
+            .layer(CircuitBreakerLayer::new("payments").grpc_client())
+            .layer(BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).grpc_client())
+            .layer(TimeoutLayer::attempt(ATTEMPT).grpc_client())
+    };
+    expect(Traffic::through("client stack, gRPC", grpc).speaking(Protocol::Grpc)).check();
+}
+
+#[test]
+fn a_server_stack() {
+    let stack = || {
+        ServiceBuilder::new()
+            .layer(HealthLayer::new(Health::new()).http())
+            .layer(TimeoutLayer::total(Duration::from_secs(5)).http())
+            .layer(BulkheadLayer::new(64).http())
+    };
+    let expect = |traffic: Traffic| traffic.at_once(64).answers_within(Duration::from_secs(5));
+    expect(Traffic::through("server stack, HTTP", stack)).check();
+    expect(Traffic::through("server stack, gRPC", stack).speaking(Protocol::Grpc)).check();
+}
