@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Calls a second, and for how many seconds.
-const RATES: [(u32, u32); 3] = [(10, 60), (100, 30), (1000, 5)];
+const RATES: [(u32, u32); 3] = [(10, 60), (100, 10), (1000, 2)];
 
 /// Failures before a circuit opens: 5 in a row where there were no failures before, and a few that a retry adds.
 const HANDFUL: usize = 20;
@@ -29,7 +29,9 @@ fn every(per_second: u32) -> Duration {
 
 /// A circuit must not make an outage of an error rate that callers can live with.
 pub(super) fn random_errors(traffic: &Traffic) {
-    for percent in [1, 5, 10, 20, 30, 40].into_iter().filter(|percent| !traffic.opens || *percent <= traffic.bears) {
+    // Without a circuit, one share is like another.
+    let shares: &[u32] = if traffic.opens { &[1, 5, 10, 20, 30, 40] } else { &[20] };
+    for percent in shares.iter().copied().filter(|percent| *percent <= traffic.bears) {
         for (rate, seconds) in RATES {
             let what = format!("{percent} % of {rate} calls a second fail");
             traffic.run(Row::RandomErrors, &what, random(traffic, percent, rate, seconds));
