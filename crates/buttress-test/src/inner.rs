@@ -39,6 +39,8 @@ pub enum Ready {
     After(usize),
     /// With an error.
     Fails,
+    /// Not at all.
+    Never,
     /// It panics.
     Panics,
 }
@@ -242,6 +244,7 @@ where
         let ready = lock(&self.shared.plan).ready;
         match ready {
             Ready::Fails => Poll::Ready(Err("cannot become ready".into())),
+            Ready::Never => Poll::Pending,
             Ready::Panics => panics("the inner service panics in poll_ready"),
             Ready::After(polls) if self.polled < polls => {
                 self.polled += 1;

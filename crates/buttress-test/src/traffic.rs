@@ -107,6 +107,7 @@ pub struct Traffic {
     attempt_within: Option<Duration>,
     answers_within: Option<Duration>,
     frame_within: Option<Duration>,
+    waits_within: Option<Duration>,
     probe_within: Duration,
     bears: u32,
     between_calls: Box<dyn Fn()>,
@@ -136,6 +137,7 @@ impl Traffic {
             attempt_within: None,
             answers_within: None,
             frame_within: None,
+            waits_within: None,
             probe_within: PROBE_WITHIN,
             bears: 20,
             between_calls: Box::new(|| ()),
@@ -177,6 +179,11 @@ impl Traffic {
     /// A body that stops breaks after this time.
     pub fn frame_within(self, time: Duration) -> Self {
         Self { frame_within: Some(time), ..self }
+    }
+
+    /// A call that finds every place taken is rejected after this time.
+    pub fn waits_within(self, time: Duration) -> Self {
+        Self { waits_within: Some(time), ..self }
     }
 
     /// How long a probe of its half-open circuit may take to the head. Default 20 seconds.
@@ -239,7 +246,10 @@ impl Traffic {
             Row::RandomErrors => outages::random_errors(self),
             Row::Outage if self.opens => outages::outage(self),
             Row::Hung => timeouts::all(self),
-            Row::Ready if self.opens => waiting::ready_when_it_opens(self),
+            Row::Ready if self.opens => {
+                waiting::ready_when_it_opens(self);
+                waiting::pending_when_it_opens(self);
+            }
             Row::Crowds => crowds::waiting_tasks(self),
             _ => {}
         }

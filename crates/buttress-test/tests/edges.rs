@@ -259,6 +259,23 @@ where
     service.clone().oneshot(Request::new(TestBody::default())).await.map_err(Into::into)
 }
 
+#[test]
+fn hints_of_centuries_are_pauses_that_the_total_ends() {
+    let stack = || {
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(TOTAL).http_client())
+            .layer(RetryLayer::new(3).max_hint(Duration::MAX).http_client().map_request_body(replayed))
+    };
+    let expect = |traffic: Traffic| traffic.attempts(3).answers_within(TOTAL).check_row(Row::Limits);
+    expect(Traffic::through("retry with any hint", stack));
+    let stack = || {
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(TOTAL).grpc_client())
+            .layer(RetryLayer::new(3).max_hint(Duration::MAX).grpc_client().map_request_body(replayed))
+    };
+    expect(Traffic::through("retry with any hint, gRPC", stack).speaking(Protocol::Grpc));
+}
+
 #[tokio::test(start_paused = true)]
 async fn zero_refuses_or_does_once_and_does_not_hang() {
     let inner = Inner::new(Plan::healthy());

@@ -3,8 +3,8 @@
 use buttress::{Admit, Clock, Outcome, Permit, Policy, Reason, Refused, Rejection, gate::GateLayer, keyed::Keyed};
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{
-    TestBody,
-    traffic::{Protocol, Traffic},
+    Answer, Plan, TestBody,
+    traffic::{Caller, Means, Protocol, Row, Shape, Traffic},
 };
 use http::Request;
 use std::{
@@ -49,9 +49,42 @@ fn a_circuit_breaker_with_backpressure() {
         .opens());
 }
 
+/// A call is as long as the time to its head, so that streams, slow readers and idle services are not slow.
+#[test]
+fn a_circuit_breaker_that_counts_slow_calls() {
+    fn layer() -> CircuitBreakerLayer {
+        let slow = CircuitBreaker::builder("x").slow_threshold(ATTEMPT).slow_rate(0.5).count_overdue(true);
+        slow.minimum_throughput(10).build().unwrap().into()
+    }
+    let rows = [
+        Row::Rare,
+        Row::Streams,
+        Row::Unread,
+        Row::Empty,
+        Row::Outage,
+        Row::Rejections,
+        Row::Panics,
+        Row::Ready,
+        Row::Limits,
+    ];
+    for row in rows {
+        Traffic::through("slow calls, .http_client()", || layer().http_client()).opens().check_row(row);
+        Traffic::through("slow calls, .backpressure()", || layer().http().backpressure()).opens().check_row(row);
+        let grpc = Traffic::through("slow calls, .grpc_client()", || layer().grpc_client());
+        grpc.speaking(Protocol::Grpc).opens().check_row(row);
+    }
+    // A backend that hangs is a slow one, also where its callers do not wait for the answer.
+    let hangs = Shape::new(Row::Long, "an answer that no caller waits for")
+        .backend(Plan::of(Answer::Never))
+        .caller(Caller::HangsUpAfter(Duration::from_secs(1)))
+        .every(Duration::from_millis(10))
+        .means(Means::Failure);
+    Traffic::through("slow calls", || layer().http_client()).opens().send(&hangs);
+}
+
 #[test]
 fn a_bulkhead() {
-    every_ending!("bulkhead", BulkheadLayer::new(10), |traffic| traffic.at_once(10));
+    every_ending!("bulkhead", BulkheadLayer::new(10), |traffic| traffic.at_once(10).waits_within(Duration::ZERO));
 }
 
 #[test]
@@ -63,6 +96,8 @@ fn a_bulkhead_with_backpressure() {
 fn a_bulkhead_with_a_queue() {
     let traffic = |traffic: Traffic| traffic.at_once(10);
     every_ending!("bulkhead, queue", BulkheadLayer::new(10).queue(20_000, Duration::MAX), traffic);
+    let traffic = |traffic: Traffic| traffic.at_once(10).waits_within(TOTAL);
+    every_ending!("bulkhead, queue for two seconds", BulkheadLayer::new(10).queue(20_000, TOTAL), traffic);
 }
 
 #[test]

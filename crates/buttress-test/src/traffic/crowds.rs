@@ -1,6 +1,6 @@
 //! Places are held as long as a response is on its way, and thousands of calls that wait for one cost little.
 
-use super::{Field, Row, Traffic, shape::Outgoing};
+use super::{Field, Row, Traffic, shape::Outgoing, table};
 use crate::{Answer, Part, Plan, subject::Boxed};
 use http::Response;
 use std::{
@@ -30,10 +30,20 @@ fn call(mut service: Boxed, request: &Outgoing) -> impl Future<Output = Reply> +
 /// A stream holds its place to its end, and gives it back when it is dropped.
 pub(super) fn places(traffic: &Traffic) {
     let Some(places) = traffic.at_once.filter(|places| *places > 0) else { return };
-    traffic.run(Row::Streams, &"as many streams as there are places", async {
+    let stream = || vec![Part::Data("first"), Part::Wait(Duration::from_secs(100)), Part::Data("last")];
+    held(traffic, places, "streams", Plan::of(Answer::Body(stream())));
+    // Such a head decides the outcome, but not when the response has ended. Where failures open a circuit or are repeated, they
+    // say nothing of places.
+    if traffic.opens || traffic.attempts > 1 {
+        return;
+    }
+    held(traffic, places, "responses with a status of 500", table::with_body(500, &[], stream()));
+}
+
+fn held(traffic: &Traffic, places: usize, what: &str, plan: Plan) {
+    traffic.run(Row::Streams, &format!("as many {what} as there are places"), async {
         let field = Field::new(traffic);
-        let stream = vec![Part::Data("first"), Part::Wait(Duration::from_secs(100)), Part::Data("last")];
-        field.inner.follow(Plan::of(Answer::Body(stream)));
+        field.inner.follow(plan);
         let mut streams: Vec<Response<_>> = Vec::new();
         for _ in 0..places {
             let reply = tokio::time::timeout(Duration::from_secs(1), call(field.service(), &field.request())).await;

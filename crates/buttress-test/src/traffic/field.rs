@@ -126,7 +126,10 @@ impl<'a> Field<'a> {
             Err(_) => return Came::NotReady,
         }
         match caller {
-            Caller::GetsReady => return Came::Left,
+            Caller::LeavesWhenReady(time) => {
+                sleep(time).await;
+                return Came::Left;
+            }
             Caller::IdlesWhenReady(time) => sleep(time).await,
             _ => {}
         }

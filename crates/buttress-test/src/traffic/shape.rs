@@ -38,8 +38,8 @@ pub enum Caller {
     Polls(usize),
     /// Drops the call, or the body, at this time after the call.
     HangsUpAfter(Duration),
-    /// Makes the service ready, and drops it.
-    GetsReady,
+    /// Makes the service ready, and drops it after this time.
+    LeavesWhenReady(Duration),
     /// Makes the service ready, and calls it after this time.
     IdlesWhenReady(Duration),
 }

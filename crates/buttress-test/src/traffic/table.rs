@@ -1,7 +1,7 @@
 //! The shapes of the rows that are sequences of calls.
 
 use super::{
-    Caller::{GetsReady, HangsUpAfter, IdlesWhenReady, Polls, ReadsFrames},
+    Caller::{HangsUpAfter, IdlesWhenReady, LeavesWhenReady, Polls, ReadsFrames},
     Means::{Anything, Failure, Nothing, Success},
     Protocol::{self, Grpc, Http, Plain},
     Row, Shape,
@@ -74,7 +74,7 @@ pub(super) fn head(status: u16, headers: &[(&'static str, &'static str)]) -> Pla
     with_body(status, headers, vec![])
 }
 
-fn with_body(status: u16, headers: &[(&'static str, &'static str)], body: Vec<Part>) -> Plan {
+pub(super) fn with_body(status: u16, headers: &[(&'static str, &'static str)], body: Vec<Part>) -> Plan {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     for (name, value) in headers {
@@ -254,7 +254,8 @@ fn panics(protocol: Protocol) -> Vec<Shape> {
 fn readiness(protocol: Protocol) -> Vec<Shape> {
     let shape = |name: &str, caller| Shape::new(Row::Ready, name).backend(healthy(protocol)).caller(caller);
     vec![
-        shape("ready, and dropped", GetsReady).means(Nothing),
+        shape("ready, and dropped", LeavesWhenReady(Duration::ZERO)).means(Nothing),
+        shape("ready and idle for 10 minutes, and dropped", LeavesWhenReady(MINUTE * 10)).means(Nothing),
         shape("ready and idle for 2 seconds", IdlesWhenReady(SECOND * 2)),
         shape("ready and idle for 10 minutes", IdlesWhenReady(MINUTE * 10)),
     ]

@@ -4,19 +4,21 @@ use super::{Caller, Field, Row, Traffic, field::Came};
 use crate::{Answer, Part, Plan};
 use std::time::Duration;
 use tokio::time::{Instant, advance};
+use tower::ServiceExt;
 
 /// A busy task keeps a paused clock from moving by itself, so that another task moves it by this much at a time.
 const TICK: Duration = Duration::from_millis(10);
 
 pub(super) fn all(traffic: &Traffic) {
     let bounds = [traffic.answers_within, traffic.attempt_within.filter(|_| traffic.attempts == 1)];
-    let Some(within) = bounds.into_iter().flatten().min() else { return stops(traffic) };
+    waits(traffic);
+    stops(traffic);
+    let Some(within) = bounds.into_iter().flatten().min() else { return };
     for (name, answer) in
         [("a backend that never answers", Answer::Never), ("a backend that keeps its task busy", Answer::SpendsBudget)]
     {
         traffic.run(Row::Hung, &name, ends(traffic, answer, within));
     }
-    stops(traffic);
 }
 
 async fn ends(traffic: &Traffic, answer: Answer, within: Duration) {
@@ -38,6 +40,26 @@ async fn ends(traffic: &Traffic, answer: Answer, within: Duration) {
         field.holds_nothing();
     }
     ticker.abort();
+}
+
+/// Every place is taken, for good.
+fn waits(traffic: &Traffic) {
+    let Some((within, places)) = traffic.waits_within.zip(traffic.at_once) else { return };
+    traffic.run(Row::Hung, &"every place is held by a call that hangs", async {
+        let field = Field::new(traffic);
+        field.inner.follow(Plan::of(Answer::Never));
+        let hung: Vec<_> = (0..places).map(|_| tokio::spawn(field.service().oneshot(field.request().make()))).collect();
+        tokio::task::yield_now().await;
+        assert_eq!(field.inner.calls(), places, "another number of calls than there are places");
+        let began = Instant::now();
+        let seen = field.call(&Plan::of(Answer::Never), &field.request(), Caller::HangsUpAfter(within * 3)).await;
+        let took = began.elapsed();
+        assert!(seen.is_refused() && !matches!(seen.came, Came::Left), "the call waits for {took:?}: {seen}");
+        assert!(took <= within + TICK * 2, "the call is rejected after {took:?}, and not after {within:?}");
+        hung.iter().for_each(tokio::task::JoinHandle::abort);
+        tokio::task::yield_now().await;
+        field.is_as_before().await;
+    });
 }
 
 /// The body of a response stops.

@@ -1,9 +1,33 @@
-//! Row 18: a service that was made ready before the circuit opened.
+//! Row 18: services that were made ready, or were waiting for it, before the circuit opened.
 
 use super::{Field, Row, Traffic, field::PROBES_BY};
+use crate::Ready;
 use std::{future::poll_fn, time::Duration};
 use tokio::time::{sleep, timeout};
+use tokio_test::task;
 use tower::Service;
+
+/// A service whose backend never becomes ready does not wait for it once its calls would be rejected.
+pub(super) fn pending_when_it_opens(traffic: &Traffic) {
+    traffic.run(Row::Ready, &"waits for the backend when the circuit opens", async {
+        let field = Field::new(traffic);
+        let never = field.healthy().ready(Ready::Never);
+        field.inner.follow(never.clone());
+        let mut early = field.service();
+        let mut waits = task::spawn(poll_fn(move |cx| early.poll_ready(cx)));
+        if waits.poll().is_ready() {
+            // It waits in the future of the call, or calls are not held up by a backend that is not ready.
+            return;
+        }
+        field.trip().await;
+        field.inner.follow(never);
+        let mut late = field.service();
+        if task::spawn(poll_fn(move |cx| late.poll_ready(cx))).poll().is_ready() {
+            assert!(waits.is_woken(), "a new service rejects, and the one that waits is not woken");
+            assert!(waits.poll().is_ready(), "a new service rejects, and the one that waits goes on waiting");
+        }
+    });
+}
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
