@@ -2,7 +2,7 @@
 //! people's layers.
 
 use buttress::{
-    Admit, Backoff, Failure, FailureKind, InvalidConfig, Outcome, Permit, Policy, TokioClock,
+    Admit, Backoff, Clock, Failure, FailureKind, InvalidConfig, Outcome, Permit, Policy, TokioClock,
     circuit_breaker::{CloseRule, State, Window},
     gate::GateLayer,
     health::{CheckConfig, Group, Probe},
@@ -274,6 +274,16 @@ fn hints_of_centuries_are_pauses_that_the_total_ends() {
             .layer(RetryLayer::new(3).max_hint(Duration::MAX).grpc_client().map_request_body(replayed))
     };
     expect(Traffic::through("retry with any hint, gRPC", stack).speaking(Protocol::Grpc));
+}
+
+/// More than 2^32 milliseconds.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_sixty_days_takes_sixty_days() {
+    let inner = Inner::new(Plan::of(Answer::Never));
+    let began = TokioClock.now();
+    assert!(call(&TimeoutLayer::total(DAY * 60).http_client().layer(inner)).await.is_err());
+    let took = TokioClock.now() - began;
+    assert!(took >= DAY * 60 && took < DAY * 60 + SECOND, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

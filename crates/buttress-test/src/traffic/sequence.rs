@@ -18,7 +18,7 @@ const TO_CLOSE: usize = 20;
 pub(super) fn send(traffic: &Traffic, shape: &Shape) {
     let means = meaning(traffic, shape);
     traffic.run(shape.row, &shape.name, through_a_closed_circuit(traffic, shape, means));
-    if traffic.opens && shape.backend.delay <= traffic.probe_within {
+    if traffic.opens && shape.backend.delay.min(patience(shape)) <= traffic.probe_within {
         let what = format!("{}, to a circuit that is half-open", shape.name);
         traffic.run(shape.row, &what, through_a_half_open_circuit(traffic, shape, means));
     }
@@ -26,19 +26,23 @@ pub(super) fn send(traffic: &Traffic, shape: &Shape) {
 
 /// What a shape means for this layer: its timeouts make a failure, or a caller who has left, of what takes too long.
 fn meaning(traffic: &Traffic, shape: &Shape) -> Means {
-    let patience = match shape.caller {
-        Caller::HangsUpAfter(time) => time,
-        Caller::Polls(_) => Duration::ZERO,
-        _ => Duration::MAX,
-    };
     let delay = shape.backend.delay;
-    if traffic.attempt_within.is_some_and(|bound| delay > bound && patience > bound) {
+    if traffic.attempt_within.is_some_and(|bound| delay > bound && patience(shape) > bound) {
         return Means::Failure;
     }
     if traffic.answers_within.is_some_and(|bound| delay > bound) && shape.means == Means::Success {
         return Means::Nothing;
     }
     shape.means
+}
+
+/// How long the caller waits for an answer.
+fn patience(shape: &Shape) -> Duration {
+    match shape.caller {
+        Caller::HangsUpAfter(time) => time,
+        Caller::Polls(_) => Duration::ZERO,
+        _ => Duration::MAX,
+    }
 }
 
 async fn through_a_closed_circuit(traffic: &Traffic, shape: &Shape, means: Means) {
@@ -104,7 +108,9 @@ async fn through_a_half_open_circuit(traffic: &Traffic, shape: &Shape, means: Me
 }
 
 async fn send_once(field: &Field<'_>, shape: &Shape) -> Seen {
-    field.call(&shape.backend, &shape.request, shape.caller).await
+    let seen = field.call(&shape.backend, &shape.request, shape.caller).await;
+    assert!(shape.row == Row::Panics || !matches!(seen.came, Came::Panic), "the layer panics");
+    seen
 }
 
 /// The call reached the backend once, and what the backend answered came out.

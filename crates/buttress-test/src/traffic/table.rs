@@ -12,6 +12,7 @@ use buttress::{Error, Reason, Rejection};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use std::{io, time::Duration};
 
+const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -255,6 +256,9 @@ fn readiness(protocol: Protocol) -> Vec<Shape> {
     let shape = |name: &str, caller| Shape::new(Row::Ready, name).backend(healthy(protocol)).caller(caller);
     vec![
         shape("ready, and dropped", LeavesWhenReady(Duration::ZERO)).means(Nothing),
+        // Often enough for a rate of slow calls.
+        shape("ready and idle for 600 ms, and dropped", LeavesWhenReady(MS * 600)).means(Nothing).every(MS),
+        shape("ready and idle for 600 ms", IdlesWhenReady(MS * 600)).every(MS),
         shape("ready and idle for 10 minutes, and dropped", LeavesWhenReady(MINUTE * 10)).means(Nothing),
         shape("ready and idle for 2 seconds", IdlesWhenReady(SECOND * 2)),
         shape("ready and idle for 10 minutes", IdlesWhenReady(MINUTE * 10)),

@@ -1,7 +1,7 @@
 //! Row 18: services that were made ready, or were waiting for it, before the circuit opened.
 
 use super::{Field, Row, Traffic, field::PROBES_BY};
-use crate::Ready;
+use crate::{Ready, subject::Boxed};
 use std::{future::poll_fn, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_test::task;
@@ -34,10 +34,16 @@ const AN_HOUR: Duration = Duration::from_secs(3600);
 pub(super) fn ready_when_it_opens(traffic: &Traffic) {
     traffic.run(Row::Ready, &"ready when the circuit opens", async {
         let field = Field::new(traffic);
-        let mut early = field.service();
-        poll_fn(|cx| early.poll_ready(cx)).await.expect("the backend is ready");
+        let (mut early, mut asked_again) = (field.service(), field.service());
+        for service in [&mut early, &mut asked_again] {
+            poll_fn(|cx| service.poll_ready(cx)).await.expect("the backend is ready");
+        }
         field.trip().await;
         field.inner.follow(field.healthy());
+        let is_ready = |service: &mut Boxed| task::spawn(poll_fn(|cx| service.poll_ready(cx))).poll().is_ready();
+        let late = is_ready(&mut field.service());
+        assert_eq!(is_ready(&mut asked_again), late, "a service that was ready does not see that the circuit opened");
+        drop(asked_again);
         let before = field.inner.calls();
         let reply = timeout(AN_HOUR, early.call(field.request().make())).await.expect("the call never ends");
         assert!(field.inner.calls() - before <= 1, "the call arrives more than once: {reply:?}");
