@@ -33,7 +33,8 @@ pub enum Part {
     Panic,
 }
 
-/// A body that follows a script. It knows its length and its end, so that a wrapper can be caught hiding them.
+/// A body that follows a script. It knows its length and its end, so that a wrapper can be caught
+/// hiding them.
 #[derive(Debug, Default)]
 pub struct TestBody {
     parts: VecDeque<Part>,

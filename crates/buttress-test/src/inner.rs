@@ -56,7 +56,8 @@ pub enum Answer {
     Error,
     /// This error.
     Fails(MakeError),
-    /// An error for this share of the calls, at random; the other answer for the rest. See [`Inner::seed`].
+    /// An error for this share of the calls, at random; the other answer for the rest. See
+    /// [`Inner::seed`].
     Sometimes(f64, Box<Answer>),
     /// Not at all.
     Never,
@@ -112,10 +113,11 @@ impl Plan {
     }
 }
 
-/// A backend that follows a [`Plan`]. Clones share the plan and the counters, and each has a readiness of its own.
+/// A backend that follows a [`Plan`]. Clones share the plan and the counters, and each has a
+/// readiness of its own.
 ///
-/// It reads the whole body of a request before it answers. Where that body breaks, it answers 400, or `CANCELLED` to a gRPC
-/// request, as a handler does.
+/// It reads the whole body of a request before it answers. Where that body breaks, it answers 400,
+/// or `CANCELLED` to a gRPC request, as a handler does.
 #[derive(Debug)]
 pub struct Inner {
     shared: Arc<Shared>,
@@ -323,8 +325,8 @@ fn bad_request(headers: &HeaderMap) -> Response<TestBody> {
     response
 }
 
-/// A panic that is part of the script. It does not call the panic hook, because a thousand backtraces take longer than the
-/// test.
+/// A panic that is part of the script. It does not call the panic hook, because a thousand
+/// backtraces take longer than the test.
 pub(crate) fn panics(message: &'static str) -> ! {
     resume_unwind(Box::new(message))
 }

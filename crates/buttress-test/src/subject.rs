@@ -6,7 +6,8 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use std::future::Future;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-/// What a scenario calls. Boxed, so that scenarios are not generic; readiness and clones go through.
+/// What a scenario calls. Boxed, so that scenarios are not generic; readiness and clones go
+/// through.
 pub(crate) type Boxed = BoxCloneSyncService<Request<TestBody>, Response<AnyBody>, BoxError>;
 pub(crate) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Reply = Result<Response<AnyBody>, BoxError>;

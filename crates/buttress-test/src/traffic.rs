@@ -1,8 +1,9 @@
 //! The traffic that every layer and every stack has to survive.
 //!
-//! A layer that keeps the [contract](crate::contract) can still fail in production: on calls that come every ten minutes, on
-//! streams of two minutes, on bodies that no caller reads, on callers that hang up. [`Traffic`] sends these shapes through a layer or
-//! a stack, on virtual time, and checks from outside what has to hold.
+//! A layer that keeps the [contract](crate::contract) can still fail in production: on calls that
+//! come every ten minutes, on streams of two minutes, on bodies that no caller reads, on callers
+//! that hang up. [`Traffic`] sends these shapes through a layer or a stack, on virtual time, and
+//! checks from outside what has to hold.
 //!
 //! ```
 //! use buttress_http::prelude::*;
@@ -19,18 +20,18 @@
 //! .opens()                                      // it contains a circuit breaker,
 //! .at_once(10)                                  // a bound on calls in flight,
 //! .attempt_within(Duration::from_millis(500))   // and a timeout
-//! # ;
-//! # Traffic::through("payments client", || BulkheadLayer::new(10).http_client()).at_once(10)
 //! .check();
 //! ```
 //!
-//! Say what the layer promises, and [`check`](Traffic::check) runs every row that applies. What is not promised must not happen: a
-//! layer that does not [open](Traffic::opens) must not refuse a call, whatever the backend does.
+//! Say what the layer promises, and [`check`](Traffic::check) runs every row that applies. What is
+//! not promised must not happen: a layer that does not [open](Traffic::opens) must not refuse a
+//! call, whatever the backend does.
 //!
 //! # How a row is checked
 //!
-//! A [`Shape`] is one kind of call: what the backend does, what the caller does, how often it comes, and what it
-//! [means](Means) for the backend. Each shape is sent a number of times through a new layer:
+//! A [`Shape`] is one kind of call: what the backend does, what the caller does, how often it
+//! comes, and what it [means](Means) for the backend. Each shape is sent a number of times through
+//! a new layer:
 //!
 //! | it means | around a closed circuit, or no circuit | around a half-open circuit |
 //! |---|---|---|
@@ -39,9 +40,10 @@
 //! | [`Failure`](Means::Failure) | the circuit opens | the circuit opens again |
 //! | [`Anything`](Means::Anything) | afterwards a call gets through, 15 minutes later | the same, and it closes |
 //!
-//! After each shape nothing of the backend's calls may be left, and the next call has to get through: a permit that is lost now and
-//! then shows, because shapes are repeated. Rows that are more than a sequence of calls (random errors, outages, crowds,
-//! timeouts) are functions of their own.
+//! After each shape nothing of the backend's calls may be left, and the next call has to get
+//! through: a permit that is lost now and then shows, because shapes are repeated. Rows that are
+//! more than a sequence of calls (random errors, outages, crowds, timeouts) are functions of their
+//! own.
 //!
 //! # A shape of your own
 //!
@@ -56,7 +58,8 @@
 //! Traffic::through("orders", || CircuitBreakerLayer::new("orders").http()).opens().send(&conflict.means(Means::Success));
 //! ```
 //!
-//! A failure names the row, the shape and the layer, and does not keep the other rows from being checked:
+//! A failure names the row, the shape and the layer, and does not keep the other rows from being
+//! checked:
 //!
 //! ```text
 //! row 7 (hang-ups), "the caller hangs up after 1 polls", through orders: no call gets through any more ...
@@ -95,7 +98,8 @@ use std::{
 };
 use tower::{Layer, Service};
 
-/// A layer or a stack, what it promises, and the traffic to send through it. See the [module](self).
+/// A layer or a stack, what it promises, and the traffic to send through it. See the
+/// [module](self).
 #[must_use = "`check` sends the traffic"]
 pub struct Traffic {
     name: String,
@@ -119,7 +123,8 @@ pub struct Traffic {
 const PROBE_WITHIN: Duration = Duration::from_secs(20);
 
 impl Traffic {
-    /// Sends HTTP requests through what `layer` makes. It is called for each shape, and has to make a new layer each time.
+    /// Sends HTTP requests through what `layer` makes. It is called for each shape, and has to make
+    /// a new layer each time.
     pub fn through<L, B>(name: impl Into<String>, layer: impl Fn() -> L + 'static) -> Self
     where
         L: Layer<Inner> + 'static,
@@ -166,7 +171,8 @@ impl Traffic {
         Self { attempts, ..self }
     }
 
-    /// An attempt that has no head after this time fails. Under a circuit breaker that is a failure.
+    /// An attempt that has no head after this time fails. Under a circuit breaker that is a
+    /// failure.
     pub fn attempt_within(self, time: Duration) -> Self {
         Self { attempt_within: Some(time), ..self }
     }
@@ -191,12 +197,14 @@ impl Traffic {
         Self { probe_within: time, ..self }
     }
 
-    /// The highest share of random errors, in percent, of which its circuit makes no outage. Default 20.
+    /// The highest share of random errors, in percent, of which its circuit makes no outage.
+    /// Default 20.
     pub fn bears(self, percent: u32) -> Self {
         Self { bears: percent, ..self }
     }
 
-    /// Calls a function before each call, for example one that reloads the same configuration: that must change nothing.
+    /// Calls a function before each call, for example one that reloads the same configuration: that
+    /// must change nothing.
     pub fn between_calls(self, act: impl Fn() + 'static) -> Self {
         Self { between_calls: Box::new(act), ..self }
     }

@@ -1,5 +1,5 @@
-//! The rows of the traffic that depend on how a layer is made: panics in code of the user, limits, reloads, many keys, and other
-//! people's layers.
+//! The rows of the traffic that depend on how a layer is made: panics in code of the user, limits,
+//! reloads, many keys, and other people's layers.
 
 use buttress::{
     Admit, Backoff, Clock, Failure, FailureKind, InvalidConfig, Outcome, Permit, Policy, TokioClock,

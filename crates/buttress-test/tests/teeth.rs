@@ -1,7 +1,10 @@
-//! The contract has teeth: layers with the defects that were found in other people's are caught.
+//! The contract and the traffic have teeth: layers with the defects that were found in other people's are caught.
 
 use buttress::{Admit, Bulkhead, Clock, Permit, PlainExt, Policy, Refused, Rejection, gate::GateLayer};
-use buttress_test::{TestBody, contract};
+use buttress_test::{
+    Answer, Plan, TestBody, contract,
+    traffic::{Caller, Means, Row, Shape, Traffic},
+};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame};
@@ -142,4 +145,49 @@ fn a_call_that_goes_on_without_its_caller() {
 #[test]
 fn a_layer_that_does_nothing_keeps_the_contract() {
     contract::check(tower::layer::util::Identity::new);
+}
+
+#[test]
+#[should_panic(
+    expected = "row 7 (hang-ups), \"the caller hangs up after 0 polls\", through leaky: no call gets through"
+)]
+fn traffic_finds_a_permit_that_is_lost_with_a_hang_up() {
+    Traffic::through("leaky", || GateLayer::with_policy(Leaky(Bulkhead::new(10))).plain()).check_row(Row::HangUps);
+}
+
+#[test]
+#[should_panic(expected = "a call gets in while every place is held by a stream")]
+fn traffic_finds_a_place_that_is_free_before_the_stream_has_ended() {
+    let layer = || tower::limit::GlobalConcurrencyLimitLayer::new(10);
+    Traffic::through("tower's concurrency limit", layer).at_once(10).check_row(Row::Streams);
+}
+
+#[test]
+#[should_panic(expected = "no call gets through any more")]
+fn traffic_finds_a_circuit_where_none_is_promised() {
+    let layer = || buttress::CircuitBreakerLayer::new("x").plain();
+    Traffic::through("circuit breaker", layer).check_row(Row::Panics);
+}
+
+#[test]
+#[should_panic(expected = "of these do not open the circuit")]
+fn traffic_finds_a_circuit_that_does_not_see_what_it_should() {
+    let layer = || buttress::CircuitBreakerLayer::new("x").plain();
+    let mut down = Response::new(vec![]);
+    *down.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    let shape = Shape::new(Row::Outage, "503").backend(Plan::of(Answer::Response(down))).means(Means::Failure);
+    Traffic::through("an ending that looks at no status", layer).opens().send(&shape.caller(Caller::ReadsAll));
+}
+
+#[test]
+#[should_panic(expected = "and not after 500ms")]
+fn traffic_finds_a_timeout_that_does_not_fire() {
+    Traffic::through("no timeout", tower::layer::util::Identity::new)
+        .attempt_within(std::time::Duration::from_millis(500))
+        .check_row(Row::Hung);
+}
+
+#[test]
+fn traffic_goes_through_a_layer_that_does_nothing() {
+    Traffic::through("nothing", tower::layer::util::Identity::new).check();
 }

@@ -49,7 +49,8 @@ fn a_circuit_breaker_with_backpressure() {
         .opens());
 }
 
-/// A call is as long as the time to its head, so that streams, slow readers and idle services are not slow.
+/// A call is as long as the time to its head, so that streams, slow readers and idle services are
+/// not slow.
 #[test]
 fn a_circuit_breaker_that_counts_slow_calls() {
     fn layer() -> CircuitBreakerLayer {
@@ -128,13 +129,15 @@ fn health() {
     Traffic::through("health, .grpc()", move || layer().grpc()).speaking(Protocol::Grpc).check();
 }
 
+type PerPath<A> = GateLayer<Keyed<String, A, fn(&Request<TestBody>) -> String>>;
+
 fn path(request: &Request<TestBody>) -> String {
     request.uri().path().to_owned()
 }
 
 #[test]
 fn a_circuit_breaker_for_each_key() {
-    fn layer() -> GateLayer<Keyed<String, CircuitBreaker, fn(&Request<TestBody>) -> String>> {
+    fn layer() -> PerPath<CircuitBreaker> {
         GateLayer::with_policy(Keyed::new(path, |_: &String| CircuitBreaker::new("key")))
     }
     every_ending!("keyed circuit breaker", layer(), |traffic| traffic.opens());
@@ -142,7 +145,7 @@ fn a_circuit_breaker_for_each_key() {
 
 #[test]
 fn a_bulkhead_for_each_key() {
-    fn layer() -> GateLayer<Keyed<String, Bulkhead, fn(&Request<TestBody>) -> String>> {
+    fn layer() -> PerPath<Bulkhead> {
         GateLayer::with_policy(Keyed::new(path, |_: &String| Bulkhead::new(10)))
     }
     every_ending!("keyed bulkhead", layer(), |traffic| traffic.at_once(10));

@@ -1,11 +1,11 @@
-//! Places are held as long as a response is on its way, and thousands of calls that wait for one cost little.
+//! Places are held as long as a response is on its way, and thousands of calls that wait for one
+//! cost little.
 
 use super::{Field, Row, Traffic, shape::Outgoing, table};
 use crate::{Answer, Part, Plan, subject::Boxed};
 use http::Response;
 use std::{
     future::{Future, poll_fn},
-    task::Poll,
     time::Duration,
 };
 use tokio_test::task::{self, Spawn};
@@ -32,8 +32,8 @@ pub(super) fn places(traffic: &Traffic) {
     let Some(places) = traffic.at_once.filter(|places| *places > 0) else { return };
     let stream = || vec![Part::Data("first"), Part::Wait(Duration::from_secs(100)), Part::Data("last")];
     held(traffic, places, "streams", Plan::of(Answer::Body(stream())));
-    // Such a head decides the outcome, but not when the response has ended. Where failures open a circuit or are repeated, they
-    // say nothing of places.
+    // Such a head decides the outcome, but not when the response has ended. Where failures open a
+    // circuit or are repeated, they say nothing of places.
     if traffic.opens || traffic.attempts > 1 {
         return;
     }
@@ -102,7 +102,7 @@ fn woken<F: Future<Output = Reply>>(tasks: &mut [Option<Spawn<F>>]) -> usize {
     for slot in tasks {
         let Some(task) = slot.as_mut().filter(|task| task.is_woken()) else { continue };
         woken += 1;
-        if let Poll::Ready(_) = task.poll() {
+        if task.poll().is_ready() {
             *slot = None;
         }
     }

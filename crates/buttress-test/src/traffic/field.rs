@@ -9,6 +9,7 @@ use crate::{
     Answer, BoxError, Inner, Plan,
     subject::{AnyBody, Boxed, Reply, Subject},
 };
+use buttress::{Clock, TokioClock};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -18,7 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::time::{sleep, timeout};
 use tower::Service;
@@ -26,16 +27,31 @@ use tower::Service;
 /// Longer than any call or timeout of the traffic. Tokio's timers reach two years.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A service that is not ready after this time refuses: the backend of most shapes is ready at once.
+/// A service that is not ready after this time refuses: the backend of most shapes is ready at
+/// once.
 const REFUSES: Duration = Duration::from_millis(1);
 
-/// After this time every circuit admits a probe: the longest open time is five minutes by default, and jittered.
+/// After this time every circuit admits a probe: the longest open time is five minutes by default,
+/// and jittered.
 pub(super) const PROBES_BY: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Field<'a> {
     pub(super) inner: Inner,
     pub(super) traffic: &'a Traffic,
     layer: Subject,
+}
+
+/// Measures virtual time.
+pub(super) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self(TokioClock.now())
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        TokioClock.now() - self.0
+    }
 }
 
 /// What a caller has seen of a call.

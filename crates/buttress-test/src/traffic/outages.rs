@@ -1,14 +1,18 @@
 //! Rows 13 and 14: errors at random, and outages.
 
-use super::{Caller, Field, Row, Traffic, field::Came};
+use super::{
+    Caller, Field, Row, Traffic,
+    field::{Came, Stopwatch},
+};
 use crate::{Answer, Plan};
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{interval, sleep};
 
 /// Calls a second, and for how many seconds.
 const RATES: [(u32, u32); 3] = [(10, 60), (100, 10), (1000, 2)];
 
-/// Failures before a circuit opens: 5 in a row where there were no failures before, and a few that a retry adds.
+/// Failures before a circuit opens: 5 in a row where there were no failures before, and a few that
+/// a retry adds.
 const HANDFUL: usize = 20;
 
 /// How long an outage lasts. By default a circuit probes after 5 and after some 10 seconds more.
@@ -73,7 +77,7 @@ async fn down_and_up(traffic: &Traffic, rate: u32) {
         sleep(every(rate)).await;
     }
     let (mut reached, mut opened) = (0, false);
-    let began = Instant::now();
+    let began = Stopwatch::start();
     while began.elapsed() < OUTAGE {
         let seen = field.call(&down, &request, Caller::ReadsAll).await;
         reached += seen.reached;
@@ -83,7 +87,7 @@ async fn down_and_up(traffic: &Traffic, rate: u32) {
     }
     assert!(opened, "{reached} failures do not open the circuit");
     assert!(reached <= HANDFUL + NO_CROWD, "{reached} calls reach a backend that is down");
-    let (mut last_refusal, began) = (Duration::ZERO, Instant::now());
+    let (mut last_refusal, began) = (Duration::ZERO, Stopwatch::start());
     while last_refusal < RECOVERS_WITHIN {
         if field.call(&well, &request, Caller::ReadsAll).await.is_refused() {
             last_refusal = began.elapsed();
@@ -106,16 +110,15 @@ async fn no_crowd(traffic: &Traffic, rate: u32) {
     let plan = field.healthy().slow(delay);
     field.inner.follow(plan);
     let first = Arc::new(tokio::sync::Notify::new());
-    let (began, before) = (Instant::now(), field.inner.calls());
+    let before = field.inner.calls();
     let mut answered = Box::pin(first.notified());
-    let (mut next, mut sent) = (began, 0u32);
+    let (mut ticks, mut sent) = (interval(every(rate)), 0);
     let reached = loop {
         tokio::select! {
             biased;
             () = &mut answered => break field.inner.calls() - before,
-            () = sleep_until(next) => {}
+            _ = ticks.tick() => {}
         }
-        next += every(rate);
         sent += 1;
         let (mut service, request, first) = (field.service(), field.request().make(), first.clone());
         tokio::spawn(async move {

@@ -1,10 +1,10 @@
 //! Row 6: how often a request with a body is sent, and whether its body arrives whole.
 
-use super::{Caller, Field, Protocol, Row, Traffic, shape::Outgoing, table};
+use super::{Caller, Field, Protocol, Row, Traffic, field::Stopwatch, shape::Outgoing, table};
 use crate::{Answer, Part, Plan};
 use http::Method;
 use std::{io, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// How often a request is sent by a layer that repeats.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ async fn arrives(traffic: &Traffic, request: &Outgoing, backend: &Plan, sent: Se
     };
     for _ in 0..3 {
         let before = field.inner.received().len();
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let seen = field.call(backend, request, Caller::ReadsAll).await;
         let is_over = traffic.answers_within.is_some_and(|within| began.elapsed() >= within);
         let is_expected = seen.reached == expected || (is_over && (1..expected).contains(&seen.reached));

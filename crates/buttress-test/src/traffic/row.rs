@@ -1,6 +1,7 @@
 use std::fmt;
 
-/// A row of the table in `docs/traffic.md`. Rows 8 to 12 need real transports, and row 22 is a matter of types.
+/// A row of the table in `docs/traffic.md`. Rows 8 to 12 need real transports, and row 22 is a
+/// matter of types.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Row {

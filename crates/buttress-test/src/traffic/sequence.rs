@@ -9,7 +9,8 @@ use http::StatusCode;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// The pause between calls to a half-open circuit: short against every lease, long against every rounding.
+/// The pause between calls to a half-open circuit: short against every lease, long against every
+/// rounding.
 const STEP: Duration = Duration::from_secs(1);
 
 /// How many calls a half-open circuit is given to close. The default needs three.
@@ -24,7 +25,8 @@ pub(super) fn send(traffic: &Traffic, shape: &Shape) {
     }
 }
 
-/// What a shape means for this layer: its timeouts make a failure, or a caller who has left, of what takes too long.
+/// What a shape means for this layer: its timeouts make a failure, or a caller who has left, of
+/// what takes too long.
 fn meaning(traffic: &Traffic, shape: &Shape) -> Means {
     let delay = shape.backend.delay;
     if traffic.attempt_within.is_some_and(|bound| delay > bound && patience(shape) > bound) {

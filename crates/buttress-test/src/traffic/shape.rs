@@ -8,7 +8,8 @@ use std::time::Duration;
 pub enum Protocol {
     /// HTTP. For the endings `.http()` and `.http_client()`.
     Http,
-    /// gRPC. For the endings `.grpc()` and `.grpc_client()`, and for the HTTP endings, which recognise it.
+    /// gRPC. For the endings `.grpc()` and `.grpc_client()`, and for the HTTP endings, which
+    /// recognise it.
     Grpc,
     /// HTTP requests through layers that look at no response: for the ending `.plain()`.
     Plain,
@@ -100,7 +101,8 @@ impl Shape {
         Self { every, ..self }
     }
 
-    /// How many times it is sent through a closed circuit. Default 60, which is enough for any rate rule with the usual minimum.
+    /// How many times it is sent through a closed circuit. Default 60, which is enough for any rate
+    /// rule with the usual minimum.
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }

@@ -1,12 +1,16 @@
 //! Row 17: a backend that never answers, and one that keeps its task busy.
 
-use super::{Caller, Field, Row, Traffic, field::Came};
+use super::{
+    Caller, Field, Row, Traffic,
+    field::{Came, Stopwatch},
+};
 use crate::{Answer, Part, Plan};
 use std::time::Duration;
-use tokio::time::{Instant, advance};
+use tokio::time::advance;
 use tower::ServiceExt;
 
-/// A busy task keeps a paused clock from moving by itself, so that another task moves it by this much at a time.
+/// A busy task keeps a paused clock from moving by itself, so that another task moves it by this
+/// much at a time.
 const TICK: Duration = Duration::from_millis(10);
 
 pub(super) fn all(traffic: &Traffic) {
@@ -29,7 +33,7 @@ async fn ends(traffic: &Traffic, answer: Answer, within: Duration) {
         }
     });
     for number in 1..=3 {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let seen = field.call(&Plan::of(answer.clone()), &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
         assert!(
@@ -51,7 +55,7 @@ fn waits(traffic: &Traffic) {
         let hung: Vec<_> = (0..places).map(|_| tokio::spawn(field.service().oneshot(field.request().make()))).collect();
         tokio::task::yield_now().await;
         assert_eq!(field.inner.calls(), places, "another number of calls than there are places");
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let seen = field.call(&Plan::of(Answer::Never), &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
         assert!(seen.is_refused() && !matches!(seen.came, Came::Left), "the call waits for {took:?}: {seen}");
@@ -68,7 +72,7 @@ fn stops(traffic: &Traffic) {
     traffic.run(Row::Hung, &"a body that stops", async {
         let field = Field::new(traffic);
         let plan = Plan::of(Answer::Body(vec![Part::Data("first"), Part::Never]));
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let seen = field.call(&plan, &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
         assert!(matches!(seen.came, Came::Broken(_)), "the body does not break within {within:?}: {seen}");

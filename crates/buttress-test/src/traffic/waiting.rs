@@ -7,7 +7,8 @@ use tokio::time::{sleep, timeout};
 use tokio_test::task;
 use tower::Service;
 
-/// A service whose backend never becomes ready does not wait for it once its calls would be rejected.
+/// A service whose backend never becomes ready does not wait for it once its calls would be
+/// rejected.
 pub(super) fn pending_when_it_opens(traffic: &Traffic) {
     traffic.run(Row::Ready, &"waits for the backend when the circuit opens", async {
         let field = Field::new(traffic);
@@ -16,7 +17,8 @@ pub(super) fn pending_when_it_opens(traffic: &Traffic) {
         let mut early = field.service();
         let mut waits = task::spawn(poll_fn(move |cx| early.poll_ready(cx)));
         if waits.poll().is_ready() {
-            // It waits in the future of the call, or calls are not held up by a backend that is not ready.
+            // It waits in the future of the call, or calls are not held up by a backend that is not
+            // ready.
             return;
         }
         field.trip().await;
