@@ -73,7 +73,7 @@ pub struct Http;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grpc;
 
-/// The usual rules. See [`classify`](crate::classify).
+/// The usual rules. See [`classify`](mod@crate::classify).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard;
 
