@@ -112,9 +112,12 @@ async fn a_grpc_client_whose_caller_breaks_its_stream_off_learns_nothing_of_the_
 }
 
 #[tokio::test]
-async fn a_grpc_server_whose_client_breaks_a_message_off_gives_the_place_back() {
-    let bulkhead = Bulkhead::new(1);
-    let layer = BulkheadLayer::from(bulkhead.clone()).grpc();
+async fn a_grpc_server_whose_client_breaks_a_message_off_gives_the_place_back_and_counts_no_failure() {
+    let (bulkhead, breaker) = (Bulkhead::new(1), CircuitBreaker::new("handler"));
+    let layer = ServiceBuilder::new()
+        .layer(BulkheadLayer::from(bulkhead.clone()).grpc())
+        .layer(CircuitBreakerLayer::from(breaker.clone()).grpc())
+        .into_inner();
     let router = tonic::transport::Server::builder().layer(layer).add_service(HealthServer::new(Script::new()));
     let server = grpc_server(router).await;
     for resets in [true, false] {
@@ -135,4 +138,5 @@ async fn a_grpc_server_whose_client_breaks_a_message_off_gives_the_place_back() 
         }
         eventually(|| bulkhead.in_flight() == 0).await;
     }
+    assert_eq!((breaker.snapshot().counts.failed, breaker.state()), (0, State::Closed));
 }

@@ -81,6 +81,9 @@ pub trait Permit: Send + 'static {
     /// Whether the permit stands for a place that is taken until the response's stream has ended, also when the outcome is known before.
     const HELD_TO_END: bool = false;
 
+    /// Whether the policy looks at the outcomes of calls. Where it does not, an observer need not find out.
+    const LEARNS: bool = true;
+
     /// Tells the policy what became of the call.
     ///
     /// Called once at the most, after which the permit is only dropped.
@@ -104,6 +107,8 @@ pub enum Progress {
 
 /// A permit that nobody has to give back.
 impl Permit for () {
+    const LEARNS: bool = false;
+
     fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
 }
 

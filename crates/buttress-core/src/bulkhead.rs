@@ -353,6 +353,7 @@ pub struct BulkheadPermit {
 
 impl Permit for BulkheadPermit {
     const HELD_TO_END: bool = true;
+    const LEARNS: bool = false;
 
     fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
 }

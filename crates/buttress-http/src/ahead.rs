@@ -56,20 +56,21 @@ impl ReadAhead {
         let body: &mut dyn Any = request.body_mut();
         let ahead = None;
         #[cfg(feature = "axum")]
-        let ahead = ahead.or_else(|| replace(body, axum_core::body::Body::new));
+        let ahead = ahead.or_else(|| replace(body, axum_core::body::Body::new, axum_core::Error::into_inner));
         #[cfg(feature = "tonic")]
-        let ahead = ahead.or_else(|| replace(body, ::tonic::body::Body::new));
+        let ahead = ahead.or_else(|| replace(body, ::tonic::body::Body::new, Into::into));
         let _ = body;
         ahead
     }
 }
 
-fn replace<B>(body: &mut dyn Any, new: impl Fn(AheadBody) -> B) -> Option<ReadAhead>
+/// `unwrap` takes off what `new` puts around an error: extractors look for their causes at a certain depth.
+fn replace<B>(body: &mut dyn Any, new: impl Fn(AheadBody) -> B, unwrap: fn(B::Error) -> BoxError) -> Option<ReadAhead>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Default + Send + 'static,
+    B: Body<Data = Bytes> + Default + Send + 'static,
 {
     let body = body.downcast_mut::<B>().filter(|body| !body.is_end_stream())?;
-    let source = Box::pin(std::mem::take(body).map_err(Into::into));
+    let source = Box::pin(std::mem::take(body).map_err(unwrap));
     let shared = Shared { source, frames: VecDeque::new(), kept: 0, error: None, is_over: false };
     let shared = Arc::new(Mutex::new(shared));
     *body = new(AheadBody(shared.clone()));

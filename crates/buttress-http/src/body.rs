@@ -1,4 +1,4 @@
-use crate::{answer::AnswerBody, classify};
+use crate::{answer::AnswerBody, classify, upload::Upload};
 use buttress::{Failure, FailureKind, InFlight, Outcome, Permit, Progress};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -25,13 +25,15 @@ pub struct ObservedBody<B: Body, P: Permit> {
 struct Watch<P: Permit> {
     permit: InFlight<P>,
     ending: StreamEnd,
+    /// On a server, whether the caller broke off its upload: then a failure is no evidence.
+    upload: Option<Upload>,
 }
 
 /// What it means that a body ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum StreamEnd {
     /// The head has decided already; the permit is kept to the end all the same.
-    Decided(Outcome),
+    Decided(Box<Outcome>),
     /// Its end is a success, and so is its drop.
     Http,
     /// Its trailers say.
@@ -39,32 +41,32 @@ pub(crate) enum StreamEnd {
 }
 
 impl StreamEnd {
-    fn at_trailers(self, trailers: &HeaderMap) -> Outcome {
+    fn at_trailers(&self, trailers: &HeaderMap) -> Outcome {
         match self {
-            Self::Decided(outcome) => outcome,
+            Self::Decided(outcome) => **outcome,
             Self::Http => Outcome::Success,
             Self::Grpc => classify::grpc_headers(trailers).unwrap_or_else(classify::grpc_without_status),
         }
     }
 
-    fn without_trailers(self) -> Outcome {
+    fn without_trailers(&self) -> Outcome {
         match self {
-            Self::Decided(outcome) => outcome,
+            Self::Decided(outcome) => **outcome,
             Self::Http => Outcome::Success,
             Self::Grpc => classify::grpc_without_status(),
         }
     }
 
-    fn at_error(self) -> Outcome {
+    fn at_error(&self) -> Outcome {
         match self {
-            Self::Decided(outcome) => outcome,
+            Self::Decided(outcome) => **outcome,
             Self::Http | Self::Grpc => Failure::new(FailureKind::Body).into(),
         }
     }
 
-    fn at_drop(self) -> Outcome {
+    fn at_drop(&self) -> Outcome {
         match self {
-            Self::Decided(outcome) => outcome,
+            Self::Decided(outcome) => **outcome,
             Self::Http => Outcome::Success,
             Self::Grpc => Outcome::CANCELLED,
         }
@@ -72,14 +74,11 @@ impl StreamEnd {
 }
 
 impl<B: Body, P: Permit> ObservedBody<B, P> {
-    pub(crate) fn new(inner: B, permit: InFlight<P>, ending: StreamEnd) -> Self {
-        let mut watch = Watch { permit, ending };
-        if inner.is_end_stream() {
-            watch.settle(ending.without_trailers());
-        } else if let StreamEnd::Decided(outcome) = ending
-            && !P::HELD_TO_END
-        {
-            watch.settle(outcome);
+    #[inline]
+    pub(crate) fn new(inner: B, permit: InFlight<P>, ending: StreamEnd, upload: Option<Upload>) -> Self {
+        let mut watch = Watch { permit, ending, upload };
+        if inner.is_end_stream() && !watch.permit.is_settled() {
+            watch.settle(watch.ending.without_trailers());
         }
         Self { inner: AnswerBody::inner(inner), watch }
     }
@@ -91,7 +90,7 @@ impl<B: Body, P: Permit> ObservedBody<B, P> {
 
     /// The body of a response that no service made.
     pub(crate) fn answer(inner: AnswerBody<B>) -> Self {
-        Self { inner, watch: Watch { permit: InFlight::none(), ending: StreamEnd::Http } }
+        Self { inner, watch: Watch { permit: InFlight::none(), ending: StreamEnd::Http, upload: None } }
     }
 }
 
@@ -102,9 +101,16 @@ impl<B: Body, P: Permit> Default for ObservedBody<B, P> {
     }
 }
 
+/// A failure after the caller broke off its upload says that the caller went away.
+#[inline]
+pub(crate) fn judged(outcome: Outcome, upload: Option<&Upload>) -> Outcome {
+    if outcome.is_failure() && upload.is_some_and(Upload::is_broken) { Outcome::CANCELLED } else { outcome }
+}
+
 impl<P: Permit> Watch<P> {
+    #[inline]
     fn settle(&mut self, outcome: Outcome) {
-        self.permit.settle(&outcome);
+        self.permit.settle(&judged(outcome, self.upload.as_ref()));
     }
 }
 
@@ -123,21 +129,21 @@ impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Watch { permit, ending } = this.watch;
-        let frame = ready!(permit.guard(|| this.inner.as_mut().poll_frame(cx)));
-        if permit.is_settled() {
+        let watch = this.watch;
+        let frame = ready!(watch.permit.guard(|| this.inner.as_mut().poll_frame(cx)));
+        if watch.permit.is_settled() {
             return Poll::Ready(frame);
         }
         match &frame {
-            None => permit.settle(&ending.without_trailers()),
-            Some(Err(_)) => permit.settle(&ending.at_error()),
+            None => watch.settle(watch.ending.without_trailers()),
+            Some(Err(_)) => watch.settle(watch.ending.at_error()),
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    permit.settle(&ending.at_trailers(trailers));
+                    watch.settle(watch.ending.at_trailers(trailers));
                 } else if this.inner.is_end_stream() {
-                    permit.settle(&ending.without_trailers());
+                    watch.settle(watch.ending.without_trailers());
                 } else {
-                    permit.progress(Progress::Frame);
+                    watch.permit.progress(Progress::Frame);
                 }
             }
         }

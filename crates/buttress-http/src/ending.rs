@@ -31,7 +31,14 @@ mod server;
 pub use client::{Client, GrpcClient, HttpClient};
 pub use server::{GrpcServer, HttpServer, Respond, Server};
 
-use crate::{ObservedBody, body::StreamEnd, classify, replay::Replays, upgrade::Bridge};
+use crate::{
+    ObservedBody,
+    body::{StreamEnd, judged},
+    classify,
+    replay::Replays,
+    upgrade::Bridge,
+    upload::Upload,
+};
 use buttress::{
     InFlight, Outcome, Permit, Progress, Rejection,
     ending::{Ending, NoEnding},
@@ -155,6 +162,8 @@ pub struct HttpContext {
     is_head: bool,
     /// A response that is a success makes a tunnel of the connection.
     is_connect: bool,
+    /// On a server, whether the caller broke off its upload, where the policy learns from outcomes.
+    upload: Option<Upload>,
     /// Of a request that may be upgraded, where a place must be held until the upgraded connection closes.
     upgrade: Option<Box<Bridge>>,
 }
@@ -166,6 +175,7 @@ fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
         is_grpc: S::is_grpc(request.headers()),
         is_head: method == Method::HEAD,
         is_connect: method == Method::CONNECT,
+        upload: None,
         upgrade: if P::HELD_TO_END { Bridge::into_extensions(request.extensions_mut()).map(Box::new) } else { None },
     }
 }
@@ -201,20 +211,25 @@ fn observe<B: Body, P: Permit>(
     custom: &impl ClassifyHead,
 ) -> Response<ObservedBody<B, P>> {
     let (outcome, is_final) = head(context.is_grpc, &response, custom);
+    let outcome = judged(outcome, context.upload.as_ref());
     permit.progress(Progress::Head);
     let status = response.status();
     let is_upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (context.is_connect && status.is_success());
     if is_upgraded && P::HELD_TO_END {
         hold_to_close(context.upgrade, &mut response, permit, outcome);
     }
-    let ending = if is_final || is_upgraded || context.is_head || has_no_body(status) {
-        StreamEnd::Decided(outcome)
-    } else if context.is_grpc {
+    let is_decided = is_final || is_upgraded || context.is_head || has_no_body(status);
+    if is_decided && !P::HELD_TO_END {
+        permit.settle(&outcome);
+    }
+    let ending = if is_decided && P::HELD_TO_END && P::LEARNS {
+        StreamEnd::Decided(Box::new(outcome))
+    } else if context.is_grpc && !is_decided {
         StreamEnd::Grpc
     } else {
         StreamEnd::Http
     };
-    response.map(|body| ObservedBody::new(body, permit.take(), ending))
+    response.map(|body| ObservedBody::new(body, permit.take(), ending, context.upload))
 }
 
 /// 1xx, 204 and 304 (RFC 9110, section 6.4.1): hyper drops such a body unread.

@@ -47,11 +47,13 @@ pub mod ending;
 mod ext;
 mod health;
 mod hint;
+mod per_host;
 pub mod replay;
 mod timed;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 mod upgrade;
+mod upload;
 
 #[cfg(any(feature = "axum", feature = "tonic"))]
 pub use ahead::ReadAhead;
@@ -59,6 +61,7 @@ pub use body::ObservedBody;
 pub use ending::HttpExt;
 pub use ext::HttpRetryExt;
 pub use health::HttpProbes;
+pub use per_host::{PerHost, per_host};
 pub use replay::ReplayBody;
 pub use timed::TimedBody;
 

@@ -118,7 +118,12 @@ impl<S: Speaks, C, R, B: Send + 'static> Begin<Request<B>> for Server<S, C, R> {
 
     #[inline]
     fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext {
-        begin::<S, P, B>(request)
+        let context = begin::<S, P, B>(request);
+        #[cfg(any(feature = "axum", feature = "tonic"))]
+        if P::LEARNS {
+            return HttpContext { upload: crate::upload::Upload::watch(request), ..context };
+        }
+        context
     }
 
     #[cfg(any(feature = "axum", feature = "tonic"))]

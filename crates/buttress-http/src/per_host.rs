@@ -1,0 +1,54 @@
+use buttress::keyed::{KeyOf, Keyed};
+use http::{Request, header, uri::Authority};
+
+/// The key of [`per_host`]: the host that a request goes to, and its port where one is named.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerHost;
+
+/// A policy for each host that requests go to: by the authority of the URI, else by the `Host` header. A request with neither has the
+/// empty key.
+///
+/// ```
+/// use buttress::{CircuitBreaker, gate::GateLayer};
+/// use buttress_http::{per_host, prelude::*};
+///
+/// // At most 1,000 hosts; `Keyed::builder(PerHost, ..)` sets another number.
+/// let circuits = per_host(|_| CircuitBreaker::new("any host"));
+/// let layer = GateLayer::with_policy(circuits.clone()).http_client();
+/// println!("{:?}", circuits.stats());
+/// # let _ = layer;
+/// ```
+pub fn per_host<A>(make: impl Fn(&Box<str>) -> A + Send + Sync + 'static) -> Keyed<Box<str>, A, PerHost> {
+    Keyed::new(PerHost, make)
+}
+
+impl<B> KeyOf<Request<B>, Box<str>> for PerHost {
+    /// In lower case, because hosts are (RFC 9110, section 4.2.3). What a URI says before an `@` is no part of a host.
+    fn key_of(&self, request: &Request<B>) -> Box<str> {
+        let of_uri = request.uri().authority().map(Authority::as_str);
+        let of_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = of_uri.or_else(of_header).unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        host.to_ascii_lowercase().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_that_of_the_uri_or_else_of_the_header_in_lower_case() {
+        let key = |uri: &str, host: Option<&str>| {
+            let mut request = Request::get(uri);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            PerHost.key_of(&request.body(()).unwrap())
+        };
+        assert_eq!(&*key("http://Example.org:81/a", Some("other")), "example.org:81");
+        assert_eq!(&*key("http://user:secret@example.org/a", None), "example.org");
+        assert_eq!(&*key("/a", Some("Example.org")), "example.org");
+        assert_eq!(&*key("/a", None), "");
+    }
+}

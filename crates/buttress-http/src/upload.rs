@@ -1,0 +1,85 @@
+//! Whether the caller broke off its upload. A server whose handler fails for that reason is well.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Says whether the body of a request failed while it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Upload(Arc<AtomicBool>);
+
+impl Upload {
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod watched {
+    use super::{Arc, AtomicBool, Ordering, Upload};
+    use buttress::BoxError;
+    use http::Request;
+    use http_body::{Body, Frame, SizeHint};
+    use pin_project::pin_project;
+    use std::{
+        any::Any,
+        pin::Pin,
+        task::{Context, Poll, ready},
+    };
+
+    impl Upload {
+        /// Watches the body of a request, if it is that of axum or tonic: others cannot be replaced by another of the same type.
+        pub(crate) fn watch<B: 'static>(request: &mut Request<B>) -> Option<Self> {
+            let body: &mut dyn Any = request.body_mut();
+            let upload = None;
+            #[cfg(feature = "axum")]
+            let upload = upload.or_else(|| watch(body, axum_core::body::Body::new, axum_core::Error::into_inner));
+            #[cfg(feature = "tonic")]
+            let upload = upload.or_else(|| watch(body, ::tonic::body::Body::new, Into::into));
+            let _ = body;
+            upload
+        }
+    }
+
+    /// `unwrap` takes off what `new` puts around an error: extractors look for their causes at a certain depth.
+    fn watch<B>(body: &mut dyn Any, new: impl Fn(Watched<B>) -> B, unwrap: fn(B::Error) -> BoxError) -> Option<Upload>
+    where
+        B: Body + Default + 'static,
+    {
+        let body = body.downcast_mut::<B>().filter(|body| !body.is_end_stream())?;
+        let upload = Upload(Arc::new(AtomicBool::new(false)));
+        *body = new(Watched { inner: std::mem::take(body), upload: upload.clone(), unwrap });
+        Some(upload)
+    }
+
+    #[pin_project]
+    struct Watched<B: Body> {
+        #[pin]
+        inner: B,
+        upload: Upload,
+        unwrap: fn(B::Error) -> BoxError,
+    }
+
+    impl<B: Body> Body for Watched<B> {
+        type Data = B::Data;
+        type Error = BoxError;
+
+        fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+            let this = self.project();
+            let frame = ready!(this.inner.poll_frame(cx));
+            if let Some(Err(_)) = frame {
+                this.upload.0.store(true, Ordering::Relaxed);
+            }
+            Poll::Ready(frame.map(|frame| frame.map_err(this.unwrap)))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.inner.is_end_stream()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.inner.size_hint()
+        }
+    }
+}
