@@ -6,10 +6,11 @@
 //! ```text
 //! client, outside in                           server, outside in
 //!   total timeout    bounds retries and pauses   health     answers probes even when all below is full
-//!   retry            each attempt is a sample    bulkhead   refuses now what would be answered too late
-//!   circuit breaker    of the breaker, and       timeout    nobody waits that long anyway
-//!   bulkhead           holds no place while      faults     the demo's troublemaker, where the faults of
-//!   attempt timeout    it pauses                            the handler would be
+//!   retry            each attempt is a sample    timeout    no caller waits that long; frees the place of
+//!   circuit breaker    of the breaker, and                    a reader that has stopped
+//!   bulkhead           holds no place while      bulkhead   refuses now what would be answered too late
+//!   attempt timeout    it pauses                 faults     the demo's troublemaker, where the faults of
+//!                                                           the handler would be
 //! ```
 //!
 //! The state (circuits, places, budgets, counters) is in handles, made once and kept by whoever starts the mesh. So it
@@ -351,8 +352,8 @@ pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
         .layer(from_fn_with_state(telemetry.clone(), observe))
         // Outside the layers that refuse, so that their 503 and 504 are problems too.
         .layer(from_fn(problem::render))
-        .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
         .layer(TimeoutLayer::total(admission.timeout).http())
+        .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     let routes = routes.fallback(problem::not_found).layer(stack);
@@ -364,8 +365,8 @@ pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
-        .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
         .layer(TimeoutLayer::total(admission.timeout).grpc())
+        .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     let routes = routes.layer(stack);
     routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
