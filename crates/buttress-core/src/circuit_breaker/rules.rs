@@ -20,6 +20,9 @@ const SHORTEST: u32 = 5;
 const LONGEST: u32 = 100;
 /// How rarely chance may explain a streak: once in this many calls.
 const RARE: f64 = 1e9;
+/// How many other results make a failure rate by which a streak is judged. Not the minimum
+/// throughput: a user who raises that one asks for fewer trips, and not for shorter streaks.
+const KNOWN: u64 = 10;
 /// More nanoseconds than any call takes.
 const NEVER: u64 = u64::MAX;
 
@@ -143,7 +146,7 @@ impl Rules {
             return None;
         }
         let others = counts.without_failures(streak.into());
-        if others.total() < self.minimum() {
+        if others.total() < KNOWN {
             return Some(Cause::ConsecutiveFailures(streak));
         }
         (streak >= needed(others)).then_some(Cause::FailureStreak { failures: streak, others })

@@ -226,7 +226,7 @@ impl Model {
         let failures = live.iter().filter(|(failed, _)| *failed).count();
         let streak = failures.min(self.row as usize);
         let (failures, others) = (failures - streak, live.len() - streak);
-        if others < self.rules.minimum {
+        if others < 10 {
             return 5;
         }
         let rate = failures as f64 / others as f64;

@@ -92,6 +92,33 @@ fn a_streak_says_how_long_it_was_and_what_it_was_judged_by() {
 }
 
 #[test]
+fn a_higher_minimum_throughput_makes_no_streak_shorter() {
+    let bench = Bench::new(|builder| builder.minimum_throughput(1000));
+    for n in 0..100 {
+        bench.call(if n % 5 == 0 { FAILURE } else { Outcome::Success });
+    }
+    bench.calls(12, FAILURE);
+    assert_eq!(bench.state(), State::Closed);
+    bench.call(FAILURE);
+    assert_eq!(bench.state(), State::Open);
+}
+
+#[test]
+fn ten_other_results_make_a_rate_and_nine_do_not() {
+    for (others, needed) in [(9, 5), (10, 30)] {
+        let bench = Bench::new(|builder| builder.minimum_throughput(1).failure_rate(None));
+        // Half of them failed, and the last one did not.
+        for n in (0..others).rev() {
+            bench.call(if n % 2 == 1 { FAILURE } else { Outcome::Success });
+        }
+        bench.calls(needed - 1, FAILURE);
+        assert_eq!(bench.state(), State::Closed, "{others}");
+        bench.call(FAILURE);
+        assert_eq!(bench.state(), State::Open, "{others}");
+    }
+}
+
+#[test]
 fn the_calibrated_rule_has_a_window_of_its_own_and_a_fixed_number_needs_none() {
     let counted = |configure: fn(Builder) -> Builder| {
         let bench = Bench::new(configure);
