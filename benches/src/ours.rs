@@ -18,7 +18,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
             Family::Breaker,
             ServiceBuilder::new().layer(consecutive().plain()).service(Bare),
         ),
-        // Both default rules: five in a row, or half of the calls in an exact window of ten seconds.
+        // A calibrated streak, or half of the calls in an exact window of ten seconds.
         ours(
             "buttress/circuit_breaker(window)",
             Family::Breaker,

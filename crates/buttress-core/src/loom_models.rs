@@ -53,6 +53,7 @@ fn of_two_failures_at_once_one_sees_the_rate() {
         model(move || {
             let breaker = CircuitBreaker::builder("loom")
                 .consecutive_failures(None)
+                .failure_rate(0.5)
                 .minimum_throughput(2)
                 .window(window)
                 .seed(1)

@@ -6,7 +6,7 @@
 //! use buttress::{CircuitBreaker, CircuitBreakerLayer};
 //! use std::time::Duration;
 //!
-//! // A streak of failures that is no chance, at least 5, or half of at least 20 calls in 10 seconds:
+//! // A streak of failures that is no chance, at least 5, or more than half of at least 20 calls in 10 seconds:
 //! let layer = CircuitBreakerLayer::new("payments");
 //!
 //! // Your own numbers, and a handle to watch it:
@@ -52,8 +52,8 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 use tokio::sync::broadcast;
 
 pub use buttress_core::circuit_breaker::{
-    CallTime, Cause, CircuitBreakerPermit, CloseRule, Counts, Event, FailureStreak, OnDrop, Snapshot, State,
-    Transition, Window,
+    CallTime, Cause, CircuitBreakerPermit, CloseRule, Counts, Event, FailureRate, FailureStreak, OnDrop, Snapshot,
+    State, Transition, Window,
 };
 
 /// The future of a service behind a circuit breaker.
@@ -68,8 +68,8 @@ pub type CircuitBreakerLayer<E = NoEnding> = GateLayer<CircuitBreaker, E>;
 pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
-    /// With the defaults: a streak of failures that is no chance, at least 5, or half of at least
-    /// 20 calls in 10 seconds; open for 5 seconds to 5 minutes; 3 probes, one at a time.
+    /// With the defaults: a streak of failures that is no chance, at least 5, or more than half of
+    /// at least 20 calls in 10 seconds, by what chance explains; open for 5 seconds to 5 minutes; 3 probes, one at a time.
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }
@@ -382,9 +382,10 @@ impl Builder {
         /// rule off. Default: [`FailureStreak::Calibrated`], at least 5 and more where calls fail
         /// at random.
         consecutive_failures(impl Into<FailureStreak>);
-        /// Trips when at least this share of the calls in the window failed; `None` switches the
-        /// rule off. Above 0, up to 1. Default 0.5.
-        failure_rate(impl Into<Option<f64>>);
+        /// Trips when at least this share of the calls in the window failed: above 0, up to 1, or
+        /// `None` to switch the rule off. Default: [`FailureRate::Calibrated`], half of the calls
+        /// and more by what chance explains.
+        failure_rate(impl Into<FailureRate>);
         /// Trips when at least this share of the calls in the window was slow. Above 0, up to 1.
         /// Off by default.
         slow_rate(impl Into<Option<f64>>);

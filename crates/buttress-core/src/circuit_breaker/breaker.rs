@@ -30,8 +30,8 @@ use std::{fmt, time::Duration};
 pub struct CircuitBreaker(Sharded<Circuit>);
 
 impl CircuitBreaker {
-    /// With the defaults of [`Builder`]: failures in a row that are no chance, at least 5, or half
-    /// of at least 20 calls in 10 seconds.
+    /// With the defaults of [`Builder`]: failures in a row that are no chance, at least 5, or more
+    /// than half of at least 20 calls in 10 seconds, by what chance explains.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None)
     }

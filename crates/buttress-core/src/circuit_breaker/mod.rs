@@ -1,7 +1,8 @@
 //! A circuit breaker: stops calling what fails, and finds out carefully when it is well again.
 //!
 //! * **Closed**: every call is admitted. A streak of failures, a failure rate, a rate of slow calls
-//!   over a window, or a custom rule trips it.
+//!   over a window, or a custom rule trips it. By default, the streak and the failure rate trip it
+//!   only when chance does not explain them: see [`FailureStreak`] and [`FailureRate`].
 //! * **Open**: every call is refused, with the time to come back, for a jittered time that grows
 //!   with each relapse.
 //! * **Half-open**: a few probes are let through. They close it or open it again, and nothing else
@@ -40,7 +41,7 @@ mod streak;
 mod time_window;
 
 pub use breaker::CircuitBreaker;
-pub use config::{Builder, CallTime, CloseRule, FailureStreak, OnDrop, Window};
+pub use config::{Builder, CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Window};
 pub use event::{Cause, Counts, Event, Snapshot, State, Transition};
 pub use permit::CircuitBreakerPermit;
 

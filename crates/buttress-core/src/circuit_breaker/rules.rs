@@ -1,5 +1,5 @@
 use super::{
-    config::{CallTime, Config, CustomRule, FailureStreak, OnDrop},
+    config::{CallTime, Config, CustomRule, FailureStreak, OnDrop, RateRule},
     event::{Cause, Counts},
 };
 use crate::Ratio;
@@ -10,7 +10,8 @@ use std::{
 };
 
 const OFF: u32 = u32::MAX;
-/// In place of a number of failures: [`FailureStreak::Calibrated`].
+/// In place of a number of failures, [`FailureStreak::Calibrated`]; in place of a share of them,
+/// [`FailureRate::Calibrated`](super::FailureRate::Calibrated).
 const CALIBRATED: u32 = 0;
 /// The shortest streak that the calibrated rule takes for an outage: the fixed number of Finagle,
 /// Envoy and Istio.
@@ -67,7 +68,11 @@ impl Rules {
     /// The custom rule stays: it is code, and code is not reloaded. Returns whether anything has
     /// changed that results are judged by.
     pub(super) fn set(&self, config: &Config) -> bool {
-        let rate = |rate: Option<Ratio>| rate.map_or(OFF, Ratio::millionths);
+        let failure_rate = match config.failure_rate {
+            Some(RateRule::Calibrated) => CALIBRATED,
+            Some(RateRule::Exact(share)) => share.millionths(),
+            None => OFF,
+        };
         let streak = match config.consecutive_failures {
             FailureStreak::Calibrated => CALIBRATED,
             FailureStreak::Fixed(failures) => failures,
@@ -80,8 +85,8 @@ impl Rules {
         self.slow.store(config.slow_threshold.map_or(NEVER, super::nanos), Ordering::Relaxed);
         let changes = [
             (&self.consecutive_failures, streak),
-            (&self.failure_rate, rate(config.failure_rate)),
-            (&self.slow_rate, rate(config.slow_rate)),
+            (&self.failure_rate, failure_rate),
+            (&self.slow_rate, config.slow_rate.map_or(OFF, Ratio::millionths)),
             (&self.minimum_throughput, config.minimum_throughput),
         ];
         changes.into_iter().fold(false, |changed, (rule, new)| rule.swap(new, Ordering::Relaxed) != new || changed)
@@ -168,6 +173,7 @@ impl Rules {
         let minimum = self.minimum();
         let met = |rate: &AtomicU32, part| match rate.load(Ordering::Relaxed) {
             OFF => false,
+            CALIBRATED => part >= beyond_chance(total),
             millionths => Ratio::from_millionths(millionths).reached_by(part, total),
         };
         if total < minimum {
@@ -191,6 +197,7 @@ impl Rules {
         let whole = counts.total().max(self.minimum());
         let missing = |rate: &AtomicU32, part: u64| match rate.load(Ordering::Relaxed) {
             OFF => u32::MAX,
+            CALIBRATED => u32::try_from(beyond_chance(whole).saturating_sub(part)).unwrap_or(u32::MAX),
             millionths => Ratio::from_millionths(millionths)
                 .of(u32::try_from(whole).unwrap_or(u32::MAX))
                 .saturating_sub(part as u32),
@@ -206,6 +213,15 @@ fn needed(others: Counts) -> u32 {
     let needed = (RARE.ln() / rate.ln().abs()).ceil();
     // A rate of 1 makes it infinite, and one of 0 makes it 0.
     (needed.min(f64::from(LONGEST)) as u32).max(SHORTEST)
+}
+
+/// The fewest failures of so many calls that are three standard deviations above a half of them:
+/// `n/2 + 1.5 √n`. It grows with the calls, as [`Rules::missing`] requires.
+fn beyond_chance(calls: u64) -> u64 {
+    let squared = calls.saturating_mul(9);
+    let root = squared.isqrt();
+    let ceil = if root * root < squared { root + 1 } else { root };
+    calls.saturating_add(ceil).div_ceil(2)
 }
 
 impl fmt::Debug for Rules {
@@ -230,5 +246,18 @@ mod tests {
         let of = |failed| needed(Counts { succeeded: 100 - failed, failed, ..Counts::default() });
         assert_eq!([0, 1, 2, 5, 10, 20, 40, 50].map(of), [5, 5, 6, 7, 9, 13, 23, 30]);
         assert_eq!([81, 90, 100].map(of), [99, 100, 100], "bounded");
+    }
+
+    #[test]
+    fn the_more_calls_there_are_the_nearer_to_a_half_is_beyond_chance() {
+        assert_eq!([9, 10, 20, 57, 100, 225, 1000, 10_000].map(beyond_chance), [9, 10, 17, 40, 65, 135, 548, 5150]);
+        assert!((0..9).all(|calls| calls == 0 || beyond_chance(calls) > calls), "8 calls are too few");
+        for calls in 1..20_000 {
+            let failures = beyond_chance(calls);
+            let deviations = |failures: u64| (2.0 * failures as f64 - calls as f64) / (calls as f64).sqrt();
+            assert!(deviations(failures) >= 3.0 && deviations(failures - 1) < 3.0, "{failures} of {calls}");
+            assert!(failures >= beyond_chance(calls - 1), "{calls}: it must grow with the calls");
+        }
+        assert!(beyond_chance(u64::MAX) > u64::MAX / 2);
     }
 }

@@ -23,6 +23,7 @@ impl Instance {
     fn new(node: u64, share: Option<(Arc<dyn SharedState>, Mode)>) -> Self {
         let breaker = CircuitBreaker::builder("payments")
             .consecutive_failures(2)
+            .failure_rate(0.5)
             .minimum_throughput(10)
             .open_time(SECOND..=60 * SECOND)
             .probes(2)

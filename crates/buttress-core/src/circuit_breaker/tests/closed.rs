@@ -68,7 +68,7 @@ fn a_rate_counts_only_from_the_minimum_throughput_on_and_then_exactly() {
 
 #[test]
 fn a_time_window_forgets_also_without_calls() {
-    let mut bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(4));
+    let mut bench = Bench::new(|builder| builder.consecutive_failures(None).failure_rate(0.5).minimum_throughput(4));
     bench.calls(3, FAILURE);
     bench.wait(10 * SECOND);
     bench.call(FAILURE);
@@ -81,8 +81,9 @@ fn a_time_window_forgets_also_without_calls() {
 /// tower-resilience never slides: after 50,000 good calls it took 50,000 failures to open.
 #[test]
 fn a_count_window_slides_so_that_a_long_healthy_past_does_not_matter() {
-    let bench =
-        Bench::new(|builder| builder.consecutive_failures(None).window(Window::Count(100)).minimum_throughput(100));
+    let bench = Bench::new(|builder| {
+        builder.consecutive_failures(None).failure_rate(0.5).window(Window::Count(100)).minimum_throughput(100)
+    });
     bench.calls(50_000, Outcome::Success);
     bench.calls(49, FAILURE);
     assert_eq!(bench.state(), State::Closed);
@@ -92,8 +93,9 @@ fn a_count_window_slides_so_that_a_long_healthy_past_does_not_matter() {
 
 #[test]
 fn a_count_window_sees_the_failure_that_comes_after_a_pause_in_summing() {
-    let bench =
-        Bench::new(|builder| builder.consecutive_failures(None).window(Window::Count(10)).minimum_throughput(10));
+    let bench = Bench::new(|builder| {
+        builder.consecutive_failures(None).failure_rate(0.5).window(Window::Count(10)).minimum_throughput(10)
+    });
     for _ in 0..100 {
         bench.call(FAILURE);
         bench.calls(2, Outcome::Success);

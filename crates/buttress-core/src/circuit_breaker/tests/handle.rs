@@ -227,6 +227,7 @@ fn bad_values_are_named() {
     assert_eq!(field(|b| b.window(Window::Count(0))), "window");
     assert_eq!(field(|b| b.window(Window::Count(1_000_001))), "window");
     assert_eq!(field(|b| b.window(Window::Count(19))), "minimum_throughput");
+    assert_eq!(field(|b| b.window(Window::Count(8)).minimum_throughput(1)), "failure_rate");
     assert_eq!(field(|b| b.open_time(Duration::ZERO..=SECOND)), "open_time");
     assert_eq!(field(|b| b.open_time(2 * SECOND..=SECOND)), "open_time");
     assert_eq!(field(|b| b.probes(0)), "probes");

@@ -7,6 +7,7 @@ mod handle;
 mod model;
 mod open;
 mod peers;
+mod rates;
 mod reload;
 mod streaks;
 

@@ -10,13 +10,20 @@ const BUCKET: Duration = Duration::from_millis(100);
 struct Rules {
     /// Calibrated without a number.
     consecutive: Option<u32>,
-    failure: Option<u32>,
+    failure: Rate,
     slow: Option<u32>,
     minimum: usize,
     count_window: Option<u32>,
     probes: u32,
     concurrent: u32,
     needed: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rate {
+    Calibrated,
+    Percent(u32),
+    Off,
 }
 
 #[derive(Clone, Debug)]
@@ -208,13 +215,21 @@ impl Model {
             return;
         }
         let live = self.live(now);
-        let reached =
-            |rate: Option<u32>, part: usize| rate.is_some_and(|percent| part * 100 >= percent as usize * live.len());
+        let reached = |percent: u32, part: usize| part * 100 >= percent as usize * live.len();
+        let (failures, slow) =
+            (live.iter().filter(|(failed, _)| *failed).count(), live.iter().filter(|(_, slow)| *slow).count());
+        let failing = match self.rules.failure {
+            Rate::Calibrated => {
+                let (n, failures) = (live.len() as f64, failures as f64);
+                failures >= n / 2.0 + 1.5 * n.sqrt()
+            }
+            Rate::Percent(percent) => reached(percent, failures),
+            Rate::Off => false,
+        };
         let needed = self.rules.consecutive.unwrap_or_else(|| self.calibrated(&live));
         let in_a_row = self.row >= needed && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
         let rates = live.len() >= self.rules.minimum
-            && (reached(self.rules.failure, live.iter().filter(|(failed, _)| *failed).count())
-                || reached(self.rules.slow, live.iter().filter(|(_, slow)| *slow).count()));
+            && (failing || self.rules.slow.is_some_and(|percent| reached(percent, slow)));
         if in_a_row || rates {
             self.open(now, bench, start);
         }
@@ -235,8 +250,9 @@ impl Model {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    let rate = || prop::option::of(1u32..=100);
-    (prop::option::of(1u32..6), rate(), rate(), 1usize..8, prop::option::of(8u32..12), 1u32..4, 1u32..4, 1u32..4)
+    let failure = prop_oneof![Just(Rate::Calibrated), (1u32..=100).prop_map(Rate::Percent), Just(Rate::Off)];
+    let slow = prop::option::of(1u32..=100);
+    (prop::option::of(1u32..6), failure, slow, 1usize..8, prop::option::of(9u32..13), 1u32..4, 1u32..4, 1u32..4)
         .prop_map(|(consecutive, failure, slow, minimum, count_window, probes, concurrent, needed)| Rules {
             consecutive,
             failure,
@@ -266,7 +282,11 @@ fn build(rules: &Rules) -> Builder {
     CircuitBreaker::builder("model")
         .seed(7)
         .consecutive_failures(rules.consecutive.map_or(FailureStreak::Calibrated, FailureStreak::Fixed))
-        .failure_rate(rules.failure.map(share))
+        .failure_rate(match rules.failure {
+            Rate::Calibrated => FailureRate::Calibrated,
+            Rate::Percent(percent) => FailureRate::Exact(share(percent)),
+            Rate::Off => FailureRate::Off,
+        })
         .slow_threshold(SLOW)
         .slow_rate(rules.slow.map(share))
         .minimum_throughput(rules.minimum as u32)
@@ -350,7 +370,7 @@ proptest! {
             let live = model.live(now);
             // I7: exactly the results of this generation that are in the window. Without a rate
             // rule there is no window.
-            if rules.failure.is_some() || rules.slow.is_some() || rules.consecutive.is_none() {
+            if rules.failure != Rate::Off || rules.slow.is_some() || rules.consecutive.is_none() {
                 prop_assert_eq!(snapshot.counts.total(), live.len() as u64);
                 prop_assert_eq!(snapshot.counts.failures(), live.iter().filter(|(failed, _)| *failed).count() as u64);
                 prop_assert_eq!(snapshot.counts.slow_calls(), live.iter().filter(|(_, slow)| *slow).count() as u64);

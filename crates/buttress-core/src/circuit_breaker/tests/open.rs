@@ -162,7 +162,8 @@ fn a_probe_of_an_earlier_round_does_not_decide_a_later_one() {
 
 #[test]
 fn results_of_the_past_do_not_count_after_closing() {
-    let mut bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(4).probes(1));
+    let mut bench =
+        Bench::new(|builder| builder.consecutive_failures(None).failure_rate(0.5).minimum_throughput(4).probes(1));
     bench.calls(4, FAILURE);
     bench.wait_open();
     bench.call(Outcome::Success);

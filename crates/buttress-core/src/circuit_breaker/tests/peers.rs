@@ -87,15 +87,20 @@ fn a_circuit_that_lacks_a_probe_is_freed_by_whatever_opens_it_anew() {
 
 #[test]
 fn while_a_peer_is_in_trouble_half_of_the_minimum_throughput_is_enough() {
+    let configure = |window| {
+        move |builder: Builder| {
+            builder.consecutive_failures(None).failure_rate(0.5).minimum_throughput(9).window(window)
+        }
+    };
     for window in [Window::Time(10 * SECOND), Window::Count(20)] {
-        let bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(9).window(window));
+        let bench = Bench::new(configure(window));
         bench.calls(4, FAILURE);
         bench.breaker.set_cautious(true);
         assert_eq!(bench.state(), State::Closed, "{window:?}: judged with the next result");
         bench.call(FAILURE);
         assert_eq!(bench.state(), State::Open, "{window:?}: five are the half of nine, rounded up");
 
-        let bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(9).window(window));
+        let bench = Bench::new(configure(window));
         bench.breaker.set_cautious(true);
         bench.breaker.set_cautious(false);
         bench.calls(8, FAILURE);
@@ -105,7 +110,8 @@ fn while_a_peer_is_in_trouble_half_of_the_minimum_throughput_is_enough() {
 
 #[test]
 fn lower_thresholds_count_from_the_next_result_on_in_a_count_window_too() {
-    let builder = || CircuitBreaker::builder("x").consecutive_failures(None).window(Window::Count(100));
+    let builder =
+        || CircuitBreaker::builder("x").consecutive_failures(None).failure_rate(0.5).window(Window::Count(100));
     let bench = Bench::new(|_| builder().minimum_throughput(60));
     bench.calls(10, FAILURE);
     bench.breaker.reload(&builder().minimum_throughput(11), &bench.now).unwrap();
