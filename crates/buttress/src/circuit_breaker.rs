@@ -69,7 +69,8 @@ pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
     /// With the defaults: a streak of failures that is no chance, at least 5, or more than half of
-    /// at least 20 calls in 10 seconds, by what chance explains; open for 5 seconds to 5 minutes; 3 probes, one at a time.
+    /// at least 20 calls in 10 seconds, by what chance explains; open for 5 to 30 seconds; 3 probes,
+    /// one at a time, of which 2 have to succeed.
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }
@@ -403,14 +404,14 @@ impl Builder {
         /// [`Window::Count`]. Default 10 seconds.
         window(impl Into<Window>);
         /// How long the circuit stays open, doubling with each relapse, jittered. Above zero.
-        /// Default 5 to 300 seconds.
+        /// Default 5 to 30 seconds.
         open_time(RangeInclusive<Duration>);
         /// How many probes decide. At least 1. Default 3.
         probes(u32);
         /// How many probes may be in flight together. Between 1 and the number of probes. Default
         /// 1.
         concurrent_probes(u32);
-        /// When probes close the circuit. Default: all of them succeed.
+        /// When probes close the circuit. Default: 60 % of them succeed, which is 2 of 3.
         close_rule(CloseRule);
         /// A probe is counted as failed after this time without a result or a sign of life. Above
         /// zero. Default 30 seconds.

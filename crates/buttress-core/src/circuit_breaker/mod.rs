@@ -6,7 +6,7 @@
 //! * **Open**: every call is refused, with the time to come back, for a jittered time that grows
 //!   with each relapse.
 //! * **Half-open**: a few probes are let through. They close it or open it again, and nothing else
-//!   does: a backend that is called once in ten minutes closes its circuit with the third call. A
+//!   does: a backend that is called once in ten minutes closes its circuit with the second call. A
 //!   probe has a lease, which every part of its response renews: one that hangs is given up and
 //!   counted as failed, and one that is cancelled gives its slot back.
 //!

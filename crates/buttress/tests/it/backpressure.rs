@@ -117,7 +117,7 @@ async fn nothing_of_the_inner_service_is_touched_while_the_policy_refuses() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_cannot_even_become_ready_opens_the_circuit_again() {
-    let breaker = CircuitBreaker::new("payments");
+    let breaker = CircuitBreaker::builder("payments").probes(1).build().unwrap();
     let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).backpressure().plain());
     breaker.open_for(MS);
     pass(2 * MS).await;

@@ -132,7 +132,14 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
     // Wide buckets, narrow ones, and an uptime that is shorter than the step.
     for (window, uptime) in [(10 * SECOND, 2 * HOUR), (1000 * SECOND, 2 * HOUR), (MS * 10, HOUR), (10 * SECOND, SECOND)]
     {
-        let mut bench = Bench::new(|builder| builder.window(window).consecutive_failures(None).minimum_throughput(10));
+        let mut bench = Bench::new(|builder| {
+            builder
+                .window(window)
+                .consecutive_failures(None)
+                .minimum_throughput(10)
+                .probes(3)
+                .close_rule(CloseRule::AllProbes)
+        });
         bench.call(Outcome::Success);
         bench.wait(uptime);
         for _ in 0..16 {

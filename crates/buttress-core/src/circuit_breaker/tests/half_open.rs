@@ -3,9 +3,13 @@
 use super::{super::*, *};
 use crate::Reason;
 
-/// A default circuit that five failures opened, at the end of its open time.
+/// A circuit that five failures opened, at the end of its open time. Three probes have to succeed.
 fn due() -> Bench {
-    let mut bench = Bench::new(|builder| builder);
+    due_with(|builder| builder.probes(3).close_rule(CloseRule::AllProbes))
+}
+
+fn due_with(configure: impl FnOnce(Builder) -> Builder) -> Bench {
+    let mut bench = Bench::new(configure);
     bench.calls(5, FAILURE);
     bench.wait_open();
     bench
@@ -21,6 +25,35 @@ fn rare_calls_close_a_healthy_circuit() {
         }
         assert_eq!(bench.state(), State::Closed, "a call every {every} s");
         assert_eq!(bench.breaker.snapshot(&bench.now).rejected, 0);
+    }
+}
+
+#[test]
+fn two_of_three_probes_close_it_by_default_in_any_order() {
+    for (outcomes, expected) in [
+        (vec![Outcome::Success, Outcome::Success], State::Closed),
+        (vec![FAILURE, Outcome::Success, Outcome::Success], State::Closed),
+        (vec![Outcome::Success, FAILURE, Outcome::Success], State::Closed),
+        (vec![FAILURE, FAILURE], State::Open),
+        (vec![FAILURE, Outcome::Success, FAILURE], State::Open),
+    ] {
+        let bench = due_with(|builder| builder);
+        for (n, &outcome) in outcomes.iter().enumerate() {
+            assert!(n == 0 || bench.state() == State::HalfOpen, "{outcomes:?}");
+            bench.call(outcome);
+        }
+        assert_eq!(bench.state(), expected, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn the_open_time_ends_at_half_a_minute_by_default() {
+    let mut bench = due_with(|builder| builder);
+    for _ in 0..10 {
+        bench.calls(2, FAILURE);
+        let left = bench.breaker.snapshot(&bench.now).retry_after.unwrap();
+        assert!(left >= 5 * SECOND && left <= 30 * SECOND, "{left:?}");
+        bench.wait_open();
     }
 }
 

@@ -11,7 +11,7 @@ mod rates;
 mod reload;
 mod streaks;
 
-use super::{Builder, CircuitBreaker, CircuitBreakerPermit, State};
+use super::{Builder, CircuitBreaker, CircuitBreakerPermit, CloseRule, State};
 use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Progress, Rejection};
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,12 @@ impl Bench {
         Self { breaker, now: crate::testing::start() }
     }
 
-    /// Trips on `n` failures in a row and on nothing else; open for exactly a second at first.
+    /// Trips on `n` failures in a row and on nothing else; open for exactly a second at first; all
+    /// probes decide, and there is one.
     fn consecutive(n: u32, configure: impl FnOnce(Builder) -> Builder) -> Self {
         Self::new(|builder| {
-            configure(builder.consecutive_failures(n).failure_rate(None).open_time(SECOND..=60 * SECOND).probes(1))
+            let builder = builder.consecutive_failures(n).failure_rate(None).open_time(SECOND..=60 * SECOND);
+            configure(builder.probes(1).close_rule(CloseRule::AllProbes))
         })
     }
 

@@ -3,7 +3,8 @@
 use super::{super::*, *};
 
 fn builder() -> Builder {
-    CircuitBreaker::builder("test").consecutive_failures(1).failure_rate(None).open_time(SECOND..=60 * SECOND)
+    let builder = CircuitBreaker::builder("test").consecutive_failures(1).failure_rate(None);
+    builder.open_time(SECOND..=60 * SECOND).close_rule(CloseRule::AllProbes)
 }
 
 #[test]
