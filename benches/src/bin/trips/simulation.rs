@@ -169,11 +169,26 @@ mod tests {
     }
 
     #[test]
-    fn ours_refuses_no_call_of_a_backend_of_which_one_in_five_fails() {
-        for percent in [1, 5, 10, 20] {
+    fn ours_refuses_no_call_of_a_backend_of_which_two_in_five_fail() {
+        for percent in Errors::PERCENT {
             for per_second in PER_SECOND {
                 let run = Errors::run(ours(), percent, per_second, 1);
                 assert_eq!((run.refused, run.openings), (0.0, 0), "{percent} % at {per_second}/s");
+            }
+        }
+    }
+
+    #[test]
+    fn ours_closes_within_half_a_minute_after_an_outage() {
+        for percent in Outage::PERCENT {
+            for per_second in PER_SECOND {
+                for seconds in Outage::SECONDS {
+                    let mut closed: Vec<_> = (0..5)
+                        .filter_map(|seed| Outage::run(ours(), percent, per_second, seconds, seed).closed)
+                        .collect();
+                    closed.sort_by(f64::total_cmp);
+                    assert!(closed[2] <= 30.0, "{percent} % at {per_second}/s, {seconds} s: {closed:?}");
+                }
             }
         }
     }
