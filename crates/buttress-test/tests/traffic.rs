@@ -40,7 +40,7 @@ macro_rules! every_ending {
 
 #[test]
 fn a_circuit_breaker() {
-    every_ending!("circuit breaker", CircuitBreakerLayer::new("x"), |traffic| traffic.opens().bears(30));
+    every_ending!("circuit breaker", CircuitBreakerLayer::new("x"), |traffic| traffic.opens().bears(40));
 }
 
 #[test]

@@ -18,7 +18,7 @@ const HANDFUL: usize = 20;
 /// How long an outage lasts. By default a circuit probes after 5 and after some 10 seconds more.
 const OUTAGE: Duration = Duration::from_secs(12);
 
-/// A circuit that opened twice in an outage of that length probes again, and needs three successes.
+/// A circuit that opened twice in an outage of that length probes again, and needs two successes.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// After this time without a refusal it has recovered.

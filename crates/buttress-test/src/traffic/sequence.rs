@@ -13,8 +13,11 @@ use tokio::time::sleep;
 /// rounding.
 const STEP: Duration = Duration::from_secs(1);
 
-/// How many calls a half-open circuit is given to close. The default needs three.
+/// How many calls a half-open circuit is given to close. The default needs two.
 const TO_CLOSE: usize = 20;
+
+/// How many calls decide about a half-open circuit, by default.
+const PROBES: usize = 3;
 
 pub(super) fn send(traffic: &Traffic, shape: &Shape) {
     let means = meaning(traffic, shape);
@@ -61,8 +64,10 @@ async fn through_a_closed_circuit(traffic: &Traffic, shape: &Shape, means: Means
         sleep(PROBES_BY).await;
         field.is_as_before().await;
     } else if means == Means::Failure && traffic.opens {
-        // The last failure was a probe, if the calls are rare, or the circuit has been open since.
-        send_once(&field, shape).await;
+        // If the calls are rare, these are probes; otherwise the circuit has been open since.
+        for _ in 0..PROBES {
+            send_once(&field, shape).await;
+        }
         let seen = field.healthy_call().await;
         assert!(seen.is_refused(), "{} of these do not open the circuit: {seen}", shape.times);
     } else {
