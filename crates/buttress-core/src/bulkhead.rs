@@ -25,7 +25,7 @@ use std::{
 
 mod spares;
 
-use spares::Spares;
+use spares::{Found, Spares};
 
 const POLICY: &str = "bulkhead";
 /// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty"
@@ -154,12 +154,10 @@ impl Bulkhead {
             let spares = state.spares.drain();
             state.word.fetch_sub(spares.into(), Ordering::SeqCst);
             let served: Vec<Waker> = std::iter::from_fn(|| state.serve_next(&mut queue)).collect();
-            (served, limit.saturating_sub(in_flight(state.word.load(Ordering::SeqCst))))
+            (served, state.room())
         };
         served.into_iter().for_each(Waker::wake);
-        if let Some(waiters) = state.waiters.get() {
-            waiters.wake_many(room as usize);
-        }
+        state.wake_many(room);
     }
 
     /// Takes a place, or queues for one.
@@ -193,11 +191,15 @@ impl Bulkhead {
             line.next += 1;
             line.waiting.insert(number, Waker::noop().clone());
             // A releaser that did not see this call has kept a spare before.
+            crate::sync::fence(Ordering::SeqCst);
             let spares = state.spares.drain();
             state.word.fetch_sub(spares.into(), Ordering::SeqCst);
             let served: Vec<Waker> = std::iter::from_fn(|| state.serve_next(&mut queue)).collect();
+            let room = state.room();
             drop(queue);
             served.into_iter().for_each(Waker::wake);
+            // A service that looked while this call was the one in the queue has found no place.
+            state.wake_many(room);
             return Ok(Acquire::Queued(Place { ticket: self.0.ticket(), number, done: false }));
         }
     }
@@ -234,7 +236,7 @@ impl Policy for Bulkhead {
     #[inline]
     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
         let word = self.0.word.load(Ordering::SeqCst);
-        let free = self.0.has_room(word) || (self.0.keeps_spares(word) && self.0.spares.any());
+        let free = self.0.has_room(word) || (self.0.keeps_spares(word) && self.0.find_spare(Spares::any));
         if free { Ok(()) } else { Err(Refused { retry_after: None }) }
     }
 
@@ -271,7 +273,23 @@ impl State {
                 Err(now) => word = now,
             }
         }
-        self.keeps_spares(word) && self.spares.take_any()
+        self.keeps_spares(word) && self.find_spare(Spares::take_any)
+    }
+
+    /// Looks for a spare of any shard.
+    #[cold]
+    fn find_spare(&self, look: impl FnOnce(&Spares) -> Found) -> bool {
+        let Found { found, hidden } = look(&self.spares);
+        if hidden {
+            // A service that looked meanwhile has not seen the shard.
+            self.wake_many(1);
+        }
+        found
+    }
+
+    /// How many places are free.
+    fn room(&self) -> u32 {
+        self.limit.load(Ordering::SeqCst).saturating_sub(in_flight(self.word.load(Ordering::SeqCst)))
     }
 
     #[inline]
@@ -280,8 +298,8 @@ impl State {
         if !self.spares.keep(shard) {
             return self.give_back();
         }
-        // Pairs with the fences of those that count themselves as waiting before they look at the spares.
-        crate::sync::fence(Ordering::SeqCst);
+        // After the fence of `keep`, which pairs with the fences of those that count themselves as waiting before they look at
+        // the spares.
         if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
             self.wake_one();
         } else if self.spares.take(shard) {
@@ -315,6 +333,14 @@ impl State {
                 crate::sync::fence(Ordering::SeqCst);
                 self.wake_one();
             }
+        }
+    }
+
+    /// Wakes as many of the services that wait as there are places.
+    fn wake_many(&self, places: u32) {
+        crate::sync::fence(Ordering::SeqCst);
+        if let Some(waiters) = self.waiters.get().filter(|_| places > 0) {
+            waiters.wake_many(places as usize);
         }
     }
 

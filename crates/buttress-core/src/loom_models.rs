@@ -300,3 +300,39 @@ fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
         assert!(free || flag.0.load(Ordering::SeqCst) == 1);
     });
 }
+
+/// Two places are released as spares at the same time as `other` looks for one and a service waits. With one place
+/// taken by `other` there is one left, so the service has seen it or is woken.
+fn a_waiter_does_not_sleep_beside_a_free_place(other: fn(&Bulkhead) -> Box<dyn Send>) {
+    model(move || {
+        let now = crate::testing::start();
+        let bulkhead = Bulkhead::with_spares(2, 2);
+        drop((bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap()));
+        let held = (bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap());
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        let waits = {
+            let (bulkhead, waker) = (bulkhead.clone(), Waker::from(flag.clone()));
+            move || {
+                let waiters = bulkhead.waiters().unwrap();
+                waiters.register(waiters.key(), &waker);
+                bulkhead.peek(&now).is_ok()
+            }
+        };
+        let threads = (thread::spawn(move || drop(held)), thread::spawn(waits));
+        let mine = other(&bulkhead);
+        threads.0.join().unwrap();
+        let saw_it = threads.1.join().unwrap();
+        assert!(saw_it || flag.0.load(Ordering::SeqCst) > 0, "in flight {}", bulkhead.in_flight());
+        drop(mine);
+    });
+}
+
+#[test]
+fn a_waiter_sees_what_a_call_that_queues_leaves_free() {
+    a_waiter_does_not_sleep_beside_a_free_place(|bulkhead| Box::new(bulkhead.acquire_or_queue(1)));
+}
+
+#[test]
+fn a_waiter_sees_what_a_call_that_searches_the_shards_leaves_free() {
+    a_waiter_does_not_sleep_beside_a_free_place(|bulkhead| Box::new(bulkhead.reserve(&crate::testing::start())));
+}

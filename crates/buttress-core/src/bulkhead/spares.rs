@@ -1,4 +1,4 @@
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Free places that shards keep. See the [module](super).
 #[derive(Debug)]
@@ -10,6 +10,15 @@ pub(super) struct Spares {
     some: AtomicU64,
     /// Empty where there is a single shard.
     shards: Box<[Line]>,
+}
+
+/// What a look at all shards found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// A place.
+    pub(super) found: bool,
+    /// Its shard was taken for an empty one for a moment, in which others did not look at it. It may keep more places.
+    pub(super) hidden: bool,
 }
 
 /// On lines of its own: each shard's threads write to it with every call.
@@ -44,7 +53,7 @@ impl Spares {
         self.most.store(most, Ordering::SeqCst);
     }
 
-    /// Keeps a place in the shard, unless it has as many as it may.
+    /// Keeps a place in the shard, unless it has as many as it may. What is read afterwards is read after a fence.
     #[inline]
     pub(super) fn keep(&self, shard: usize) -> bool {
         let most = self.most.load(Ordering::Relaxed);
@@ -53,8 +62,13 @@ impl Spares {
         }
         let shard = self.index(shard);
         let kept = self.line(shard).is_some_and(|line| change(line, |spares| (spares < most).then_some(spares + 1)));
-        if kept && self.some.load(Ordering::SeqCst) & bit(shard) == 0 {
-            self.some.fetch_or(bit(shard), Ordering::SeqCst);
+        if kept {
+            // Pairs with the fence in `find`.
+            fence(Ordering::SeqCst);
+            if self.some.load(Ordering::SeqCst) & bit(shard) == 0 {
+                self.some.fetch_or(bit(shard), Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+            }
         }
         kept
     }
@@ -67,32 +81,33 @@ impl Spares {
 
     /// Takes a place that any shard keeps.
     #[cold]
-    pub(super) fn take_any(&self) -> bool {
+    pub(super) fn take_any(&self) -> Found {
         self.find(|shard| self.take(shard))
     }
 
     /// Whether any shard keeps a place.
-    pub(super) fn any(&self) -> bool {
+    pub(super) fn any(&self) -> Found {
         self.find(|shard| self.line(shard).is_some_and(|line| line.load(Ordering::SeqCst) > 0))
     }
 
     /// Whether `found` says so of any shard that may keep a place.
-    fn find(&self, found: impl Fn(usize) -> bool) -> bool {
+    fn find(&self, found: impl Fn(usize) -> bool) -> Found {
         let mut left = self.some.load(Ordering::SeqCst);
         while left != 0 {
             let shard = left.trailing_zeros() as usize;
             left &= left - 1;
             if found(shard) {
-                return true;
+                return Found { found: true, hidden: false };
             }
             // A place that is kept before the bit is cleared is seen now; one that is kept afterwards sets it again.
             self.some.fetch_and(!bit(shard), Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             if found(shard) {
                 self.some.fetch_or(bit(shard), Ordering::SeqCst);
-                return true;
+                return Found { found: true, hidden: true };
             }
         }
-        false
+        Found { found: false, hidden: false }
     }
 
     /// How many there are: a sum over the shards.
@@ -153,7 +168,7 @@ mod tests {
     #[test]
     fn a_spare_of_another_shard_is_found() {
         let spares = Spares::new(4, 100);
-        assert!(spares.keep(3) && !spares.take(2) && spares.any());
-        assert!(spares.take_any() && !spares.any() && !spares.take_any());
+        assert!(spares.keep(3) && !spares.take(2) && spares.any().found);
+        assert!(spares.take_any().found && !spares.any().found && !spares.take_any().found);
     }
 }
