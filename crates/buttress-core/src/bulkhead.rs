@@ -243,6 +243,11 @@ impl Policy for Bulkhead {
     fn waiters(&self) -> Option<&Waiters> {
         Some(self.0.waiters.get_or_init(Box::default))
     }
+
+    /// None: its waiters are woken one by one, for a place each.
+    fn watchers(&self) -> Option<&Waiters> {
+        None
+    }
 }
 
 impl<Req: ?Sized> Admit<Req> for Bulkhead {}

@@ -1,7 +1,7 @@
 use buttress_core::Policy;
 use std::{fmt, task::Context};
 
-/// The place of a service among those that a policy wakes when its answer changes.
+/// The place of a service among those that a policy wakes when it begins to refuse.
 pub(super) struct Waiting<A: Policy> {
     policy: A,
     key: u64,
@@ -10,7 +10,7 @@ pub(super) struct Waiting<A: Policy> {
 impl<A: Policy + Clone> Waiting<A> {
     /// A place, with a policy that wakes.
     pub(super) fn for_policy(policy: &A) -> Option<Self> {
-        let key = policy.waiters()?.key();
+        let key = policy.watchers()?.key();
         Some(Self { policy: policy.clone(), key })
     }
 }
@@ -18,7 +18,7 @@ impl<A: Policy + Clone> Waiting<A> {
 impl<A: Policy> Waiting<A> {
     /// Wakes the task when the policy's answer may have changed.
     pub(super) fn register(&self, cx: &Context<'_>) {
-        if let Some(waiters) = self.policy.waiters() {
+        if let Some(waiters) = self.policy.watchers() {
             waiters.register(self.key, cx.waker());
         }
     }
@@ -26,7 +26,7 @@ impl<A: Policy> Waiting<A> {
 
 impl<A: Policy> Drop for Waiting<A> {
     fn drop(&mut self) {
-        if let Some(waiters) = self.policy.waiters() {
+        if let Some(waiters) = self.policy.watchers() {
             waiters.deregister(self.key);
         }
     }

@@ -126,3 +126,18 @@ async fn a_probe_that_cannot_even_become_ready_opens_the_circuit_again() {
     assert_eq!(breaker.state(), State::Open);
     drop(service);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_whose_inner_service_hangs_takes_no_turn_of_one_that_waits_for_a_place() {
+    let bulkhead = Bulkhead::new(1);
+    let (mut hangs, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).plain());
+    handle.allow(0);
+    assert_pending!(hangs.poll_ready());
+    let (mut waits, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
+    let mut other = waits.clone();
+    assert_ready_ok!(other.poll_ready());
+    assert_pending!(waits.poll_ready());
+    drop(other);
+    assert!(waits.is_woken(), "the place is free, and the wake-up went to a gate that takes none");
+    assert_ready_ok!(waits.poll_ready());
+}
