@@ -151,11 +151,13 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Empty => true,
-            Repr::Teed { shared, next, .. } => {
+            Repr::Teed { shared, attempt, next, .. } => {
                 let shared = lock(shared);
                 let rest = shared.trailers.is_none() && *next >= shared.chunks.len();
-                (rest && (shared.ended || shared.source.is_end_stream()))
-                    || (shared.trailers.is_some() && *next > shared.chunks.len())
+                let ended = (rest && (shared.ended || shared.source.is_end_stream()))
+                    || (shared.trailers.is_some() && *next > shared.chunks.len());
+                // One that is cut off ends with an error, or half a body would pass for a whole one.
+                ended && shared.attempt == *attempt
             }
         }
     }

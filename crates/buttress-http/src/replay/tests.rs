@@ -47,6 +47,15 @@ async fn a_body_over_the_cap_goes_on_and_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_cut_off_is_never_at_its_end() {
+    let (mut first, handle) = tee(chunks(&["aaa", "bbb", "ccc"]), 5);
+    first.frame().await.unwrap().unwrap();
+    assert_eq!(text(handle.replay().unwrap()).await, "aaabbbccc");
+    assert!(!first.is_end_stream(), "two thirds are missing");
+    assert!(first.frame().await.unwrap().is_err());
+}
+
+#[tokio::test]
 async fn a_body_of_which_nothing_was_read_is_repeated_whatever_its_size() {
     let (first, handle) = tee(chunks(&["aaa", "bbb"]), 0);
     drop(first);
