@@ -1,5 +1,5 @@
 use crate::{answer::AnswerBody, classify, upload::Upload};
-use buttress::{Failure, FailureKind, InFlight, Outcome, Permit, Progress};
+use buttress::{Failure, FailureKind, InFlight, Outcome, Permit, Progress, Rejection, error::find_rejection};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
@@ -57,10 +57,13 @@ impl StreamEnd {
         }
     }
 
-    fn at_error(&self) -> Outcome {
+    /// A bound on the body says itself what it is evidence of: a reader that stopped is none.
+    fn at_error<E: 'static>(&self, error: &E) -> Outcome {
         match self {
             Self::Decided(outcome) => **outcome,
-            Self::Http | Self::Grpc => Failure::new(FailureKind::Body).into(),
+            Self::Http | Self::Grpc => classify::as_chain(error)
+                .and_then(find_rejection)
+                .map_or_else(|| Failure::new(FailureKind::Body).into(), Rejection::outcome),
         }
     }
 
@@ -123,7 +126,7 @@ impl<P: Permit> Drop for Watch<P> {
     }
 }
 
-impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
+impl<B: Body<Error: 'static>, P: Permit> Body for ObservedBody<B, P> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -136,7 +139,7 @@ impl<B: Body, P: Permit> Body for ObservedBody<B, P> {
         }
         match &frame {
             None => watch.settle(watch.ending.without_trailers()),
-            Some(Err(_)) => watch.settle(watch.ending.at_error()),
+            Some(Err(error)) => watch.settle(watch.ending.at_error(error)),
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     watch.settle(watch.ending.at_trailers(trailers));

@@ -248,3 +248,23 @@ async fn a_dropped_future_is_neutral_and_an_attempt_that_timed_out_is_not() {
     service.ready().await.unwrap().call(Request::new(())).await.unwrap_err();
     assert_eq!(recorder.outcomes(), [Outcome::CANCELLED, failed(FailureKind::Timeout)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_on_the_body_is_the_evidence_that_it_says_it_is() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let outcome = async |timeout: TimeoutLayer, before_it_is_read| {
+        let recorder = Recorder::<false>::default();
+        let inner = service_fn(|_: Request<()>| ready(Ok::<_, BoxError>(body([Part::Data("a"), Part::Never]))));
+        let stack = tower::ServiceBuilder::new()
+            .layer(GateLayer::with_policy(recorder.clone()).http_client())
+            .layer(timeout.http_client())
+            .service(inner);
+        let mut body = stack.oneshot(Request::new(())).await.unwrap().into_body();
+        tokio::time::sleep(before_it_is_read).await;
+        while body.frame().await.unwrap().is_ok() {}
+        recorder.outcomes()
+    };
+    let timeout = || TimeoutLayer::attempt(SECOND);
+    assert_eq!(outcome(timeout().reader_stall(SECOND), 2 * SECOND).await, [Outcome::CANCELLED]);
+    assert_eq!(outcome(timeout().body_idle(SECOND), Duration::ZERO).await, [failed(FailureKind::Timeout)]);
+}
