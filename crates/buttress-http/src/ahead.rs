@@ -6,7 +6,7 @@
 //! bound. A call that sends more is rejected, which gives its part of the window back.
 
 use buttress::{BoxError, ending::Ahead};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -29,6 +29,10 @@ const MAX_CALL: usize = 1024 * 1024;
 /// How much is kept of all calls of the process.
 const MAX_ALL: usize = 64 * 1024 * 1024;
 
+/// Frames that are smaller are put together: whatever a frame holds, it takes some 100 bytes itself, and keeps a buffer of
+/// the connection.
+const SMALL: usize = 1024;
+
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 type Source = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
@@ -39,6 +43,8 @@ pub struct ReadAhead(Arc<Mutex<Shared>>);
 struct Shared {
     source: Source,
     frames: VecDeque<Frame<Bytes>>,
+    /// What came after these in small frames.
+    small: BytesMut,
     kept: usize,
     error: Option<BoxError>,
     is_over: bool,
@@ -71,7 +77,8 @@ where
 {
     let body = body.downcast_mut::<B>().filter(|body| !body.is_end_stream())?;
     let source = Box::pin(std::mem::take(body).map_err(unwrap));
-    let shared = Shared { source, frames: VecDeque::new(), kept: 0, error: None, is_over: false };
+    let shared =
+        Shared { source, frames: VecDeque::new(), small: BytesMut::new(), kept: 0, error: None, is_over: false };
     let shared = Arc::new(Mutex::new(shared));
     *body = new(AheadBody(shared.clone()));
     Some(ReadAhead(shared))
@@ -99,10 +106,28 @@ impl Shared {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         self.kept += bytes;
         KEPT.fetch_add(bytes, Ordering::Relaxed);
+        match frame.into_data() {
+            Ok(data) if data.len() < SMALL => self.small.extend_from_slice(&data),
+            Ok(data) => self.push(Frame::data(data)),
+            Err(trailers) => self.push(trailers),
+        }
+    }
+
+    fn push(&mut self, frame: Frame<Bytes>) {
+        self.put_together();
         self.frames.push_back(frame);
     }
 
+    fn put_together(&mut self) {
+        if !self.small.is_empty() {
+            self.frames.push_back(Frame::data(std::mem::take(&mut self.small).freeze()));
+        }
+    }
+
     fn pop(&mut self) -> Option<Frame<Bytes>> {
+        if self.frames.is_empty() {
+            self.put_together();
+        }
         let frame = self.frames.pop_front()?;
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         self.kept -= bytes;
@@ -134,7 +159,8 @@ impl Body for AheadBody {
 
     fn is_end_stream(&self) -> bool {
         let shared = lock(&self.0);
-        shared.frames.is_empty() && shared.error.is_none() && (shared.is_over || shared.source.is_end_stream())
+        let is_read = shared.frames.is_empty() && shared.small.is_empty();
+        is_read && shared.error.is_none() && (shared.is_over || shared.source.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -164,6 +190,7 @@ impl fmt::Debug for ReadAhead {
 mod tests {
     use super::*;
     use axum_core::body::Body as AxumBody;
+    use buttress_test::{Part, TestBody};
     use http_body_util::Full;
     use std::task::Waker;
 
@@ -198,6 +225,23 @@ mod tests {
         drop(too_large);
         assert_eq!(kept(), MAX_CALL + 1);
         drop(ahead);
+        assert_eq!(kept(), 0);
+
+        // Small frames take no more memory than what is in them.
+        let parts = ["a", "", "bc"].map(Part::Data).into_iter().cycle().take(3000).chain([Part::Never]);
+        let mut waits = Request::new(AxumBody::new(TestBody::new(parts)));
+        *waits.version_mut() = Version::HTTP_2;
+        let mut ahead = ReadAhead::of(&mut waits).unwrap();
+        assert_eq!(read(&mut ahead), Poll::Pending);
+        let frames = lock(&ahead.0).frames.len();
+        assert!(frames == 0, "{frames} frames are kept of 3000 bytes");
+        drop(ahead);
+        let mut body = waits.into_body();
+        let mut got = Vec::new();
+        while got.len() < 3000 {
+            got.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
+        }
+        assert_eq!(got, b"abc".repeat(1000));
         assert_eq!(kept(), 0);
     }
 
