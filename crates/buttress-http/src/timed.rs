@@ -33,6 +33,8 @@ enum Repr<B: Body> {
 
 struct Bounded<B> {
     bounds: BodyBounds,
+    /// The one that fires the timer, wherever the body is polled.
+    runtime: Handle,
     state: Mutex<State<B>>,
 }
 
@@ -45,6 +47,8 @@ struct State<B> {
     since: Instant,
     is_asked: bool,
     timer: Option<Pin<Box<Timer>>>,
+    /// Whether the runtime has ended, and with it all timers.
+    is_untimed: bool,
     /// The moment for which the timer is set.
     fires: Instant,
     reader: Option<Waker>,
@@ -58,10 +62,9 @@ impl<B: Body + Send + 'static> TimedBody<B> {
         let stalled = bounds.stalled.or(stalled).filter(|stalled| *stalled != Duration::MAX);
         let is_bounded = bounds.idle.is_some() || bounds.total.is_some() || stalled.is_some();
         response.map(|body| {
-            if !is_bounded || body.is_end_stream() || Handle::try_current().is_err() {
-                return Self { repr: Repr::Unbounded(AnswerBody::inner(body)) };
-            }
-            Self { repr: Repr::Bounded(Bounded::start(body, BodyBounds { stalled, ..bounds.clone() })) }
+            let runtime = (is_bounded && !body.is_end_stream()).then(Handle::try_current);
+            let Some(Ok(runtime)) = runtime else { return Self { repr: Repr::Unbounded(AnswerBody::inner(body)) } };
+            Self { repr: Repr::Bounded(Bounded::start(body, BodyBounds { stalled, ..bounds.clone() }, runtime)) }
         })
     }
 }
@@ -81,7 +84,7 @@ impl<B: Body> Default for TimedBody<B> {
 }
 
 impl<B: Send + 'static> Bounded<B> {
-    fn start(body: B, bounds: BodyBounds) -> Arc<Self> {
+    fn start(body: B, bounds: BodyBounds, runtime: Handle) -> Arc<Self> {
         let now = TokioClock.coarse();
         let state = State {
             body: Some(Box::pin(body)),
@@ -89,11 +92,12 @@ impl<B: Send + 'static> Bounded<B> {
             since: now,
             is_asked: false,
             timer: None,
+            is_untimed: false,
             fires: now,
             reader: None,
             rejection: None,
         };
-        let bounded = Arc::new(Self { bounds, state: Mutex::new(state) });
+        let bounded = Arc::new(Self { bounds, runtime, state: Mutex::new(state) });
         bounded.arm(&mut bounded.lock(), now);
         bounded
     }
@@ -101,14 +105,21 @@ impl<B: Send + 'static> Bounded<B> {
     /// Sees to it that the timer fires when the next bound runs out, or before.
     fn arm(self: &Arc<Self>, state: &mut State<B>, now: Instant) {
         let Some((_, _, due)) = self.next(state) else { return };
-        if state.timer.is_some() && state.fires <= due {
+        if state.is_untimed || (state.timer.is_some() && state.fires <= due) {
             return;
         }
         let waker = Waker::from(self.clone());
-        let mut timer = Box::pin(Timer::after(due.saturating_duration_since(now).max(Duration::from_millis(1))));
-        // It is pending: it was made just now for a time to come.
-        let _ = timer.as_mut().poll_expired(&mut Context::from_waker(&waker));
-        (state.timer, state.fires) = (Some(timer), due);
+        let _entered = self.runtime.enter();
+        let mut left = due.saturating_duration_since(now);
+        loop {
+            let mut timer = Box::pin(Timer::after(left.max(Duration::from_millis(1))));
+            // It is ready, and wakes no more, where this thread was held up for that long: then it is late, and not off.
+            if timer.as_mut().poll_expired(&mut Context::from_waker(&waker)).is_pending() {
+                (state.timer, state.fires) = (Some(timer), due);
+                return;
+            }
+            left = Duration::ZERO;
+        }
     }
 }
 
@@ -136,6 +147,11 @@ impl<B: Send + 'static> Wake for Bounded<B> {
         }
         let now = TokioClock.now();
         state.timer = None;
+        // A timer is never early, but when the runtime ends it wakes all. It takes no more of them then.
+        if now < state.fires {
+            state.is_untimed = true;
+            return;
+        }
         let expired = self.next(&state).filter(|(_, _, due)| *due <= now);
         let Some((kind, limit, _)) = expired else { return self.arm(&mut state, now) };
         let label = self.bounds.label.clone().unwrap_or(Label::new("timeout"));
@@ -246,5 +262,44 @@ impl<B: Body + fmt::Debug> fmt::Debug for TimedBody<B> {
             Repr::Bounded(bounded) => debug.field("bounds", &bounded.bounds),
         };
         debug.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_test::{Part, TestBody};
+    use tokio::runtime::{Builder, Runtime};
+
+    const IDLE: Duration = Duration::from_millis(20);
+
+    /// A bounded body, and its runtime.
+    fn bounded(parts: [Part; 2]) -> (Pin<Box<TimedBody<TestBody>>>, Runtime) {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(3600 * 50 * IDLE), ..BodyBounds::default() };
+        let response = Response::new(TestBody::new(parts));
+        let body = runtime.block_on(async { TimedBody::around(response, &bounds, None).into_body() });
+        (Box::pin(body), runtime)
+    }
+
+    fn poll(body: &mut Pin<Box<TimedBody<TestBody>>>) -> Poll<Option<Result<(), BoxError>>> {
+        let frame = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+        frame.map(|frame| frame.map(|frame| frame.map(|_| ())))
+    }
+
+    #[test]
+    fn a_runtime_may_end_before_the_bodies_that_it_times() {
+        let (mut body, runtime) = bounded([Part::Data("content"), Part::Never]);
+        drop(runtime);
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(())))));
+        assert!(poll(&mut body).is_pending());
+    }
+
+    #[test]
+    fn a_body_that_is_read_outside_of_its_runtime_is_timed_all_the_same() {
+        let (mut body, runtime) = bounded([Part::Never, Part::Never]);
+        assert!(poll(&mut body).is_pending());
+        runtime.block_on(async { tokio::time::sleep(2 * IDLE).await });
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     }
 }
