@@ -2,8 +2,9 @@
 //!
 //! Once a response switches protocols, the connection belongs to the handler, and no body tells when it ends. hyper's
 //! `OnUpgrade` cannot be wrapped either. So the handler gets the upgrade of a connection in memory, and a task copies
-//! between that one and the real one, and holds the permit until both directions have closed. It costs one copy of what goes
-//! over the connection, where the policy holds its permits to the end, and nothing elsewhere.
+//! between that one and the real one, and holds the permit until both directions have closed, or the handler has dropped its
+//! end: then what it wrote before is delivered, and the real connection is dropped too. It costs one copy of what goes over
+//! the connection, where the policy holds its permits to the end, and nothing elsewhere.
 
 #[cfg(feature = "hyper")]
 pub(crate) use with_hyper::Bridge;
@@ -43,23 +44,43 @@ mod with_hyper {
         cell::RefCell,
         convert::Infallible,
         fmt,
-        future::{Future, ready},
+        future::{Future, poll_fn, ready},
+        io,
         pin::{Pin, pin},
         rc::Rc,
         task::{Context, Poll, Waker},
+        time::Duration,
     };
     use tokio::{
-        io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional, duplex},
+        io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, copy, duplex, split},
         runtime::Handle,
+        sync::oneshot,
+        task::unconstrained,
+        time::timeout,
     };
 
     /// Bytes under way between the real connection and the one in memory, in each direction.
     const BUFFER: usize = 64 * 1024;
 
+    /// How long the other side has to take what a handler wrote before it dropped its end.
+    const LINGER: Duration = Duration::from_secs(30);
+
     /// The real connection, and the far end of the one in memory.
     pub(crate) struct Bridge {
         connection: OnUpgrade,
-        far_end: DuplexStream,
+        far_end: FarEnd,
+    }
+
+    struct FarEnd {
+        stream: DuplexStream,
+        /// Ends when the near end is dropped. Its stream does not tell that from a shutdown of its writing half.
+        gone: oneshot::Receiver<Infallible>,
+    }
+
+    /// What hyper gives to the handler.
+    struct NearEnd {
+        stream: DuplexStream,
+        _here: oneshot::Sender<Infallible>,
     }
 
     impl Bridge {
@@ -80,13 +101,12 @@ mod with_hyper {
 
         /// Holds `permit` until the connection has closed, and settles it then.
         pub(crate) fn hold<P: Permit>(self, mut permit: InFlight<P>, outcome: Outcome) {
-            let Self { connection, mut far_end } = self;
+            let Self { connection, far_end } = self;
             let Ok(runtime) = Handle::try_current() else { return };
             // The task ends with the connection.
             runtime.spawn(async move {
                 if let Ok(connection) = connection.await {
-                    // An error is a connection that broke: both ends see it.
-                    let _ = copy_bidirectional(&mut TokioIo::new(connection), &mut far_end).await;
+                    carry(TokioIo::new(connection), far_end).await;
                 }
                 permit.settle(&outcome);
             });
@@ -99,12 +119,50 @@ mod with_hyper {
         }
     }
 
+    /// Copies in both directions, until both have closed, one broke, or the handler has dropped its end.
+    async fn carry(connection: impl AsyncRead + AsyncWrite, far_end: FarEnd) {
+        let FarEnd { stream, mut gone } = far_end;
+        let (mut from_peer, mut to_peer) = split(connection);
+        let (mut from_handler, mut to_handler) = split(stream);
+        let mut outward = pin!(async move {
+            copy(&mut from_handler, &mut to_peer).await?;
+            to_peer.shutdown().await
+        });
+        let mut inward = pin!(async move {
+            copy(&mut from_peer, &mut to_handler).await?;
+            to_handler.shutdown().await
+        });
+        let (mut sent, mut received) = (false, false);
+        let broke = poll_fn(|cx| -> Poll<io::Result<()>> {
+            if !sent {
+                sent = outward.as_mut().poll(cx)?.is_ready();
+            }
+            if !received {
+                received = inward.as_mut().poll(cx)?.is_ready();
+            }
+            let is_over = (sent && received) || Pin::new(&mut gone).poll(cx).is_ready();
+            if is_over { Poll::Ready(Ok(())) } else { Poll::Pending }
+        });
+        if broke.await.is_ok() && !sent {
+            let _ = timeout(LINGER, outward).await;
+        }
+    }
+
     /// An upgrade that hyper has done on a connection in memory, and the other end of that connection. Nothing in it waits, so that
-    /// it is done in one go.
-    fn in_memory() -> Option<(OnUpgrade, DuplexStream)> {
+    /// it is done in one go, whatever tokio's budget has left for the task that it happens to be in.
+    fn in_memory() -> Option<(OnUpgrade, FarEnd)> {
+        let mut done = pin!(unconstrained(poll_fn(|cx| Poll::Ready(upgrade_in_memory(cx)))));
+        match done.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(upgraded) => upgraded,
+            Poll::Pending => None,
+        }
+    }
+
+    fn upgrade_in_memory(cx: &mut Context<'_>) -> Option<(OnUpgrade, FarEnd)> {
         const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: memory\r\nconnection: upgrade\r\nupgrade: memory\r\n\r\n";
         let (near_end, mut far_end) = duplex(BUFFER);
-        let cx = &mut Context::from_waker(Waker::noop());
+        let (here, gone) = oneshot::channel();
+        let near_end = NearEnd { stream: near_end, _here: here };
         let written = Pin::new(&mut far_end).poll_write(cx, REQUEST);
         if !matches!(written, Poll::Ready(Ok(bytes)) if bytes == REQUEST.len()) {
             return None;
@@ -125,7 +183,40 @@ mod with_hyper {
         // One poll reads the request and writes the answer; the bound is for the case that hyper takes more.
         let done = (0..8).any(|_| connection.as_mut().poll(cx).is_ready());
         let upgrade = upgrade.borrow_mut().take();
-        upgrade.filter(|_| done && skip_head(&mut far_end, cx)).map(|upgrade| (upgrade, far_end))
+        let upgrade = upgrade.filter(|_| done && skip_head(&mut far_end, cx))?;
+        Some((upgrade, FarEnd { stream: far_end, gone }))
+    }
+
+    impl AsyncRead for NearEnd {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for NearEnd {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffers: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, buffers)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.stream.is_write_vectored()
+        }
     }
 
     /// Reads the head of the answer, which ends with an empty line.
@@ -149,11 +240,14 @@ mod with_hyper {
     #[cfg(test)]
     mod tests {
         use super::*;
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use hyper::upgrade::Upgraded;
+        use std::{sync::mpsc, time::Duration};
+        use tokio::{io::AsyncReadExt, time::sleep};
 
         #[tokio::test]
         async fn an_upgrade_in_memory_carries_both_directions() {
-            let (upgrade, mut far_end) = in_memory().expect("hyper upgrades a connection in memory in one go");
+            let (upgrade, far_end) = in_memory().expect("hyper upgrades a connection in memory in one go");
+            let mut far_end = far_end.stream;
             let mut near_end = TokioIo::new(upgrade.await.unwrap());
             let mut four = [0; 4];
             near_end.write_all(b"ping").await.unwrap();
@@ -162,6 +256,75 @@ mod with_hyper {
             far_end.write_all(b"pong").await.unwrap();
             near_end.read_exact(&mut four).await.unwrap();
             assert_eq!(&four, b"pong");
+        }
+
+        /// Tells when it is gone.
+        struct Held(mpsc::Sender<()>);
+
+        impl Permit for Held {
+            const HELD_TO_END: bool = true;
+
+            fn settle(&mut self, _: &Outcome, _: &impl buttress::Clock) {
+                let _ = self.0.send(());
+            }
+        }
+
+        /// A bridged connection: the end of the other side, the end of the handler, and what tells that the permit was
+        /// given back.
+        async fn bridged() -> (DuplexStream, TokioIo<Upgraded>, mpsc::Receiver<()>) {
+            let (connection, peer) = in_memory().unwrap();
+            let mut extensions = Extensions::new();
+            extensions.insert(connection);
+            let bridge = Bridge::into_extensions(&mut extensions).unwrap();
+            let (sender, given_back) = mpsc::channel();
+            bridge.hold(InFlight::new(Held(sender)), Outcome::Success);
+            (peer.stream, TokioIo::new(extensions.remove::<OnUpgrade>().unwrap().await.unwrap()), given_back)
+        }
+
+        #[tokio::test(start_paused = true)]
+        async fn a_connection_that_its_handler_drops_is_closed_also_when_the_other_side_does_not_close_it() {
+            let (mut peer, mut handler, given_back) = bridged().await;
+            handler.write_all(b"bye").await.unwrap();
+            drop(handler);
+            let mut said = Vec::new();
+            peer.read_to_end(&mut said).await.unwrap();
+            assert_eq!(said, b"bye", "what was written before is delivered");
+            sleep(Duration::from_secs(1)).await;
+            assert!(given_back.try_recv().is_ok(), "the place is held for a connection that has no handler");
+            assert!(peer.write_all(b"hello?").await.is_err(), "the connection is still open");
+        }
+
+        #[tokio::test(start_paused = true)]
+        async fn an_other_side_that_takes_nothing_does_not_hold_the_place_of_a_handler_that_is_gone() {
+            let (_peer, mut handler, given_back) = bridged().await;
+            handler.write_all(&[7; BUFFER]).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            handler.write_all(&[7; BUFFER]).await.unwrap();
+            drop(handler);
+            sleep(LINGER - Duration::from_secs(1)).await;
+            assert!(given_back.try_recv().is_err(), "it may still take the rest");
+            sleep(Duration::from_secs(2)).await;
+            assert!(given_back.try_recv().is_ok());
+        }
+
+        #[tokio::test(start_paused = true)]
+        async fn a_handler_that_has_said_all_still_hears_the_other_side() {
+            let (mut peer, mut handler, given_back) = bridged().await;
+            handler.shutdown().await.unwrap();
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+            peer.write_all(b"more").await.unwrap();
+            let mut four = [0; 4];
+            handler.read_exact(&mut four).await.unwrap();
+            assert_eq!((&four, given_back.try_recv().is_err()), (b"more", true));
+            drop(peer);
+            assert_eq!(handler.read(&mut four).await.unwrap(), 0);
+            sleep(Duration::from_secs(1)).await;
+            assert!(given_back.try_recv().is_ok());
+        }
+
+        #[tokio::test]
+        async fn an_upgrade_in_memory_does_not_draw_on_the_budget_of_its_task() {
+            assert!((0..10).all(|_| in_memory().is_some()));
         }
 
         #[test]
