@@ -101,7 +101,11 @@ mod sealed {
 
     impl Speaks for super::Http {
         fn is_grpc(headers: &HeaderMap) -> bool {
-            let grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+            // Not gRPC-Web, whose status is in the body: to HTTP it is an answer like any other.
+            let grpc = |kind: &http::HeaderValue| {
+                let rest = kind.as_bytes().strip_prefix(b"application/grpc");
+                rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+            };
             headers.get(header::CONTENT_TYPE).is_some_and(grpc)
         }
 

@@ -268,3 +268,15 @@ async fn a_bound_on_the_body_is_the_evidence_that_it_says_it_is() {
     assert_eq!(outcome(timeout().reader_stall(SECOND), 2 * SECOND).await, [Outcome::CANCELLED]);
     assert_eq!(outcome(timeout().body_idle(SECOND), Duration::ZERO).await, [failed(FailureKind::Timeout)]);
 }
+
+#[tokio::test]
+async fn a_grpc_web_call_is_an_http_call_whose_status_is_in_its_body() {
+    for kind in ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text"] {
+        let recorder = Recorder::<false>::default();
+        let inner = service_fn(|_: Request<()>| ready(Ok::<_, BoxError>(body([Part::Data("message and trailers")]))));
+        let stack = GateLayer::with_policy(recorder.clone()).http_client().layer(inner);
+        let request = Request::builder().header("content-type", kind).body(()).unwrap();
+        stack.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(recorder.outcomes(), [Outcome::Success], "{kind}");
+    }
+}
