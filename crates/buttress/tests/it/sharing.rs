@@ -344,3 +344,83 @@ async fn instances_tell_each_other_over_udp() {
         sleep(MS).await;
     }
 }
+
+/// A store that can be emptied, as one is that restarts.
+#[derive(Default)]
+struct Forgetful(Mutex<Arc<MemoryStore>>);
+
+impl Forgetful {
+    fn inner(&self) -> Arc<MemoryStore> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl SharedState for Forgetful {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<View>, BoxError>> {
+        let inner = self.inner();
+        Box::pin(async move { inner.read(name).await })
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Option<Stamp>,
+        said: Announcement,
+    ) -> BoxFuture<'a, Result<Written, BoxError>> {
+        let inner = self.inner();
+        Box::pin(async move { inner.write(name, expected, said).await })
+    }
+
+    fn lease_probe<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Stamp,
+        lease: ProbeLease,
+    ) -> BoxFuture<'a, Result<bool, BoxError>> {
+        let inner = self.inner();
+        Box::pin(async move { inner.lease_probe(name, expected, lease).await })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_whose_store_forgot_it_closes_all_the_same() {
+    let store = Arc::new(Forgetful::default());
+    let a = Instance::new(1, Some((store.clone(), Mode::Shared)));
+    settled().await;
+    a.fail(2);
+    settled().await;
+    assert_eq!(a.state(), State::Open);
+    *store.0.lock().unwrap() = Arc::default();
+    let mut admitted = 0;
+    for _ in 0..600 {
+        sleep(SECOND).await;
+        admitted += u32::from(a.call(Outcome::Success));
+    }
+    assert_eq!(a.state(), State::Closed, "{admitted} calls of 600 were admitted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_an_operator_opened_here_for_a_time_closes_afterwards() {
+    let (_, a, b) = two(Mode::Shared).await;
+    for known in [false, true] {
+        if known {
+            // The store has a word now: all is closed.
+            b.fail(2);
+            settled().await;
+            assert_eq!(closes(&a, &b).await, [State::Closed; 2]);
+        }
+        a.breaker.open_for(5 * SECOND);
+        settled().await;
+        assert_eq!(closes(&a, &b).await, [State::Closed; 2], "{known}");
+    }
+}
+
+/// The states after a minute of good calls.
+async fn closes(a: &Instance, b: &Instance) -> [State; 2] {
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        a.call(Outcome::Success);
+        b.call(Outcome::Success);
+    }
+    [a.state(), b.state()]
+}

@@ -145,7 +145,8 @@ impl Sharer {
 
     /// Sees to it that this instance may probe when it has a call to probe with, and holds a lease.
     async fn lease(&mut self, view: Option<View>) -> Result<(), BoxError> {
-        let probing = self.breaker.state() == State::HalfOpen;
+        let state = self.breaker.state();
+        let (is_open, probing) = (matches!(state, State::Open | State::HalfOpen), state == State::HalfOpen);
         // An instance without calls has nothing to probe with, and must not keep the others from it.
         let wanted = probing || self.breaker.0.lacks_probe(&TokioClock);
         let due = view.filter(|view| wanted && view.open == Some(Duration::ZERO));
@@ -163,7 +164,11 @@ impl Sharer {
         if self.lease.is_some_and(|ends| ends <= TokioClock.now()) {
             self.lease = None;
         }
-        self.breaker.0.allow_probes(Some(self.lease.is_some().into()), &TokioClock);
+        // It is open here and not in the store, which has forgotten it, or an operator opened it here: no lease will ever
+        // be due, and without a probe it would stay shut.
+        let alone = is_open && view.is_none_or(|view| view.open.is_none());
+        let allowed = (!alone).then_some(self.lease.is_some().into());
+        self.breaker.0.allow_probes(allowed, &TokioClock);
         Ok(())
     }
 
