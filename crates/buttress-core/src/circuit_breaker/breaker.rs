@@ -228,10 +228,17 @@ impl CircuitBreaker {
         clock: &impl Clock,
     ) -> Result<CircuitBreakerPermit, Rejection> {
         let word = self.0.hot.word.load(Ordering::Acquire);
-        if !State::of_word(word).admits_all() && self.peek(clock).is_ok() && !may_probe() {
+        let mut may_probe = Some(may_probe);
+        let mut must_not = || may_probe.take().is_some_and(|may_probe| !may_probe());
+        if !State::of_word(word).admits_all() && self.peek(clock).is_ok() && must_not() {
             return Err(self.0.reject(Reason::ProbesExhausted, None));
         }
-        self.admit_call(true, clock)
+        let permit = self.admit_call(true, clock)?;
+        // The open time may have ended since it was peeked at. Dropping the permit gives the slot back.
+        if permit.is_probe() && must_not() {
+            return Err(self.0.reject(Reason::ProbesExhausted, None));
+        }
+        Ok(permit)
     }
 
     /// A rejection in this circuit's name, which counts as one of its own.

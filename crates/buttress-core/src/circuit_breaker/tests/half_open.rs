@@ -284,3 +284,25 @@ fn a_waiting_call_of_a_recovering_circuit_gets_a_time_to_ask_again() {
     let refused = (0..10).find_map(|_| bench.breaker.try_reserve(&bench.now).err()).unwrap();
     assert!(refused.retry_after.is_some(), "nothing wakes it");
 }
+
+/// Time passes with each reading.
+struct Ticking(std::cell::Cell<std::time::Instant>);
+
+impl crate::Clock for Ticking {
+    fn now(&self) -> std::time::Instant {
+        self.0.set(self.0.get() + MS);
+        self.0.get()
+    }
+}
+
+#[test]
+fn a_call_that_may_not_probe_is_none_whenever_the_open_time_ends() {
+    for before in 0..12 {
+        let bench = Bench::consecutive(1, |builder| builder);
+        bench.call(FAILURE);
+        let open_for = bench.breaker.snapshot(&bench.now).retry_after.unwrap();
+        let clock = Ticking(std::cell::Cell::new(bench.now + open_for - before * MS));
+        let admitted = bench.breaker.reserve_if(|| false, &clock);
+        assert!(admitted.is_err(), "{before} ms before the end");
+    }
+}
