@@ -8,7 +8,10 @@ use pin_project::{pin_project, pinned_drop};
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering, fence},
+    },
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
@@ -35,6 +38,8 @@ struct Bounded<B> {
     bounds: BodyBounds,
     /// The one that fires the timer, wherever the body is polled.
     runtime: Handle,
+    /// Whether the timer has fired, and what is due has not been looked at since.
+    has_fired: AtomicBool,
     state: Mutex<State<B>>,
 }
 
@@ -97,8 +102,9 @@ impl<B: Send + 'static> Bounded<B> {
             reader: None,
             rejection: None,
         };
-        let bounded = Arc::new(Self { bounds, runtime, state: Mutex::new(state) });
+        let bounded = Arc::new(Self { bounds, runtime, has_fired: AtomicBool::new(false), state: Mutex::new(state) });
         bounded.arm(&mut bounded.lock(), now);
+        bounded.look();
         bounded
     }
 
@@ -138,10 +144,36 @@ impl<B> Bounded<B> {
     }
 }
 
-/// The timer fires.
+/// The timer fires, on the thread that fires all timers of the runtime.
 impl<B: Send + 'static> Wake for Bounded<B> {
     fn wake(self: Arc<Self>) {
-        let mut state = self.lock();
+        self.has_fired.store(true, Ordering::Relaxed);
+        self.look();
+    }
+}
+
+impl<B: Send + 'static> Bounded<B> {
+    /// Looks at the bounds after the timer has fired. It does not wait for a thread that polls the body, which may take long:
+    /// that thread looks then, as all do that had the lock.
+    fn look(self: &Arc<Self>) {
+        loop {
+            // Between the flag and the lock on one side, and the lock and the flag on the other.
+            fence(Ordering::SeqCst);
+            if !self.has_fired.load(Ordering::Relaxed) {
+                return;
+            }
+            let state = match self.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(state)) => state.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            if self.has_fired.swap(false, Ordering::Relaxed) {
+                self.expire(state);
+            }
+        }
+    }
+
+    fn expire(self: &Arc<Self>, mut state: MutexGuard<'_, State<B>>) {
         if state.body.is_none() {
             return;
         }
@@ -185,7 +217,10 @@ where
             Repr::Unbounded(body) => body.is_end_stream(),
             Repr::Bounded(bounded) => {
                 let state = bounded.lock();
-                state.body.as_ref().map_or(state.rejection.is_none(), |body| body.is_end_stream())
+                let is_over = state.body.as_ref().map_or(state.rejection.is_none(), |body| body.is_end_stream());
+                drop(state);
+                bounded.look();
+                is_over
             }
         }
     }
@@ -195,11 +230,14 @@ where
             Repr::Unbounded(body) => body.size_hint(),
             Repr::Bounded(bounded) => {
                 let state = bounded.lock();
-                match &state.body {
+                let hint = match &state.body {
                     Some(body) => body.size_hint(),
                     None if state.rejection.is_some() => SizeHint::new(),
                     None => SizeHint::with_exact(0),
-                }
+                };
+                drop(state);
+                bounded.look();
+                hint
             }
         }
     }
@@ -237,6 +275,7 @@ where
         }
         drop(state);
         drop(over);
+        self.look();
         frame.map_err(Into::into)
     }
 }
@@ -269,6 +308,7 @@ impl<B: Body + fmt::Debug> fmt::Debug for TimedBody<B> {
 mod tests {
     use super::*;
     use buttress_test::{Part, TestBody};
+    use std::pin::pin;
     use tokio::runtime::{Builder, Runtime};
 
     const IDLE: Duration = Duration::from_millis(20);
@@ -301,5 +341,37 @@ mod tests {
         assert!(poll(&mut body).is_pending());
         runtime.block_on(async { tokio::time::sleep(2 * IDLE).await });
         assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
+    }
+
+    /// Each poll takes this long.
+    struct Slow(Duration);
+
+    impl Body for Slow {
+        type Data = bytes::Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<bytes::Bytes>, BoxError>>> {
+            std::thread::sleep(self.0);
+            Poll::Ready(Some(Ok(Frame::data(bytes::Bytes::from_static(b"slow")))))
+        }
+    }
+
+    #[test]
+    fn a_bound_that_runs_out_while_the_body_is_polled_holds_up_no_other_timer_and_is_not_forgotten() {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let (started, slow) = (TokioClock.now(), 25 * IDLE);
+        let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
+        let body = runtime.block_on(async { TimedBody::around(Response::new(Slow(slow)), &bounds, None).into_body() });
+        let reader = std::thread::spawn(move || {
+            let (mut body, cx) = (pin!(body), &mut Context::from_waker(Waker::noop()));
+            [(); 2].map(|()| matches!(body.as_mut().poll_frame(cx), Poll::Ready(Some(Ok(_)))))
+        });
+        runtime.block_on(async { tokio::time::sleep(4 * IDLE).await });
+        let late = TokioClock.now() - started;
+        assert_eq!(reader.join().unwrap(), [true, false]);
+        assert!(late < slow, "another timer of the runtime was held up for {late:?}");
     }
 }
