@@ -133,7 +133,7 @@ async fn a_gate_whose_inner_service_hangs_takes_no_turn_of_one_that_waits_for_a_
     let (mut hangs, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).plain());
     handle.allow(0);
     assert_pending!(hangs.poll_ready());
-    let (mut waits, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
+    let (mut waits, _handle) = layer(BulkheadLayer::from(bulkhead).backpressure().plain());
     let mut other = waits.clone();
     assert_ready_ok!(other.poll_ready());
     assert_pending!(waits.poll_ready());
