@@ -50,9 +50,10 @@ pub trait Policy {
         None
     }
 
-    /// Who is woken when the policy begins to refuse. Those that wait for a permit, by default: a policy whose answer changes
-    /// for all callers [wakes](Waiters::wake) them all. One that wakes them [one by one](Waiters::wake_one) must have none, or
-    /// a wake-up would go to one that takes no permit.
+    /// Who is woken when the policy begins to refuse. Those that wait for a permit, by default: a
+    /// policy whose answer changes for all callers [wakes](Waiters::wake) them all. One that wakes
+    /// them [one by one](Waiters::wake_one) must have none, or a wake-up would go to one that takes
+    /// no permit.
     fn watchers(&self) -> Option<&Waiters> {
         self.waiters()
     }

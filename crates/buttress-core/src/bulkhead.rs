@@ -303,8 +303,8 @@ impl State {
         if !self.spares.keep(shard) {
             return self.give_back();
         }
-        // After the fence of `keep`, which pairs with the fences of those that count themselves as waiting before they look at
-        // the spares.
+        // After the fence of `keep`, which pairs with the fences of those that count themselves as
+        // waiting before they look at the spares.
         if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
             self.wake_one();
         } else if self.spares.take(shard) {

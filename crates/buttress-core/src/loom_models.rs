@@ -301,8 +301,8 @@ fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
     });
 }
 
-/// Two places are released as spares at the same time as `other` looks for one and a service waits. With one place
-/// taken by `other` there is one left, so the service has seen it or is woken.
+/// Two places are released as spares at the same time as `other` looks for one and a service waits.
+/// With one place taken by `other` there is one left, so the service has seen it or is woken.
 fn a_waiter_does_not_sleep_beside_a_free_place(other: fn(&Bulkhead) -> Box<dyn Send>) {
     model(move || {
         let now = crate::testing::start();

@@ -29,8 +29,8 @@ const MAX_CALL: usize = 1024 * 1024;
 /// How much is kept of all calls of the process.
 const MAX_ALL: usize = 64 * 1024 * 1024;
 
-/// Frames that are smaller are put together: whatever a frame holds, it takes some 100 bytes itself, and keeps a buffer of
-/// the connection.
+/// Frames that are smaller are put together: whatever a frame holds, it takes some 100 bytes
+/// itself, and keeps a buffer of the connection.
 const SMALL: usize = 1024;
 
 static KEPT: AtomicUsize = AtomicUsize::new(0);

@@ -156,7 +156,8 @@ where
                 let rest = shared.trailers.is_none() && *next >= shared.chunks.len();
                 let ended = (rest && (shared.ended || shared.source.is_end_stream()))
                     || (shared.trailers.is_some() && *next > shared.chunks.len());
-                // One that is cut off ends with an error, or half a body would pass for a whole one.
+                // One that is cut off ends with an error, or half a body would pass for a whole
+                // one.
                 ended && shared.attempt == *attempt
             }
         }

@@ -119,7 +119,8 @@ impl<B: Send + 'static> Bounded<B> {
         let mut left = due.saturating_duration_since(now);
         loop {
             let mut timer = Box::pin(Timer::after(left.max(Duration::from_millis(1))));
-            // It is ready, and wakes no more, where this thread was held up for that long: then it is late, and not off.
+            // It is ready, and wakes no more, where this thread was held up for that long: then it
+            // is late, and not off.
             if timer.as_mut().poll_expired(&mut Context::from_waker(&waker)).is_pending() {
                 (state.timer, state.fires) = (Some(timer), due);
                 return;
@@ -153,8 +154,8 @@ impl<B: Send + 'static> Wake for Bounded<B> {
 }
 
 impl<B: Send + 'static> Bounded<B> {
-    /// Looks at the bounds after the timer has fired. It does not wait for a thread that polls the body, which may take long:
-    /// that thread looks then, as all do that had the lock.
+    /// Looks at the bounds after the timer has fired. It does not wait for a thread that polls the
+    /// body, which may take long: that thread looks then, as all do that had the lock.
     fn look(self: &Arc<Self>) {
         loop {
             // Between the flag and the lock on one side, and the lock and the flag on the other.
@@ -179,7 +180,8 @@ impl<B: Send + 'static> Bounded<B> {
         }
         let now = TokioClock.now();
         state.timer = None;
-        // A timer is never early, but when the runtime ends it wakes all. It takes no more of them then.
+        // A timer is never early, but when the runtime ends it wakes all. It takes no more of them
+        // then.
         if now < state.fires {
             state.is_untimed = true;
             return;

@@ -1,10 +1,11 @@
 //! Upgraded connections (WebSocket, CONNECT) hold the permit of their call until they close.
 //!
-//! Once a response switches protocols, the connection belongs to the handler, and no body tells when it ends. hyper's
-//! `OnUpgrade` cannot be wrapped either. So the handler gets the upgrade of a connection in memory, and a task copies
-//! between that one and the real one, and holds the permit until both directions have closed, or the handler has dropped its
-//! end: then what it wrote before is delivered, and the real connection is dropped too. It costs one copy of what goes over
-//! the connection, where the policy holds its permits to the end, and nothing elsewhere.
+//! Once a response switches protocols, the connection belongs to the handler, and no body tells
+//! when it ends. hyper's `OnUpgrade` cannot be wrapped either. So the handler gets the upgrade of a
+//! connection in memory, and a task copies between that one and the real one, and holds the permit
+//! until both directions have closed, or the handler has dropped its end: then what it wrote before
+//! is delivered, and the real connection is dropped too. It costs one copy of what goes over the
+//! connection, where the policy holds its permits to the end, and nothing elsewhere.
 
 #[cfg(feature = "hyper")]
 pub(crate) use with_hyper::Bridge;
@@ -73,7 +74,8 @@ mod with_hyper {
 
     struct FarEnd {
         stream: DuplexStream,
-        /// Ends when the near end is dropped. Its stream does not tell that from a shutdown of its writing half.
+        /// Ends when the near end is dropped. Its stream does not tell that from a shutdown of its
+        /// writing half.
         gone: oneshot::Receiver<Infallible>,
     }
 
@@ -119,7 +121,8 @@ mod with_hyper {
         }
     }
 
-    /// Copies in both directions, until both have closed, one broke, or the handler has dropped its end.
+    /// Copies in both directions, until both have closed, one broke, or the handler has dropped its
+    /// end.
     async fn carry(connection: impl AsyncRead + AsyncWrite, far_end: FarEnd) {
         let FarEnd { stream, mut gone } = far_end;
         let (mut from_peer, mut to_peer) = split(connection);
@@ -148,8 +151,9 @@ mod with_hyper {
         }
     }
 
-    /// An upgrade that hyper has done on a connection in memory, and the other end of that connection. Nothing in it waits, so that
-    /// it is done in one go, whatever tokio's budget has left for the task that it happens to be in.
+    /// An upgrade that hyper has done on a connection in memory, and the other end of that
+    /// connection. Nothing in it waits, so that it is done in one go, whatever tokio's budget has
+    /// left for the task that it happens to be in.
     fn in_memory() -> Option<(OnUpgrade, FarEnd)> {
         let mut done = pin!(unconstrained(poll_fn(|cx| Poll::Ready(upgrade_in_memory(cx)))));
         match done.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -269,8 +273,8 @@ mod with_hyper {
             }
         }
 
-        /// A bridged connection: the end of the other side, the end of the handler, and what tells that the permit was
-        /// given back.
+        /// A bridged connection: the end of the other side, the end of the handler, and what tells
+        /// that the permit was given back.
         async fn bridged() -> (DuplexStream, TokioIo<Upgraded>, mpsc::Receiver<()>) {
             let (connection, peer) = in_memory().unwrap();
             let mut extensions = Extensions::new();

@@ -27,10 +27,11 @@
 //!
 //! # Readiness
 //!
-//! A gate is as ready as its inner service. While that is pending and the policy would reject the call anyway, the gate is
-//! ready at once, so that the caller gets the rejection now and not after a hung connection; a gate that waits for its
-//! inner service wakes when a circuit opens, and not when a bulkhead fills. A failing readiness of the inner service is evidence for the
-//! policy, counts no rejection, and counts no call where the policy rejects.
+//! A gate is as ready as its inner service. While that is pending and the policy would reject the
+//! call anyway, the gate is ready at once, so that the caller gets the rejection now and not after
+//! a hung connection; a gate that waits for its inner service wakes when a circuit opens, and not
+//! when a bulkhead fills. A failing readiness of the inner service is evidence for the policy,
+//! counts no rejection, and counts no call where the policy rejects.
 
 mod reserving;
 

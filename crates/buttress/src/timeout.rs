@@ -22,12 +22,14 @@
 //! no call yet. Put a bound around `ready().await` where the inner service can be pending without end, or a
 //! [bulkhead](crate::bulkhead) outside, which rejects then.
 //!
-//! The body is bounded where that is asked for, by HTTP endings: [`body_idle`](TimeoutLayer::body_idle),
-//! [`body_total`](TimeoutLayer::body_total) and [`reader_stall`](TimeoutLayer::reader_stall). A server ending bounds a stalled
-//! reader by 30 seconds also without being asked, because an HTTP/2 client that does not read would hold a place of the
-//! server's bulkhead without end. When a bound on the body runs out, the inner body is dropped at that moment, with
-//! everything that it holds, and what reads it gets the [`Rejection`] as an error. A place of a bulkhead is freed then if the
-//! bulkhead is inside: on a server, put a timeout around it, or a reader that never comes back holds the place.
+//! The body is bounded where that is asked for, by HTTP endings:
+//! [`body_idle`](TimeoutLayer::body_idle), [`body_total`](TimeoutLayer::body_total) and
+//! [`reader_stall`](TimeoutLayer::reader_stall). A server ending bounds a stalled reader by 30
+//! seconds also without being asked, because an HTTP/2 client that does not read would hold a place
+//! of the server's bulkhead without end. When a bound on the body runs out, the inner body is
+//! dropped at that moment, with everything that it holds, and what reads it gets the [`Rejection`]
+//! as an error. A place of a bulkhead is freed then if the bulkhead is inside: on a server, put a
+//! timeout around it, or a reader that never comes back holds the place.
 //!
 //! # Differences
 //!

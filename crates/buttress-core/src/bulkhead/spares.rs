@@ -17,7 +17,8 @@ pub(super) struct Spares {
 pub(super) struct Found {
     /// A place.
     pub(super) found: bool,
-    /// Its shard was taken for an empty one for a moment, in which others did not look at it. It may keep more places.
+    /// Its shard was taken for an empty one for a moment, in which others did not look at it. It
+    /// may keep more places.
     pub(super) hidden: bool,
 }
 
@@ -53,7 +54,8 @@ impl Spares {
         self.most.store(most, Ordering::SeqCst);
     }
 
-    /// Keeps a place in the shard, unless it has as many as it may. What is read afterwards is read after a fence.
+    /// Keeps a place in the shard, unless it has as many as it may. What is read afterwards is read
+    /// after a fence.
     #[inline]
     pub(super) fn keep(&self, shard: usize) -> bool {
         let most = self.most.load(Ordering::Relaxed);

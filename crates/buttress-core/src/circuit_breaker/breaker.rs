@@ -234,7 +234,8 @@ impl CircuitBreaker {
             return Err(self.0.reject(Reason::ProbesExhausted, None));
         }
         let permit = self.admit_call(true, clock)?;
-        // The open time may have ended since it was peeked at. Dropping the permit gives the slot back.
+        // The open time may have ended since it was peeked at. Dropping the permit gives the slot
+        // back.
         if permit.is_probe() && must_not() {
             return Err(self.0.reject(Reason::ProbesExhausted, None));
         }

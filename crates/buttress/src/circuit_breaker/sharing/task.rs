@@ -164,8 +164,8 @@ impl Sharer {
         if self.lease.is_some_and(|ends| ends <= TokioClock.now()) {
             self.lease = None;
         }
-        // It is open here and not in the store, which has forgotten it, or an operator opened it here: no lease will ever
-        // be due, and without a probe it would stay shut.
+        // It is open here and not in the store, which has forgotten it, or an operator opened it
+        // here: no lease will ever be due, and without a probe it would stay shut.
         let alone = is_open && view.is_none_or(|view| view.open.is_none());
         let allowed = (!alone).then_some(self.lease.is_some().into());
         self.breaker.0.allow_probes(allowed, &TokioClock);
