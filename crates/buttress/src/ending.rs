@@ -43,8 +43,11 @@ use buttress_core::{Label, Outcome, Permit, Rejection};
 use std::{convert::Infallible, task::Poll, time::Duration};
 
 /// A layer that has no ending yet.
+//
+// The remark stands behind the type because rustc prints this line, and no message of `Ended`, where
+// a method of `ServiceBuilder` finds a layer without an ending.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoEnding;
+pub struct NoEnding; // end each layer: `.http()`, `.grpc()`, `.http_client()`, `.grpc_client()` or `.plain()`
 
 /// Marks the endings that make a layer out of a policy. [`NoEnding`] is none.
 #[diagnostic::on_unimplemented(
@@ -103,6 +106,12 @@ impl Ahead for Infallible {
 }
 
 /// The half of an ending that sees the result. It does not have the request in its parameters, so that futures can name it.
+#[diagnostic::on_unimplemented(
+    message = "the ending `{Self}` does not speak `Result<{Res}, {Err}>`",
+    note = "HTTP endings take an `http::Response` with an `http_body::Body`; for responses of other types end the layer with \
+            `.plain()`",
+    note = "an error has to be `Into<Box<dyn Error + Send + Sync>>` where rejections leave as errors"
+)]
 pub trait Finish<Context, Res, Err> {
     /// What the caller gets: `Res` itself, or `Res` with a permit in its body.
     type Response<P: Permit>;
@@ -172,6 +181,11 @@ pub trait Kept {
 }
 
 /// Bounds the response after its head; asked for by timeouts.
+#[diagnostic::on_unimplemented(
+    message = "the ending `{Self}` cannot bound `Result<{Res}, {Err}>`",
+    note = "HTTP endings take an `http::Response` with an `http_body::Body` that is `Send + 'static`; for responses of other \
+            types end the layer with `.plain()`"
+)]
 pub trait Bound<Context, Res, Err>: Finish<Context, Res, Err> {
     /// The response with its bounds.
     type Bounded;

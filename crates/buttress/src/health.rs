@@ -133,6 +133,10 @@ impl Indicator {
 }
 
 /// Knows which requests are probes of a protocol, and how to answer them; asked for by [`HealthLayer`].
+#[diagnostic::on_unimplemented(
+    message = "the ending `{Self}` does not answer health probes",
+    note = "health is for servers: end the layer with `.http()` or `.grpc()`"
+)]
 pub trait Answer<Req, Res> {
     /// What the caller gets: `Res`, or a type that holds an answer or `Res`.
     type Response;
