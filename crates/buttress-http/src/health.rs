@@ -17,6 +17,13 @@ use http_body::Body;
 ///
 /// With `?verbose` all indicators are listed, for requests that [`verbose_for`](Self::verbose_for)
 /// allows. By default it allows none, since the names and details of dependencies are not public.
+///
+/// # Under axum
+///
+/// The probes are no routes: a `Router` has to hand them to its layers as requests to its fallback.
+/// Add the layer with `.layer(..)` to the outermost `Router`, after all routes and the fallback. A
+/// fallback that is set later takes the probes and answers them, perhaps with 200.
+/// `.route_layer(..)` never sees them, nor does a layer of a `Router` that is nested.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpProbes {
     verbose: fn(&HeaderMap) -> bool,

@@ -29,6 +29,54 @@
 //! ends with `UNAVAILABLE` in its trailers, has failed. So a permit moves into the response's [body](ObservedBody) and is settled
 //! at the trailers, the end, an error, or the drop. See [`ending`].
 //!
+//! # A client in a struct
+//!
+//! The type of a stack is long. To store it, box it:
+//!
+//! ```
+//! use buttress_http::{buttress, prelude::*};
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use std::time::Duration;
+//! use tower::{ServiceBuilder, util::BoxCloneSyncService};
+//!
+//! type Body = UnsyncBoxBody<Bytes, buttress::BoxError>;
+//!
+//! #[derive(Clone)]
+//! struct Payments {
+//!     http: BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, buttress::Error>,
+//! }
+//!
+//! impl Payments {
+//!     fn new() -> Self {
+//!         let stack = ServiceBuilder::new()
+//!             .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+//!             .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
+//!             .layer(RetryLayer::new(3).http_client())
+//!             .layer(CircuitBreakerLayer::new("payments").http_client())
+//!             .layer(TimeoutLayer::attempt(Duration::from_millis(500)).http_client())
+//!             .service(Client::builder(TokioExecutor::new()).build_http());
+//!         Self { http: BoxCloneSyncService::new(stack) }
+//!     }
+//! }
+//! # let _ = Payments::new();
+//! ```
+//!
+//! The body of the client underneath is inferred there: retry sends a [`ReplayBody`] of most
+//! bodies, so that `build_http::<Full<Bytes>>()` does not compile. The body of a response under a
+//! timeout has the error [`BoxError`](buttress::BoxError), since the timeout may end it.
+//!
+//! A stack with a retry takes requests with any body, so `ready()` on one that is not boxed cannot
+//! know which request comes. `stack.clone().oneshot(request)` does.
+//!
+//! # Under axum
+//!
+//! The layer that is added last to a `Router` is the outermost; in a `ServiceBuilder` it is the
+//! first. A `Router` puts a layer around what it holds at that moment, so add layers after all
+//! routes and the fallback. See [`HttpProbes`] for health.
+//!
 //! # Features
 //!
 //! | feature | what it adds |

@@ -25,6 +25,16 @@
 //! # let _ = layer;
 //! ```
 //!
+//! # Its rejections
+//!
+//! [`Rejection::new`] takes the kind of the policy in words, which messages and logs carry. The
+//! reason is [`Reason::Refused`]: 503 with HTTP and `UNAVAILABLE` with gRPC.
+//! A server that answers otherwise, as a rate limit does with 429, changes the status in the
+//! function that it gives to `HttpServer::respond`.
+//!
+//! Take the time from the clock that is passed in, and from [`TokioClock`] where there is none, so
+//! that tests can pause it.
+//!
 //! # Readiness
 //!
 //! A gate is as ready as its inner service. While that is pending and the policy would reject the

@@ -36,6 +36,9 @@
 //! # let _ = (app.tenants, app.shards);
 //! ```
 //!
+//! Circuits and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are no
+//! policies.
+//!
 //! # Memory
 //!
 //! At most `max_keys` policies are kept. When a new key comes and there is no room, an [idle](Idle)

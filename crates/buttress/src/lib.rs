@@ -27,6 +27,36 @@
 //!
 //! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be called for every
 //! connection, as axum does, and all its services share one circuit, one bulkhead, one budget.
+//!
+//! # Tests of your own stack
+//!
+//! All time here is tokio's, so a paused clock (its feature `test-util`) pauses a stack, and
+//! minutes pass at once. `seed` makes jitter repeatable.
+//!
+//! ```
+//! use buttress::{CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};
+//! use std::{io, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! // #[tokio::test(start_paused = true)]
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() { it_opens_and_closes().await }
+//! async fn it_opens_and_closes() {
+//!     let breaker = CircuitBreaker::builder("payments").consecutive_failures(1).seed(7).build().unwrap();
+//!     let service = ServiceBuilder::new()
+//!         .layer(CircuitBreakerLayer::from(breaker.clone()).plain())
+//!         .service_fn(|up: bool| async move { if up { Ok(()) } else { Err(io::Error::other("down")) } });
+//!
+//!     service.clone().oneshot(false).await.unwrap_err();
+//!     assert_eq!(breaker.state(), State::Open);
+//!
+//!     tokio::time::advance(Duration::from_secs(10)).await; // it stays open for some 5 seconds
+//!     for _probe in 0..3 {
+//!         service.clone().oneshot(true).await.unwrap();
+//!     }
+//!     assert_eq!(breaker.state(), State::Closed);
+//! }
+//! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bulkhead;

@@ -34,6 +34,11 @@
 //! Rates are absent until the window holds enough calls, and NaN, which charts leave out, once it
 //! no longer does.
 //!
+//! Timeouts and health are not published:
+//! [`TimeoutLayer::stats`](crate::TimeoutLayer::stats) and
+//! [`Health::report`](crate::Health::report) have what they know. A retry layer is published with
+//! the budget that it was given; the one that a layer makes for itself cannot be had.
+//!
 //! At most 100 values of `policy` are published under their names; further ones are published
 //! together as `other`. What is published under one name is summed, and rates are those of all
 //! calls together. A keyed policy is published as one: its keys are not bounded.

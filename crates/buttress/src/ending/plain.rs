@@ -75,6 +75,10 @@ impl Plain {
 impl<J, R> Plain<J, R> {
     /// Reads outcomes with a function, for results that mean something else. Rejections of this family never reach it.
     ///
+    /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The
+    /// error is [`Error`](crate::Error) by then; `Error::Inner` has yours, to be downcast. After
+    /// [`respond`](Self::respond) it is the inner service's own.
+    ///
     /// ```
     /// use buttress::{CircuitBreakerLayer, Ending, Error, Failure, FailureKind, Outcome, ending::Plain};
     ///
