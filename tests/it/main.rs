@@ -10,6 +10,7 @@ mod grpc_client;
 mod grpc_server;
 mod network;
 mod pauses;
+mod readme;
 mod repeats;
 mod reqwest_client;
 mod restarts;
