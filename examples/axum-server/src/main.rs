@@ -22,16 +22,16 @@ async fn main() -> anyhow::Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, app).await });
 
-    // Whoever watches the server, an orchestrator say, sends traffic only once it has started.
+    // An orchestrator sends traffic only once the server has started.
     show(&url, "/readyz", 503).await?;
     health.started();
     show(&url, "/readyz", 200).await?;
 
     show(&url, "/quick", 200).await?;
-    // Nobody waits longer than the timeout, whatever the handler does.
+    // A caller waits no longer than the timeout, whatever the handler does.
     show(&url, "/stuck", 504).await?;
 
-    // Three at once where two fit: the third is told at once to come back later, and the other two do not suffer.
+    // Three at once where two fit: the third is asked at once to come back later, and the other two do not suffer.
     let (a, b, c) = tokio::try_join!(call(&url, "/slow"), call(&url, "/slow"), call(&url, "/slow"))?;
     let refused = [a, b, c].into_iter().filter(|answer| answer.status() == 503).collect::<Vec<_>>();
     ensure!(
