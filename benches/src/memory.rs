@@ -1,4 +1,5 @@
-//! What policies take in memory: the growth of the process while many of them are made, over their number.
+//! What policies take in memory: the growth of the process while many of them are made, over their
+//! number.
 
 use std::fs;
 use std::hint::black_box;

@@ -52,8 +52,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
         Subject::cloned("buttress/stack6", Kind::Ours, Family::Stack, stack6(Bare)),
         ours("buttress/stack6(kept)", Family::KeptStack, stack6(Again(Bare))),
-        // The same without the bulkheads, whose counts are exact and so one place where all threads meet; and a second breaker, for the
-        // endpoint beside the one for the service.
+        // The same without the bulkheads, whose counts are exact and so one place where all threads
+        // meet; and a second breaker, for the endpoint beside the one for the service.
         Subject::cloned(
             "buttress/stack5",
             Kind::Ours,

@@ -77,8 +77,8 @@ impl Subject {
         })
     }
 
-    /// The same, with a clone of the service for every call, as axum, retry and generated clients make one. Half of the
-    /// cost of a clone is its drop, so that is in it too.
+    /// The same, with a clone of the service for every call, as axum, retry and generated clients
+    /// make one. Half of the cost of a clone is its drop, so that is in it too.
     pub(crate) fn cloned<S>(name: &'static str, kind: Kind, family: Family, service: S) -> Self
     where
         S: Service<u64> + Clone + Send + 'static,
@@ -155,7 +155,8 @@ impl Service<u64> for Bare {
     }
 }
 
-/// [`Bare`] under another name, for a stack that is measured in two ways: what two subjects share is not inlined into either.
+/// [`Bare`] under another name, for a stack that is measured in two ways: what two subjects share
+/// is not inlined into either.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Again(pub(crate) Bare);
 

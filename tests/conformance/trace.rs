@@ -102,7 +102,8 @@ pub(crate) enum Streak {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StreakRule {
-    /// At least 5, and more than chance explains once in 10^9 calls at the rate of the other results in the window.
+    /// At least 5, and more than chance explains once in 10^9 calls at the rate of the other
+    /// results in the window.
     Calibrated,
 }
 
@@ -252,7 +253,8 @@ impl Trace {
 }
 
 impl Config {
-    /// The number of failures in a row, for an implementation that knows no other rule: the least of the calibrated one.
+    /// The number of failures in a row, for an implementation that knows no other rule: the least
+    /// of the calibrated one.
     pub(crate) fn fixed_streak(&self) -> Option<u32> {
         self.consecutive_failures.map(|streak| match streak {
             Streak::Fixed(failures) => failures,

@@ -81,7 +81,8 @@ where
             let service = TowerToHyperService::new(service.clone());
             connections.spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
-                // A connection that breaks is the business of the client that asserts something about it.
+                // A connection that breaks is the business of the client that asserts something
+                // about it.
                 let _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service).await;
             });
         }

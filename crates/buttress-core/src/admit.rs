@@ -21,23 +21,25 @@ pub trait Policy {
     /// Takes a permit without knowing the request.
     fn reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Rejection>;
 
-    /// The same for a service that waits for its turn: where there is no permit, no call was rejected, so that nothing is
-    /// counted and no listener hears of it.
+    /// The same for a service that waits for its turn: where there is no permit, no call was
+    /// rejected, so that nothing is counted and no listener hears of it.
     fn try_reserve(&self, clock: &impl Clock) -> Result<Self::Permit, Refused> {
         self.reserve(clock).map_err(|rejection| Refused { retry_after: rejection.retry_after() })
     }
 
-    /// The rejection of a call that [`peek`](Self::peek) said would be refused. By default the policy is asked again.
+    /// The rejection of a call that [`peek`](Self::peek) said would be refused. By default the
+    /// policy is asked again.
     fn refuse(&self, _refused: Refused, clock: &impl Clock) -> Rejection {
         match self.reserve(clock) {
             Err(rejection) => rejection,
-            // It admits again, and dropping the permit gives it back: the call was not prepared for that.
+            // It admits again, and dropping the permit gives it back: the call was not prepared for
+            // that.
             Ok(_permit) => Rejection::new("policy", Reason::NotReady),
         }
     }
 
-    /// Whether a permit that was [reserved](Self::try_reserve) is still good for a call. One of a circuit that has opened
-    /// since is not.
+    /// Whether a permit that was [reserved](Self::try_reserve) is still good for a call. One of a
+    /// circuit that has opened since is not.
     fn holds(&self, _permit: &Self::Permit, _clock: &impl Clock) -> bool {
         true
     }
@@ -89,7 +91,8 @@ pub trait Permit: Send + 'static {
     /// Whether the permit stands for a place that is taken until the response's stream has ended, also when the outcome is known before.
     const HELD_TO_END: bool = false;
 
-    /// Whether the policy looks at the outcomes of calls. Where it does not, an observer need not find out.
+    /// Whether the policy looks at the outcomes of calls. Where it does not, an observer need not
+    /// find out.
     const LEARNS: bool = true;
 
     /// Tells the policy what became of the call.
@@ -97,9 +100,11 @@ pub trait Permit: Send + 'static {
     /// Called once at the most, after which the permit is only dropped.
     fn settle(&mut self, outcome: &Outcome, clock: &impl Clock);
 
-    /// Reports a sign of life of an unsettled call: a part of its response arrived. Does nothing by default.
+    /// Reports a sign of life of an unsettled call: a part of its response arrived. Does nothing by
+    /// default.
     ///
-    /// A circuit breaker renews a probe's lease by it, and takes the time of a call to the head of its response.
+    /// A circuit breaker renews a probe's lease by it, and takes the time of a call to the head of
+    /// its response.
     fn progress(&mut self, _progress: Progress, _clock: &impl Clock) {}
 }
 
@@ -212,7 +217,8 @@ impl Waiters {
         woken.into_values().for_each(Waker::wake);
     }
 
-    /// Whether any waits, for a caller that has made the fence of [`wake_many`](Self::wake_many) itself.
+    /// Whether any waits, for a caller that has made the fence of [`wake_many`](Self::wake_many)
+    /// itself.
     pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::SeqCst) != 0
     }

@@ -2,16 +2,17 @@
 //!
 //! # How it scales
 //!
-//! An exact count is one word, and threads that take and release places meet on it. So a thread keeps
-//! a place that it released in the *spares* of its shard and takes it from there again, without
-//! touching the word. A spare counts as taken in the word, so there is never a call more than the limit. A call that
-//! finds the word full takes a spare of another shard; only when there is none either is the bulkhead
-//! full. While a call waits in the queue, or after the limit was lowered, released places go to the
-//! word. At most half of the limit is kept as spares, and a limit that is small for the number of
-//! shards keeps none.
+//! An exact count is one word, and threads that take and release places meet on it. So a thread
+//! keeps a place that it released in the *spares* of its shard and takes it from there again,
+//! without touching the word. A spare counts as taken in the word, so there is never a call more
+//! than the limit. A call that finds the word full takes a spare of another shard; only when there
+//! is none either is the bulkhead full. While a call waits in the queue, or after the limit was
+//! lowered, released places go to the word. At most half of the limit is kept as spares, and a
+//! limit that is small for the number of shards keeps none.
 //!
 //! A call that looks for a spare while others take and release them can miss a place that moves
-//! from shard to shard: close to the limit a call may be rejected although a place was free at every moment.
+//! from shard to shard: close to the limit a call may be rejected although a place was free at
+//! every moment.
 
 use crate::rejection::Labels;
 use crate::shard::{Counter, Sharded, Ticket, shards, thread_index};
@@ -100,7 +101,8 @@ impl Bulkhead {
             spares: Spares::new(shards, limit),
             labels: Labels::new(POLICY, name.as_ref(), shards),
             queue: Mutex::default(),
-            // The model checker does not see that a `OnceLock` of the standard library orders its making before its use.
+            // The model checker does not see that a `OnceLock` of the standard library orders its
+            // making before its use.
             waiters: if cfg!(loom) { Box::<Waiters>::default().into() } else { OnceLock::new() },
             rejected: Counter::default(),
         };
@@ -257,7 +259,8 @@ impl State {
         waiting(word) == 0 && in_flight(word) < self.limit.load(Ordering::Acquire)
     }
 
-    /// Whether spares may be kept and taken: no call waits in the queue, and the limit was not lowered below what is taken.
+    /// Whether spares may be kept and taken: no call waits in the queue, and the limit was not
+    /// lowered below what is taken.
     #[inline]
     fn keeps_spares(&self, word: u64) -> bool {
         waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)
@@ -349,8 +352,8 @@ impl State {
         }
     }
 
-    /// Wakes the next service that waits, after a fence: a waiter whose list this call does not see yet looks for a place after
-    /// it has made the list.
+    /// Wakes the next service that waits, after a fence: a waiter whose list this call does not see
+    /// yet looks for a place after it has made the list.
     fn wake_one(&self) {
         if let Some(waiters) = self.waiters.get().filter(|waiters| waiters.any()) {
             waiters.wake_one();

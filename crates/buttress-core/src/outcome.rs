@@ -55,8 +55,9 @@ pub struct Failure {
     /// The other side is up and sheds load (429, `RESOURCE_EXHAUSTED`). Counts in failure rates, not in consecutive
     /// failures: one refused call is no outage. (linkerd2-proxy's unified breaker makes the same distinction.)
     pub overload: bool,
-    /// The other side, or the connection, ended in good order before it looked at the request (a GOAWAY without error, `REFUSED_STREAM`, a
-    /// connection that was closed before a byte was written). The call may be repeated, and is no evidence against the other side.
+    /// The other side, or the connection, ended in good order before it looked at the request (a
+    /// GOAWAY without error, `REFUSED_STREAM`, a connection that was closed before a byte was
+    /// written). The call may be repeated, and is no evidence against the other side.
     pub graceful: bool,
 }
 

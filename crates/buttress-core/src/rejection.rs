@@ -13,8 +13,8 @@ use std::{
 #[must_use]
 pub struct Rejection {
     label: Label,
-    /// Nanoseconds; [`UNKNOWN`] where there is no such number. The time to come back, or, of a timeout, the time that ran out:
-    /// no timeout says when to come back.
+    /// Nanoseconds; [`UNKNOWN`] where there is no such number. The time to come back, or, of a
+    /// timeout, the time that ran out: no timeout says when to come back.
     nanos: u64,
     reason: Reason,
 }
@@ -197,8 +197,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Which time ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) the caller does
-/// not wait any more, and the others end a response whose head the caller has.
+/// Which time ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after
+/// [`Total`](TimeoutKind::Total) the caller does not wait any more, and the others end a response
+/// whose head the caller has.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TimeoutKind {
@@ -210,7 +211,8 @@ pub enum TimeoutKind {
     Idle,
     /// The response's body, from its head to its end.
     Body,
-    /// The time in which the reader of a response did not ask for more. No evidence against the backend.
+    /// The time in which the reader of a response did not ask for more. No evidence against the
+    /// backend.
     Reader,
 }
 
@@ -249,8 +251,8 @@ impl Label {
     }
 }
 
-/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do not contend for its reference
-/// count. The copies are made by the first rejection.
+/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do
+/// not contend for its reference count. The copies are made by the first rejection.
 #[derive(Debug)]
 pub(crate) struct Labels {
     policy: &'static str,

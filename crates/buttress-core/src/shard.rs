@@ -1,14 +1,14 @@
 //! Shared state that threads reach without meeting on one cache line.
 //!
-//! A handle to shared state is cloned for every call, because services are (axum, retry and tonic do
-//! it), and an admitted call has to own the state until it settles. With one shared [`Arc`], every
-//! clone and every call of every thread increments and decrements the same reference count, and that
-//! line is all there is to scaling: two threads get 0.4 times the work of one done. So both are
-//! counted per shard, and a thread uses the counts of the shard it belongs to:
+//! A handle to shared state is cloned for every call, because services are (axum, retry and tonic
+//! do it), and an admitted call has to own the state until it settles. With one shared [`Arc`],
+//! every clone and every call of every thread increments and decrements the same reference count,
+//! and that line is all there is to scaling: two threads get 0.4 times the work of one done. So
+//! both are counted per shard, and a thread uses the counts of the shard it belongs to:
 //!
-//! * a handle is an `Arc` of a *home*. Each shard has one. Cloned on a thread of its shard, a handle counts
-//!   there; cloned on another, it becomes a handle of that thread's home. The home that a value was put into
-//!   is the origin, and keeps the others;
+//! * a handle is an `Arc` of a *home*. Each shard has one. Cloned on a thread of its shard, a
+//!   handle counts there; cloned on another, it becomes a handle of that thread's home. The home
+//!   that a value was put into is the origin, and keeps the others;
 //! * a call takes the *ticket* of its thread's shard.
 
 use crate::sync::{AtomicU64, Ordering};
@@ -34,10 +34,11 @@ struct Home<T> {
 type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
 
 struct Family<T> {
-    /// The home that keeps this one; none for an origin. Without it, because all its handles are gone, this
-    /// home is an origin itself.
+    /// The home that keeps this one; none for an origin. Without it, because all its handles are
+    /// gone, this home is an origin itself.
     origin: Weak<Home<T>>,
-    /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees all.
+    /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees
+    /// all.
     homes: OnceLock<Homes<T>>,
 }
 
@@ -76,7 +77,8 @@ impl<T> Sharded<T> {
     /// A handle of another shard's home.
     #[inline(never)]
     fn moved_to(&self, shard: usize) -> Self {
-        // A handle that is at home elsewhere asks the origin, so that each shard has one home and no line of descendants.
+        // A handle that is at home elsewhere asks the origin, so that each shard has one home and
+        // no line of descendants.
         let origin = self.0.family.as_ref().and_then(|family| family.origin.upgrade());
         Self(origin.as_ref().unwrap_or(&self.0).of_shard(shard))
     }

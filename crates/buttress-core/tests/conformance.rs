@@ -107,7 +107,8 @@ traces! {
     what_says_nothing_changes_nothing
 }
 
-/// What ours does otherwise on purpose, as its documentation says. A trace that requires it is for other breakers.
+/// What ours does otherwise on purpose, as its documentation says. A trace that requires it is for
+/// other breakers.
 const LACKS: [Feature; 3] = [
     // Another probe goes out when the first has failed, succeeded, or lost its lease.
     Feature::HungProbeBypassed,

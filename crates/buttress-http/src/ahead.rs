@@ -1,9 +1,10 @@
 //! Request bodies that are read while their calls wait in a queue.
 //!
-//! HTTP/2 has one flow-control window for all streams of a connection. A call that waits in a queue does not read its body, so
-//! that the bodies of waiting calls fill that window, and the calls that are at work starve on it: with more bytes under way than
-//! the window, the server stands still until the queue times out. So the body of a waiting call is read ahead, up to a
-//! bound. A call that sends more is rejected, which gives its part of the window back.
+//! HTTP/2 has one flow-control window for all streams of a connection. A call that waits in a queue
+//! does not read its body, so that the bodies of waiting calls fill that window, and the calls that
+//! are at work starve on it: with more bytes under way than the window, the server stands still
+//! until the queue times out. So the body of a waiting call is read ahead, up to a bound. A call
+//! that sends more is rejected, which gives its part of the window back.
 
 use buttress::{BoxError, ending::Ahead};
 use bytes::{Bytes, BytesMut};
@@ -22,8 +23,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// How much is kept of the body of one call: the stream window that hyper's servers grant, which is what a client can have sent before
-/// anything was read.
+/// How much is kept of the body of one call: the stream window that hyper's servers grant, which is
+/// what a client can have sent before anything was read.
 const MAX_CALL: usize = 1024 * 1024;
 
 /// How much is kept of all calls of the process.
@@ -54,7 +55,8 @@ struct Shared {
 struct AheadBody(Arc<Mutex<Shared>>);
 
 impl ReadAhead {
-    /// For an HTTP/2 request whose body is that of axum or tonic: others cannot be replaced by another of the same type.
+    /// For an HTTP/2 request whose body is that of axum or tonic: others cannot be replaced by
+    /// another of the same type.
     pub(crate) fn of<B: 'static>(request: &mut Request<B>) -> Option<Self> {
         if request.version() != Version::HTTP_2 {
             return None;

@@ -11,7 +11,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Names the reason of a rejection on the wire, so that a client knows that the request was not processed.
+/// Names the reason of a rejection on the wire, so that a client knows that the request was not
+/// processed.
 pub(crate) const REJECTED: HeaderName = HeaderName::from_static("x-buttress-rejected");
 
 /// The body of the inner service, or of a response that a layer made.
@@ -66,8 +67,8 @@ impl<B: Body + fmt::Debug> fmt::Debug for AnswerBody<B> {
     }
 }
 
-/// A rejection as an HTTP response: 503 with `Retry-After`, or 504 for a timeout. The typed [`Rejection`] is in the extensions of
-/// the response, for layers outside that want to say more.
+/// A rejection as an HTTP response: 503 with `Retry-After`, or 504 for a timeout. The typed
+/// [`Rejection`] is in the extensions of the response, for layers outside that want to say more.
 pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
     *response.status_mut() = match rejection.reason() {
@@ -75,7 +76,8 @@ pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        // Whole seconds, rounded up. Where it is not known when, a second is the shortest that can be said.
+        // Whole seconds, rounded up. Where it is not known when, a second is the shortest that can
+        // be said.
         let after = rejection.retry_after().unwrap_or_default();
         let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -83,8 +85,8 @@ pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
     signed(response, rejection)
 }
 
-/// A rejection as a trailers-only gRPC response, with `grpc-status`, `grpc-message`, and `grpc-retry-pushback-ms` where it is known
-/// when to come back.
+/// A rejection as a trailers-only gRPC response, with `grpc-status`, `grpc-message`, and
+/// `grpc-retry-pushback-ms` where it is known when to come back.
 pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

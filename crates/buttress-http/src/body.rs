@@ -9,12 +9,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// A response body with a permit inside, which is settled at the true end of the response: at the trailers, after the last
-/// frame, at an error, or at the drop.
+/// A response body with a permit inside, which is settled at the true end of the response: at the
+/// trailers, after the last frame, at an error, or at the drop.
 ///
-/// A body that is dropped before its end is settled as its head said: hyper drops a body unread that it need not send, and a
-/// caller that does not read on has got what it wanted. A gRPC stream has no outcome before its status, so one that is
-/// dropped before says nothing. Each frame is a sign of life.
+/// A body that is dropped before its end is settled as its head said: hyper drops a body unread
+/// that it need not send, and a caller that does not read on has got what it wanted. A gRPC stream
+/// has no outcome before its status, so one that is dropped before says nothing. Each frame is a
+/// sign of life.
 #[pin_project]
 pub struct ObservedBody<B: Body, P: Permit> {
     #[pin]

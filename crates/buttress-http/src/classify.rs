@@ -28,13 +28,15 @@
 //! | a timeout of an attempt, also tower's and tonic's | failure | yes | |
 //! | a rejection by a layer of this family, or by tower's load shed | none | | |
 //!
-//! Overload counts in failure rates, and not as a failure in a row. What the server says it did not process, because it
-//! rejected the request at admission, is repeated whatever its method. A 503 with `Retry-After` and a bare `UNAVAILABLE` do not
-//! say so: a handler that has done half its work and passes on the failure of another service answers the same.
+//! Overload counts in failure rates, and not as a failure in a row. What the server says it did not
+//! process, because it rejected the request at admission, is repeated whatever its method. A 503
+//! with `Retry-After` and a bare `UNAVAILABLE` do not say so: a handler that has done half its work
+//! and passes on the failure of another service answers the same.
 //!
 //! # What was not written
 //!
-//! These errors are taken for "no byte of the request was processed", from the sources of hyper 1.12 and h2 0.4:
+//! These errors are taken for "no byte of the request was processed", from the sources of hyper
+//! 1.12 and h2 0.4:
 //!
 //! * `hyper::Error::is_canceled` is made where a request is still in the channel to the
 //!   connection's task when that ends (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or where the
@@ -61,7 +63,8 @@ use std::error::Error as StdError;
 /// gRPC's `UNKNOWN`, which also stands for a stream that ended without a status.
 const UNKNOWN: i32 = 2;
 
-/// Headers by which a server, or a proxy before it, says that it rejected a request at admission: ours, and Envoy's.
+/// Headers by which a server, or a proxy before it, says that it rejected a request at admission:
+/// ours, and Envoy's.
 const AT_ADMISSION: [HeaderName; 3] =
     [REJECTED, HeaderName::from_static("x-envoy-overloaded"), HeaderName::from_static("x-envoy-ratelimited")];
 
@@ -97,8 +100,8 @@ pub fn grpc_headers(headers: &HeaderMap) -> Option<Outcome> {
     Some(grpc_code(code, headers))
 }
 
-/// An HTTP response to a gRPC call that has no `grpc-status`: something on the way speaks HTTP only. The statuses mean what gRPC's
-/// own table says (`doc/http-grpc-status-mapping.md`).
+/// An HTTP response to a gRPC call that has no `grpc-status`: something on the way speaks HTTP
+/// only. The statuses mean what gRPC's own table says (`doc/http-grpc-status-mapping.md`).
 pub fn grpc_without_status_over_http(status: StatusCode, headers: &HeaderMap) -> Outcome {
     match status.as_u16() {
         // UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED
@@ -211,7 +214,8 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
     None
 }
 
-/// The transport handed a request back before the other side looked at it: that is no evidence against it.
+/// The transport handed a request back before the other side looked at it: that is no evidence
+/// against it.
 #[cfg(feature = "hyper")]
 fn handed_back() -> Outcome {
     Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()

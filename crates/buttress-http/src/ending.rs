@@ -7,8 +7,8 @@
 //! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`; 504 for a timeout |
 //! | [`.grpc()`](HttpExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
 //!
-//! The HTTP endings recognise gRPC by the content type of the request and treat such a call as the gRPC endings do, so that
-//! axum and tonic on one port need one ending.
+//! The HTTP endings recognise gRPC by the content type of the request and treat such a call as the
+//! gRPC endings do, so that axum and tonic on one port need one ending.
 //!
 //! # What you change keeps the rest
 //!
@@ -46,15 +46,17 @@ use buttress::{
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-/// Ends a layer for HTTP or gRPC. Only for a layer that has no ending yet, so that nothing set is lost.
+/// Ends a layer for HTTP or gRPC. Only for a layer that has no ending yet, so that nothing set is
+/// lost.
 pub trait HttpExt: Ending<Now = NoEnding> {
-    /// For an HTTP server: rejections leave as 503 with `Retry-After`, timeouts as 504, and both as gRPC has it for a gRPC
-    /// request.
+    /// For an HTTP server: rejections leave as 503 with `Retry-After`, timeouts as 504, and both as
+    /// gRPC has it for a gRPC request.
     fn http(self) -> Self::With<HttpServer> {
         self.end(HttpServer::new())
     }
 
-    /// For a gRPC server: rejections leave as `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or `DEADLINE_EXCEEDED`.
+    /// For a gRPC server: rejections leave as `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or
+    /// `DEADLINE_EXCEEDED`.
     fn grpc(self) -> Self::With<GrpcServer> {
         self.end(GrpcServer::new())
     }
@@ -95,7 +97,8 @@ mod sealed {
 
     pub trait Speaks {
         fn is_grpc(headers: &HeaderMap) -> bool;
-        /// The header by which a repeated request says which attempt it is, and whether its method says that it is idempotent.
+        /// The header by which a repeated request says which attempt it is, and whether its method
+        /// says that it is idempotent.
         fn replays() -> super::Replays;
     }
 
@@ -168,7 +171,8 @@ pub struct HttpContext {
     is_connect: bool,
     /// On a server, whether the caller broke off its upload, where the policy learns from outcomes.
     upload: Option<Upload>,
-    /// Of a request that may be upgraded, where a place must be held until the upgraded connection closes.
+    /// Of a request that may be upgraded, where a place must be held until the upgraded connection
+    /// closes.
     upgrade: Option<Box<Bridge>>,
 }
 
@@ -241,8 +245,9 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// An upgraded connection holds the permit until it closes: on a server through the bridge that was put into the request,
-/// on a client through one that is put into the response. Where there is no bridge the permit stays with the body.
+/// An upgraded connection holds the permit until it closes: on a server through the bridge that was
+/// put into the request, on a client through one that is put into the response. Where there is no
+/// bridge the permit stays with the body.
 fn hold_to_close<B, P: Permit>(
     bridge: Option<Box<Bridge>>,
     response: &mut Response<B>,

@@ -10,12 +10,13 @@ pub trait HttpRetryExt<S, C, M, I>: Sized {
     /// How many bytes of a request's body are kept to repeat it. A larger body is sent once. Default 64 KiB.
     fn max_body(self, bytes: u64) -> Self;
 
-    /// Which requests may be done twice. For HTTP the default goes by the method and the `Idempotency-Key`; for gRPC it is those with
-    /// an `Idempotency-Key`. Others are repeated only when the server did not process them.
+    /// Which requests may be done twice. For HTTP the default goes by the method and the
+    /// `Idempotency-Key`; for gRPC it is those with an `Idempotency-Key`. Others are repeated only
+    /// when the server did not process them.
     fn idempotent<J: Idempotent>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>>;
 
-    /// Converts the body of an attempt into the one that the service underneath takes. Not needed for the bodies of tonic and
-    /// axum, with the features of these names.
+    /// Converts the body of an attempt into the one that the service underneath takes. Not needed
+    /// for the bodies of tonic and axum, with the features of these names.
     fn map_request_body<N>(self, map: N) -> RetryLayer<Client<S, C, Replays<N, I>>>;
 }
 

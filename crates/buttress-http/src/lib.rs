@@ -25,9 +25,10 @@
 //! # let _ = server;
 //! ```
 //!
-//! An outcome is only known when the response has ended: a server that answers 200 and then breaks off, or a gRPC stream that
-//! ends with `UNAVAILABLE` in its trailers, has failed. So a permit moves into the response's [body](ObservedBody) and is settled
-//! at the trailers, the end, an error, or the drop. See [`ending`].
+//! An outcome is only known when the response has ended: a server that answers 200 and then breaks
+//! off, or a gRPC stream that ends with `UNAVAILABLE` in its trailers, has failed. So a permit
+//! moves into the response's [body](ObservedBody) and is settled at the trailers, the end, an
+//! error, or the drop. See [`ending`].
 //!
 //! # A client in a struct
 //!

@@ -5,8 +5,8 @@ use http::{Request, header, uri::Authority};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerHost;
 
-/// A policy for each host that requests go to: by the authority of the URI, else by the `Host` header. A request with neither has the
-/// empty key.
+/// A policy for each host that requests go to: by the authority of the URI, else by the `Host`
+/// header. A request with neither has the empty key.
 ///
 /// ```
 /// use buttress::{CircuitBreaker, gate::GateLayer};
@@ -23,7 +23,8 @@ pub fn per_host<A>(make: impl Fn(&Box<str>) -> A + Send + Sync + 'static) -> Key
 }
 
 impl<B> KeyOf<Request<B>, Box<str>> for PerHost {
-    /// In lower case, because hosts are (RFC 9110, section 4.2.3). What a URI says before an `@` is no part of a host.
+    /// In lower case, because hosts are (RFC 9110, section 4.2.3). What a URI says before an `@` is
+    /// no part of a host.
     fn key_of(&self, request: &Request<B>) -> Box<str> {
         let of_uri = request.uri().authority().map(Authority::as_str);
         let of_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());

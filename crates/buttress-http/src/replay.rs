@@ -59,7 +59,8 @@ impl<B: Body> Handle<B> {
         guard.is_touched = false;
         let (attempt, reader) = (guard.attempt, guard.reader.take());
         drop(guard);
-        // The reader of the attempt before learns that it is cut off: the source will wake another task from now on.
+        // The reader of the attempt before learns that it is cut off: the source will wake another
+        // task from now on.
         if let Some(reader) = reader {
             reader.wake();
         }

@@ -17,11 +17,12 @@ use std::{
 };
 use tokio::runtime::Handle;
 
-/// A response body with bounds on its time: on the pause between two frames, on the whole, and on a reader that stops.
+/// A response body with bounds on its time: on the pause between two frames, on the whole, and on a
+/// reader that stops.
 ///
-/// When a bound runs out, the body of the inner service is dropped at that moment, with everything that it holds, and
-/// what reads this body gets a [`Rejection`] as an error. hyper does not poll a body while an HTTP/2 client grants no window, so
-/// the timer acts by itself and not in a poll.
+/// When a bound runs out, the body of the inner service is dropped at that moment, with everything
+/// that it holds, and what reads this body gets a [`Rejection`] as an error. hyper does not poll a
+/// body while an HTTP/2 client grants no window, so the timer acts by itself and not in a poll.
 #[pin_project(PinnedDrop)]
 pub struct TimedBody<B: Body> {
     #[pin]
@@ -135,7 +136,8 @@ impl<B> Bounded<B> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bound that runs out next as things are: what it is, how long it is, and when it runs out.
+    /// The bound that runs out next as things are: what it is, how long it is, and when it runs
+    /// out.
     fn next(&self, state: &State<B>) -> Option<(TimeoutKind, Duration, Instant)> {
         let BodyBounds { idle, total, stalled, .. } = self.bounds;
         let (kind, limit) = if state.is_asked { (TimeoutKind::Idle, idle) } else { (TimeoutKind::Reader, stalled) };

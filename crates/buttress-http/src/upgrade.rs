@@ -86,7 +86,8 @@ mod with_hyper {
     }
 
     impl Bridge {
-        /// Puts the upgrade of a connection in memory in the place of the real one. `None` where there is no upgrade.
+        /// Puts the upgrade of a connection in memory in the place of the real one. `None` where
+        /// there is no upgrade.
         pub(crate) fn into_extensions(extensions: &mut Extensions) -> Option<Self> {
             let connection = extensions.remove::<OnUpgrade>()?;
             match in_memory() {
@@ -184,7 +185,8 @@ mod with_hyper {
         };
         let mut connection =
             pin!(http1::Builder::new().serve_connection(TokioIo::new(near_end), accept).with_upgrades());
-        // One poll reads the request and writes the answer; the bound is for the case that hyper takes more.
+        // One poll reads the request and writes the answer; the bound is for the case that hyper
+        // takes more.
         let done = (0..8).any(|_| connection.as_mut().poll(cx).is_ready());
         let upgrade = upgrade.borrow_mut().take();
         let upgrade = upgrade.filter(|_| done && skip_head(&mut far_end, cx))?;

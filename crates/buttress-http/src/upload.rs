@@ -29,7 +29,8 @@ mod watched {
     };
 
     impl Upload {
-        /// Watches the body of a request, if it is that of axum or tonic: others cannot be replaced by another of the same type.
+        /// Watches the body of a request, if it is that of axum or tonic: others cannot be replaced
+        /// by another of the same type.
         pub(crate) fn watch<B: 'static>(request: &mut Request<B>) -> Option<Self> {
             let body: &mut dyn Any = request.body_mut();
             let upload = None;

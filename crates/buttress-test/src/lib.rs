@@ -1,7 +1,7 @@
 //! What the tests of this workspace share.
 //!
-//! * [`Inner`]: a backend whose readiness, answers and bodies are scripted, that records what it received, and that panics
-//!   when an instance is called that was not polled ready;
+//! * [`Inner`]: a backend whose readiness, answers and bodies are scripted, that records what it
+//!   received, and that panics when an instance is called that was not polled ready;
 //! * [`contract`]: what every layer has to keep, whatever its policy is;
 //! * [`traffic`]: the shapes of traffic that every layer and every stack has to survive.
 

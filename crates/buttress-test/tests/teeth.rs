@@ -1,4 +1,5 @@
-//! The contract and the traffic have teeth: layers with the defects that were found in other people's are caught.
+//! The contract and the traffic have teeth: layers with the defects that were found in other
+//! people's are caught.
 
 use buttress::{Admit, Bulkhead, Clock, Permit, PlainExt, Policy, Refused, Rejection, gate::GateLayer};
 use buttress_test::{

@@ -26,8 +26,8 @@
 //!
 //! * `tower`'s `ConcurrencyLimit` waits without bound and makes its semaphore in `layer()`, so that behind `axum::serve` it limits
 //!   one connection; `LoadShed` around it sheds for any inner service that is pending.
-//! * A place is held to the end of the response's stream with an HTTP ending (`buttress-http`), not to its head, and to the
-//!   close of an upgraded connection (WebSocket, CONNECT).
+//! * A place is held to the end of the response's stream with an HTTP ending (`buttress-http`), not
+//!   to its head, and to the close of an upgraded connection (WebSocket, CONNECT).
 //! * Nobody is overtaken in the queue, and a queued call holds nothing of the inner service.
 
 mod queue;
@@ -72,8 +72,9 @@ impl From<Bulkhead> for BulkheadLayer {
 }
 
 impl<E> BulkheadLayer<E> {
-    /// Lets at most `max_queue` calls wait for a place, in order, each for `max_wait` at most. A `max_wait` of zero rejects a call
-    /// that does not get a place at once, and [`Duration::MAX`] waits without bound.
+    /// Lets at most `max_queue` calls wait for a place, in order, each for `max_wait` at most. A
+    /// `max_wait` of zero rejects a call that does not get a place at once, and [`Duration::MAX`]
+    /// waits without bound.
     ///
     /// The service is ready at once then: it queues when it is called, and needs an inner service that is [`Clone`].
     pub fn queue(self, max_queue: usize, max_wait: Duration) -> QueuedLayer<E> {

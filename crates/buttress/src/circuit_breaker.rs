@@ -69,8 +69,8 @@ pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
     /// With the defaults: a streak of failures that is no chance, at least 5, or more than half of
-    /// at least 20 calls in 10 seconds, by what chance explains; open for 5 to 30 seconds; 3 probes,
-    /// one at a time, of which 2 have to succeed.
+    /// at least 20 calls in 10 seconds, by what chance explains; open for 5 to 30 seconds; 3
+    /// probes, one at a time, of which 2 have to succeed.
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }

@@ -1,8 +1,9 @@
 //! Endings: what a layer speaks.
 //!
-//! A layer of this family does not know by itself what a request and a response are. Its *ending* does: it reads the
-//! outcome of a call, holds the permit to the end of the response's stream, and decides how a rejection leaves. A layer
-//! without an ending is not a [`Layer`](tower_layer::Layer), so that none can be forgotten:
+//! A layer of this family does not know by itself what a request and a response are. Its *ending*
+//! does: it reads the outcome of a call, holds the permit to the end of the response's stream, and
+//! decides how a rejection leaves. A layer without an ending is not a
+//! [`Layer`](tower_layer::Layer), so that none can be forgotten:
 //!
 //! | ending | for | rejections leave as |
 //! |---|---|---|
@@ -31,8 +32,8 @@
 //!
 //! # Settings
 //!
-//! Settings of the layer and the ending are independent: each can come first, and none is lost. A second ending does not
-//! compile.
+//! Settings of the layer and the ending are independent: each can come first, and none is lost. A
+//! second ending does not compile.
 
 mod plain;
 
@@ -44,8 +45,8 @@ use std::{convert::Infallible, task::Poll, time::Duration};
 
 /// A layer that has no ending yet.
 //
-// The remark stands behind the type because rustc prints this line, and no message of `Ended`, where
-// a method of `ServiceBuilder` finds a layer without an ending.
+// The remark stands behind the type because rustc prints this line, and no message of `Ended`,
+// where a method of `ServiceBuilder` finds a layer without an ending.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoEnding; // end each layer: `.http()`, `.grpc()`, `.http_client()`, `.grpc_client()` or `.plain()`
 
@@ -75,8 +76,8 @@ pub trait Ending: Sized {
     note = "HTTP endings take an `http::Request`; for requests of other types end the layer with `.plain()`"
 )]
 pub trait Begin<Req> {
-    /// What the end of the call must know of its request: whether it is a HEAD, whether it speaks gRPC. It leaves a future with
-    /// the result; a default stays behind.
+    /// What the end of the call must know of its request: whether it is a HEAD, whether it speaks
+    /// gRPC. It leaves a future with the result; a default stays behind.
     type Context: Default;
     /// Reads a request ahead while it waits in a queue.
     type Ahead: Ahead;
@@ -84,8 +85,8 @@ pub trait Begin<Req> {
     /// Looks at a request before the policy sees it. `P` is the permit of the policy.
     fn begin<P: Permit>(&self, request: &mut Req) -> Self::Context;
 
-    /// What has to be read of a request while it waits in a queue, so that calls that share its connection are not held up
-    /// by its flow control. `None` where nothing has to.
+    /// What has to be read of a request while it waits in a queue, so that calls that share its
+    /// connection are not held up by its flow control. `None` where nothing has to.
     fn ahead(&self, _request: &mut Req) -> Option<Self::Ahead> {
         None
     }
@@ -93,8 +94,8 @@ pub trait Begin<Req> {
 
 /// Reads a request ahead while it waits in a queue.
 pub trait Ahead {
-    /// Reads what there is. Ready when more was sent than is kept for a call that waits: it has to be rejected, or it would
-    /// hold up the others.
+    /// Reads what there is. Ready when more was sent than is kept for a call that waits: it has to
+    /// be rejected, or it would hold up the others.
     fn poll_too_large(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()>;
 }
 
@@ -105,7 +106,8 @@ impl Ahead for Infallible {
     }
 }
 
-/// The half of an ending that sees the result. It does not have the request in its parameters, so that futures can name it.
+/// The half of an ending that sees the result. It does not have the request in its parameters, so
+/// that futures can name it.
 #[diagnostic::on_unimplemented(
     message = "the ending `{Self}` does not speak `Result<{Res}, {Err}>`",
     note = "HTTP endings take an `http::Response` with an `http_body::Body`; for responses of other types end the layer with \
@@ -156,7 +158,8 @@ pub trait Replay<Req> {
     /// The one attempt of a request that is not to be repeated: nothing has to be kept of it.
     fn only(&self, request: Req) -> Self::Attempt;
 
-    /// Whether the request adds to the budget. A retry of a caller further up does not, or budgets would multiply over the tiers.
+    /// Whether the request adds to the budget. A retry of a caller further up does not, or budgets
+    /// would multiply over the tiers.
     fn deposits(&self, _request: &Req) -> bool {
         true
     }
@@ -207,8 +210,8 @@ pub struct BodyBounds {
     pub idle: Option<Duration>,
     /// The longest time from the head of the response to the end of its body.
     pub total: Option<Duration>,
-    /// The longest time in which the body is not asked for a frame: a reader that has stopped. `None` leaves it to the
-    /// ending: 30 seconds for servers, no bound for clients.
+    /// The longest time in which the body is not asked for a frame: a reader that has stopped.
+    /// `None` leaves it to the ending: 30 seconds for servers, no bound for clients.
     pub stalled: Option<Duration>,
     /// The name that the rejections of these bounds carry.
     pub label: Option<Label>,

@@ -1,4 +1,5 @@
-//! What layers do, as DEBUG events of `tracing`. Without the feature `tracing` these functions do nothing.
+//! What layers do, as DEBUG events of `tracing`. Without the feature `tracing` these functions do
+//! nothing.
 
 use buttress_core::Failure;
 use buttress_core::Rejection;

@@ -1,6 +1,7 @@
 //! Admission, call, outcome: the plumbing of every protective layer, written once.
 //!
-//! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). Your own policy becomes a layer the same way ours do:
+//! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). Your own policy becomes a
+//! layer the same way ours do:
 //!
 //! ```
 //! use buttress::{Admit, Clock, PlainExt, Policy, Reason, Refused, Rejection, gate::GateLayer};
@@ -67,8 +68,8 @@ use waiting::Waiting;
 
 mod waiting;
 
-/// A policy as a layer, once it has an [ending](crate::ending). Its state is in the policy's handle, so that all services made
-/// by the layer, and by its clones, share it.
+/// A policy as a layer, once it has an [ending](crate::ending). Its state is in the policy's
+/// handle, so that all services made by the layer, and by its clones, share it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GateLayer<A, E = NoEnding> {
     policy: A,
@@ -96,7 +97,8 @@ impl<A, E> GateLayer<A, E> {
     /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when
     /// that changes. For stacks that look at readiness: under a balancer, another endpoint is
     /// chosen. What is rejected then is only a call whose service was ready before the policy began
-    /// to refuse, such as a circuit that opened in between; after it, `poll_ready` is pending again.
+    /// to refuse, such as a circuit that opened in between; after it, `poll_ready` is pending
+    /// again.
     ///
     /// Not for axum, which never looks at readiness.
     ///
@@ -131,7 +133,8 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
     }
 }
 
-/// A service behind a policy that is asked when it is called. See the [module](self) for its readiness.
+/// A service behind a policy that is asked when it is called. See the [module](self) for its
+/// readiness.
 #[derive(Debug)]
 pub struct Gate<S, A: Policy, E> {
     inner: S,
@@ -164,13 +167,14 @@ impl Readiness {
     }
 }
 
-/// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned with every call.
+/// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned
+/// with every call.
 #[derive(Debug)]
 enum Seldom<A: Policy> {
     /// Its place among those that the policy wakes.
     Waiting(Waiting<A>),
-    /// The error of the inner service, which the ending has converted. It is kept where the policy cannot learn from it before
-    /// the request is known.
+    /// The error of the inner service, which the ending has converted. It is kept where the policy
+    /// cannot learn from it before the request is known.
     Failed(Box<dyn Any + Send + Sync>),
 }
 
@@ -198,8 +202,8 @@ impl<S: Clone, A: Policy + Clone, E: Clone> Clone for Gate<S, A, E> {
     }
 }
 
-/// That the inner service fails to become ready is evidence like a failed call. Where the policy would reject a call, there
-/// is no call, and so no evidence and no rejection.
+/// That the inner service fails to become ready is evidence like a failed call. Where the policy
+/// would reject a call, there is no call, and so no evidence and no rejection.
 fn readiness_failed<A, E, Cx, Res, Err>(
     gate: &GateLayer<A, E>,
     error: Err,
@@ -251,7 +255,8 @@ where
                 }
                 Poll::Ready(Ok(()))
             }
-            // Without the request there is no key, and so no policy that learns from it: it fails the call instead.
+            // Without the request there is no key, and so no policy that learns from it: it fails
+            // the call instead.
             Poll::Ready(Err(error)) if !A::RESERVES => {
                 *seldom = Some(Box::new(Seldom::Failed(Box::new(gate.ends.inner(error)))));
                 Poll::Ready(Ok(()))
@@ -280,7 +285,8 @@ where
             return ResponseFuture { state, context, ends: ends.clone() };
         }
         let state = match policy.admit(&request, &TokioClock) {
-            // The guard comes before the call: if that panics, the permit is given back, and the call has failed.
+            // The guard comes before the call: if that panics, the permit is given back, and the
+            // call has failed.
             Ok(permit) if readiness == Readiness::READY => {
                 let mut permit = InFlight::new(permit);
                 let inner = &mut self.inner;
@@ -294,8 +300,8 @@ where
 }
 
 impl<S, A: Policy, E> Gate<S, A, E> {
-    /// A call that the policy admits, and for which the inner service is not ready: that failed, or the policy would have refused
-    /// when it was asked for readiness.
+    /// A call that the policy admits, and for which the inner service is not ready: that failed, or
+    /// the policy would have refused when it was asked for readiness.
     #[cold]
     fn call_unready<F, X, Cx, Res, Err>(&mut self, mut permit: InFlight<A::Permit>) -> State<F, A::Permit, X>
     where
@@ -312,7 +318,8 @@ impl<S, A: Policy, E> Gate<S, A, E> {
     }
 }
 
-/// The refusal that a call would get now. If there is none, the task wakes when that may have changed.
+/// The refusal that a call would get now. If there is none, the task wakes when that may have
+/// changed.
 #[cold]
 fn would_refuse<A>(seldom: &mut Option<Box<Seldom<A>>>, policy: &A, cx: &mut Context<'_>) -> Option<Refused>
 where
@@ -387,8 +394,8 @@ const POLLED_AGAIN: &str = "polled after completion";
 
 /// The end of a call: settles its permit, and lets its result out.
 ///
-/// Failures go out by a way of their own: where the two meet again, a response that fits into a register is moved in as many
-/// pieces as an error.
+/// Failures go out by a way of their own: where the two meet again, a response that fits into a
+/// register is moved in as many pieces as an error.
 #[inline(always)]
 pub(crate) fn finish<Res, Err, P, E, Cx>(
     result: Result<Res, Err>,

@@ -132,7 +132,8 @@ impl Indicator {
     }
 }
 
-/// Knows which requests are probes of a protocol, and how to answer them; asked for by [`HealthLayer`].
+/// Knows which requests are probes of a protocol, and how to answer them; asked for by
+/// [`HealthLayer`].
 #[diagnostic::on_unimplemented(
     message = "the ending `{Self}` does not answer health probes",
     note = "health is for servers: end the layer with `.http()` or `.grpc()`"
@@ -148,8 +149,8 @@ pub trait Answer<Req, Res> {
     fn pass(&self, response: Res) -> Self::Response;
 }
 
-/// Answers probes before the inner service sees them, once it has an [ending](crate::ending). See the
-/// [module](self).
+/// Answers probes before the inner service sees them, once it has an [ending](crate::ending). See
+/// the [module](self).
 #[derive(Clone, Debug)]
 pub struct HealthLayer<E = NoEnding> {
     health: Health,

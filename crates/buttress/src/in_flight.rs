@@ -2,13 +2,13 @@ use crate::TokioClock;
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress};
 use std::mem::ManuallyDrop;
 
-/// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the policy that the call was
-/// cancelled, and unwinding through it that the call failed.
+/// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the
+/// policy that the call was cancelled, and unwinding through it that the call failed.
 #[derive(Debug)]
 #[must_use = "dropping it cancels the call"]
 pub struct InFlight<P: Permit>(
-    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the test, which is all that
-    /// most calls need, in line.
+    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the
+    /// test, which is all that most calls need, in line.
     ManuallyDrop<Option<P>>,
 );
 

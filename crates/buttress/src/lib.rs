@@ -21,9 +21,10 @@
 //!
 //! # How the pieces fit
 //!
-//! A protective layer asks a *policy* whether a call may start and tells it the outcome of the call. The plumbing of that is
-//! written once, in [`gate`]; a layer is a policy behind a [`GateLayer`](gate::GateLayer). Its [ending] says what the layer
-//! speaks: how outcomes are read, and whether a rejection leaves as the one flat [`Error`] of this family or as a response.
+//! A protective layer asks a *policy* whether a call may start and tells it the outcome of the
+//! call. The plumbing of that is written once, in [`gate`]; a layer is a policy behind a
+//! [`GateLayer`](gate::GateLayer). Its [ending] says what the layer speaks: how outcomes are read,
+//! and whether a rejection leaves as the one flat [`Error`] of this family or as a response.
 //!
 //! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be called for every
 //! connection, as axum does, and all its services share one circuit, one bulkhead, one budget.

@@ -6,8 +6,8 @@ use std::{
 };
 use tower_service::Service;
 
-/// Drives a service of its own to readiness, calls it, and waits for the answer. For layers that call later than
-/// their `poll_ready`, or more than once: readiness does not survive a clone.
+/// Drives a service of its own to readiness, calls it, and waits for the answer. For layers that
+/// call later than their `poll_ready`, or more than once: readiness does not survive a clone.
 #[pin_project(project = Proj)]
 #[derive(Debug)]
 pub(crate) enum ReadyCall<S, Req, F> {

@@ -23,13 +23,16 @@
 //! 3. a request that the transport handed back before the backend looked at it (`REFUSED_STREAM`, a
 //!    GOAWAY, a connection that closed before a byte was written, or gave the request up before it
 //!    took anything of its body) is repeated at once, once, and does not count as an attempt;
-//! 4. a request that was never sent, because there was no connection, is repeated up to two times and does not count either;
+//! 4. a request that was never sent, because there was no connection, is repeated up to two times
+//!    and does not count either;
 //! 5. the failure of the last attempt is the answer;
-//! 6. a request that may have been processed is repeated only if it is idempotent; one that the backend says it did not
-//!    process always;
-//! 7. the pause is drawn from the backoff (from one second up when the backend sheds load) and is at least as long as the
-//!    backend asked for. A failure that asks for more than [`max_hint`](RetryLayer::max_hint) is the answer;
-//! 8. a retry of a request that was sent is withdrawn from the budget, or the failure is the answer;
+//! 6. a request that may have been processed is repeated only if it is idempotent; one that the
+//!    backend says it did not process always;
+//! 7. the pause is drawn from the backoff (from one second up when the backend sheds load) and is
+//!    at least as long as the backend asked for. A failure that asks for more than
+//!    [`max_hint`](RetryLayer::max_hint) is the answer;
+//! 8. a retry of a request that was sent is withdrawn from the budget, or the failure is the
+//!    answer;
 //! 9. a request whose body cannot be replayed is not repeated. What was withdrawn goes back.
 //!
 //! # Where it belongs

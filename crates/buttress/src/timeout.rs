@@ -17,10 +17,11 @@
 //!
 //! # What is bounded
 //!
-//! The time from the call to the head of the response. It counts from the first poll of the future that is pending, so
-//! that a call that is ready at once needs no timer. `poll_ready` is not bounded: a service that is not ready has
-//! no call yet. Put a bound around `ready().await` where the inner service can be pending without end, or a
-//! [bulkhead](crate::bulkhead) outside, which rejects then.
+//! The time from the call to the head of the response. It counts from the first poll of the future
+//! that is pending, so that a call that is ready at once needs no timer. `poll_ready` is not
+//! bounded: a service that is not ready has no call yet. Put a bound around `ready().await` where
+//! the inner service can be pending without end, or a [bulkhead](crate::bulkhead) outside, which
+//! rejects then.
 //!
 //! The body is bounded where that is asked for, by HTTP endings:
 //! [`body_idle`](TimeoutLayer::body_idle), [`body_total`](TimeoutLayer::body_total) and
@@ -99,7 +100,8 @@ impl TimeoutLayer {
 }
 
 impl<E> TimeoutLayer<E> {
-    /// Gives it a name, which its rejections carry, and counts the calls that time out: see [`stats`](Self::stats).
+    /// Gives it a name, which its rejections carry, and counts the calls that time out: see
+    /// [`stats`](Self::stats).
     pub fn named(self, name: impl Into<Name>) -> Self {
         let label = Label::named(POLICY, name.into());
         self.with(|more| {
@@ -108,19 +110,21 @@ impl<E> TimeoutLayer<E> {
         })
     }
 
-    /// The longest time between two frames of the body of a response, while it is asked for one. For HTTP endings. None by
-    /// default: a stream of events may be silent for long.
+    /// The longest time between two frames of the body of a response, while it is asked for one.
+    /// For HTTP endings. None by default: a stream of events may be silent for long.
     pub fn body_idle(self, idle: Duration) -> Self {
         self.with(|more| more.bounds.idle = Some(idle))
     }
 
-    /// The longest time from the head of a response to the end of its body. For HTTP endings. None by default.
+    /// The longest time from the head of a response to the end of its body. For HTTP endings. None
+    /// by default.
     pub fn body_total(self, total: Duration) -> Self {
         self.with(|more| more.bounds.total = Some(total))
     }
 
-    /// The longest time in which the body of a response is not asked for more, because its reader has stopped. For HTTP
-    /// endings. Default: 30 seconds for servers, none for clients. [`Duration::MAX`] never runs out.
+    /// The longest time in which the body of a response is not asked for more, because its reader
+    /// has stopped. For HTTP endings. Default: 30 seconds for servers, none for clients.
+    /// [`Duration::MAX`] never runs out.
     pub fn reader_stall(self, stalled: Duration) -> Self {
         self.with(|more| more.bounds.stalled = Some(stalled))
     }

@@ -13,8 +13,9 @@ use tokio::{
 
 /// A timer that fires although its task has used up tokio's cooperative budget.
 ///
-/// A task whose budget is spent is pending in every resource of tokio until it yields, its timers included, so that a
-/// future that keeps its task busy would never time out. (`tokio::time::timeout` does the same.)
+/// A task whose budget is spent is pending in every resource of tokio until it yields, its timers
+/// included, so that a future that keeps its task busy would never time out.
+/// (`tokio::time::timeout` does the same.)
 #[pin_project]
 #[derive(Debug)]
 pub struct Timer(#[pin] Sleep);
@@ -42,7 +43,8 @@ impl Deadline {
         Self(None)
     }
 
-    /// Ready once the time since the first call is over: at once where it is zero, and never where it is [`Duration::MAX`].
+    /// Ready once the time since the first call is over: at once where it is zero, and never where
+    /// it is [`Duration::MAX`].
     pub fn poll_expired(self: Pin<&mut Self>, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let mut timer = self.project().0;
         match after {

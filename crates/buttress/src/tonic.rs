@@ -4,9 +4,10 @@ use crate::Error;
 use std::sync::Arc;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-/// A rejection gets the code that its reason stands for, with `grpc-retry-pushback-ms` where it knows when to come back, and stays in
-/// the sources of the status, also where an error of another type is around it. A timeout of tonic is `DEADLINE_EXCEEDED`. Other
-/// errors are converted as tonic would.
+/// A rejection gets the code that its reason stands for, with `grpc-retry-pushback-ms` where it
+/// knows when to come back, and stays in the sources of the status, also where an error of another
+/// type is around it. A timeout of tonic is `DEADLINE_EXCEEDED`. Other errors are converted as
+/// tonic would.
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let Some(rejection) = error.rejection() else {

@@ -31,7 +31,8 @@ async fn main() -> anyhow::Result<()> {
     // A caller waits no longer than the timeout, whatever the handler does.
     show(&url, "/stuck", 504).await?;
 
-    // Three at once where two fit: the third is asked at once to come back later, and the other two do not suffer.
+    // Three at once where two fit: the third is asked at once to come back later, and the other two
+    // do not suffer.
     let (a, b, c) = tokio::try_join!(call(&url, "/slow"), call(&url, "/slow"), call(&url, "/slow"))?;
     let refused = [a, b, c].into_iter().filter(|answer| answer.status() == 503).collect::<Vec<_>>();
     ensure!(

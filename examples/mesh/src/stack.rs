@@ -76,8 +76,8 @@ struct Limits {
     queue: usize,
     /// How long one may wait for a place. Longer than a healthy call takes, much shorter than the caller's patience.
     max_wait: Duration,
-    /// How long a circuit stays open, at first and after many relapses. The defaults, 5 and 30 seconds, are for
-    /// production; the demo has half a minute for everything.
+    /// How long a circuit stays open, at first and after many relapses. The defaults, 5 and 30
+    /// seconds, are for production; the demo has half a minute for everything.
     open_time: (Duration, Duration),
 }
 

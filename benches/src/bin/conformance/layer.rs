@@ -1,7 +1,7 @@
 //! Our breaker as its users have it: the layer around an HTTP client, on the real clock.
 //!
-//! The backend is a service that answers when the trace says so, first with a head and then with the frames of a body. No runtime drives
-//! it, as in [`future`](crate::future).
+//! The backend is a service that answers when the trace says so, first with a head and then with
+//! the frames of a body. No runtime drives it, as in [`future`](crate::future).
 
 use std::future::poll_fn;
 use std::pin::Pin;

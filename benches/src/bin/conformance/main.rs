@@ -5,8 +5,9 @@
 //! cargo run --release -p buttress-bench --bin conformance -- --json out.json # and every result with its reason
 //! ```
 //!
-//! Ours runs twice: as its users have it, behind the layer and an HTTP client, and the core alone on virtual time. Layers run on the real
-//! clock, ours and the peers', as they do for their users; all runs go on at once, so it takes as long as the longest trace.
+//! Ours runs twice: as its users have it, behind the layer and an HTTP client, and the core alone
+//! on virtual time. Layers run on the real clock, ours and the peers', as they do for their users;
+//! all runs go on at once, so it takes as long as the longest trace.
 
 #[path = "../../../../tests/conformance/trace.rs"]
 #[allow(dead_code, reason = "the other runner uses the rest")]

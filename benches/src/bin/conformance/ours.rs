@@ -8,7 +8,8 @@ use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcom
 use crate::breaker::{Breaker, Call, Implementation};
 use crate::trace::{self, Config, Feature, Operator, Part, Trace};
 
-/// What a trace's configuration is in ours: the builders of the core and of the layer have the same methods.
+/// What a trace's configuration is in ours: the builders of the core and of the layer have the same
+/// methods.
 macro_rules! configure {
     ($builder:expr, $config:expr) => {{
         use buttress_core::circuit_breaker::{CloseRule, FailureStreak, OnDrop, Window};

@@ -67,7 +67,8 @@ fn judge(trace: &Trace, implementation: &Implementation, stretch: u32) -> Verdic
     verdicts.into_iter().find(|verdict| !matches!(verdict, Verdict::Late)).unwrap_or(Verdict::Late)
 }
 
-/// The same with all times so many times as long, after the division that the trace allows for a real clock.
+/// The same with all times so many times as long, after the division that the trace allows for a
+/// real clock.
 fn stretched(trace: &Trace, by: u64) -> Trace {
     let mut trace = trace.clone();
     let part = u64::from(trace.divide_by);

@@ -1,13 +1,14 @@
-//! Simulates when circuit breakers trip: how many calls ours and its peers refuse a backend that fails at random, and how long they take
-//! to see an outage and its end.
+//! Simulates when circuit breakers trip: how many calls ours and its peers refuse a backend that
+//! fails at random, and how long they take to see an outage and its end.
 //!
 //! ```text
 //! cargo xtask trips                   # the tables
 //! cargo xtask trips --json out.json   # and the result of every run
 //! ```
 //!
-//! Time is virtual, and calls are evenly spaced and take none of it. Whether the backend would fail a call is drawn from the seed before
-//! the breaker is asked, so that all breakers meet the same backend.
+//! Time is virtual, and calls are evenly spaced and take none of it. Whether the backend would fail
+//! a call is drawn from the seed before the breaker is asked, so that all breakers meet the same
+//! backend.
 
 mod ours;
 mod report;

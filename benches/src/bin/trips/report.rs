@@ -64,7 +64,8 @@ fn head(out: &mut String, what: &str) {
     let _ = writeln!(out, "\n|---|{}", "---|".repeat(SUBJECTS.len()));
 }
 
-/// Failures and time to open, calls that reached the backend, and time to close: medians of the runs.
+/// Failures and time to open, calls that reached the backend, and time to close: medians of the
+/// runs.
 fn outage(runs: &[&Outage]) -> String {
     let most = |count: usize| count * 2 > runs.len();
     let opened: Vec<_> = runs.iter().filter_map(|run| run.opened).collect();

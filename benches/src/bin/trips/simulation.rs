@@ -92,17 +92,19 @@ pub(crate) struct Outage {
     /// Before and after.
     pub(crate) percent: u32,
     pub(crate) per_second: u32,
-    /// How long it is down: so many seconds, a quarter more or less, so that its end does not coincide with that of an open time.
+    /// How long it is down: so many seconds, a quarter more or less, so that its end does not
+    /// coincide with that of an open time.
     pub(crate) seconds: u64,
     pub(crate) seed: u64,
     /// Whether random errors had opened it before.
     pub(crate) open_before: bool,
-    /// Failures of the outage and seconds until it was open. `None` where it did not open, or was open before.
+    /// Failures of the outage and seconds until it was open. `None` where it did not open, or was
+    /// open before.
     pub(crate) opened: Option<Opened>,
     /// Calls that reached the backend while it was down.
     pub(crate) reached: u32,
-    /// Seconds from the end of the outage until it was closed for the first time, infinite where it never was within half an hour. `None`
-    /// where it was closed at the end.
+    /// Seconds from the end of the outage until it was closed for the first time, infinite where it
+    /// never was within half an hour. `None` where it was closed at the end.
     pub(crate) closed: Option<f64>,
 }
 

@@ -23,7 +23,8 @@ pub(crate) const SUBJECTS: [Subject; 5] = [
 ];
 
 pub(crate) trait Breaker {
-    /// Makes a call at this time, which the backend fails or not, and returns whether it was admitted.
+    /// Makes a call at this time, which the backend fails or not, and returns whether it was
+    /// admitted.
     fn call(&mut self, now: Duration, fails: bool) -> bool;
 
     fn is_closed(&self) -> bool;

@@ -1,8 +1,9 @@
 //! tower-resilience, through its layer.
 //!
-//! Its clock cannot be set, and it looks at it only to see whether the open time of 30 seconds is over: its default window counts calls.
-//! So it is given an open time of 2 milliseconds. The simulation refuses the calls that come within 30 seconds after it has
-//! opened, without asking it, and waits for the 2 milliseconds before the next.
+//! Its clock cannot be set, and it looks at it only to see whether the open time of 30 seconds is
+//! over: its default window counts calls. So it is given an open time of 2 milliseconds. The
+//! simulation refuses the calls that come within 30 seconds after it has opened, without asking it,
+//! and waits for the 2 milliseconds before the next.
 
 #![expect(clippy::disallowed_methods, reason = "its clock cannot be set")]
 

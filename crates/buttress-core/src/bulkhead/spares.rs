@@ -5,8 +5,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 pub(super) struct Spares {
     /// The most that one shard keeps.
     most: AtomicU32,
-    /// The shards that may keep some, a bit for each. A bit stays while its shard takes and keeps places, so that threads only
-    /// read it; a call that finds nothing there clears it.
+    /// The shards that may keep some, a bit for each. A bit stays while its shard takes and keeps
+    /// places, so that threads only read it; a call that finds nothing there clears it.
     some: AtomicU64,
     /// Empty where there is a single shard.
     shards: Box<[Line]>,
@@ -39,7 +39,8 @@ impl Spares {
         spares
     }
 
-    /// At most half of the limit is kept, so that a call that looks for a place seldom has to look at every shard.
+    /// At most half of the limit is kept, so that a call that looks for a place seldom has to look
+    /// at every shard.
     pub(super) fn resize(&self, limit: u32) {
         if cfg!(loom) {
             // The models say how many.
@@ -101,7 +102,8 @@ impl Spares {
             if found(shard) {
                 return Found { found: true, hidden: false };
             }
-            // A place that is kept before the bit is cleared is seen now; one that is kept afterwards sets it again.
+            // A place that is kept before the bit is cleared is seen now; one that is kept
+            // afterwards sets it again.
             self.some.fetch_and(!bit(shard), Ordering::SeqCst);
             fence(Ordering::SeqCst);
             if found(shard) {

@@ -247,8 +247,9 @@ impl CircuitBreaker {
         self.0.reject(reason, None)
     }
 
-    /// Calls `log` with every change of state, as [`on_transition`](Self::on_transition) does, but for one
-    /// function that captures nothing: it costs a circuit no memory. Only the first one is kept.
+    /// Calls `log` with every change of state, as [`on_transition`](Self::on_transition) does, but
+    /// for one function that captures nothing: it costs a circuit no memory. Only the first one is
+    /// kept.
     pub fn set_log(&self, log: fn(&Transition)) {
         self.0.listeners.set_log(log);
     }
@@ -325,7 +326,8 @@ impl CircuitBreaker {
         self.admit_probe(word, begins, clock).map_err(|refusal| self.refuse(refusal))
     }
 
-    /// Admits a probe where one is due, or any call where the circuit has closed since `word` was read.
+    /// Admits a probe where one is due, or any call where the circuit has closed since `word` was
+    /// read.
     #[inline(always)]
     fn admit_probe(&self, word: u64, begins: bool, clock: &impl Clock) -> Result<CircuitBreakerPermit, Refusal> {
         let circuit = &*self.0;

@@ -75,8 +75,8 @@ pub(super) struct Hot {
     timed: AtomicU32,
 }
 
-/// The machine of a circuit, which is made when something looks at it for the first time: most circuits of a keyed policy are
-/// closed all their lives.
+/// The machine of a circuit, which is made when something looks at it for the first time: most
+/// circuits of a keyed policy are closed all their lives.
 enum Seldom {
     Closed(Recovery, Rng),
     Made(Box<Machine>),
@@ -271,8 +271,9 @@ impl Circuit {
         let now = clock.now();
         let nanos = self.nanos(now);
         if let Some(zero) = clock.zero() {
-            // Wrapping: the circuit's origin can be before the clock's zero or after it. A machine that has just been
-            // started has a zero that is later than the origin of its first circuit.
+            // Wrapping: the circuit's origin can be before the clock's zero or after it. A machine
+            // that has just been started has a zero that is later than the origin of its first
+            // circuit.
             let counted = super::nanos(now.saturating_duration_since(zero));
             let _ = self.coarse_ahead.set(nanos.wrapping_sub(counted));
         }
@@ -294,8 +295,8 @@ impl Circuit {
     /// whole one, so the share is exact without a die.
     ///
     /// # Errors
-    /// When it is worth asking again. Calls that wait are spread over the rest of the ramp: if they came
-    /// back together, or often, the share of the calls would not be a share of the work.
+    /// When it is worth asking again. Calls that wait are spread over the rest of the ramp: if they
+    /// came back together, or often, the share of the calls would not be a share of the work.
     #[cold]
     #[inline(never)]
     pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> Result<(), Duration> {

@@ -26,8 +26,8 @@ pub enum FailureStreak {
     ///
     /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a
     /// row come by chance after some 4,000 calls of which 20 % fail, which is every 4 seconds at
-    /// 1,000 calls a second. With fewer than 10 other results in the window, no rate is known, and 5
-    /// are enough.
+    /// 1,000 calls a second. With fewer than 10 other results in the window, no rate is known, and
+    /// 5 are enough.
     ///
     /// The rate is that of a sample. With some 100 calls in the window, as at 10 calls a second,
     /// chance trips it about once in 10^7 calls.
@@ -208,9 +208,9 @@ impl Builder {
         self
     }
 
-    /// Trips when at least this share of the calls in the window failed: above 0, up to 1, or `None`
-    /// to switch the rule off. The default, [`FailureRate::Calibrated`], is half of the calls
-    /// (Hystrix) and more by what chance explains.
+    /// Trips when at least this share of the calls in the window failed: above 0, up to 1, or
+    /// `None` to switch the rule off. The default, [`FailureRate::Calibrated`], is half of the
+    /// calls (Hystrix) and more by what chance explains.
     ///
     /// Rates are evaluated when a call fails or is slow, and not when one succeeds. Where successes
     /// complete the [minimum throughput](Self::minimum_throughput), the rate is judged with the

@@ -12,7 +12,8 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{convert::Infallible, marker::PhantomData};
 
-/// The ending for clients: rejections leave as [`buttress::Error`], in which an inner error is kept.
+/// The ending for clients: rejections leave as [`buttress::Error`], in which an inner error is
+/// kept.
 ///
 /// `C` classifies heads, `R` says how requests are repeated; see [`HttpRetryExt`](crate::HttpRetryExt).
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +43,8 @@ impl<S: Speaks> Default for Client<S> {
 }
 
 impl<S, C, R> Client<S, C, R> {
-    /// Reads the outcome of a response's head with a function first. What it returns is final; `None` leaves a response to the
-    /// usual rules. Rejections of this family never reach it.
+    /// Reads the outcome of a response's head with a function first. What it returns is final;
+    /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
     ///
     /// A closure needs the type of its parameter: `|head: &ResponseHead<'_>| ..`.
     pub fn classify<D: ClassifyHead>(self, classify: D) -> Client<S, D, R> {

@@ -13,10 +13,12 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{marker::PhantomData, time::Duration};
 
-/// How long the body of a response may wait for a reader that does not ask for more, unless the layer says otherwise.
+/// How long the body of a response may wait for a reader that does not ask for more, unless the
+/// layer says otherwise.
 const READER_STALL: Duration = Duration::from_secs(30);
 
-/// The ending for servers: rejections leave as responses, and the error type stays that of the inner service.
+/// The ending for servers: rejections leave as responses, and the error type stays that of the
+/// inner service.
 ///
 /// `C` classifies heads, `R` makes the responses.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,16 +42,16 @@ impl<S: Speaks> Server<S> {
 }
 
 impl<S, C, R> Server<S, C, R> {
-    /// Reads the outcome of a response's head with a function first. What it returns is final; `None` leaves a response to the
-    /// usual rules. Rejections of this family never reach it.
+    /// Reads the outcome of a response's head with a function first. What it returns is final;
+    /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
     ///
     /// A closure needs the type of its parameter: `|head: &ResponseHead<'_>| ..`.
     pub fn classify<D: ClassifyHead>(self, classify: D) -> Server<S, D, R> {
         Server { classify, respond: self.respond, speaks: PhantomData }
     }
 
-    /// Makes the responses of rejections with a function. It gets the usual response, without a body, and the rejection; what it
-    /// returns can have any content.
+    /// Makes the responses of rejections with a function. It gets the usual response, without a
+    /// body, and the rejection; what it returns can have any content.
     ///
     /// ```
     /// use buttress::{BulkheadLayer, Ending, Rejection};
@@ -85,8 +87,8 @@ impl<S, C, R> Server<S, C, R> {
     }
 }
 
-/// Makes the response of a rejection, unless it is to a gRPC call: there the headers say all. Implemented by [`Standard`], for
-/// any body, and by functions, for bodies of [`Bytes`].
+/// Makes the response of a rejection, unless it is to a gRPC call: there the headers say all.
+/// Implemented by [`Standard`], for any body, and by functions, for bodies of [`Bytes`].
 pub trait Respond<B: Body> {
     /// The response, with its content. `response` is the usual one, without content.
     fn respond(&self, response: Response<()>, rejection: &Rejection) -> Response<Option<B::Data>>;

@@ -45,14 +45,15 @@ impl Replays {
     }
 }
 
-/// Says which requests may be done twice. Implemented by [`ByMethod`] and by functions of the head of a request.
+/// Says which requests may be done twice. Implemented by [`ByMethod`] and by functions of the head
+/// of a request.
 pub trait Idempotent {
     /// Whether doing it twice is the same as doing it once.
     fn is_idempotent(&self, head: &Parts) -> bool;
 }
 
-/// The usual rule. For HTTP: by the method (RFC 9110, section 9.2.2), or an `Idempotency-Key`. For gRPC, where the method is always
-/// POST: by an `Idempotency-Key` only.
+/// The usual rule. For HTTP: by the method (RFC 9110, section 9.2.2), or an `Idempotency-Key`. For
+/// gRPC, where the method is always POST: by an `Idempotency-Key` only.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum ByMethod {
@@ -104,8 +105,9 @@ impl<B, T, F: Fn(ReplayBody<B>) -> T> MapBody<B> for F {
     }
 }
 
-/// A body that retry knows how to send again. Bodies that can hold any other body, as those of axum (feature `axum`) and tonic
-/// (feature `tonic`), keep their type; of others the service underneath gets a [`ReplayBody`].
+/// A body that retry knows how to send again. Bodies that can hold any other body, as those of axum
+/// (feature `axum`) and tonic (feature `tonic`), keep their type; of others the service underneath
+/// gets a [`ReplayBody`].
 #[diagnostic::on_unimplemented(
     message = "retry does not know how to send the body `{Self}` again",
     label = "an unknown body",
@@ -191,8 +193,8 @@ impl<B, M> fmt::Debug for KeptRequest<B, M> {
 }
 
 impl<M: Clone, I: Idempotent> Replays<M, I> {
-    /// Every body is kept, up to the cap: also a request that may not be done twice is repeated when the backend did not
-    /// process it.
+    /// Every body is kept, up to the cap: also a request that may not be done twice is repeated
+    /// when the backend did not process it.
     pub(crate) fn first<B: Body>(&self, request: Request<B>) -> (Request<M::Body>, KeptRequest<B, M>)
     where
         M: MapBody<B>,

@@ -31,8 +31,8 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// once.
 const REFUSES: Duration = Duration::from_millis(1);
 
-/// After this time every circuit admits a probe: the longest open time is 30 seconds by default, and
-/// some tests set it to minutes.
+/// After this time every circuit admits a probe: the longest open time is 30 seconds by default,
+/// and some tests set it to minutes.
 pub(super) const PROBES_BY: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Field<'a> {

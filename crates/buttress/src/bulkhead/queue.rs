@@ -137,7 +137,8 @@ enum State<S, Req, F, H> {
         max_wait: Duration,
         #[pin]
         timer: Deadline,
-        /// Reads the body of the request ahead, so that it does not hold up other calls on its connection.
+        /// Reads the body of the request ahead, so that it does not hold up other calls on its
+        /// connection.
         ahead: Option<H>,
         bulkhead: Bulkhead,
         call: Option<ReadyCall<S, Req, F>>,

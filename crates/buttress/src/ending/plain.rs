@@ -3,18 +3,19 @@ use crate::{BoxError, Error, InFlight, error};
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
 use std::convert::Infallible;
 
-/// The ending for services that are not HTTP: a response is a success, an error is a failure, and a rejection of a layer of this
-/// family underneath is no evidence. See [`PlainExt::plain`].
+/// The ending for services that are not HTTP: a response is a success, an error is a failure, and a
+/// rejection of a layer of this family underneath is no evidence. See [`PlainExt::plain`].
 ///
-/// A retry with this ending clones its requests and takes them to be idempotent, because nothing is known of them: put no
-/// retry around what is not.
+/// A retry with this ending clones its requests and takes them to be idempotent, because nothing is
+/// known of them: put no retry around what is not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain<J = Success, R = AsError> {
     judge: J,
     reject: R,
 }
 
-/// Ends a layer for services that are not HTTP. Only for a layer that has no ending yet, so that nothing set is lost.
+/// Ends a layer for services that are not HTTP. Only for a layer that has no ending yet, so that
+/// nothing set is lost.
 pub trait PlainExt: Ending<Now = NoEnding> {
     /// Ends the layer with [`Plain`].
     fn plain(self) -> Self::With<Plain> {
@@ -73,7 +74,8 @@ impl Plain {
 }
 
 impl<J, R> Plain<J, R> {
-    /// Reads outcomes with a function, for results that mean something else. Rejections of this family never reach it.
+    /// Reads outcomes with a function, for results that mean something else. Rejections of this
+    /// family never reach it.
     ///
     /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The
     /// error is [`Error`](crate::Error) by then; `Error::Inner` has yours, to be downcast. After
@@ -93,7 +95,8 @@ impl<J, R> Plain<J, R> {
         Plain { judge: classify, reject: self.reject }
     }
 
-    /// Lets rejections leave as a response, for servers. The error type stays that of the inner service.
+    /// Lets rejections leave as a response, for servers. The error type stays that of the inner
+    /// service.
     ///
     /// ```
     /// use buttress::{BulkheadLayer, Ending, Rejection, ending::Plain};

@@ -48,10 +48,10 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<A, 
 
 /// A service behind a policy that is asked in `poll_ready`.
 ///
-/// The permit comes first and the inner service's readiness second, so that nothing of the inner service is held
-/// while the policy refuses. A permit that is not used is given back on drop, and one that went stale, because the circuit
-/// has opened since, is given up when `poll_ready` is called again. The call is timed, and not the time between
-/// readiness and the call.
+/// The permit comes first and the inner service's readiness second, so that nothing of the inner
+/// service is held while the policy refuses. A permit that is not used is given back on drop, and
+/// one that went stale, because the circuit has opened since, is given up when `poll_ready` is
+/// called again. The call is timed, and not the time between readiness and the call.
 pub struct ReservingGate<S, A: Policy, E> {
     inner: S,
     /// Whether the inner service said that it is ready for the next call.
@@ -152,8 +152,8 @@ impl<A: Policy> Drop for Parked<A> {
 /// How long to wait for a policy that can neither wake nor say when: it is better to ask again than to hang.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a waiter relies on the wake-ups of a policy that has some. The next in line may be a service that is neither
-/// polled nor dropped.
+/// How long a waiter relies on the wake-ups of a policy that has some. The next in line may be a
+/// service that is neither polled nor dropped.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn poll_reserve<A: Policy + Clone>(

@@ -23,7 +23,8 @@ pub struct RetryLayer<E = NoEnding> {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) stats: Arc<Stats>,
-    /// Seeds the jitter of each call. One sequence for the layer: calls that drew the same pauses would come back together.
+    /// Seeds the jitter of each call. One sequence for the layer: calls that drew the same pauses
+    /// would come back together.
     pub(super) rng: Mutex<Rng>,
 }
 
@@ -82,8 +83,8 @@ impl<E> RetryLayer<E> {
         self.configure(|config| config.max_hint = max_hint)
     }
 
-    /// Makes the jitter of this layer repeatable: the same seed and the same order of calls draw the same pauses. Each call
-    /// draws its own.
+    /// Makes the jitter of this layer repeatable: the same seed and the same order of calls draw
+    /// the same pauses. Each call draws its own.
     pub fn seed(self, seed: u64) -> Self {
         self.configure(|config| config.seed = Some(seed))
     }
@@ -137,7 +138,8 @@ impl RetryStats {
         self.0.retries.sum()
     }
 
-    /// Free repetitions of requests that the transport handed back before the backend looked at them.
+    /// Free repetitions of requests that the transport handed back before the backend looked at
+    /// them.
     pub fn transparent(&self) -> u64 {
         self.0.transparent.sum()
     }

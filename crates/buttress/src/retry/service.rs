@@ -21,8 +21,8 @@ use tower_service::Service;
 /// The shortest step of the backoff when the backend sheds load: the AWS SDKs' base for throttled calls.
 const OVERLOAD_BASE: Duration = Duration::from_secs(1);
 
-/// How many attempts of one call may fail without having been sent. They do not count as attempts, and without a bound of
-/// their own a front that refuses connections would be hammered.
+/// How many attempts of one call may fail without having been sent. They do not count as attempts,
+/// and without a bound of their own a front that refuses connections would be hammered.
 const NEVER_SENT: u32 = 3;
 
 /// A service that repeats failed calls.
@@ -143,7 +143,8 @@ impl<S, K: Kept> Repeat<S, K> {
             return None;
         }
         let pause = self.pause(failure, shared)?;
-        // Before the request is made again: that cuts off the body of the attempt before, which may still be sent.
+        // Before the request is made again: that cuts off the body of the attempt before, which may
+        // still be sent.
         let withdrawal = match never_sent {
             true => None,
             false => {

@@ -127,7 +127,8 @@ async fn probes_are_answered_for_an_hour_while_the_inner_service_is_never_ready(
     assert_eq!(stuck.0.load(SeqCst), 360, "probes do not touch the inner service");
 }
 
-/// A health that has started, and a check that counts its runs and gives these results, the last one again and again.
+/// A health that has started, and a check that counts its runs and gives these results, the last
+/// one again and again.
 fn checked<const N: usize>(
     results: [Result<(), &'static str>; N],
 ) -> (Health, buttress::health::Check, Arc<AtomicUsize>) {
