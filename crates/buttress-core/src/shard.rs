@@ -8,7 +8,8 @@
 //!
 //! * a handle is an `Arc` of a *home*. Each shard has one. Cloned on a thread of its shard, a
 //!   handle counts there; cloned on another, it becomes a handle of that thread's home. The home
-//!   that a value was put into is the origin, and keeps the others;
+//!   that a value was put into is the origin. It is no shard's, so that threads read it and do not
+//!   write to it, and it keeps the others;
 //! * a call takes the *ticket* of its thread's shard.
 
 use crate::sync::{AtomicU64, Ordering};
@@ -20,27 +21,37 @@ use std::{
 };
 
 /// State behind one home and one ticket per shard. Clones share it.
-pub struct Sharded<T>(Arc<Home<T>>);
+pub struct Sharded<T>(Handle<T>);
 
-/// What handles of one shard share.
-struct Home<T> {
-    value: Arc<T>,
-    tickets: Arc<[Arc<Slot<T>>]>,
-    shard: usize,
-    /// None for a single shard, which has one home.
-    family: Option<Box<Family<T>>>,
+enum Handle<T> {
+    /// A single shard, which has one home.
+    One(Arc<Shared<T>>),
+    Many(Arc<Home<T>>),
 }
 
-type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
+struct Shared<T> {
+    value: Arc<T>,
+    tickets: Arc<[Arc<Slot<T>>]>,
+}
 
-struct Family<T> {
+/// What handles of one shard share, on lines of its own: what threads write here, others read.
+#[repr(align(128))]
+struct Home<T> {
+    shared: Shared<T>,
+    /// [`ORIGIN`] where it is no shard's.
+    shard: usize,
     /// The home that keeps this one; none for an origin. Without it, because all its handles are
     /// gone, this home is an origin itself.
-    origin: Weak<Home<T>>,
+    origin: Weak<Self>,
     /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees
     /// all.
     homes: OnceLock<Homes<T>>,
 }
+
+/// In place of the shard of an origin.
+const ORIGIN: usize = usize::MAX;
+
+type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
 
 /// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
 /// prefetch makes neighbours of them. The size keeps two counts apart as well as an alignment does,
@@ -58,29 +69,29 @@ impl<T> Sharded<T> {
         let tickets: Arc<[_]> = (0..shards.next_power_of_two())
             .map(|shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] }))
             .collect();
-        let shard = shard_of_thread(&tickets);
-        Self(Home::new(value, tickets, shard, Weak::new()))
+        let is_one = tickets.len() == 1;
+        let shared = Shared { value, tickets };
+        Self(if is_one { Handle::One(Arc::new(shared)) } else { Handle::Many(Home::new(shared, ORIGIN, Weak::new())) })
     }
 
     /// The ticket of the current thread's shard.
     #[inline]
     pub fn ticket(&self) -> Ticket<T> {
-        let tickets = &self.0.tickets;
+        let tickets = &self.shared().tickets;
         Ticket(tickets[shard_of_thread(tickets)].clone())
     }
 
     /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
     pub fn tickets_out(&self) -> usize {
-        self.0.tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
+        self.shared().tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
     }
 
-    /// A handle of another shard's home.
-    #[inline(never)]
-    fn moved_to(&self, shard: usize) -> Self {
-        // A handle that is at home elsewhere asks the origin, so that each shard has one home and
-        // no line of descendants.
-        let origin = self.0.family.as_ref().and_then(|family| family.origin.upgrade());
-        Self(origin.as_ref().unwrap_or(&self.0).of_shard(shard))
+    #[inline]
+    fn shared(&self) -> &Shared<T> {
+        match &self.0 {
+            Handle::One(shared) => shared,
+            Handle::Many(home) => &home.shared,
+        }
     }
 }
 
@@ -91,25 +102,40 @@ fn shard_of_thread<T>(tickets: &[T]) -> usize {
 }
 
 impl<T> Home<T> {
-    fn new(value: Arc<T>, tickets: Arc<[Arc<Slot<T>>]>, shard: usize, origin: Weak<Self>) -> Arc<Self> {
-        let family = (tickets.len() > 1).then(|| Box::new(Family { origin, homes: OnceLock::new() }));
-        Arc::new(Self { value, tickets, shard, family })
+    fn new(shared: Shared<T>, shard: usize, origin: Weak<Self>) -> Arc<Self> {
+        Arc::new(Self { shared, shard, origin, homes: OnceLock::new() })
     }
 
-    /// The home of a shard, which this one keeps.
+    /// The home of another shard.
+    #[inline(never)]
     fn of_shard(self: &Arc<Self>, shard: usize) -> Arc<Self> {
-        let Some(family) = self.family.as_ref().filter(|_| shard != self.shard) else { return self.clone() };
-        let homes = family.homes.get_or_init(|| self.tickets.iter().map(|_| OnceLock::new()).collect());
-        let make = || Self::new(self.value.clone(), self.tickets.clone(), shard, Arc::downgrade(self));
-        homes[shard].get_or_init(make).clone()
+        // A home asks its origin, so that each shard has one home and no line of descendants.
+        let origin = self.origin.upgrade();
+        let origin = origin.as_ref().unwrap_or(self);
+        if shard == origin.shard {
+            return origin.clone();
+        }
+        let homes = origin.homes.get_or_init(|| self.shared.tickets.iter().map(|_| OnceLock::new()).collect());
+        homes[shard].get_or_init(|| Self::new(self.shared.clone(), shard, Arc::downgrade(origin))).clone()
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), tickets: self.tickets.clone() }
     }
 }
 
 impl<T> Clone for Sharded<T> {
     #[inline]
     fn clone(&self) -> Self {
-        let shard = shard_of_thread(&self.0.tickets);
-        if shard == self.0.shard { Self(self.0.clone()) } else { self.moved_to(shard) }
+        Self(match &self.0 {
+            Handle::One(shared) => Handle::One(shared.clone()),
+            Handle::Many(home) => {
+                let shard = shard_of_thread(&home.shared.tickets);
+                Handle::Many(if shard == home.shard { home.clone() } else { home.of_shard(shard) })
+            }
+        })
     }
 }
 
@@ -118,7 +144,7 @@ impl<T> Deref for Sharded<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.0.value
+        &self.shared().value
     }
 }
 
@@ -210,10 +236,10 @@ pub fn thread_index() -> usize {
 
 /// A counter that threads add to without contention. Reading sums the shards.
 #[derive(Debug)]
-pub struct Counter(Repr);
+pub struct Counter(Count);
 
 #[derive(Debug)]
-enum Repr {
+enum Count {
     One(AtomicU64),
     Many(Box<[Line]>),
 }
@@ -226,16 +252,16 @@ impl Counter {
     /// A counter of zero over `shards` shards.
     pub fn new(shards: usize) -> Self {
         Self(match shards {
-            0 | 1 => Repr::One(AtomicU64::new(0)),
-            _ => Repr::Many((0..shards).map(|_| Line::default()).collect()),
+            0 | 1 => Count::One(AtomicU64::new(0)),
+            _ => Count::Many((0..shards).map(|_| Line::default()).collect()),
         })
     }
 
     /// Adds to the current thread's shard.
     pub fn add(&self, n: u64) {
         let shard = match &self.0 {
-            Repr::One(count) => count,
-            Repr::Many(lines) => &lines[thread_index() % lines.len()].0,
+            Count::One(count) => count,
+            Count::Many(lines) => &lines[thread_index() % lines.len()].0,
         };
         shard.fetch_add(n, Ordering::Relaxed);
     }
@@ -243,8 +269,8 @@ impl Counter {
     /// The sum: at least everything added before the reading began.
     pub fn sum(&self) -> u64 {
         match &self.0 {
-            Repr::One(count) => count.load(Ordering::Relaxed),
-            Repr::Many(lines) => lines.iter().map(|line| line.0.load(Ordering::Relaxed)).sum(),
+            Count::One(count) => count.load(Ordering::Relaxed),
+            Count::Many(lines) => lines.iter().map(|line| line.0.load(Ordering::Relaxed)).sum(),
         }
     }
 }
@@ -259,13 +285,20 @@ impl Default for Counter {
 mod tests {
     use super::*;
 
+    fn home<T>(sharded: &Sharded<T>) -> &Arc<Home<T>> {
+        match &sharded.0 {
+            Handle::Many(home) => home,
+            Handle::One(_) => panic!("it has one shard"),
+        }
+    }
+
     /// Clones of a handle, each made on a thread of its own.
     fn elsewhere(sharded: &Sharded<Arc<()>>, threads: usize) -> Vec<Sharded<Arc<()>>> {
         let clone = |_| {
             let sharded = sharded.clone();
             std::thread::spawn(move || {
                 let moved = Sharded::clone(&sharded);
-                assert_eq!(moved.0.shard, thread_index() & 3, "it is at home on this thread's shard");
+                assert_eq!(home(&moved).shard, thread_index() & 3, "it is at home on this thread's shard");
                 drop(sharded);
                 moved
             })
@@ -282,10 +315,13 @@ mod tests {
         for handle in handles.iter().chain(&again) {
             // Other tests draw numbers too, so that not every shard is among the first eight.
             let mut all = handles.iter().chain([&sharded]).chain(&again);
-            let known = all.find(|known| known.0.shard == handle.0.shard).expect("itself at the least");
-            assert!(Arc::ptr_eq(&known.0, &handle.0), "a second home of shard {}", handle.0.shard);
+            let known = all.find(|known| home(known).shard == home(handle).shard).expect("itself at the least");
+            assert!(Arc::ptr_eq(home(known), home(handle)), "a second home of shard {}", home(handle).shard);
         }
-        assert!(handles.iter().any(|handle| handle.0.shard != sharded.0.shard), "eight threads use several shards");
+        assert!(
+            handles.iter().any(|handle| home(handle).shard != home(&handles[0]).shard),
+            "eight threads use several shards"
+        );
         drop((sharded, handles, again));
         assert_eq!(Arc::strong_count(&value), 1);
     }
