@@ -436,7 +436,8 @@ where
     E: Finish<Cx, Res, Err>,
     Cx: Default,
 {
-    let rejection = rejection.take().expect(POLLED_AGAIN);
-    events::rejected(&rejection);
-    Poll::Ready(ends.reject(std::mem::take(context), rejection))
+    // Looked at where it lies: a value whose address is taken is moved in parts, and read back as a
+    // whole.
+    events::rejected(rejection.as_ref().expect(POLLED_AGAIN));
+    Poll::Ready(ends.reject(std::mem::take(context), rejection.take().expect(POLLED_AGAIN)))
 }
