@@ -2,10 +2,7 @@
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{Ending, Rejection, circuit_breaker::State};
-use buttress_http::{
-    ending::{HttpServer, ResponseHead},
-    prelude::*,
-};
+use buttress_http::{ending::HttpServer, prelude::*};
 use buttress_stack_tests::{
     Door, Script, Server, ask, axum_server, channel, client, eventually, get as get_request, soon, text,
 };
@@ -102,7 +99,7 @@ async fn one_bulkhead_and_one_circuit_hold_for_http_and_grpc_together() {
 async fn a_classification_of_your_own_sees_http_and_grpc_and_no_rejection() {
     let breaker = CircuitBreaker::builder("handler").consecutive_failures(1).build().unwrap();
     let ending = HttpServer::new()
-        .classify(|head: &ResponseHead<'_>| {
+        .classify(|head| {
             assert_eq!(head.status, StatusCode::OK, "rejections do not reach it");
             (!head.is_grpc && head.headers.contains_key("x-error"))
                 .then(|| buttress::Failure::new(buttress::FailureKind::Application).into())

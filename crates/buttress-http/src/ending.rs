@@ -14,11 +14,11 @@
 //!
 //! ```
 //! use buttress::{CircuitBreakerLayer, Ending, Failure, FailureKind};
-//! use buttress_http::ending::{HttpClient, ResponseHead};
+//! use buttress_http::ending::HttpClient;
 //!
 //! // A backend that answers 200 with a header where it means 500. `None` leaves a response to the usual rules, and
 //! // bodies are read to their end all the same.
-//! let ending = HttpClient::new().classify(|head: &ResponseHead<'_>| {
+//! let ending = HttpClient::new().classify(|head| {
 //!     head.headers.contains_key("x-error").then(|| Failure::new(FailureKind::Application).into())
 //! });
 //! let layer = CircuitBreakerLayer::new("legacy").end(ending);

@@ -1,8 +1,6 @@
-use crate::{
-    ending::Client,
-    replay::{Idempotent, Replays},
-};
+use crate::{ending::Client, replay::Replays};
 use buttress::RetryLayer;
+use http::request::Parts;
 use std::marker::PhantomData;
 
 /// Settings of a retry layer with a client ending.
@@ -13,7 +11,7 @@ pub trait HttpRetryExt<S, C, M, I>: Sized {
     /// Which requests may be done twice. For HTTP the default goes by the method and the
     /// `Idempotency-Key`; for gRPC it is those with an `Idempotency-Key`. Others are repeated only
     /// when the server did not process them.
-    fn idempotent<J: Idempotent>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>>;
+    fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>>;
 
     /// Converts the body of an attempt into the one that the service underneath takes. Not needed
     /// for the bodies of tonic and axum, with the features of these names.
@@ -28,7 +26,7 @@ impl<S, C, M, I> HttpRetryExt<S, C, M, I> for RetryLayer<Client<S, C, Replays<M,
         })
     }
 
-    fn idempotent<J: Idempotent>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>> {
+    fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>> {
         self.map_ending(|Client { classify, replays: Replays { max_body, header, map, .. }, .. }| Client {
             classify,
             replays: Replays { max_body, idempotent, header, map },

@@ -25,7 +25,6 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
-use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -170,7 +169,7 @@ impl Dependency {
                 .layer(StatusLayer)
                 .layer(TimeoutLayer::total(limits.total).grpc_client())
                 // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
-                .layer(retry.grpc_client().idempotent(|_: &Parts| true))
+                .layer(retry.grpc_client().idempotent(|_| true))
                 .layer(CircuitBreakerLayer::from(breaker).grpc_client())
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
                 .layer(TimeoutLayer::attempt(limits.attempt).grpc_client())

@@ -1,4 +1,4 @@
-use super::{ClassifyHead, Grpc, Http, HttpContext, Speaks, Standard, begin, head, observe};
+use super::{ClassifyHead, Grpc, Http, HttpContext, ResponseHead, Speaks, Standard, begin, head, observe};
 use crate::{
     ObservedBody, classify,
     replay::{Idempotent, KeptRequest, MapBody, Replays},
@@ -45,9 +45,7 @@ impl<S: Speaks> Default for Client<S> {
 impl<S, C, R> Client<S, C, R> {
     /// Reads the outcome of a response's head with a function first. What it returns is final;
     /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
-    ///
-    /// A closure needs the type of its parameter: `|head: &ResponseHead<'_>| ..`.
-    pub fn classify<D: ClassifyHead>(self, classify: D) -> Client<S, D, R> {
+    pub fn classify<D: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: D) -> Client<S, D, R> {
         Client { classify, replays: self.replays, speaks: PhantomData }
     }
 }

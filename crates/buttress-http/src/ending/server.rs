@@ -1,4 +1,6 @@
-use super::{ClassifyHead, Grpc, Http, HttpContext, Speaks, Standard, begin, error_outcome, head, observe};
+use super::{
+    ClassifyHead, Grpc, Http, HttpContext, ResponseHead, Speaks, Standard, begin, error_outcome, head, observe,
+};
 use crate::{
     ObservedBody,
     answer::{self, AnswerBody},
@@ -44,9 +46,7 @@ impl<S: Speaks> Server<S> {
 impl<S, C, R> Server<S, C, R> {
     /// Reads the outcome of a response's head with a function first. What it returns is final;
     /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
-    ///
-    /// A closure needs the type of its parameter: `|head: &ResponseHead<'_>| ..`.
-    pub fn classify<D: ClassifyHead>(self, classify: D) -> Server<S, D, R> {
+    pub fn classify<D: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: D) -> Server<S, D, R> {
         Server { classify, respond: self.respond, speaks: PhantomData }
     }
 

@@ -1,10 +1,6 @@
 use crate::recorder::{Recorder, Writes};
 use buttress::{BoxError, BulkheadLayer, Ending, Failure, FailureKind, Ignored, Outcome, gate::GateLayer};
-use buttress_http::{
-    HttpExt, ObservedBody,
-    ending::{HttpClient, ResponseHead},
-    prelude::TimeoutLayer,
-};
+use buttress_http::{HttpExt, ObservedBody, ending::HttpClient, prelude::TimeoutLayer};
 use buttress_test::{Part, TestBody};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
@@ -163,9 +159,8 @@ async fn an_http_ending_reads_the_outcome_of_a_grpc_call_from_its_trailers() {
 #[tokio::test]
 async fn a_classification_of_your_own_decides_and_leaves_the_rest_to_the_usual_rules() {
     let recorder = Recorder::<false>::default();
-    let ending = HttpClient::new().classify(|head: &ResponseHead<'_>| {
-        (head.status == 418).then(|| Failure::new(FailureKind::Application).into())
-    });
+    let ending =
+        HttpClient::new().classify(|head| (head.status == 418).then(|| Failure::new(FailureKind::Application).into()));
     for (status, parts) in [(418, vec![]), (502, vec![]), (200, vec![Part::Data("a"), Part::Error("broken")])] {
         let inner = service_fn(move |_: Request<()>| {
             let mut response = body(parts.clone());
