@@ -389,3 +389,44 @@ fn rate(value: serde_json::Value) -> Result<Option<f64>, String> {
         _ => Err(format!("{value} is no rate")),
     }
 }
+
+/// What a trace's configuration is in ours: the builders of the core and of the layer have the same
+/// methods.
+macro_rules! configure {
+    ($builder:expr, $config:expr) => {{
+        use buttress_core::circuit_breaker::{CloseRule, FailureStreak, OnDrop, Window};
+        use std::time::Duration;
+        use $crate::trace;
+
+        let (config, millis): (&trace::Config, _) = ($config, Duration::from_millis);
+        $builder
+            .consecutive_failures(match config.consecutive_failures {
+                None => FailureStreak::Off,
+                Some(trace::Streak::Fixed(failures)) => FailureStreak::Fixed(failures),
+                Some(trace::Streak::Rule(trace::StreakRule::Calibrated)) => FailureStreak::Calibrated,
+            })
+            .failure_rate(config.failure_rate)
+            .slow_rate(config.slow_rate)
+            .slow_threshold(config.slow_threshold_ms.map(millis))
+            .minimum_throughput(config.minimum_throughput)
+            .window(match config.window {
+                trace::Window::TimeMs(time) => Window::Time(millis(time)),
+                trace::Window::Count(calls) => Window::Count(calls),
+            })
+            .open_time(millis(config.open_ms)..=millis(config.open_ms))
+            .probes(config.probes)
+            .concurrent_probes(config.concurrent_probes)
+            .close_rule(match config.close_rule {
+                trace::CloseRule::All => CloseRule::AllProbes,
+                trace::CloseRule::Share(share) => CloseRule::Share(share),
+            })
+            .probe_lease(millis(config.lease_ms))
+            .max_half_open(millis(config.max_half_open_ms))
+            .on_drop(match config.on_drop {
+                trace::OnDrop::Ignore => OnDrop::Ignore,
+                trace::OnDrop::Slow => OnDrop::Slow,
+                trace::OnDrop::Failure => OnDrop::Failure,
+            })
+    }};
+}
+pub(crate) use configure;

@@ -145,6 +145,20 @@ async fn recover(call: impl AsyncFn() -> bool) {
     .await;
 }
 
+async fn replaces_a_dead_connection(
+    service: impl Service<Request<Body>, Response = Response<Body>, Error = Error> + Clone,
+    network: &Network,
+) {
+    let call = async || match service.clone().oneshot(get_request(network.server.uri("/"))).await {
+        Ok(response) => text(response).await == "hello",
+        Err(_) => false,
+    };
+    recover(call).await;
+    network.swallow();
+    recover(call).await;
+    assert!(network.connections() > 1);
+}
+
 async fn hello() -> (Server, Network) {
     let server = axum_server(Router::new().fallback(async || "hello")).await;
     let network = Network::before(server.address).await;
@@ -173,15 +187,7 @@ async fn without_keepalive_a_dead_http_2_connection_is_timed_out_and_opens_the_c
 #[tokio::test]
 async fn a_dead_http_1_connection_is_replaced_after_one_timeout() {
     let ((_server, network), breaker) = (hello().await, breaker());
-    let service = stack(client(), &breaker);
-    let call = async || match service.clone().oneshot(get_request(network.server.uri("/"))).await {
-        Ok(response) => text(response).await == "hello",
-        Err(_) => false,
-    };
-    recover(call).await;
-    network.swallow();
-    recover(call).await;
-    assert!(network.connections() > 1);
+    replaces_a_dead_connection(stack(client(), &breaker), &network).await;
 }
 
 #[tokio::test]
@@ -193,15 +199,7 @@ async fn with_keepalive_hyper_replaces_a_dead_http_2_connection() {
         .http2_keep_alive_interval(ATTEMPT)
         .http2_keep_alive_timeout(ATTEMPT)
         .build_http::<Body>();
-    let service = stack(client, &breaker);
-    let call = async || match service.clone().oneshot(get_request(network.server.uri("/"))).await {
-        Ok(response) => text(response).await == "hello",
-        Err(_) => false,
-    };
-    recover(call).await;
-    network.swallow();
-    recover(call).await;
-    assert!(network.connections() > 1);
+    replaces_a_dead_connection(stack(client, &breaker), &network).await;
 }
 
 #[tokio::test]

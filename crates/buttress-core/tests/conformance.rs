@@ -6,7 +6,7 @@ mod trace;
 
 use buttress_core::{
     Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Progress,
-    circuit_breaker::{Builder, CircuitBreakerPermit, CloseRule, FailureStreak, OnDrop, State, Window},
+    circuit_breaker::{CircuitBreakerPermit, State},
 };
 use std::{
     collections::HashMap,
@@ -164,39 +164,6 @@ fn run(name: &str) {
     }
 }
 
-/// What a trace's configuration is in ours.
-fn builder(name: &str, config: &trace::Config) -> Builder {
-    let millis = Duration::from_millis;
-    CircuitBreaker::builder(name.to_owned())
-        .consecutive_failures(match config.consecutive_failures {
-            None => FailureStreak::Off,
-            Some(trace::Streak::Fixed(failures)) => FailureStreak::Fixed(failures),
-            Some(trace::Streak::Rule(trace::StreakRule::Calibrated)) => FailureStreak::Calibrated,
-        })
-        .failure_rate(config.failure_rate)
-        .slow_rate(config.slow_rate)
-        .slow_threshold(config.slow_threshold_ms.map(millis))
-        .minimum_throughput(config.minimum_throughput)
-        .window(match config.window {
-            trace::Window::TimeMs(time) => Window::Time(millis(time)),
-            trace::Window::Count(calls) => Window::Count(calls),
-        })
-        .open_time(millis(config.open_ms)..=millis(config.open_ms))
-        .probes(config.probes)
-        .concurrent_probes(config.concurrent_probes)
-        .close_rule(match config.close_rule {
-            trace::CloseRule::All => CloseRule::AllProbes,
-            trace::CloseRule::Share(share) => CloseRule::Share(share),
-        })
-        .probe_lease(millis(config.lease_ms))
-        .max_half_open(millis(config.max_half_open_ms))
-        .on_drop(match config.on_drop {
-            trace::OnDrop::Ignore => OnDrop::Ignore,
-            trace::OnDrop::Slow => OnDrop::Slow,
-            trace::OnDrop::Failure => OnDrop::Failure,
-        })
-}
-
 struct Run {
     breaker: CircuitBreaker,
     start: Instant,
@@ -208,7 +175,8 @@ impl Run {
     fn new(trace: &Trace) -> Self {
         #[allow(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
         let start = Instant::now();
-        Self { breaker: builder(&trace.name, &trace.config).build().unwrap(), start, now: start, calls: HashMap::new() }
+        let builder = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
+        Self { breaker: builder.build().unwrap(), start, now: start, calls: HashMap::new() }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), String> {
@@ -263,7 +231,7 @@ impl Run {
             ),
             Op::FailureRate { expect } => same(*expect, self.breaker.snapshot(&self.now).failure_rate()),
             Op::Reload { config } => {
-                let builder = builder(self.breaker.name(), config);
+                let builder = trace::configure!(CircuitBreaker::builder(self.breaker.name().to_owned()), config);
                 self.breaker.reload(&builder, &self.now).map_err(|error| error.to_string())
             }
             Op::Operator(operator) => {

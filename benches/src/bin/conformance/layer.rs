@@ -18,8 +18,8 @@ use http_body::{Body, Frame};
 use tower::{Layer, Service};
 
 use crate::breaker::{Breaker, Call, Implementation};
-use crate::ours::{FEATURES, configure, outcome_of, state};
-use crate::trace::{Config, Operator, Outcome, Part, State, Trace};
+use crate::ours::{FEATURES, outcome_of, state};
+use crate::trace::{self, Config, Operator, Outcome, Part, State, Trace};
 
 pub(crate) const IMPLEMENTATION: Implementation =
     Implementation { name: "buttress-http", features: &FEATURES, virtual_clock: false, make };
@@ -116,7 +116,7 @@ struct Ours {
 }
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
-    let breaker = configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
+    let breaker = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
     let breaker = breaker.build().expect("the traces' configurations are valid");
     let classify: Classify = |head| head.extensions.get().copied();
     let layer = CircuitBreakerLayer::from(breaker.clone()).end(HttpClient::new().classify(classify));
@@ -150,7 +150,7 @@ impl Breaker for Ours {
     }
 
     fn reload(&mut self, config: &Config) -> bool {
-        self.breaker.reload(&configure!(CircuitBreaker::builder("reload"), config)).is_ok()
+        self.breaker.reload(&trace::configure!(CircuitBreaker::builder("reload"), config)).is_ok()
     }
 
     fn failure_rate(&mut self) -> Option<Option<f64>> {

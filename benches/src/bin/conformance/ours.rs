@@ -8,47 +8,6 @@ use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcom
 use crate::breaker::{Breaker, Call, Implementation};
 use crate::trace::{self, Config, Feature, Operator, Part, Trace};
 
-/// What a trace's configuration is in ours: the builders of the core and of the layer have the same
-/// methods.
-macro_rules! configure {
-    ($builder:expr, $config:expr) => {{
-        use buttress_core::circuit_breaker::{CloseRule, FailureStreak, OnDrop, Window};
-        use std::time::Duration;
-        use $crate::trace;
-
-        let (config, millis): (&trace::Config, _) = ($config, Duration::from_millis);
-        $builder
-            .consecutive_failures(match config.consecutive_failures {
-                None => FailureStreak::Off,
-                Some(trace::Streak::Fixed(failures)) => FailureStreak::Fixed(failures),
-                Some(trace::Streak::Rule(trace::StreakRule::Calibrated)) => FailureStreak::Calibrated,
-            })
-            .failure_rate(config.failure_rate)
-            .slow_rate(config.slow_rate)
-            .slow_threshold(config.slow_threshold_ms.map(millis))
-            .minimum_throughput(config.minimum_throughput)
-            .window(match config.window {
-                trace::Window::TimeMs(time) => Window::Time(millis(time)),
-                trace::Window::Count(calls) => Window::Count(calls),
-            })
-            .open_time(config.open()..=config.open())
-            .probes(config.probes)
-            .concurrent_probes(config.concurrent_probes)
-            .close_rule(match config.close_rule {
-                trace::CloseRule::All => CloseRule::AllProbes,
-                trace::CloseRule::Share(share) => CloseRule::Share(share),
-            })
-            .probe_lease(millis(config.lease_ms))
-            .max_half_open(millis(config.max_half_open_ms))
-            .on_drop(match config.on_drop {
-                trace::OnDrop::Ignore => OnDrop::Ignore,
-                trace::OnDrop::Slow => OnDrop::Slow,
-                trace::OnDrop::Failure => OnDrop::Failure,
-            })
-    }};
-}
-pub(crate) use configure;
-
 pub(crate) const IMPLEMENTATION: Implementation =
     Implementation { name: "buttress-core", features: &FEATURES, virtual_clock: true, make };
 
@@ -98,7 +57,7 @@ struct OurCall {
 }
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
-    let breaker = configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
+    let breaker = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
     let breaker = breaker.build().expect("the traces' configurations are valid");
     #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
     let start = Instant::now();
@@ -121,7 +80,7 @@ impl Breaker for Ours {
     }
 
     fn reload(&mut self, config: &Config) -> bool {
-        let builder = configure!(CircuitBreaker::builder("reload"), config);
+        let builder = trace::configure!(CircuitBreaker::builder("reload"), config);
         self.breaker.reload(&builder, &self.now).is_ok()
     }
 
