@@ -5,7 +5,7 @@ use std::fs;
 use std::hint::black_box;
 
 use buttress::keyed::Keyed;
-use buttress::{Admit, Bulkhead, CircuitBreaker, RetryBudget, TokioClock};
+use buttress::{Bulkhead, CircuitBreaker, RetryBudget, policy::Policy};
 use buttress_core::shard::compact;
 use serde::Serialize;
 
@@ -25,13 +25,13 @@ pub(crate) fn rows() -> Vec<Memory> {
     let keyed_breaker = || {
         let keyed = Keyed::builder(|key: &u32| *key, |_: &u32| CircuitBreaker::new("backend"));
         let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
-        (0..KEYS).for_each(|key| drop(keyed.admit(&key, &TokioClock)));
+        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
         keyed
     };
     let keyed_bulkhead = || {
         let keyed = Keyed::builder(|key: &u32| *key, |_: &u32| Bulkhead::new(10));
         let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
-        (0..KEYS).for_each(|key| drop(keyed.admit(&key, &TokioClock)));
+        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
         keyed
     };
     fn many<T>(n: u32, make: impl Fn() -> T) -> Vec<T> {

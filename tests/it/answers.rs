@@ -17,7 +17,7 @@ use tower::ServiceBuilder;
 
 fn problem(response: Response<()>, rejection: &Rejection) -> Response<String> {
     let status = response.status().as_u16();
-    let mut response = response.map(|()| format!(r#"{{"title":"{}","status":{status}}}"#, rejection.reason().as_str()));
+    let mut response = response.map(|()| format!(r#"{{"title":"{}","status":{status}}}"#, rejection.reason().word()));
     response.headers_mut().insert(CONTENT_TYPE, "application/problem+json".parse().unwrap());
     response
 }
@@ -102,7 +102,7 @@ async fn a_classification_of_your_own_sees_http_and_grpc_and_no_rejection() {
         .classify(|head| {
             assert_eq!(head.status, StatusCode::OK, "rejections do not reach it");
             (!head.is_grpc && head.headers.contains_key("x-error"))
-                .then(|| buttress::Failure::new(buttress::FailureKind::Application).into())
+                .then(|| buttress::outcome::Failure::new(buttress::outcome::FailureKind::Application).into())
         })
         .respond(problem);
     let door = Door::new();

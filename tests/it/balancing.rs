@@ -1,7 +1,7 @@
 //! `.backpressure()` under tower's balancer: readiness is looked at long before it is used, on a
 //! paused clock.
 
-use buttress::{Error, Reason, circuit_breaker::State};
+use buttress::{Error, circuit_breaker::State};
 use buttress_http::prelude::*;
 use buttress_stack_tests::PATIENCE;
 use std::{convert::Infallible, time::Duration};
@@ -93,7 +93,7 @@ async fn a_service_that_was_ready_when_the_circuit_opened_is_rejected_and_waits_
     service.ready().await.unwrap();
     breaker.open_for(Duration::from_secs(5));
     let rejected = service.call(1).await.unwrap_err();
-    assert_eq!(rejected.rejection().unwrap().reason(), Reason::CircuitOpen);
+    assert_eq!(rejected.rejection().unwrap().reason(), &buttress::circuit_breaker::OPEN);
     assert!(timeout(Duration::from_millis(4_900), service.ready()).await.is_err());
     timeout(PATIENCE, service.ready()).await.expect("it wakes").unwrap().call(1).await.unwrap();
     assert_eq!(breaker.in_flight(), 0);
@@ -107,5 +107,5 @@ async fn a_retry_does_not_repeat_a_rejection() {
     let stats = retry.stats();
     let inner = CircuitBreakerLayer::from(breaker).plain().layer(quick());
     let error: Error = retry.plain().layer(inner).oneshot(1).await.unwrap_err();
-    assert_eq!((error.rejection().unwrap().reason(), stats.retries()), (Reason::ForcedOpen, 0));
+    assert_eq!((error.rejection().unwrap().reason(), stats.retries()), (&buttress::circuit_breaker::FORCED_OPEN, 0));
 }

@@ -2,7 +2,7 @@
 //! queue.
 
 use axum::{Router, body::Body, routing::get};
-use buttress::{Reason, TimeoutKind, error::find_rejection};
+use buttress::{error::find_rejection, policy::TimeoutKind};
 use buttress_http::prelude::*;
 use buttress_stack_tests::{
     Door, PATIENCE, Script, Server, ask, axum_server, channel, client, client_h2, eventually, get as get_request,
@@ -114,10 +114,7 @@ fn ticks() -> impl tokio_stream::Stream<Item = &'static str> + Send {
 
 /// The kind of time that ran out in a body.
 fn timed_out(error: &(dyn StdError + 'static)) -> TimeoutKind {
-    match find_rejection(error).expect("one of ours").reason() {
-        Reason::TimedOut(kind) => kind,
-        other => panic!("{other:?}"),
-    }
+    find_rejection(error).expect("one of ours").reason().timeout_kind().expect("a timeout")
 }
 
 #[tokio::test]

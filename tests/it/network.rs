@@ -2,7 +2,7 @@
 //! what is sent.
 
 use axum::{Router, body::Body, routing::any};
-use buttress::{Error, Reason, TimeoutKind, circuit_breaker::State};
+use buttress::{Error, circuit_breaker::State};
 use buttress_http::{prelude::*, tonic::StatusLayer};
 use buttress_stack_tests::{
     Script, Server, ask, axum_server, channel, client, client_h2, get as get_request, grpc_server, reply, soon, text,
@@ -177,9 +177,9 @@ async fn without_keepalive_a_dead_http_2_connection_is_timed_out_and_opens_the_c
     network.swallow();
     while breaker.state() == State::Closed {
         let error = soon(call()).await.unwrap_err();
-        assert_eq!(error.rejection().unwrap().reason(), Reason::TimedOut(TimeoutKind::Attempt));
+        assert_eq!(error.rejection().unwrap().reason(), &buttress::timeout::ATTEMPT);
     }
-    assert_eq!(soon(call()).await.unwrap_err().rejection().unwrap().reason(), Reason::CircuitOpen);
+    assert_eq!(soon(call()).await.unwrap_err().rejection().unwrap().reason(), &buttress::circuit_breaker::OPEN);
     // Every call takes the one connection that there is.
     assert_eq!(network.connections(), 1);
 }

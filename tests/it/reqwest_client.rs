@@ -2,9 +2,10 @@
 
 use axum::Router;
 use buttress::{
-    Error, FailureKind, Sent,
+    Error,
     circuit_breaker::{Event, State},
     ending::Plain,
+    outcome::{FailureKind, Sent},
 };
 use buttress_http::{ReplayBody, classify, prelude::*};
 use buttress_stack_tests::{PATIENCE, axum_server, reply, soon, text};

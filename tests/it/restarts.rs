@@ -2,7 +2,10 @@
 //! too, and are no evidence.
 
 use axum::{Router, body::Body};
-use buttress::{FailureKind, Sent, circuit_breaker::State};
+use buttress::{
+    circuit_breaker::State,
+    outcome::{FailureKind, Sent},
+};
 use buttress_http::{classify, prelude::*};
 use buttress_stack_tests::{Door, Server, client_h2, hyper_server, post, soon};
 use bytes::Bytes;

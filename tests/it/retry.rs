@@ -212,6 +212,6 @@ async fn an_open_circuit_ends_the_retrying() {
     let inner = ServiceBuilder::new().layer(CircuitBreakerLayer::from(breaker).http_client()).service(client());
     let (_, service) = around(RetryLayer::new(5).backoff(Backoff::constant(Duration::ZERO)), inner);
     let error = soon(service.oneshot(get(server.uri("/")))).await.unwrap_err();
-    assert_eq!(error.rejection().unwrap().reason(), buttress::Reason::CircuitOpen);
+    assert_eq!(error.rejection().unwrap().reason(), &buttress::circuit_breaker::OPEN);
     assert_eq!(answers.attempts(), 2);
 }

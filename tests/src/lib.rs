@@ -8,7 +8,7 @@ pub use http::{
     Client, Server, axum_server, client, client_h2, fresh_client, get, hyper_server, post, reply, streams, text,
 };
 
-use buttress::{CircuitBreaker, Policy, TokioClock};
+use buttress::CircuitBreaker;
 use std::{
     future::Future,
     sync::{
@@ -109,5 +109,5 @@ pub async fn half_open(breaker: &CircuitBreaker) {
 
 /// Waits until the circuit breaker would admit a call.
 pub async fn admits(breaker: &CircuitBreaker) {
-    eventually(|| breaker.peek(&TokioClock).is_ok()).await;
+    eventually(|| breaker.peek().is_ok()).await;
 }

@@ -1,27 +1,34 @@
-use std::time::Instant;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-/// Tells the time when it is asked, and only then.
+/// Returns the time when it is asked, and only then: reading a clock is half the cost of a fast
+/// circuit breaker, and most calls do not need it.
 ///
-/// Reading a clock is half the cost of a fast circuit breaker, and most calls never need one, so the algorithms take a
-/// clock instead of a time. Tests pass an [`Instant`], which is a clock that stands still.
-pub trait Clock {
-    /// The current monotonic time. It should not go back; where it does, the algorithms treat the step as zero.
+/// A policy owns its clock. In production that is a type of size zero; tests and simulations use a
+/// [`ManualClock`]. A plain [`Instant`] is a clock that stands still.
+pub trait Clock: Clone + fmt::Debug + Send + Sync + 'static {
+    /// The current monotonic time. It should not go back; where it does, the algorithms treat the
+    /// step as zero.
     fn now(&self) -> Instant;
 
-    /// The same time, perhaps some milliseconds ago, for a fraction of the cost. For what is measured in tenths of seconds.
+    /// The same time, perhaps some milliseconds ago, for a fraction of the cost. For what is
+    /// measured in tenths of seconds.
     #[inline]
     fn coarse(&self) -> Instant {
         self.now()
     }
 
-    /// The coarse time in nanoseconds of the clock's own count, where it has one that begins at [`zero`](Self::zero). Making an [`Instant`] of it, and a
-    /// number of that again, costs more than reading it.
+    /// The coarse time in nanoseconds since [`zero`](Self::zero), where the clock counts so. Making
+    /// an [`Instant`] of it, and a number of that again, costs more than reading it.
     #[inline]
     fn coarse_nanos(&self) -> Option<u64> {
         None
     }
 
-    /// The moment at which [`coarse_nanos`](Self::coarse_nanos) counts from.
+    /// The moment from which [`coarse_nanos`](Self::coarse_nanos) counts.
     fn zero(&self) -> Option<Instant> {
         None
     }
@@ -33,20 +40,102 @@ impl Clock for Instant {
     }
 }
 
-impl<C: Clock + ?Sized> Clock for &C {
+/// A clock that is set by hand, for tests and simulations. A cheap handle; clones show the same
+/// time.
+///
+/// ```
+/// use buttress_core::{Clock, ManualClock};
+/// use std::time::Duration;
+///
+/// let clock = ManualClock::new();
+/// let start = clock.now();
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now() - start, Duration::from_secs(60));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Mutex<Instant>>);
+
+impl ManualClock {
+    /// A clock that shows the present moment until it is changed.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
+    pub fn new() -> Self {
+        Self::starting_at(Instant::now())
+    }
+
+    /// A clock that shows `now` until it is changed.
+    pub fn starting_at(now: Instant) -> Self {
+        Self(Arc::new(Mutex::new(now)))
+    }
+
+    /// Moves the clock forward by `time`.
+    pub fn advance(&self, time: Duration) {
+        *self.time() += time;
+    }
+
+    /// Sets the clock, forward or back.
+    pub fn set(&self, now: Instant) {
+        *self.time() = now;
+    }
+
+    fn time(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for ManualClock {
     fn now(&self) -> Instant {
-        (**self).now()
+        *self.time()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_manual_clock_stands_still_until_it_is_changed() {
+        let clock = ManualClock::default();
+        let start = clock.now();
+        assert_eq!((clock.now(), clock.coarse()), (start, start));
+        clock.advance(SECOND);
+        assert_eq!((clock.now(), clock.coarse()), (start + SECOND, start + SECOND));
+        clock.set(start);
+        assert_eq!(clock.now(), start, "it may be set back");
+        assert_eq!((clock.coarse_nanos(), clock.zero()), (None, None));
     }
 
-    fn coarse(&self) -> Instant {
-        (**self).coarse()
+    #[test]
+    fn clones_of_a_manual_clock_show_the_same_time_and_other_clocks_their_own() {
+        let clock = ManualClock::new();
+        let start = clock.now();
+        let (copy, other) = (clock.clone(), ManualClock::starting_at(start));
+        copy.advance(SECOND);
+        assert_eq!((clock.now(), copy.now(), other.now()), (start + SECOND, start + SECOND, start));
     }
 
-    fn coarse_nanos(&self) -> Option<u64> {
-        (**self).coarse_nanos()
+    #[test]
+    fn threads_that_advance_a_manual_clock_together_lose_no_time() {
+        let clock = ManualClock::new();
+        let start = clock.now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| clock.advance(SECOND)));
+            }
+        });
+        assert_eq!(clock.now(), start + 4000 * SECOND);
     }
 
-    fn zero(&self) -> Option<Instant> {
-        (**self).zero()
+    #[test]
+    fn an_instant_is_a_clock_that_stands_still() {
+        let moment = ManualClock::new().now();
+        assert_eq!((moment.now(), moment.coarse()), (moment, moment));
     }
 }

@@ -1,7 +1,14 @@
-use std::fmt;
-
-/// A configuration that breaks a rule. Names the field and the rule, so that the message alone is enough to mend it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A configuration that breaks a rule. Names the setting and the rule, so that the message alone is
+/// enough to correct it.
+///
+/// ```
+/// use buttress_core::InvalidConfig;
+///
+/// let error = InvalidConfig::new("max_keys", "must be at least 1");
+/// assert_eq!(error.to_string(), "invalid configuration: `max_keys` must be at least 1");
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("invalid configuration: `{field}` {rule}")]
 pub struct InvalidConfig {
     field: &'static str,
     rule: &'static str,
@@ -23,14 +30,6 @@ impl InvalidConfig {
         self.rule
     }
 }
-
-impl fmt::Display for InvalidConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid configuration: `{}` {}", self.field, self.rule)
-    }
-}
-
-impl std::error::Error for InvalidConfig {}
 
 /// A share between 0 and 1, kept in millionths so that comparing counts with it is exact.
 ///

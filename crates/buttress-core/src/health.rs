@@ -6,6 +6,7 @@
 //! two mean anything yet. The status of a group is that of its worst member.
 
 use crate::Clock;
+use crate::report::{Metric, Sink, Value};
 use crate::sync::{Mutex, lock};
 use std::{
     fmt,
@@ -33,6 +34,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, from best to worst.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Degraded, Self::Unknown, Self::OutOfService, Self::Down];
+
     /// Whether traffic should come here.
     pub fn is_serving(self) -> bool {
         self <= Self::Degraded
@@ -85,21 +89,23 @@ pub enum Probe {
 /// It begins as starting: neither started nor ready.
 ///
 /// ```
-/// use buttress_core::health::{Health, Probe, Status};
+/// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
 ///
-/// let now = std::time::Instant::now();
-/// let health = Health::new();
+/// let health = Health::<ManualClock>::new();
 /// let database = health.readiness("database");
 /// health.started();
-/// assert_eq!(health.status(Probe::Readiness, &now), Status::Unknown);
-/// database.up(&now);
-/// assert_eq!(health.status(Probe::Readiness, &now), Status::Up);
+/// assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+/// database.up();
+/// assert_eq!(health.status(Probe::Readiness), Status::Up);
 /// health.drain();
-/// assert_eq!(health.status(Probe::Readiness, &now), Status::OutOfService);
-/// assert_eq!(health.status(Probe::Liveness, &now), Status::Up, "draining is no reason to be killed");
+/// assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
+/// assert_eq!(health.status(Probe::Liveness), Status::Up, "draining is no reason to be killed");
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<State>);
+pub struct Health<C> {
+    state: Arc<State>,
+    clock: C,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -149,48 +155,55 @@ impl Rules {
     }
 }
 
-impl Health {
+impl<C: Clock + Default> Health<C> {
     /// A service that is starting.
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+impl<C: Clock> Health<C> {
+    /// A service that is starting, with a clock for tests and simulations.
+    pub fn with_clock(clock: C) -> Self {
+        Self { state: Arc::default(), clock }
+    }
 
     /// The service has started. This is final.
     pub fn started(&self) {
-        self.0.started.store(true, Ordering::Release);
+        self.state.started.store(true, Ordering::Release);
     }
 
     /// The service is about to stop: readiness ends now, liveness goes on. This is final: no later
     /// report brings readiness back.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Release);
+        self.state.draining.store(true, Ordering::Release);
     }
 
     /// Whether [`drain`](Self::drain) was called.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Acquire)
+        self.state.draining.load(Ordering::Acquire)
     }
 
     /// An indicator of readiness that is set by hand.
-    pub fn readiness(&self, name: impl Into<String>) -> Indicator {
+    pub fn readiness(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Readiness, Rules::AT_ONCE)
     }
 
     /// An indicator of liveness that is set by hand.
-    pub fn liveness(&self, name: impl Into<String>) -> Indicator {
+    pub fn liveness(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Liveness, Rules::AT_ONCE)
     }
 
     /// An indicator of a dependency that is set by hand.
-    pub fn dependency(&self, name: impl Into<String>) -> Indicator {
+    pub fn dependency(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Dependencies, Rules::AT_ONCE)
     }
 
     /// An indicator with rules of its own. It is unknown until its first report, and gone when it
     /// is dropped.
-    pub fn indicator(&self, name: impl Into<String>, group: Group, rules: Rules) -> Indicator {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.0.indicators).push(Entry {
+    pub fn indicator(&self, name: impl Into<String>, group: Group, rules: Rules) -> Indicator<C> {
+        let id = self.state.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.state.indicators).push(Entry {
             id,
             name: name.into(),
             group,
@@ -204,17 +217,17 @@ impl Health {
     }
 
     /// The answer to a probe.
-    pub fn status(&self, probe: Probe, clock: &impl Clock) -> Status {
+    pub fn status(&self, probe: Probe) -> Status {
         let worst = |group| {
-            let now = clock.now();
-            lock(&self.0.indicators)
+            let now = self.clock.now();
+            lock(&self.state.indicators)
                 .iter()
                 .filter(|entry| entry.group == group)
                 .map(|entry| entry.status(now))
                 .max()
                 .unwrap_or(Status::Up)
         };
-        let started = self.0.started.load(Ordering::Acquire);
+        let started = self.state.started.load(Ordering::Acquire);
         match probe {
             Probe::Liveness => worst(Group::Liveness),
             Probe::Startup if started => Status::Up,
@@ -224,9 +237,9 @@ impl Health {
     }
 
     /// All indicators and answers, for people.
-    pub fn report(&self, clock: &impl Clock) -> Report {
-        let now = clock.now();
-        let indicators = lock(&self.0.indicators)
+    pub fn report(&self) -> Report {
+        let now = self.clock.now();
+        let indicators = lock(&self.state.indicators)
             .iter()
             .map(|entry| Line {
                 name: entry.name.clone(),
@@ -236,10 +249,10 @@ impl Health {
             })
             .collect();
         Report {
-            started: self.0.started.load(Ordering::Acquire),
+            started: self.state.started.load(Ordering::Acquire),
             draining: self.is_draining(),
-            readiness: self.status(Probe::Readiness, &now),
-            liveness: self.status(Probe::Liveness, &now),
+            readiness: self.status(Probe::Readiness),
+            liveness: self.status(Probe::Liveness),
             indicators,
         }
     }
@@ -268,35 +281,35 @@ impl Entry {
 /// Reports on one part of a service's health.
 #[derive(Debug)]
 #[must_use = "dropping an indicator takes it out of the answer"]
-pub struct Indicator {
-    health: Health,
+pub struct Indicator<C> {
+    health: Health<C>,
     id: u64,
 }
 
-impl Indicator {
+impl<C: Clock> Indicator<C> {
     /// Reports [`Status::Up`].
-    pub fn up(&self, clock: &impl Clock) {
-        self.report(Status::Up, None, clock);
+    pub fn up(&self) {
+        self.report(Status::Up, None);
     }
 
     /// Reports [`Status::Down`], and why.
-    pub fn down(&self, detail: impl Into<String>, clock: &impl Clock) {
-        self.report(Status::Down, Some(detail.into()), clock);
+    pub fn down(&self, detail: impl Into<String>) {
+        self.report(Status::Down, Some(detail.into()));
     }
 
     /// Reports a status, and why.
-    pub fn report(&self, status: Status, detail: Option<String>, clock: &impl Clock) {
-        let now = clock.now();
-        let mut indicators = lock(&self.health.0.indicators);
+    pub fn report(&self, status: Status, detail: Option<String>) {
+        let now = self.health.clock.now();
+        let mut indicators = lock(&self.health.state.indicators);
         if let Some(entry) = indicators.iter_mut().find(|entry| entry.id == self.id) {
             entry.report(status, detail, now);
         }
     }
 }
 
-impl Drop for Indicator {
+impl<C> Drop for Indicator<C> {
     fn drop(&mut self) {
-        lock(&self.health.0.indicators).retain(|entry| entry.id != self.id);
+        lock(&self.health.state.indicators).retain(|entry| entry.id != self.id);
     }
 }
 
@@ -316,6 +329,37 @@ pub struct Report {
     pub indicators: Vec<Line>,
 }
 
+const SERVING: Metric =
+    Metric::gauge("resilience.health.serving", "probes", "1 if the probe is answered with success, else 0")
+        .labels(&["probe"]);
+const INDICATORS: Metric =
+    Metric::gauge("resilience.health.indicators", "indicators", "Indicators that have the status").labels(&["status"]);
+
+/// Its own name is that of the process, so that its metrics have no label `policy`.
+impl<C: Clock> crate::report::Report for Health<C> {
+    fn metrics() -> Vec<Metric> {
+        vec![SERVING, INDICATORS]
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    fn report(&self, sink: &mut dyn Sink) {
+        for (word, probe) in
+            [("liveness", Probe::Liveness), ("readiness", Probe::Readiness), ("startup", Probe::Startup)]
+        {
+            let serving = f64::from(u8::from(self.status(probe).is_serving()));
+            sink.value(&SERVING, [word, ""], Value::Gauge(serving));
+        }
+        let indicators = self.report().indicators;
+        for status in Status::ALL {
+            let count = indicators.iter().filter(|line| line.status == status).count();
+            sink.value(&INDICATORS, [status.as_str(), ""], Value::Gauge(count as f64));
+        }
+    }
+}
+
 /// One indicator in a [`Report`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -333,92 +377,98 @@ pub struct Line {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::testing::start;
+    use crate::ManualClock;
+
+    type Health = super::Health<ManualClock>;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn a_group_is_as_well_as_its_worst_member() {
-        let (health, now) = (Health::new(), start());
+        let health = Health::new();
         health.started();
         let (a, b) = (health.readiness("a"), health.readiness("b"));
-        a.up(&now);
-        b.report(Status::Degraded, None, &now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Degraded);
-        assert!(health.status(Probe::Readiness, &now).is_serving());
-        a.down("disk full", &now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Down);
-        assert_eq!(health.status(Probe::Liveness, &now), Status::Up);
+        a.up();
+        b.report(Status::Degraded, None);
+        assert_eq!(health.status(Probe::Readiness), Status::Degraded);
+        assert!(health.status(Probe::Readiness).is_serving());
+        a.down("disk full");
+        assert_eq!(health.status(Probe::Readiness), Status::Down);
+        assert_eq!(health.status(Probe::Liveness), Status::Up);
         drop(a);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Degraded);
+        assert_eq!(health.status(Probe::Readiness), Status::Degraded);
     }
 
     #[test]
     fn a_dependency_never_takes_a_service_out_of_rotation() {
-        let (health, now) = (Health::new(), start());
+        let health = Health::new();
         health.started();
         let circuit = health.dependency("payments");
-        circuit.down("circuit open", &now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Up);
-        assert_eq!(health.report(&now).indicators[0].status, Status::Down);
+        circuit.down("circuit open");
+        assert_eq!(health.status(Probe::Readiness), Status::Up);
+        assert_eq!(health.report().indicators[0].status, Status::Down);
     }
 
     #[test]
     fn one_bad_check_does_not_take_it_out_and_three_do() {
-        let (health, mut now) = (Health::new(), start());
+        let health = Health::new();
         health.started();
-        let check = health.indicator("db", Group::Readiness, Rules::every(Duration::from_secs(10)));
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Unknown);
-        check.up(&now);
+        let check = health.indicator("db", Group::Readiness, Rules::every(10 * SECOND));
+        assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+        check.up();
         for expected in [Status::Up, Status::Up, Status::Down] {
-            now += Duration::from_secs(10);
-            check.down("timeout", &now);
-            assert_eq!(health.status(Probe::Readiness, &now), expected);
+            health.clock.advance(10 * SECOND);
+            check.down("timeout");
+            assert_eq!(health.status(Probe::Readiness), expected);
         }
-        check.up(&now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Up);
+        check.up();
+        assert_eq!(health.status(Probe::Readiness), Status::Up);
     }
 
     #[test]
     fn a_check_that_falls_silent_becomes_unknown() {
-        let (health, now) = (Health::new(), start());
+        let health = Health::new();
         health.started();
-        let check = health.indicator("db", Group::Readiness, Rules::every(Duration::from_secs(10)));
-        check.up(&now);
-        assert_eq!(health.status(Probe::Readiness, &(now + Duration::from_secs(30))), Status::Up);
-        assert_eq!(health.status(Probe::Readiness, &(now + Duration::from_secs(31))), Status::Unknown);
+        let check = health.indicator("db", Group::Readiness, Rules::every(10 * SECOND));
+        check.up();
+        health.clock.advance(30 * SECOND);
+        assert_eq!(health.status(Probe::Readiness), Status::Up);
+        health.clock.advance(SECOND);
+        assert_eq!(health.status(Probe::Readiness), Status::Unknown);
     }
 
     #[test]
     fn a_bad_report_after_a_silence_counts_at_once() {
-        let (health, mut now) = (Health::new(), start());
+        let health = Health::new();
         health.started();
-        let check = health.indicator("db", Group::Readiness, Rules::every(Duration::from_secs(10)));
-        check.up(&now);
-        now += Duration::from_secs(31);
-        check.down("gone", &now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Down);
-        assert_eq!(health.report(&now).indicators[0].detail.as_deref(), Some("gone"));
-        now += Duration::from_secs(31);
-        check.up(&now);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::Up);
+        let check = health.indicator("db", Group::Readiness, Rules::every(10 * SECOND));
+        check.up();
+        health.clock.advance(31 * SECOND);
+        check.down("gone");
+        assert_eq!(health.status(Probe::Readiness), Status::Down);
+        assert_eq!(health.report().indicators[0].detail.as_deref(), Some("gone"));
+        health.clock.advance(31 * SECOND);
+        check.up();
+        assert_eq!(health.status(Probe::Readiness), Status::Up);
     }
 
     #[test]
     fn nothing_undoes_draining() {
-        let (health, now) = (Health::new(), start());
+        let health = Health::new();
         let database = health.readiness("database");
-        database.up(&now);
+        database.up();
         health.started();
         health.drain();
         for undo in
             [|health: &Health| health.started(), Health::drain, |health: &Health| drop(health.readiness("late"))]
         {
             undo(&health);
-            database.up(&now);
-            assert_eq!(health.status(Probe::Readiness, &now), Status::OutOfService);
+            database.up();
+            assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
         }
-        database.down("gone", &now);
-        database.up(&now);
-        assert!(health.is_draining() && health.report(&now).draining);
-        assert_eq!(health.status(Probe::Readiness, &now), Status::OutOfService);
+        database.down("gone");
+        database.up();
+        assert!(health.is_draining() && health.report().draining);
+        assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
     }
 }

@@ -5,8 +5,9 @@
 //! RUSTFLAGS="--cfg loom" cargo test --release -p buttress-core --lib loom_models
 //! ```
 
+use crate::bulkhead::{Acquire, Bulkhead};
 use crate::circuit_breaker::{State, Window};
-use crate::{Bulkhead, CircuitBreaker, Failure, FailureKind, Outcome, Permit, Policy, bulkhead::Acquire};
+use crate::{Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
 use loom::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -14,6 +15,8 @@ use loom::sync::{
 use loom::thread;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+type CircuitBreaker = crate::circuit_breaker::CircuitBreaker<ManualClock>;
 
 const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 
@@ -26,10 +29,9 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
 
 /// Settles one failure on each of two threads, at the same time.
 fn fail_twice_at_once(breaker: &CircuitBreaker) {
-    let now = crate::testing::start();
     let fail = |breaker: CircuitBreaker| {
-        let mut permit = breaker.reserve(&now).expect("closed");
-        move || permit.settle(&FAILURE, &now)
+        let mut permit = breaker.admit(&()).expect("closed");
+        move || permit.settle(&FAILURE)
     };
     let (a, mut b) = (fail(breaker.clone()), fail(breaker.clone()));
     let thread = thread::spawn(a);
@@ -43,7 +45,7 @@ fn of_two_failures_at_once_one_completes_the_row() {
         let breaker =
             CircuitBreaker::builder("loom").consecutive_failures(2).failure_rate(None).seed(1).build().unwrap();
         fail_twice_at_once(&breaker);
-        assert_eq!(breaker.state(&crate::testing::start()), State::Open);
+        assert_eq!(breaker.state(), State::Open);
     });
 }
 
@@ -60,7 +62,7 @@ fn of_two_failures_at_once_one_sees_the_rate() {
                 .build()
                 .unwrap();
             fail_twice_at_once(&breaker);
-            assert_eq!(breaker.state(&crate::testing::start()), State::Open, "{window:?}");
+            assert_eq!(breaker.state(), State::Open, "{window:?}");
         });
     }
 }
@@ -70,12 +72,11 @@ fn a_result_that_races_with_the_trip_does_not_reach_the_next_generation() {
     model(|| {
         let breaker =
             CircuitBreaker::builder("loom").consecutive_failures(1).minimum_throughput(9).seed(1).build().unwrap();
-        let now = crate::testing::start();
-        let (mut late, mut tripping) = (breaker.reserve(&now).unwrap(), breaker.reserve(&now).unwrap());
-        let thread = thread::spawn(move || late.settle(&Outcome::Success, &now));
-        tripping.settle(&FAILURE, &now);
+        let (mut late, mut tripping) = (breaker.admit(&()).unwrap(), breaker.admit(&()).unwrap());
+        let thread = thread::spawn(move || late.settle(&Outcome::Success));
+        tripping.settle(&FAILURE);
         thread.join().unwrap();
-        let snapshot = breaker.snapshot(&now);
+        let snapshot = breaker.snapshot();
         assert_eq!((snapshot.state, snapshot.counts.total(), snapshot.consecutive_failures), (State::Open, 0, 0));
     });
 }
@@ -90,12 +91,11 @@ fn one_slot_is_given_to_one_probe() {
             .seed(1)
             .build()
             .unwrap();
-        let now = crate::testing::start();
-        breaker.open_for(Duration::ZERO, &now);
+        breaker.open_for(Duration::ZERO);
         let admitted = Arc::new(AtomicUsize::new(0));
         let ask = {
             let (breaker, admitted) = (breaker.clone(), admitted.clone());
-            move || breaker.reserve(&now).map(|permit| (admitted.fetch_add(1, Ordering::SeqCst), permit)).ok()
+            move || breaker.admit(&()).map(|permit| (admitted.fetch_add(1, Ordering::SeqCst), permit)).ok()
         };
         let thread = thread::spawn(ask.clone());
         let mine = ask();
@@ -103,7 +103,7 @@ fn one_slot_is_given_to_one_probe() {
         assert_eq!(admitted.load(Ordering::SeqCst), 1);
         // Dropped at once, its slot is free again.
         drop((mine, theirs));
-        assert!(breaker.reserve(&now).is_ok());
+        assert!(breaker.admit(&()).is_ok());
     });
 }
 
@@ -125,9 +125,8 @@ fn with_and_without_spares(check: impl Fn(u32) + Copy + Send + Sync + 'static) {
 #[test]
 fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(1, spares);
-        let held = bulkhead.reserve(&now).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
         let thread = thread::spawn(move || drop(held));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
         let waker = Waker::from(flag.clone());
@@ -161,14 +160,13 @@ fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
 #[test]
 fn a_waiter_that_asks_again_after_registering_is_not_forgotten() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(1, spares);
-        let held = bulkhead.reserve(&now).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
         let thread = thread::spawn(move || drop(held));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
         let waiters = bulkhead.waiters().unwrap();
         waiters.register(waiters.key(), &Waker::from(flag.clone()));
-        let free = bulkhead.peek(&now).is_ok();
+        let free = bulkhead.peek().is_ok();
         thread.join().unwrap();
         assert!(free || flag.0.load(Ordering::SeqCst) == 1);
     });
@@ -177,29 +175,27 @@ fn a_waiter_that_asks_again_after_registering_is_not_forgotten() {
 #[test]
 fn a_spare_that_is_taken_while_the_limit_is_lowered_is_not_one_too_many() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(2, spares);
-        let (first, second) = (bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap());
+        let (first, second) = (bulkhead.admit(&()).unwrap(), bulkhead.admit(&()).unwrap());
         let changed = bulkhead.clone();
         let thread = thread::spawn(move || changed.set_limit(1));
         drop(first);
         thread.join().unwrap();
-        assert!(bulkhead.reserve(&now).is_err(), "one is in flight, and one is the limit");
+        assert!(bulkhead.admit(&()).is_err(), "one is in flight, and one is the limit");
         drop(second);
         assert_eq!(bulkhead.in_flight(), 0);
-        assert!(bulkhead.reserve(&now).is_ok());
+        assert!(bulkhead.admit(&()).is_ok());
     });
 }
 
 #[test]
 fn three_threads_never_hold_more_than_the_limit() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let (bulkhead, inside) = (Bulkhead::with_spares(1, spares), Arc::new(AtomicUsize::new(0)));
         let enter = {
             let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
             move || {
-                if let Ok(permit) = bulkhead.reserve(&now) {
+                if let Ok(permit) = bulkhead.admit(&()) {
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     inside.fetch_sub(1, Ordering::SeqCst);
                     drop(permit);
@@ -217,9 +213,8 @@ fn three_threads_never_hold_more_than_the_limit() {
 /// call queues, and afterwards there is room for it.
 fn release_while_the_limit_is_raised(limit: usize) {
     with_and_without_spares(move |spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(limit, spares);
-        let mut held: Vec<_> = (0..limit).map(|_| bulkhead.reserve(&now).unwrap()).collect();
+        let mut held: Vec<_> = (0..limit).map(|_| bulkhead.admit(&()).unwrap()).collect();
         let Ok(Acquire::Queued(mut place)) = bulkhead.acquire_or_queue(1) else { panic!("no queue") };
         bulkhead.set_limit(limit - 1);
         let released = held.pop();
@@ -244,15 +239,14 @@ fn a_limit_raised_from_one_during_a_release_serves_the_queue() {
 #[test]
 fn a_limit_raised_during_a_release_wakes_a_waiter() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(1, spares);
-        let held = bulkhead.reserve(&now).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
         bulkhead.set_limit(0);
         let thread = thread::spawn(move || drop(held));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
         let waiters = bulkhead.waiters().unwrap();
         waiters.register(waiters.key(), &Waker::from(flag.clone()));
-        let free = bulkhead.peek(&now).is_ok();
+        let free = bulkhead.peek().is_ok();
         bulkhead.set_limit(1);
         thread.join().unwrap();
         assert!(free || flag.0.load(Ordering::SeqCst) > 0);
@@ -262,9 +256,8 @@ fn a_limit_raised_during_a_release_wakes_a_waiter() {
 #[test]
 fn a_woken_waiter_that_is_dropped_wakes_the_next() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(1, spares);
-        let held = bulkhead.reserve(&now).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
         let flags = [(); 2].map(|()| std::sync::Arc::new(Flag(AtomicUsize::new(0))));
         let waiters = bulkhead.waiters().unwrap();
         let keys = flags.clone().map(|flag| {
@@ -284,9 +277,8 @@ fn a_woken_waiter_that_is_dropped_wakes_the_next() {
 #[test]
 fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
     with_and_without_spares(|spares| {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(1, spares);
-        let held = bulkhead.reserve(&now).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
         let waiters = bulkhead.waiters().unwrap();
         let (first, second) = (waiters.key(), waiters.key());
         waiters.register(first, Waker::noop());
@@ -295,7 +287,7 @@ fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
         let thread = thread::spawn(move || gives_up.waiters().unwrap().deregister(first));
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
         waiters.register(second, &Waker::from(flag.clone()));
-        let free = bulkhead.peek(&now).is_ok();
+        let free = bulkhead.peek().is_ok();
         thread.join().unwrap();
         assert!(free || flag.0.load(Ordering::SeqCst) == 1);
     });
@@ -305,17 +297,16 @@ fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
 /// With one place taken by `other` there is one left, so the service has seen it or is woken.
 fn a_waiter_does_not_sleep_beside_a_free_place(other: fn(&Bulkhead) -> Box<dyn Send>) {
     model(move || {
-        let now = crate::testing::start();
         let bulkhead = Bulkhead::with_spares(2, 2);
-        drop((bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap()));
-        let held = (bulkhead.reserve(&now).unwrap(), bulkhead.reserve(&now).unwrap());
+        drop((bulkhead.admit(&()).unwrap(), bulkhead.admit(&()).unwrap()));
+        let held = (bulkhead.admit(&()).unwrap(), bulkhead.admit(&()).unwrap());
         let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
         let waits = {
             let (bulkhead, waker) = (bulkhead.clone(), Waker::from(flag.clone()));
             move || {
                 let waiters = bulkhead.waiters().unwrap();
                 waiters.register(waiters.key(), &waker);
-                bulkhead.peek(&now).is_ok()
+                bulkhead.peek().is_ok()
             }
         };
         let threads = (thread::spawn(move || drop(held)), thread::spawn(waits));
@@ -334,5 +325,5 @@ fn a_waiter_sees_what_a_call_that_queues_leaves_free() {
 
 #[test]
 fn a_waiter_sees_what_a_call_that_searches_the_shards_leaves_free() {
-    a_waiter_does_not_sleep_beside_a_free_place(|bulkhead| Box::new(bulkhead.reserve(&crate::testing::start())));
+    a_waiter_does_not_sleep_beside_a_free_place(|bulkhead| Box::new(bulkhead.admit(&())));
 }

@@ -1,19 +1,22 @@
-//! Runs the traces of `tests/conformance` against our circuit breaker, on virtual time. What a trace is, is written there.
+//! Runs the traces of `tests/conformance` against our circuit breaker, on virtual time. What a
+//! trace is, is written there.
 
 #[path = "../../../tests/conformance/trace.rs"]
 #[allow(dead_code, reason = "the other runner uses the rest")]
 mod trace;
 
 use buttress_core::{
-    Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Progress,
-    circuit_breaker::{CircuitBreakerPermit, State},
+    Clock, Failure, FailureKind, Ignored, ManualClock, Outcome, Permit, Policy, Progress, circuit_breaker::State,
 };
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use trace::{Admission, Feature, Op, Operator, Part, Trace};
+
+type CircuitBreaker = buttress_core::circuit_breaker::CircuitBreaker<ManualClock>;
+type CircuitBreakerPermit = buttress_core::circuit_breaker::CircuitBreakerPermit<ManualClock>;
 
 /// Names the traces, so that each is a test of its own.
 macro_rules! traces {
@@ -156,8 +159,9 @@ fn run(name: &str) {
         return;
     }
     let mut run = Run::new(&trace);
+    let start = run.clock.now();
     for (number, step) in trace.steps.iter().enumerate() {
-        run.now = run.start + Duration::from_millis(step.at_ms);
+        run.clock.set(start + Duration::from_millis(step.at_ms));
         if let Err(deviation) = run.step(&step.op) {
             panic!("{}\nstep {} at {} ms: {deviation}", trace.rule, number + 1, step.at_ms);
         }
@@ -166,17 +170,15 @@ fn run(name: &str) {
 
 struct Run {
     breaker: CircuitBreaker,
-    start: Instant,
-    now: Instant,
+    clock: ManualClock,
     calls: HashMap<String, Vec<CircuitBreakerPermit>>,
 }
 
 impl Run {
     fn new(trace: &Trace) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
-        let start = Instant::now();
+        let clock = ManualClock::new();
         let builder = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
-        Self { breaker: builder.build().unwrap(), start, now: start, calls: HashMap::new() }
+        Self { breaker: builder.clock(clock.clone()).build().unwrap(), clock, calls: HashMap::new() }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), String> {
@@ -196,7 +198,7 @@ impl Run {
             Op::Progress { call, part } => {
                 let permits = self.calls.get_mut(call).ok_or_else(|| format!("no call is named {call}"))?;
                 let progress = if *part == Part::Head { Progress::Head } else { Progress::Frame };
-                permits.iter_mut().for_each(|permit| permit.progress(progress, &self.now));
+                permits.iter_mut().for_each(|permit| permit.progress(progress));
                 Ok(())
             }
             Op::Settle { call, outcome } => {
@@ -223,25 +225,25 @@ impl Run {
             }
             Op::State { expect } => same(
                 *expect,
-                match self.breaker.state(&self.now) {
+                match self.breaker.state() {
                     State::Closed | State::Disabled | State::MetricsOnly => trace::State::Closed,
                     State::Open | State::ForcedOpen => trace::State::Open,
                     State::HalfOpen => trace::State::HalfOpen,
                 },
             ),
-            Op::FailureRate { expect } => same(*expect, self.breaker.snapshot(&self.now).failure_rate()),
+            Op::FailureRate { expect } => same(*expect, self.breaker.snapshot().failure_rate()),
             Op::Reload { config } => {
-                let builder = trace::configure!(CircuitBreaker::builder(self.breaker.name().to_owned()), config);
-                self.breaker.reload(&builder, &self.now).map_err(|error| error.to_string())
+                let builder = trace::configure!(CircuitBreaker::builder(self.breaker.name().clone()), config);
+                self.breaker.reload(&builder).map_err(|error| error.to_string())
             }
             Op::Operator(operator) => {
-                let (breaker, now) = (&self.breaker, &self.now);
+                let breaker = &self.breaker;
                 match operator {
-                    Operator::ForceOpen => breaker.force_open(now),
-                    Operator::Disable => breaker.disable(now),
-                    Operator::MetricsOnly => breaker.metrics_only(now),
-                    Operator::Reset => breaker.reset(now),
-                    Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(*ms), now),
+                    Operator::ForceOpen => breaker.force_open(),
+                    Operator::Disable => breaker.disable(),
+                    Operator::MetricsOnly => breaker.metrics_only(),
+                    Operator::Reset => breaker.reset(),
+                    Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(*ms)),
                 }
                 Ok(())
             }
@@ -256,7 +258,7 @@ impl Run {
 
     /// The answer, the permit, and when a rejection asks its caller to come back.
     fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>, Option<Duration>) {
-        match self.breaker.admit(&(), &self.now) {
+        match self.breaker.admit(&()) {
             Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit), None),
             Err(rejection) => (Admission::Rejected, None, rejection.retry_after()),
         }
@@ -272,7 +274,7 @@ impl Run {
             trace::Outcome::Cancelled => Outcome::CANCELLED,
             trace::Outcome::Ignored => Outcome::Ignored(Ignored::Classified),
         };
-        permit.settle(&outcome, &self.now);
+        permit.settle(&outcome);
     }
 }
 

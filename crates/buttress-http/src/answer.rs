@@ -1,7 +1,7 @@
 //! Responses that a layer makes itself.
 
-use buttress::{Reason, Rejection, TimeoutKind};
-use bytes::Buf;
+use buttress::{Rejection, wire::OnTheWire};
+use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
@@ -67,19 +67,12 @@ impl<B: Body + fmt::Debug> fmt::Debug for AnswerBody<B> {
     }
 }
 
-/// A rejection as an HTTP response: 503 with `Retry-After`, or 504 for a timeout. The typed
+/// A rejection as an HTTP response, with `Retry-After` where its status invites one. The typed
 /// [`Rejection`] is in the extensions of the response, for layers outside that want to say more.
 pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
-    *response.status_mut() = match rejection.reason() {
-        Reason::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        // Whole seconds, rounded up. Where it is not known when, a second is the shortest that can
-        // be said.
-        let after = rejection.retry_after().unwrap_or_default();
-        let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
+    *response.status_mut() = StatusCode::from_u16(rejection.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    if let Some(seconds) = rejection.http_retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     signed(response, rejection)
@@ -102,9 +95,11 @@ pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
 }
 
 fn signed<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
-    // What timed out may have been processed.
-    if !matches!(rejection.reason(), Reason::TimedOut(TimeoutKind::Attempt | TimeoutKind::Total)) {
-        response.headers_mut().insert(REJECTED, HeaderValue::from_static(rejection.reason().as_str()));
+    if rejection.is_unprocessed() {
+        // A word that is no header value is left out.
+        if let Ok(word) = HeaderValue::from_maybe_shared(Bytes::from_static(rejection.reason().word().as_bytes())) {
+            response.headers_mut().insert(REJECTED, word);
+        }
     }
     response.extensions_mut().insert(rejection);
     response
@@ -124,38 +119,40 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use buttress::Reason;
     use std::time::Duration;
 
-    fn answer(reason: Reason, after: Option<Duration>) -> Response<()> {
+    fn answer(reason: &'static Reason, after: Option<Duration>) -> Response<()> {
         http(Rejection::new("test", reason).after(after), ())
     }
 
     #[test]
     fn a_rejection_is_a_503_that_says_when_in_whole_seconds_rounded_up() {
-        let response = answer(Reason::CircuitOpen, Some(Duration::from_millis(1001)));
+        let response = answer(&buttress::circuit_breaker::OPEN, Some(Duration::from_millis(1001)));
         assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"2".parse().unwrap()));
-        assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), Reason::CircuitOpen);
-        assert_eq!(answer(Reason::BulkheadFull, None).headers()["retry-after"], "1");
-        let centuries = answer(Reason::BulkheadFull, Some(Duration::MAX)).headers()["retry-after"].clone();
+        assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), &buttress::circuit_breaker::OPEN);
+        assert_eq!(answer(&buttress::bulkhead::FULL, None).headers()["retry-after"], "1");
+        let centuries = answer(&buttress::bulkhead::FULL, Some(Duration::MAX)).headers()["retry-after"].clone();
         assert!(centuries.to_str().unwrap().parse::<u64>().unwrap() > 500 * 365 * 86_400);
     }
 
     #[test]
     fn a_rejection_names_its_reason_on_the_wire_and_a_timeout_does_not() {
-        assert_eq!(answer(Reason::CircuitOpen, None).headers()["x-buttress-rejected"], "circuit_open");
-        let timeout = answer(Reason::TimedOut(TimeoutKind::Total), None);
+        assert_eq!(answer(&buttress::circuit_breaker::OPEN, None).headers()["x-buttress-rejected"], "circuit_open");
+        let timeout = answer(&buttress::timeout::TOTAL, None);
         assert_eq!(timeout.headers().get("x-buttress-rejected"), None, "it may have been processed");
     }
 
     #[test]
     fn a_timeout_is_a_504_and_does_not_invite_to_come_back() {
-        let response = answer(Reason::TimedOut(TimeoutKind::Total), None);
+        let response = answer(&buttress::timeout::TOTAL, None);
         assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (504, None));
     }
 
     #[test]
     fn a_grpc_message_is_percent_encoded() {
-        let rejection = Rejection::new("100 % of é", Reason::CircuitOpen).after(Some(Duration::from_millis(1500)));
+        let rejection =
+            Rejection::new("100 % of é", &buttress::circuit_breaker::OPEN).after(Some(Duration::from_millis(1500)));
         let response = grpc(rejection, ());
         assert_eq!(response.headers()["grpc-message"], "100 %25 of %C3%A9: open; try again in 1.5s");
         assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1500");

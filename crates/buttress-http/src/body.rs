@@ -1,5 +1,10 @@
 use crate::{answer::AnswerBody, classify, upload::Upload};
-use buttress::{Failure, FailureKind, InFlight, Outcome, Permit, Progress, Rejection, error::find_rejection};
+use buttress::{
+    Rejection,
+    error::find_rejection,
+    outcome::{Failure, FailureKind, Outcome},
+    policy::{InFlight, Permit, Progress},
+};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;

@@ -56,7 +56,10 @@ use crate::{
     answer::REJECTED,
     hint::{self, Hint},
 };
-use buttress::{Failure, FailureKind, Outcome, Sent, error::sources};
+use buttress::{
+    error::sources,
+    outcome::{Failure, FailureKind, Outcome, Sent},
+};
 use http::{HeaderMap, HeaderName, StatusCode};
 use std::error::Error as StdError;
 

@@ -13,7 +13,7 @@
 //! # What you change keeps the rest
 //!
 //! ```
-//! use buttress::{CircuitBreakerLayer, Ending, Failure, FailureKind};
+//! use buttress::{CircuitBreakerLayer, Ending, outcome::{Failure, FailureKind}};
 //! use buttress_http::ending::HttpClient;
 //!
 //! // A backend that answers 200 with a header where it means 500. `None` leaves a response to the usual rules, and
@@ -40,10 +40,12 @@ use crate::{
     upload::Upload,
 };
 use buttress::{
-    InFlight, Outcome, Permit, Progress, Rejection,
+    Rejection,
     ending::{Ending, NoEnding},
+    outcome::Outcome,
+    policy::{InFlight, Permit, Progress},
 };
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 
 /// Ends a layer for HTTP or gRPC. Only for a layer that has no ending yet, so that nothing set is
@@ -128,6 +130,22 @@ mod sealed {
     }
 }
 
+/// The head of a request, for a classification of your own.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The URI.
+    pub uri: &'a Uri,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The extensions.
+    pub extensions: &'a Extensions,
+    /// Whether it is a gRPC call.
+    pub is_grpc: bool,
+}
+
 /// The head of a response, for a classification of your own.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -142,33 +160,92 @@ pub struct ResponseHead<'a> {
     pub is_grpc: bool,
 }
 
-/// Reads the outcome of the head of a response. Implemented by [`Standard`] and by functions.
+/// Reads the outcome of the head of a response. [`Standard`] leaves it to the usual rules; the
+/// others are made by [`Client::classify`] and [`Client::classify_by`], and those of [`Server`].
 pub trait ClassifyHead {
+    /// What is kept of the request until the response comes.
+    type Note: Default;
+
+    /// Looks at the request.
+    fn note(&self, request: RequestHead<'_>) -> Self::Note;
+
     /// The outcome, which is final; `None` leaves it to the usual rules.
-    fn classify(&self, head: &ResponseHead<'_>) -> Option<Outcome>;
+    fn classify(&self, note: &Self::Note, head: &ResponseHead<'_>) -> Option<Outcome>;
 }
 
 impl ClassifyHead for Standard {
+    type Note = ();
+
     #[inline(always)]
-    fn classify(&self, _: &ResponseHead<'_>) -> Option<Outcome> {
+    fn note(&self, _: RequestHead<'_>) {}
+
+    #[inline(always)]
+    fn classify(&self, (): &(), _: &ResponseHead<'_>) -> Option<Outcome> {
         None
     }
 }
 
-impl<F: Fn(&ResponseHead<'_>) -> Option<Outcome>> ClassifyHead for F {
-    fn classify(&self, head: &ResponseHead<'_>) -> Option<Outcome> {
-        self(head)
+/// Classifies by a function of the response's head.
+#[derive(Clone, Copy)]
+pub struct ByHead<F>(F);
+
+impl<F: Fn(&ResponseHead<'_>) -> Option<Outcome>> ClassifyHead for ByHead<F> {
+    type Note = ();
+
+    #[inline(always)]
+    fn note(&self, _: RequestHead<'_>) {}
+
+    fn classify(&self, (): &(), head: &ResponseHead<'_>) -> Option<Outcome> {
+        (self.0)(head)
     }
 }
 
+/// Classifies by a function of the response's head and of what another has read from the request.
+#[derive(Clone, Copy)]
+pub struct ByCall<G, F> {
+    note: G,
+    classify: F,
+}
+
+impl<N, G, F> ClassifyHead for ByCall<G, F>
+where
+    N: Default,
+    G: Fn(RequestHead<'_>) -> N,
+    F: Fn(&N, &ResponseHead<'_>) -> Option<Outcome>,
+{
+    type Note = N;
+
+    fn note(&self, request: RequestHead<'_>) -> N {
+        (self.note)(request)
+    }
+
+    fn classify(&self, note: &N, head: &ResponseHead<'_>) -> Option<Outcome> {
+        (self.classify)(note, head)
+    }
+}
+
+macro_rules! opaque {
+    ($($name:ident<$($param:ident),*>),*) => {$(
+        impl<$($param),*> std::fmt::Debug for $name<$($param),*> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque!(ByHead<F>, ByCall<G, F>);
+
 /// What the end of a call must know of its request.
 #[derive(Debug, Default)]
-pub struct HttpContext {
+pub struct HttpContext<N = ()> {
     is_grpc: bool,
     /// Their responses have no body.
     is_head: bool,
     /// A response that is a success makes a tunnel of the connection.
     is_connect: bool,
+    /// For a classification of the user's own.
+    note: N,
     /// On a server, whether the caller broke off its upload, where the policy learns from outcomes.
     upload: Option<Upload>,
     /// Of a request that may be upgraded, where a place must be held until the upgraded connection
@@ -177,26 +254,32 @@ pub struct HttpContext {
 }
 
 #[inline]
-fn begin<S: Speaks, P: Permit, B>(request: &mut Request<B>) -> HttpContext {
-    let method = request.method();
+fn begin<S: Speaks, P: Permit, B, C: ClassifyHead>(request: &mut Request<B>, classify: &C) -> HttpContext<C::Note> {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let is_grpc = S::is_grpc(headers);
     HttpContext {
-        is_grpc: S::is_grpc(request.headers()),
+        is_grpc,
         is_head: method == Method::HEAD,
         is_connect: method == Method::CONNECT,
+        note: classify.note(RequestHead { method, uri, headers, extensions: request.extensions(), is_grpc }),
         upload: None,
-        upgrade: if P::HELD_TO_END { Bridge::into_extensions(request.extensions_mut()).map(Box::new) } else { None },
+        upgrade: match P::HOLDS_UNTIL_BODY_END {
+            true => Bridge::into_extensions(request.extensions_mut()).map(Box::new),
+            false => None,
+        },
     }
 }
 
 /// The outcome of a head, and whether it is final.
 #[inline]
-fn head<B>(is_grpc: bool, response: &Response<B>, custom: &impl ClassifyHead) -> (Outcome, bool) {
+fn head<B, C: ClassifyHead>(context: &HttpContext<C::Note>, response: &Response<B>, custom: &C) -> (Outcome, bool) {
+    let is_grpc = context.is_grpc;
     let (status, headers, extensions) = (response.status(), response.headers(), response.extensions());
     // A rejection of a layer underneath, which left as a response.
     if let Some(rejection) = extensions.get::<Rejection>() {
         return (rejection.outcome(), true);
     }
-    if let Some(outcome) = custom.classify(&ResponseHead { status, headers, extensions, is_grpc }) {
+    if let Some(outcome) = custom.classify(&context.note, &ResponseHead { status, headers, extensions, is_grpc }) {
         return (outcome, true);
     }
     if is_grpc {
@@ -212,25 +295,25 @@ fn head<B>(is_grpc: bool, response: &Response<B>, custom: &impl ClassifyHead) ->
 
 /// Puts the permit into the body of the response, or settles it where there is none.
 #[inline]
-fn observe<B: Body, P: Permit>(
-    context: HttpContext,
+fn observe<B: Body, P: Permit, C: ClassifyHead>(
+    context: HttpContext<C::Note>,
     mut response: Response<B>,
     permit: &mut InFlight<P>,
-    custom: &impl ClassifyHead,
+    custom: &C,
 ) -> Response<ObservedBody<B, P>> {
-    let (outcome, is_final) = head(context.is_grpc, &response, custom);
+    let (outcome, is_final) = head(&context, &response, custom);
     let outcome = judged(outcome, context.upload.as_ref());
     permit.progress(Progress::Head);
     let status = response.status();
     let is_upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (context.is_connect && status.is_success());
-    if is_upgraded && P::HELD_TO_END {
+    if is_upgraded && P::HOLDS_UNTIL_BODY_END {
         hold_to_close(context.upgrade, &mut response, permit, outcome);
     }
     let is_decided = is_final || is_upgraded || context.is_head || has_no_body(status);
-    if is_decided && !P::HELD_TO_END {
+    if is_decided && !P::HOLDS_UNTIL_BODY_END {
         permit.settle(&outcome);
     }
-    let ending = if is_decided && P::HELD_TO_END && P::LEARNS {
+    let ending = if is_decided && P::HOLDS_UNTIL_BODY_END && P::LEARNS {
         StreamEnd::Decided(Box::new(outcome))
     } else if context.is_grpc && !is_decided {
         StreamEnd::Grpc
@@ -263,6 +346,6 @@ fn hold_to_close<B, P: Permit>(
 fn error_outcome<E: 'static>(error: &E) -> Outcome {
     match classify::as_chain(error) {
         Some(chain) => classify::error(chain),
-        None => buttress::Failure::new(buttress::FailureKind::Transport).into(),
+        None => buttress::outcome::Failure::new(buttress::outcome::FailureKind::Transport).into(),
     }
 }

@@ -1,7 +1,13 @@
 //! Bounds on the body of a response that hold also while the body is not polled.
 
 use crate::answer::AnswerBody;
-use buttress::{BoxError, Clock, Error, Label, Rejection, TimeoutKind, TokioClock, ending::BodyBounds, timer::Timer};
+use buttress::{
+    BoxError, Error, Reason, Rejection,
+    ending::BodyBounds,
+    policy::{Clock, Label, TokioClock},
+    timeout::{BODY_IDLE, BODY_TOTAL, READER_STALLED},
+    timer::Timer,
+};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
@@ -138,11 +144,11 @@ impl<B> Bounded<B> {
 
     /// The bound that runs out next as things are: what it is, how long it is, and when it runs
     /// out.
-    fn next(&self, state: &State<B>) -> Option<(TimeoutKind, Duration, Instant)> {
+    fn next(&self, state: &State<B>) -> Option<(&'static Reason, Duration, Instant)> {
         let BodyBounds { idle, total, stalled, .. } = self.bounds;
-        let (kind, limit) = if state.is_asked { (TimeoutKind::Idle, idle) } else { (TimeoutKind::Reader, stalled) };
-        let pause = limit.and_then(|limit| Some((kind, limit, state.since.checked_add(limit)?)));
-        let whole = total.zip(state.ends).map(|(total, ends)| (TimeoutKind::Body, total, ends));
+        let (reason, limit) = if state.is_asked { (&BODY_IDLE, idle) } else { (&READER_STALLED, stalled) };
+        let pause = limit.and_then(|limit| Some((reason, limit, state.since.checked_add(limit)?)));
+        let whole = total.zip(state.ends).map(|(total, ends)| (&BODY_TOTAL, total, ends));
         pause.into_iter().chain(whole).min_by_key(|(_, _, due)| *due)
     }
 }
@@ -189,9 +195,9 @@ impl<B: Send + 'static> Bounded<B> {
             return;
         }
         let expired = self.next(&state).filter(|(_, _, due)| *due <= now);
-        let Some((kind, limit, _)) = expired else { return self.arm(&mut state, now) };
+        let Some((reason, limit, _)) = expired else { return self.arm(&mut state, now) };
         let label = self.bounds.label.clone().unwrap_or(Label::new("timeout"));
-        state.rejection = Some(Rejection::timed_out(label, kind, limit));
+        state.rejection = Some(Rejection::timed_out(label, reason, limit));
         let (body, reader) = (state.body.take(), state.reader.take());
         drop(state);
         // Outside the lock: it gives back whatever it holds.

@@ -15,7 +15,10 @@ pub(crate) use without_hyper::Bridge;
 
 #[cfg(not(feature = "hyper"))]
 mod without_hyper {
-    use buttress::{InFlight, Outcome, Permit};
+    use buttress::{
+        outcome::Outcome,
+        policy::{InFlight, Permit},
+    };
     use http::Extensions;
 
     /// Without hyper there is nothing to upgrade.
@@ -35,7 +38,10 @@ mod without_hyper {
 
 #[cfg(feature = "hyper")]
 mod with_hyper {
-    use buttress::{InFlight, Outcome, Permit};
+    use buttress::{
+        outcome::Outcome,
+        policy::{InFlight, Permit},
+    };
     use bytes::Bytes;
     use http::{Extensions, Request, Response, StatusCode};
     use http_body_util::Empty;
@@ -268,9 +274,9 @@ mod with_hyper {
         struct Held(mpsc::Sender<()>);
 
         impl Permit for Held {
-            const HELD_TO_END: bool = true;
+            const HOLDS_UNTIL_BODY_END: bool = true;
 
-            fn settle(&mut self, _: &Outcome, _: &impl buttress::Clock) {
+            fn settle(&mut self, _: &Outcome) {
                 let _ = self.0.send(());
             }
         }

@@ -1,7 +1,12 @@
 //! The contract and the traffic have teeth: layers with the defects that were found in other
 //! people's are caught.
 
-use buttress::{Admit, Bulkhead, Clock, Permit, PlainExt, Policy, Refused, Rejection, gate::GateLayer};
+use buttress::{
+    Bulkhead, PlainExt, Rejection,
+    bulkhead::BulkheadPermit,
+    gate::GateLayer,
+    policy::{Permit, Policy, Refused},
+};
 use buttress_test::{
     Answer, Plan, TestBody, contract,
     traffic::{Caller, Means, Row, Shape, Traffic},
@@ -20,26 +25,28 @@ use tower::{Service, layer::layer_fn};
 #[derive(Clone)]
 struct Leaky(Bulkhead);
 
-struct LeakyPermit(Option<<Bulkhead as Policy>::Permit>);
+struct LeakyPermit(Option<BulkheadPermit>);
 
-impl Policy for Leaky {
+impl<Req: ?Sized> Policy<Req> for Leaky {
     type Permit = LeakyPermit;
 
-    fn reserve(&self, clock: &impl Clock) -> Result<LeakyPermit, Rejection> {
-        self.0.reserve(clock).map(|permit| LeakyPermit(Some(permit)))
+    fn admit(&self, request: &Req) -> Result<LeakyPermit, Rejection> {
+        self.0.admit(request).map(|permit| LeakyPermit(Some(permit)))
     }
 
-    fn peek(&self, clock: &impl Clock) -> Result<(), Refused> {
-        self.0.peek(clock)
+    fn peek(&self) -> Result<(), Refused> {
+        self.0.peek()
     }
 }
 
-impl<Req: ?Sized> Admit<Req> for Leaky {}
-
 impl Permit for LeakyPermit {
-    fn settle(&mut self, outcome: &buttress::Outcome, clock: &impl Clock) {
+    fn settle(&mut self, outcome: &buttress::outcome::Outcome) {
         let mut permit = self.0.take().expect("it is settled once");
-        if outcome == &buttress::Outcome::CANCELLED { std::mem::forget(permit) } else { permit.settle(outcome, clock) }
+        if outcome == &buttress::outcome::Outcome::CANCELLED {
+            std::mem::forget(permit)
+        } else {
+            permit.settle(outcome)
+        }
     }
 }
 

@@ -1,6 +1,12 @@
 //! The traffic, through every layer there is and every ending it can have.
 
-use buttress::{Admit, Clock, Outcome, Permit, Policy, Reason, Refused, Rejection, gate::GateLayer, keyed::Keyed};
+use buttress::{
+    Reason, Rejection,
+    gate::GateLayer,
+    keyed::Keyed,
+    outcome::Outcome,
+    policy::{Class, Permit, Policy, Refused},
+};
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{
     Answer, Plan, TestBody,
@@ -157,26 +163,26 @@ struct Ten(Arc<AtomicUsize>);
 
 struct OneOfTen(Arc<AtomicUsize>);
 
-impl Policy for Ten {
+static TEN_ARE_BUSY: Reason = Reason::new("ten_are_busy", "ten are busy", Class::Exhausted);
+
+impl<Req: ?Sized> Policy<Req> for Ten {
     type Permit = OneOfTen;
 
-    fn reserve(&self, clock: &impl Clock) -> Result<OneOfTen, Rejection> {
-        self.peek(clock).map_err(|_| Rejection::new("ten", Reason::Refused))?;
+    fn admit(&self, _: &Req) -> Result<OneOfTen, Rejection> {
+        Policy::<Req>::peek(self).map_err(|_| Rejection::new("ten", &TEN_ARE_BUSY))?;
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(OneOfTen(self.0.clone()))
     }
 
-    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
+    fn peek(&self) -> Result<(), Refused> {
         if self.0.load(Ordering::Relaxed) < 10 { Ok(()) } else { Err(Refused { retry_after: None }) }
     }
 }
 
-impl<Req: ?Sized> Admit<Req> for Ten {}
-
 impl Permit for OneOfTen {
-    const HELD_TO_END: bool = true;
+    const HOLDS_UNTIL_BODY_END: bool = true;
 
-    fn settle(&mut self, _: &Outcome, _: &impl Clock) {}
+    fn settle(&mut self, _: &Outcome) {}
 }
 
 impl Drop for OneOfTen {

@@ -38,7 +38,7 @@ use crate::{
 };
 use std::time::Duration;
 
-pub use buttress_core::bulkhead::{Bulkhead, BulkheadPermit};
+pub use buttress_core::bulkhead::{Bulkhead, BulkheadPermit, FULL, QUEUE_FULL, QUEUE_TIMEOUT};
 pub use queue::{Queued, QueuedLayer};
 
 /// The futures of services behind a bulkhead.

@@ -39,7 +39,7 @@ mod plain;
 
 pub use plain::{AsError, Judge, Plain, PlainExt, Respond, Success};
 
-use crate::InFlight;
+use crate::in_flight::InFlight;
 use buttress_core::{Label, Outcome, Permit, Rejection};
 use std::{convert::Infallible, task::Poll, time::Duration};
 

@@ -1,7 +1,7 @@
 //! The one error of this family.
 
 use buttress_core::{Failure, FailureKind, Ignored, Outcome, Rejection, Sent};
-use std::{any::Any, error::Error as StdError, fmt, io};
+use std::{any::Any, error::Error as StdError, io};
 
 /// Any error, boxed, as everywhere in tower.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -10,13 +10,15 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// Flat: however many layers are stacked, and whatever boxes errors between them, there is one of these at most. An inner
 /// error keeps its type: [`source`](StdError::source) is that error itself, so `downcast_ref` finds it, and tonic finds its `Status`.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// One of our policies refused the call, or gave up on it.
+    #[error("{0}")]
     Rejected(Rejection),
     /// The inner service failed.
-    Inner(BoxError),
+    #[error("{0}")]
+    Inner(#[source] BoxError),
 }
 
 impl Error {
@@ -37,24 +39,6 @@ impl Error {
 impl From<Rejection> for Error {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rejected(rejection) => rejection.fmt(f),
-            Self::Inner(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Rejected(_) => None,
-            Self::Inner(error) => Some(&**error),
-        }
     }
 }
 
@@ -124,20 +108,18 @@ pub fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use buttress_core::Reason;
+    use buttress_core::bulkhead;
+    use std::fmt;
 
     fn full() -> Error {
-        Rejection::new("bulkhead", Reason::BulkheadFull).into()
+        Rejection::new("bulkhead", &bulkhead::FULL).into()
     }
 
     #[test]
     fn nested_layers_and_boxes_between_them_leave_one_flat_error() {
         let boxed: BoxError = full().into();
         let again = Error::from_inner(Error::from_inner(boxed));
-        assert!(
-            matches!(&again, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull),
-            "{again:?}"
-        );
+        assert!(matches!(&again, Error::Rejected(rejection) if rejection.reason() == &bulkhead::FULL), "{again:?}");
     }
 
     #[test]
@@ -150,7 +132,7 @@ mod tests {
     #[test]
     fn a_rejection_is_found_through_other_peoples_errors() {
         let error = Error::from_inner(io::Error::other(full()));
-        assert_eq!(error.rejection().map(Rejection::reason), Some(Reason::BulkheadFull));
+        assert_eq!(error.rejection().map(Rejection::reason), Some(&bulkhead::FULL));
         assert_eq!(outcome(&error), Outcome::Ignored(Ignored::LocalReject));
     }
 
@@ -183,7 +165,7 @@ mod tests {
     #[test]
     fn a_rejection_is_found_in_an_error_of_a_user() {
         let error = Error::from_inner(Mine(full()));
-        assert_eq!(error.rejection().map(Rejection::reason), Some(Reason::BulkheadFull));
+        assert_eq!(error.rejection().map(Rejection::reason), Some(&bulkhead::FULL));
         assert_eq!(outcome(&error), Outcome::Ignored(Ignored::LocalReject));
     }
 

@@ -17,7 +17,7 @@ pub(crate) fn rejected(rejection: &Rejection) {
     tracing::debug!(
         resilience.policy.kind = rejection.policy(),
         resilience.policy.name = rejection.name(),
-        reason = rejection.reason().as_str(),
+        reason = rejection.reason().word(),
         retry_after_ms = rejection.retry_after().map(millis),
         "call rejected"
     );
@@ -29,7 +29,7 @@ pub(crate) fn timed_out(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
     tracing::debug!(
         resilience.policy.name = rejection.name(),
-        reason = rejection.reason().as_str(),
+        reason = rejection.reason().word(),
         limit_ms = rejection.limit().map(millis),
         "call timed out"
     );

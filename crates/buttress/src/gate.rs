@@ -1,59 +1,27 @@
 //! Admission, call, outcome: the plumbing of every protective layer, written once.
 //!
-//! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). Your own policy becomes a
-//! layer the same way ours do:
-//!
-//! ```
-//! use buttress::{Admit, Clock, PlainExt, Policy, Reason, Refused, Rejection, gate::GateLayer};
-//!
-//! /// Lets requests in while the lights are on.
-//! #[derive(Clone)]
-//! struct Lights(std::sync::Arc<std::sync::atomic::AtomicBool>);
-//!
-//! impl Policy for Lights {
-//!     type Permit = ();
-//!     fn reserve(&self, clock: &impl Clock) -> Result<(), Rejection> {
-//!         self.peek(clock).map_err(|_| Rejection::new("lights", Reason::Refused))
-//!     }
-//!     fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-//!         let on = self.0.load(std::sync::atomic::Ordering::Relaxed);
-//!         if on { Ok(()) } else { Err(Refused { retry_after: None }) }
-//!     }
-//! }
-//! impl<Req: ?Sized> Admit<Req> for Lights {}
-//!
-//! let layer = GateLayer::with_policy(Lights(Default::default())).plain();
-//! # let _ = layer;
-//! ```
-//!
-//! # Its rejections
-//!
-//! [`Rejection::new`] takes the kind of the policy in words, which messages and logs carry. The
-//! reason is [`Reason::Refused`]: 503 with HTTP and `UNAVAILABLE` with gRPC.
-//! A server that answers otherwise, as a rate limit does with 429, changes the status in the
-//! function that it gives to `HttpServer::respond`.
-//!
-//! Take the time from the clock that is passed in, and from [`TokioClock`] where there is none, so
-//! that tests can pause it.
+//! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). The module
+//! [`policy`](crate::policy) shows how a policy of your own becomes a layer.
 //!
 //! # Readiness
 //!
-//! A gate is as ready as its inner service. While that is pending and the policy would reject the
-//! call anyway, the gate is ready at once, so that the caller gets the rejection now and not after
-//! a hung connection; a gate that waits for its inner service wakes when a circuit opens, and not
-//! when a bulkhead fills. A failing readiness of the inner service is evidence for the policy,
-//! counts no rejection, and counts no call where the policy rejects.
+//! A gate is as ready as its inner service. While the policy would reject every call, the gate is
+//! ready at once, so that the caller gets the rejection now and not after a hung connection. A gate
+//! that waits for its inner service wakes when a circuit opens, and not when a bulkhead fills. When
+//! the inner service fails to become ready, that is evidence for the policy. It counts no rejection,
+//! and no call where the policy rejects.
 
 mod reserving;
 
 pub use reserving::{ReservingGate, ReservingGateLayer};
 
 use crate::{
-    InFlight, TokioClock,
     ending::{Begin, Ended, Ending, Finish, NoEnding},
     events,
+    in_flight::InFlight,
+    shell::{around, opaque},
 };
-use buttress_core::{Admit, Permit, Policy, Reason, Refused, Rejection};
+use buttress_core::{Permit, Policy, Refused, Rejection, Reserve, policy::NOT_READY};
 use pin_project::pin_project;
 use std::{
     any::Any,
@@ -102,12 +70,12 @@ impl<A, E> GateLayer<A, E> {
     ///
     /// Not for axum, which never looks at readiness.
     ///
-    /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, does not compile here.
+    /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, cannot
+    /// [reserve](Reserve), and does not compile here.
     pub fn backpressure(self) -> ReservingGateLayer<A, E>
     where
-        A: Policy,
+        A: Reserve,
     {
-        const { assert!(A::RESERVES, "this policy decides by the request, which `poll_ready` does not know") };
         ReservingGateLayer::new(self)
     }
 
@@ -125,7 +93,7 @@ impl<A, E> Ending for GateLayer<A, E> {
     }
 }
 
-impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
+impl<S, A: Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
     type Service = Gate<S, A, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -136,12 +104,14 @@ impl<S, A: Policy + Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
 /// A service behind a policy that is asked when it is called. See the [module](self) for its
 /// readiness.
 #[derive(Debug)]
-pub struct Gate<S, A: Policy, E> {
+pub struct Gate<S, A, E> {
     inner: S,
     readiness: Readiness,
     gate: GateLayer<A, E>,
-    seldom: Option<Box<Seldom<A>>>,
+    seldom: Option<Box<Seldom>>,
 }
+
+around!(Gate<S, A, E>);
 
 /// What the last `poll_ready` found, in one word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -170,51 +140,19 @@ impl Readiness {
 /// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned
 /// with every call.
 #[derive(Debug)]
-enum Seldom<A: Policy> {
+enum Seldom {
     /// Its place among those that the policy wakes.
-    Waiting(Waiting<A>),
+    Waiting(Waiting),
     /// The error of the inner service, which the ending has converted. It is kept where the policy
     /// cannot learn from it before the request is known.
     Failed(Box<dyn Any + Send + Sync>),
 }
 
-impl<S, A: Policy, E> Gate<S, A, E> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S: Clone, A: Policy + Clone, E: Clone> Clone for Gate<S, A, E> {
+impl<S: Clone, A: Clone, E: Clone> Clone for Gate<S, A, E> {
     fn clone(&self) -> Self {
         // Readiness is not inherited: the clone has to be polled itself.
         Self { inner: self.inner.clone(), readiness: Readiness::UNKNOWN, gate: self.gate.clone(), seldom: None }
     }
-}
-
-/// That the inner service fails to become ready is evidence like a failed call. Where the policy
-/// would reject a call, there is no call, and so no evidence and no rejection.
-fn readiness_failed<A, E, Cx, Res, Err>(
-    gate: &GateLayer<A, E>,
-    error: Err,
-    permit: Option<InFlight<A::Permit>>,
-) -> E::Error
-where
-    A: Policy,
-    E: Finish<Cx, Res, Err>,
-{
-    let permit = permit.or_else(|| gate.policy.try_reserve(&TokioClock).ok().map(InFlight::new));
-    settle_error(&gate.ends, error, permit.unwrap_or_else(InFlight::none))
 }
 
 /// Passes an error on, after it has settled the permit of its call.
@@ -231,7 +169,7 @@ where
 impl<S, A, E, Req> Service<Req> for Gate<S, A, E>
 where
     S: Service<Req>,
-    A: Admit<Req> + Clone,
+    A: Policy<Req> + Clone,
     E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
     type Response = E::Response<A::Permit>;
@@ -242,7 +180,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
         let Self { inner, readiness, gate, seldom } = self;
         // What will be rejected must not hold a slot of the inner service meanwhile.
-        if let Err(refused) = gate.policy.peek(&TokioClock) {
+        if let Err(refused) = gate.policy.peek() {
             *readiness = Readiness::refused(refused);
             return Poll::Ready(Ok(()));
         }
@@ -255,17 +193,23 @@ where
                 }
                 Poll::Ready(Ok(()))
             }
-            // Without the request there is no key, and so no policy that learns from it: it fails
-            // the call instead.
-            Poll::Ready(Err(error)) if !A::RESERVES => {
-                *seldom = Some(Box::new(Seldom::Failed(Box::new(gate.ends.inner(error)))));
-                Poll::Ready(Ok(()))
-            }
             Poll::Ready(Err(error)) => {
                 *seldom = None;
-                Poll::Ready(Err(readiness_failed(gate, error, None)))
+                match if A::Permit::LEARNS { gate.policy.unready() } else { Some(Err(NO_EVIDENCE)) } {
+                    // Where the policy would reject a call, there is no call, and so no evidence.
+                    Some(permit) => {
+                        let permit = permit.map_or_else(|_| InFlight::none(), InFlight::new);
+                        Poll::Ready(Err(settle_error(&gate.ends, error, permit)))
+                    }
+                    // The policy learns only from calls whose request it knows, so the error fails
+                    // the next one.
+                    None => {
+                        *seldom = Some(Box::new(Seldom::Failed(Box::new(gate.ends.inner(error)))));
+                        Poll::Ready(Ok(()))
+                    }
+                }
             }
-            Poll::Pending => match would_refuse(seldom, &gate.policy, cx) {
+            Poll::Pending => match would_refuse::<A, Req>(seldom, &gate.policy, cx) {
                 Some(refused) => {
                     *readiness = Readiness::refused(refused);
                     Poll::Ready(Ok(()))
@@ -281,10 +225,10 @@ where
         let GateLayer { policy, ends } = &self.gate;
         let context = ends.begin::<A::Permit>(&mut request);
         if let Some(refused) = readiness.refusal() {
-            let state = State::Rejected { rejection: Some(policy.refuse(refused, &TokioClock)) };
+            let state = State::Rejected { rejection: Some(policy.refuse(&request, refused)) };
             return ResponseFuture { state, context, ends: ends.clone() };
         }
-        let state = match policy.admit(&request, &TokioClock) {
+        let state = match policy.admit(&request) {
             // The guard comes before the call: if that panics, the permit is given back, and the
             // call has failed.
             Ok(permit) if readiness == Readiness::READY => {
@@ -299,12 +243,13 @@ where
     }
 }
 
-impl<S, A: Policy, E> Gate<S, A, E> {
+impl<S, A, E> Gate<S, A, E> {
     /// A call that the policy admits, and for which the inner service is not ready: that failed, or
     /// the policy would have refused when it was asked for readiness.
     #[cold]
-    fn call_unready<F, X, Cx, Res, Err>(&mut self, mut permit: InFlight<A::Permit>) -> State<F, A::Permit, X>
+    fn call_unready<F, P, X, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, X>
     where
+        P: Permit,
         X: Send + Sync + 'static,
         E: Finish<Cx, Res, Err, Error = X>,
     {
@@ -314,25 +259,25 @@ impl<S, A: Policy, E> Gate<S, A, E> {
             permit.settle(&self.gate.ends.outcome(&error));
             return State::Failed { error: Some(error) };
         }
-        State::Rejected { rejection: Some(Rejection::new("gate", Reason::NotReady)) }
+        State::Rejected { rejection: Some(Rejection::new("gate", &NOT_READY)) }
     }
 }
 
 /// The refusal that a call would get now. If there is none, the task wakes when that may have
 /// changed.
 #[cold]
-fn would_refuse<A>(seldom: &mut Option<Box<Seldom<A>>>, policy: &A, cx: &mut Context<'_>) -> Option<Refused>
+fn would_refuse<A, Req>(seldom: &mut Option<Box<Seldom>>, policy: &A, cx: &mut Context<'_>) -> Option<Refused>
 where
-    A: Policy + Clone,
+    A: Policy<Req>,
 {
     if !matches!(seldom.as_deref(), Some(Seldom::Waiting(_))) {
-        *seldom = Waiting::for_policy(policy).map(|waiting| Box::new(Seldom::Waiting(waiting)));
+        *seldom = policy.watchers().map(|waiters| Box::new(Seldom::Waiting(Waiting::new(waiters))));
     }
     if let Some(Seldom::Waiting(waiting)) = seldom.as_deref() {
         waiting.register(cx);
     }
     // Asked after registering: what changed in between woke no task.
-    policy.peek(&TokioClock).err()
+    policy.peek().err()
 }
 
 /// The future of a [`Gate`].
@@ -361,11 +306,7 @@ enum State<F, P: Permit, X> {
     },
 }
 
-impl<F, P: Permit, E, Cx, X> std::fmt::Debug for ResponseFuture<F, P, E, Cx, X> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+opaque!(ResponseFuture<F, P: Permit, E, Cx, X>);
 
 impl<F, P, E, Cx, Res, Err> Future for ResponseFuture<F, P, E, Cx, E::Error>
 where
@@ -389,6 +330,9 @@ where
         }
     }
 }
+
+/// In place of a permit for evidence, where the policy uses none.
+const NO_EVIDENCE: Refused = Refused { retry_after: None };
 
 const POLLED_AGAIN: &str = "polled after completion";
 

@@ -4,7 +4,7 @@
 //! `buttress-http` has the one for `/livez`, `/readyz` and `/startupz`.
 //!
 //! ```
-//! use buttress::{Health, health::{CheckConfig, Group, Probe}};
+//! use buttress::health::{CheckConfig, Group, Health, HealthExt, Probe};
 //! use std::time::Duration;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -29,14 +29,14 @@
 mod check;
 
 use crate::{
-    TokioClock,
+    clock::TokioClock,
     ending::{Ended, Ending, NoEnding},
     ready_call::ReadyCall,
+    shell::{around, opaque},
 };
 use buttress_core::health as core;
 use pin_project::pin_project;
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -45,7 +45,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use buttress_core::health::{Group, Line, Probe, Report, Rules, Status};
-pub use check::{Check, CheckConfig};
+pub use check::{Check, CheckConfig, HealthExt};
 
 /// The future of a service behind a [`HealthLayer`].
 pub mod future {
@@ -53,84 +53,11 @@ pub mod future {
 }
 
 /// The health of one service. A cheap handle; clones share it. It begins as starting: neither
-/// started nor ready.
-#[derive(Clone, Debug, Default)]
-pub struct Health(core::Health);
-
-impl Health {
-    /// A service that is starting.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The service has started. This is final.
-    pub fn started(&self) {
-        self.0.started();
-    }
-
-    /// The service is about to stop: readiness ends now, liveness goes on. This is final. Keep
-    /// serving until the load balancer has noticed.
-    pub fn drain(&self) {
-        self.0.drain();
-    }
-
-    /// Whether [`drain`](Self::drain) was called.
-    pub fn is_draining(&self) -> bool {
-        self.0.is_draining()
-    }
-
-    /// An indicator of readiness that is set by hand.
-    pub fn readiness(&self, name: impl Into<String>) -> Indicator {
-        Indicator(self.0.readiness(name))
-    }
-
-    /// An indicator of liveness that is set by hand. Nothing outside the process belongs here.
-    pub fn liveness(&self, name: impl Into<String>) -> Indicator {
-        Indicator(self.0.liveness(name))
-    }
-
-    /// An indicator of a dependency that is set by hand. It is shown and changes no answer.
-    pub fn dependency(&self, name: impl Into<String>) -> Indicator {
-        Indicator(self.0.dependency(name))
-    }
-
-    /// An indicator with rules of its own.
-    pub fn indicator(&self, name: impl Into<String>, group: Group, rules: Rules) -> Indicator {
-        Indicator(self.0.indicator(name, group, rules))
-    }
-
-    /// The answer to a probe.
-    pub fn status(&self, probe: Probe) -> Status {
-        self.0.status(probe, &TokioClock)
-    }
-
-    /// All indicators and answers, for people.
-    pub fn report(&self) -> Report {
-        self.0.report(&TokioClock)
-    }
-}
+/// started nor ready. Its time is tokio's.
+pub type Health = core::Health<TokioClock>;
 
 /// Reports on one part of a service's health. Dropping it takes that part out of the answer.
-#[derive(Debug)]
-#[must_use = "dropping an indicator takes it out of the answer"]
-pub struct Indicator(core::Indicator);
-
-impl Indicator {
-    /// Reports [`Status::Up`].
-    pub fn up(&self) {
-        self.0.up(&TokioClock);
-    }
-
-    /// Reports [`Status::Down`], and why.
-    pub fn down(&self, detail: impl Into<String>) {
-        self.0.down(detail, &TokioClock);
-    }
-
-    /// Reports a status, and why.
-    pub fn report(&self, status: Status, detail: Option<String>) {
-        self.0.report(status, detail, &TokioClock);
-    }
-}
+pub type Indicator = core::Indicator<TokioClock>;
 
 /// Knows which requests are probes of a protocol, and how to answer them; asked for by
 /// [`HealthLayer`].
@@ -188,22 +115,7 @@ pub struct HealthService<S, E> {
     layer: HealthLayer<E>,
 }
 
-impl<S, E> HealthService<S, E> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+around!(HealthService<S, E>);
 
 impl<S, E, Req> Service<Req> for HealthService<S, E>
 where
@@ -249,11 +161,7 @@ enum State<S, Req, Res, F> {
     },
 }
 
-impl<S, Req, E, Res, F> fmt::Debug for ResponseFuture<S, Req, E, Res, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+opaque!(ResponseFuture<S, Req, E, Res, F>);
 
 impl<S, Req, E> Future for ResponseFuture<S, Req, E, E::Response, S::Future>
 where

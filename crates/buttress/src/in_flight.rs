@@ -1,4 +1,3 @@
-use crate::TokioClock;
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress};
 use std::mem::ManuallyDrop;
 
@@ -27,7 +26,7 @@ impl<P: Permit> InFlight<P> {
     #[inline(always)]
     pub fn settle(&mut self, outcome: &Outcome) {
         if let Some(permit) = &mut *self.0 {
-            permit.settle(outcome, &TokioClock);
+            permit.settle(outcome);
             *self.0 = None;
         }
     }
@@ -36,7 +35,7 @@ impl<P: Permit> InFlight<P> {
     #[inline(always)]
     pub fn progress(&mut self, progress: Progress) {
         if let Some(permit) = &mut *self.0 {
-            permit.progress(progress, &TokioClock);
+            permit.progress(progress);
         }
     }
 

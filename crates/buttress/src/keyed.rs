@@ -12,7 +12,7 @@
 //! # Ok::<(), buttress::InvalidConfig>(())
 //! ```
 //!
-//! Any [policy](crate::Policy) that implements [`Idle`] can be keyed. Its type can be written down:
+//! Any [policy](Policy) that implements [`Idle`] and [`Report`] can be keyed. Its type can be written down:
 //! the function that makes policies is boxed, and the one that reads keys can be a function
 //! pointer, a [`BoxKey`], or a type of your own that implements [`KeyOf`].
 //!
@@ -51,7 +51,7 @@
 //! Policies are made [compact]. A key with a closed circuit takes some 1.3 kB.
 //!
 //! Keys are not names: give policies a name with a bounded number of values if you make metrics of
-//! names. The metrics of a keyed policy are [sums](Keyed::stats) over its keys.
+//! names. The metrics of a keyed policy are sums over its keys.
 //!
 //! # Cost
 //!
@@ -70,7 +70,8 @@
 //! key until `retain_recent` is called.
 
 use buttress_core::{
-    Admit, Clock, InvalidConfig, Policy, Reason, Refused, Rejection,
+    Idle, InvalidConfig, Name, Policy, Rejection,
+    report::{LabelValues, Metric, Report, Sink, Value},
     shard::{Counter, compact},
 };
 use std::{
@@ -79,7 +80,7 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -121,59 +122,6 @@ impl<Req: ?Sized, K, F: Fn(&Req) -> K> KeyOf<Req, K> for F {
 /// A function that reads keys and captures something.
 pub type BoxKey<Req, K> = Box<dyn Fn(&Req) -> K + Send + Sync>;
 
-/// A policy that can be evicted when it is idle.
-pub trait Idle {
-    /// Whether a new policy would decide alike: it refuses no call, and has none in flight.
-    fn is_idle(&self) -> bool;
-
-    /// What it adds to [`Keyed::stats`]. Nothing by default.
-    fn summary(&self) -> Summary {
-        Summary::default()
-    }
-}
-
-impl Idle for crate::CircuitBreaker {
-    /// No call in flight, and closed, or open for no longer. An operator's states are kept.
-    fn is_idle(&self) -> bool {
-        Self::is_idle(self)
-    }
-
-    fn summary(&self) -> Summary {
-        use crate::circuit_breaker::State;
-        let snapshot = self.snapshot();
-        Summary {
-            in_flight: self.in_flight(),
-            rejected: snapshot.rejected,
-            open: usize::from(matches!(snapshot.state, State::Open | State::ForcedOpen)),
-            half_open: usize::from(snapshot.state == State::HalfOpen),
-        }
-    }
-}
-
-impl Idle for crate::Bulkhead {
-    /// No call in flight, and none in the queue.
-    fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.waiting() == 0
-    }
-
-    fn summary(&self) -> Summary {
-        Summary { in_flight: self.in_flight(), rejected: self.rejected(), ..Summary::default() }
-    }
-}
-
-/// The numbers of one policy, or the sums over several.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Summary {
-    /// Calls in flight.
-    pub in_flight: usize,
-    /// Calls rejected so far.
-    pub rejected: u64,
-    /// Circuits that are open, by themselves or by an operator.
-    pub open: usize,
-    /// Circuits that are half-open.
-    pub half_open: usize,
-}
-
 /// The numbers of a [`Keyed`] policy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -185,23 +133,25 @@ pub struct Stats {
     /// Calls so far that were admitted by a policy of their own, because no policy could be
     /// evicted.
     pub untracked: u64,
-    /// Sums over all policies. `rejected` includes those of evicted ones.
-    pub sum: Summary,
 }
 
 /// A policy for each key of the requests. See the [module](self). A cheap handle; clones share the
 /// policies.
 pub struct Keyed<K, A, G>(Arc<Store<K, A, G>>);
 
+/// Makes the policy of a key.
+type MakePolicy<K, A> = Box<dyn Fn(&K) -> A + Send + Sync>;
+
 struct Store<K, A, G> {
+    name: Option<Name>,
     key: G,
-    make: Box<dyn Fn(&K) -> A + Send + Sync>,
+    make: MakePolicy<K, A>,
     max_keys: usize,
     entries: papaya::HashMap<K, Entry<A>>,
     ring: Mutex<Ring<K>>,
     evicted: Counter,
-    /// What evicted policies rejected, so that the sum does not fall.
-    evicted_rejected: AtomicU64,
+    /// What evicted policies counted, so that sums do not fall.
+    evicted_counts: Mutex<Sums>,
     untracked: Counter,
 }
 
@@ -261,12 +211,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
     /// `key` reads the key of a request, `make` makes the policy of a new key. At most 1,000 keys.
     pub fn new(key: G, make: impl Fn(&K) -> A + Send + Sync + 'static) -> Self {
-        Self(Store::new(key, Box::new(make), DEFAULT_MAX_KEYS))
+        Self(Store::new(None, key, Box::new(make), DEFAULT_MAX_KEYS))
     }
 
     /// The same, with settings.
     pub fn builder(key: G, make: impl Fn(&K) -> A + Send + Sync + 'static) -> Builder<K, A, G> {
-        Builder { key, make: Box::new(make), max_keys: DEFAULT_MAX_KEYS }
+        Builder { name: None, key, make: Box::new(make), max_keys: DEFAULT_MAX_KEYS }
     }
 
     /// The policy of `key`, if it has one.
@@ -318,40 +268,29 @@ impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
         self.0.untracked.sum()
     }
 
-    /// Sums over all keys. Takes a look at each policy: some milliseconds for 100,000 keys.
-    pub fn stats(&self) -> Stats
-    where
-        A: Idle,
-    {
-        let rejected = self.0.evicted_rejected.load(Ordering::Relaxed);
-        let mut sum = Summary { rejected, ..Summary::default() };
-        self.for_each(|_, policy| {
-            let summary = policy.summary();
-            sum.in_flight += summary.in_flight;
-            sum.rejected += summary.rejected;
-            sum.open += summary.open;
-            sum.half_open += summary.half_open;
-        });
-        Stats { keys: self.len(), evicted: self.evicted(), untracked: self.untracked(), sum }
+    /// How many keys there are, and what became of others.
+    pub fn stats(&self) -> Stats {
+        Stats { keys: self.len(), evicted: self.evicted(), untracked: self.untracked() }
     }
 }
 
 impl<K: Hash + Eq, A, G> Store<K, A, G> {
-    fn new(key: G, make: Box<dyn Fn(&K) -> A + Send + Sync>, max_keys: usize) -> Arc<Self> {
+    fn new(name: Option<Name>, key: G, make: MakePolicy<K, A>, max_keys: usize) -> Arc<Self> {
         Arc::new(Self {
+            name,
             key,
             make,
             max_keys,
             entries: papaya::HashMap::new(),
             ring: Mutex::new(Ring { keys: VecDeque::new(), taken: 0 }),
             evicted: Counter::default(),
-            evicted_rejected: AtomicU64::new(0),
+            evicted_counts: Mutex::default(),
             untracked: Counter::default(),
         })
     }
 }
 
-impl<K: Hash + Eq + Clone, A: Idle, G> Store<K, A, G> {
+impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
     /// Asks the policy of `key`, which is made if it is a new one.
     #[inline]
     fn ask<R>(&self, key: K, ask: impl FnOnce(&A) -> R) -> R {
@@ -436,7 +375,10 @@ impl<K: Hash + Eq + Clone, A: Idle, G> Store<K, A, G> {
         let Some(key) = candidate.into_key() else { return false };
         let entries = self.entries.pin();
         if let Some(policy) = entries.remove(&key).and_then(|entry| entry.policy.get()) {
-            self.evicted_rejected.fetch_add(policy.summary().rejected, Ordering::Relaxed);
+            let mut sums = Sums::default();
+            policy.report(&mut sums);
+            let mut counts = lock(&self.evicted_counts);
+            sums.counters().for_each(|(metric, labels, value)| counts.value(&metric, labels, value));
         }
         self.evicted.add(1);
         true
@@ -444,30 +386,70 @@ impl<K: Hash + Eq + Clone, A: Idle, G> Store<K, A, G> {
 }
 
 /// Without a request there is no key, and so no policy to ask: a keyed layer decides when it is
-/// called, and cannot reserve in `poll_ready`.
-impl<K, A: Policy, G> Policy for Keyed<K, A, G> {
+/// called.
+impl<Req: ?Sized, K, A, G> Policy<Req> for Keyed<K, A, G>
+where
+    K: Hash + Eq + Clone,
+    A: Policy<Req> + Idle + Report,
+    G: KeyOf<Req, K>,
+{
     type Permit = A::Permit;
 
-    const RESERVES: bool = false;
-
-    fn reserve(&self, _: &impl Clock) -> Result<A::Permit, Rejection> {
-        Err(Rejection::new("keyed policy", Reason::NotReady))
-    }
-
-    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-        Ok(())
+    #[inline]
+    fn admit(&self, request: &Req) -> Result<A::Permit, Rejection> {
+        self.0.ask(self.0.key.key_of(request), |policy| policy.admit(request))
     }
 }
 
-impl<Req: ?Sized, K, A, G> Admit<Req> for Keyed<K, A, G>
-where
-    K: Hash + Eq + Clone,
-    A: Admit<Req> + Idle,
-    G: KeyOf<Req, K>,
-{
-    #[inline]
-    fn admit(&self, request: &Req, clock: &impl Clock) -> Result<A::Permit, Rejection> {
-        self.0.ask(self.0.key.key_of(request), |policy| policy.admit(request, clock))
+const KEYS: Metric = Metric::gauge("resilience.keyed.keys", "keys", "Keys that have a policy");
+const EVICTED: Metric = Metric::counter("resilience.keyed.evicted", "keys", "Keys whose policy was evicted");
+const UNTRACKED: Metric =
+    Metric::counter("resilience.keyed.untracked", "calls", "Calls of keys for which there was no room");
+
+/// Its own metrics, and the sums over the policies of all keys.
+impl<K: Hash + Eq, A: Report, G> Report for Keyed<K, A, G> {
+    fn metrics() -> Vec<Metric> {
+        [vec![KEYS, EVICTED, UNTRACKED], A::metrics()].concat()
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// Looks at each policy: some 20 milliseconds for 100,000 keys.
+    fn report(&self, sink: &mut dyn Sink) {
+        sink.gauge(&KEYS, self.len() as f64);
+        sink.counter(&EVICTED, self.evicted());
+        sink.counter(&UNTRACKED, self.untracked());
+        let mut sums = lock(&self.0.evicted_counts).clone();
+        self.for_each(|_, policy| policy.report(&mut sums));
+        for (metric, labels, value) in sums.into_values() {
+            sink.value(&metric, labels, value);
+        }
+    }
+}
+
+/// The values of several policies, added up.
+#[derive(Clone, Debug, Default)]
+struct Sums(Vec<(Metric, LabelValues, Value)>);
+
+impl Sums {
+    fn counters(self) -> impl Iterator<Item = (Metric, LabelValues, Value)> {
+        self.into_values().filter(|(_, _, value)| matches!(value, Value::Counter(_)))
+    }
+
+    fn into_values(self) -> impl Iterator<Item = (Metric, LabelValues, Value)> {
+        self.0.into_iter()
+    }
+}
+
+impl Sink for Sums {
+    fn value(&mut self, metric: &Metric, labels: LabelValues, value: Value) {
+        let known = self.0.iter_mut().find(|(known, its, _)| known.name == metric.name && *its == labels);
+        match known {
+            Some((_, _, sum)) => sum.add(value),
+            None => self.0.push((*metric, labels, value)),
+        }
     }
 }
 
@@ -490,12 +472,19 @@ impl<K, A, G> fmt::Debug for Keyed<K, A, G> {
 /// Builds a [`Keyed`] policy.
 #[must_use]
 pub struct Builder<K, A, G> {
+    name: Option<Name>,
     key: G,
-    make: Box<dyn Fn(&K) -> A + Send + Sync>,
+    make: MakePolicy<K, A>,
     max_keys: usize,
 }
 
 impl<K: Hash + Eq, A, G> Builder<K, A, G> {
+    /// The name in metrics. None by default.
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// How many keys have a policy at the most. At least 1. Default 1,000.
     pub fn max_keys(mut self, max_keys: usize) -> Self {
         self.max_keys = max_keys;
@@ -508,7 +497,7 @@ impl<K: Hash + Eq, A, G> Builder<K, A, G> {
         if self.max_keys == 0 {
             return Err(InvalidConfig::new("max_keys", "must be at least 1"));
         }
-        Ok(Keyed(Store::new(self.key, self.make, self.max_keys)))
+        Ok(Keyed(Store::new(self.name, self.key, self.make, self.max_keys)))
     }
 }
 

@@ -26,8 +26,27 @@
 //! [`GateLayer`](gate::GateLayer). Its [ending] says what the layer speaks: how outcomes are read,
 //! and whether a rejection leaves as the one flat [`Error`] of this family or as a response.
 //!
-//! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be called for every
-//! connection, as axum does, and all its services share one circuit, one bulkhead, one budget.
+//! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be
+//! called for every connection, as axum does, and all its services share one circuit, one bulkhead,
+//! one budget.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`circuit_breaker`], [`bulkhead`], [`retry`], [`timeout`], [`health`] | the layers |
+//! | [`keyed`] | one policy for each host, route or tenant |
+//! | [`ending`], [`outcome`] | how results are read and rejections leave |
+//! | [`policy`] | what a policy of your own needs |
+//! | [`metrics`], [`wire`] | how policies are seen, and rejections said |
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tracing` (default) | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
+//! | `metrics` | [`metrics::Exporter`], for the `metrics` facade |
+//! | `gossip` | circuits that instances share by UDP |
+//! | `axum` | `IntoResponse` for [`Error`] |
+//! | `tonic` | `From<Error>` for `tonic::Status` |
 //!
 //! # Tests of your own stack
 //!
@@ -60,6 +79,8 @@
 //! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "axum")]
+mod axum;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
@@ -72,24 +93,28 @@ mod in_flight;
 pub mod keyed;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub mod per_request;
+pub mod policy;
 mod ready_call;
 pub mod retry;
+mod shell;
 pub mod timeout;
 pub mod timer;
 #[cfg(feature = "tonic")]
 mod tonic;
+pub mod wire;
+
+/// What became of a call: the vocabulary of classifiers.
+pub mod outcome {
+    pub use buttress_core::outcome::*;
+}
 
 pub use bulkhead::{Bulkhead, BulkheadLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
-pub use clock::TokioClock;
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
-pub use in_flight::InFlight;
 pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
-pub use buttress_core::{
-    Admit, Backoff, Clock, Failure, FailureKind, Ignored, InvalidConfig, Label, Name, Outcome, Permit, Policy,
-    Progress, Reason, Refused, Rejection, Sent, TimeoutKind, Waiters,
-};
+pub use buttress_core::{Backoff, InvalidConfig, Reason, Rejection};

@@ -52,69 +52,17 @@ pub use buttress_core::retry_budget::Withdrawal;
 pub use layer::{RetryLayer, RetryStats};
 pub use service::Retry;
 
-use crate::TokioClock;
-use buttress_core::{InvalidConfig, retry_budget as core};
+use crate::clock::TokioClock;
+use buttress_core::retry_budget as core;
 
 /// The future of a service that retries.
 pub mod future {
     pub use super::service::ResponseFuture;
 }
 
-/// A budget that keeps retries a share of the traffic: see [`buttress_core::RetryBudget`] for the bound it guarantees. A cheap handle; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct RetryBudget(core::RetryBudget);
-
-impl RetryBudget {
-    /// 20 % of the requests, 3 a second, 100 saved up at most.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Starts from the values of [`new`](Self::new).
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    /// Counts one request. The retry layer does it for its own.
-    pub fn deposit(&self) {
-        self.0.deposit();
-    }
-
-    /// Takes one retry out of the budget, or says no. The retry layer does it for its own.
-    pub fn try_withdraw(&self) -> Option<Withdrawal> {
-        self.0.try_withdraw(&TokioClock)
-    }
-
-    /// How many retries are left, in whole and broken ones.
-    pub fn balance(&self) -> f64 {
-        self.0.balance(&TokioClock)
-    }
-}
+/// A budget that keeps retries a share of the traffic. A cheap handle; clones share it. Its time is
+/// tokio's.
+pub type RetryBudget = core::RetryBudget<TokioClock>;
 
 /// Builds a [`RetryBudget`].
-#[derive(Clone, Copy, Debug, Default)]
-#[must_use]
-pub struct Builder(core::Builder);
-
-impl Builder {
-    /// Retries for each hundred requests, 0 to 1000, exact to a tenth of a percent. Default 20.
-    pub fn percent(self, percent: f64) -> Self {
-        Self(self.0.percent(percent))
-    }
-
-    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000. Default 3.
-    pub fn min_per_second(self, retries: f64) -> Self {
-        Self(self.0.min_per_second(retries))
-    }
-
-    /// How many retries are saved up at most, and are there at the start. At least 1. Default 100.
-    pub fn burst(self, retries: u32) -> Self {
-        Self(self.0.burst(retries))
-    }
-
-    /// # Errors
-    /// When a value is out of its range.
-    pub fn build(self) -> Result<RetryBudget, InvalidConfig> {
-        self.0.build().map(RetryBudget)
-    }
-}
+pub type Builder = core::Builder<TokioClock>;

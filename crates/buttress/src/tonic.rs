@@ -1,6 +1,6 @@
 //! The one thing about gRPC that this crate knows: how its error becomes a `Status`. It cannot be elsewhere, for the orphan rule.
 
-use crate::Error;
+use crate::{Error, wire::OnTheWire};
 use std::sync::Arc;
 use tonic::{Code, Status, metadata::MetadataValue};
 

@@ -2,7 +2,12 @@
 //! many has. One test, because tests of one process share its memory. Linux only.
 #![cfg(target_os = "linux")]
 
-use buttress::{Admit, Bulkhead, CircuitBreaker, Outcome, Permit, RetryBudget, TokioClock, keyed::Keyed};
+use buttress::{
+    Bulkhead, CircuitBreaker, RetryBudget,
+    keyed::Keyed,
+    outcome::Outcome,
+    policy::{Permit, Policy},
+};
 use buttress_core::shard::compact;
 
 const MANY: usize = 20_000;
@@ -33,7 +38,7 @@ fn policies_of_a_keyed_policy_are_small() {
     let circuits = circuits.max_keys(MANY).build().unwrap();
     let before = resident();
     for key in 0..MANY {
-        circuits.admit(&key, &TokioClock).unwrap().settle(&Outcome::Success, &TokioClock);
+        circuits.admit(&key).unwrap().settle(&Outcome::Success);
     }
     let circuit = (resident() - before) / MANY;
     assert!(circuit < 1500, "a key with a closed circuit takes {circuit} bytes: 100,000 of them more than 150 MB");

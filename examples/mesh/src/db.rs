@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use buttress::Health;
-use buttress::health::{Check, CheckConfig, Group};
+use buttress::health::{Check, CheckConfig, Group, HealthExt};
 use buttress_durable::{Database, Db, DbError, args};
 use futures_util::FutureExt;
 use sqlx::migrate::{Migration, MigrationType, Migrator};

@@ -36,7 +36,7 @@ use tower::util::{BoxCloneSyncService, Either};
 
 pub use buttress::InvalidConfig;
 use buttress::metrics::Exporter;
-use buttress::{Outcome, Reason};
+use buttress::outcome::Outcome;
 use buttress_http::ending::{HttpClient, ResponseHead};
 pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
@@ -131,8 +131,9 @@ impl Dependency {
         let breaker = CircuitBreaker::builder(name).open_time(open_time).seed(seed).build()?;
         // Retries stay below a fifth of the calls (and three a second): a backend that is down must not get three times
         // its load. One budget for each destination, shared by all that call it through this handle.
-        let budget = RetryBudget::builder().percent(20.0).min_per_second(3.0).burst(20).build()?;
+        let budget = RetryBudget::builder().name(name).percent(20.0).min_per_second(3.0).burst(20).build()?;
         let retry = RetryLayer::new(limits.attempts)
+            .named(name)
             .budget(budget.clone())
             .seed(seed)
             .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
@@ -210,10 +211,11 @@ impl Dependency {
 
     /// Publishes what the stack counts.
     pub fn export(&self, exporter: &Exporter) {
-        exporter.circuit_breaker(&self.breaker);
+        exporter.add(&self.breaker);
         exporter.circuit_breaker_calls(&self.breaker);
-        exporter.bulkhead(self.name, &self.bulkhead);
-        exporter.retry(self.name, self.retry.stats(), &self.budget);
+        exporter.add(&self.bulkhead);
+        exporter.add(&self.retry.stats());
+        exporter.add(&self.budget);
     }
 
     /// How it is doing, for people to look at.
@@ -318,7 +320,7 @@ pub fn admin_client() -> HttpChannel {
 
 /// Whether a call ended because its time was over.
 pub fn timed_out(error: &HttpError) -> bool {
-    error.rejection().is_some_and(|rejection| matches!(rejection.reason(), Reason::TimedOut(_)))
+    error.rejection().is_some_and(|rejection| rejection.reason().timeout_kind().is_some())
 }
 
 /// When the layer that rejected a call wants to be asked again. Looks through tonic's and everybody's errors.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use buttress::circuit_breaker::CircuitBreakerService;
 use buttress::{CircuitBreaker, CircuitBreakerLayer, Ending, Error};
-use buttress_http::ending::{HttpClient, ResponseHead};
+use buttress_http::ending::{ByHead, HttpClient, ResponseHead};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -97,7 +97,7 @@ impl Body for Frames {
 }
 
 type Classify = fn(&ResponseHead<'_>) -> Option<buttress_core::Outcome>;
-type Guarded = CircuitBreakerService<Backend, HttpClient<Classify>>;
+type Guarded = CircuitBreakerService<Backend, HttpClient<ByHead<Classify>>>;
 type Sent = <Guarded as Service<Request<Place>>>::Future;
 type GuardedBody = <<Guarded as Service<Request<Place>>>::Response as IntoBody>::Body;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use buttress_core::circuit_breaker::{CircuitBreakerPermit, State};
-use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Ignored, Outcome, Permit, Progress};
+use buttress_core::circuit_breaker::{self, State};
+use buttress_core::{Clock, Failure, FailureKind, Ignored, ManualClock, Outcome, Permit, Policy, Progress};
 
 use crate::breaker::{Breaker, Call, Implementation};
 use crate::trace::{self, Config, Feature, Operator, Part, Trace};
@@ -44,35 +44,38 @@ pub(crate) const FEATURES: [Feature; 30] = [
     Feature::TimeWindow,
 ];
 
+type CircuitBreaker = circuit_breaker::CircuitBreaker<ManualClock>;
+
 struct Ours {
     breaker: CircuitBreaker,
+    clock: ManualClock,
     start: Instant,
-    now: Instant,
     retry_after: Option<Duration>,
 }
 
 struct OurCall {
-    permit: CircuitBreakerPermit,
+    permit: circuit_breaker::CircuitBreakerPermit<ManualClock>,
+    clock: ManualClock,
     start: Instant,
 }
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
     let breaker = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
-    let breaker = breaker.build().expect("the traces' configurations are valid");
-    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
-    let start = Instant::now();
-    Box::new(Ours { breaker, start, now: start, retry_after: None })
+    let clock = ManualClock::new();
+    let breaker = breaker.clock(clock.clone()).build().expect("the traces' configurations are valid");
+    let start = clock.now();
+    Box::new(Ours { breaker, clock, start, retry_after: None })
 }
 
 impl Breaker for Ours {
     fn set_time(&mut self, since_start: Duration) {
-        self.now = self.start + since_start;
+        self.clock.set(self.start + since_start);
     }
 
     fn admit(&mut self) -> Option<Box<dyn Call>> {
-        let permit = self.breaker.admit(&(), &self.now);
+        let permit = self.breaker.admit(&());
         let permit = permit.map_err(|rejection| self.retry_after = rejection.retry_after()).ok()?;
-        Some(Box::new(OurCall { permit, start: self.start }))
+        Some(Box::new(OurCall { permit, clock: self.clock.clone(), start: self.start }))
     }
 
     fn retry_after(&self) -> Option<Duration> {
@@ -81,25 +84,25 @@ impl Breaker for Ours {
 
     fn reload(&mut self, config: &Config) -> bool {
         let builder = trace::configure!(CircuitBreaker::builder("reload"), config);
-        self.breaker.reload(&builder, &self.now).is_ok()
+        self.breaker.reload(&builder).is_ok()
     }
 
     fn failure_rate(&mut self) -> Option<Option<f64>> {
-        Some(self.breaker.snapshot(&self.now).failure_rate())
+        Some(self.breaker.snapshot().failure_rate())
     }
 
     fn state(&mut self) -> Option<trace::State> {
-        Some(state(self.breaker.state(&self.now)))
+        Some(state(self.breaker.state()))
     }
 
     fn operate(&mut self, operator: Operator) -> bool {
-        let (breaker, now) = (&self.breaker, &self.now);
+        let breaker = &self.breaker;
         match operator {
-            Operator::ForceOpen => breaker.force_open(now),
-            Operator::Disable => breaker.disable(now),
-            Operator::MetricsOnly => breaker.metrics_only(now),
-            Operator::Reset => breaker.reset(now),
-            Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(ms), now),
+            Operator::ForceOpen => breaker.force_open(),
+            Operator::Disable => breaker.disable(),
+            Operator::MetricsOnly => breaker.metrics_only(),
+            Operator::Reset => breaker.reset(),
+            Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(ms)),
         }
         true
     }
@@ -112,11 +115,13 @@ impl Call for OurCall {
 
     fn progress(&mut self, part: Part, now: Duration) {
         let progress = if part == Part::Head { Progress::Head } else { Progress::Frame };
-        self.permit.progress(progress, &(self.start + now));
+        self.clock.set(self.start + now);
+        self.permit.progress(progress);
     }
 
     fn end(mut self: Box<Self>, outcome: trace::Outcome, now: Duration) {
-        self.permit.settle(&outcome_of(outcome), &(self.start + now));
+        self.clock.set(self.start + now);
+        self.permit.settle(&outcome_of(outcome));
     }
 }
 

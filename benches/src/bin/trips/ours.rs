@@ -1,16 +1,19 @@
-//! Our breaker, whose core takes the time as an argument.
+//! Our breaker, on a clock that is set by hand.
 
 use std::time::{Duration, Instant};
 
-use buttress_core::circuit_breaker::{Builder, State};
-use buttress_core::{Admit, CircuitBreaker, Failure, FailureKind, Outcome, Permit};
+use buttress_core::circuit_breaker::{self, State};
+use buttress_core::{Clock, Failure, FailureKind, ManualClock, Outcome, Permit, Policy};
 
 use crate::subject::Breaker;
 
+type CircuitBreaker = circuit_breaker::CircuitBreaker<ManualClock>;
+type Builder = circuit_breaker::Builder<ManualClock>;
+
 struct Ours {
     breaker: CircuitBreaker,
+    clock: ManualClock,
     start: Instant,
-    now: Instant,
 }
 
 pub(crate) fn default(seed: u64) -> Box<dyn Breaker> {
@@ -22,22 +25,22 @@ pub(crate) fn fixed(seed: u64) -> Box<dyn Breaker> {
 }
 
 fn make(seed: u64, configure: fn(Builder) -> Builder) -> Box<dyn Breaker> {
-    let breaker = configure(CircuitBreaker::builder("simulated").seed(seed)).build().expect("it is valid");
-    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
-    let start = Instant::now();
-    Box::new(Ours { breaker, start, now: start })
+    let clock = ManualClock::new();
+    let builder = CircuitBreaker::builder("simulated").seed(seed).clock(clock.clone());
+    let start = clock.now();
+    Box::new(Ours { breaker: configure(builder).build().expect("it is valid"), clock, start })
 }
 
 impl Breaker for Ours {
     fn call(&mut self, now: Duration, fails: bool) -> bool {
-        self.now = self.start + now;
-        let Ok(mut permit) = self.breaker.admit(&(), &self.now) else { return false };
+        self.clock.set(self.start + now);
+        let Ok(mut permit) = self.breaker.admit(&()) else { return false };
         let failure = Failure::new(FailureKind::Http(503));
-        permit.settle(&if fails { failure.into() } else { Outcome::Success }, &self.now);
+        permit.settle(&if fails { failure.into() } else { Outcome::Success });
         true
     }
 
     fn is_closed(&self) -> bool {
-        self.breaker.state(&self.now) == State::Closed
+        self.breaker.state() == State::Closed
     }
 }

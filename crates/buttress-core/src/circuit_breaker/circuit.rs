@@ -1,15 +1,17 @@
 use super::{
-    config::{Config, Recovery, Window},
-    count_window::CountWindow,
+    config::{Config, Recovery},
     event::{Cause, Counts, Event, State, Transition},
     listeners::Listeners,
     machine::{Machine, Probe, Step, Until},
     overdue::Overdue,
+    ramp::Ramp,
     rules::Rules,
     streak::Streak,
-    time_window::{Category, TimeWindow},
+    ticks::Timeline,
+    time_window::Category,
+    window::Counting,
 };
-use crate::rejection::Labels;
+use crate::label::Labels;
 use crate::shard::{Counter, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Clock, Failure, Name, Outcome, Reason, Rejection, Waiters};
@@ -21,15 +23,8 @@ use std::{
 };
 
 const POLICY: &str = "circuit breaker";
-/// Nanoseconds of a tick: to within these, calls are timed.
-pub(super) const TICK: u64 = 10_000;
-/// Ticks are counted in as many bits as a permit has for them, and wrap after 95 hours.
-pub(super) const TICK_BITS: u32 = 35;
-const TICKS: u64 = (1 << TICK_BITS) - 1;
-/// How far a clock may be set back: as long before its first moment begins a circuit's time.
-const SET_BACK: Duration = Duration::from_secs(2 * 3600);
 /// Nanoseconds by which two threads may disagree on the time. More is a clock that was set back.
-const RACE: u64 = 2_000_000_000;
+pub(super) const RACE: u64 = 2_000_000_000;
 /// More nanoseconds than any clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 
@@ -44,12 +39,9 @@ pub(super) struct Circuit {
     pub(super) hot: Hot,
     pub(super) window: Option<Counting>,
     pub(super) overdue: Option<Box<Overdue>>,
-    /// The circuit counts nanoseconds from a while before the first moment that it sees.
-    origin: OnceLock<Instant>,
-    /// By how many nanoseconds the circuit's count is ahead of that of a clock that counts its own.
-    coarse_ahead: OnceLock<u64>,
+    pub(super) time: Timeline,
     labels: Labels,
-    waiters: OnceLock<Box<Waiters>>,
+    waiters: OnceLock<Waiters>,
     pub(super) listeners: Listeners,
     pub(super) attachment: OnceLock<Box<dyn Any + Send + Sync>>,
     machine: Mutex<Seldom>,
@@ -67,10 +59,7 @@ pub(super) struct Hot {
     /// The same, from the moment on at which it was decided.
     refuses_for: AtomicU64,
     pub(super) streak: Streak,
-    /// While the circuit recovers: the nanoseconds at which it began to. 0 when it does not.
-    pub(super) ramp_from: AtomicU64,
-    /// Calls that asked while it recovers.
-    asked: AtomicU32,
+    pub(super) ramp: Ramp,
     /// Not 0 where calls are timed: because some are slow, or because a listener wants calls.
     timed: AtomicU32,
 }
@@ -94,17 +83,9 @@ impl Seldom {
     }
 }
 
-pub(super) enum Counting {
-    Time(TimeWindow),
-    Count(Box<CountWindow>),
-}
-
 impl Circuit {
     pub(super) fn new(name: Name, config: Config, rng: Rng, shards: usize) -> Self {
-        let window = config.window.map(|window| match window {
-            Window::Time(time) => Counting::Time(TimeWindow::new(time, shards)),
-            Window::Count(results) => Counting::Count(Box::new(CountWindow::new(results))),
-        });
+        let window = config.window.map(|window| Counting::new(window, shards));
         let rules = Rules::new(&config);
         let overdue = rules.slow_threshold().filter(|_| config.count_overdue);
         Self {
@@ -113,15 +94,13 @@ impl Circuit {
                 refuses_until: AtomicU64::new(0),
                 refuses_for: AtomicU64::new(0),
                 streak: Streak::default(),
-                ramp_from: AtomicU64::new(0),
-                asked: AtomicU32::new(0),
+                ramp: Ramp::default(),
                 timed: AtomicU32::new(config.slow_threshold.is_some().into()),
             },
             rules,
             window,
             overdue: overdue.map(|threshold| Box::new(Overdue::new(threshold))),
-            origin: OnceLock::new(),
-            coarse_ahead: OnceLock::new(),
+            time: Timeline::default(),
             machine: Mutex::new(Seldom::Closed(config.recovery, rng)),
             labels: Labels::new(POLICY, Some(&name), shards),
             waiters: OnceLock::new(),
@@ -137,7 +116,7 @@ impl Circuit {
     }
 
     pub(super) fn waiters(&self) -> &Waiters {
-        self.waiters.get_or_init(Box::default)
+        self.waiters.get_or_init(Waiters::default)
     }
 
     /// Runs a step of the machine under the lock, makes its changes visible, and emits their events
@@ -187,8 +166,11 @@ impl Circuit {
         self.hot.refuses_until.store(refuses_until, Ordering::Release);
         if let Some(step) = steps.last() {
             let recovers = matches!(step.cause, Cause::ProbesSucceeded(_)) && self.rules.ramp() != 0;
-            self.hot.ramp_from.store(if recovers { self.nanos(now).max(1) } else { 0 }, Ordering::Release);
-            self.hot.asked.store(0, Ordering::Relaxed);
+            if recovers {
+                self.hot.ramp.begin(self.nanos(now));
+            } else {
+                self.hot.ramp.end();
+            }
         }
         self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
     }
@@ -218,10 +200,8 @@ impl Circuit {
     /// What follows from rules that have changed.
     pub(super) fn rules_changed(&self) {
         self.set_timed();
-        match &self.window {
-            Some(Counting::Time(window)) => window.invalidate(),
-            Some(Counting::Count(window)) => window.invalidate(),
-            None => {}
+        if let Some(window) = &self.window {
+            window.invalidate();
         }
     }
 
@@ -251,77 +231,17 @@ impl Circuit {
 
     #[inline]
     pub(super) fn nanos(&self, now: Instant) -> u64 {
-        let origin = self.origin.get_or_init(|| now.checked_sub(SET_BACK).unwrap_or(now));
-        super::nanos(now.saturating_duration_since(*origin))
-    }
-
-    /// The time by the coarse clock.
-    #[inline]
-    pub(super) fn coarse_nanos(&self, clock: &impl Clock) -> u64 {
-        match (clock.coarse_nanos(), self.coarse_ahead.get()) {
-            (Some(nanos), Some(ahead)) => (nanos.wrapping_add(*ahead) as i64).max(0) as u64,
-            (Some(_), None) => self.first_coarse_nanos(clock),
-            (None, _) => self.nanos(clock.coarse()),
-        }
+        self.time.nanos(now)
     }
 
     #[cold]
     #[inline(never)]
-    fn first_coarse_nanos(&self, clock: &impl Clock) -> u64 {
-        let now = clock.now();
-        let nanos = self.nanos(now);
-        if let Some(zero) = clock.zero() {
-            // Wrapping: the circuit's origin can be before the clock's zero or after it. A machine
-            // that has just been started has a zero that is later than the origin of its first
-            // circuit.
-            let counted = super::nanos(now.saturating_duration_since(zero));
-            let _ = self.coarse_ahead.set(nanos.wrapping_sub(counted));
-        }
-        nanos
-    }
-
-    #[cold]
-    #[inline(never)]
-    pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejection {
+    pub(super) fn reject(&self, reason: &'static Reason, retry_after: Option<Duration>) -> Rejection {
         self.rejected.add(1);
         if self.listeners.wants_calls() {
             self.listeners.emit(&Event::NotPermitted { reason, retry_after });
         }
         self.labels.reject(reason).after(retry_after)
-    }
-
-    /// Whether a recovering circuit admits this call: a tenth of them at first, all of them at the
-    /// end. Every call counts, and those are admitted at which the growing share completes another
-    /// whole one, so the share is exact without a die.
-    ///
-    /// # Errors
-    /// When it is worth asking again. Calls that wait are spread over the rest of the ramp: if they
-    /// came back together, or often, the share of the calls would not be a share of the work.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn ramp_admits(&self, ramp_from: u64, now: Instant) -> Result<(), Duration> {
-        const SCALE: u64 = 1_000_000;
-        let ramp = self.rules.ramp().max(1);
-        let now = self.nanos(now);
-        let elapsed = now.saturating_sub(ramp_from);
-        if ramp_from.saturating_sub(now) > RACE {
-            // The clock was set back: the ramp begins anew.
-            let _ = self.hot.ramp_from.compare_exchange(ramp_from, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
-        }
-        if elapsed >= ramp {
-            let _ = self.hot.ramp_from.compare_exchange(ramp_from, 0, Ordering::Relaxed, Ordering::Relaxed);
-            return Ok(());
-        }
-        let grown = (u128::from(elapsed) * u128::from(SCALE) / u128::from(ramp)) as u64;
-        let share = grown.max(SCALE / 10);
-        let n = u64::from(self.hot.asked.fetch_add(1, Ordering::Relaxed));
-        if (n + 1) * share / SCALE > n * share / SCALE {
-            return Ok(());
-        }
-        // Multiples of the golden ratio spread evenly, however many there are.
-        const GOLDEN: u64 = 618_034;
-        let later = u128::from(ramp - elapsed) * u128::from(n * GOLDEN % SCALE) / u128::from(SCALE);
-        Err(Duration::from_nanos((later as u64).max(1)))
     }
 
     #[cold]
@@ -331,22 +251,6 @@ impl Circuit {
         if self.listeners.wants_calls() {
             self.listeners.emit(&Event::Stale(*outcome));
         }
-    }
-
-    /// The time in ticks. It is never 0, which stands for a call that is not timed.
-    #[inline]
-    pub(super) fn ticks(&self, now: Instant) -> u64 {
-        ((self.nanos(now) / TICK) & TICKS).max(1)
-    }
-
-    /// For how many ticks a call has been out that started at `started`. Exact up to 93 hours.
-    #[inline]
-    pub(super) fn elapsed(&self, started: u64, now: Instant) -> u64 {
-        const BACK: u64 = SET_BACK.as_secs() * 1_000_000_000 / TICK;
-        let elapsed = self.ticks(now).wrapping_sub(started) & TICKS;
-        // A call that seems to start later than it ends was timed by two clocks, or by one that was
-        // set back.
-        if elapsed > TICKS - BACK { 0 } else { elapsed }
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -365,7 +269,7 @@ impl Circuit {
     fn record_in(&self, counting: &Counting, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
         match counting {
             Counting::Time(window) => {
-                let nanos = if window.is_coarse() { self.coarse_nanos(clock) } else { self.nanos(clock.now()) };
+                let nanos = if window.is_coarse() { self.time.coarse_nanos(clock) } else { self.nanos(clock.now()) };
                 let is_current = || self.generation() == generation;
                 window.record(shard, window.tag(nanos, generation), category, is_current);
             }
@@ -374,11 +278,7 @@ impl Circuit {
     }
 
     pub(super) fn counts(&self, generation: u64, now: Instant) -> Counts {
-        match &self.window {
-            None => Counts::default(),
-            Some(Counting::Time(window)) => window.counts(window.tag(self.nanos(now), generation)),
-            Some(Counting::Count(window)) => window.counts(generation),
-        }
+        self.window.as_ref().map_or_else(Counts::default, |window| window.counts(generation, self.nanos(now)))
     }
 
     /// After a failure or a slow call: does any rule trip? In the order in which they are reported.
@@ -386,35 +286,17 @@ impl Circuit {
         if let Some(cause) = self.rules.fixed_streak(streak) {
             return Some(cause);
         }
-        let calibrates = self.rules.calibrates(streak);
-        let judge = |counts| self.rules.calibrated_streak(streak, counts).or_else(|| self.rules.rates(counts));
-        let sums_always = calibrates || self.overdue.is_some();
-        match self.window.as_ref()? {
-            Counting::Time(window) => {
-                let tag = window.tag(self.nanos(now), generation);
-                if !sums_always && !window.needs_check(tag) {
-                    return None;
-                }
-                let counts = self.with_overdue(generation, now);
-                let cause = judge(counts);
-                if cause.is_none() && self.overdue.is_none() {
-                    window.skip_until(tag, counts, self.rules.missing(counts));
-                }
-                cause
-            }
-            Counting::Count(window) => {
-                let number = window.next_check(generation);
-                if !sums_always && number.is_none() {
-                    return None;
-                }
-                let counts = self.with_overdue(generation, now);
-                let cause = judge(counts);
-                if let Some(number) = number.filter(|_| cause.is_none() && self.overdue.is_none()) {
-                    window.skip_until(generation, number, self.rules.missing(counts));
-                }
-                cause
-            }
+        let window = self.window.as_ref()?;
+        let check = window.check(generation, self.nanos(now));
+        if !check.needed && !self.rules.calibrates(streak) && self.overdue.is_none() {
+            return None;
         }
+        let counts = self.with_overdue(generation, now);
+        let cause = self.rules.calibrated_streak(streak, counts).or_else(|| self.rules.rates(counts));
+        if cause.is_none() && self.overdue.is_none() {
+            window.skip(check, generation, counts, self.rules.missing(counts));
+        }
+        cause
     }
 
     /// Judges the results that are there by rules that have changed.
@@ -437,7 +319,9 @@ impl Circuit {
 
     /// Calls in flight past the slow threshold, where they are counted.
     pub(super) fn overdue(&self, generation: u64, now: Instant) -> u64 {
-        self.overdue.as_ref().map_or(0, |overdue| overdue.count(overdue.tag(self.ticks(now), generation), generation))
+        self.overdue
+            .as_ref()
+            .map_or(0, |overdue| overdue.count(overdue.tag(self.time.ticks(now), generation), generation))
     }
 
     /// Trips, unless the circuit has moved on since `generation`.

@@ -1,160 +1,18 @@
-use super::{CircuitBreaker, event::Counts};
-use crate::{Backoff, InvalidConfig, Name, Ratio};
+use super::{
+    event::Counts,
+    settings::{CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Window},
+};
+use crate::{Backoff, InvalidConfig, Ratio};
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
-
-/// The results over which rates are computed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Window {
-    /// The results of this time, in ten buckets: between nine tenths of it and all of it.
-    Time(Duration),
-    /// This many of the last results. Exact, and threads contend for it: prefer a time window under
-    /// load.
-    Count(u32),
-}
-
-/// Which failures in a row, without a success in between, trip the circuit. Overload does not
-/// count.
-///
-/// Numbers convert into [`Fixed`](Self::Fixed), and `None` into [`Off`](Self::Off).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum FailureStreak {
-    /// At least 5, and so many that chance explains them less than once in 10^9 calls: with `p` as
-    /// the failure rate of the window without the streak, `ln(1e-9) / ln(p)` of them, at most 100.
-    /// That is 5 up to an error rate of 1 %, 7 at 5 %, 13 at 20 % and 23 at 40 %.
-    ///
-    /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a
-    /// row come by chance after some 4,000 calls of which 20 % fail, which is every 4 seconds at
-    /// 1,000 calls a second. With fewer than 10 other results in the window, no rate is known, and
-    /// 5 are enough.
-    ///
-    /// The rate is that of a sample. With some 100 calls in the window, as at 10 calls a second,
-    /// chance trips it about once in 10^7 calls.
-    #[default]
-    Calibrated,
-    /// This many. At least 1. For endpoints that hardly ever fail at random.
-    Fixed(u32),
-    /// No number of them.
-    Off,
-}
-
-impl From<u32> for FailureStreak {
-    fn from(failures: u32) -> Self {
-        Self::Fixed(failures)
-    }
-}
-
-impl From<Option<u32>> for FailureStreak {
-    fn from(failures: Option<u32>) -> Self {
-        failures.map_or(Self::Off, Self::Fixed)
-    }
-}
-
-/// At which share of failures among the calls in the window the circuit trips, from the [minimum
-/// throughput](Builder::minimum_throughput) on.
-///
-/// Numbers convert into [`Exact`](Self::Exact), and `None` into [`Off`](Self::Off).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub enum FailureRate {
-    /// Half of the calls, and more by so much that chance does not explain it: of `n` calls,
-    /// `n/2 + 1.5 √n` failed. Those are 17 of 20 calls, 65 of 100, 548 of 1,000 and 5,150 of
-    /// 10,000.
-    ///
-    /// An exact half cannot be judged from few calls: of 20 calls to a backend that fails 40 % of
-    /// them, half fail with a probability of 24 %. The number of failures among `n` calls to a
-    /// backend that fails half of them has a standard deviation of `√n / 2`, so this is three of
-    /// them above the mean. Chance goes beyond that in at most `exp(-2 · 1.5²)` = 1.1 % of all
-    /// windows (Hoeffding's bound for any `n`), and in 0.13 % where `n` is large. With 40 % of
-    /// errors it is 0.005 % of windows of 20 calls and 0.00004 % of those of 100, and a circuit of
-    /// the default window trips by chance about once in 10 hours at 2 calls a second, and once in
-    /// 300 hours at 10 (simulated).
-    ///
-    /// What is above a half is found as soon as it is certain: with 20 calls where 90 % fail, 57
-    /// where 70 % do, and 225 where 60 % do. A backend that fails no more than half of its calls
-    /// hardly ever trips it: give an exact share where that is too many, and where the window holds
-    /// fewer than 9 calls, which are never enough.
-    #[default]
-    Calibrated,
-    /// This share, however few calls it is computed from. Above 0, up to 1.
-    Exact(f64),
-    /// No share of them.
-    Off,
-}
-
-impl From<f64> for FailureRate {
-    fn from(share: f64) -> Self {
-        Self::Exact(share)
-    }
-}
-
-impl From<Option<f64>> for FailureRate {
-    fn from(share: Option<f64>) -> Self {
-        share.map_or(Self::Off, Self::Exact)
-    }
-}
-
-/// What the time of a call is, which is compared with the [slow
-/// threshold](Builder::slow_threshold).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum CallTime {
-    /// The time to the head of its response, or to the first part of it that was reported. A stream
-    /// that lasts for minutes is not slow.
-    #[default]
-    ToHead,
-    /// The time to the end of its response.
-    ToEnd,
-}
-
-/// When probes close the circuit. Either way it is decided as soon as the remaining probes cannot
-/// change it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum CloseRule {
-    /// All probes succeed. The first failure opens it again.
-    AllProbes,
-    /// At least this share of the probes succeeds, between 0 (exclusive) and 1.
-    Share(f64),
-}
-
-/// How to count a call that was dropped after the slow threshold and before its end (or the head of
-/// its response). A call that was dropped sooner is not counted.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum OnDrop {
-    /// Not at all.
-    Ignore = 0,
-    /// As slow. A backend that hangs under an outer timeout trips the slow rate.
-    #[default]
-    Slow = 1,
-    /// As slow and failed. A backend that hangs under an outer timeout trips any rule.
-    Failure = 2,
-}
 
 /// The fewest calls with which [`FailureRate::Calibrated`] can be met: all of 9 failed.
 const CERTAIN_FROM: u32 = 9;
 
 pub(super) type CustomRule = Arc<dyn Fn(&Counts) -> bool + Send + Sync>;
 
-/// Builds a [`CircuitBreaker`]. Without a call to any of the trip rules, the defaults of them hold.
-///
-/// ```
-/// use buttress_core::CircuitBreaker;
-/// use std::time::Duration;
-///
-/// let breaker = CircuitBreaker::builder("payments")
-///     .failure_rate(0.3)
-///     .minimum_throughput(20)
-///     .open_time(Duration::from_secs(1)..=Duration::from_secs(30))
-///     .build()?;
-/// # Ok::<(), buttress_core::InvalidConfig>(())
-/// ```
+/// What a builder was told, before it is checked.
 #[derive(Clone)]
-#[must_use]
-pub struct Builder {
-    pub(super) name: Name,
+pub(super) struct Settings {
     pub(super) consecutive_failures: FailureStreak,
     pub(super) failure_rate: FailureRate,
     pub(super) slow_rate: Option<f64>,
@@ -172,13 +30,11 @@ pub struct Builder {
     pub(super) on_drop: OnDrop,
     pub(super) count_overdue: bool,
     pub(super) recovery_ramp: Duration,
-    pub(super) seed: Option<u64>,
 }
 
-impl Builder {
-    pub(super) fn new(name: Name) -> Self {
+impl Default for Settings {
+    fn default() -> Self {
         Self {
-            name,
             consecutive_failures: FailureStreak::Calibrated,
             failure_rate: FailureRate::Calibrated,
             slow_rate: None,
@@ -196,165 +52,11 @@ impl Builder {
             on_drop: OnDrop::default(),
             count_overdue: false,
             recovery_ramp: Duration::ZERO,
-            seed: None,
         }
     }
+}
 
-    /// Trips after this many failures in a row: a number of at least 1, or `None` to switch the
-    /// rule off. The default, [`FailureStreak::Calibrated`], is 5 (Finagle, Envoy, Istio) for a
-    /// backend that hardly fails, and more for one with random errors.
-    pub fn consecutive_failures(mut self, rule: impl Into<FailureStreak>) -> Self {
-        self.consecutive_failures = rule.into();
-        self
-    }
-
-    /// Trips when at least this share of the calls in the window failed: above 0, up to 1, or
-    /// `None` to switch the rule off. The default, [`FailureRate::Calibrated`], is half of the
-    /// calls (Hystrix) and more by what chance explains.
-    ///
-    /// Rates are evaluated when a call fails or is slow, and not when one succeeds. Where successes
-    /// complete the [minimum throughput](Self::minimum_throughput), the rate is judged with the
-    /// next bad result.
-    pub fn failure_rate(mut self, rule: impl Into<FailureRate>) -> Self {
-        self.failure_rate = rule.into();
-        self
-    }
-
-    /// Trips when at least this share of the calls in the window took longer than
-    /// [`slow_threshold`](Self::slow_threshold). Above 0, up to 1. Evaluated as the
-    /// [`failure_rate`](Self::failure_rate) is. Off by default.
-    pub fn slow_rate(mut self, share: impl Into<Option<f64>>) -> Self {
-        self.slow_rate = share.into();
-        self
-    }
-
-    /// Calls that take longer than this to the head of their response are slow, whether they
-    /// succeed or not. Above zero. None by default. Where the layer reports no head, the whole call
-    /// is timed; see also [`call_time`](Self::call_time). A permit of
-    /// [`Policy::reserve`](crate::Policy::reserve) is timed from
-    /// [`Admit::confirm`](crate::Admit::confirm) on. Calls are timed to within 10 microseconds and
-    /// up to 93 hours.
-    pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
-        self.slow_threshold = threshold.into();
-        self
-    }
-
-    /// What is compared with the [`slow_threshold`](Self::slow_threshold): the time to the head of
-    /// the response, or to its end. Default: [`CallTime::ToHead`].
-    pub fn call_time(mut self, time: CallTime) -> Self {
-        self.call_time = time;
-        self
-    }
-
-    /// Trips when `rule` says so of the results in the window. It is asked after each failure and
-    /// each slow call, with at least [`minimum_throughput`](Self::minimum_throughput) calls in the
-    /// window. A panic in it counts as no.
-    pub fn custom_rule(mut self, rule: impl Fn(&Counts) -> bool + Send + Sync + 'static) -> Self {
-        self.custom = Some(Arc::new(rule));
-        self
-    }
-
-    /// Minimum number of calls in the window before rate rules apply. At least 1. Default 20
-    /// (Hystrix).
-    pub fn minimum_throughput(mut self, calls: u32) -> Self {
-        self.minimum_throughput = calls;
-        self
-    }
-
-    /// The results over which rates are computed: those of a [`Duration`] from 10 ms to a day, or
-    /// the last 1 to 1,000,000 by [`Window::Count`]. Default 10 seconds.
-    pub fn window(mut self, window: impl Into<Window>) -> Self {
-        self.window = window.into();
-        self
-    }
-
-    /// How long the circuit stays open: doubling from the start of the range with each relapse up
-    /// to its end, with equal jitter (from half of the step to all of it), and never less than the
-    /// start. A backend's `Retry-After` lengthens it, up to the end. Above zero. Default 5 to 30
-    /// seconds.
-    ///
-    /// The end decides how late a recovery is seen: on average after 0.4 of it, once an outage has
-    /// lasted for a minute or more. With 30 seconds, a backend that stays down gets 6 or 7 probes a
-    /// minute. Finagle's end of 300 seconds spares it most of them, and keeps the circuit open for
-    /// two minutes after an outage of ten (simulated).
-    pub fn open_time(mut self, range: RangeInclusive<Duration>) -> Self {
-        self.open_time = range;
-        self
-    }
-
-    /// How many probes decide. At least 1. Default 3.
-    pub fn probes(mut self, probes: u32) -> Self {
-        self.probes = probes;
-        self
-    }
-
-    /// How many probes may be in flight together. Between 1 and the number of probes. Default 1.
-    pub fn concurrent_probes(mut self, probes: u32) -> Self {
-        self.concurrent_probes = probes;
-        self
-    }
-
-    /// When probes close the circuit. Default: `CloseRule::Share(0.6)`, which is 2 of 3 probes.
-    ///
-    /// With [`CloseRule::AllProbes`], random errors keep a circuit open after an outage: where 20 %
-    /// of the calls fail, all of 3 probes succeed in half of the rounds, and 2 of 3 in 90 %. The
-    /// price is a second probe in each round while a backend is down.
-    pub fn close_rule(mut self, rule: CloseRule) -> Self {
-        self.close_rule = rule;
-        self
-    }
-
-    /// A probe is given up and counted as failed after this time without a result or a sign of
-    /// life, which is the head or a frame of its response. Above zero. Default 30 seconds.
-    pub fn probe_lease(mut self, lease: Duration) -> Self {
-        self.probe_lease = lease;
-        self
-    }
-
-    /// A half-open circuit in which a probe has failed opens again after this time without a result
-    /// or a sign of life of a probe. It matters where the [`close_rule`](Self::close_rule) bears
-    /// failures. A circuit in which no probe has failed stays half-open until enough of them have
-    /// succeeded, however rare calls are. Above zero. Default 60 seconds.
-    pub fn max_half_open(mut self, bound: Duration) -> Self {
-        self.max_half_open = bound;
-        self
-    }
-
-    /// How to count a call that was dropped after more than the slow threshold. Default:
-    /// [`OnDrop::Slow`].
-    pub fn on_drop(mut self, rule: OnDrop) -> Self {
-        self.on_drop = rule;
-        self
-    }
-
-    /// Counts calls as slow while they are still in flight, once they are past the slow threshold,
-    /// to within an eighth of it: a backend that hangs ends no calls. The head of a response ends
-    /// the count of its call, unless [`call_time`](Self::call_time) is [`CallTime::ToEnd`]. Needs a
-    /// [`slow_rate`](Self::slow_rate). Costs two more counters for each call. Default: off.
-    pub fn count_overdue(mut self, yes: bool) -> Self {
-        self.count_overdue = yes;
-        self
-    }
-
-    /// After closing, ramps admission from 10 % to 100 % over this time: a backend that comes back
-    /// cold is not run over. Default: zero, which is no ramp.
-    pub fn recovery_ramp(mut self, time: Duration) -> Self {
-        self.recovery_ramp = time;
-        self
-    }
-
-    /// Makes the jitter repeatable.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// # Errors
-    /// When a value is out of its range, or no rule could ever trip.
-    pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
-        self.parse().map(|config| CircuitBreaker::with_config(self.name, config, self.seed))
-    }
-
+impl Settings {
     pub(super) fn parse(&self) -> Result<Config, InvalidConfig> {
         let rule = |ok: bool, field, rule| if ok { Ok(()) } else { Err(InvalidConfig::new(field, rule)) };
         let share = |value: Option<f64>, field| match value.map(Ratio::new) {
@@ -448,19 +150,7 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("name", &self.name).field("config", &self.parse()).finish()
-    }
-}
-
-impl From<Duration> for Window {
-    fn from(time: Duration) -> Self {
-        Self::Time(time)
-    }
-}
-
-/// A configuration that holds together: only [`Builder::build`] makes one.
+/// A configuration that holds together: only [`Settings::parse`] makes one.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) consecutive_failures: FailureStreak,
@@ -498,7 +188,7 @@ pub(super) struct Recovery {
 
 impl Default for Config {
     fn default() -> Self {
-        match Builder::new(Name::from("default")).parse() {
+        match Settings::default().parse() {
             Ok(config) => config,
             Err(error) => unreachable!("the defaults keep the rules: {error}"),
         }

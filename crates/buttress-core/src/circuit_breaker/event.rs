@@ -20,6 +20,10 @@ pub enum State {
 }
 
 impl State {
+    /// All states, each at the index that it has as a number.
+    pub const ALL: [Self; 6] =
+        [Self::Closed, Self::MetricsOnly, Self::Disabled, Self::Open, Self::HalfOpen, Self::ForcedOpen];
+
     /// The bits of the state word that hold the state.
     pub(super) const BITS: u32 = 3;
 
@@ -229,7 +233,7 @@ pub enum Event {
     /// A call was refused.
     NotPermitted {
         /// Why.
-        reason: Reason,
+        reason: &'static Reason,
         /// How long nothing can be admitted.
         retry_after: Option<Duration>,
     },

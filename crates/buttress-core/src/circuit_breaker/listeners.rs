@@ -1,9 +1,9 @@
-use super::event::{Event, Transition};
+use super::{event::Event, log};
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 use std::{
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 /// Event listeners. Check [`wants_calls`](Self::wants_calls) before building an event of a call.
@@ -13,8 +13,6 @@ pub(super) struct Listeners {
     list: Mutex<Option<Arc<Vec<Listener>>>>,
     /// How many of them listen to calls too, and not only to changes.
     of_calls: AtomicU32,
-    /// The one that writes the log: a function, which takes no memory of its own in each circuit.
-    log: OnceLock<fn(&Transition)>,
 }
 
 #[derive(Clone)]
@@ -33,15 +31,10 @@ impl Listeners {
         self.of_calls.load(Ordering::Relaxed) != 0
     }
 
-    /// Calls `log` with every change of state, before the listeners. Only the first one is kept.
-    pub(super) fn set_log(&self, log: fn(&Transition)) {
-        let _ = self.log.set(log);
-    }
-
     /// Calls the listeners on this thread, outside the lock.
     pub(super) fn emit(&self, event: &Event) {
-        if let (Event::Transition(transition), Some(log)) = (event, self.log.get()) {
-            let _ = catch_unwind(AssertUnwindSafe(|| log(transition)));
+        if let Event::Transition(transition) = event {
+            log::transition(transition);
         }
         let Some(list) = lock(&self.list).clone() else { return };
         let wanted = |listener: &&Listener| listener.of_calls || matches!(event, Event::Transition(_));

@@ -32,6 +32,8 @@ pub(super) struct Machine {
     pub(super) probe_denied: bool,
     /// The latest time seen.
     latest: Option<Instant>,
+    /// How often the state changed, by the state before and after.
+    changes: [[u32; State::ALL.len()]; State::ALL.len()],
     rng: Rng,
 }
 
@@ -108,6 +110,7 @@ impl Machine {
             allowed: None,
             probe_denied: false,
             latest: None,
+            changes: Default::default(),
             rng,
         }
     }
@@ -325,6 +328,15 @@ impl Machine {
         }
     }
 
+    /// How often the state changed so far, by the state before and after.
+    pub(super) fn changes(&self) -> Vec<(State, State, u32)> {
+        let pairs = State::ALL.into_iter().flat_map(|from| State::ALL.map(|to| (from, to)));
+        pairs
+            .map(|(from, to)| (from, to, self.changes[from as usize][to as usize]))
+            .filter(|change| change.2 > 0)
+            .collect()
+    }
+
     /// Changes how many probes may be in flight here. Those that are stay.
     pub(super) fn allow_probes(&mut self, allowed: Option<u32>) {
         self.probe_denied &= allowed == Some(0);
@@ -403,6 +415,8 @@ impl Machine {
 
     fn enter(&mut self, to: State, cause: Cause, open_for: Option<Duration>, last_failure: Option<Failure>) -> Step {
         let from = std::mem::replace(&mut self.state, to);
+        let times = &mut self.changes[from as usize][to as usize];
+        *times = times.saturating_add(1);
         self.probe_denied = false;
         self.generation += 1;
         // Probes of an earlier generation are stale, also in a new round.

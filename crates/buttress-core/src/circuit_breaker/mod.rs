@@ -27,23 +27,46 @@
 //! Time is expected not to go back. Where it does, by up to two hours, what is timed is taken for
 //! shorter, and open times, leases and windows begin again at the new time.
 
+mod admission;
 mod breaker;
+mod builder;
 mod circuit;
 mod config;
 mod count_window;
 mod event;
 mod listeners;
+mod log;
 mod machine;
 mod overdue;
 mod permit;
+mod ramp;
+mod report;
 mod rules;
+mod settings;
 mod streak;
+mod ticks;
 mod time_window;
+mod window;
 
 pub use breaker::CircuitBreaker;
-pub use config::{Builder, CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Window};
+pub use builder::Builder;
 pub use event::{Cause, Counts, Event, Snapshot, State, Transition};
 pub use permit::CircuitBreakerPermit;
+pub use report::METRICS;
+pub use settings::{CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Window};
+
+use crate::{Class, Reason};
+
+/// The circuit is open.
+pub static OPEN: Reason = Reason::new("circuit_open", "open", Class::Unavailable);
+/// The circuit is half-open and all its probes are in flight, or this request may not be a probe.
+pub static PROBES_EXHAUSTED: Reason =
+    Reason::new("probes_exhausted", "half-open, all probes are in flight", Class::Unavailable);
+/// The circuit has just closed, and admits a growing share of the calls.
+pub static RECOVERING: Reason =
+    Reason::new("recovering", "recovering, only a share of the calls is let through", Class::Unavailable);
+/// An operator opened the circuit.
+pub static FORCED_OPEN: Reason = Reason::new("forced_open", "forced open by an operator", Class::Unavailable);
 
 /// As many as fit: 584 years.
 #[inline]

@@ -42,7 +42,7 @@ impl Overdue {
 
     /// The upper part of the word for a call that started at `ticks`.
     pub(super) fn tag(&self, ticks: u64, generation: u64) -> u64 {
-        let bucket = (ticks * super::circuit::TICK / self.width) & BUCKET;
+        let bucket = (ticks * super::ticks::TICK / self.width) & BUCKET;
         (generation << BUCKET_BITS | bucket) << CALLS_BITS
     }
 

@@ -1,8 +1,9 @@
 use super::{
-    circuit::{Circuit, TICK, TICK_BITS},
-    config::OnDrop,
+    circuit::Circuit,
     event::{Event, State},
     machine::{Probe, Verdict},
+    settings::OnDrop,
+    ticks::{TICK, TICK_BITS},
     time_window::Category,
 };
 use crate::shard::Ticket;
@@ -17,12 +18,13 @@ use std::{
 ///
 /// Two words, because it is moved on every call, and two words travel in registers.
 #[must_use]
-pub struct CircuitBreakerPermit {
+pub struct CircuitBreakerPermit<C: Clock> {
+    clock: C,
     ticket: Ticket<Circuit>,
     /// The lower bits are those of the circuit's word when the permit was given, or a generation
     /// with a [mark](HEAD). With [`State::HalfOpen`] in them, the upper ones are a probe's number.
-    /// Otherwise they are 0 for a call that is not timed, the [time](Circuit::ticks) at which it
-    /// started, or how long its head took.
+    /// Otherwise they are 0 for a call that is not timed, the [time](super::ticks::Timeline::ticks)
+    /// at which it started, or how long its head took.
     bits: u64,
 }
 
@@ -40,42 +42,42 @@ const RESERVED: u64 = 7;
 /// has.
 const SETTLED: u64 = LOW;
 
-impl CircuitBreakerPermit {
+impl<C: Clock> CircuitBreakerPermit<C> {
     /// `timed` is read before the ticket is taken: what is read after that waits for it. `begins`:
     /// see [`begin`](Self::begin).
     #[inline(always)]
-    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: &impl Clock) -> Self {
-        let bits = if timed { start(&ticket, word, begins, clock) } else { word & LOW };
-        Self { ticket, bits }
+    pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: C) -> Self {
+        let bits = if timed { start(&ticket, word, begins, &clock) } else { word & LOW };
+        Self { clock, ticket, bits }
     }
 
-    pub(super) fn probe(ticket: Ticket<Circuit>, word: u64, probe: Probe) -> Self {
-        Self { ticket, bits: u64::from(probe.0) << LOW_BITS | word & LOW }
+    pub(super) fn probe(ticket: Ticket<Circuit>, word: u64, probe: Probe, clock: C) -> Self {
+        Self { clock, ticket, bits: u64::from(probe.0) << LOW_BITS | word & LOW }
     }
 
     /// The call of a reserved permit begins. Returns whether the permit is still good.
-    pub(super) fn begin(&mut self, clock: &impl Clock) -> bool {
+    pub(super) fn begin(&mut self) -> bool {
         let circuit = &*self.ticket;
         if self.is_probe() {
             let probe = probe_of(self.bits);
-            return circuit.change(clock.now(), |machine, now, steps| machine.begin(probe, now, steps));
+            return circuit.change(self.clock.now(), |machine, now, steps| machine.begin(probe, now, steps));
         }
         let word = circuit.hot.word.load(Ordering::Acquire);
         if !is_current(self.bits, word) {
             return false;
         }
         if circuit.times_calls() {
-            self.bits = start(circuit, word, true, clock);
+            self.bits = start(circuit, word, true, &self.clock);
         }
         true
     }
 
     /// Whether a reserved permit is still good for a call. Of a probe it renews nothing.
-    pub(super) fn holds(&self, clock: &impl Clock) -> bool {
+    pub(super) fn holds(&self) -> bool {
         let circuit = &*self.ticket;
         if self.is_probe() {
             let probe = probe_of(self.bits);
-            return circuit.change(clock.now(), |machine, now, steps| machine.has_lease(probe, now, steps));
+            return circuit.change(self.clock.now(), |machine, now, steps| machine.has_lease(probe, now, steps));
         }
         is_current(self.bits, circuit.hot.word.load(Ordering::Acquire))
     }
@@ -93,19 +95,19 @@ impl CircuitBreakerPermit {
     }
 }
 
-impl Permit for CircuitBreakerPermit {
+impl<C: Clock> Permit for CircuitBreakerPermit<C> {
     /// Only a success of an untimed call is settled in line: the other results take a frame of
     /// their own, and with them in line, registers are saved and restored on every call.
     #[inline(always)]
-    fn settle(&mut self, outcome: &Outcome, clock: &impl Clock) {
+    fn settle(&mut self, outcome: &Outcome) {
         let (bits, circuit) = (self.bits, &*self.ticket);
         let word = circuit.hot.word.load(Ordering::Acquire);
         if self.is_plain() && *outcome == Outcome::Success && word & LOW == bits {
             let generation = word >> State::BITS;
             circuit.hot.streak.reset(generation);
-            circuit.record(&self.ticket, generation, Category::Succeeded, clock);
+            circuit.record(&self.ticket, generation, Category::Succeeded, &self.clock);
         } else {
-            settle_otherwise(&self.ticket, bits, outcome, clock);
+            settle_otherwise(&self.ticket, bits, outcome, &self.clock);
         }
         // Nothing is left for the drop to give back.
         self.bits = SETTLED;
@@ -114,14 +116,14 @@ impl Permit for CircuitBreakerPermit {
     /// Renews the lease of a probe, and ends the time of a timed call. All other calls are one
     /// test.
     #[inline(always)]
-    fn progress(&mut self, _: Progress, clock: &impl Clock) {
+    fn progress(&mut self, _: Progress) {
         if self.bits >> LOW_BITS != 0 && self.bits & MARK != HEAD {
-            self.bits = progress_otherwise(&self.ticket, self.bits, clock);
+            self.bits = progress_otherwise(&self.ticket, self.bits, &self.clock);
         }
     }
 }
 
-impl Drop for CircuitBreakerPermit {
+impl<C: Clock> Drop for CircuitBreakerPermit<C> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.bits != SETTLED {
@@ -147,7 +149,7 @@ fn probe_of(bits: u64) -> Probe {
 #[inline(never)]
 fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
     let (generation, now) = (word >> State::BITS, clock.now());
-    let started = circuit.ticks(now);
+    let started = circuit.time.ticks(now);
     if !begins {
         return started << LOW_BITS | word & LOW | RESERVED;
     }
@@ -175,7 +177,7 @@ fn progress_otherwise(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -
         return bits;
     }
     let started = bits >> LOW_BITS;
-    let elapsed = circuit.elapsed(started, clock.now());
+    let elapsed = circuit.time.ticks_since(started, clock.now());
     end(circuit, bits);
     elapsed << LOW_BITS | bits & LOW & !MARK | HEAD
 }
@@ -230,7 +232,7 @@ fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
     match (bits & MARK, bits >> LOW_BITS) {
         (HEAD, took) => Some(took * TICK),
         (_, 0) => None,
-        (_, started) => Some(circuit.elapsed(started, clock.now()) * TICK),
+        (_, started) => Some(circuit.time.ticks_since(started, clock.now()) * TICK),
     }
 }
 
@@ -325,7 +327,7 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
     }
 }
 
-impl fmt::Debug for CircuitBreakerPermit {
+impl<C: Clock> fmt::Debug for CircuitBreakerPermit<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerPermit")
             .field("name", self.ticket.name())

@@ -1,6 +1,7 @@
 use super::{
-    config::{CallTime, Config, CustomRule, FailureStreak, OnDrop, RateRule},
+    config::{Config, CustomRule, RateRule},
     event::{Cause, Counts},
+    settings::{CallTime, FailureStreak, OnDrop},
 };
 use crate::Ratio;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};

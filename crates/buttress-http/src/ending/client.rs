@@ -1,12 +1,17 @@
-use super::{ClassifyHead, Grpc, Http, HttpContext, ResponseHead, Speaks, Standard, begin, head, observe};
+use super::{
+    ByCall, ByHead, ClassifyHead, Grpc, Http, HttpContext, RequestHead, ResponseHead, Speaks, Standard, begin, head,
+    observe,
+};
 use crate::{
     ObservedBody, classify,
     replay::{Idempotent, KeptRequest, MapBody, Replays},
     timed::TimedBody,
 };
 use buttress::{
-    BoxError, Error, InFlight, Outcome, Permit, Rejection,
+    BoxError, Error, Rejection,
     ending::{Begin, BodyBounds, Bound, Ended, Finish, Replay},
+    outcome::Outcome,
+    policy::{InFlight, Permit},
 };
 use http::{Request, Response};
 use http_body::Body;
@@ -45,44 +50,68 @@ impl<S: Speaks> Default for Client<S> {
 impl<S, C, R> Client<S, C, R> {
     /// Reads the outcome of a response's head with a function first. What it returns is final;
     /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
-    pub fn classify<D: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: D) -> Client<S, D, R> {
-        Client { classify, replays: self.replays, speaks: PhantomData }
+    pub fn classify<F: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: F) -> Client<S, ByHead<F>, R> {
+        Client { classify: ByHead(classify), replays: self.replays, speaks: PhantomData }
+    }
+
+    /// The same, by method or route: `note` reads from the request what `classify` needs.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreakerLayer, Ending, outcome::Outcome};
+    /// use buttress_http::ending::HttpClient;
+    /// use http::{Method, StatusCode};
+    ///
+    /// // A DELETE that is overtaken by another one is no failure.
+    /// let ending = HttpClient::new().classify_by(
+    ///     |request| *request.method == Method::DELETE,
+    ///     |is_delete, head| (*is_delete && head.status == StatusCode::CONFLICT).then_some(Outcome::Success),
+    /// );
+    /// let layer = CircuitBreakerLayer::new("files").end(ending);
+    /// # let _ = layer;
+    /// ```
+    pub fn classify_by<N, G, F>(self, note: G, classify: F) -> Client<S, ByCall<G, F>, R>
+    where
+        N: Default,
+        G: Fn(RequestHead<'_>) -> N,
+        F: Fn(&N, &ResponseHead<'_>) -> Option<Outcome>,
+    {
+        Client { classify: ByCall { note, classify }, replays: self.replays, speaks: PhantomData }
     }
 }
 
 impl<S, C, R> Ended for Client<S, C, R> {}
 
-impl<S: Speaks, C, R, B> Begin<Request<B>> for Client<S, C, R> {
-    type Context = HttpContext;
+impl<S: Speaks, C: ClassifyHead, R, B> Begin<Request<B>> for Client<S, C, R> {
+    type Context = HttpContext<C::Note>;
     type Ahead = Infallible;
 
     #[inline]
-    fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext {
-        begin::<S, P, B>(request)
+    fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext<C::Note> {
+        begin::<S, P, B, C>(request, &self.classify)
     }
 }
 
-impl<S: Speaks, C: ClassifyHead, R, B: Body, Err: Into<BoxError>> Finish<HttpContext, Response<B>, Err>
+impl<S: Speaks, C: ClassifyHead, R, B: Body, Err: Into<BoxError>> Finish<HttpContext<C::Note>, Response<B>, Err>
     for Client<S, C, R>
 {
     type Response<P: Permit> = Response<ObservedBody<B, P>>;
     type Error = Error;
 
-    fn head(&self, context: &HttpContext, response: &Response<B>) -> Outcome {
-        head(context.is_grpc, response, &self.classify).0
+    fn head(&self, context: &HttpContext<C::Note>, response: &Response<B>) -> Outcome {
+        head(context, response, &self.classify).0
     }
 
     #[inline]
     fn response<P: Permit>(
         &self,
-        context: HttpContext,
+        context: HttpContext<C::Note>,
         response: Response<B>,
         permit: &mut InFlight<P>,
     ) -> Self::Response<P> {
         observe(context, response, permit, &self.classify)
     }
 
-    fn reject<P: Permit>(&self, _: HttpContext, rejection: Rejection) -> Result<Self::Response<P>, Error> {
+    fn reject<P: Permit>(&self, _: HttpContext<C::Note>, rejection: Rejection) -> Result<Self::Response<P>, Error> {
         Err(rejection.into())
     }
 
@@ -95,7 +124,8 @@ impl<S: Speaks, C: ClassifyHead, R, B: Body, Err: Into<BoxError>> Finish<HttpCon
     }
 }
 
-impl<S: Speaks, C: ClassifyHead, R, B, Err: Into<BoxError>> Bound<HttpContext, Response<B>, Err> for Client<S, C, R>
+impl<S: Speaks, C: ClassifyHead, R, B, Err: Into<BoxError>> Bound<HttpContext<C::Note>, Response<B>, Err>
+    for Client<S, C, R>
 where
     B: Body + Send + 'static,
 {
@@ -106,7 +136,7 @@ where
         TimedBody::around(response, bounds, None)
     }
 
-    fn expired(&self, _: HttpContext, rejection: Rejection) -> Result<Response<TimedBody<B>>, Error> {
+    fn expired(&self, _: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Error> {
         Err(rejection.into())
     }
 }

@@ -1,5 +1,6 @@
 use super::{
-    ClassifyHead, Grpc, Http, HttpContext, ResponseHead, Speaks, Standard, begin, error_outcome, head, observe,
+    ByCall, ByHead, ClassifyHead, Grpc, Http, HttpContext, RequestHead, ResponseHead, Speaks, Standard, begin,
+    error_outcome, head, observe,
 };
 use crate::{
     ObservedBody,
@@ -7,8 +8,10 @@ use crate::{
     timed::TimedBody,
 };
 use buttress::{
-    InFlight, Outcome, Permit, Rejection,
+    Rejection,
     ending::{Begin, BodyBounds, Bound, Ended, Finish},
+    outcome::Outcome,
+    policy::{InFlight, Permit},
 };
 use bytes::Bytes;
 use http::{Request, Response};
@@ -46,8 +49,32 @@ impl<S: Speaks> Server<S> {
 impl<S, C, R> Server<S, C, R> {
     /// Reads the outcome of a response's head with a function first. What it returns is final;
     /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
-    pub fn classify<D: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: D) -> Server<S, D, R> {
-        Server { classify, respond: self.respond, speaks: PhantomData }
+    pub fn classify<F: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: F) -> Server<S, ByHead<F>, R> {
+        Server { classify: ByHead(classify), respond: self.respond, speaks: PhantomData }
+    }
+
+    /// The same, by method or route: `note` reads from the request what `classify` needs.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreakerLayer, Ending, outcome::Outcome};
+    /// use buttress_http::ending::HttpServer;
+    /// use http::{Method, StatusCode};
+    ///
+    /// // A DELETE that is overtaken by another one is no failure.
+    /// let ending = HttpServer::new().classify_by(
+    ///     |request| *request.method == Method::DELETE,
+    ///     |is_delete, head| (*is_delete && head.status == StatusCode::CONFLICT).then_some(Outcome::Success),
+    /// );
+    /// let layer = CircuitBreakerLayer::new("files").end(ending);
+    /// # let _ = layer;
+    /// ```
+    pub fn classify_by<N, G, F>(self, note: G, classify: F) -> Server<S, ByCall<G, F>, R>
+    where
+        N: Default,
+        G: Fn(RequestHead<'_>) -> N,
+        F: Fn(&N, &ResponseHead<'_>) -> Option<Outcome>,
+    {
+        Server { classify: ByCall { note, classify }, respond: self.respond, speaks: PhantomData }
     }
 
     /// Makes the responses of rejections with a function. It gets the usual response, without a
@@ -75,7 +102,7 @@ impl<S, C, R> Server<S, C, R> {
         Server { classify: self.classify, respond, speaks: PhantomData }
     }
 
-    fn answer<B: Body>(&self, context: &HttpContext, rejection: Rejection) -> Response<AnswerBody<B>>
+    fn answer<B: Body, N>(&self, context: &HttpContext<N>, rejection: Rejection) -> Response<AnswerBody<B>>
     where
         R: Respond<B>,
     {
@@ -113,16 +140,16 @@ where
 
 impl<S, C, R> Ended for Server<S, C, R> {}
 
-impl<S: Speaks, C, R, B: Send + 'static> Begin<Request<B>> for Server<S, C, R> {
-    type Context = HttpContext;
+impl<S: Speaks, C: ClassifyHead, R, B: Send + 'static> Begin<Request<B>> for Server<S, C, R> {
+    type Context = HttpContext<C::Note>;
     #[cfg(any(feature = "axum", feature = "tonic"))]
     type Ahead = crate::ReadAhead;
     #[cfg(not(any(feature = "axum", feature = "tonic")))]
     type Ahead = std::convert::Infallible;
 
     #[inline]
-    fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext {
-        let context = begin::<S, P, B>(request);
+    fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext<C::Note> {
+        let context = begin::<S, P, B, C>(request, &self.classify);
         #[cfg(any(feature = "axum", feature = "tonic"))]
         if P::LEARNS {
             return HttpContext { upload: crate::upload::Upload::watch(request), ..context };
@@ -137,26 +164,26 @@ impl<S: Speaks, C, R, B: Send + 'static> Begin<Request<B>> for Server<S, C, R> {
 }
 
 impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B: Body, Err: Send + Sync + 'static>
-    Finish<HttpContext, Response<B>, Err> for Server<S, C, R>
+    Finish<HttpContext<C::Note>, Response<B>, Err> for Server<S, C, R>
 {
     type Response<P: Permit> = Response<ObservedBody<B, P>>;
     type Error = Err;
 
-    fn head(&self, context: &HttpContext, response: &Response<B>) -> Outcome {
-        head(context.is_grpc, response, &self.classify).0
+    fn head(&self, context: &HttpContext<C::Note>, response: &Response<B>) -> Outcome {
+        head(context, response, &self.classify).0
     }
 
     #[inline]
     fn response<P: Permit>(
         &self,
-        context: HttpContext,
+        context: HttpContext<C::Note>,
         response: Response<B>,
         permit: &mut InFlight<P>,
     ) -> Self::Response<P> {
         observe(context, response, permit, &self.classify)
     }
 
-    fn reject<P: Permit>(&self, context: HttpContext, rejection: Rejection) -> Result<Self::Response<P>, Err> {
+    fn reject<P: Permit>(&self, context: HttpContext<C::Note>, rejection: Rejection) -> Result<Self::Response<P>, Err> {
         Ok(self.answer(&context, rejection).map(ObservedBody::answer))
     }
 
@@ -169,8 +196,8 @@ impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B: Body, Err: Send + Sync + 'sta
     }
 }
 
-impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B, Err: Send + Sync + 'static> Bound<HttpContext, Response<B>, Err>
-    for Server<S, C, R>
+impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B, Err: Send + Sync + 'static>
+    Bound<HttpContext<C::Note>, Response<B>, Err> for Server<S, C, R>
 where
     B: Body + Send + 'static,
 {
@@ -181,7 +208,7 @@ where
         TimedBody::around(response, bounds, Some(READER_STALL))
     }
 
-    fn expired(&self, context: HttpContext, rejection: Rejection) -> Result<Response<TimedBody<B>>, Err> {
+    fn expired(&self, context: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Err> {
         Ok(self.answer(&context, rejection).map(TimedBody::answer))
     }
 }

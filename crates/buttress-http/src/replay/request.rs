@@ -146,7 +146,7 @@ rebodied! {
     [B, F] http_body_util::combinators::MapFrame<B, F>;
     [B] http_body_util::Limited<B>;
     [B] ReplayBody<B>;
-    [B: Body, P: buttress::Permit] crate::ObservedBody<B, P>;
+    [B: Body, P: buttress::policy::Permit] crate::ObservedBody<B, P>;
     [B: Body] crate::TimedBody<B>;
 }
 

@@ -1,5 +1,9 @@
 use crate::recorder::{Recorder, Writes};
-use buttress::{BoxError, BulkheadLayer, Ending, Failure, FailureKind, Ignored, Outcome, gate::GateLayer};
+use buttress::{
+    BoxError, BulkheadLayer, Ending,
+    gate::GateLayer,
+    outcome::{Failure, FailureKind, Ignored, Outcome},
+};
 use buttress_http::{HttpExt, ObservedBody, ending::HttpClient, prelude::TimeoutLayer};
 use buttress_test::{Part, TestBody};
 use http::{HeaderMap, Request, Response};

@@ -1,7 +1,12 @@
-use buttress::{Admit, Clock, Outcome, Permit, Policy, Refused, Rejection};
+use buttress::{
+    Rejection,
+    outcome::Outcome,
+    policy::{Permit, Policy},
+};
 use std::sync::{Arc, Mutex};
 
-/// A policy that admits everything and writes down what became of it. `HELD` says whether its permits are held to the end.
+/// A policy that admits everything and records the outcomes. `HELD` says whether its permits are
+/// held to the end of the body.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder<const HELD: bool>(Arc<Mutex<Vec<Outcome>>>);
 
@@ -15,23 +20,17 @@ impl<const HELD: bool> Recorder<HELD> {
 pub(crate) struct Writes<const HELD: bool>(Recorder<HELD>);
 
 impl<const HELD: bool> Permit for Writes<HELD> {
-    const HELD_TO_END: bool = HELD;
+    const HOLDS_UNTIL_BODY_END: bool = HELD;
 
-    fn settle(&mut self, outcome: &Outcome, _: &impl Clock) {
+    fn settle(&mut self, outcome: &Outcome) {
         self.0.0.lock().unwrap().push(*outcome);
     }
 }
 
-impl<const HELD: bool> Policy for Recorder<HELD> {
+impl<Req: ?Sized, const HELD: bool> Policy<Req> for Recorder<HELD> {
     type Permit = Writes<HELD>;
 
-    fn reserve(&self, _: &impl Clock) -> Result<Writes<HELD>, Rejection> {
+    fn admit(&self, _: &Req) -> Result<Writes<HELD>, Rejection> {
         Ok(Writes(self.clone()))
     }
-
-    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-        Ok(())
-    }
 }
-
-impl<Req: ?Sized, const HELD: bool> Admit<Req> for Recorder<HELD> {}

@@ -9,7 +9,7 @@ use crate::{
     Answer, BoxError, Inner, Plan,
     subject::{AnyBody, Boxed, Reply, Subject},
 };
-use buttress::{Clock, TokioClock};
+use buttress::policy::{Clock, TokioClock};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;

@@ -8,7 +8,7 @@ use super::{
     shape::Outgoing,
 };
 use crate::{Answer, MakeError, Part, Plan, Ready};
-use buttress::{Error, Reason, Rejection};
+use buttress::{Error, Reason, Rejection, policy::Class};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use std::{io, time::Duration};
 
@@ -202,18 +202,21 @@ fn hang_ups(protocol: Protocol) -> Vec<Shape> {
     shapes
 }
 
+/// What a policy of a user may say.
+static REFUSED: Reason = Reason::new("refused", "refused", Class::Refused);
+
 fn rejections(protocol: Protocol) -> Vec<Shape> {
     let shape = |name: String| Shape::new(Row::Rejections, name).means(Nothing);
     let reasons = [
-        Reason::CircuitOpen,
-        Reason::ProbesExhausted,
-        Reason::Recovering,
-        Reason::ForcedOpen,
-        Reason::BulkheadFull,
-        Reason::QueueFull,
-        Reason::QueueTimeout,
-        Reason::NotReady,
-        Reason::Refused,
+        &buttress::circuit_breaker::OPEN,
+        &buttress::circuit_breaker::PROBES_EXHAUSTED,
+        &buttress::circuit_breaker::RECOVERING,
+        &buttress::circuit_breaker::FORCED_OPEN,
+        &buttress::bulkhead::FULL,
+        &buttress::bulkhead::QUEUE_FULL,
+        &buttress::bulkhead::QUEUE_TIMEOUT,
+        &buttress::policy::NOT_READY,
+        &REFUSED,
     ];
     let mut shapes = Vec::new();
     for reason in reasons {

@@ -1,17 +1,17 @@
 use crate::{
-    InFlight,
     ending::{Ahead, Begin, Ended, Ending, Finish, NoEnding},
     gate::{self, GateLayer},
+    in_flight::InFlight,
     ready_call::ReadyCall,
+    shell::{around, opaque},
     timer::Deadline,
 };
 use buttress_core::{
-    Bulkhead, Reason, Rejection,
-    bulkhead::{Acquire, BulkheadPermit, Place},
+    Rejection,
+    bulkhead::{Acquire, Bulkhead, BulkheadPermit, Place, QUEUE_FULL, QUEUE_TIMEOUT},
 };
 use pin_project::pin_project;
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -69,22 +69,7 @@ pub struct Queued<S, E> {
     layer: QueuedLayer<E>,
 }
 
-impl<S, E> Queued<S, E> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+around!(Queued<S, E>);
 
 impl<S, E, Req> Service<Req> for Queued<S, E>
 where
@@ -153,11 +138,7 @@ enum State<S, Req, F, H> {
     },
 }
 
-impl<S, Req, F, E, Cx, H> fmt::Debug for ResponseFuture<S, Req, F, E, Cx, H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+opaque!(ResponseFuture<S, Req, F, E, Cx, H>);
 
 impl<S, Req, E, Cx, H> Future for ResponseFuture<S, Req, S::Future, E, Cx, H>
 where
@@ -182,7 +163,7 @@ where
                         if !too_large {
                             ready!(timer.poll_expired(*max_wait, cx));
                         }
-                        let reason = if too_large { Reason::QueueFull } else { Reason::QueueTimeout };
+                        let reason = if too_large { &QUEUE_FULL } else { &QUEUE_TIMEOUT };
                         State::Rejected { rejection: Some(bulkhead.reject(reason)) }
                     }
                 },

@@ -1,5 +1,5 @@
 use super::{Begin, BodyBounds, Bound, Ended, Ending, Finish, Kept, NoEnding, Replay};
-use crate::{BoxError, Error, InFlight, error};
+use crate::{BoxError, Error, error, in_flight::InFlight};
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
 use std::convert::Infallible;
 
@@ -82,7 +82,8 @@ impl<J, R> Plain<J, R> {
     /// [`respond`](Self::respond) it is the inner service's own.
     ///
     /// ```
-    /// use buttress::{CircuitBreakerLayer, Ending, Error, Failure, FailureKind, Outcome, ending::Plain};
+    /// use buttress::outcome::{Failure, FailureKind, Outcome};
+    /// use buttress::{CircuitBreakerLayer, Ending, Error, ending::Plain};
     ///
     /// let ending = Plain::new().classify(|result: Result<&u16, &Error>| match result {
     ///     Ok(200..=499) => Outcome::Success,

@@ -1,39 +1,39 @@
-use buttress_core::Policy;
-use std::{fmt, task::Context};
+use buttress_core::Waiters;
+use std::task::Context;
 
-/// The place of a service among those that a policy wakes when it begins to refuse.
-pub(super) struct Waiting<A: Policy> {
-    policy: A,
-    key: u64,
+/// The place of a service among those that a policy wakes.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    waiters: Waiters,
+    /// `None` once it got its permit.
+    key: Option<u64>,
 }
 
-impl<A: Policy + Clone> Waiting<A> {
-    /// A place, with a policy that wakes.
-    pub(super) fn for_policy(policy: &A) -> Option<Self> {
-        let key = policy.watchers()?.key();
-        Some(Self { policy: policy.clone(), key })
+impl Waiting {
+    pub(super) fn new(waiters: Waiters) -> Self {
+        let key = Some(waiters.key());
+        Self { waiters, key }
     }
-}
 
-impl<A: Policy> Waiting<A> {
     /// Wakes the task when the policy's answer may have changed.
     pub(super) fn register(&self, cx: &Context<'_>) {
-        if let Some(waiters) = self.policy.watchers() {
-            waiters.register(self.key, cx.waker());
+        if let Some(key) = self.key {
+            self.waiters.register(key, cx.waker());
+        }
+    }
+
+    /// Leaves the list with a permit.
+    pub(super) fn served(mut self) {
+        if let Some(key) = self.key.take() {
+            self.waiters.served(key);
         }
     }
 }
 
-impl<A: Policy> Drop for Waiting<A> {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(waiters) = self.policy.watchers() {
-            waiters.deregister(self.key);
+        if let Some(key) = self.key {
+            self.waiters.deregister(key);
         }
-    }
-}
-
-impl<A: Policy> fmt::Debug for Waiting<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").field("key", &self.key).finish()
     }
 }

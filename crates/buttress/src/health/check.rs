@@ -70,14 +70,23 @@ impl Drop for Check {
     }
 }
 
-impl Health {
+/// Checks that run on tasks of their own.
+pub trait HealthExt {
     /// Runs `check` again and again on a task of its own; probes only read the last result.
     ///
     /// A check that panics, wherever it does, has failed, and runs again after the interval.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn check<F, Fut, E>(&self, name: impl Into<String>, group: Group, config: CheckConfig, check: F) -> Check
+    fn check<F, Fut, E>(&self, name: impl Into<String>, group: Group, config: CheckConfig, check: F) -> Check
+    where
+        F: Fn() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send,
+        E: std::fmt::Display;
+}
+
+impl HealthExt for Health {
+    fn check<F, Fut, E>(&self, name: impl Into<String>, group: Group, config: CheckConfig, check: F) -> Check
     where
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), E>> + Send,

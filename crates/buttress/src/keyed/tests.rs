@@ -1,7 +1,9 @@
 use super::*;
 use crate::{
-    Bulkhead, CircuitBreaker, Failure, FailureKind, Outcome, Permit, TokioClock,
+    Bulkhead, CircuitBreaker,
     circuit_breaker::{CircuitBreakerPermit, State},
+    outcome::{Failure, FailureKind, Outcome},
+    policy::Permit,
 };
 use std::{
     sync::{Barrier, atomic::AtomicUsize},
@@ -24,7 +26,7 @@ fn bulkheads(max: usize) -> Keyed<u32, Bulkhead, Key> {
 }
 
 fn call(keyed: &Circuits, key: u32, outcome: &Outcome) -> bool {
-    keyed.admit(&key, &TokioClock).map(|mut permit| permit.settle(outcome, &TokioClock)).is_ok()
+    keyed.admit(&key).map(|mut permit| permit.settle(outcome)).is_ok()
 }
 
 fn open(keyed: &Circuits, key: u32) -> CircuitBreaker {
@@ -38,8 +40,8 @@ fn open(keyed: &Circuits, key: u32) -> CircuitBreaker {
 fn each_key_has_a_policy_of_its_own() {
     let keyed = circuits(100);
     open(&keyed, 1).force_open();
-    assert!(keyed.admit(&1, &TokioClock).is_err());
-    assert!(keyed.admit(&2, &TokioClock).is_ok());
+    assert!(keyed.admit(&1).is_err());
+    assert!(keyed.admit(&2).is_ok());
 }
 
 #[test]
@@ -95,7 +97,7 @@ fn keys_that_come_again_outlive_a_flood_of_keys_that_come_once() {
 #[tokio::test(start_paused = true)]
 async fn open_circuits_and_policies_in_use_are_not_evicted() {
     let keyed = circuits(100);
-    let _in_use: Vec<CircuitBreakerPermit> = (0..40).map(|key| keyed.admit(&key, &TokioClock).unwrap()).collect();
+    let _in_use: Vec<CircuitBreakerPermit> = (0..40).map(|key| keyed.admit(&key).unwrap()).collect();
     (40..45).for_each(|key| drop(open(&keyed, key)));
     (45..50).for_each(|key| open(&keyed, key).force_open());
     (50..55).for_each(|key| open(&keyed, key).disable());
@@ -126,10 +128,10 @@ async fn a_circuit_whose_time_is_over_makes_room() {
 #[test]
 fn when_every_policy_is_in_use_calls_of_new_keys_are_untracked() {
     let keyed = bulkheads(10);
-    let held: Vec<_> = (0..1000).map(|key| keyed.admit(&key, &TokioClock).unwrap()).collect();
+    let held: Vec<_> = (0..1000).map(|key| keyed.admit(&key).unwrap()).collect();
     assert_eq!((keyed.len(), keyed.untracked(), keyed.evicted()), (10, 990, 0));
     drop(held);
-    drop(keyed.admit(&5_000, &TokioClock));
+    drop(keyed.admit(&5_000));
     assert!(keyed.get(&5_000).is_some());
 }
 
@@ -145,7 +147,7 @@ fn a_policy_is_made_once_for_each_key() {
         for _ in 0..4 {
             scope.spawn(|| {
                 barrier.wait();
-                (0..100).for_each(|key| drop(keyed.admit(&key, &TokioClock).unwrap()));
+                (0..100).for_each(|key| drop(keyed.admit(&key).unwrap()));
             });
         }
     });
@@ -158,7 +160,7 @@ fn policies_are_made_compact() {
         assert_eq!(buttress_core::shard::shards(), 1);
         Bulkhead::new(1)
     });
-    drop(keyed.admit(&1, &TokioClock).unwrap());
+    drop(keyed.admit(&1).unwrap());
     assert!(buttress_core::shard::shards() > 1);
 }
 
@@ -173,7 +175,7 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
     .max_keys(2)
     .build()
     .unwrap();
-    let ask = |key| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(keyed.admit(&key, &TokioClock))));
+    let ask = |key| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(keyed.admit(&key))));
     assert!(ask(1).is_err() && ask(2).is_err());
     broken.store(false, Ordering::Relaxed);
     assert!(ask(1).is_ok() && keyed.get(&1).is_some());
@@ -184,20 +186,22 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
 /// Asks for other keys whenever it is asked whether it is idle, as a listener might.
 struct Nosy(Arc<OnceLock<Keyed<u32, Nosy, Key>>>);
 
-impl Policy for Nosy {
-    type Permit = ();
-
-    fn reserve(&self, _: &impl Clock) -> Result<(), Rejection> {
-        Ok(())
+impl Report for Nosy {
+    fn metrics() -> Vec<Metric> {
+        Vec::new()
     }
 
-    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-        Ok(())
+    fn name(&self) -> Option<&str> {
+        None
     }
+
+    fn report(&self, _: &mut dyn Sink) {}
 }
 
-impl Admit<u32> for Nosy {
-    fn admit(&self, _: &u32, _: &impl Clock) -> Result<(), Rejection> {
+impl Policy<u32> for Nosy {
+    type Permit = ();
+
+    fn admit(&self, _: &u32) -> Result<(), Rejection> {
         self.0.get().expect("it is set").len();
         Ok(())
     }
@@ -207,7 +211,7 @@ impl Idle for Nosy {
     fn is_idle(&self) -> bool {
         let keyed = self.0.get().expect("it is set");
         keyed.stats();
-        keyed.admit(&0, &TokioClock).is_ok()
+        keyed.admit(&0).is_ok()
     }
 }
 
@@ -218,42 +222,59 @@ fn policies_and_their_makers_may_use_the_keyed_policy() {
     let make = move |key: &u32| {
         let keyed: &Keyed<u32, Nosy, Key> = inside.get().expect("it is set");
         if *key != 0 {
-            keyed.admit(&0, &TokioClock).unwrap();
+            keyed.admit(&0).unwrap();
         }
         Nosy(inside.clone())
     };
     let keyed = Keyed::builder((|key| *key) as Key, make).max_keys(8).build().unwrap();
     assert!(cell.set(keyed.clone()).is_ok());
     std::thread::spawn(move || {
-        (0..100).for_each(|key| keyed.admit(&key, &TokioClock).unwrap());
+        (0..100).for_each(|key| keyed.admit(&key).unwrap());
         done.send(keyed.evicted()).unwrap();
     });
     let evicted = is_done.recv_timeout(Duration::from_secs(20)).expect("no deadlock");
     assert!(evicted >= 90);
 }
 
+/// The sums over all keys, of what is not zero.
+fn sums(keyed: &Circuits) -> Vec<(&'static str, LabelValues, Value)> {
+    let mut sums = Sums::default();
+    keyed.report(&mut sums);
+    let mut sums: Vec<_> = sums.into_values().map(|(metric, labels, value)| (metric.name, labels, value)).collect();
+    sums.retain(|(_, _, value)| !matches!(value, Value::Counter(0) | Value::Gauge(0.0) | Value::Rate { whole: 0, .. }));
+    sums
+}
+
 #[tokio::test(start_paused = true)]
-async fn stats_are_sums_that_survive_eviction() {
+async fn sums_are_over_all_keys_and_their_counters_survive_eviction() {
     let keyed = circuits(4);
     open(&keyed, 1).force_open();
     open(&keyed, 2);
-    let _in_flight = keyed.admit(&3, &TokioClock).unwrap();
+    let _in_flight = keyed.admit(&3).unwrap();
     for key in [1, 2, 2] {
-        assert!(keyed.admit(&key, &TokioClock).is_err());
+        assert!(keyed.admit(&key).is_err());
     }
-    let sum = Summary { in_flight: 1, rejected: 3, open: 2, half_open: 0 };
-    assert_eq!(keyed.stats(), Stats { keys: 3, evicted: 0, untracked: 0, sum });
+    let rejected = ("resilience.breaker.rejected", [""; 2], Value::Counter(3));
+    let opened = ("resilience.breaker.transitions", ["closed", "open"], Value::Counter(2));
+    let state = |state, keys| ("resilience.breaker.state", [state, ""], Value::Gauge(keys));
+    let before = sums(&keyed);
+    for expected in [state("closed", 1.0), state("open", 1.0), state("forced-open", 1.0), rejected, opened] {
+        assert!(before.contains(&expected), "{expected:?} in {before:?}");
+    }
+    assert_eq!(keyed.stats(), Stats { keys: 3, evicted: 0, untracked: 0 });
     sleep(3600 * S).await;
     assert!((10..30).all(|key| call(&keyed, key, &Outcome::Success)));
-    let stats = keyed.stats();
     assert!(keyed.get(&2).is_none() && keyed.get(&1).is_some());
-    assert_eq!((stats.sum.rejected, stats.sum.open), (3, 1));
+    let after = sums(&keyed);
+    for expected in [state("closed", 3.0), state("forced-open", 1.0), rejected, opened] {
+        assert!(after.contains(&expected), "{expected:?} in {after:?}");
+    }
 }
 
 #[test]
 fn a_limit_can_be_changed_for_all_keys() {
     let keyed = bulkheads(100);
-    (0..10).for_each(|key| drop(keyed.admit(&key, &TokioClock).unwrap()));
+    (0..10).for_each(|key| drop(keyed.admit(&key).unwrap()));
     keyed.for_each(|_, bulkhead| bulkhead.set_limit(7));
     assert!(keyed.policies().iter().all(|(_, bulkhead)| bulkhead.limit() == 7));
 }

@@ -1,6 +1,7 @@
 use super::*;
-use crate::{Bulkhead, CircuitBreaker, Policy, TokioClock};
+use crate::{Bulkhead, CircuitBreaker, policy::Policy};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use std::collections::BTreeMap;
 
 /// The values of a metric, by their labels in the order of the table.
 fn values(snapshotter: &Snapshotter, name: &str) -> Vec<(Vec<String>, f64)> {
@@ -32,10 +33,10 @@ fn a_circuit_shows_one_state_at_a_time_and_every_change_of_it() {
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-        exporter.circuit_breaker(&breaker);
+        exporter.add(&breaker);
         exporter.publish();
         breaker.force_open();
-        assert!(breaker.reserve(&TokioClock).is_err());
+        assert!(breaker.admit(&()).is_err());
         exporter.publish();
     });
     // A snapshot takes counters with it, so each metric is asked for once, the gauges first.
@@ -51,29 +52,30 @@ fn transitions_and_rejections_are_counted() {
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-        exporter.circuit_breaker(&breaker);
+        exporter.add(&breaker);
         breaker.force_open();
         breaker.reset();
+        exporter.publish();
     });
     let expected =
         [(labels(["payments", "closed", "forced-open"]), 1.0), (labels(["payments", "forced-open", "closed"]), 1.0)];
     assert_eq!(values(&snapshotter, "resilience.breaker.transitions"), expected);
 }
 
-#[test]
-fn calls_are_published_with_their_times_where_that_is_asked_for() {
+#[tokio::test(start_paused = true)]
+async fn calls_are_published_with_their_times_where_that_is_asked_for() {
     use buttress_core::{Failure, FailureKind, Outcome, Permit};
-    let (recorder, now) = (DebuggingRecorder::new(), buttress_core::Clock::now(&TokioClock));
+    let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
+    let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
+    exporter.circuit_breaker_calls(&breaker);
+    let mut failing = breaker.admit(&()).unwrap();
+    tokio::time::advance(std::time::Duration::from_millis(1500)).await;
     metrics::with_local_recorder(&recorder, || {
-        let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-        exporter.circuit_breaker_calls(&breaker);
-        breaker.reserve(&now).unwrap().settle(&Outcome::Success, &now);
-        let later = now + std::time::Duration::from_secs(2);
-        let failure = Failure::new(FailureKind::Transport).into();
-        breaker.reserve(&later).unwrap().settle(&failure, &(later + std::time::Duration::from_millis(1500)));
+        failing.settle(&Failure::new(FailureKind::Transport).into());
+        breaker.admit(&()).unwrap().settle(&Outcome::Success);
         breaker.force_open();
-        assert!(breaker.reserve(&later).is_err());
+        assert!(breaker.admit(&()).is_err());
     });
     let expected = [(labels(["payments", "failure"]), 1.5), (labels(["payments", "success"]), 0.0)];
     assert_eq!(values(&snapshotter, "resilience.breaker.calls"), expected);
@@ -86,7 +88,7 @@ fn policies_beyond_the_hundredth_are_summed_as_the_others() {
     metrics::with_local_recorder(&recorder, || {
         let exporter = Exporter::new();
         for n in 0..150 {
-            exporter.bulkhead(&format!("b{n}"), &Bulkhead::new(n));
+            exporter.add(&Bulkhead::named(format!("b{n}"), n));
         }
         exporter.publish();
         exporter.publish();
@@ -101,11 +103,11 @@ fn policies_beyond_the_hundredth_are_summed_as_the_others() {
 fn policies_of_one_name_are_summed_and_their_counters_do_not_fall() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let (exporter, pair) = (Exporter::new(), [Bulkhead::new(0), Bulkhead::new(0)]);
-    pair.iter().for_each(|bulkhead| exporter.bulkhead("tenant", bulkhead));
+    let (exporter, pair) = (Exporter::new(), [(); 2].map(|()| Bulkhead::named("tenant", 0)));
+    pair.iter().for_each(|bulkhead| exporter.add(bulkhead));
     for (rejections, sum) in [([5, 3], 8.0), ([0, 2], 10.0)] {
         for (bulkhead, n) in pair.iter().zip(rejections) {
-            (0..n).for_each(|_| assert!(bulkhead.reserve(&TokioClock).is_err()));
+            (0..n).for_each(|_| assert!(bulkhead.admit(&()).is_err()));
         }
         metrics::with_local_recorder(&recorder, || exporter.publish());
         // Reading a counter resets it.
@@ -119,7 +121,7 @@ fn failed_calls(breaker: &CircuitBreaker, calls: u32) {
     let failure = Outcome::from(Failure::new(FailureKind::Transport));
     for n in 0..calls {
         let outcome = if n % 4 == 0 { &failure } else { &Outcome::Success };
-        breaker.reserve(&TokioClock).unwrap().settle(outcome, &TokioClock);
+        breaker.admit(&()).unwrap().settle(outcome);
     }
 }
 
@@ -128,7 +130,7 @@ async fn a_rate_is_absent_below_the_minimum_and_nan_once_it_is_unknown_again() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-    exporter.circuit_breaker(&breaker);
+    exporter.add(&breaker);
     let publish = || {
         metrics::with_local_recorder(&recorder, || exporter.publish());
         values(&snapshotter, "resilience.breaker.failure_rate")
@@ -146,7 +148,7 @@ async fn a_rate_is_absent_below_the_minimum_and_nan_once_it_is_unknown_again() {
 #[test]
 fn an_exporter_made_before_the_recorder_publishes_to_it_with_units() {
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-    exporter.circuit_breaker(&breaker);
+    exporter.add(&breaker);
     exporter.circuit_breaker_calls(&breaker);
     exporter.publish();
     let recorder = DebuggingRecorder::new();
@@ -168,15 +170,16 @@ fn an_exporter_made_before_the_recorder_publishes_to_it_with_units() {
 
 #[test]
 fn a_keyed_policy_is_published_as_one() {
-    use crate::{Admit, keyed::Keyed};
+    use crate::keyed::Keyed;
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let keyed = Keyed::new(|key: &u32| *key, |_: &u32| CircuitBreaker::new("tenant"));
+    let tenants = Keyed::builder(|key: &u32| *key, |_: &u32| CircuitBreaker::new("tenant")).name("tenants");
+    let keyed = tenants.build().unwrap();
     let exporter = Exporter::new();
-    exporter.keyed("tenants", &keyed);
-    (0..10).for_each(|key| drop(keyed.admit(&key, &TokioClock)));
+    exporter.add(&keyed);
+    (0..10).for_each(|key| drop(keyed.admit(&key)));
     keyed.get(&3).unwrap().force_open();
-    assert!(keyed.admit(&3, &TokioClock).is_err());
+    assert!(keyed.admit(&3).is_err());
     metrics::with_local_recorder(&recorder, || exporter.publish());
     let all: BTreeMap<String, f64> = snapshotter
         .snapshot()
@@ -188,17 +191,89 @@ fn a_keyed_policy_is_published_as_one() {
                 DebugValue::Gauge(x) => x.into_inner(),
                 DebugValue::Histogram(_) => f64::NAN,
             };
-            (key.key().name().replace("resilience.keyed.", ""), value)
+            let labels: Vec<_> = key.key().labels().map(|label| label.value().to_owned()).collect();
+            (format!("{} {}", key.key().name().replace("resilience.", ""), labels.join(" ")), value)
         })
         .collect();
     let expected = [
-        ("evicted", 0.0),
-        ("half_open", 0.0),
-        ("in_flight", 0.0),
-        ("keys", 10.0),
-        ("open", 1.0),
-        ("rejected", 1.0),
-        ("untracked", 0.0),
+        ("breaker.in_flight tenants", 0.0),
+        ("breaker.rejected tenants", 1.0),
+        ("breaker.stale tenants", 0.0),
+        ("breaker.state tenants closed", 9.0),
+        ("breaker.state tenants disabled", 0.0),
+        ("breaker.state tenants forced-open", 1.0),
+        ("breaker.state tenants half-open", 0.0),
+        ("breaker.state tenants metrics-only", 0.0),
+        ("breaker.state tenants open", 0.0),
+        ("breaker.transitions tenants closed forced-open", 1.0),
+        ("keyed.evicted tenants", 0.0),
+        ("keyed.keys tenants", 10.0),
+        ("keyed.untracked tenants", 0.0),
     ];
     assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value)).into());
+}
+
+/// The table in the documentation, from the descriptions.
+fn table() -> String {
+    let mut table = String::from("| metric | kind, unit | labels | what it says |\n|---|---|---|---|\n");
+    for Metric { name, kind, unit, labels, help } in all() {
+        let kind = match kind {
+            MetricKind::Counter => format!("counter, {unit}"),
+            MetricKind::Gauge => format!("gauge, {unit}"),
+            MetricKind::Rate => "gauge, 0 to 1".to_owned(),
+            MetricKind::Histogram => format!("histogram, {unit}"),
+            _ => unreachable!("a kind of metric that the table does not know"),
+        };
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        table += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
+    }
+    table
+}
+
+#[test]
+fn the_table_of_metrics_is_complete() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/table.md");
+    if std::env::var_os("UPDATE_TABLES").is_some() {
+        std::fs::write(path, table()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), table(), "UPDATE_TABLES=1 writes it anew");
+}
+
+/// What is published is in the table, and everything in the table is published.
+#[tokio::test(start_paused = true)]
+async fn every_metric_in_the_table_is_published_and_no_other() {
+    use crate::{Health, RetryBudget, RetryLayer, TimeoutLayer, keyed::Keyed};
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
+    let budget = RetryBudget::builder().name("payments").build().unwrap();
+    exporter.add(&breaker);
+    exporter.add(&Bulkhead::new(1));
+    exporter.add(&Keyed::new(|key: &u32| *key, |_: &u32| Bulkhead::new(1)));
+    exporter.add(&RetryLayer::new(3).stats());
+    exporter.add(&budget);
+    exporter.add(&TimeoutLayer::total(std::time::Duration::MAX).named("payments").stats().unwrap());
+    exporter.add(&Health::new());
+    exporter.circuit_breaker_calls(&breaker);
+    metrics::with_local_recorder(&recorder, || {
+        failed_calls(&breaker, 40);
+        breaker.force_open();
+        assert!(breaker.admit(&()).is_err());
+        breaker.metrics_only();
+        failed_calls(&breaker, 40);
+        exporter.publish();
+    });
+    let published: BTreeMap<_, BTreeSet<_>> = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, ..)| {
+            let labels = key.key().labels().map(|label| label.key().to_owned());
+            (key.key().name().to_owned(), labels.filter(|label| label != "policy").collect())
+        })
+        .collect();
+    let described = all()
+        .into_iter()
+        .map(|metric| (metric.name.to_owned(), metric.labels.iter().map(|label| (*label).to_owned()).collect()));
+    assert_eq!(published, described.collect());
 }

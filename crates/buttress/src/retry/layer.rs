@@ -1,7 +1,11 @@
 use super::{Retry, RetryBudget};
-use crate::ending::{Ended, Ending, NoEnding};
+use crate::{
+    ending::{Ended, Ending, NoEnding},
+    per_request::{By, Same},
+};
 use buttress_core::{
-    Backoff,
+    Backoff, Name,
+    report::{Metric, Report, Sink},
     shard::{Counter, Sharded, shards},
 };
 use fastrand::Rng;
@@ -13,8 +17,9 @@ use tower_layer::Layer;
 
 /// Retries as a layer, once it has an [ending](crate::ending). See the [module](super).
 #[derive(Clone, Debug)]
-pub struct RetryLayer<E = NoEnding> {
+pub struct RetryLayer<E = NoEnding, L = Same> {
     pub(super) ends: E,
+    pub(super) attempts: L,
     pub(super) shared: Sharded<Shared>,
 }
 
@@ -42,6 +47,7 @@ pub(super) struct Config {
     pub(super) max_hint: Duration,
     pub(super) budget: RetryBudget,
     pub(super) seed: Option<u64>,
+    name: Option<Name>,
 }
 
 #[derive(Debug, Default)]
@@ -62,12 +68,35 @@ impl RetryLayer {
             max_hint: Duration::from_secs(60),
             budget: RetryBudget::new(),
             seed: None,
+            name: None,
         };
-        Self { ends: NoEnding, shared: share(config, Arc::default()) }
+        Self { ends: NoEnding, attempts: Same, shared: share(config, Arc::default()) }
     }
 }
 
-impl<E> RetryLayer<E> {
+impl<E, L> RetryLayer<E, L> {
+    /// Gives it a name, for metrics. None by default.
+    pub fn named(self, name: impl Into<Name>) -> Self {
+        let name = name.into();
+        self.configure(|config| config.name = Some(name))
+    }
+
+    /// Reads from the request how many attempts it gets, the first included. 0 is taken for 1, and
+    /// `None` leaves it to the layer. For attempts per method or route.
+    ///
+    /// ```
+    /// # use buttress::{PlainExt, RetryLayer};
+    /// struct Query {
+    ///     is_cheap: bool,
+    /// }
+    ///
+    /// let layer = RetryLayer::new(3).attempts_by(|query: &Query| (!query.is_cheap).then_some(1)).plain();
+    /// # let _ = layer;
+    /// ```
+    pub fn attempts_by<Req, F: Fn(&Req) -> Option<u32>>(self, attempts: F) -> RetryLayer<E, By<F>> {
+        RetryLayer { ends: self.ends, attempts: By(attempts), shared: self.shared }
+    }
+
     /// The pauses between attempts.
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.configure(|config| config.backoff = backoff)
@@ -90,19 +119,20 @@ impl<E> RetryLayer<E> {
     }
 
     /// Changes its ending.
-    pub fn map_ending<F>(self, map: impl FnOnce(E) -> F) -> RetryLayer<F> {
-        RetryLayer { ends: map(self.ends), shared: self.shared }
+    pub fn map_ending<F>(self, map: impl FnOnce(E) -> F) -> RetryLayer<F, L> {
+        RetryLayer { ends: map(self.ends), attempts: self.attempts, shared: self.shared }
     }
 
     /// What it has done so far. Shared by all services of this layer, whatever is set afterwards.
     pub fn stats(&self) -> RetryStats {
-        RetryStats(self.shared.stats.clone())
+        let Config { name, budget, .. } = &self.shared.config;
+        RetryStats { counts: self.shared.stats.clone(), name: name.clone(), budget: budget.clone() }
     }
 
     fn configure(self, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = self.shared.config.clone();
         change(&mut config);
-        Self { shared: share(config, self.shared.stats.clone()), ends: self.ends }
+        Self { shared: share(config, self.shared.stats.clone()), attempts: self.attempts, ends: self.ends }
     }
 }
 
@@ -111,17 +141,17 @@ fn share(config: Config, stats: Arc<Stats>) -> Sharded<Shared> {
     Sharded::new(shards(), Shared { config, stats, rng })
 }
 
-impl<E> Ending for RetryLayer<E> {
+impl<E, L> Ending for RetryLayer<E, L> {
     type Now = E;
-    type With<F> = RetryLayer<F>;
+    type With<F> = RetryLayer<F, L>;
 
-    fn end<F>(self, ends: F) -> RetryLayer<F> {
-        RetryLayer { ends, shared: self.shared }
+    fn end<F>(self, ends: F) -> RetryLayer<F, L> {
+        RetryLayer { ends, attempts: self.attempts, shared: self.shared }
     }
 }
 
-impl<S, E: Ended + Clone> Layer<S> for RetryLayer<E> {
-    type Service = Retry<S, E>;
+impl<S, E: Ended + Clone, L: Clone> Layer<S> for RetryLayer<E, L> {
+    type Service = Retry<S, E, L>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Retry { inner, layer: self.clone() }
@@ -130,27 +160,64 @@ impl<S, E: Ended + Clone> Layer<S> for RetryLayer<E> {
 
 /// Counters of a [`RetryLayer`], since it was made.
 #[derive(Clone, Debug)]
-pub struct RetryStats(Arc<Stats>);
+pub struct RetryStats {
+    counts: Arc<Stats>,
+    name: Option<Name>,
+    budget: RetryBudget,
+}
 
 impl RetryStats {
+    /// The budget that the layer draws on.
+    pub fn budget(&self) -> &RetryBudget {
+        &self.budget
+    }
+
     /// Attempts after the first, without the [transparent](Self::transparent) ones.
     pub fn retries(&self) -> u64 {
-        self.0.retries.sum()
+        self.counts.retries.sum()
     }
 
     /// Free repetitions of requests that the transport handed back before the backend looked at
     /// them.
     pub fn transparent(&self) -> u64 {
-        self.0.transparent.sum()
+        self.counts.transparent.sum()
     }
 
     /// Failures that were not repeated because the budget was empty.
     pub fn out_of_budget(&self) -> u64 {
-        self.0.out_of_budget.sum()
+        self.counts.out_of_budget.sum()
     }
 
     /// Failures that were not repeated because all attempts were used.
     pub fn out_of_attempts(&self) -> u64 {
-        self.0.out_of_attempts.sum()
+        self.counts.out_of_attempts.sum()
+    }
+}
+
+const RETRIES: Metric = Metric::counter("resilience.retry.retries", "retries", "Attempts after the first");
+const TRANSPARENT: Metric = Metric::counter(
+    "resilience.retry.transparent",
+    "attempts",
+    "Free repetitions of requests that the transport handed back unprocessed",
+);
+const OUT_OF_BUDGET: Metric =
+    Metric::counter("resilience.retry.out_of_budget", "calls", "Retries denied by the budget");
+const OUT_OF_ATTEMPTS: Metric =
+    Metric::counter("resilience.retry.out_of_attempts", "calls", "Calls whose last allowed attempt failed");
+
+impl Report for RetryStats {
+    fn metrics() -> Vec<Metric> {
+        vec![RETRIES, TRANSPARENT, OUT_OF_BUDGET, OUT_OF_ATTEMPTS]
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn report(&self, sink: &mut dyn Sink) {
+        sink.counter(&RETRIES, self.retries());
+        sink.counter(&TRANSPARENT, self.transparent());
+        sink.counter(&OUT_OF_BUDGET, self.out_of_budget());
+        sink.counter(&OUT_OF_ATTEMPTS, self.out_of_attempts());
     }
 }

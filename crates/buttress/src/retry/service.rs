@@ -5,12 +5,13 @@ use super::{
 use crate::{
     ending::{Begin, Finish, Kept, Replay},
     events,
+    per_request::{PerRequest, Same},
+    shell::{around, opaque},
     timer::Timer,
 };
 use buttress_core::{Backoff, Failure, FailureKind, Outcome, Sent, backoff::Pauses, shard::Ticket};
 use pin_project::pin_project;
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -27,30 +28,16 @@ const NEVER_SENT: u32 = 3;
 
 /// A service that repeats failed calls.
 #[derive(Clone, Debug)]
-pub struct Retry<S, E> {
+pub struct Retry<S, E, L = Same> {
     pub(super) inner: S,
-    pub(super) layer: RetryLayer<E>,
+    pub(super) layer: RetryLayer<E, L>,
 }
 
-impl<S, E> Retry<S, E> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
+around!(Retry<S, E, L>);
 
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S, E, Req> Service<Req> for Retry<S, E>
+impl<S, E, L, Req> Service<Req> for Retry<S, E, L>
 where
+    L: PerRequest<Req, u32>,
     E: Begin<Req> + Replay<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
     S: Service<E::Attempt> + Clone,
 {
@@ -65,13 +52,14 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let RetryLayer { ends, shared } = &self.layer;
+        let RetryLayer { ends, attempts, shared } = &self.layer;
         let ticket = shared.ticket();
         let context = ends.begin::<()>(&mut request);
         if ends.deposits(&request) {
             ticket.config.budget.deposit();
         }
-        let (attempt, kept) = if ticket.config.attempts > 1 {
+        let attempts = attempts.of(&request).unwrap_or(ticket.config.attempts);
+        let (attempt, kept) = if attempts > 1 {
             let (attempt, kept) = ends.first(request);
             (attempt, Some(kept))
         } else {
@@ -85,6 +73,7 @@ where
             kept,
             service,
             pauses: None,
+            attempts,
             made: 1,
             counted: 1,
             never_sent: 0,
@@ -99,6 +88,8 @@ struct Repeat<S, K> {
     kept: K,
     service: S,
     pauses: Option<Pauses>,
+    /// Attempts that it gets.
+    attempts: u32,
     /// Attempts made.
     made: u32,
     /// Attempts that count.
@@ -135,7 +126,7 @@ impl<S, K: Kept> Repeat<S, K> {
         // What was never sent loads no backend, so it costs nothing, and has a bound of its own.
         let never_sent = sent == Sent::Never;
         self.never_sent += u32::from(never_sent);
-        if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= config.attempts } {
+        if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= self.attempts } {
             stats.out_of_attempts.add(1);
             return None;
         }
@@ -216,11 +207,7 @@ enum State<Req, F> {
     },
 }
 
-impl<S, K, E, Cx, Req, F> fmt::Debug for ResponseFuture<S, K, E, Cx, Req, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+opaque!(ResponseFuture<S, K, E, Cx, Req, F>);
 
 impl<S, K, E, Cx> Future for ResponseFuture<S, K, E, Cx, K::Attempt, S::Future>
 where

@@ -1,9 +1,7 @@
 //! The gate that takes its permit in `poll_ready`.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{
-    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, Reason, circuit_breaker::State,
-};
+use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +88,7 @@ async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
     assert_eq!(bulkhead.in_flight(), 1);
     let mut clone = service.clone();
     assert_eq!(bulkhead.in_flight(), 1);
-    assert_eq!(refusal(&mut spawn(clone.call("a"))), Reason::NotReady);
+    assert_eq!(refusal(&mut spawn(clone.call("a"))), &buttress::policy::NOT_READY);
     drop(service);
     assert_eq!(bulkhead.in_flight(), 0);
 }
@@ -98,10 +96,10 @@ async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
     let (mut service, mut handle) = layer(BulkheadLayer::new(1).backpressure().plain());
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::policy::NOT_READY);
     handle.allow(0);
     assert_pending!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("b"))), Reason::NotReady, "the inner service was not ready");
+    assert_eq!(refusal(&mut spawn(service.call("b"))), &buttress::policy::NOT_READY, "the inner service was not ready");
     no_request(&mut handle);
 }
 

@@ -2,9 +2,13 @@
 
 use crate::{SECOND, layer, no_request, refusal, request};
 use buttress::{
-    Admit, BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Clock, Ending, Error, PlainExt,
-    Policy, Reason, Refused, Rejection, TimeoutLayer, circuit_breaker::State, ending::Plain, gate::GateLayer,
+    BoxError, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending, Error, PlainExt, Reason, Rejection,
+    TimeoutLayer,
+    circuit_breaker::State,
+    ending::Plain,
+    gate::GateLayer,
     keyed::Keyed,
+    policy::{Class, Policy, Refused, Reserve},
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -53,7 +57,7 @@ async fn a_refusal_does_not_wait_for_an_inner_service_that_hangs() {
     assert_pending!(service.poll_ready());
     breaker.force_open();
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::ForcedOpen);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::circuit_breaker::FORCED_OPEN);
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +67,7 @@ async fn what_would_be_admitted_after_all_is_not_sent_to_an_inner_service_that_i
     handle.allow(0);
     assert_ready_ok!(service.poll_ready());
     bulkhead.set_limit(1);
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::BulkheadFull);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::bulkhead::FULL);
     assert_eq!((bulkhead.in_flight(), bulkhead.rejected()), (0, 1));
 }
 
@@ -77,7 +81,7 @@ async fn a_gate_whose_inner_service_hangs_wakes_when_the_circuit_opens() {
     breaker.force_open();
     assert!(service.is_woken(), "the caller would wait for the inner service");
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::ForcedOpen);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::circuit_breaker::FORCED_OPEN);
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,11 +124,15 @@ async fn a_failing_readiness_counts_no_rejection() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
     let (mut service, mut handle) = layer(CircuitBreakerLayer::new("payments").plain());
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::NotReady);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::policy::NOT_READY);
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("b"));
     assert_pending!(call.poll());
-    assert_eq!(refusal(&mut spawn(service.call("c"))), Reason::NotReady, "one poll_ready is good for one call");
+    assert_eq!(
+        refusal(&mut spawn(service.call("c"))),
+        &buttress::policy::NOT_READY,
+        "one poll_ready is good for one call"
+    );
     assert_eq!(request(&mut handle).0, "b");
 }
 
@@ -145,7 +153,7 @@ async fn a_refusal_of_our_own_is_no_evidence_against_the_backend() {
         .layer(BulkheadLayer::new(0).plain());
     let (mut service, _handle) = layer(stack);
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("a"))), Reason::BulkheadFull);
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::bulkhead::FULL);
     assert_eq!(breaker.state(), State::Closed);
 }
 
@@ -167,8 +175,8 @@ async fn an_attempt_that_timed_out_is_evidence() {
 async fn an_observer_of_your_own_decides_what_is_a_failure() {
     let breaker = touchy();
     let ending = Plain::new().classify(|result: Result<&&str, &Error>| match result {
-        Ok(&"bad") => buttress::Failure::new(buttress::FailureKind::Application).into(),
-        _ => buttress::Outcome::Success,
+        Ok(&"bad") => buttress::outcome::Failure::new(buttress::outcome::FailureKind::Application).into(),
+        _ => buttress::outcome::Outcome::Success,
     });
     let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).end(ending));
     for (answer, state) in [("good", State::Closed), ("bad", State::Open)] {
@@ -184,26 +192,26 @@ async fn an_observer_of_your_own_decides_what_is_a_failure() {
 #[derive(Clone)]
 struct Librarian;
 
-impl Policy for Librarian {
+static TOO_LOUD: Reason = Reason::new("too_loud", "too loud", Class::Refused);
+
+impl Policy<&'static str> for Librarian {
     type Permit = ();
 
-    fn reserve(&self, _: &impl Clock) -> Result<(), Rejection> {
-        Ok(())
+    fn admit(&self, request: &&'static str) -> Result<(), Rejection> {
+        let loud = request.chars().any(char::is_uppercase);
+        if loud { Err(Rejection::new("librarian", &TOO_LOUD)) } else { Ok(()) }
     }
 
-    fn peek(&self, _: &impl Clock) -> Result<(), Refused> {
-        Ok(())
+    fn confirm(&self, (): (), request: &&'static str) -> Result<(), Rejection> {
+        self.admit(request)
     }
 }
 
-impl Admit<&'static str> for Librarian {
-    fn admit(&self, request: &&'static str, _: &impl Clock) -> Result<(), Rejection> {
-        let loud = request.chars().any(char::is_uppercase);
-        if loud { Err(Rejection::new("librarian", Reason::Refused)) } else { Ok(()) }
-    }
+impl Reserve for Librarian {
+    type Permit = ();
 
-    fn confirm(&self, (): (), request: &&'static str, clock: &impl Clock) -> Result<(), Rejection> {
-        self.admit(request, clock)
+    fn try_reserve(&self) -> Result<(), Refused> {
+        Ok(())
     }
 }
 
@@ -211,10 +219,10 @@ impl Admit<&'static str> for Librarian {
 async fn a_policy_may_look_at_the_request_in_both_modes() {
     let (mut service, mut handle) = layer(GateLayer::with_policy(Librarian).plain());
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("HELLO"))), Reason::Refused);
+    assert_eq!(refusal(&mut spawn(service.call("HELLO"))), &TOO_LOUD);
     let (mut reserving, mut reserving_handle) = layer(GateLayer::with_policy(Librarian).backpressure().plain());
     assert_ready_ok!(reserving.poll_ready());
-    assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), Reason::Refused);
+    assert_eq!(refusal(&mut spawn(reserving.call("HELLO"))), &TOO_LOUD);
 
     assert_ready_ok!(service.poll_ready());
     assert_ready_ok!(reserving.poll_ready());
@@ -233,5 +241,8 @@ async fn nested_layers_with_a_boxing_layer_between_leave_one_flat_error() {
     let (mut service, _handle) = layer(stack);
     assert_ready_ok!(service.poll_ready());
     let error: Error = assert_ready!(spawn(service.call("a")).poll()).unwrap_err();
-    assert!(matches!(&error, Error::Rejected(rejection) if rejection.reason() == Reason::BulkheadFull), "{error:?}");
+    assert!(
+        matches!(&error, Error::Rejected(rejection) if rejection.reason() == &buttress::bulkhead::FULL),
+        "{error:?}"
+    );
 }

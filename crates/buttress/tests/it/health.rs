@@ -4,7 +4,7 @@ use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
     Health, HealthLayer,
     ending::{Ended, Ending},
-    health::{Answer, CheckConfig, Group, Probe, Status},
+    health::{Answer, CheckConfig, Group, HealthExt, Probe, Status},
 };
 use std::{
     cell::Cell,

@@ -27,7 +27,7 @@ where
 
 /// Why a call that has ended was refused.
 #[track_caller]
-fn refusal<T: std::fmt::Debug>(call: &mut Spawn<impl Future<Output = Result<T, Error>>>) -> Reason {
+fn refusal<T: std::fmt::Debug>(call: &mut Spawn<impl Future<Output = Result<T, Error>>>) -> &'static Reason {
     match assert_ready!(call.poll()) {
         Err(Error::Rejected(rejection)) => rejection.reason(),
         other => panic!("not refused: {other:?}"),

@@ -1,7 +1,7 @@
 //! The bulkhead with a queue.
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Bulkhead, BulkheadLayer, PlainExt, Reason};
+use buttress::{Bulkhead, BulkheadLayer, PlainExt};
 use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
 use tower_test::mock::{Mock, Spawn};
 
@@ -63,7 +63,7 @@ async fn who_waits_too_long_is_refused() {
     assert_pending!(second.poll());
     pass(2 * MS).await;
     assert!(second.is_woken());
-    assert_eq!(refusal(&mut second), Reason::QueueTimeout);
+    assert_eq!(refusal(&mut second), &buttress::bulkhead::QUEUE_TIMEOUT);
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (1, 0));
     assert_eq!(request(&mut handle).0, "first");
 }
@@ -85,7 +85,7 @@ async fn a_full_queue_refuses_at_once() {
     let (bulkhead, mut service, _handle) = one_place(1);
     let _first = spawn(service.call("first"));
     let _second = spawn(service.call("second"));
-    assert_eq!(refusal(&mut spawn(service.call("third"))), Reason::QueueFull);
+    assert_eq!(refusal(&mut spawn(service.call("third"))), &buttress::bulkhead::QUEUE_FULL);
     assert_eq!(bulkhead.rejected(), 1);
 }
 

@@ -2,9 +2,10 @@
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
-    Backoff, BoxError, BulkheadLayer, Clock, Ending, Error, Failure, FailureKind, Outcome, PlainExt, RetryBudget,
-    RetryLayer, Sent, TokioClock,
+    Backoff, BoxError, BulkheadLayer, Ending, Error, PlainExt, RetryBudget, RetryLayer,
     ending::{Judge, Plain},
+    outcome::{Failure, FailureKind, Outcome, Sent},
+    policy::{Clock, TokioClock},
 };
 use std::{
     future::ready,
@@ -96,7 +97,7 @@ async fn a_rejection_of_our_own_is_not_repeated() {
     let (mut service, _handle) =
         layer(ServiceBuilder::new().layer(three().plain()).layer(BulkheadLayer::new(0).plain()));
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(crate::refusal(&mut spawn(service.call("a"))), buttress::Reason::BulkheadFull);
+    assert_eq!(crate::refusal(&mut spawn(service.call("a"))), &buttress::bulkhead::FULL);
 }
 
 #[tokio::test(start_paused = true)]

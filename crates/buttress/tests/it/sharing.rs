@@ -5,7 +5,11 @@ use buttress::circuit_breaker::sharing::{
     Announcement, BoxFuture, Gossip, Health, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, View, Written,
 };
 use buttress::circuit_breaker::{Cause, State};
-use buttress::{BoxError, CircuitBreaker, Failure, FailureKind, Outcome, Permit, Policy, TokioClock};
+use buttress::{
+    BoxError, CircuitBreaker,
+    outcome::{Failure, FailureKind, Outcome},
+    policy::{Permit, Policy},
+};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::sleep;
@@ -39,8 +43,8 @@ impl Instance {
     }
 
     fn call(&self, outcome: Outcome) -> bool {
-        let permit = self.breaker.reserve(&TokioClock);
-        permit.map(|mut permit| permit.settle(&outcome, &TokioClock)).is_ok()
+        let permit = self.breaker.admit(&());
+        permit.map(|mut permit| permit.settle(&outcome)).is_ok()
     }
 
     fn fail(&self, times: u32) {
@@ -147,10 +151,10 @@ async fn one_instance_probes_at_a_time_and_what_it_finds_holds_for_all() {
     sleep(3 * SECOND).await;
     assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "nobody has a lease yet");
     settled().await;
-    let probe = a.breaker.reserve(&TokioClock).ok().or_else(|| b.breaker.reserve(&TokioClock).ok());
+    let probe = a.breaker.admit(&()).ok().or_else(|| b.breaker.admit(&()).ok());
     let mut probe = probe.expect("one of them may probe");
     assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "and the other may not");
-    probe.settle(&Outcome::Success, &TokioClock);
+    probe.settle(&Outcome::Success);
     settled().await;
     assert!(a.call(Outcome::Success) ^ b.call(Outcome::Success), "the second probe is of the same round");
     settled().await;
@@ -177,7 +181,7 @@ async fn an_instance_that_dies_with_its_lease_holds_the_others_up_until_it_has_r
     sleep(3 * SECOND).await;
     assert!(!a.call(FAILURE));
     settled().await;
-    let _probe = a.breaker.reserve(&TokioClock).unwrap();
+    let _probe = a.breaker.admit(&()).unwrap();
     a.sharing = None;
     assert!(!b.call(FAILURE));
     sleep(3 * SECOND).await;

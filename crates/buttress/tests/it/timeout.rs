@@ -1,16 +1,16 @@
 //! The timeout.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Backoff, PlainExt, Reason, RetryLayer, TimeoutKind, TimeoutLayer};
+use buttress::{Backoff, PlainExt, RetryLayer, TimeoutLayer, timeout};
 use std::{convert::Infallible, time::Duration};
 use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_takes_too_long_is_given_up() {
-    for (timeout, kind) in [
-        (TimeoutLayer::attempt(SECOND).plain(), TimeoutKind::Attempt),
-        (TimeoutLayer::total(SECOND).plain(), TimeoutKind::Total),
+    for (timeout, reason) in [
+        (TimeoutLayer::attempt(SECOND).plain(), &timeout::ATTEMPT),
+        (TimeoutLayer::total(SECOND).plain(), &timeout::TOTAL),
     ] {
         let (mut service, mut handle) = layer(timeout);
         assert_ready_ok!(service.poll_ready());
@@ -20,8 +20,24 @@ async fn a_call_that_takes_too_long_is_given_up() {
         assert_pending!(call.poll());
         pass(2 * MS).await;
         assert!(call.is_woken());
-        assert_eq!(refusal(&mut call), Reason::TimedOut(kind));
+        assert_eq!(refusal(&mut call), reason);
         assert_eq!(request(&mut handle).0, "a");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_request_may_set_the_bound_of_its_call() {
+    let by = |name: &&'static str| name.starts_with("export").then_some(60 * SECOND);
+    let (mut service, mut handle) = layer(TimeoutLayer::total(SECOND).by(by).plain());
+    for (name, bound) in [("export orders", 60 * SECOND), ("order 7", SECOND)] {
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call(name));
+        assert_pending!(call.poll());
+        pass(bound - MS).await;
+        assert_pending!(call.poll());
+        pass(2 * MS).await;
+        assert_eq!(refusal(&mut call), &timeout::TOTAL);
+        assert_eq!(request(&mut handle).0, name);
     }
 }
 
@@ -64,7 +80,7 @@ async fn a_timeout_of_zero_lets_through_only_what_is_ready_at_once() {
     request(&mut handle).1.send_response("at once");
     assert_eq!(assert_ready_ok!(ready.poll()), "at once");
     assert_ready_ok!(service.poll_ready());
-    assert_eq!(refusal(&mut spawn(service.call("slow"))), Reason::TimedOut(TimeoutKind::Attempt));
+    assert_eq!(refusal(&mut spawn(service.call("slow"))), &buttress::timeout::ATTEMPT);
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +105,7 @@ async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
         pass(SECOND + MS).await;
     }
     pass(SECOND).await;
-    assert_eq!(refusal(&mut call), Reason::TimedOut(TimeoutKind::Total));
+    assert_eq!(refusal(&mut call), &buttress::timeout::TOTAL);
 }
 
 /// After the total nobody waits for another attempt, wherever somebody put the retry.
@@ -103,6 +119,6 @@ async fn a_total_that_is_over_is_not_repeated() {
     assert_pending!(call.poll());
     let _never_answered = request(&mut handle);
     pass(2 * SECOND).await;
-    assert_eq!(refusal(&mut call), Reason::TimedOut(TimeoutKind::Total));
+    assert_eq!(refusal(&mut call), &buttress::timeout::TOTAL);
     no_request(&mut handle);
 }

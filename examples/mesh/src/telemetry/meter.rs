@@ -86,7 +86,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use buttress::{Clock, TokioClock};
+    use buttress::policy::{Clock, TokioClock};
 
     use super::*;
 

@@ -46,7 +46,7 @@ impl Metrics {
         let exporter = with_local_recorder(&recorder, || {
             describe_histogram!(REQUESTS, Unit::Seconds, "Requests, until the head of the answer");
             let exporter = Exporter::new();
-            exporter.bulkhead(service, &admission.bulkhead);
+            exporter.add(&admission.bulkhead);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });

@@ -3,7 +3,7 @@
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use buttress::{Clock, TokioClock};
+use buttress::policy::{Clock, TokioClock};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use tracing::field::Empty;

@@ -7,7 +7,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use buttress::health::Probe;
-use buttress::{CircuitBreaker, Clock, TokioClock};
+use buttress::{
+    CircuitBreaker,
+    policy::{Clock, TokioClock},
+};
 use serde_json::{Value, json};
 
 use super::Telemetry;

@@ -1,6 +1,6 @@
 //! Times that are long, times that go back, and numbers that wrap.
 
-use super::{super::*, *};
+use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -14,7 +14,7 @@ fn slow(configure: impl FnOnce(Builder) -> Builder) -> Bench {
 #[test]
 fn calls_of_many_hours_are_timed_right() {
     for hours in [1, 6, 7, 12, 24, 48, 92] {
-        let mut bench = slow(|builder| builder);
+        let bench = slow(|builder| builder);
         bench.call(Outcome::Success);
         bench.wait(SECOND);
         let permit = bench.admit();
@@ -27,22 +27,22 @@ fn calls_of_many_hours_are_timed_right() {
 #[test]
 fn the_head_of_a_response_ends_the_time_of_its_call() {
     for (time, state) in [(CallTime::ToHead, State::Closed), (CallTime::ToEnd, State::Open)] {
-        let mut bench = slow(|builder| builder.call_time(time));
+        let bench = slow(|builder| builder.call_time(time));
         let mut permit = bench.admit();
         bench.wait(SECOND);
-        permit.progress(Progress::Head, &bench.now);
+        permit.progress(Progress::Head);
         for _ in 0..100 {
             bench.wait(HOUR);
-            permit.progress(Progress::Frame, &bench.now);
+            permit.progress(Progress::Frame);
         }
         bench.wait(HOUR);
         bench.settle(permit, Outcome::Success);
         assert_eq!(bench.state(), state, "{time:?}");
     }
-    let mut bench = slow(|builder| builder);
+    let bench = slow(|builder| builder);
     let mut permit = bench.admit();
     bench.wait(SECOND + MS);
-    permit.progress(Progress::Head, &bench.now);
+    permit.progress(Progress::Head);
     bench.settle(permit, Outcome::Success);
     assert_eq!(bench.state(), State::Open, "a head that was late is slow");
 }
@@ -50,48 +50,48 @@ fn the_head_of_a_response_ends_the_time_of_its_call() {
 #[test]
 fn a_call_whose_head_has_arrived_is_not_overdue() {
     for (time, overdue) in [(CallTime::ToHead, 1), (CallTime::ToEnd, 2)] {
-        let mut bench = slow(|builder| builder.count_overdue(true).minimum_throughput(10).call_time(time));
+        let bench = slow(|builder| builder.count_overdue(true).minimum_throughput(10).call_time(time));
         let (mut streams, _hangs) = (bench.admit(), bench.admit());
-        streams.progress(Progress::Head, &bench.now);
+        streams.progress(Progress::Head);
         bench.wait(2 * SECOND);
-        assert_eq!(bench.breaker.snapshot(&bench.now).overdue, overdue, "{time:?}");
+        assert_eq!(bench.breaker.snapshot().overdue, overdue, "{time:?}");
         bench.settle(streams, Outcome::Success);
-        assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
+        assert_eq!(bench.breaker.snapshot().overdue, 1);
     }
 }
 
 #[test]
 fn a_call_is_timed_from_its_beginning_and_not_from_its_reservation() {
-    let mut bench = slow(|builder| builder.count_overdue(true));
-    let reserved = bench.breaker.reserve(&bench.now).unwrap();
-    let unused = bench.breaker.reserve(&bench.now).unwrap();
+    let bench = slow(|builder| builder.count_overdue(true));
+    let reserved = bench.reserve();
+    let unused = bench.reserve();
     bench.wait(10 * SECOND);
-    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 0);
+    assert_eq!(bench.breaker.snapshot().overdue, 0);
     drop(bench.admit());
     assert_eq!(bench.state(), State::Closed, "reservations that wait are not overdue");
-    let begun = bench.breaker.confirm(reserved, &(), &bench.now).unwrap();
+    let begun = bench.confirm(reserved).unwrap();
     bench.wait(SECOND);
     bench.settle(begun, Outcome::Success);
     drop(unused);
-    let mut unused = bench.breaker.reserve(&bench.now).unwrap();
+    let mut unused = bench.reserve();
     bench.wait(10 * SECOND);
-    unused.settle(&Outcome::CANCELLED, &bench.now);
-    let counts = bench.breaker.snapshot(&bench.now).counts;
+    unused.settle(&Outcome::CANCELLED);
+    let counts = bench.breaker.snapshot().counts;
     assert_eq!((bench.state(), counts.slow_calls()), (State::Closed, 0));
     // From its beginning on it counts like any other.
-    let begun = bench.breaker.confirm(bench.breaker.reserve(&bench.now).unwrap(), &(), &bench.now).unwrap();
+    let begun = bench.confirm(bench.reserve()).unwrap();
     bench.wait(2 * SECOND);
-    assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 1);
+    assert_eq!(bench.breaker.snapshot().overdue, 1);
     bench.settle(begun, Outcome::Success);
     assert_eq!(bench.state(), State::Open);
 }
 
 #[test]
 fn a_reserved_permit_that_is_settled_without_a_beginning_is_timed_from_its_reservation() {
-    let mut bench = slow(|builder| builder);
-    let mut permit = bench.breaker.reserve(&bench.now).unwrap();
+    let bench = slow(|builder| builder);
+    let mut permit = bench.reserve();
     bench.wait(7 * HOUR);
-    permit.settle(&Outcome::Success, &bench.now);
+    permit.settle(&Outcome::Success);
     assert_eq!(bench.state(), State::Open);
 }
 
@@ -99,31 +99,31 @@ fn a_reserved_permit_that_is_settled_without_a_beginning_is_timed_from_its_reser
 fn a_stream_that_outlives_every_counter_leaves_the_overdue_calls_right() {
     let eighth = Duration::from_micros(125);
     for wraps in [1 << 20, 1 << 24, 1 << 31] {
-        let mut bench = Bench::new(|builder| builder.slow_threshold(MS).slow_rate(0.99).count_overdue(true));
-        let start = bench.now;
+        let bench = Bench::new(|builder| builder.slow_threshold(MS).slow_rate(0.99).count_overdue(true));
+        let start = bench.now();
         let stream = bench.admit();
         for at in [16, wraps] {
-            bench.now = start + eighth * at;
+            bench.clock.set(start + eighth * at);
             bench.call(Outcome::Success);
         }
         bench.settle(stream, Outcome::Success);
         bench.wait(2 * MS);
-        assert_eq!(bench.breaker.snapshot(&bench.now).overdue, 0, "after {wraps} buckets");
+        assert_eq!(bench.breaker.snapshot().overdue, 0, "after {wraps} buckets");
     }
 }
 
 #[test]
 fn calls_in_flight_across_a_wrap_of_ticks_are_young() {
     for ticks in [1u64 << 32, 1 << 35] {
-        let mut bench = slow(|builder| builder.slow_threshold(500 * MS).count_overdue(true));
+        let bench = slow(|builder| builder.slow_threshold(500 * MS).count_overdue(true));
         bench.call(Outcome::Success);
-        bench.now += Duration::from_nanos(ticks * 10_000) - 2 * MS - 2 * HOUR;
+        bench.wait(Duration::from_nanos(ticks * 10_000) - 2 * MS - 2 * HOUR);
         let permits: Vec<_> = (0..20).map(|_| bench.admit()).collect();
         bench.wait(72 * MS);
         drop(bench.admit());
-        assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).overdue), (State::Closed, 0));
+        assert_eq!((bench.state(), bench.breaker.snapshot().overdue), (State::Closed, 0));
         permits.into_iter().for_each(|permit| bench.settle(permit, Outcome::Success));
-        assert_eq!(bench.breaker.snapshot(&bench.now).counts.slow_calls(), 0);
+        assert_eq!(bench.breaker.snapshot().counts.slow_calls(), 0);
     }
 }
 
@@ -132,7 +132,7 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
     // Wide buckets, narrow ones, and an uptime that is shorter than the step.
     for (window, uptime) in [(10 * SECOND, 2 * HOUR), (1000 * SECOND, 2 * HOUR), (MS * 10, HOUR), (10 * SECOND, SECOND)]
     {
-        let mut bench = Bench::new(|builder| {
+        let bench = Bench::new(|builder| {
             builder
                 .window(window)
                 .consecutive_failures(None)
@@ -147,14 +147,14 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
             bench.call(FAILURE);
             bench.wait(window / 10);
         }
-        bench.now -= HOUR;
+        bench.set_back(HOUR);
         bench.calls(10, FAILURE);
         assert_eq!(bench.state(), State::Open, "{window:?} after {uptime:?}");
-        bench.now -= HOUR / 2;
+        bench.set_back(HOUR / 2);
         assert!(bench.try_admit().unwrap_err().retry_after() <= Some(5 * SECOND));
         bench.wait(5 * SECOND);
         let hung = bench.admit();
-        bench.now -= HOUR / 4;
+        bench.set_back(HOUR / 4);
         assert_eq!(bench.state(), State::HalfOpen);
         bench.wait(30 * SECOND);
         assert_eq!(bench.state(), State::Open, "its lease ran out");
@@ -167,12 +167,12 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
 
 #[test]
 fn a_ramp_begins_anew_when_the_clock_is_set_back() {
-    let mut bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
+    let bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
     bench.call(FAILURE);
     bench.wait_open();
     bench.call(Outcome::Success);
     bench.wait(5 * SECOND);
-    bench.now -= HOUR;
+    bench.set_back(HOUR);
     let _ = bench.try_admit();
     bench.wait(10 * SECOND);
     assert!((0..100).all(|_| bench.try_admit().is_ok()));
@@ -180,8 +180,7 @@ fn a_ramp_begins_anew_when_the_clock_is_set_back() {
 
 #[test]
 fn a_year_later_everything_counts_as_before() {
-    let mut bench =
-        Bench::new(|builder| builder.window(10 * MS).slow_threshold(SECOND).slow_rate(1.0).count_overdue(true));
+    let bench = Bench::new(|builder| builder.window(10 * MS).slow_threshold(SECOND).slow_rate(1.0).count_overdue(true));
     bench.calls(20, Outcome::Success);
     for _ in 0..3 {
         bench.wait(365 * 24 * HOUR);
@@ -198,12 +197,12 @@ fn a_year_later_everything_counts_as_before() {
 fn rates_are_unknown_below_the_minimum_throughput() {
     let bench = Bench::new(|builder| builder.consecutive_failures(None));
     bench.calls(19, FAILURE);
-    let snapshot = bench.breaker.snapshot(&bench.now);
+    let snapshot = bench.breaker.snapshot();
     assert_eq!((snapshot.failure_rate(), snapshot.slow_rate()), (None, None));
-    bench.breaker.metrics_only(&bench.now);
+    bench.breaker.metrics_only();
     bench.calls(5, FAILURE);
     bench.calls(15, Outcome::Success);
-    let snapshot = bench.breaker.snapshot(&bench.now);
+    let snapshot = bench.breaker.snapshot();
     assert_eq!((snapshot.failure_rate(), snapshot.slow_rate()), (Some(0.25), Some(0.0)));
 }
 
@@ -212,12 +211,12 @@ fn rates_are_unknown_below_the_minimum_throughput() {
 fn changes_of_state_beyond_every_wrap_keep_permits_apart_and_streaks_right() {
     let bench = Bench::consecutive(2, |builder| builder);
     for generation in [(1 << 22) - 1, (1 << 26) - 2, (1 << 29) - 1, (1 << 31) - 1, 3 << 30, (1 << 32) - 2] {
-        bench.breaker.jump_to(generation, &bench.now);
+        bench.breaker.jump_to(generation);
         let old = bench.admit();
-        bench.breaker.reset(&bench.now);
+        bench.breaker.reset();
         bench.call(FAILURE);
         bench.settle(old, FAILURE);
-        let snapshot = bench.breaker.snapshot(&bench.now);
+        let snapshot = bench.breaker.snapshot();
         assert_eq!((snapshot.generation, snapshot.state), (generation + 2, State::Closed), "{generation}");
         assert_eq!(snapshot.consecutive_failures, 1, "{generation}");
         bench.call(FAILURE);

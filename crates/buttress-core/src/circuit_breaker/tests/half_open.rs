@@ -1,7 +1,7 @@
 //! Half-open: a round ends by its probes, however rare, long or streaming they are.
 
-use super::{super::*, *};
-use crate::Reason;
+use super::*;
+use std::sync::atomic::AtomicBool;
 
 /// A circuit that five failures opened, at the end of its open time. Three probes have to succeed.
 fn due() -> Bench {
@@ -9,7 +9,7 @@ fn due() -> Bench {
 }
 
 fn due_with(configure: impl FnOnce(Builder) -> Builder) -> Bench {
-    let mut bench = Bench::new(configure);
+    let bench = Bench::new(configure);
     bench.calls(5, FAILURE);
     bench.wait_open();
     bench
@@ -18,13 +18,13 @@ fn due_with(configure: impl FnOnce(Builder) -> Builder) -> Bench {
 #[test]
 fn rare_calls_close_a_healthy_circuit() {
     for every in [10, 30, 60, 600, 86_400] {
-        let mut bench = due();
+        let bench = due();
         for _ in 0..3 {
             bench.call(Outcome::Success);
             bench.wait(every * SECOND);
         }
         assert_eq!(bench.state(), State::Closed, "a call every {every} s");
-        assert_eq!(bench.breaker.snapshot(&bench.now).rejected, 0);
+        assert_eq!(bench.breaker.snapshot().rejected, 0);
     }
 }
 
@@ -48,10 +48,10 @@ fn two_of_three_probes_close_it_by_default_in_any_order() {
 
 #[test]
 fn the_open_time_ends_at_half_a_minute_by_default() {
-    let mut bench = due_with(|builder| builder);
+    let bench = due_with(|builder| builder);
     for _ in 0..10 {
         bench.calls(2, FAILURE);
-        let left = bench.breaker.snapshot(&bench.now).retry_after.unwrap();
+        let left = bench.breaker.snapshot().retry_after.unwrap();
         assert!(left >= 5 * SECOND && left <= 30 * SECOND, "{left:?}");
         bench.wait_open();
     }
@@ -60,12 +60,12 @@ fn the_open_time_ends_at_half_a_minute_by_default() {
 #[test]
 fn calls_of_any_length_close_it_while_their_responses_deliver() {
     for (length, sign_of_life) in [(20, 20), (120, 1), (7200, 29), (86_400, 25)] {
-        let mut bench = due();
+        let bench = due();
         for _ in 0..3 {
             let mut permit = bench.admit();
             for _ in 0..length / sign_of_life {
                 bench.wait(sign_of_life * SECOND);
-                permit.progress(Progress::Frame, &bench.now);
+                permit.progress(Progress::Frame);
                 assert_eq!(bench.state(), State::HalfOpen);
             }
             bench.settle(permit, Outcome::Success);
@@ -77,43 +77,43 @@ fn calls_of_any_length_close_it_while_their_responses_deliver() {
 #[test]
 fn a_probe_without_a_sign_of_life_is_revoked_and_its_late_result_is_stale() {
     for head_after in [None, Some(29 * SECOND)] {
-        let mut bench = due();
+        let bench = due();
         let mut hung = bench.admit();
         if let Some(after) = head_after {
             bench.wait(after);
-            hung.progress(Progress::Head, &bench.now);
+            hung.progress(Progress::Head);
         }
         bench.wait(7200 * SECOND);
         // The first look for two hours, by the frame that comes too late.
-        hung.progress(Progress::Frame, &bench.now);
+        hung.progress(Progress::Frame);
         assert_eq!(bench.state(), State::Open);
         bench.settle(hung, Outcome::Success);
-        assert_eq!(bench.breaker.snapshot(&bench.now).stale, 1);
+        assert_eq!(bench.breaker.snapshot().stale, 1);
         assert!(bench.admit().is_probe(), "it opened again two hours ago");
     }
 }
 
 #[test]
 fn a_stream_of_many_frames_renews_its_lease_a_few_times() {
-    let mut bench = due();
+    let bench = due();
     let mut stream = bench.admit();
-    stream.progress(Progress::Head, &bench.now);
+    stream.progress(Progress::Head);
     bench.wait(SECOND);
-    stream.progress(Progress::Frame, &bench.now);
+    stream.progress(Progress::Frame);
     bench.wait(30 * SECOND - MS);
     assert_eq!(bench.state(), State::Open, "a sixteenth of the lease had not passed");
-    let mut bench = due();
+    let bench = due();
     let mut stream = bench.admit();
-    stream.progress(Progress::Head, &bench.now);
+    stream.progress(Progress::Head);
     bench.wait(2 * SECOND);
-    stream.progress(Progress::Frame, &bench.now);
+    stream.progress(Progress::Frame);
     bench.wait(30 * SECOND - MS);
     assert_eq!(bench.state(), State::HalfOpen);
     drop(stream);
 }
 
 fn bears_a_failure() -> Bench {
-    let mut bench = Bench::consecutive(1, |builder| {
+    let bench = Bench::consecutive(1, |builder| {
         builder.probes(3).close_rule(CloseRule::Share(0.6)).max_half_open(10 * SECOND).probe_lease(60 * SECOND)
     });
     bench.call(FAILURE);
@@ -123,7 +123,7 @@ fn bears_a_failure() -> Bench {
 
 #[test]
 fn a_round_in_which_something_failed_ends_with_its_bound_which_results_and_signs_of_life_restart() {
-    let mut bench = bears_a_failure();
+    let bench = bears_a_failure();
     bench.wait(100 * SECOND);
     bench.call(FAILURE);
     bench.wait(10 * SECOND - MS);
@@ -132,7 +132,7 @@ fn a_round_in_which_something_failed_ends_with_its_bound_which_results_and_signs
     bench.wait(10 * SECOND - MS);
     let mut probe = bench.admit();
     bench.wait(MS / 2);
-    probe.progress(Progress::Head, &bench.now);
+    probe.progress(Progress::Head);
     bench.wait(10 * SECOND - MS);
     assert_eq!(bench.state(), State::HalfOpen);
     bench.wait(MS);
@@ -141,12 +141,12 @@ fn a_round_in_which_something_failed_ends_with_its_bound_which_results_and_signs
 
 #[test]
 fn a_lease_that_runs_out_after_the_bound_ends_the_round_when_it_runs_out() {
-    let mut bench = bears_a_failure();
+    let bench = bears_a_failure();
     let _hung = bench.admit();
     bench.wait(60 * SECOND - MS);
     assert_eq!(bench.state(), State::HalfOpen, "nothing has failed yet");
     bench.wait(500 * MS);
-    let left = bench.breaker.snapshot(&bench.now).retry_after;
+    let left = bench.breaker.snapshot().retry_after;
     assert_eq!(bench.state(), State::Open);
     assert!(left > Some(500 * MS) && left < Some(2 * SECOND), "{left:?}");
 }
@@ -154,49 +154,49 @@ fn a_lease_that_runs_out_after_the_bound_ends_the_round_when_it_runs_out() {
 #[test]
 fn a_half_open_circuit_never_asks_to_wait_longer_than_the_first_open_time() {
     for lease in [SECOND, 3600 * SECOND, Duration::MAX] {
-        let mut bench = Bench::consecutive(1, |builder| builder.probe_lease(lease).open_time(2 * SECOND..=60 * SECOND));
+        let bench = Bench::consecutive(1, |builder| builder.probe_lease(lease).open_time(2 * SECOND..=60 * SECOND));
         bench.call(FAILURE);
         bench.wait_open();
         let _probe = bench.admit();
         let expected = Some(lease.min(2 * SECOND));
         let rejection = bench.try_admit().unwrap_err();
-        assert_eq!((rejection.reason(), rejection.retry_after()), (Reason::ProbesExhausted, expected));
-        assert_eq!(bench.breaker.peek(&bench.now).unwrap_err().retry_after, expected);
-        assert_eq!(bench.breaker.snapshot(&bench.now).retry_after, expected);
+        assert_eq!((rejection.reason(), rejection.retry_after()), (&PROBES_EXHAUSTED, expected));
+        assert_eq!(bench.breaker.peek().unwrap_err().retry_after, expected);
+        assert_eq!(bench.breaker.snapshot().retry_after, expected);
     }
 }
 
 #[test]
 fn a_lease_that_is_renewed_wakes_no_waiter() {
-    struct Woken(std::sync::atomic::AtomicBool);
+    struct Woken(AtomicBool);
     impl std::task::Wake for Woken {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
         }
     }
-    let mut bench = due();
+    let bench = due();
     let mut probe = bench.admit();
-    let woken = std::sync::Arc::new(Woken(false.into()));
+    let woken = Arc::new(Woken(false.into()));
     let waiters = bench.breaker.waiters().unwrap();
     waiters.register(waiters.key(), &woken.clone().into());
     bench.wait(10 * SECOND);
-    probe.progress(Progress::Head, &bench.now);
-    assert!(!woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    probe.progress(Progress::Head);
+    assert!(!woken.0.load(Ordering::SeqCst));
     drop(probe);
-    assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    assert!(woken.0.load(Ordering::SeqCst));
 }
 
 #[test]
 fn a_probe_is_slow_by_the_time_to_its_head() {
     let close = |time| {
-        let mut bench = Bench::consecutive(1, |builder| {
+        let bench = Bench::consecutive(1, |builder| {
             builder.slow_threshold(100 * MS).slow_rate(1.0).call_time(time).minimum_throughput(1)
         });
         bench.call(FAILURE);
         bench.wait_open();
         let mut probe = bench.admit();
         bench.wait(100 * MS);
-        probe.progress(Progress::Head, &bench.now);
+        probe.progress(Progress::Head);
         bench.wait(SECOND);
         bench.settle(probe, Outcome::Success);
         bench.state()
@@ -206,17 +206,17 @@ fn a_probe_is_slow_by_the_time_to_its_head() {
 
 #[test]
 fn a_reserved_probe_that_waits_for_its_call_is_not_slow() {
-    let mut bench =
+    let bench =
         Bench::consecutive(1, |builder| builder.slow_threshold(100 * MS).slow_rate(1.0).on_drop(OnDrop::Failure));
     bench.call(FAILURE);
     bench.wait_open();
-    let mut reserved = bench.breaker.reserve(&bench.now).unwrap();
+    let mut reserved = bench.reserve();
     bench.wait(SECOND);
-    reserved.settle(&Outcome::CANCELLED, &bench.now);
+    reserved.settle(&Outcome::CANCELLED);
     assert_eq!(bench.state(), State::HalfOpen);
-    let reserved = bench.breaker.reserve(&bench.now).unwrap();
+    let reserved = bench.reserve();
     bench.wait(SECOND);
-    let begun = bench.breaker.confirm(reserved, &(), &bench.now).unwrap();
+    let begun = bench.confirm(reserved).unwrap();
     bench.wait(100 * MS);
     bench.settle(begun, Outcome::Success);
     assert_eq!(bench.state(), State::Closed);
@@ -224,7 +224,7 @@ fn a_reserved_probe_that_waits_for_its_call_is_not_slow() {
 
 #[test]
 fn a_graceful_refusal_of_a_probe_decides_nothing() {
-    let mut bench = due();
+    let bench = due();
     for _ in 0..10 {
         bench.call(GRACEFUL);
     }
@@ -236,8 +236,8 @@ fn a_graceful_refusal_of_a_probe_decides_nothing() {
 
 #[test]
 fn it_is_idle_when_it_could_be_forgotten() {
-    let mut bench = Bench::consecutive(1, |builder| builder);
-    let idle = |bench: &Bench| bench.breaker.is_idle(&bench.now);
+    let bench = Bench::consecutive(1, |builder| builder);
+    let idle = |bench: &Bench| bench.breaker.is_idle();
     assert!(idle(&bench));
     let permit = bench.admit();
     assert!(!idle(&bench), "a permit is out");
@@ -250,59 +250,60 @@ fn it_is_idle_when_it_could_be_forgotten() {
     drop(probe);
     assert!(idle(&bench));
     for set in [CircuitBreaker::force_open, CircuitBreaker::disable, CircuitBreaker::metrics_only] {
-        set(&bench.breaker, &bench.now);
+        set(&bench.breaker);
         assert!(!idle(&bench), "an operator's state");
     }
 }
 
 #[test]
 fn a_waiting_call_takes_what_is_free_and_is_no_rejection_otherwise() {
-    let mut bench = due();
-    let before = bench.breaker.snapshot(&bench.now).rejected;
-    let probe = bench.breaker.try_reserve(&bench.now).unwrap();
+    let bench = due();
+    let before = bench.breaker.snapshot().rejected;
+    let probe = bench.breaker.try_reserve().unwrap();
     assert!(probe.is_probe());
-    assert_eq!(bench.breaker.try_reserve(&bench.now).unwrap_err().retry_after, Some(5 * SECOND));
-    assert!(bench.breaker.holds(&probe, &bench.now));
+    assert_eq!(bench.breaker.try_reserve().unwrap_err().retry_after, Some(5 * SECOND));
+    assert!(bench.breaker.holds(&probe));
     bench.wait(30 * SECOND);
-    assert!(!bench.breaker.holds(&probe, &bench.now), "its slot went to another call");
-    assert_eq!(bench.breaker.snapshot(&bench.now).rejected, before);
+    assert!(!bench.breaker.holds(&probe), "its slot went to another call");
+    assert_eq!(bench.breaker.snapshot().rejected, before);
     drop(probe);
     bench.calls(3, Outcome::Success);
-    let reserved = bench.breaker.try_reserve(&bench.now).unwrap();
-    assert!(bench.breaker.holds(&reserved, &bench.now));
-    bench.breaker.open_for(SECOND, &bench.now);
-    assert!(!bench.breaker.holds(&reserved, &bench.now), "the circuit has opened since");
-    assert_eq!(bench.breaker.try_reserve(&bench.now).unwrap_err().retry_after, Some(SECOND));
+    let reserved = bench.breaker.try_reserve().unwrap();
+    assert!(bench.breaker.holds(&reserved));
+    bench.breaker.open_for(SECOND);
+    assert!(!bench.breaker.holds(&reserved), "the circuit has opened since");
+    assert_eq!(bench.breaker.try_reserve().unwrap_err().retry_after, Some(SECOND));
 }
 
 #[test]
 fn a_waiting_call_of_a_recovering_circuit_gets_a_time_to_ask_again() {
-    let mut bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
+    let bench = Bench::consecutive(1, |builder| builder.recovery_ramp(10 * SECOND));
     bench.call(FAILURE);
     bench.wait_open();
     bench.call(Outcome::Success);
-    let refused = (0..10).find_map(|_| bench.breaker.try_reserve(&bench.now).err()).unwrap();
+    let refused = (0..10).find_map(|_| bench.breaker.try_reserve().err()).unwrap();
     assert!(refused.retry_after.is_some(), "nothing wakes it");
 }
 
 /// Time passes with each reading.
-struct Ticking(std::cell::Cell<std::time::Instant>);
+#[derive(Clone, Debug, Default)]
+struct Ticking(ManualClock);
 
-impl crate::Clock for Ticking {
-    fn now(&self) -> std::time::Instant {
-        self.0.set(self.0.get() + MS);
-        self.0.get()
+impl Clock for Ticking {
+    fn now(&self) -> Instant {
+        self.0.advance(MS);
+        self.0.now()
     }
 }
 
 #[test]
 fn a_call_that_may_not_probe_is_none_whenever_the_open_time_ends() {
     for before in 0..12 {
-        let bench = Bench::consecutive(1, |builder| builder);
-        bench.call(FAILURE);
-        let open_for = bench.breaker.snapshot(&bench.now).retry_after.unwrap();
-        let clock = Ticking(std::cell::Cell::new(bench.now + open_for - before * MS));
-        let admitted = bench.breaker.reserve_if(|| false, &clock);
-        assert!(admitted.is_err(), "{before} ms before the end");
+        let clock = Ticking::default();
+        let breaker = consecutive(1).clock(clock.clone()).build().unwrap();
+        breaker.admit(&()).unwrap().settle(&FAILURE);
+        let open_for = breaker.snapshot().retry_after.unwrap();
+        clock.0.advance(open_for - before * MS);
+        assert!(breaker.admit_if(|| false).is_err(), "{before} ms before the end");
     }
 }

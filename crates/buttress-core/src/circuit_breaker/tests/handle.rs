@@ -1,35 +1,34 @@
 //! Operators, listeners and configurations.
 
-use super::{super::*, *};
-use crate::Reason;
-use std::sync::{Arc, Mutex};
+use super::*;
+use std::sync::Mutex;
 
 #[test]
 fn an_operators_state_is_left_by_the_operator_only() {
-    let mut bench = Bench::consecutive(1, |builder| builder);
-    bench.breaker.force_open(&bench.now);
+    let bench = Bench::consecutive(1, |builder| builder);
+    bench.breaker.force_open();
     bench.wait(1_000_000 * SECOND);
     let rejection = bench.try_admit().unwrap_err();
-    assert_eq!((rejection.reason(), rejection.retry_after()), (Reason::ForcedOpen, None));
-    bench.breaker.disable(&bench.now);
+    assert_eq!((rejection.reason(), rejection.retry_after()), (&FORCED_OPEN, None));
+    bench.breaker.disable();
     bench.calls(10, FAILURE);
-    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).consecutive_failures), (State::Disabled, 0));
-    bench.breaker.metrics_only(&bench.now);
+    assert_eq!((bench.state(), bench.breaker.snapshot().consecutive_failures), (State::Disabled, 0));
+    bench.breaker.metrics_only();
     bench.calls(10, FAILURE);
-    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).consecutive_failures), (State::MetricsOnly, 10));
-    bench.breaker.reset(&bench.now);
-    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).consecutive_failures), (State::Closed, 0));
+    assert_eq!((bench.state(), bench.breaker.snapshot().consecutive_failures), (State::MetricsOnly, 10));
+    bench.breaker.reset();
+    assert_eq!((bench.state(), bench.breaker.snapshot().consecutive_failures), (State::Closed, 0));
 }
 
 #[test]
 fn opened_for_a_time_it_probes_afterwards() {
-    let mut bench = Bench::consecutive(1, |builder| builder);
-    bench.breaker.open_for(7 * SECOND, &bench.now);
+    let bench = Bench::consecutive(1, |builder| builder);
+    bench.breaker.open_for(7 * SECOND);
     assert_eq!(bench.try_admit().unwrap_err().retry_after(), Some(7 * SECOND));
     bench.wait(7 * SECOND);
     bench.call(Outcome::Success);
     assert_eq!(bench.state(), State::Closed);
-    bench.breaker.open_for(Duration::MAX, &bench.now);
+    bench.breaker.open_for(Duration::MAX);
     assert_eq!(bench.state(), State::ForcedOpen, "a time that no clock reaches does not end");
 }
 
@@ -38,28 +37,28 @@ fn a_reload_keeps_state_and_results_and_another_window_begins_anew() {
     let bench = Bench::new(|builder| builder.consecutive_failures(10));
     bench.calls(4, FAILURE);
     let builder = || CircuitBreaker::builder("test").consecutive_failures(5);
-    bench.breaker.reload(&builder(), &bench.now).unwrap();
-    let snapshot = bench.breaker.snapshot(&bench.now);
+    bench.breaker.reload(&builder()).unwrap();
+    let snapshot = bench.breaker.snapshot();
     assert_eq!((snapshot.generation, snapshot.consecutive_failures, snapshot.counts.failed), (0, 4, 4));
-    bench.breaker.reload(&builder().window(20 * SECOND), &bench.now).unwrap();
-    let snapshot = bench.breaker.snapshot(&bench.now);
+    bench.breaker.reload(&builder().window(20 * SECOND)).unwrap();
+    let snapshot = bench.breaker.snapshot();
     assert_eq!((snapshot.generation, snapshot.consecutive_failures, snapshot.counts.failed), (1, 0, 0));
-    let refused = bench.breaker.reload(&builder().window(Window::Count(20)), &bench.now).unwrap_err();
+    let refused = bench.breaker.reload(&builder().window(Window::Count(20))).unwrap_err();
     assert_eq!(refused.field(), "window");
-    assert_eq!(bench.breaker.reload(&builder().probes(0), &bench.now).unwrap_err().field(), "probes");
+    assert_eq!(bench.breaker.reload(&builder().probes(0)).unwrap_err().field(), "probes");
     bench.calls(5, FAILURE);
     assert_eq!(bench.state(), State::Open);
 }
 
 #[test]
 fn listeners_get_every_change_with_its_numbers_outside_the_lock_and_may_panic() {
-    let mut bench = Bench::consecutive(2, |builder| builder);
+    let bench = Bench::consecutive(2, |builder| builder);
     let heard = Arc::new(Mutex::new(Vec::new()));
     bench.breaker.on_transition(|_| panic!("a listener breaks"));
-    let (breaker, now, list) = (bench.breaker.clone(), bench.now, heard.clone());
+    let (breaker, list) = (bench.breaker.clone(), heard.clone());
     bench.breaker.on_transition(move |transition| {
         // Would deadlock under the lock.
-        let state = breaker.state(&now);
+        let state = breaker.state();
         list.lock().unwrap().push((transition.from, transition.to, transition.cause, transition.generation, state));
     });
     bench.calls(2, FAILURE);
@@ -76,15 +75,14 @@ fn listeners_get_every_change_with_its_numbers_outside_the_lock_and_may_panic() 
 
 #[test]
 fn a_waiter_is_woken_by_whatever_may_let_it_in() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    struct Woken(AtomicUsize);
+    struct Woken(AtomicU32);
     impl std::task::Wake for Woken {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let mut bench = Bench::consecutive(1, |builder| builder);
-    let woken = Arc::new(Woken(AtomicUsize::new(0)));
+    let bench = Bench::consecutive(1, |builder| builder);
+    let woken = Arc::new(Woken(AtomicU32::new(0)));
     let breaker = bench.breaker.clone();
     let waiters = breaker.waiters().unwrap();
     let key = waiters.key();
@@ -93,7 +91,7 @@ fn a_waiter_is_woken_by_whatever_may_let_it_in() {
 
     bench.call(FAILURE);
     park();
-    bench.breaker.reset(&bench.now);
+    bench.breaker.reset();
     wakes(1);
     bench.call(FAILURE);
     bench.wait_open();
@@ -103,7 +101,7 @@ fn a_waiter_is_woken_by_whatever_may_let_it_in() {
     wakes(1);
     park();
     waiters.deregister(key);
-    bench.breaker.reset(&bench.now);
+    bench.breaker.reset();
     wakes(0);
 }
 
@@ -112,8 +110,7 @@ fn a_live_circuit_keeps_how_it_counts_what_is_overdue() {
     let with = |count, slow| {
         CircuitBreaker::builder("x").slow_rate(0.5).slow_threshold(slow).count_overdue(count).minimum_throughput(4)
     };
-    let field =
-        |old: Builder, new: Builder| old.build().unwrap().reload(&new, &crate::testing::start()).map_err(|e| e.field());
+    let field = |old: Builder, new: Builder| old.build().unwrap().reload(&new).map_err(|e| e.field());
     assert_eq!(field(with(true, SECOND), with(false, SECOND)), Err("count_overdue"));
     assert_eq!(field(with(true, SECOND), with(true, 2 * SECOND)), Err("count_overdue"));
     assert_eq!(field(with(false, SECOND), with(true, SECOND)), Err("count_overdue"));
@@ -125,12 +122,12 @@ fn a_live_circuit_keeps_how_it_counts_what_is_overdue() {
 fn a_reset_of_a_closed_circuit_clears_and_a_state_chosen_twice_changes_once() {
     let bench = Bench::consecutive(3, |builder| builder);
     bench.calls(2, FAILURE);
-    bench.breaker.reset(&bench.now);
-    assert_eq!(bench.breaker.snapshot(&bench.now).consecutive_failures, 0);
-    let generation = || bench.breaker.snapshot(&bench.now).generation;
-    bench.breaker.disable(&bench.now);
+    bench.breaker.reset();
+    assert_eq!(bench.breaker.snapshot().consecutive_failures, 0);
+    let generation = || bench.breaker.snapshot().generation;
+    bench.breaker.disable();
     let disabled = generation();
-    bench.breaker.disable(&bench.now);
+    bench.breaker.disable();
     assert_eq!(generation(), disabled);
 }
 
@@ -167,7 +164,7 @@ fn states_causes_and_counts_speak_for_themselves() {
     }
     let breaker = CircuitBreaker::new("named");
     assert!(format!("{breaker:?}").contains("named"));
-    assert!(format!("{:?}", breaker.reserve(&crate::testing::start()).unwrap()).contains("named"));
+    assert!(format!("{:?}", breaker.admit(&()).unwrap()).contains("named"));
     assert!(format!("{:?}", CircuitBreaker::builder("named")).contains("named"));
 }
 
@@ -181,13 +178,13 @@ fn listeners_leave_when_they_say_so() {
         false
     });
     bench.call(FAILURE);
-    bench.breaker.reset(&bench.now);
+    bench.breaker.reset();
     assert_eq!(*heard.lock().unwrap(), 1);
 }
 
 #[test]
 fn extremes_are_values_like_others() {
-    let mut bench = Bench::new(|builder| {
+    let bench = Bench::new(|builder| {
         builder
             .consecutive_failures(1)
             .open_time(Duration::MAX..=Duration::MAX)
@@ -196,15 +193,15 @@ fn extremes_are_values_like_others() {
             .slow_threshold(Duration::MAX)
             .recovery_ramp(Duration::MAX)
     });
-    let early = bench.now;
+    let early = bench.now();
     bench.wait(SECOND);
     bench.call(Outcome::Success);
-    bench.now = early; // a clock that jumps back
+    bench.clock.set(early); // a clock that jumps back
     bench.call(FAILURE);
     assert_eq!(bench.state(), State::Open);
     bench.wait(1_000_000_000 * SECOND);
     assert!(bench.try_admit().is_err());
-    bench.breaker.open_for(Duration::ZERO, &bench.now);
+    bench.breaker.open_for(Duration::ZERO);
     bench.calls(2, Outcome::Success);
     assert_eq!(bench.state(), State::Closed);
 }
@@ -239,18 +236,18 @@ fn bad_values_are_named() {
 }
 
 /// The events that a circuit's listener gets while `act` runs.
-fn heard(bench: &mut Bench, act: impl FnOnce(&mut Bench)) -> Vec<Event> {
+fn heard<C: Clock>(breaker: &crate::circuit_breaker::CircuitBreaker<C>, act: impl FnOnce()) -> Vec<Event> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let (list, listening) = (heard.clone(), Arc::new(Mutex::new(true)));
     let still = listening.clone();
-    bench.breaker.on_event_while(move |event| {
+    breaker.on_event_while(move |event| {
         let listening = *still.lock().unwrap();
         if listening {
             list.lock().unwrap().push(event.clone());
         }
         listening
     });
-    act(bench);
+    act();
     *listening.lock().unwrap() = false;
     std::mem::take(&mut *heard.lock().unwrap())
 }
@@ -261,16 +258,16 @@ fn called(outcome: Outcome, elapsed: Duration, slow: bool) -> Event {
 
 #[test]
 fn listeners_of_events_get_every_call_with_its_time() {
-    let mut bench = Bench::consecutive(9, |builder| builder.slow_threshold(SECOND));
+    let bench = Bench::consecutive(9, |builder| builder.slow_threshold(SECOND));
     bench.call(Outcome::Success);
     bench.wait(MS);
-    let events = heard(&mut bench, |bench| {
+    let events = heard(&bench.breaker, || {
         for (time, outcome) in [(MS, Outcome::Success), (SECOND, FAILURE), (2 * SECOND, Outcome::CANCELLED)] {
             let permit = bench.admit();
             bench.wait(time);
             bench.settle(permit, outcome);
         }
-        bench.breaker.disable(&bench.now);
+        bench.breaker.disable();
         bench.call(OVERLOAD);
     });
     assert_eq!(events[0], called(Outcome::Success, MS, false));
@@ -283,8 +280,8 @@ fn listeners_of_events_get_every_call_with_its_time() {
 
 #[test]
 fn listeners_of_events_get_rejections_late_results_and_probes() {
-    let mut bench = Bench::consecutive(2, |builder| builder.probe_lease(SECOND));
-    let events = heard(&mut bench, |bench| {
+    let bench = Bench::consecutive(2, |builder| builder.probe_lease(SECOND));
+    let events = heard(&bench.breaker, || {
         let late = bench.admit();
         bench.calls(2, FAILURE);
         assert!(bench.try_admit().is_err());
@@ -306,9 +303,9 @@ fn listeners_of_events_get_rejections_late_results_and_probes() {
         called(FAILURE, Duration::ZERO, false),
         called(FAILURE, Duration::ZERO, false),
         Event::RateExceeded(Cause::ConsecutiveFailures(2)),
-        refused(Reason::CircuitOpen, SECOND),
+        refused(&OPEN, SECOND),
         Event::Stale(Outcome::Success),
-        refused(Reason::ProbesExhausted, SECOND - 5 * MS),
+        refused(&PROBES_EXHAUSTED, SECOND - 5 * MS),
         Event::ProbeLeaseExpired,
         Event::Stale(FAILURE),
         called(Outcome::Success, 7 * MS, false),
@@ -332,30 +329,30 @@ fn a_call_that_was_admitted_before_the_listener_came_is_no_event() {
 
 #[test]
 fn a_reservation_that_is_given_back_is_no_call() {
-    let mut bench = Bench::consecutive(1, |builder| builder.slow_threshold(SECOND));
-    let events = heard(&mut bench, |bench| {
-        let mut reserved = bench.breaker.reserve(&bench.now).unwrap();
+    let bench = Bench::consecutive(1, |builder| builder.slow_threshold(SECOND));
+    let events = heard(&bench.breaker, || {
+        let mut reserved = bench.reserve();
         bench.wait(2 * SECOND);
-        reserved.settle(&Outcome::CANCELLED, &bench.now);
+        reserved.settle(&Outcome::CANCELLED);
     });
     assert_eq!(events, []);
     bench.call(FAILURE);
     bench.wait_open();
-    let events = heard(&mut bench, |bench| {
-        let mut probe = bench.breaker.reserve(&bench.now).unwrap();
-        probe.settle(&Outcome::CANCELLED, &bench.now);
+    let events = heard(&bench.breaker, || {
+        let mut probe = bench.reserve();
+        probe.settle(&Outcome::CANCELLED);
     });
     assert_eq!(events.len(), 1, "the transition alone: {events:?}");
 }
 
 #[test]
 fn a_rule_that_is_met_is_an_event_also_where_nothing_trips() {
-    let mut bench = Bench::consecutive(2, |builder| builder);
-    bench.breaker.metrics_only(&bench.now);
+    let bench = Bench::consecutive(2, |builder| builder);
+    bench.breaker.metrics_only();
     let exceeded = |events: Vec<Event>| {
         events.into_iter().filter(|event| matches!(event, Event::RateExceeded(_))).collect::<Vec<_>>()
     };
-    let events = heard(&mut bench, |bench| bench.calls(3, FAILURE));
+    let events = heard(&bench.breaker, || bench.calls(3, FAILURE));
     let rows = [2, 3].map(|n| Event::RateExceeded(Cause::ConsecutiveFailures(n)));
     assert_eq!(exceeded(events), rows);
     assert_eq!(bench.state(), State::MetricsOnly);
@@ -363,11 +360,11 @@ fn a_rule_that_is_met_is_an_event_also_where_nothing_trips() {
 
 #[test]
 fn a_reload_is_an_event_and_a_refused_one_is_not() {
-    let mut bench = Bench::consecutive(2, |builder| builder);
+    let bench = Bench::consecutive(2, |builder| builder);
     let builder = || CircuitBreaker::builder("test").consecutive_failures(3).failure_rate(None);
-    let events = heard(&mut bench, |bench| {
-        bench.breaker.reload(&builder(), &bench.now).unwrap();
-        bench.breaker.reload(&builder().probes(0), &bench.now).unwrap_err();
+    let events = heard(&bench.breaker, || {
+        bench.breaker.reload(&builder()).unwrap();
+        bench.breaker.reload(&builder().probes(0)).unwrap_err();
         bench.calls(2, FAILURE);
     });
     assert_eq!(events[0], Event::Reloaded);
@@ -376,18 +373,20 @@ fn a_reload_is_an_event_and_a_refused_one_is_not() {
 
 #[test]
 fn a_listener_of_changes_gets_no_call_and_calls_are_timed_only_for_listeners_of_calls() {
-    let mut bench = Bench::consecutive(2, |builder| builder);
-    let reads = |bench: &Bench| {
-        let clock = Lagging::new(bench.now);
-        bench.breaker.reserve(&clock).unwrap().settle(&Outcome::Success, &clock);
+    let clock = Lagging::default();
+    let builder = consecutive(2).clock(clock.clone());
+    let breaker = builder.clone().build().unwrap();
+    let call = || breaker.admit(&()).unwrap().settle(&Outcome::Success);
+    let reads = || {
+        clock.reads();
+        call();
         clock.reads()
     };
-    bench.breaker.on_transition(|transition| panic!("{transition:?}"));
-    assert_eq!(reads(&bench), 0);
-    heard(&mut bench, |bench| assert_eq!(reads(bench), 2));
+    breaker.on_transition(|transition| panic!("{transition:?}"));
+    assert_eq!(reads(), 0);
+    heard(&breaker, || assert_eq!(reads(), 2));
     // The listener leaves with the next event, and the last calls are timed until the next reload.
-    bench.call(Outcome::Success);
-    let builder = CircuitBreaker::builder("test").consecutive_failures(2).failure_rate(None);
-    bench.breaker.reload(&builder, &bench.now).unwrap();
-    assert_eq!(reads(&bench), 0);
+    call();
+    breaker.reload(&builder).unwrap();
+    assert_eq!(reads(), 0);
 }

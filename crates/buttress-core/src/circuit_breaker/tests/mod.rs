@@ -4,16 +4,29 @@ mod clocks;
 mod closed;
 mod half_open;
 mod handle;
+#[cfg(feature = "tracing")]
+mod log;
 mod model;
 mod open;
 mod peers;
 mod rates;
 mod reload;
+mod report;
 mod streaks;
 
-use super::{Builder, CircuitBreaker, CircuitBreakerPermit, CloseRule, State};
-use crate::{Admit, Failure, FailureKind, Ignored, Outcome, Permit, Policy, Progress, Rejection};
-use std::time::{Duration, Instant};
+use super::*;
+use crate::{Clock, Failure, FailureKind, Ignored, ManualClock, Outcome, Permit, Policy, Progress, Rejection, Reserve};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+type CircuitBreaker = super::CircuitBreaker<ManualClock>;
+type CircuitBreakerPermit = super::CircuitBreakerPermit<ManualClock>;
+type Builder = super::Builder<ManualClock>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,29 +34,44 @@ const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 const OVERLOAD: Outcome = Outcome::Failure(Failure { overload: true, ..Failure::new(FailureKind::Http(429)) });
 const GRACEFUL: Outcome = Outcome::Failure(Failure { graceful: true, ..Failure::new(FailureKind::Transport) });
 
+/// Trips on `n` failures in a row and on nothing else; open for exactly a second at first; all
+/// probes decide, and there is one.
+fn consecutive(n: u32) -> Builder {
+    let builder = CircuitBreaker::builder("test").seed(1).consecutive_failures(n).failure_rate(None);
+    builder.open_time(SECOND..=60 * SECOND).probes(1).close_rule(CloseRule::AllProbes)
+}
+
 /// A circuit and a clock that is turned by hand.
 struct Bench {
     breaker: CircuitBreaker,
-    now: Instant,
+    clock: ManualClock,
 }
 
 impl Bench {
     fn new(configure: impl FnOnce(Builder) -> Builder) -> Self {
-        let breaker = configure(CircuitBreaker::builder("test").seed(1)).build().unwrap();
-        Self { breaker, now: crate::testing::start() }
+        Self::of(configure(CircuitBreaker::builder("test").seed(1)))
     }
 
-    /// Trips on `n` failures in a row and on nothing else; open for exactly a second at first; all
-    /// probes decide, and there is one.
+    /// A circuit of [`consecutive`].
     fn consecutive(n: u32, configure: impl FnOnce(Builder) -> Builder) -> Self {
-        Self::new(|builder| {
-            let builder = builder.consecutive_failures(n).failure_rate(None).open_time(SECOND..=60 * SECOND);
-            configure(builder.probes(1).close_rule(CloseRule::AllProbes))
-        })
+        Self::of(configure(consecutive(n)))
     }
 
-    fn wait(&mut self, time: Duration) {
-        self.now += time;
+    fn of(builder: Builder) -> Self {
+        let clock = ManualClock::new();
+        Self { breaker: builder.clock(clock.clone()).build().unwrap(), clock }
+    }
+
+    fn wait(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+
+    fn set_back(&self, time: Duration) {
+        self.clock.set(self.now() - time);
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     fn admit(&self) -> CircuitBreakerPermit {
@@ -51,11 +79,21 @@ impl Bench {
     }
 
     fn try_admit(&self) -> Result<CircuitBreakerPermit, Rejection> {
-        self.breaker.admit(&(), &self.now)
+        self.breaker.admit(&())
+    }
+
+    /// A permit of a call that has not begun.
+    fn reserve(&self) -> CircuitBreakerPermit {
+        self.breaker.try_reserve().unwrap()
+    }
+
+    /// The call of a permit that was reserved begins.
+    fn confirm(&self, permit: CircuitBreakerPermit) -> Result<CircuitBreakerPermit, Rejection> {
+        self.breaker.confirm(permit, &())
     }
 
     fn settle(&self, mut permit: CircuitBreakerPermit, outcome: Outcome) {
-        permit.settle(&outcome, &self.now);
+        permit.settle(&outcome);
     }
 
     fn call(&self, outcome: Outcome) {
@@ -67,38 +105,37 @@ impl Bench {
     }
 
     fn state(&self) -> State {
-        self.breaker.state(&self.now)
+        self.breaker.state()
     }
 
     /// Waits until the open time is over, whatever jitter drew.
-    fn wait_open(&mut self) {
-        let rest = self.breaker.snapshot(&self.now).retry_after.expect("it is open");
-        self.now += rest;
+    fn wait_open(&self) {
+        self.wait(self.breaker.snapshot().retry_after.expect("it is open"));
     }
 }
 
 /// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how
 /// often the fine one is read.
-struct Lagging(Instant, std::cell::Cell<u32>);
+#[derive(Clone, Debug, Default)]
+struct Lagging {
+    time: ManualClock,
+    reads: Arc<AtomicU32>,
+}
 
 impl Lagging {
-    fn new(now: Instant) -> Self {
-        Self(now, std::cell::Cell::new(0))
-    }
-
     /// How often the fine one was read since the last time.
     fn reads(&self) -> u32 {
-        self.1.take()
+        self.reads.swap(0, Ordering::Relaxed)
     }
 }
 
-impl crate::Clock for Lagging {
+impl Clock for Lagging {
     fn now(&self) -> Instant {
-        self.1.set(self.1.get() + 1);
-        self.0
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.time.now()
     }
 
     fn coarse(&self) -> Instant {
-        self.0 - 10 * MS
+        self.time.now() - 10 * MS
     }
 }

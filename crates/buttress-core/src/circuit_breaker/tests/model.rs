@@ -1,7 +1,7 @@
 //! The circuit against a naive model of it: a list of all results, judged anew each time, and one
 //! `match` over the rules.
 
-use super::{super::*, *};
+use super::*;
 use proptest::prelude::*;
 
 const BUCKET: Duration = Duration::from_millis(100);
@@ -88,8 +88,8 @@ impl Model {
     /// The open time is drawn by the circuit: the model checks its bounds, and takes it over.
     fn open(&mut self, at: Duration, bench: &Bench, start: Instant) {
         self.enter(State::Open);
-        let now = bench.now - start;
-        let rest = bench.breaker.snapshot(&bench.now).retry_after.expect("open for a time");
+        let now = bench.now() - start;
+        let rest = bench.breaker.snapshot().retry_after.expect("open for a time");
         assert!(
             rest <= 4 * SECOND && (now + rest - at >= SECOND),
             "{rest:?} left of what began at {at:?}, now {now:?}"
@@ -304,17 +304,17 @@ proptest! {
 
     #[test]
     fn the_circuit_is_what_the_model_says(rules in rules(), ops in prop::collection::vec(op(), 1..120)) {
-        let start = crate::testing::start();
-        let mut bench = Bench { breaker: build(&rules).build().unwrap(), now: start };
+        let bench = Bench::of(build(&rules));
+        let start = bench.now();
         // The circuit counts its buckets from the first moment that it sees.
-        bench.breaker.snapshot(&bench.now);
+        bench.breaker.snapshot();
         let mut model = Model {
             rules: rules.clone(), state: State::Closed, generation: 0, results: Vec::new(), row: 0,
             open_until: Duration::ZERO, round: Round::default(), stale: 0,
         };
         let (mut out, mut next): (Vec<(CircuitBreakerPermit, Call)>, usize) = (Vec::new(), 0);
         for op in ops {
-            let now = bench.now - start;
+            let now = bench.now() - start;
             match op {
                 Op::Wait(ms) => bench.wait(ms * MS),
                 Op::Admit => {
@@ -330,7 +330,7 @@ proptest! {
                 Op::Progress(which) if !out.is_empty() => {
                     let which = which % out.len();
                     let (permit, call) = &mut out[which];
-                    permit.progress(Progress::Head, &bench.now);
+                    permit.progress(Progress::Head);
                     model.progress(call, now, &bench, start);
                 }
                 Op::Settle(which, outcome) if !out.is_empty() => {
@@ -345,23 +345,23 @@ proptest! {
                     model.round.leases.retain(|lease| lease.id != call.id);
                 }
                 Op::Operator(which) => match which {
-                    0 => { bench.breaker.force_open(&bench.now); if model.state != State::ForcedOpen { model.enter(State::ForcedOpen); } }
-                    1 => { bench.breaker.disable(&bench.now); if model.state != State::Disabled { model.enter(State::Disabled); } }
-                    2 => { bench.breaker.metrics_only(&bench.now); if model.state != State::MetricsOnly { model.enter(State::MetricsOnly); } }
+                    0 => { bench.breaker.force_open(); if model.state != State::ForcedOpen { model.enter(State::ForcedOpen); } }
+                    1 => { bench.breaker.disable(); if model.state != State::Disabled { model.enter(State::Disabled); } }
+                    2 => { bench.breaker.metrics_only(); if model.state != State::MetricsOnly { model.enter(State::MetricsOnly); } }
                     3 => {
-                        bench.breaker.open_for(2 * SECOND, &bench.now);
+                        bench.breaker.open_for(2 * SECOND);
                         model.enter(State::Open);
                         model.open_until = now + 2 * SECOND;
                     }
-                    4..10 => { bench.breaker.reset(&bench.now); model.enter(State::Closed); }
+                    4..10 => { bench.breaker.reset(); model.enter(State::Closed); }
                     _ => {}
                 },
                 // I9: the same configuration again changes nothing.
-                Op::Reload => bench.breaker.reload(&build(&rules), &bench.now).unwrap(),
+                Op::Reload => bench.breaker.reload(&build(&rules)).unwrap(),
                 _ => {}
             }
-            let now = bench.now - start;
-            let snapshot = bench.breaker.snapshot(&bench.now);
+            let now = bench.now() - start;
+            let snapshot = bench.breaker.snapshot();
             model.roll(now, &bench, start);
             prop_assert_eq!(snapshot.state, model.state);
             prop_assert_eq!(snapshot.generation, model.generation);

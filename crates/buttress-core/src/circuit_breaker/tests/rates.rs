@@ -1,8 +1,8 @@
 //! The calibrated failure rate: half of the calls, and more by what chance explains.
 
-use super::{super::*, *};
+use super::*;
 use fastrand::Rng;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// Without the streak, so that only the rate can trip.
 fn rate_alone(window: impl Into<Window>) -> Bench {
@@ -58,7 +58,7 @@ fn it_waits_for_the_minimum_throughput_and_for_nine_calls() {
 fn random_errors_of_forty_percent_do_not_trip_it_and_seventy_do() {
     for (per_second, seconds) in [(10, 3000), (100, 600), (1000, 60)] {
         for seed in 0..3 {
-            let mut bench = rate_alone(10 * SECOND);
+            let bench = rate_alone(10 * SECOND);
             let mut rng = Rng::with_seed(seed);
             let mut call = |percent: u32| {
                 bench.call(if rng.u32(..100) < percent { FAILURE } else { Outcome::Success });
@@ -101,11 +101,11 @@ fn it_is_reloaded_to_an_exact_one_and_back() {
         let bench = rate_alone(window);
         mixed(&bench, 10, 10);
         assert_eq!(bench.state(), State::Closed);
-        bench.breaker.reload(&builder().window(window).failure_rate(0.5), &bench.now).unwrap();
+        bench.breaker.reload(&builder().window(window).failure_rate(0.5)).unwrap();
         assert_eq!(bench.state(), State::Open, "{window:?}: half of them are met already");
 
-        bench.breaker.reset(&bench.now);
-        bench.breaker.reload(&builder().window(window), &bench.now).unwrap();
+        bench.breaker.reset();
+        bench.breaker.reload(&builder().window(window)).unwrap();
         mixed(&bench, 10, 10);
         assert_eq!(bench.state(), State::Closed, "{window:?}");
     }

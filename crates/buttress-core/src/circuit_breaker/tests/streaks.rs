@@ -1,21 +1,21 @@
 //! Failures in a row, calibrated: chance does not open a circuit, and an outage does.
 
-use super::{super::*, *};
+use super::*;
 use fastrand::Rng;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// A circuit of the calibrated rule alone, with its window full of calls of which `percent` fail,
 /// so many a second.
 fn with_errors(percent: u32, per_second: u32, seed: u64) -> (Bench, Rng) {
-    let mut bench = Bench::new(|builder| builder.failure_rate(None));
+    let bench = Bench::new(|builder| builder.failure_rate(None));
     let mut rng = Rng::with_seed(seed);
     // Few samples tell nothing of the rate, and then five in a row are enough.
     bench.calls(20, Outcome::Success);
-    random_calls(&mut bench, &mut rng, percent, per_second, 10 * per_second);
+    random_calls(&bench, &mut rng, percent, per_second, 10 * per_second);
     (bench, rng)
 }
 
-fn random_calls(bench: &mut Bench, rng: &mut Rng, percent: u32, per_second: u32, calls: u32) {
+fn random_calls(bench: &Bench, rng: &mut Rng, percent: u32, per_second: u32, calls: u32) {
     for _ in 0..calls {
         bench.call(if rng.u32(..100) < percent { FAILURE } else { Outcome::Success });
         bench.wait(SECOND / per_second);
@@ -26,8 +26,8 @@ fn random_calls(bench: &mut Bench, rng: &mut Rng, percent: u32, per_second: u32,
 fn random_errors_do_not_trip_it_at_any_rate_of_calls() {
     for percent in [1, 5, 10, 20, 40] {
         for (per_second, seconds) in [(10, 2000), (100, 200), (1000, 20)] {
-            let (mut bench, mut rng) = with_errors(percent, per_second, 7);
-            random_calls(&mut bench, &mut rng, percent, per_second, per_second * seconds);
+            let (bench, mut rng) = with_errors(percent, per_second, 7);
+            random_calls(&bench, &mut rng, percent, per_second, per_second * seconds);
             assert_eq!(bench.state(), State::Closed, "{percent} % at {per_second}/s");
         }
     }
@@ -39,10 +39,10 @@ fn a_long_run_of_random_errors_refuses_no_call_and_the_outage_after_it_opens_at_
     for (percent, most) in [(1, 7), (5, 9), (10, 12), (20, 18)] {
         for (per_second, seconds) in [(10, 3000), (100, 600), (1000, 60)] {
             for seed in 0..3 {
-                let mut bench = Bench::new(|builder| builder);
+                let bench = Bench::new(|builder| builder);
                 let mut rng = Rng::with_seed(seed);
-                random_calls(&mut bench, &mut rng, percent, per_second, per_second * seconds);
-                let snapshot = bench.breaker.snapshot(&bench.now);
+                random_calls(&bench, &mut rng, percent, per_second, per_second * seconds);
+                let snapshot = bench.breaker.snapshot();
                 let case = format!("{percent} % at {per_second}/s, seed {seed}");
                 assert_eq!((snapshot.generation, snapshot.rejected), (0, 0), "{case}");
                 let needed = (1..).find(|_| {
@@ -60,7 +60,7 @@ fn an_outage_trips_it_within_the_streak_that_its_errors_call_for() {
     for (percent, most) in [(0, 5), (1, 7), (5, 9), (10, 12), (20, 18), (40, 45)] {
         for per_second in [10, 100, 1000] {
             for seed in 0..5 {
-                let (mut bench, _) = with_errors(percent, per_second, seed);
+                let (bench, _) = with_errors(percent, per_second, seed);
                 let needed = (1..=most).find(|_| {
                     bench.call(FAILURE);
                     bench.wait(SECOND / per_second);
@@ -86,7 +86,7 @@ fn a_streak_says_how_long_it_was_and_what_it_was_judged_by() {
     bench.call(FAILURE);
     let others = Counts { succeeded: 80, failed: 20, ..Counts::default() };
     assert_eq!(*causes.lock().unwrap(), [Cause::FailureStreak { failures: 13, others }]);
-    bench.breaker.reset(&bench.now);
+    bench.breaker.reset();
     bench.calls(5, FAILURE);
     assert_eq!(causes.lock().unwrap().last(), Some(&Cause::ConsecutiveFailures(5)), "too few samples: five");
 }
@@ -123,7 +123,7 @@ fn the_calibrated_rule_has_a_window_of_its_own_and_a_fixed_number_needs_none() {
     let counted = |configure: fn(Builder) -> Builder| {
         let bench = Bench::new(configure);
         bench.call(Outcome::Success);
-        bench.breaker.snapshot(&bench.now).counts.total()
+        bench.breaker.snapshot().counts.total()
     };
     assert_eq!(counted(|builder| builder.failure_rate(None)), 1);
     assert_eq!(counted(|builder| builder.failure_rate(None).window(Window::Count(30))), 1);
@@ -144,7 +144,7 @@ fn a_count_window_calibrates_too() {
 
 #[test]
 fn an_outage_outlasts_the_window_that_it_is_judged_by() {
-    let mut bench = Bench::new(|builder| builder.failure_rate(None));
+    let bench = Bench::new(|builder| builder.failure_rate(None));
     for n in 0..100 {
         bench.call(if n % 2 == 0 { FAILURE } else { Outcome::Success });
     }
@@ -162,7 +162,7 @@ fn what_was_handed_back_in_good_order_is_no_failure() {
     let bench = Bench::consecutive(2, |builder| builder);
     bench.call(FAILURE);
     bench.calls(10, GRACEFUL);
-    let snapshot = bench.breaker.snapshot(&bench.now);
+    let snapshot = bench.breaker.snapshot();
     assert_eq!(
         (snapshot.state, snapshot.consecutive_failures),
         (State::Closed, 1),
@@ -170,5 +170,5 @@ fn what_was_handed_back_in_good_order_is_no_failure() {
     );
     let bench = Bench::new(|builder| builder.minimum_throughput(1));
     bench.calls(50, GRACEFUL);
-    assert_eq!((bench.state(), bench.breaker.snapshot(&bench.now).counts.total()), (State::Closed, 0));
+    assert_eq!((bench.state(), bench.breaker.snapshot().counts.total()), (State::Closed, 0));
 }

@@ -1,5 +1,5 @@
 use super::{Announcement, BoxFuture, ProbeLease, SharedState, Stamp, View, Written};
-use crate::{TokioClock, error::BoxError};
+use crate::{clock::TokioClock, error::BoxError};
 use buttress_core::Clock;
 use std::{
     collections::HashMap,

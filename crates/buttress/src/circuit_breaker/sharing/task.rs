@@ -1,7 +1,8 @@
 use super::{Announcement, Config, Health, Mode, ProbeLease, SharedState, Stamp, View, Written};
 use crate::{
-    CircuitBreaker, TokioClock,
+    CircuitBreaker,
     circuit_breaker::{Cause, State, Transition},
+    clock::TokioClock,
     error::BoxError,
 };
 use buttress_core::Clock;
@@ -24,7 +25,7 @@ pub(super) fn start(
     config: Config,
 ) -> (AbortHandle, watch::Receiver<Health>) {
     let (sender, changes) = mpsc::channel(QUEUE);
-    breaker.0.on_transition_while(move |transition| match sender.try_send(transition.clone()) {
+    breaker.on_transition_while(move |transition| match sender.try_send(transition.clone()) {
         Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
         Err(mpsc::error::TrySendError::Closed(_)) => false,
     });
@@ -133,14 +134,14 @@ impl Sharer {
     fn adopt(&mut self, view: View) {
         (self.known, self.news, self.lease) = (Some(view.stamp), None, None);
         if self.config.mode == Mode::Shared {
-            self.breaker.0.follow(view.open, &TokioClock);
+            self.breaker.follow(view.open);
         }
     }
 
     fn be_careful(&self, view: Option<View>) {
         let open_elsewhere = view
             .is_some_and(|view| view.stamp.node != self.config.node && view.open.is_some_and(|left| !left.is_zero()));
-        self.breaker.0.set_cautious(open_elsewhere);
+        self.breaker.set_cautious(open_elsewhere);
     }
 
     /// Sees to it that this instance may probe when it has a call to probe with, and holds a lease.
@@ -148,7 +149,7 @@ impl Sharer {
         let state = self.breaker.state();
         let (is_open, probing) = (matches!(state, State::Open | State::HalfOpen), state == State::HalfOpen);
         // An instance without calls has nothing to probe with, and must not keep the others from it.
-        let wanted = probing || self.breaker.0.lacks_probe(&TokioClock);
+        let wanted = probing || self.breaker.lacks_probe();
         let due = view.filter(|view| wanted && view.open == Some(Duration::ZERO));
         if let Some(View { stamp, .. }) = due {
             let Config { node, lease: time, probes: of, .. } = self.config;
@@ -158,7 +159,7 @@ impl Sharer {
             self.lease = ends.filter(|_| granted);
             if probing && !granted {
                 // It has run out, and somebody else probes now.
-                self.breaker.0.follow(Some(Duration::ZERO), &TokioClock);
+                self.breaker.follow(Some(Duration::ZERO));
             }
         }
         if self.lease.is_some_and(|ends| ends <= TokioClock.now()) {
@@ -168,14 +169,14 @@ impl Sharer {
         // here: no lease will ever be due, and without a probe it would stay shut.
         let alone = is_open && view.is_none_or(|view| view.open.is_none());
         let allowed = (!alone).then_some(self.lease.is_some().into());
-        self.breaker.0.allow_probes(allowed, &TokioClock);
+        self.breaker.allow_probes(allowed);
         Ok(())
     }
 
     /// Nobody else is asked any more.
     fn make_local(&self) {
-        self.breaker.0.allow_probes(None, &TokioClock);
-        self.breaker.0.set_cautious(false);
+        self.breaker.allow_probes(None);
+        self.breaker.set_cautious(false);
     }
 
     fn degraded(&mut self, error: Option<BoxError>) -> Duration {

@@ -1,0 +1,354 @@
+use super::*;
+use crate::report::Value;
+use crate::testing::reported;
+use proptest::prelude::*;
+use std::sync::{Arc, atomic::AtomicUsize};
+use std::task::{Context, Poll, Wake};
+
+fn take(bulkhead: &Bulkhead) -> Option<BulkheadPermit> {
+    bulkhead.admit(&()).ok()
+}
+
+fn queue(bulkhead: &Bulkhead) -> Place {
+    match bulkhead.acquire_or_queue(100) {
+        Ok(Acquire::Queued(place)) => place,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn poll(place: &mut Place) -> Option<BulkheadPermit> {
+    match place.poll_acquire(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(permit) => Some(permit),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn the_queue_is_served_in_order_and_new_calls_do_not_overtake_it() {
+    let bulkhead = Bulkhead::new(1);
+    let held = take(&bulkhead).unwrap();
+    let (mut first, mut second) = (queue(&bulkhead), queue(&bulkhead));
+    assert!(poll(&mut second).is_none());
+    drop(held);
+    assert!(take(&bulkhead).is_none(), "the free place belongs to the queue");
+    assert!(poll(&mut second).is_none());
+    let held = poll(&mut first).expect("first in line");
+    drop(held);
+    assert!(poll(&mut second).is_some());
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+#[test]
+fn a_place_dropped_in_the_queue_or_just_after_it_was_granted_is_passed_on() {
+    let bulkhead = Bulkhead::new(1);
+    let held = take(&bulkhead).unwrap();
+    let (first, second, mut third) = (queue(&bulkhead), queue(&bulkhead), queue(&bulkhead));
+    drop(first);
+    assert_eq!(bulkhead.waiting(), 2);
+    drop(held);
+    drop(second); // granted, and not polled since
+    assert!(poll(&mut third).is_some());
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+#[test]
+fn a_full_queue_rejects_and_says_so() {
+    let bulkhead = Bulkhead::named("stock", 1);
+    let _held = take(&bulkhead).unwrap();
+    let _queued = queue(&bulkhead);
+    let reason = |max| bulkhead.acquire_or_queue(max).unwrap_err().reason();
+    assert_eq!(reason(1), &QUEUE_FULL);
+    assert_eq!(reason(0), &FULL);
+    assert_eq!(bulkhead.rejected(), 2);
+}
+
+#[test]
+fn raising_the_limit_serves_the_queue_and_lowering_it_cancels_nothing() {
+    let bulkhead = Bulkhead::new(1);
+    let first = take(&bulkhead).unwrap();
+    let mut queued = queue(&bulkhead);
+    bulkhead.set_limit(2);
+    let second = poll(&mut queued).expect("room for two now");
+    bulkhead.set_limit(1);
+    assert_eq!(bulkhead.in_flight(), 2);
+    let mut queued = queue(&bulkhead);
+    drop(first);
+    assert!(poll(&mut queued).is_none(), "one is in flight, and one is the limit");
+    drop(second);
+    assert!(poll(&mut queued).is_some());
+}
+
+#[test]
+fn a_compact_bulkhead_takes_at_most_512_bytes() {
+    // The rest is for its one ticket, a label, and reference counts.
+    assert!(size_of::<State>() <= 256, "{}", size_of::<State>());
+}
+
+#[test]
+fn it_reports_its_calls_its_queue_its_limit_and_its_rejections() {
+    let bulkhead = Bulkhead::named("stock", 2);
+    let _held = (take(&bulkhead), take(&bulkhead));
+    let _queued = (queue(&bulkhead), queue(&bulkhead), queue(&bulkhead));
+    (0..4).for_each(|_| assert!(take(&bulkhead).is_none()));
+    let without_labels = |name, value| (name, ["", ""], value);
+    let expected = [
+        without_labels("resilience.bulkhead.in_flight", Value::Gauge(2.0)),
+        without_labels("resilience.bulkhead.waiting", Value::Gauge(3.0)),
+        without_labels("resilience.bulkhead.limit", Value::Gauge(2.0)),
+        without_labels("resilience.bulkhead.rejected", Value::Counter(4)),
+    ];
+    assert_eq!(reported(&bulkhead), expected);
+    assert_eq!(Bulkhead::metrics().len(), expected.len(), "every metric is reported");
+    assert_eq!((Report::name(&bulkhead), Report::name(&Bulkhead::new(1))), (Some("stock"), None));
+}
+
+#[test]
+fn a_service_that_waits_for_a_place_is_no_rejection() {
+    let bulkhead = Bulkhead::new(1);
+    let held = bulkhead.try_reserve().unwrap();
+    assert_eq!(bulkhead.try_reserve().unwrap_err(), Refused { retry_after: None });
+    assert_eq!(bulkhead.rejected(), 0);
+    drop(held);
+    assert!(bulkhead.try_reserve().is_ok());
+}
+
+#[test]
+fn zero_lets_nothing_through_until_it_is_raised() {
+    let bulkhead = Bulkhead::new(0);
+    assert!(take(&bulkhead).is_none());
+    bulkhead.set_limit(usize::MAX);
+    assert!(take(&bulkhead).is_some());
+}
+
+#[test]
+fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
+    let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Few for each shard, so that spares run out and are taken from other shards all the time.
+    let bulkhead = Bulkhead::with_shards(10, None, 4);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut held = Vec::new();
+                for round in 0..4000 {
+                    if let Some(permit) = take(&bulkhead) {
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        held.push(permit);
+                    }
+                    if round % 3 == 0 || held.len() > 2 {
+                        inside.fetch_sub(held.len(), Ordering::SeqCst);
+                        held.clear();
+                    }
+                }
+                inside.fetch_sub(held.len(), Ordering::SeqCst);
+            });
+        }
+    });
+    assert!(most.into_inner() <= 10);
+    assert_eq!(bulkhead.in_flight(), 0);
+    let all: Vec<_> = (0..10).map(|_| take(&bulkhead).expect("all places are free")).collect();
+    assert!(take(&bulkhead).is_none() && bulkhead.peek().is_err());
+    drop(all);
+}
+
+#[test]
+fn a_lowered_limit_takes_the_spares_back() {
+    let bulkhead = Bulkhead::with_shards(100, None, 4);
+    drop((0..100).map(|_| take(&bulkhead).unwrap()).collect::<Vec<_>>());
+    assert_eq!(bulkhead.in_flight(), 0);
+    bulkhead.set_limit(2);
+    let held = (take(&bulkhead), take(&bulkhead));
+    assert!(held.0.is_some() && held.1.is_some() && take(&bulkhead).is_none());
+    assert_eq!(bulkhead.in_flight(), 2);
+}
+
+#[test]
+fn a_queued_call_gets_a_place_that_was_kept_as_a_spare() {
+    let bulkhead = Bulkhead::with_shards(8, None, 4);
+    let mut held: Vec<_> = (0..8).map(|_| take(&bulkhead).unwrap()).collect();
+    let mut waits = queue(&bulkhead);
+    held.pop();
+    assert!(poll(&mut waits).is_some());
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (7, 0));
+}
+
+#[test]
+fn threads_never_exceed_the_limit() {
+    let (bulkhead, inside, most) = (Bulkhead::new(3), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    if let Some(permit) = take(&bulkhead) {
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(permit);
+                    }
+                }
+            });
+        }
+    });
+    assert!(most.into_inner() <= 3);
+    assert_eq!(bulkhead.in_flight(), 0);
+}
+
+#[derive(Default)]
+struct Flag(AtomicUsize);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_release_wakes_the_next_waiter_and_a_raised_limit_as_many_as_there_is_room_for() {
+    let bulkhead = Bulkhead::new(1);
+    let held = take(&bulkhead).unwrap();
+    let waiters = bulkhead.waiters().unwrap();
+    let flags = [(); 5].map(|()| Arc::new(Flag::default()));
+    for flag in &flags {
+        waiters.register(waiters.key(), &flag.clone().into());
+    }
+    let woken = || flags.iter().filter(|flag| flag.0.load(Ordering::SeqCst) > 0).count();
+    drop(held);
+    assert_eq!(woken(), 1);
+    let _held = take(&bulkhead).unwrap();
+    bulkhead.set_limit(3);
+    assert_eq!(woken(), 3);
+    bulkhead.set_limit(2);
+    assert_eq!(woken(), 4, "there is room for one more than is in flight");
+}
+
+#[test]
+fn a_place_in_the_queue_goes_before_a_waiter() {
+    let bulkhead = Bulkhead::new(1);
+    let held = take(&bulkhead).unwrap();
+    let (waiters, flag) = (bulkhead.waiters().unwrap(), Arc::new(Flag::default()));
+    waiters.register(waiters.key(), &flag.clone().into());
+    let mut queued = queue(&bulkhead);
+    drop(held);
+    assert_eq!(flag.0.load(Ordering::SeqCst), 0);
+    drop(poll(&mut queued).unwrap());
+    assert_eq!(flag.0.load(Ordering::SeqCst), 1);
+}
+
+/// What a bulkhead does, in the plainest way there is.
+#[derive(Debug, Default)]
+struct Model {
+    limit: usize,
+    in_flight: usize,
+    queue: Vec<usize>,
+    granted: Vec<usize>,
+}
+
+impl Model {
+    fn take(&mut self) -> bool {
+        let room = self.queue.is_empty() && self.in_flight < self.limit;
+        self.in_flight += usize::from(room);
+        room
+    }
+
+    fn release(&mut self) {
+        self.in_flight -= 1;
+        self.grant();
+    }
+
+    fn grant(&mut self) {
+        while !self.queue.is_empty() && self.in_flight < self.limit {
+            self.in_flight += 1;
+            self.granted.push(self.queue.remove(0));
+        }
+    }
+
+    fn forget(&mut self, id: usize) {
+        if self.granted.contains(&id) {
+            self.granted.retain(|granted| *granted != id);
+            self.release();
+        }
+        self.queue.retain(|queued| *queued != id);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Take,
+    Queue(usize),
+    Poll(usize),
+    GiveUp(usize),
+    Finish(usize),
+    SetLimit(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::Take),
+        (0usize..5).prop_map(Step::Queue),
+        (0usize..8).prop_map(Step::Poll),
+        (0usize..8).prop_map(Step::GiveUp),
+        (0usize..8).prop_map(Step::Finish),
+        (0usize..5).prop_map(Step::SetLimit),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_does_what_the_model_does(limit in 0usize..4, steps in prop::collection::vec(step(), 1..80)) {
+        let bulkhead = Bulkhead::new(limit);
+        let mut model = Model { limit, ..Model::default() };
+        let (mut permits, mut places, mut next) = (Vec::new(), Vec::<(usize, Place)>::new(), 0);
+        for step in steps {
+            match step {
+                Step::Take => {
+                    let taken = take(&bulkhead);
+                    prop_assert_eq!(taken.is_some(), model.take());
+                    permits.extend(taken);
+                }
+                Step::Queue(max) => match bulkhead.acquire_or_queue(max) {
+                    Ok(Acquire::Taken(permit)) => {
+                        prop_assert!(model.take());
+                        permits.push(permit);
+                    }
+                    Ok(Acquire::Queued(place)) => {
+                        prop_assert!(!model.take() && model.queue.len() < max);
+                        model.queue.push(next);
+                        places.push((next, place));
+                        next += 1;
+                    }
+                    Err(rejection) => {
+                        prop_assert!(!model.take() && model.queue.len() >= max);
+                        prop_assert_eq!(rejection.reason() == &FULL, max == 0);
+                    }
+                },
+                Step::Poll(n) if n < places.len() => {
+                    let (id, place) = &mut places[n];
+                    let permit = poll(place);
+                    prop_assert_eq!(permit.is_some(), model.granted.contains(id));
+                    if permit.is_some() {
+                        model.granted.retain(|granted| granted != id);
+                        permits.extend(permit);
+                        drop(places.remove(n));
+                    }
+                }
+                Step::GiveUp(n) if n < places.len() => {
+                    let (id, place) = places.remove(n);
+                    drop(place);
+                    model.forget(id);
+                }
+                Step::Finish(n) if n < permits.len() => {
+                    drop(permits.remove(n));
+                    model.release();
+                }
+                Step::SetLimit(limit) => {
+                    bulkhead.set_limit(limit);
+                    model.limit = limit;
+                    model.grant();
+                }
+                Step::Poll(_) | Step::GiveUp(_) | Step::Finish(_) => {}
+            }
+            let seen = (bulkhead.limit(), bulkhead.in_flight(), bulkhead.waiting());
+            prop_assert_eq!(seen, (model.limit, model.in_flight, model.queue.len()));
+        }
+        drop((permits, places));
+        prop_assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+    }
+}

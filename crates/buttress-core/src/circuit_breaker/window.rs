@@ -1,0 +1,82 @@
+use super::{count_window::CountWindow, event::Counts, settings::Window, time_window::TimeWindow};
+
+/// The results by which a circuit is judged.
+pub(super) enum Counting {
+    Time(TimeWindow),
+    Count(Box<CountWindow>),
+}
+
+/// How a window has to change for other settings.
+pub(super) enum Resize<'a> {
+    Unchanged,
+    /// To a time of another length.
+    Time(&'a TimeWindow, std::time::Duration),
+    /// Its kind or its number of results differs, which a live circuit cannot change.
+    Impossible,
+}
+
+impl Counting {
+    pub(super) fn new(window: Window, shards: usize) -> Self {
+        match window {
+            Window::Time(time) => Self::Time(TimeWindow::new(time, shards)),
+            Window::Count(results) => Self::Count(Box::new(CountWindow::new(results))),
+        }
+    }
+
+    /// Forgets that no rule could be met for a while, because the rules have changed.
+    pub(super) fn invalidate(&self) {
+        match self {
+            Self::Time(window) => window.invalidate(),
+            Self::Count(window) => window.invalidate(),
+        }
+    }
+
+    /// The results of a generation, at `nanos`.
+    pub(super) fn counts(&self, generation: u64, nanos: u64) -> Counts {
+        match self {
+            Self::Time(window) => window.counts(window.tag(nanos, generation)),
+            Self::Count(window) => window.counts(generation),
+        }
+    }
+
+    /// Whether the bad result that was just counted can meet a rule, so that the results have to be
+    /// summed.
+    pub(super) fn check(&self, generation: u64, nanos: u64) -> Check {
+        match self {
+            Self::Time(window) => {
+                let tag = window.tag(nanos, generation);
+                Check { needed: window.needs_check(tag), at: u64::from(tag) }
+            }
+            Self::Count(window) => {
+                let number = window.next_check(generation);
+                Check { needed: number.is_some(), at: number.unwrap_or_default() }
+            }
+        }
+    }
+
+    /// Skips sums until `missing` more bad results have come, because `counts` met no rule.
+    pub(super) fn skip(&self, check: Check, generation: u64, counts: Counts, missing: u32) {
+        match self {
+            Self::Time(window) => window.skip_until(check.at as u32, counts, missing),
+            Self::Count(window) if check.needed => window.skip_until(generation, check.at, missing),
+            Self::Count(_) => {}
+        }
+    }
+
+    pub(super) fn resize(this: Option<&Self>, window: Option<Window>) -> Resize<'_> {
+        match (this, window) {
+            (Some(Self::Time(window)), Some(Window::Time(new))) if window.differs(new) => Resize::Time(window, new),
+            (Some(Self::Time(_)), Some(Window::Time(_))) | (None, None) => Resize::Unchanged,
+            (Some(Self::Count(window)), Some(Window::Count(new))) if window.holds(new) => Resize::Unchanged,
+            _ => Resize::Impossible,
+        }
+    }
+}
+
+/// Where a sum of the results was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Check {
+    pub(super) needed: bool,
+    /// The tag of the time, or the number of the bad result.
+    at: u64,
+}

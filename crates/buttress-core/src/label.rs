@@ -1,0 +1,143 @@
+use crate::{Reason, Rejection};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+/// The policy that a rejection comes from: its kind, and its name if it has one. Cheap to clone.
+///
+/// ```
+/// use buttress_core::Label;
+///
+/// const ANONYMOUS: Label = Label::new("token bucket");
+/// let named = Label::named("token bucket", "uploads".into());
+/// assert_eq!((named.policy(), named.name()), ("token bucket", Some("uploads")));
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Label(LabelRepr);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum LabelRepr {
+    Plain(&'static str),
+    Named(Arc<Named>),
+}
+
+/// On lines of its own, because the count of the `Arc` around it goes up with every rejection.
+#[derive(Debug, Eq, PartialEq)]
+#[repr(align(128))]
+struct Named {
+    policy: &'static str,
+    name: Name,
+}
+
+impl Label {
+    /// A policy without a name.
+    pub const fn new(policy: &'static str) -> Self {
+        Self(LabelRepr::Plain(policy))
+    }
+
+    /// A policy with a name.
+    pub fn named(policy: &'static str, name: Name) -> Self {
+        Self(LabelRepr::Named(Arc::new(Named { policy, name })))
+    }
+
+    /// The kind of policy, in words.
+    pub fn policy(&self) -> &'static str {
+        match &self.0 {
+            LabelRepr::Plain(policy) => policy,
+            LabelRepr::Named(named) => named.policy,
+        }
+    }
+
+    /// The name that the policy was given.
+    pub fn name(&self) -> Option<&str> {
+        match &self.0 {
+            LabelRepr::Plain(_) => None,
+            LabelRepr::Named(named) => Some(&named.name),
+        }
+    }
+}
+
+/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do
+/// not contend for its reference count. The copies are made by the first rejection.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    policy: &'static str,
+    name: Option<Name>,
+    shards: usize,
+    copies: OnceLock<Box<[Label]>>,
+}
+
+impl Labels {
+    pub(crate) fn new(policy: &'static str, name: Option<&Name>, shards: usize) -> Self {
+        Self { policy, name: name.cloned(), shards: shards.max(1), copies: OnceLock::new() }
+    }
+
+    pub(crate) fn name(&self) -> Option<&Name> {
+        self.name.as_ref()
+    }
+
+    pub(crate) fn reject(&self, reason: &'static Reason) -> Rejection {
+        let copies = self.copies.get_or_init(|| (0..self.shards).map(|_| self.label()).collect());
+        Rejection::labelled(copies[crate::shard::thread_index() % copies.len()].clone(), reason)
+    }
+
+    fn label(&self) -> Label {
+        self.name.as_ref().map_or(Label::new(self.policy), |name| Label::named(self.policy, name.clone()))
+    }
+}
+
+/// The name of a policy. A literal costs nothing to clone, not even a reference count.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Name(Repr);
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Repr {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match &self.0 {
+            Repr::Static(name) => name,
+            Repr::Shared(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl From<&'static str> for Name {
+    fn from(name: &'static str) -> Self {
+        Self(Repr::Static(name))
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(Repr::Shared(name.into()))
+    }
+}
+
+impl From<Arc<str>> for Name {
+    fn from(name: Arc<str>) -> Self {
+        Self(Repr::Shared(name))
+    }
+}
+
+impl From<Cow<'static, str>> for Name {
+    fn from(name: Cow<'static, str>) -> Self {
+        match name {
+            Cow::Borrowed(name) => name.into(),
+            Cow::Owned(name) => name.into(),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+use buttress_core::report::{LabelValues, Metric, Sink, Value};
+use metrics::{Label, counter, gauge};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// A metric with its labels.
+#[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Name {
+    metric: Metric,
+    policy: Option<Arc<str>>,
+    labels: LabelValues,
+}
+
+impl Name {
+    fn labels(&self) -> Vec<Label> {
+        let policy = self.policy.iter().map(|policy| Label::new("policy", policy.clone()));
+        let others = self.metric.labels.iter().zip(self.labels).map(|(key, value)| Label::new(*key, value));
+        policy.chain(others).collect()
+    }
+}
+
+/// The values of one publication, summed by name. Counters only grow and policies stay on the list,
+/// so sums of counters only grow too.
+#[derive(Default)]
+pub(super) struct Batch(BTreeMap<Name, Value>);
+
+impl Batch {
+    /// `shown`: rates that have a value at the recorder.
+    pub(super) fn publish(self, shown: &mut BTreeSet<Name>) {
+        for (name, value) in self.0 {
+            let (metric, labels) = (name.metric.name, name.labels());
+            match value {
+                Value::Counter(n) => counter!(metric, labels).absolute(n),
+                Value::Gauge(x) => gauge!(metric, labels).set(x),
+                Value::Rate { part, whole } if whole > 0 => {
+                    gauge!(metric, labels).set(part as f64 / whole as f64);
+                    shown.insert(name);
+                }
+                // A gauge cannot be taken back.
+                Value::Rate { .. } if shown.remove(&name) => gauge!(metric, labels).set(f64::NAN),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Takes the values of one policy into a [`Batch`].
+pub(super) struct PolicySink<'a> {
+    pub(super) batch: &'a mut Batch,
+    pub(super) policy: Option<&'a Arc<str>>,
+}
+
+impl Sink for PolicySink<'_> {
+    fn value(&mut self, metric: &Metric, labels: LabelValues, value: Value) {
+        let name = Name { metric: *metric, policy: self.policy.cloned(), labels };
+        self.batch.0.entry(name).and_modify(|sum| sum.add(value)).or_insert(value);
+    }
+}

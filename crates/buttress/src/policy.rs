@@ -1,0 +1,61 @@
+//! For authors of policies: what a policy of your own needs.
+//!
+//! A policy decides whether calls may start. With a [`GateLayer`] around it and an
+//! [ending](crate::ending), it is a layer like those of this crate:
+//!
+//! ```
+//! use buttress::policy::{Class, Clock, GateLayer, Permit, Policy, Reason, Rejection, TokioClock};
+//! use buttress::PlainExt;
+//! use std::{sync::{Arc, Mutex}, time::{Duration, Instant}};
+//!
+//! /// At most one call in each interval.
+//! #[derive(Clone)]
+//! struct Paced(Arc<Mutex<Option<Instant>>>, Duration);
+//!
+//! static TOO_SOON: Reason = Reason::new("too_soon", "too soon after the last call", Class::RateLimited);
+//!
+//! impl<Req: ?Sized> Policy<Req> for Paced {
+//!     type Permit = ();
+//!
+//!     fn admit(&self, _: &Req) -> Result<(), Rejection> {
+//!         let (mut next, now) = (self.0.lock().unwrap(), TokioClock.now());
+//!         let wait = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
+//!         if !wait.is_zero() {
+//!             return Err(Rejection::new("pace", &TOO_SOON).after(Some(wait)));
+//!         }
+//!         *next = Some(now + self.1);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let layer = GateLayer::with_policy(Paced(Arc::default(), Duration::from_secs(1))).plain();
+//! # let _ = layer;
+//! ```
+//!
+//! # Rejections
+//!
+//! A [`Reason`] is a `static` beside the policy: a word for metrics and the wire, a text for people,
+//! and a [`Class`], by which protocols answer: [`wire`](crate::wire) has the table. The policy above
+//! answers 429 with HTTP and `RESOURCE_EXHAUSTED` with gRPC.
+//!
+//! # Time
+//!
+//! Take the time from [`TokioClock`], so that tests can pause it.
+//!
+//! # More than admission
+//!
+//! | to | implement |
+//! |---|---|
+//! | count calls in flight, or learn from outcomes | a [`Permit`] of your own |
+//! | reject before the inner service is ready | [`Policy::peek`] |
+//! | exert backpressure | [`Reserve`] |
+//! | be keyed by tenant, host or route | [`Idle`] and [`Report`] |
+//! | have metrics | [`Report`] |
+
+pub use crate::{clock::TokioClock, gate::GateLayer, in_flight::InFlight};
+pub use buttress_core::{
+    Class, Clock, Idle, Label, ManualClock, Name, Permit, Policy, Progress, Reason, Refused, Rejection, Reserve,
+    TimeoutKind, Waiters,
+    policy::NOT_READY,
+    report::{Metric, MetricKind, Report, Sink, Value},
+};

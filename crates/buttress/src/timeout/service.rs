@@ -1,0 +1,94 @@
+use super::layer::{CallBound, TimeoutLayer};
+use crate::{
+    ending::{Begin, Bound},
+    per_request::{PerRequest, Same},
+    shell::{around, opaque},
+    timer::Deadline,
+};
+use pin_project::pin_project;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tower_service::Service;
+
+/// A service with a timeout.
+#[derive(Clone, Debug)]
+pub struct Timeout<S, E, L = Same> {
+    inner: S,
+    layer: TimeoutLayer<E, L>,
+}
+
+around!(Timeout<S, E, L>);
+
+impl<S, E, L> Timeout<S, E, L> {
+    pub(super) fn new(inner: S, layer: TimeoutLayer<E, L>) -> Self {
+        Self { inner, layer }
+    }
+}
+
+impl<S, E, L, Req> Service<Req> for Timeout<S, E, L>
+where
+    L: PerRequest<Req, Duration>,
+    S: Service<Req>,
+    E: Begin<Req> + Bound<E::Context, S::Response, S::Error> + Clone,
+{
+    type Response = E::Bounded;
+    type Error = E::Error;
+    type Future = ResponseFuture<S::Future, E, E::Context>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
+        self.inner.poll_ready(cx).map_err(|error| self.layer.ends.inner(error))
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let TimeoutLayer { bound, limit, ends } = &self.layer;
+        let mut bound = bound.clone();
+        if let Some(after) = limit.of(&request) {
+            bound.after = after;
+        }
+        let context = ends.begin::<()>(&mut request);
+        ResponseFuture { future: self.inner.call(request), timer: Deadline::new(), context, bound, ends: ends.clone() }
+    }
+}
+
+/// The future of a [`Timeout`].
+#[pin_project]
+pub struct ResponseFuture<F, E, Cx> {
+    #[pin]
+    future: F,
+    #[pin]
+    timer: Deadline,
+    /// Leaves with the rejection.
+    context: Cx,
+    bound: CallBound,
+    ends: E,
+}
+
+opaque!(ResponseFuture<F, E, Cx>);
+
+impl<F, E, Cx, Res, Err> Future for ResponseFuture<F, E, Cx>
+where
+    F: Future<Output = Result<Res, Err>>,
+    E: Bound<Cx, Res, Err>,
+    Cx: Default,
+{
+    type Output = Result<E::Bounded, E::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(cx) {
+            Poll::Ready(Ok(response)) => {
+                return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
+            Poll::Pending => ready!(this.timer.poll_expired(this.bound.after, cx)),
+        }
+        Poll::Ready(this.ends.expired(std::mem::take(this.context), this.bound.expire()))
+    }
+}
