@@ -3,9 +3,8 @@ use std::fmt;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use super::dead_letter::DeadLetter;
 use crate::event::DomainEvent;
 
 /// What a group does with an event. Every `Fn(Delivery) -> impl Future<Output = Result<(), HandlerError>>` is one.
@@ -34,26 +33,6 @@ pub struct Delivery {
     pub dead_letter: Option<DeadLetter>,
 }
 
-/// Why an event is on a dead-letter topic.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// The group that could not handle it.
-    pub group: String,
-    /// The topic that it came from.
-    pub topic: String,
-    /// The partition that it came from.
-    pub partition: i64,
-    /// The position that it came from.
-    pub offset: i64,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// What the last attempt said.
-    pub error: String,
-    /// When the last attempt failed.
-    pub failed_at: Timestamp,
-}
-
 /// A handler's failure. Every error converts into one that is worth another attempt, so `?` just works.
 ///
 /// It is no [`Error`] itself, as that would forbid the conversion.
@@ -71,15 +50,6 @@ where
 {
     fn handle(&self, delivery: Delivery) -> BoxFuture<'_, Result<(), HandlerError>> {
         self(delivery).boxed()
-    }
-}
-
-// === impl DeadLetter ===
-
-impl DeadLetter {
-    /// The dead-letter topic of a group and a topic.
-    pub fn topic_of(group: &str, topic: &str) -> String {
-        format!("dead.{group}.{topic}")
     }
 }
 

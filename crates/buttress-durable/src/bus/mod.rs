@@ -14,20 +14,17 @@
 //! its module says what differs. Another broker implements [`EventBus`].
 
 mod attempt;
-mod consumer;
-mod dead_letters;
+mod dead_letter;
 mod event_bus;
-mod group;
 mod handler;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod log;
-mod partition;
 mod subscribe;
 
-pub use dead_letters::DeadLettered;
+pub use dead_letter::{DeadLetter, DeadLettered};
 pub use event_bus::{BusError, EventBus};
-pub use handler::{DeadLetter, Delivery, Handler, HandlerError};
+pub use handler::{Delivery, Handler, HandlerError};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaBus, KafkaConfig};
 pub use log::{LogBus, PARTITIONS};

@@ -1,6 +1,8 @@
 use futures_util::future::BoxFuture;
 use sqlx::Pool;
 
+use crate::clock::Timestamp;
+
 /// A database that Buttress knows: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
 ///
 /// The methods are how statements run on either. A service that has chosen its database uses sqlx itself; one that leaves the
@@ -172,8 +174,8 @@ impl From<Option<i64>> for Arg<'_> {
     }
 }
 
-impl From<crate::Timestamp> for Arg<'_> {
-    fn from(value: crate::Timestamp) -> Self {
+impl From<Timestamp> for Arg<'_> {
+    fn from(value: Timestamp) -> Self {
         Self::Int(value.as_millis())
     }
 }

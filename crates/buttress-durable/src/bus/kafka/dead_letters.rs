@@ -12,9 +12,8 @@ use super::context::Quiet;
 use super::member::ANSWER;
 use super::producer::Entry;
 use super::record::{Record, headers};
-use crate::bus::dead_letters::DeadLettered;
+use crate::bus::dead_letter::{DeadLetter, DeadLettered};
 use crate::bus::event_bus::BusError;
-use crate::bus::handler::DeadLetter;
 use crate::event::DomainEvent;
 
 impl KafkaBus {

@@ -3,7 +3,8 @@
 use rdkafka::Message;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
-use crate::bus::handler::{DeadLetter, Delivery, HandlerError};
+use crate::bus::dead_letter::DeadLetter;
+use crate::bus::handler::{Delivery, HandlerError};
 use crate::event::DomainEvent;
 
 /// A record as it came, detached from the consumer.

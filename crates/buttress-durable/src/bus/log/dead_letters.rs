@@ -1,23 +1,10 @@
-use super::event_bus::BusError;
-use super::handler::DeadLetter;
-use super::log::{LogBus, Record};
+use super::bus::LogBus;
+use super::store::Record;
+use crate::bus::dead_letter::{DeadLetter, DeadLettered};
+use crate::bus::event_bus::BusError;
 use crate::db::database::args;
 use crate::db::{Database, DbError};
 use crate::event::DomainEvent;
-
-/// An event on a dead-letter topic.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DeadLettered {
-    /// The event. `None` if it is the event itself that cannot be read.
-    pub event: Option<DomainEvent>,
-    /// Its partition on the dead-letter topic.
-    pub partition: i64,
-    /// Its position there.
-    pub offset: i64,
-    /// Where it failed, and why.
-    pub cause: DeadLetter,
-}
 
 impl<D: Database> LogBus<D> {
     /// The events of a topic that a group could not handle, oldest first, at most `limit`.
@@ -27,6 +14,7 @@ impl<D: Database> LogBus<D> {
     /// What the database says.
     pub async fn dead_letters(&self, group: &str, topic: &str, limit: u32) -> Result<Vec<DeadLettered>, BusError> {
         let rows = self
+            .log
             .db
             .read(
                 "SELECT part, position, payload, dead_letter FROM buttress_log WHERE topic = $1
@@ -45,8 +33,9 @@ impl<D: Database> LogBus<D> {
     /// [`BusError::Unknown`] if there is no such letter, or what the database says.
     pub async fn redrive(&self, group: &str, topic: &str, partition: i64, offset: i64) -> Result<(), BusError> {
         let from = DeadLetter::topic_of(group, topic);
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.log.db.begin().await?;
         let rows = self
+            .log
             .db
             .fetch(
                 &mut tx,
@@ -62,9 +51,9 @@ impl<D: Database> LogBus<D> {
         let payload = D::blob(row, 1)?;
         // A dead letter keeps its partition, so this is the one that the event's key belongs to.
         let record = Record { dedup, payload: &payload, dead_letter: None };
-        self.append(&mut tx, topic, partition, &[record]).await?;
+        self.log.append(&mut tx, topic, partition, &[record]).await?;
         tx.commit().await?;
-        self.wake();
+        self.log.wake();
         Ok(())
     }
 }

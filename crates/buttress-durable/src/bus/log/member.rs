@@ -9,21 +9,21 @@ use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::group::{self, Claim};
-use super::handler::Handler;
-use super::log::{LogBus, PARTITIONS};
 use super::partition::Partition;
-use super::subscribe::Subscribe;
+use super::store::{Log, PARTITIONS};
+use crate::bus::handler::Handler;
+use crate::bus::subscribe::Subscribe;
 use crate::db::{Database, DbError};
 use crate::task::Stop;
 
 /// How long a freed partition may lie about at most.
 const REBALANCE: Duration = Duration::from_secs(1);
 
-pub(super) struct Consumer<D: Database> {
-    bus: LogBus<D>,
+pub(super) struct Member<D: Database> {
+    log: Log<D>,
     subscribe: Arc<Subscribe>,
     handler: Arc<dyn Handler>,
-    member: String,
+    id: String,
     /// The partitions at work, each a task: one that holds a transaction must not stand still because another waits for
     /// its turn. Dropped, they are aborted.
     running: JoinSet<()>,
@@ -38,18 +38,18 @@ struct Owned {
     news: Arc<Notify>,
 }
 
-impl<D: Database> Consumer<D> {
-    pub(super) async fn join(bus: LogBus<D>, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Self, DbError> {
-        group::register(&bus.db, &subscribe).await?;
-        let member = Uuid::now_v7().to_string();
-        Ok(Self { bus, subscribe: Arc::new(subscribe), handler, member, running: JoinSet::new(), owned: Vec::new() })
+impl<D: Database> Member<D> {
+    pub(super) async fn join(log: Log<D>, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Self, DbError> {
+        group::register(&log.db, &subscribe).await?;
+        let id = Uuid::now_v7().to_string();
+        Ok(Self { log, subscribe: Arc::new(subscribe), handler, id, running: JoinSet::new(), owned: Vec::new() })
     }
 
     pub(super) async fn run(mut self, mut stop: Stop) {
-        let mut beat = interval((self.bus.lease / 3).min(REBALANCE));
+        let mut beat = interval((self.log.lease / 3).min(REBALANCE));
         // One look for all partitions. Each looking for itself would be the same question to the database eight times for
         // every topic, and as often again whenever this process publishes anything at all.
-        let (mut look, mut published) = (interval(self.bus.poll), self.bus.published());
+        let (mut look, mut published) = (interval(self.log.poll), self.log.published());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_set() {
             tokio::select! {
@@ -70,14 +70,14 @@ impl<D: Database> Consumer<D> {
             owned.stop.send_replace(true);
         }
         while self.running.join_next().await.is_some() {}
-        if let Err(error) = group::leave(&self.bus.db, &self.subscribe.group, &self.member).await {
+        if let Err(error) = group::leave(&self.log.db, &self.subscribe.group, &self.id).await {
             tracing::debug!(group = self.subscribe.group, %error, "member not signed off");
         }
     }
 
     /// Wakes the partitions that have something to read. Those of a failed look find it out when they renew their leases.
     async fn look(&self) {
-        match group::behind(&self.bus.db, &self.subscribe.group, &self.member).await {
+        match group::behind(&self.log.db, &self.subscribe.group, &self.id).await {
             Ok(behind) => {
                 let owned = self.owned.iter().filter(|owned| behind.contains(&owned.partition));
                 owned.for_each(|owned| owned.news.notify_one());
@@ -87,8 +87,8 @@ impl<D: Database> Consumer<D> {
     }
 
     async fn balance(&mut self) -> Result<(), DbError> {
-        let (db, name) = (&self.bus.db, &self.subscribe.group);
-        let members = group::heartbeat(db, name, &self.member, self.bus.lease).await?;
+        let (db, name) = (&self.log.db, &self.subscribe.group);
+        let members = group::heartbeat(db, name, &self.id, self.log.lease).await?;
         let share = (self.subscribe.topics.len() * usize::from(PARTITIONS)).div_ceil(members);
         for surplus in self.owned.iter().skip(share) {
             surplus.stop.send_replace(true);
@@ -103,12 +103,12 @@ impl<D: Database> Consumer<D> {
             if !known || self.owned.len() >= share || self.owned.iter().any(|owned| owned.partition == partition) {
                 continue;
             }
-            let claim = Claim::take(db, name, partition.clone(), &self.member, self.bus.lease).await?;
+            let claim = Claim::take(db, name, partition.clone(), &self.id, self.log.lease).await?;
             let Some(claim) = claim else { continue };
             let (stop, stopped) = Stop::channel();
             let news = Arc::new(Notify::new());
             let work = Partition {
-                bus: self.bus.clone(),
+                log: self.log.clone(),
                 subscribe: self.subscribe.clone(),
                 handler: self.handler.clone(),
                 claim,

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::attempt::attempt;
 use super::group::Claim;
-use super::handler::{DeadLetter, Delivery, Handler, HandlerError};
-use super::log::{LogBus, Record};
-use super::subscribe::Subscribe;
+use super::store::{Log, Record};
+use crate::bus::attempt::attempt;
+use crate::bus::dead_letter::DeadLetter;
+use crate::bus::handler::{Delivery, Handler, HandlerError};
+use crate::bus::subscribe::Subscribe;
 use crate::db::database::args;
 use crate::db::{Database, DbError};
 use crate::event::DomainEvent;
@@ -21,7 +22,7 @@ use crate::text::storable;
 const BATCH: i64 = 64;
 
 pub(super) struct Partition<D: Database> {
-    pub(super) bus: LogBus<D>,
+    pub(super) log: Log<D>,
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) claim: Claim,
@@ -47,7 +48,7 @@ impl<D: Database> Partition<D> {
     /// Works until told to stop, or until the partition is lost or the database fails; then somebody takes it again.
     pub(super) async fn run(mut self, mut stop: Stop) {
         // Three chances to renew before the lease ends. The first tick is at once, and harmless.
-        let mut beat = interval(self.bus.lease / 3);
+        let mut beat = interval(self.log.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (topic, part) = (self.claim.topic.clone(), self.claim.part);
         while !stop.is_set() {
@@ -68,7 +69,7 @@ impl<D: Database> Partition<D> {
             }
         }
         // Expires at once, so that others need not wait. If this fails, they wait.
-        if let Err(error) = self.claim.save(&self.bus.db, Duration::ZERO).await {
+        if let Err(error) = self.claim.save(&self.log.db, Duration::ZERO).await {
             tracing::debug!(group = self.subscribe.group, topic, part, %error, "partition not given back");
         }
     }
@@ -112,7 +113,7 @@ impl<D: Database> Partition<D> {
 
     async fn read(&self) -> Result<Vec<Stored>, DbError> {
         let rows = self
-            .bus
+            .log
             .db
             .read(
                 "SELECT position, dedup, payload, dead_letter FROM buttress_log
@@ -156,7 +157,7 @@ impl<D: Database> Partition<D> {
         }
         let pause = self.subscribe.backoff.pause(number - 1, &mut fastrand::Rng::new());
         self.claim.attempts = number;
-        self.claim.retry_at = self.bus.db.now().plus(pause);
+        self.claim.retry_at = self.log.db.now().plus(pause);
         self.renew().await
     }
 
@@ -181,7 +182,7 @@ impl<D: Database> Partition<D> {
             offset: record.position,
             attempts,
             error: storable(error),
-            failed_at: self.bus.db.now(),
+            failed_at: self.log.db.now(),
             group,
         };
         tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event is a dead letter");
@@ -189,17 +190,17 @@ impl<D: Database> Partition<D> {
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
         // Not ours before it is committed: whoever gives the partition back after a failure must not step over the record.
         let next = self.claim.after(record.position);
-        let mut tx = self.bus.db.begin().await?;
-        if !next.store(&self.bus.db, &mut tx, self.bus.lease).await? {
+        let mut tx = self.log.db.begin().await?;
+        if !next.store(&self.log.db, &mut tx, self.log.lease).await? {
             return Ok(Owner::Others);
         }
         // A letter that was sent back and fails once more is another letter.
         let dedup = format!("{}@{}", record.dedup, record.position);
         let entry = Record { dedup, payload: &record.payload, dead_letter: Some(&json) };
-        self.bus.append(&mut tx, &DeadLetter::topic_of(&letter.group, &topic), part, &[entry]).await?;
+        self.log.append(&mut tx, &DeadLetter::topic_of(&letter.group, &topic), part, &[entry]).await?;
         tx.commit().await?;
         self.claim = next;
-        self.bus.wake();
+        self.log.wake();
         Ok(Owner::Us)
     }
 
@@ -216,13 +217,13 @@ impl<D: Database> Partition<D> {
     }
 
     async fn renew(&self) -> Result<Owner, DbError> {
-        let ours = self.claim.save(&self.bus.db, self.bus.lease).await?;
+        let ours = self.claim.save(&self.log.db, self.log.lease).await?;
         Ok(if ours { Owner::Us } else { Owner::Others })
     }
 
     /// How long the next record has to wait for its next attempt, if it has to.
     fn pause(&self) -> Option<Duration> {
-        let pause = self.claim.retry_at.since(self.bus.db.now());
+        let pause = self.claim.retry_at.since(self.log.db.now());
         (!pause.is_zero()).then_some(pause)
     }
 }

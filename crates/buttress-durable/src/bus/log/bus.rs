@@ -4,21 +4,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
 
-use super::consumer::Consumer;
-use super::event_bus::{BusError, EventBus};
-use super::handler::Handler;
-use super::subscribe::{Subscribe, Subscription};
+use super::member::Member;
+use super::store::{Log, PARTITIONS, Record};
+use crate::bus::event_bus::{BusError, EventBus};
+use crate::bus::handler::Handler;
+use crate::bus::subscribe::{Subscribe, Subscription};
 use crate::clock::Timestamp;
 use crate::db::database::args;
-use crate::db::{Database, Db, DbError};
+use crate::db::{Database, Db};
 use crate::event::DomainEvent;
 use crate::hash::bucket;
 use crate::task::Worker;
-
-/// Partitions of every topic. Fixed, because a key that moves to another partition loses its order.
-pub const PARTITIONS: u16 = 8;
 
 /// The embedded broker: an append-only log in a database.
 ///
@@ -51,31 +48,20 @@ pub const PARTITIONS: u16 = 8;
 /// ```
 #[derive(Debug)]
 pub struct LogBus<D: Database> {
-    pub(super) db: Db<D>,
-    pub(super) lease: Duration,
-    pub(super) poll: Duration,
-    published: Arc<watch::Sender<()>>,
-}
-
-/// A record before it has a position.
-pub(super) struct Record<'a> {
-    pub(super) dedup: String,
-    pub(super) payload: &'a [u8],
-    pub(super) dead_letter: Option<&'a str>,
+    pub(super) log: Log<D>,
 }
 
 impl<D: Database> LogBus<D> {
     /// The log in `db`. Leases of 10 s, polls every 100 ms.
     pub fn new(db: Db<D>) -> Self {
-        let (published, _) = watch::channel(());
-        Self { db, lease: Duration::from_secs(10), poll: Duration::from_millis(100), published: Arc::new(published) }
+        Self { log: Log::new(db) }
     }
 
     /// How long a member that has crashed keeps its partitions. Default: 10 s. At least 3 times the longest pause that a
     /// healthy process may make (garbage, swapping, a slow disk).
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_millis(10));
+        self.log.lease = lease.max(Duration::from_millis(10));
         self
     }
 
@@ -83,13 +69,13 @@ impl<D: Database> LogBus<D> {
     /// wake it at once.
     #[must_use]
     pub fn with_poll(mut self, poll: Duration) -> Self {
-        self.poll = poll.max(Duration::from_millis(1));
+        self.log.poll = poll.max(Duration::from_millis(1));
         self
     }
 
     /// The database that holds the log.
     pub fn db(&self) -> &Db<D> {
-        &self.db
+        &self.log.db
     }
 
     /// Deletes what was published before a moment and every group has handled; how many records that were. A topic that
@@ -100,6 +86,7 @@ impl<D: Database> LogBus<D> {
     /// What the database says.
     pub async fn trim(&self, topic: &str, before: Timestamp) -> Result<u64, BusError> {
         let trimmed = self
+            .log
             .db
             .write(
                 "DELETE FROM buttress_log WHERE topic = $1 AND published_at < $2 AND position <
@@ -109,57 +96,6 @@ impl<D: Database> LogBus<D> {
             )
             .await?;
         Ok(trimmed)
-    }
-
-    /// Appends records to one partition, those that it does not have yet.
-    pub(super) async fn append(
-        &self,
-        conn: &mut D::Connection,
-        topic: &str,
-        part: i64,
-        records: &[Record<'_>],
-    ) -> Result<(), DbError> {
-        // Locks the head until the commit. That is what makes positions appear in their order and without gaps: a
-        // sequence would hand them out in one order and let them become visible in another.
-        let rows = self
-            .db
-            .fetch(
-                conn,
-                "INSERT INTO buttress_log_head (topic, part, next) VALUES ($1, $2, 0)
-                 ON CONFLICT (topic, part) DO UPDATE SET next = buttress_log_head.next RETURNING next",
-                args![topic, part],
-            )
-            .await?;
-        let mut next = rows.first().map(|row| D::int(row, 0)).transpose()?.unwrap_or(0);
-        let now = self.db.now();
-        for Record { dedup, payload, dead_letter } in records {
-            let appended = self
-                .db
-                .execute(
-                    conn,
-                    "INSERT INTO buttress_log (topic, part, position, dedup, payload, dead_letter, published_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (topic, dedup) DO NOTHING",
-                    args![topic, part, next, dedup, *payload, *dead_letter, now],
-                )
-                .await?;
-            next += i64::from(appended == 1);
-        }
-        self.db
-            .execute(
-                conn,
-                "UPDATE buttress_log_head SET next = $1 WHERE topic = $2 AND part = $3",
-                args![next, topic, part],
-            )
-            .await
-            .map(drop)
-    }
-
-    pub(super) fn wake(&self) {
-        self.published.send_replace(());
-    }
-
-    pub(super) fn published(&self) -> watch::Receiver<()> {
-        self.published.subscribe()
     }
 
     async fn publish_all(&self, events: &[DomainEvent]) -> Result<(), BusError> {
@@ -177,19 +113,19 @@ impl<D: Database> LogBus<D> {
             let record = Record { dedup: event.event_id().to_string(), payload, dead_letter: None };
             partitions.entry(partition).or_default().push(record);
         }
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.log.db.begin().await?;
         for ((topic, part), records) in &partitions {
-            self.append(&mut tx, topic, *part, records).await?;
+            self.log.append(&mut tx, topic, *part, records).await?;
         }
         tx.commit().await?;
-        self.wake();
+        self.log.wake();
         Ok(())
     }
 }
 
 impl<D: Database> Clone for LogBus<D> {
     fn clone(&self) -> Self {
-        Self { db: self.db.clone(), published: self.published.clone(), ..*self }
+        Self { log: self.log.clone() }
     }
 }
 
@@ -204,8 +140,8 @@ impl<D: Database> EventBus for LogBus<D> {
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<'_, Result<Subscription, BusError>> {
         async move {
-            let consumer = Consumer::join(self.clone(), subscribe, handler).await?;
-            Ok(Subscription::new(Worker::spawn(|stop| consumer.run(stop))))
+            let member = Member::join(self.log.clone(), subscribe, handler).await?;
+            Ok(Subscription::new(Worker::spawn(|stop| member.run(stop))))
         }
         .boxed()
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::log::PARTITIONS;
-use super::subscribe::{Start, Subscribe};
+use super::store::PARTITIONS;
+use crate::bus::subscribe::{Start, Subscribe};
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};

@@ -1,0 +1,15 @@
+//! The embedded broker: an append-only log in a database.
+//!
+//! [`bus`] is what a service uses. A subscription runs a [`member`] of its group, which takes its
+//! share of the partitions and runs one [`partition`] task for each. [`store`] and [`group`] are
+//! the SQL: records and heads, positions and leases.
+
+mod bus;
+mod dead_letters;
+mod group;
+mod member;
+mod partition;
+mod store;
+
+pub use bus::LogBus;
+pub use store::PARTITIONS;
