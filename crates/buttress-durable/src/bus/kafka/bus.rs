@@ -10,9 +10,10 @@ use tokio::runtime;
 
 use super::config::{KafkaConfig, refused};
 use super::context::Quiet;
-use super::member::{ANSWER, AtOnce, End, Member, MemberConsumer};
+use super::member::{ANSWER, Member, MemberConsumer};
 use super::partition::Shared;
 use super::producer::Producer;
+use super::stop_signal::{AbortOnDrop, StopSignal};
 use crate::bus::event_bus::{BusError, EventBus};
 use crate::bus::handler::Handler;
 use crate::bus::subscribe::{Start, Subscribe, Subscription};
@@ -69,10 +70,6 @@ impl KafkaBus {
         self
     }
 
-    pub(super) fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     pub(super) fn config(&self) -> &KafkaConfig {
         &self.config
     }
@@ -82,13 +79,13 @@ impl KafkaBus {
     }
 
     /// A consumer that has joined its group, or is about to. Blocks.
-    fn open(&self, shared: &Shared, runtime: runtime::Handle, end: End) -> Result<MemberConsumer, BusError> {
+    fn open(&self, shared: &Shared, runtime: runtime::Handle, stop: StopSignal) -> Result<MemberConsumer, BusError> {
         let Subscribe { group, topics, start, .. } = &*shared.subscribe;
         let mut config = self.config.consumer(group);
         if *start == Start::Latest && !self.begin_with_latest(group, topics)? {
             config.set("auto.offset.reset", "latest");
         }
-        let member = Member::new(shared.clone(), runtime, end);
+        let member = Member::new(shared.clone(), runtime, stop);
         let consumer: MemberConsumer = config.create_with_context(member).map_err(refused)?;
         for topic in topics {
             // Also has the brokers make the topic, where they do that.
@@ -132,13 +129,18 @@ impl KafkaBus {
     }
 
     async fn join(&self, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Subscription, BusError> {
-        let shared = Shared { bus: self.clone(), subscribe: Arc::new(subscribe), handler };
-        let (runtime, end) = (runtime::Handle::current(), End::new());
-        let at_once = AtOnce(end.clone());
+        let bus = self.clone();
+        let shared = Shared {
+            producer: self.producer.clone(),
+            clock: self.clock.clone(),
+            subscribe: Arc::new(subscribe),
+            handler,
+        };
+        let (runtime, stop) = (runtime::Handle::current(), StopSignal::new());
+        let abort_on_drop = AbortOnDrop(stop.clone());
         let opened = tokio::task::spawn_blocking(move || {
-            let bus = shared.bus.clone();
-            let consumer = bus.open(&shared, runtime.clone(), end.clone())?;
-            let reopen = move || match bus.open(&shared, runtime.clone(), end.clone()) {
+            let consumer = bus.open(&shared, runtime.clone(), stop.clone())?;
+            let reopen = move || match bus.open(&shared, runtime.clone(), stop.clone()) {
                 Ok(consumer) => Some(consumer),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no consumer for now");
@@ -150,7 +152,7 @@ impl KafkaBus {
         let gone = opened.await.map_err(|error| BusError::Unavailable(error.into()))??;
         Ok(Subscription::new(Worker::spawn(|mut stop| async move {
             stop.wait().await;
-            at_once.0.finish();
+            abort_on_drop.0.stop();
             // The sender is dropped with the thread, which is all there is to learn.
             let _ = gone.await;
         })))

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use super::context;
 use super::partition::{Progress, Shared, Slot, Tries};
 use super::producer::lock;
 use super::record::Record;
+use super::stop_signal::StopSignal;
 
 /// A topic and one of its partitions.
 type Key = (String, i32);
@@ -29,18 +29,8 @@ pub(super) struct Member {
     shared: Shared,
     runtime: runtime::Handle,
     owned: Mutex<HashMap<Key, Slot>>,
-    end: End,
+    stop: StopSignal,
 }
-
-/// How a member is to come to its end, told from outside its thread.
-#[derive(Clone, Debug)]
-pub(super) struct End(Arc<AtomicU8>);
-
-const NOT_YET: u8 = 0;
-/// Finish the events at hand.
-const FINISH: u8 = 1;
-/// Leave them.
-const AT_ONCE: u8 = 2;
 
 /// How long a poll waits. As long, at most, for a shutdown to begin, or a drained partition to go on.
 const POLL: Duration = Duration::from_millis(50);
@@ -52,40 +42,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// For a question to the brokers.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-// === impl End ===
-
-impl End {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(NOT_YET)))
-    }
-
-    pub(super) fn finish(&self) {
-        self.0.fetch_max(FINISH, Ordering::SeqCst);
-    }
-
-    fn is_near(&self) -> bool {
-        self.how() != NOT_YET
-    }
-
-    fn how(&self) -> u8 {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// Ends the member at once when it goes: its owner has been dropped.
-pub(super) struct AtOnce(pub(super) End);
-
-impl Drop for AtOnce {
-    fn drop(&mut self) {
-        self.0.0.fetch_max(AT_ONCE, Ordering::SeqCst);
-    }
-}
-
-// === impl Member ===
-
 impl Member {
-    pub(super) fn new(shared: Shared, runtime: runtime::Handle, end: End) -> Self {
-        Self { shared, runtime, owned: Mutex::default(), end }
+    pub(super) fn new(shared: Shared, runtime: runtime::Handle, stop: StopSignal) -> Self {
+        Self { shared, runtime, owned: Mutex::default(), stop }
     }
 
     /// Polls on a thread of its own: rebalancing and committing block, and no handler may keep them from it. Resolves when
@@ -99,12 +58,12 @@ impl Member {
             let _left = left;
             let mut consumer = Some(consumer);
             while let Some(current) = consumer.take() {
-                let end = current.context().end.clone();
+                let stop = current.context().stop.clone();
                 if poll(&current) == Poll::Ended {
                     return;
                 }
                 drop(current);
-                while consumer.is_none() && !end.is_near() {
+                while consumer.is_none() && !stop.is_set() {
                     thread::sleep(Duration::from_secs(1));
                     consumer = reopen();
                 }
@@ -156,7 +115,7 @@ impl Member {
     fn finish(&self, consumer: &MemberConsumer) {
         lock(&self.owned).values().for_each(Slot::stop);
         let (start, limit) = (now(), self.shared.subscribe.timeout.saturating_add(ANSWER));
-        while self.end.how() == FINISH && start.elapsed() < limit {
+        while self.stop.is_graceful() && start.elapsed() < limit {
             let settled = |slot: &Slot| slot.has_ended() && slot.uncommitted().is_none();
             if lock(&self.owned).values().all(settled) {
                 return;
@@ -169,7 +128,7 @@ impl Member {
 
     /// Begins work on partitions, where their last owner left them.
     fn assigned(&self, consumer: &MemberConsumer, partitions: &TopicPartitionList) {
-        if partitions.count() == 0 || self.end.is_near() {
+        if partitions.count() == 0 || self.stop.is_set() {
             return;
         }
         let committed = consumer.committed_offsets(partitions.clone(), ANSWER).unwrap_or_else(|error| {
@@ -200,7 +159,7 @@ impl Member {
             keys.filter_map(|key| owned.remove_entry(&key)).collect()
         };
         let lost = consumer.assignment_lost();
-        let grace = if lost || self.end.how() == AT_ONCE { Duration::ZERO } else { GRACE };
+        let grace = if lost || self.stop.is_abort() { Duration::ZERO } else { GRACE };
         slots.iter().for_each(|(_, slot)| slot.stop());
         let start = now();
         for (_, slot) in &slots {
@@ -226,7 +185,7 @@ enum Poll {
 fn poll(consumer: &MemberConsumer) -> Poll {
     let member = consumer.context();
     let mut handed_out = 0;
-    while !member.end.is_near() {
+    while !member.stop.is_set() {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
                 member.take(consumer, Record::detach(&message));

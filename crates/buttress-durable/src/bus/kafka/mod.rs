@@ -45,6 +45,7 @@ mod member;
 mod partition;
 mod producer;
 mod record;
+mod stop_signal;
 
 pub use bus::KafkaBus;
 pub use config::KafkaConfig;

@@ -11,14 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::bus::KafkaBus;
-use super::producer::{Entry, lock};
+use super::producer::{Entry, Producer, lock};
 use super::record::{Record, letter_headers};
 use crate::bus::attempt::attempt;
 use crate::bus::dead_letter::DeadLetter;
 use crate::bus::handler::{Handler, HandlerError};
 use crate::bus::subscribe::Subscribe;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::task::Stop;
 use crate::text::storable;
 
@@ -54,7 +53,8 @@ pub(super) struct Slot {
 /// What all partitions of a subscription have in common.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) bus: KafkaBus,
+    pub(super) producer: Arc<Producer>,
+    pub(super) clock: Clock,
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
 }
@@ -162,14 +162,14 @@ impl Work {
 
     /// Until the record is done with. False if we were told to stop before.
     async fn record(&self, record: &Record, stop: &mut Stop) -> bool {
-        let Shared { bus, subscribe, handler } = &self.shared;
+        let Shared { clock, subscribe, handler, .. } = &self.shared;
         let resumed = self.resume.filter(|resume| resume.offset == record.offset);
         let mut tries = resumed.map(|resume| resume.tries).unwrap_or_default();
         loop {
             tokio::select! {
                 biased;
                 () = stop.wait() => return false,
-                () = sleep(tries.retry_at.since(bus.clock().now())) => {}
+                () = sleep(tries.retry_at.since(clock.now())) => {}
             }
             let number = tries.attempts.saturating_add(1);
             let result = match record.delivery(number) {
@@ -185,7 +185,7 @@ impl Work {
                 break;
             }
             let pause = subscribe.backoff.pause(number - 1, &mut fastrand::Rng::new());
-            tries = Tries { attempts: number, retry_at: bus.clock().now().plus(pause) };
+            tries = Tries { attempts: number, retry_at: clock.now().plus(pause) };
             *lock(&self.progress) = Some(Progress { offset: record.offset, tries });
         }
         *lock(&self.progress) = Some(Progress { offset: record.offset + 1, tries: Tries::default() });
@@ -194,7 +194,7 @@ impl Work {
 
     /// To the dead-letter topic, and only then on.
     async fn bury(&self, record: &Record, attempts: u32, error: &HandlerError, stop: &mut Stop) -> bool {
-        let Shared { bus, subscribe, .. } = &self.shared;
+        let Shared { producer, clock, subscribe, .. } = &self.shared;
         let letter = DeadLetter {
             group: subscribe.group.clone(),
             topic: record.topic.clone(),
@@ -202,7 +202,7 @@ impl Work {
             offset: record.offset,
             attempts,
             error: storable(error),
-            failed_at: bus.clock().now(),
+            failed_at: clock.now(),
         };
         let Record { topic, partition, offset, .. } = record;
         tracing::error!(group = letter.group, topic, partition, offset, %error, "event is a dead letter");
@@ -215,7 +215,7 @@ impl Work {
                 payload: &record.payload,
                 headers: letter_headers(record, &cause),
             };
-            let Err(error) = bus.producer().publish_entry(entry).await else { return true };
+            let Err(error) = producer.publish_entry(entry).await else { return true };
             tracing::error!(topic, partition, offset, error = &error as &dyn std::error::Error, "dead letter waits");
             tokio::select! {
                 biased;
