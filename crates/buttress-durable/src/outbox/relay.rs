@@ -43,20 +43,32 @@ struct Batch {
     unreadable: Vec<(i64, String)>,
 }
 
-// === impl Relay ===
+// === impl Outbox ===
 
-impl Relay {
-    pub(super) fn spawn<D: Database>(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Self {
-        Self { worker: Worker::spawn(|stop| Work::new(outbox, bus).run(stop)) }
+impl<D: Database> Outbox<D> {
+    /// Publishes to `bus` until the relay is dropped. Start one in every process: on PostgreSQL they share the shards, on
+    /// SQLite one works and the others stand by.
+    pub fn relay(&self, bus: Arc<dyn EventBus>) -> Relay {
+        Relay { worker: Worker::spawn(|stop| Work::new(self.clone(), bus).run(stop)) }
     }
 
-    pub(super) async fn once<D: Database>(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Result<u64, BusError> {
-        let mut work = Work::new(outbox, bus);
+    /// Publishes what there is now, and returns how many events that were. For tests, and for services that bring their
+    /// own loop; on SQLite it does nothing while a relay has the lease.
+    ///
+    /// # Errors
+    ///
+    /// What the database or the bus says; whatever was not marked is published again next time.
+    pub async fn relay_once(&self, bus: &Arc<dyn EventBus>) -> Result<u64, BusError> {
+        let mut work = Work::new(self.clone(), bus.clone());
         let published = work.drain().await;
         work.give_back().await;
         published
     }
+}
 
+// === impl Relay ===
+
+impl Relay {
     /// Publishes what has been committed until now, within 5 seconds, and stops.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;

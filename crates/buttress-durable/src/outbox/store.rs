@@ -4,14 +4,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::bus::EventBus;
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::event::{DomainEvent, EventError};
 use crate::hash::{bucket, fnv1a};
-
-use super::relay::Relay;
 
 /// Shards of the outbox. Fixed, because a key that moves to another shard could overtake itself.
 pub const SHARDS: u16 = 16;
@@ -133,22 +130,6 @@ impl<D: Database> Outbox<D> {
     /// without.
     pub fn wake(&self) {
         self.written.send_replace(());
-    }
-
-    /// Publishes to `bus` until the relay is dropped. Start one in every process: on PostgreSQL they share the shards, on
-    /// SQLite one works and the others stand by.
-    pub fn relay(&self, bus: Arc<dyn EventBus>) -> Relay {
-        Relay::spawn(self.clone(), bus)
-    }
-
-    /// Publishes what there is now, and returns how many events that were. For tests, and for services that bring their
-    /// own loop; on SQLite it does nothing while a relay has the lease.
-    ///
-    /// # Errors
-    ///
-    /// What the database or the bus says; whatever was not marked is published again next time.
-    pub async fn relay_once(&self, bus: &Arc<dyn EventBus>) -> Result<u64, crate::bus::BusError> {
-        Relay::once(self.clone(), bus.clone()).await
     }
 
     /// How much is waiting.
