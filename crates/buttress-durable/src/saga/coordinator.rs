@@ -6,14 +6,13 @@ use buttress_core::InvalidConfig;
 use futures_util::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use uuid::Uuid;
+use tokio::sync::broadcast;
+use tokio::time::timeout;
 
 use super::admin::{Admin, AdminError, SagaView};
 use super::definition::{Definition, Flow};
 use super::run::Run;
+use super::scheduler::Scheduler;
 use super::starter::Starter;
 use super::state::Status;
 use super::store;
@@ -54,13 +53,13 @@ use crate::task::{Stop, Worker};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Coordinator<D: Database> {
-    shared: Arc<Shared<D>>,
+    scheduler: Arc<Scheduler<D>>,
 }
 
 /// Gathers the definitions and the knobs of a [`Coordinator`].
 #[must_use]
 pub struct CoordinatorBuilder<D: Database> {
-    shared: Shared<D>,
+    scheduler: Scheduler<D>,
 }
 
 /// A coordinator at work. Dropped, it stops at once; its sagas are taken over when their leases have expired.
@@ -70,23 +69,6 @@ pub struct Running {
     worker: Worker,
 }
 
-struct Shared<D: Database> {
-    db: Db<D>,
-    outbox: Outbox<D>,
-    flows: Vec<Arc<dyn Flow<D>>>,
-    owner: String,
-    concurrency: usize,
-    lease: Duration,
-    poll: Duration,
-    recoveries: u32,
-    /// A saga was started, or has something new to do.
-    woken: Arc<watch::Sender<()>>,
-    /// The id of a saga that has ended, is stuck, or has turned back.
-    news: broadcast::Sender<Arc<str>>,
-}
-
-/// News that a waiter may miss before it has to look for itself.
-const NEWS: usize = 256;
 /// The longest pause between two looks at a saga that another process may be running.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -102,7 +84,7 @@ impl<D: Database> CoordinatorBuilder<D> {
     where
         T: DeserializeOwned + Serialize + Send + Sync + 'static,
     {
-        let Shared { db, flows, woken, .. } = &mut self.shared;
+        let Scheduler { db, flows, woken, .. } = &mut self.scheduler;
         let taken = |flow: &Arc<dyn Flow<D>>| (flow.name(), flow.version()) == (&definition.name, definition.version);
         if flows.iter().any(taken) {
             return Err(InvalidConfig::new("definition", "must be registered once for each version"));
@@ -114,33 +96,33 @@ impl<D: Database> CoordinatorBuilder<D> {
 
     /// Sagas at work at the same time. Default: 16. At least 1.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.shared.concurrency = concurrency.max(1);
+        self.scheduler.concurrency = concurrency.max(1);
         self
     }
 
     /// How long a coordinator that has crashed keeps its sagas. Default: 30 s. At least 3 times the longest pause that a
     /// healthy process may make.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.shared.lease = lease.max(Duration::from_millis(10));
+        self.scheduler.lease = lease.max(Duration::from_millis(10));
         self
     }
 
     /// How often to look for sagas that another process has started, or left. Default: 200 ms.
     pub fn poll(mut self, poll: Duration) -> Self {
-        self.shared.poll = poll.max(Duration::from_millis(1));
+        self.scheduler.poll = poll.max(Duration::from_millis(1));
         self
     }
 
     /// How often a saga is taken over from an owner that was lost, without an answer from any step in between. Then it is
     /// stuck: it may be what kills the process. Default: 10.
     pub fn recoveries(mut self, recoveries: u32) -> Self {
-        self.shared.recoveries = recoveries;
+        self.scheduler.recoveries = recoveries;
         self
     }
 
     /// The coordinator, not yet at work.
     pub fn build(self) -> Coordinator<D> {
-        Coordinator { shared: Arc::new(self.shared) }
+        Coordinator { scheduler: Arc::new(self.scheduler) }
     }
 }
 
@@ -149,26 +131,13 @@ impl<D: Database> CoordinatorBuilder<D> {
 impl<D: Database> Coordinator<D> {
     /// Sagas in `db`, with their events in `outbox`, which must be in the same database.
     pub fn builder(db: Db<D>, outbox: Outbox<D>) -> CoordinatorBuilder<D> {
-        CoordinatorBuilder {
-            shared: Shared {
-                db,
-                outbox,
-                flows: Vec::new(),
-                owner: Uuid::now_v7().to_string(),
-                concurrency: 16,
-                lease: Duration::from_secs(30),
-                poll: Duration::from_millis(200),
-                recoveries: 10,
-                woken: Arc::new(watch::channel(()).0),
-                news: broadcast::channel(NEWS).0,
-            },
-        }
+        CoordinatorBuilder { scheduler: Scheduler::new(db, outbox) }
     }
 
     /// Works until the returned value is dropped or shut down, beginning with what a crash has left.
     pub fn run(&self) -> Running {
-        let shared = self.shared.clone();
-        Running { worker: Worker::spawn(|stop| shared.work(stop)) }
+        let scheduler = self.scheduler.clone();
+        Running { worker: Worker::spawn(|stop| scheduler.work(stop)) }
     }
 
     /// Runs everything that is due now, until it has ended or has to wait; how many sagas that were. For tests, and for
@@ -181,7 +150,7 @@ impl<D: Database> Coordinator<D> {
         let (_go_on, stop) = Stop::channel();
         let mut count = 0;
         loop {
-            let runs = self.shared.claim(self.shared.concurrency, &stop).await?;
+            let runs = self.scheduler.claim(self.scheduler.concurrency, &stop).await?;
             if runs.is_empty() {
                 return Ok(count);
             }
@@ -216,15 +185,15 @@ impl<D: Database> Coordinator<D> {
         limit: Duration,
         there: impl Fn(Status) -> bool,
     ) -> Result<Option<SagaView>, AdminError> {
-        let shared = &self.shared;
-        let mut news = shared.news.subscribe();
+        let scheduler = &self.scheduler;
+        let mut news = scheduler.news.subscribe();
         let looking = async {
-            let mut pause = shared.poll;
-            while store::status(&shared.db, id).await?.is_some_and(|status| !there(status)) {
+            let mut pause = scheduler.poll;
+            while store::status(&scheduler.db, id).await?.is_some_and(|status| !there(status)) {
                 // Whoever waits must not keep the database from what it is waiting for: it looks again when there is news,
                 // and seldom besides, for sagas that another process runs.
                 let _ = timeout(pause, told(&mut news, id)).await;
-                pause = pause.saturating_mul(2).min(LONGEST_LOOK.max(shared.poll));
+                pause = pause.saturating_mul(2).min(LONGEST_LOOK.max(scheduler.poll));
             }
             Ok::<_, DbError>(())
         };
@@ -236,7 +205,7 @@ impl<D: Database> Coordinator<D> {
 
     /// The list of sagas, and what to do with those that are stuck.
     pub fn admin(&self) -> Admin<D> {
-        Admin::new(self.shared.db.clone())
+        Admin::new(self.scheduler.db.clone())
     }
 }
 
@@ -246,73 +215,6 @@ impl Running {
     /// Finishes the calls at hand, writes down their outcome, and gives the sagas back.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;
-    }
-}
-
-// === impl Shared ===
-
-impl<D: Database> Shared<D> {
-    async fn work(self: Arc<Self>, mut stop: Stop) {
-        let mut woken = self.woken.subscribe();
-        // Each saga a task; dropped, they are aborted.
-        let mut runs = JoinSet::new();
-        while !stop.is_set() {
-            let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {
-                Ok(claimed) => {
-                    let none = claimed.is_empty();
-                    for run in claimed {
-                        runs.spawn(run.drive());
-                    }
-                    if none { self.until_due().await } else { self.poll }
-                }
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for sagas");
-                    self.poll
-                }
-            };
-            tokio::select! {
-                () = stop.wait() => {}
-                _ = woken.changed(), if runs.len() < self.concurrency => {}
-                Some(_) = runs.join_next() => {}
-                () = sleep(pause), if runs.len() < self.concurrency => {}
-            }
-        }
-        while runs.join_next().await.is_some() {}
-    }
-
-    /// Until the next look: sooner than a whole poll if a saga that waits is due sooner.
-    async fn until_due(&self) -> Duration {
-        let mut pause = self.poll;
-        for flow in &self.flows {
-            if let Ok(Some(due)) = store::next_due(&self.db, (flow.name(), flow.version())).await {
-                pause = pause.min(due.since(self.db.now()).max(Duration::from_millis(1)));
-            }
-        }
-        pause
-    }
-
-    async fn claim(&self, limit: usize, stop: &Stop) -> Result<Vec<Run<D>>, DbError> {
-        let mut runs = Vec::new();
-        for flow in &self.flows {
-            let room = limit.saturating_sub(runs.len());
-            if room == 0 {
-                break;
-            }
-            let definition = (flow.name(), flow.version());
-            for saga in store::claim(&self.db, definition, &self.owner, self.lease, room).await? {
-                runs.push(Run {
-                    db: self.db.clone(),
-                    outbox: self.outbox.clone(),
-                    flow: flow.clone(),
-                    saga,
-                    lease: self.lease,
-                    recoveries: self.recoveries,
-                    stop: stop.clone(),
-                    news: self.news.clone(),
-                });
-            }
-        }
-        Ok(runs)
     }
 }
 
@@ -326,27 +228,20 @@ async fn told(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
     }
 }
 
-impl<D: Database> fmt::Debug for Shared<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flows: Vec<_> = self.flows.iter().map(|flow| (flow.name(), flow.version())).collect();
-        f.debug_struct("Coordinator").field("owner", &self.owner).field("flows", &flows).finish_non_exhaustive()
-    }
-}
-
 impl<D: Database> fmt::Debug for Coordinator<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.fmt(f)
+        self.scheduler.fmt(f)
     }
 }
 
 impl<D: Database> fmt::Debug for CoordinatorBuilder<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.fmt(f)
+        self.scheduler.fmt(f)
     }
 }
 
 impl<D: Database> Clone for Coordinator<D> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self { scheduler: self.scheduler.clone() }
     }
 }

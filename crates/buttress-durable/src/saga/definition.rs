@@ -8,8 +8,10 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::machine::Rules;
-use super::step::{Act, Call, Done, Meta, Step, StepError};
+use super::call::{Call, Done, Meta};
+use super::error::StepError;
+use super::rules::Rules;
+use super::step::{Act, Step};
 use crate::db::{Database, Tx};
 use crate::event::{DomainEvent, is_topic};
 

@@ -2,30 +2,13 @@
 
 use std::time::Duration;
 
-use buttress_core::Backoff;
 use fastrand::Rng;
 
+use super::error::{ErrorKind, StepError};
+use super::rules::Rules;
 use super::state::{Failure, Status, StepState, Stuck};
-use super::step::{ErrorKind, StepError};
 use crate::clock::Timestamp;
 use crate::text::storable;
-
-/// The knobs of one step.
-#[derive(Clone, Debug)]
-pub(super) struct Rules {
-    pub(super) name: String,
-    pub(super) pivot: bool,
-    pub(super) retriable: bool,
-    pub(super) undoable: bool,
-    /// The action runs in our own transaction: cut off, it has not happened.
-    pub(super) local: bool,
-    pub(super) attempts: u32,
-    pub(super) backoff: Backoff,
-    pub(super) timeout: Duration,
-    pub(super) deadline: Option<Duration>,
-    pub(super) undo_attempts: u32,
-    pub(super) undo_backoff: Backoff,
-}
 
 /// A saga's row and its steps' rows.
 #[derive(Clone, Debug)]
@@ -68,28 +51,6 @@ pub(super) enum Next {
     Wait,
     End,
 }
-
-// === impl Rules ===
-
-impl Rules {
-    pub(super) fn new(name: String) -> Self {
-        Self {
-            name,
-            pivot: false,
-            retriable: false,
-            undoable: false,
-            local: false,
-            attempts: 5,
-            backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),
-            timeout: Duration::from_secs(10),
-            deadline: None,
-            undo_attempts: 20,
-            undo_backoff: Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(60)),
-        }
-    }
-}
-
-// === impl Progress ===
 
 impl Progress {
     pub(super) fn new(steps: usize, now: Timestamp, deadline: Option<Duration>) -> Self {

@@ -34,18 +34,24 @@
 //! [`Admin::counts`] for a metric.
 
 mod admin;
+mod call;
 mod coordinator;
 mod definition;
+mod error;
 mod machine;
+mod rules;
 mod run;
+mod scheduler;
 mod starter;
 mod state;
 mod step;
 mod store;
 
 pub use admin::{Admin, AdminError, Counts, Filter, SagaView, StepView};
+pub use call::{Call, Done};
 pub use coordinator::{Coordinator, CoordinatorBuilder, Running};
 pub use definition::Definition;
+pub use error::{ErrorKind, StepError};
 pub use starter::Starter;
 pub use state::{Failure, Status, StepState, Stuck};
-pub use step::{Call, Done, ErrorKind, Step, StepError};
+pub use step::Step;

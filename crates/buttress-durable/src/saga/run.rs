@@ -7,10 +7,11 @@ use fastrand::Rng;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::call::Meta;
 use super::definition::{CallError, Called, Flow};
+use super::error::StepError;
 use super::machine::Next;
 use super::state::Status;
-use super::step::{Meta, StepError};
 use super::store::{self, Lease, Owned};
 use crate::db::{Database, Db, Tx};
 use crate::event::DomainEvent;

@@ -1,18 +1,14 @@
-use std::error::Error;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_core::Backoff;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::machine::Rules;
-use super::state::Failure;
-use crate::clock::Timestamp;
-use crate::db::{Database, DbError, Tx};
-use crate::event::{DomainEvent, TraceContext};
+use super::call::{Call, Outcome};
+use super::rules::Rules;
+use crate::db::{Database, Tx};
 
 /// One step of a saga over data of type `T`.
 ///
@@ -52,44 +48,6 @@ pub struct Step<D: Database, T> {
     pub(super) compensation: Option<Act<D, T>>,
 }
 
-/// A step being called: the saga's data, and what the participant should be told.
-#[derive(Clone, Debug)]
-pub struct Call<T> {
-    /// The saga's data, as the steps before have left it.
-    pub data: T,
-    pub(super) meta: Meta,
-}
-
-/// A step that has done its work: the data for the steps that follow, and the events to publish.
-#[derive(Clone, Debug)]
-#[must_use = "return it from the step"]
-pub struct Done<T> {
-    pub(super) data: T,
-    pub(super) events: Vec<DomainEvent>,
-}
-
-/// Why a step has not done its work.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", crate::text::Chain(&**error))]
-pub struct StepError {
-    pub(super) kind: ErrorKind,
-    pub(super) pause: Option<Duration>,
-    error: Box<dyn Error + Send + Sync>,
-}
-
-/// What a failure says about the work.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// It did not happen, and may succeed if tried again.
-    Retriable,
-    /// It did not happen, and never will: out of stock, declined.
-    Terminal,
-    /// It may have happened: a timeout, a broken connection. Tried again while attempts last, and undone if that fails.
-    Unknown,
-}
-
-pub(super) type Outcome<T> = Result<Done<T>, StepError>;
 type Remote<T> = dyn Fn(Call<T>) -> BoxFuture<'static, Outcome<T>> + Send + Sync;
 type Local<D, T> = dyn for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync;
 
@@ -97,19 +55,6 @@ pub(super) enum Act<D: Database, T> {
     Remote(Box<Remote<T>>),
     Local(Box<Local<D, T>>),
 }
-
-#[derive(Clone, Debug)]
-pub(super) struct Meta {
-    pub(super) saga_id: Arc<str>,
-    pub(super) key: String,
-    pub(super) attempt: u32,
-    pub(super) generation: i64,
-    pub(super) deadline: Timestamp,
-    pub(super) trace: Option<TraceContext>,
-    pub(super) failure: Option<Failure>,
-}
-
-// === impl Step ===
 
 impl<D: Database, T> Step<D, T> {
     /// A step that calls somebody else. 5 attempts of at most 10 seconds, with pauses of 100 ms to 10 s.
@@ -215,105 +160,5 @@ impl<D: Database, T> Step<D, T> {
 impl<D: Database, T> fmt::Debug for Step<D, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Step").field("rules", &self.rules).finish_non_exhaustive()
-    }
-}
-
-// === impl Call ===
-
-impl<T> Call<T> {
-    /// The idempotency key: `saga:step`. The same for each attempt and for the compensation.
-    pub fn key(&self) -> &str {
-        &self.meta.key
-    }
-
-    /// The saga.
-    pub fn saga_id(&self) -> &str {
-        &self.meta.saga_id
-    }
-
-    /// 1 for the first attempt.
-    pub fn attempt(&self) -> u32 {
-        self.meta.attempt
-    }
-
-    /// The generation of this coordinator's lease. A participant that remembers the highest one it has seen can refuse a
-    /// coordinator that has been replaced.
-    pub fn generation(&self) -> i64 {
-        self.meta.generation
-    }
-
-    /// When the answer is no longer waited for.
-    pub fn deadline(&self) -> Timestamp {
-        self.meta.deadline
-    }
-
-    /// The trace in which the saga was started.
-    pub fn trace(&self) -> Option<&TraceContext> {
-        self.meta.trace.as_ref()
-    }
-
-    /// Why the saga is being undone. `None` while it goes forward.
-    pub fn failure(&self) -> Option<&Failure> {
-        self.meta.failure.as_ref()
-    }
-
-    /// The step is done, with the data as it is now.
-    pub fn done(self) -> Done<T> {
-        Done { data: self.data, events: Vec::new() }
-    }
-}
-
-// === impl Done ===
-
-impl<T> Done<T> {
-    /// Publishes an event through the outbox, in the transaction that notes the end of the step. It gets the saga's trace
-    /// if it has none.
-    pub fn event(mut self, event: DomainEvent) -> Self {
-        self.events.push(event);
-        self
-    }
-}
-
-// === impl StepError ===
-
-impl StepError {
-    /// It did not happen, and may succeed if tried again.
-    pub fn retriable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: ErrorKind::Retriable, pause: None, error: error.into() }
-    }
-
-    /// It did not happen, and never will.
-    pub fn terminal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: ErrorKind::Terminal, pause: None, error: error.into() }
-    }
-
-    /// It may have happened.
-    pub fn unknown(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: ErrorKind::Unknown, pause: None, error: error.into() }
-    }
-
-    /// Waits at least this long before the next attempt: what a `Retry-After` said.
-    #[must_use]
-    pub fn after(mut self, pause: Duration) -> Self {
-        self.pause = Some(pause);
-        self
-    }
-
-    /// What the failure says about the work.
-    pub fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-}
-
-impl From<DbError> for StepError {
-    /// Unknown, as a commit may have happened. In a local step that is settled by the rollback.
-    fn from(error: DbError) -> Self {
-        Self::unknown(error)
-    }
-}
-
-impl From<sqlx::Error> for StepError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::unknown(error)
     }
 }

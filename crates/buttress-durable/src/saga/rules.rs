@@ -1,0 +1,38 @@
+use std::time::Duration;
+
+use buttress_core::Backoff;
+
+/// The knobs of one step.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) name: String,
+    pub(super) pivot: bool,
+    pub(super) retriable: bool,
+    pub(super) undoable: bool,
+    /// The action runs in our own transaction: cut off, it has not happened.
+    pub(super) local: bool,
+    pub(super) attempts: u32,
+    pub(super) backoff: Backoff,
+    pub(super) timeout: Duration,
+    pub(super) deadline: Option<Duration>,
+    pub(super) undo_attempts: u32,
+    pub(super) undo_backoff: Backoff,
+}
+
+impl Rules {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            pivot: false,
+            retriable: false,
+            undoable: false,
+            local: false,
+            attempts: 5,
+            backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),
+            timeout: Duration::from_secs(10),
+            deadline: None,
+            undo_attempts: 20,
+            undo_backoff: Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(60)),
+        }
+    }
+}
