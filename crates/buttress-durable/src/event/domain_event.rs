@@ -1,14 +1,10 @@
-//! Domain events: what happened, to which aggregate, and when.
-//!
-//! An event's type is its topic and its aggregate is its key. Order is kept per key, never promised across keys.
-
-use std::fmt;
-use std::str::FromStr;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::error::EventError;
+use super::name::{MAX_TOPIC, is_key, is_topic};
+use super::trace_context::TraceContext;
 use crate::clock::Timestamp;
 
 /// Something that happened to one aggregate.
@@ -41,41 +37,6 @@ pub struct DomainEvent {
     trace: Option<TraceContext>,
     data: serde_json::Value,
 }
-
-/// The W3C trace context of whoever caused an event: <https://www.w3.org/TR/trace-context/>.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "WireTrace")]
-pub struct TraceContext {
-    traceparent: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tracestate: Option<String>,
-}
-
-/// Why something is not an event.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EventError {
-    /// Topics must be legal for every broker.
-    #[error("{0:?} is no event type: 1 to {MAX_TOPIC} of the characters A-Z, a-z, 0-9, '.', '_' and '-'")]
-    EventType(String),
-    /// Keys are stored as text.
-    #[error("{0:?} is no aggregate id: 1 to {MAX_KEY} bytes without control characters")]
-    AggregateId(String),
-    /// Not a W3C trace context.
-    #[error("{0:?} is no trace context")]
-    Trace(String),
-    /// The data does not fit the type, or is not JSON.
-    #[error("the event's data cannot be converted")]
-    Data(#[from] serde_json::Error),
-}
-
-/// Kafka allows 249; the rest is for the names of dead-letter topics.
-const MAX_TOPIC: usize = 120;
-const MAX_KEY: usize = 255;
-/// <https://www.w3.org/TR/trace-context/#tracestate-limits>
-const MAX_TRACESTATE: usize = 512;
-
-// === impl DomainEvent ===
 
 impl DomainEvent {
     /// An event with a new id, schema version 1 and no trace context.
@@ -205,80 +166,10 @@ impl TryFrom<Wire> for DomainEvent {
         if !is_topic(&event_type, MAX_TOPIC) {
             return Err(EventError::EventType(event_type));
         }
-        if !(1..=MAX_KEY).contains(&aggregate_id.len()) || aggregate_id.chars().any(char::is_control) {
+        if !is_key(&aggregate_id) {
             return Err(EventError::AggregateId(aggregate_id));
         }
         Ok(Self { event_id, event_type, aggregate_id, occurred_at, schema_version, trace, data })
-    }
-}
-
-/// Whether every broker takes this as the name of a topic or a group.
-pub(crate) fn is_topic(name: &str, max: usize) -> bool {
-    (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
-
-// === impl TraceContext ===
-
-impl TraceContext {
-    /// Takes the values of the `traceparent` and `tracestate` headers.
-    ///
-    /// # Errors
-    ///
-    /// If `traceparent` is not of the form `00-<32 hex>-<16 hex>-<2 hex>` with ids that are not all zero. A `tracestate`
-    /// that is too long (512 bytes) or not printable ASCII is dropped, as the standard asks.
-    pub fn new(traceparent: &str, tracestate: Option<&str>) -> Result<Self, EventError> {
-        let mut this: Self = traceparent.parse()?;
-        let legal = |state: &&str| state.len() <= MAX_TRACESTATE && state.bytes().all(|b| (0x20..0x7f).contains(&b));
-        this.tracestate = tracestate.filter(legal).map(str::to_owned);
-        Ok(this)
-    }
-
-    /// The value of the `traceparent` header.
-    pub fn traceparent(&self) -> &str {
-        &self.traceparent
-    }
-
-    /// The value of the `tracestate` header.
-    pub fn tracestate(&self) -> Option<&str> {
-        self.tracestate.as_deref()
-    }
-}
-
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.traceparent)
-    }
-}
-
-impl FromStr for TraceContext {
-    type Err = EventError;
-
-    fn from_str(text: &str) -> Result<Self, EventError> {
-        let hex = |part: &str, len| {
-            part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
-        match text.split('-').collect::<Vec<_>>()[..] {
-            ["00", trace, span, flags] if id(trace, 32) && id(span, 16) && hex(flags, 2) => {
-                Ok(Self { traceparent: text.to_owned(), tracestate: None })
-            }
-            _ => Err(EventError::Trace(text.to_owned())),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct WireTrace {
-    traceparent: String,
-    #[serde(default)]
-    tracestate: Option<String>,
-}
-
-impl TryFrom<WireTrace> for TraceContext {
-    type Error = EventError;
-
-    fn try_from(wire: WireTrace) -> Result<Self, EventError> {
-        Self::new(&wire.traceparent, wire.tracestate.as_deref())
     }
 }
 
@@ -320,15 +211,5 @@ mod tests {
         let mut json = serde_json::to_value(event()).unwrap();
         json["event_type"] = "a b".into();
         assert!(serde_json::from_value::<DomainEvent>(json).is_err(), "nor when it comes from outside");
-    }
-
-    #[test]
-    fn only_w3c_trace_contexts_are_carried() {
-        assert_eq!(PARENT.parse::<TraceContext>().unwrap().to_string(), PARENT);
-        let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
-        for wrong in ["", zero, &PARENT[1..], &PARENT.to_uppercase(), &PARENT.replacen("00-", "01-", 1)] {
-            assert!(wrong.parse::<TraceContext>().is_err(), "{wrong}");
-        }
-        assert_eq!(TraceContext::new(PARENT, Some("a\nb")).unwrap().tracestate(), None);
     }
 }
