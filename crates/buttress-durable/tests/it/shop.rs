@@ -143,7 +143,7 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// `create` (local), `reserve`, `pay` (pivot), `confirm` (local), `ship`.
+/// The saga of an order, over participants that outlive the coordinator's crashes.
 pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash) -> Definition<D, Order> {
     let remote = |step: &'static str, undo: bool| {
         let (participants, crash) = (participants.clone(), crash.clone());
@@ -161,22 +161,31 @@ pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash)
             }
         }
     };
-    let few = |n| NonZeroU32::new(n).unwrap();
-    let quick = Backoff::constant(Duration::from_millis(10));
-    let tune = |step: Step<D, Order>| {
-        step.attempts(few(3)).backoff(quick).compensation_attempts(few(3)).compensation_backoff(quick)
-    };
-    let steps = [
-        tune(create_order()),
-        tune(Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true))),
-        tune(Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot()),
-        tune(confirm_order().retriable()),
-        tune(Step::new("ship", remote("ship", false)).retriable()),
-    ];
-    Definition::new("order", 1, steps).unwrap().deadline(Duration::from_secs(600))
+    Definition::new("order", 1, steps(3, remote)).unwrap().deadline(Duration::from_secs(600))
 }
 
-pub(crate) fn create_order<D: Backend>() -> Step<D, Order> {
+/// The steps of an order: `create` (local), `reserve`, `pay` (pivot), `confirm` (local), `ship`.
+///
+/// `remote` makes the call of a step by its name, the compensation where the flag is set. Each is attempted up to
+/// `attempts` times, 10 ms apart.
+pub(crate) fn steps<D, F, Fut>(attempts: u32, remote: impl Fn(&'static str, bool) -> F) -> [Step<D, Order>; 5]
+where
+    D: Backend,
+    F: Fn(Call<Order>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Done<Order>, StepError>> + Send + 'static,
+{
+    let (attempts, pause) = (NonZeroU32::new(attempts).unwrap(), Backoff::constant(Duration::from_millis(10)));
+    let steps = [
+        create_order(),
+        Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true)),
+        Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot(),
+        confirm_order().retriable(),
+        Step::new("ship", remote("ship", false)).retriable(),
+    ];
+    steps.map(|step| step.attempts(attempts).backoff(pause).compensation_attempts(attempts).compensation_backoff(pause))
+}
+
+fn create_order<D: Backend>() -> Step<D, Order> {
     Step::local("create", |tx, call: Call<Order>| {
         let id = call.saga_id().to_owned();
         async move {
@@ -188,7 +197,7 @@ pub(crate) fn create_order<D: Backend>() -> Step<D, Order> {
     .local_compensation(|tx, call: Call<Order>| set(tx, call, "cancelled", "OrderCancelled").boxed())
 }
 
-pub(crate) fn confirm_order<D: Backend>() -> Step<D, Order> {
+fn confirm_order<D: Backend>() -> Step<D, Order> {
     Step::local("confirm", |tx, call: Call<Order>| set(tx, call, "confirmed", "OrderConfirmed").boxed())
 }
 

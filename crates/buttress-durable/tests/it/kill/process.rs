@@ -1,21 +1,19 @@
 //! One process of the order service.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buttress_core::Backoff;
 use buttress_durable::bus::{EventBus, KafkaBus, KafkaConfig, LogBus, Subscribe};
 use buttress_durable::db::{Arg, FaultPoint};
-use buttress_durable::saga::{Call, Coordinator, Definition, Step};
+use buttress_durable::saga::{Call, Coordinator, Definition};
 use buttress_durable::{Db, Inbox, Outbox};
 use futures_util::FutureExt;
 use tokio::task;
 
 use super::world::World;
 use super::{Orders, VARIABLE};
-use crate::shop::{Order, confirm_order, create_order};
+use crate::shop::{Order, steps};
 use crate::support::{Backend, eventually};
 
 /// Not a test by itself: without its orders it has nothing to do.
@@ -128,7 +126,7 @@ fn listener<D: Backend>(db: &Db<D>) -> impl buttress_durable::bus::Handler {
     })
 }
 
-/// The steps of [`crate::shop`], with participants that outlive the process.
+/// The saga of an order, with participants that outlive the process.
 fn definition<D: Backend>(world: &World<D>, fate: &Fate) -> Definition<D, Order> {
     let remote = |step: &'static str, undo: bool| {
         let (world, fate) = (world.clone(), fate.clone());
@@ -145,17 +143,5 @@ fn definition<D: Backend>(world: &World<D>, fate: &Fate) -> Definition<D, Order>
             }
         }
     };
-    let quick = Backoff::constant(Duration::from_millis(10));
-    let tune = |step: Step<D, Order>| {
-        let many = NonZeroU32::new(50).unwrap();
-        step.attempts(many).backoff(quick).compensation_attempts(many).compensation_backoff(quick)
-    };
-    let steps = [
-        tune(create_order()),
-        tune(Step::new("reserve", remote("reserve", false)).compensation(remote("reserve", true))),
-        tune(Step::new("pay", remote("pay", false)).compensation(remote("pay", true)).pivot()),
-        tune(confirm_order().retriable()),
-        tune(Step::new("ship", remote("ship", false)).retriable()),
-    ];
-    Definition::new("order", 1, steps).unwrap()
+    Definition::new("order", 1, steps(50, remote)).unwrap()
 }
