@@ -1,8 +1,9 @@
-//! Wall time: for rows that outlive the process, and the one place that reads it.
+//! Wall-clock time for rows that outlive the process. No other module reads the system clock.
 //!
-//! Deadlines, leases and pauses are stored as moments, so that another process can judge them after a restart; a
-//! monotonic clock cannot do that. Wall time may jump. A jump can make a lease end early or late, and the generation of
-//! the lease then decides who may write: clocks affect how soon work goes on, never whether two workers both succeed.
+//! Deadlines, leases and pauses are stored as timestamps, so that another process can evaluate them
+//! after a restart; a monotonic clock cannot do that. Wall time may jump. A jump can end a lease
+//! early or late, and the generation of the lease then decides who may write. So clocks affect when
+//! work continues, never whether two owners both write.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,16 +12,32 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment in milliseconds since 1970, UTC.
+/// A moment: milliseconds since 1970-01-01 UTC.
+///
+/// ```
+/// use buttress_durable::Timestamp;
+/// use std::time::Duration;
+///
+/// let start = Timestamp::from_millis(1_000);
+/// let end = start.plus(Duration::from_millis(500));
+/// assert_eq!(end.since(start), Duration::from_millis(500));
+/// assert_eq!(start.since(end), Duration::ZERO);
+/// ```
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
-/// Where the time comes from: the machine, or a [`ManualClock`] in a test.
+/// A source of wall-clock time: the system clock, or a [`ManualClock`] in a test.
+///
+/// ```
+/// use buttress_durable::{Clock, Timestamp};
+///
+/// assert!(Clock::system().now() > Timestamp::from_millis(0));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
 
-/// A clock that stands still until it is moved.
+/// A clock for tests, which moves only when it is advanced.
 ///
 /// ```
 /// use buttress_durable::{ManualClock, Timestamp};
@@ -44,29 +61,29 @@ enum Source {
 // === impl Timestamp ===
 
 impl Timestamp {
-    /// A moment as milliseconds since 1970.
+    /// Creates a timestamp from milliseconds since 1970.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// This moment and a while; the end of time if that overflows.
+    /// Adds a duration. Saturates at the largest timestamp.
     #[must_use]
     pub fn plus(self, pause: Duration) -> Self {
         Self(self.0.saturating_add(millis(pause)))
     }
 
-    /// This moment less a while.
+    /// Subtracts a duration. Saturates at the smallest timestamp.
     #[must_use]
     pub fn minus(self, pause: Duration) -> Self {
         Self(self.0.saturating_sub(millis(pause)))
     }
 
-    /// The time from `earlier` until this moment; zero if `earlier` is later.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -85,12 +102,12 @@ fn millis(duration: Duration) -> i64 {
 // === impl Clock ===
 
 impl Clock {
-    /// The machine's clock. The default.
+    /// The system clock. This is the default.
     pub const fn system() -> Self {
         Self(Source::System)
     }
 
-    /// Now. A machine whose clock stands before 1970 reads as 1970.
+    /// Returns the current time. A system clock set before 1970 reads as 1970.
     #[expect(clippy::disallowed_methods, reason = "moments in rows are wall time, and this is where they come from")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
@@ -103,17 +120,17 @@ impl Clock {
 // === impl ManualClock ===
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that reads `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(Arc::new(AtomicI64::new(now.0)))
     }
 
-    /// Moves the clock on.
+    /// Advances the clock.
     pub fn advance(&self, pause: Duration) {
         self.0.fetch_add(millis(pause), Ordering::SeqCst);
     }
 
-    /// A clock that shows what this one is set to.
+    /// Returns a [`Clock`] that reads this one.
     pub fn clock(&self) -> Clock {
         Clock(Source::Manual(self.0.clone()))
     }

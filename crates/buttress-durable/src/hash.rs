@@ -1,9 +1,10 @@
-/// FNV-1a, 64 bits: the same on every machine and in every version, since it is stored in rows.
+/// FNV-1a, 64 bits. Its values are stored, so it must be the same on every machine and in every
+/// version.
 pub(crate) fn fnv1a(key: &str) -> u64 {
     key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Which of `buckets` a key belongs to.
+/// Returns the bucket of a key, from 0 to `buckets - 1`.
 pub(crate) fn bucket(key: &str, buckets: u16) -> i64 {
     i64::try_from(fnv1a(key) % u64::from(buckets.max(1))).unwrap_or(0)
 }
@@ -14,7 +15,8 @@ mod tests {
 
     #[test]
     fn keys_stay_where_they_were_stored() {
-        // The published test vectors: a change here would scatter the keys of every running database.
+        // The published test vectors. A changed hash would move the keys of every existing
+        // database.
         assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
     }

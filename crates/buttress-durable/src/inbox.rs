@@ -1,8 +1,8 @@
-//! The inbox: an event is handled once, however often it is delivered.
+//! The inbox: handles an event once, however often it is delivered.
 //!
-//! The event's id is written in the transaction of the handler's own writes. Delivered again, the id is already there, and
-//! the handler's writes do not happen a second time. What the handler does *outside* of that transaction may still happen
-//! again.
+//! The id of the event is inserted in the transaction of the handler's own writes. On a repeated
+//! delivery the id exists already, and the handler does not run again. Effects of the handler
+//! *outside* that transaction may still be repeated.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::db::database::args;
 use crate::db::{Database, Db, DbError, Tx};
 use crate::event::DomainEvent;
 
-/// What a consumer has handled.
+/// The events that a consumer has handled.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -49,7 +49,7 @@ pub struct Inbox<D: Database> {
     consumer: Arc<str>,
 }
 
-/// A [`Handler`] whose writes happen once for each event. See [`Inbox::handler`].
+/// A [`Handler`] that writes once for each event. See [`Inbox::handler`].
 #[derive(Debug)]
 pub struct InboxHandler<D: Database, F> {
     inbox: Inbox<D>,
@@ -57,19 +57,41 @@ pub struct InboxHandler<D: Database, F> {
 }
 
 impl<D: Database> Inbox<D> {
-    /// The inbox of one consumer, most simply called like its group. Two consumers that share a name share what they have
-    /// handled.
+    /// Creates the inbox of a consumer. Use the name of its group: two consumers with one name
+    /// share what they have handled.
     pub fn new(db: Db<D>, consumer: impl Into<Arc<str>>) -> Self {
         Self { db, consumer: consumer.into() }
     }
 
-    /// Notes an event in the caller's transaction. False if it has been handled before: then do nothing, and acknowledge.
+    /// Marks an event as handled, in the caller's transaction. Returns false if it was handled
+    /// before; then acknowledge it without any work.
     ///
-    /// On PostgreSQL a second delivery waits here until the first one's transaction has ended.
+    /// On PostgreSQL a second delivery waits here until the transaction of the first has ended.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// use buttress_durable::{Db, Inbox};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = Db::open(dir.path().join("shipping.db")).await?;
+    /// # let event_id = uuid::Uuid::now_v7();
+    /// let inbox = Inbox::new(db.clone(), "shipping");
+    /// let mut tx = db.begin().await?;
+    /// assert!(inbox.claim(&mut tx, event_id).await?);
+    /// // The writes of the handler belong here.
+    /// tx.commit().await?;
+    ///
+    /// let mut tx = db.begin().await?;
+    /// assert!(!inbox.claim(&mut tx, event_id).await?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn claim(&self, conn: &mut D::Connection, event_id: Uuid) -> Result<bool, DbError> {
         let id = event_id.to_string();
         let rows = self
@@ -84,7 +106,8 @@ impl<D: Database> Inbox<D> {
         Ok(!rows.is_empty())
     }
 
-    /// A handler that begins a transaction, claims the event, runs `handle` if it is new, and commits.
+    /// Returns a handler that begins a transaction, claims the event, runs `handle` if it is new,
+    /// and commits.
     pub fn handler<F>(self, handle: F) -> InboxHandler<D, F>
     where
         F: for<'a> Fn(&'a mut Tx<D>, &'a DomainEvent) -> BoxFuture<'a, Result<(), HandlerError>>,
@@ -93,12 +116,14 @@ impl<D: Database> Inbox<D> {
         InboxHandler { inbox: self, handle }
     }
 
-    /// Forgets what was handled before a moment; how many events that were. Keep them for longer than a redelivery can
-    /// take: the retention of the broker, plus the time that a dead letter may lie.
+    /// Deletes the ids of events that were handled before a moment, and returns their number.
+    ///
+    /// Keep them for longer than a redelivery can take: the broker's retention, plus the time until
+    /// a dead letter is redriven.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, DbError> {
         let sql = "DELETE FROM buttress_inbox WHERE consumer = $1 AND handled_at < $2";
         self.db.write(sql, args![&*self.consumer, before]).await

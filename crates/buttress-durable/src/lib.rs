@@ -1,71 +1,132 @@
-//! Domain events, outbox, inbox and sagas: what keeps the business right when calls fail anyway.
+//! Domain events, transactional outbox, inbox and sagas over SQLite or PostgreSQL.
 //!
-//! The layers of the crate `buttress` protect a call. This crate is for what has to be right after the call has failed, the
-//! process has died, or the message has come twice. It needs a database, SQLite or PostgreSQL ([`db`]), and no broker: one
-//! is embedded. Kafka may take its place.
+//! The layers of the crate `buttress` protect a single call. This crate keeps data consistent when
+//! a call has failed, a process has crashed, or a message was delivered twice. It needs a database,
+//! SQLite or PostgreSQL ([`db`]). A broker is embedded; Kafka can replace it.
 //!
-//! | module | for |
+//! | module | purpose |
 //! |---|---|
 //! | [`event`] | what happened, to which aggregate, when, in which trace |
-//! | [`outbox`] | publishing an event if, and only if, its transaction commits |
+//! | [`outbox`] | publishes an event if, and only if, its transaction commits |
 //! | [`bus`] | consumer groups, retries and dead letters, over the embedded log or Kafka |
-//! | [`inbox`] | handling an event once, however often it comes |
-//! | [`saga`] | a change across services that happens everywhere or is undone |
+//! | [`inbox`] | handles an event once, however often it is delivered |
+//! | [`saga`] | a change across services that completes everywhere or is compensated |
 //!
-//! # What is promised
+//! # Example
 //!
-//! "Exactly once" means an effect in this database, in the transaction that notes it; no library can promise it for an
-//! effect elsewhere. There, a call is made at least once with the same idempotency key, and the participant makes it one.
+//! An order and its event are written in one transaction, published by a relay, and handled once:
 //!
-//! | operation | promise |
-//! |---|---|
-//! | [`Outbox::append`] | with the caller's transaction, or not at all; written twice, it is there once |
-//! | the relay ([`Outbox::relay`]) | at least once; ordered per key as the transactions committed |
-//! | [`EventBus::publish`] | at least once, ordered per key. [`LogBus`]: atomic per call, and an event that it still holds is not appended again. `KafkaBus`: not queued again while it waits for the brokers |
-//! | positions of the log | without gaps per partition, in the order of the commits, never used twice |
-//! | [`EventBus::subscribe`] | at least once to every group; ordered per key until an event of that key becomes a dead letter |
-//! | a commit of a group's position | only by the member that owns the partition; a stale one's touches nothing |
-//! | a failing, panicking or hanging handler | never acknowledged: tried again, then a dead letter, before the group goes on ([`LogBus`]: in one transaction with it) |
-//! | [`Inbox::handler`] | the writes in its transaction: exactly once for each consumer and event, until [`purge`](Inbox::purge) |
-//! | [`Starter::start`](saga::Starter::start) | with the caller's transaction, or not at all; once for each id |
-//! | a [local](saga::Step::local) step, and the events of any step | exactly once |
-//! | a remote action or compensation | at least once, always with the same key |
-//! | a saga | ends with every step done, or with every step undone that was or may have been done, or is [stuck](saga::Stuck) and listed |
-//! | two coordinators on one saga | never both write; the calls of one that has lost its lease may still arrive |
-//! | order across keys | not promised |
-//! | isolation between sagas | not promised: others see what a saga has done before it is undone |
-//! | leases and clocks that jump | a jump may hand work over early or late, and so repeat a call; never two owners that both write |
-//! | a power cut | PostgreSQL: as the server is configured. SQLite as [`Db::open`] sets it: the last transactions may be lost, whole |
+//! ```
+//! # #[cfg(feature = "sqlite")]
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use buttress_durable::bus::{EventBus, LogBus, Subscribe};
+//! use buttress_durable::{Db, DomainEvent, Inbox, Outbox, args};
+//! use futures_util::FutureExt;
+//! use std::sync::Arc;
 //!
-//! # What was done to test it
+//! # let dir = tempfile::tempdir()?;
+//! let db = Db::open(dir.path().join("orders.db")).await?;
+//! let mut tx = db.begin().await?;
+//! tx.execute("CREATE TABLE orders (id TEXT PRIMARY KEY)", args![]).await?;
+//! tx.execute("CREATE TABLE parcels (order_id TEXT NOT NULL)", args![]).await?;
+//! tx.commit().await?;
 //!
-//! Processes are killed. The tests start themselves again as a service with its coordinator, relay, log and a consumer with
-//! its inbox. It sends itself SIGKILL before a statement, before a commit or after it, or around an effect of a participant:
-//! one process for the first time that any of these boundaries is met, and another one for a later time. Then a new process
-//! goes on over the same database, and the effects are counted: an order that succeeds, one that is declined, one whose
-//! answers are lost. In other tests two such processes share a database, and one of them is killed at a random moment, again
-//! and again (the seed is printed); what they wrote down of their calls shows that no two were ever at one saga at the same
-//! time. One runs over Kafka, too.
+//! let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db.clone()));
+//! let outbox = Outbox::new(db.clone());
+//! let relay = outbox.relay(bus.clone());
+//! let handler = Inbox::new(db.clone(), "shipping").handler(|tx, event| {
+//!     async move {
+//!         tx.execute("INSERT INTO parcels (order_id) VALUES ($1)", args![event.key()]).await?;
+//!         Ok(())
+//!     }
+//!     .boxed()
+//! });
+//! let shipping = bus.subscribe(Subscribe::new("shipping", ["OrderCreated"])?, Arc::new(handler)).await?;
 //!
-//! What takes more than a few hundred processes is tested inside of one. With the feature `fault-points`, a test can stop the
-//! code, as it were, at the *n*-th boundary, for every *n* until it gets through: a saga with its relay and log (success with
-//! retries, a refusal, a payment whose answer is lost), a relay, and a consumer with its inbox. Others crash life after life
-//! at random boundaries from a fixed seed, or drop a coordinator after the *n*-th poll. Three coordinators on one database
-//! share forty sagas, and no saga may ever have two calls at the same time; a coordinator and a group member that wake up
-//! after their lease has gone to another must change nothing; four relays and four writers compete for the same keys. All of
-//! them run on SQLite files, and on PostgreSQL when `BUTTRESS_TEST_POSTGRES` names a server. What a saga decides is apart from
-//! all that a pure state machine, held against random participants.
-//!
-//! What every bus promises is one set of tests, run over the log on both databases and over Kafka's mock cluster: brokers in
-//! the test's process that speak the protocol, fail requests, go down and come back; and over a real broker when
-//! `BUTTRESS_TEST_KAFKA` names one (`host:port`). The mock does not replicate, checks no sequence numbers of producers, and
-//! forgets everything when its process ends, so what rests on that is not tested by it.
-//!
-//! Not tested: power cuts, a PostgreSQL server or a Kafka broker that fails over, more than one machine.
+//! let mut tx = db.begin().await?;
+//! tx.execute("INSERT INTO orders (id) VALUES ($1)", args!["order-7"]).await?;
+//! let event = DomainEvent::new("OrderCreated", "order-7", db.clock().now(), &())?;
+//! outbox.append(&mut tx, &event).await?;
+//! tx.commit().await?;
+//! outbox.wake();
+//! # let parcels = async || -> Result<i64, buttress_durable::DbError> {
+//! #     let row: Option<(i64,)> = db.row("SELECT COUNT(*) FROM parcels", args![]).await?;
+//! #     Ok(row.map_or(0, |(count,)| count))
+//! # };
+//! # while parcels().await? == 0 {
+//! #     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+//! # }
+//! relay.shutdown().await;
+//! shipping.shutdown().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Features
 //!
-//! `sqlite` (default), `postgres`, `kafka` (builds librdkafka, with gcc and make), and `fault-points`, which is for tests only.
+//! | feature | default | enables |
+//! |---|---|---|
+//! | `sqlite` | yes | [`Db::open`](Db): SQLite, built from source by a C compiler |
+//! | `postgres` | no | [`Db::connect`](Db): PostgreSQL |
+//! | `kafka` | no | `KafkaBus`: the event bus over Kafka; builds librdkafka with a C compiler and make |
+//! | `fault-points` | no | `Db::with_faults`: simulated crashes. For tests only |
+//!
+//! # Guarantees
+//!
+//! "Exactly once" means an effect in this database, in the transaction that records it. No library
+//! can guarantee it for an effect elsewhere: such a call is made at least once with the same
+//! idempotency key, and the participant must make it idempotent.
+//!
+//! | operation | guarantee |
+//! |---|---|
+//! | [`Outbox::append`] | atomic with the caller's transaction; idempotent by the event's id |
+//! | the relay ([`Outbox::relay`]) | at least once; ordered per key as the transactions committed |
+//! | [`EventBus::publish`] | at least once, ordered per key. [`LogBus`]: atomic per call, and an event that the log holds is not appended again. `KafkaBus`: not queued again while it is in the queue |
+//! | positions of the log | without gaps per partition, in commit order, never reused |
+//! | [`EventBus::subscribe`] | at least once to every group; ordered per key until an event of that key becomes a dead letter |
+//! | a commit of a group's position | only by the member that owns the partition; the commit of a replaced owner has no effect |
+//! | a failing, panicking or hanging handler | not acknowledged: retried, then moved to the dead-letter topic before the group continues ([`LogBus`]: in the transaction of the commit) |
+//! | [`Inbox::handler`] | the writes in its transaction: exactly once for each consumer and event, until [`purge`](Inbox::purge) |
+//! | [`Starter::start`](saga::Starter::start) | atomic with the caller's transaction; once for each id |
+//! | a [local](saga::Step::local) step, and the events of any step | exactly once |
+//! | a remote action or compensation | at least once, always with the same key |
+//! | a saga | ends with every step done, or with every step undone that was or may have been done, or is [stuck](saga::Stuck) and listed |
+//! | two coordinators on one saga | never both write; calls of one that has lost its lease may still arrive |
+//! | order across keys | none |
+//! | isolation between sagas | none: others see what a saga has done before it is compensated |
+//! | leases and clock jumps | a jump may hand work over early or late, and so repeat a call; two owners never both write |
+//! | a power cut | PostgreSQL: as the server is configured. SQLite as [`Db::open`](Db) sets it: the last transactions may be lost, each as a whole |
+//!
+//! # How it is tested
+//!
+//! **Killed processes.** The tests start themselves as a service with a coordinator, a relay, a
+//! log, and a consumer with its inbox. The service sends itself SIGKILL before a statement, before
+//! or after a commit, or around an effect of a participant: one process for the first occurrence of
+//! each boundary, and one for a later occurrence. A new process continues on the same database, and
+//! the test counts the effects: of an order that succeeds, one that is declined, and one whose
+//! answers are lost. In other tests two processes share a database, one of them is killed
+//! repeatedly at random moments (the seed is printed), and their logs of calls show that no two
+//! calls of one saga overlap. One of these tests runs over Kafka.
+//!
+//! **Simulated crashes.** With the feature `fault-points` a test stops the code at the *n*-th
+//! boundary, for every *n* until the run completes: a saga with its relay and log (success with
+//! retries, a rejection, a payment whose answer is lost), a relay, and a consumer with its inbox.
+//! Others crash repeatedly at random boundaries from a fixed seed, or drop a coordinator after the
+//! *n*-th poll. Three coordinators on one database share forty sagas, and no saga may have two
+//! calls at the same time. A coordinator and a group member that continue after their lease was
+//! lost must change nothing. Four relays and four writers compete for the same keys. All of these
+//! run on SQLite files, and on PostgreSQL if `BUTTRESS_TEST_POSTGRES` names a server. The decisions
+//! of a saga are a pure state machine, tested with random participants.
+//!
+//! **Buses.** One set of tests covers the guarantees of every bus. It runs over the log on both
+//! databases, over Kafka's mock cluster (brokers in the test's process that fail requests, go down
+//! and come back), and over a real broker if `BUTTRESS_TEST_KAFKA` names one (`host:port`). The
+//! mock does not replicate, does not check the sequence numbers of producers, and forgets
+//! everything when its process ends, so these are not covered by it.
+//!
+//! **Not tested:** power cuts, a failover of a PostgreSQL server or a Kafka broker, and more than
+//! one machine.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;

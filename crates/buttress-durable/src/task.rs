@@ -1,14 +1,14 @@
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// A task that somebody owns: dropped, it is aborted; shut down, it may finish what it is at.
+/// A task that is aborted when dropped, and that [`shutdown`](Self::shutdown) lets finish its work.
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-/// Tells a worker to come to an end.
+/// Signals a worker to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop(watch::Receiver<bool>);
 
@@ -23,7 +23,7 @@ impl Worker {
 
     pub(crate) async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        // A panic in there has been reported by the panic hook; there is nothing left to stop.
+        // The panic hook has reported a panic of the task; there is nothing left to stop.
         let _ = (&mut self.task).await;
     }
 }
@@ -44,7 +44,7 @@ impl Stop {
         *self.0.borrow()
     }
 
-    /// Returns when the worker is to end; also when nobody is left to tell it.
+    /// Returns when the worker should stop, or when the sender was dropped.
     pub(crate) async fn wait(&mut self) {
         let _ = self.0.wait_for(|stop| *stop).await;
     }

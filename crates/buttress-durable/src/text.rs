@@ -1,12 +1,12 @@
-//! Errors as the text that is kept in rows.
+//! Errors as text for database rows.
 
 use std::error::Error;
 use std::fmt;
 
-/// Bytes of an error's text that are worth keeping in a row.
+/// Longest text of an error in a row, in bytes.
 const MAX: usize = 1_000;
 
-/// An error with all its causes, `: ` in between.
+/// Displays an error with all its causes, separated by `: `.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
@@ -21,7 +21,8 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Cut to a sensible length. PostgreSQL refuses NUL in text, and an error may quote anything.
+/// Truncates a text to 1,000 bytes and replaces NUL, which PostgreSQL rejects and an error message
+/// may contain.
 pub(crate) fn storable(text: impl fmt::Display) -> String {
     let mut text = text.to_string().replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(MAX));

@@ -1,4 +1,4 @@
-//! One attempt at one event, on whichever bus.
+//! Runs a handler once. Both buses use it.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::handler::{Delivery, Handler, HandlerError};
 
-/// A panic is a failure like any other: the event is not handled, and the group goes on.
+/// Calls the handler with a time limit. A panic and a timeout are failures that may be retried.
 pub(super) async fn attempt(handler: &dyn Handler, delivery: Delivery, limit: Duration) -> Result<(), HandlerError> {
     let attempt = AssertUnwindSafe(async { timeout(limit, handler.handle(delivery)).await }).catch_unwind();
     match attempt.await {

@@ -3,42 +3,49 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::event::DomainEvent;
 
-/// Why an event is on a dead-letter topic.
+/// Why an event is on a dead-letter topic. Stored as JSON with the event.
+///
+/// ```
+/// use buttress_durable::bus::DeadLetter;
+///
+/// assert_eq!(DeadLetter::topic_of("shipping", "OrderConfirmed"), "dead.shipping.OrderConfirmed");
+/// ```
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// The group that could not handle it.
+    /// The group whose handler failed.
     pub group: String,
-    /// The topic that it came from.
+    /// The original topic.
     pub topic: String,
-    /// The partition that it came from.
+    /// The partition of the original topic.
     pub partition: i64,
-    /// The position that it came from.
+    /// The position in that partition.
     pub offset: i64,
-    /// How often it was tried.
+    /// Number of attempts made.
     pub attempts: u32,
-    /// What the last attempt said.
+    /// The error of the last attempt, with its causes. At most 1,000 bytes.
     pub error: String,
     /// When the last attempt failed.
     pub failed_at: Timestamp,
 }
 
-/// An event on a dead-letter topic.
+/// An event on a dead-letter topic, as [`LogBus::dead_letters`](crate::LogBus::dead_letters) lists
+/// it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeadLettered {
-    /// The event. `None` if it is the event itself that cannot be read.
+    /// The event. `None` if its bytes cannot be decoded.
     pub event: Option<DomainEvent>,
-    /// Its partition on the dead-letter topic.
+    /// The partition of the dead-letter topic.
     pub partition: i64,
-    /// Its position there.
+    /// The position in that partition.
     pub offset: i64,
-    /// Where it failed, and why.
+    /// Where and why the event failed.
     pub cause: DeadLetter,
 }
 
 impl DeadLetter {
-    /// The dead-letter topic of a group and a topic.
+    /// Returns the name of the dead-letter topic for a group and a topic: `dead.<group>.<topic>`.
     pub fn topic_of(group: &str, topic: &str) -> String {
         format!("dead.{group}.{topic}")
     }

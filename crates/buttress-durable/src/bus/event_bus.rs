@@ -9,18 +9,40 @@ use super::subscribe::{Subscribe, Subscription};
 use crate::db::DbError;
 use crate::event::{DomainEvent, EventError};
 
-/// A broker. Usable as `Arc<dyn EventBus>`, so that a service can choose one when it starts.
+/// A message broker: publishes events and delivers them to consumer groups.
+///
+/// It is object-safe, so that a service can choose the broker at start-up and hold it as `Arc<dyn
+/// EventBus>`:
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::bus::{EventBus, LogBus};
+/// use buttress_durable::{Db, DomainEvent};
+/// use std::sync::Arc;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = Db::open(dir.path().join("bus.db")).await?;
+/// # let now = db.clock().now();
+/// let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db));
+/// bus.publish(&[DomainEvent::new("OrderConfirmed", "order-7", now, &())?]).await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait EventBus: fmt::Debug + Send + Sync + 'static {
-    /// Publishes events, each to its topic under its key. When this returns `Ok`, the broker has them all; the events of
-    /// one key keep the order of the slice, and come after those that were published before.
+    /// Publishes events, each to the topic and under the key that it names.
+    ///
+    /// Returns `Ok` once the broker has stored all of them. Events of one key keep the order of the
+    /// slice, and follow the events of that key that were published before.
     ///
     /// # Errors
     ///
-    /// After an error some of the events may have been published. Publishing them all again is right: consumers know an
-    /// event by its id.
+    /// After an error some of the events may have been published. It is safe to publish the whole
+    /// slice again: consumers recognise an event by its id.
     fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>>;
 
-    /// Joins a group and hands its events to `handler` until the subscription is dropped.
+    /// Joins a consumer group and passes its events to `handler` until the subscription is dropped.
     ///
     /// # Errors
     ///
@@ -32,30 +54,30 @@ pub trait EventBus: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Subscription, BusError>>;
 }
 
-/// Why the broker did not do it.
+/// A broker operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
-    /// Not now. The same call may succeed later.
+    /// A temporary failure. The same call may succeed later.
     #[error("the bus is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Never: this event cannot be published, however often one tries.
+    /// The broker rejects this event permanently.
     #[error("the bus refuses event {event_id}: {reason}")]
     Refused {
-        /// Which event of the slice.
+        /// Id of the rejected event.
         event_id: Uuid,
-        /// What is wrong with it.
+        /// Why it was rejected.
         reason: String,
     },
-    /// The bus cannot be set up like this.
+    /// The bus is configured wrongly.
     #[error("invalid configuration of the bus: `{option}` {rule}")]
     Config {
-        /// The option, as it is set.
+        /// Name of the option.
         option: String,
-        /// The rule that its value breaks.
+        /// The rule that its value violates.
         rule: String,
     },
-    /// There is no such thing, for example a dead letter that was never there.
+    /// The object does not exist, for example a dead letter.
     #[error("there is no {0}")]
     Unknown(String),
 }

@@ -7,35 +7,61 @@ use futures_util::future::BoxFuture;
 use super::dead_letter::DeadLetter;
 use crate::event::DomainEvent;
 
-/// What a group does with an event. Every `Fn(Delivery) -> impl Future<Output = Result<(), HandlerError>>` is one.
+/// Processes the events of a group.
 ///
-/// An event may come more than once: make the handler idempotent, most simply with an [`Inbox`](crate::Inbox).
+/// Implemented for every `Fn(Delivery) -> impl Future<Output = Result<(), HandlerError>>`. An event
+/// may be delivered more than once, so a handler must be idempotent. An [`Inbox`](crate::Inbox)
+/// makes its database writes idempotent.
+///
+/// ```
+/// use buttress_durable::bus::{Delivery, Handler, HandlerError};
+///
+/// fn handler() -> impl Handler {
+///     |delivery: Delivery| async move {
+///         let cents: i64 = delivery.event.decode().map_err(HandlerError::reject)?;
+///         println!("{} costs {cents} cents", delivery.event.key());
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait Handler: Send + Sync + 'static {
-    /// Handles one event. `Ok` acknowledges it; nothing else does.
+    /// Handles one event. Only `Ok` acknowledges it.
     fn handle(&self, delivery: Delivery) -> BoxFuture<'_, Result<(), HandlerError>>;
 }
 
-/// An event on its way to a handler.
+/// An event as a handler receives it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// What happened.
+    /// The event.
     pub event: DomainEvent,
-    /// Where it was published. The event's type, except on a dead-letter topic.
+    /// The topic it was published to: the event's type, except on a dead-letter topic.
     pub topic: String,
     /// The partition of the topic.
     pub partition: i64,
-    /// The position in the partition. Later events have higher ones; on the embedded log there are no gaps.
+    /// The position in the partition. It grows with each event; on the embedded log without gaps.
     pub offset: i64,
-    /// 1 for the first attempt. Counted across restarts.
+    /// Number of this attempt, beginning with 1. Counted across restarts.
     pub attempt: u32,
-    /// On a dead-letter topic: where it failed, and why.
+    /// On a dead-letter topic: where and why the event failed before.
     pub dead_letter: Option<DeadLetter>,
 }
 
-/// A handler's failure. Every error converts into one that is worth another attempt, so `?` just works.
+/// A handler's failure. Every error converts into a retriable one, so that `?` works in a handler.
 ///
-/// It is no [`Error`] itself, as that would forbid the conversion.
+/// It does not implement [`Error`], because that would conflict with the conversion.
+///
+/// ```
+/// use buttress_durable::bus::HandlerError;
+///
+/// fn parse(text: &str) -> Result<i64, HandlerError> {
+///     Ok(text.parse::<i64>()?)
+/// }
+///
+/// assert!(parse("7").is_ok());
+/// assert!(parse("seven").is_err_and(|error| !error.is_reject()));
+/// assert!(HandlerError::reject("unknown currency").is_reject());
+/// ```
 pub struct HandlerError {
     source: Box<dyn Error + Send + Sync>,
     reject: bool,
@@ -56,17 +82,17 @@ where
 // === impl HandlerError ===
 
 impl HandlerError {
-    /// Another attempt may succeed.
+    /// A failure that another attempt may overcome.
     pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: error.into(), reject: false }
     }
 
-    /// No attempt will ever succeed: the event goes to the dead-letter topic at once.
+    /// A permanent failure: the event goes to the dead-letter topic without further attempts.
     pub fn reject(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: error.into(), reject: true }
     }
 
-    /// Whether the event goes to the dead-letter topic at once.
+    /// Whether the failure is permanent.
     pub fn is_reject(&self) -> bool {
         self.reject
     }

@@ -1,17 +1,20 @@
 //! The event bus: publish and subscribe, at least once, in order per key.
 //!
-//! A group is one reader in as many processes as you like: each event goes to one member of every group. The members share
-//! the partitions of the topics, and the events of one key are always in one partition, so they are handled one after the
-//! other. An event is acknowledged when its handler has returned `Ok`, and not before: a handler that fails, panics or
-//! does not return in time gets the event again, with growing pauses, and the events behind it wait. After the last attempt
-//! the event goes to the dead-letter topic `dead.<group>.<topic>` and the group goes on; from then on the order of that
-//! key is broken, which is the price of going on.
+//! A consumer group can have members in any number of processes; each event goes to one member of
+//! every group. The members share the partitions of the topics. All events of a key are in one
+//! partition and are handled one at a time.
 //!
-//! Delivery is *at least* once: a crash between the handler's work and the acknowledgement delivers the event again. An
-//! [`Inbox`](crate::Inbox) makes that harmless.
+//! An event is acknowledged when its handler returns `Ok`. After an error, a panic or a timeout the
+//! event is delivered again, with growing pauses, and the events behind it wait. After the last
+//! attempt it goes to the dead-letter topic `dead.<group>.<topic>` and the group continues; from
+//! there on the order of that key is broken.
 //!
-//! [`LogBus`] is the embedded broker: an append-only log in a database. `KafkaBus` (feature `kafka`) is the same over Kafka;
-//! its module says what differs. Another broker implements [`EventBus`].
+//! Delivery is *at least* once: after a crash between the handler's work and the acknowledgement
+//! the event is delivered again. An [`Inbox`](crate::Inbox) makes repeated deliveries harmless.
+//!
+//! [`LogBus`] is the embedded broker: an append-only log in a database. `KafkaBus` (feature
+//! `kafka`) uses Kafka; its module lists the differences. Implement [`EventBus`] for another
+//! broker.
 
 mod attempt;
 mod dead_letter;

@@ -6,7 +6,7 @@ use buttress_core::{Backoff, InvalidConfig};
 use crate::event::is_topic;
 use crate::task::Worker;
 
-/// What a group listens to, and what becomes of events that it cannot handle.
+/// Configures a group's subscription: its topics, attempts, pauses, timeout and start.
 ///
 /// ```
 /// use buttress_durable::bus::{Start, Subscribe};
@@ -28,34 +28,37 @@ pub struct Subscribe {
     pub(super) start: Start,
 }
 
-/// Where a group begins that has never committed anything.
+/// Where a new group starts to read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Start {
-    /// With everything that the topic still holds.
+    /// At the oldest event that the topic holds.
     #[default]
     Earliest,
-    /// With what is published from now on.
+    /// At the first event published after the subscription.
     Latest,
 }
 
-/// A member of a group. Dropped, it stops at once, and others take over when its leases have expired.
+/// A member of a group. Dropping it aborts its handlers; other members take over when its leases
+/// expire.
 #[derive(Debug)]
 #[must_use = "dropping a subscription ends it"]
 pub struct Subscription {
     worker: Worker,
 }
 
-/// The longest name of a group: with its topic it has to fit into the name of a dead-letter topic, and brokers take 249.
+/// Longest name of a group. It is part of the names of dead-letter topics, which brokers limit to
+/// 249 bytes.
 const MAX_GROUP: usize = 60;
 const MAX_TOPIC: usize = 249;
 
 impl Subscribe {
-    /// A group on some topics: 5 attempts, each at most 30 seconds, pauses of 100 ms to 10 s with equal jitter, from the
-    /// earliest event.
+    /// Creates a subscription of a group to topics: 5 attempts of at most 30 s each, pauses of 100
+    /// ms to 10 s with equal jitter, starting at the earliest event.
     ///
     /// # Errors
     ///
-    /// If the group (1 to 60 of `A-Za-z0-9._-`) or a topic (1 to 249) has no legal name, or there is no topic.
+    /// If the group's name is not 1 to 60 of `A-Za-z0-9._-`, a topic is not 1 to 249 of them, or
+    /// there is no topic.
     pub fn new<T: Into<String>>(
         group: impl Into<String>,
         topics: impl IntoIterator<Item = T>,
@@ -81,25 +84,26 @@ impl Subscribe {
         })
     }
 
-    /// How often an event is tried before it goes to the dead-letter topic. Default: 5.
+    /// Sets how often an event is tried before it goes to the dead-letter topic. Default: 5.
     pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// The pauses between attempts. Default: equal jitter, 100 ms to 10 s.
+    /// Sets the pauses between attempts. Default: equal jitter, 100 ms to 10 s.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// How long one attempt may take. Default: 30 s. After that it is dropped and counts as failed.
+    /// Sets how long one attempt may take. Default: 30 s. After that the attempt is dropped and
+    /// counts as failed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Where the group begins if it is new. Default: with the earliest event.
+    /// Sets where a new group starts. Default: [`Start::Earliest`].
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
@@ -111,7 +115,7 @@ impl Subscription {
         Self { worker }
     }
 
-    /// Finishes the events at hand and leaves the group, so that others take over at once.
+    /// Finishes the events at hand and leaves the group, so that other members take over at once.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;
     }

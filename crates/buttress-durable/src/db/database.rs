@@ -3,33 +3,34 @@ use sqlx::Pool;
 
 use crate::clock::Timestamp;
 
-/// A database that Buttress knows: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
+/// A supported database: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
 ///
-/// The methods are how statements run on either. A service that has chosen its database uses sqlx itself; one that leaves the
-/// choice to its operator uses [`Tx::execute`](crate::Tx::execute), [`Tx::rows`](crate::Tx::rows) and [`Db::rows`](crate::Db::rows).
+/// Its methods run a statement on either of them. A service for one database uses sqlx directly. A
+/// service that supports both uses [`Tx::execute`](crate::Tx::execute),
+/// [`Tx::rows`](crate::Tx::rows) and [`Db::rows`](crate::Db::rows).
 pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
-    /// How a transaction that will write begins.
+    /// The statement that begins a writing transaction.
     #[doc(hidden)]
     const BEGIN: &'static str;
-    /// Writers at a time, if the database has a limit worth queueing for.
+    /// Number of concurrent writers, if the database limits it and queueing in the process helps.
     #[doc(hidden)]
     const WRITERS: Option<usize>;
-    /// Whether [`try_lock_shard`](Self::try_lock_shard) locks anything. If not, a lease has to do.
+    /// Whether [`try_lock_shard`](Self::try_lock_shard) locks. If not, the relay uses a lease.
     #[doc(hidden)]
     const SHARD_LOCKS: bool;
 
-    /// Brings the `buttress_*` tables up to date.
+    /// Migrates the `buttress_*` tables.
     #[doc(hidden)]
     fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), sqlx::migrate::MigrateError>>;
 
-    /// Brings a service's own tables up to date.
+    /// Migrates the service's own tables.
     #[doc(hidden)]
     fn migrate_own<'a>(
         pool: &'a Pool<Self>,
         migrator: &'a sqlx::migrate::Migrator,
     ) -> BoxFuture<'a, Result<(), sqlx::migrate::MigrateError>>;
 
-    /// Runs a statement; the number of rows that it changed.
+    /// Runs a statement and returns the number of changed rows.
     #[doc(hidden)]
     fn execute<'a>(
         conn: &'a mut Self::Connection,
@@ -37,7 +38,7 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
         args: &'a [Arg<'a>],
     ) -> BoxFuture<'a, Result<u64, sqlx::Error>>;
 
-    /// Runs a statement; the rows that it returns.
+    /// Runs a statement and returns its rows.
     #[doc(hidden)]
     fn fetch<'a>(
         conn: &'a mut Self::Connection,
@@ -45,11 +46,11 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
         args: &'a [Arg<'a>],
     ) -> BoxFuture<'a, Result<Vec<Self::Row>, sqlx::Error>>;
 
-    /// Holds events of one key back until this transaction has ended. Nothing where there is one writer anyway.
+    /// Locks a key until the transaction ends. No operation where there is a single writer.
     #[doc(hidden)]
     fn lock_key(conn: &mut Self::Connection, key: i64) -> BoxFuture<'_, Result<(), sqlx::Error>>;
 
-    /// Takes a shard of the outbox until this transaction has ended.
+    /// Tries to lock a shard of the outbox until the transaction ends.
     #[doc(hidden)]
     fn try_lock_shard(conn: &mut Self::Connection, shard: i64) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
 
@@ -65,10 +66,18 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     fn blob(row: &Self::Row, column: usize) -> Result<Vec<u8>, sqlx::Error>;
 }
 
-/// A value for a placeholder. Most simply made with [`args!`](crate::args).
+/// A value for a placeholder. [`args!`](crate::args) converts values.
+///
+/// ```
+/// use buttress_durable::Timestamp;
+/// use buttress_durable::db::Arg;
+///
+/// assert!(matches!(Arg::from("tea"), Arg::Text("tea")));
+/// assert!(matches!(Arg::from(Timestamp::from_millis(7)), Arg::Int(7)));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Arg<'a> {
-    /// BIGINT; also for moments.
+    /// BIGINT, also for timestamps.
     Int(i64),
     /// BIGINT or NULL.
     MaybeInt(Option<i64>),
@@ -84,14 +93,23 @@ pub(super) mod sealed {
     pub trait Sealed {}
 }
 
-/// `args![id, now, None::<i64>]`: the values for `$1`, `$2`, `$3`.
+/// Converts values into a slice of [`Arg`](crate::db::Arg)s for `$1`, `$2`, `$3`.
+///
+/// ```
+/// use buttress_durable::args;
+/// use buttress_durable::db::Arg;
+///
+/// let args: &[Arg<'_>] = args!["tea", 3, None::<i64>];
+/// assert_eq!(args.len(), 3);
+/// ```
 #[macro_export]
 macro_rules! args {
     ($($value:expr),* $(,)?) => { &[$($crate::db::Arg::from($value)),*] };
 }
 pub(crate) use args;
 
-/// The methods that read the same for every driver and that only a macro can share: sqlx's bounds differ by type.
+/// The methods with the same text for every driver. sqlx's bounds differ by type, so that only a
+/// macro can share them.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! statements {
     () => {

@@ -1,17 +1,36 @@
-//! Where a test may stop the process. Without the feature `fault-points` there is nothing here but an empty value.
+//! Fault points, at which a test can stop the process. Without the feature `fault-points` they do
+//! nothing.
 
 #[cfg(feature = "fault-points")]
 use std::sync::Arc;
 
-/// A boundary that a crash can fall on.
+/// A boundary at which a process may crash.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::Db;
+/// use buttress_durable::db::FaultPoint;
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// let db = Db::open(dir.path().join("orders.db")).await?;
+/// let db = db.with_faults(|point| point == FaultPoint::BeforeCommit);
+/// let tx = db.begin().await?;
+/// // It never returns, as if the process had died: the test drops it.
+/// assert!(tokio::time::timeout(Duration::from_millis(10), tx.commit()).await.is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg(feature = "fault-points")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FaultPoint {
     /// Before a statement.
     Statement(&'static str),
-    /// Before a commit: nothing of the transaction is there afterwards.
+    /// Before a commit. The transaction has no effect.
     BeforeCommit,
-    /// After a commit, before anybody learns of it.
+    /// After a commit, before its caller is informed.
     AfterCommit,
 }
 
@@ -27,7 +46,7 @@ impl Faults {
         Self { crash: Some(Arc::new(crash)) }
     }
 
-    /// Never returns once the process is to be dead. Whoever asked for that drops the futures that wait here.
+    /// Never returns if the process is to crash. The test then drops the futures that wait here.
     async fn hit(&self, point: FaultPoint) {
         if self.crash.as_ref().is_some_and(|crash| crash(point)) {
             std::future::pending::<()>().await;

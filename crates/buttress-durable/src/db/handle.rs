@@ -9,7 +9,7 @@ use super::database::{Arg, Database};
 use super::fault::Faults;
 use crate::clock::{Clock, Timestamp};
 
-/// A service's database: its pool, the `buttress_*` tables in it, and a clock. Cheap to clone.
+/// A service's database: a pool, the `buttress_*` tables, and a clock. Cheap to clone.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -33,7 +33,8 @@ pub struct Db<D: Database> {
     writers: Option<Arc<Semaphore>>,
 }
 
-/// A transaction that may write. Dereferences to the connection, for statements of your own. Dropped, it is rolled back.
+/// A writing transaction. Dereferences to the connection, for statements of your own. Dropping it
+/// rolls it back.
 #[must_use = "dropping a transaction rolls it back"]
 #[derive(Debug)]
 pub struct Tx<D: Database> {
@@ -42,51 +43,52 @@ pub struct Tx<D: Database> {
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-/// The database failed, or holds what this version cannot read.
+/// A database operation failed, or a row cannot be read by this version.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
     /// A statement or the connection failed.
     #[error("the database failed")]
     Sqlx(#[from] sqlx::Error),
-    /// The tables could not be brought up to date.
+    /// A migration failed.
     #[error("the migrations failed")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// Another transaction of this process has been writing for too long.
+    /// Another transaction of this process held the write lock for too long (SQLite). Holds the
+    /// timeout.
     #[error("no turn to write within {0:?}")]
     Busy(Duration),
-    /// A value in a row that no version of this code has written.
+    /// A column holds a value that no version of this crate writes.
     #[error("unreadable {what} in the database: {value:?}")]
     Unreadable {
-        /// Which column.
+        /// The column.
         what: &'static str,
-        /// What it holds, or what is wrong with it.
+        /// Its value, or the error of parsing it.
         value: String,
     },
 }
 
-/// As long as SQLite's busy timeout: whoever waits longer has a caller who has given up.
+/// Equal to SQLite's busy timeout. Most callers give up before that.
 const TURN: Duration = Duration::from_secs(5);
 
 // === impl Db ===
 
 impl<D: Database> Db<D> {
-    /// Uses a pool of the service's own. Call [`migrate`](Self::migrate) once before anything else.
+    /// Uses an existing pool. Call [`migrate`](Self::migrate) once before anything else.
     ///
-    /// On SQLite the pool needs WAL and a busy timeout; [`Db::open`] sets both.
+    /// On SQLite the pool needs WAL and a busy timeout. [`Db::open`] sets both.
     pub fn new(pool: Pool<D>) -> Self {
         let writers = D::WRITERS.map(|writers| Arc::new(Semaphore::new(writers)));
         Self { pool, clock: Clock::system(), faults: Faults::default(), writers }
     }
 
-    /// Takes the time from `clock`. Default: the machine's.
+    /// Sets the clock. Default: the system clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Asks `crash` at every boundary whether the process is dead from here on.
+    /// Calls `crash` at every fault point. Where it returns true, the process stops there.
     #[cfg(feature = "fault-points")]
     #[must_use]
     pub fn with_faults(mut self, crash: impl Fn(super::FaultPoint) -> bool + Send + Sync + 'static) -> Self {
@@ -94,30 +96,35 @@ impl<D: Database> Db<D> {
         self
     }
 
-    /// Brings the `buttress_*` tables up to date, noted in `buttress_migrations`: never in the way of the service's own.
+    /// Migrates the `buttress_*` tables. The migrations are recorded in `buttress_migrations`,
+    /// apart from those of the service.
     ///
     /// # Errors
     ///
-    /// If a statement fails, or the tables belong to a newer version.
+    /// [`DbError::Migrate`] if a statement fails, or the tables belong to a newer version.
     pub async fn migrate(&self) -> Result<(), DbError> {
         Ok(D::migrate(&self.pool).await?)
     }
 
-    /// Brings the service's own tables up to date, noted where sqlx notes them.
+    /// Migrates the service's own tables. The migrations are recorded in sqlx's default table.
     ///
     /// # Errors
     ///
-    /// If a statement fails, or what was done before is not what `migrator` says.
+    /// [`DbError::Migrate`] if a statement fails, or an applied migration differs from the one in
+    /// `migrator`.
     pub async fn migrate_own(&self, migrator: &sqlx::migrate::Migrator) -> Result<(), DbError> {
         Ok(D::migrate_own(&self.pool, migrator).await?)
     }
 
-    /// Begins a transaction that may write. On SQLite it is the only one, so keep it short and never wait for a second
-    /// one, or for another service, inside it.
+    /// Begins a writing transaction.
+    ///
+    /// On SQLite there is one at a time. Keep it short, and do not wait in it for a second
+    /// transaction or another service.
     ///
     /// # Errors
     ///
-    /// [`DbError::Busy`] after 5 seconds without a turn (SQLite), or what the database says.
+    /// [`DbError::Busy`] after 5 s without the write lock (SQLite); [`DbError::Sqlx`] if the
+    /// database fails.
     pub async fn begin(&self) -> Result<Tx<D>, DbError> {
         let turn = match &self.writers {
             Some(writers) => match tokio::time::timeout(TURN, writers.clone().acquire_owned()).await {
@@ -130,12 +137,12 @@ impl<D: Database> Db<D> {
         Ok(Tx { inner, faults: self.faults.clone(), _turn: turn })
     }
 
-    /// The pool, for the service's own statements.
+    /// Returns the pool, for the service's own statements.
     pub fn pool(&self) -> &Pool<D> {
         &self.pool
     }
 
-    /// The clock.
+    /// Returns the clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -144,13 +151,13 @@ impl<D: Database> Db<D> {
         self.clock.now()
     }
 
-    /// Reads outside of any transaction.
+    /// Runs a query outside of any transaction.
     pub(crate) async fn read(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<D::Row>, DbError> {
         let mut conn = self.pool.acquire().await?;
         self.fetch(&mut conn, sql, args).await
     }
 
-    /// A transaction of one statement.
+    /// Runs a statement in its own transaction.
     pub(crate) async fn write(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
         let changed = self.execute(&mut tx, sql, args).await?;
@@ -189,11 +196,11 @@ impl<D: Database> Clone for Db<D> {
 // === impl Tx ===
 
 impl<D: Database> Tx<D> {
-    /// Makes the transaction's writes durable.
+    /// Commits the transaction.
     ///
     /// # Errors
     ///
-    /// What the database says. Whether the transaction happened is then unknown if the connection broke.
+    /// If the database fails. If the connection broke, the commit may have happened nevertheless.
     pub async fn commit(self) -> Result<(), DbError> {
         self.faults.before_commit().await;
         self.inner.commit().await?;
@@ -201,11 +208,11 @@ impl<D: Database> Tx<D> {
         Ok(())
     }
 
-    /// Undoes the transaction's writes.
+    /// Rolls the transaction back.
     ///
     /// # Errors
     ///
-    /// What the database says. The writes are undone all the same.
+    /// If the database fails. The writes are undone nevertheless.
     pub async fn rollback(self) -> Result<(), DbError> {
         Ok(self.inner.rollback().await?)
     }

@@ -3,10 +3,11 @@ use std::time::Duration;
 use super::database::{Database, args};
 use super::{Db, DbError};
 
-/// The right to be the only one at something, until it expires.
+/// An exclusive right that expires.
 ///
-/// Every owner gets a generation one higher than the last. A write that checks the generation in its own transaction
-/// ([`Lease::hold`]) cannot come from an owner that has been replaced, however late it wakes.
+/// Every owner has a higher generation than the one before. A write that checks the generation in
+/// its own transaction ([`Lease::hold`]) cannot come from an owner that has been replaced, however
+/// late it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     name: String,
@@ -14,7 +15,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease if nobody has it.
+    /// Acquires the lease, or returns `None` if another owner has it.
     pub(crate) async fn acquire<D: Database>(
         db: &Db<D>,
         name: &str,
@@ -39,7 +40,7 @@ impl Lease {
         Ok(generation.map(|generation| Self { name: name.to_owned(), generation }))
     }
 
-    /// Makes the lease last another while from now. False if somebody else has it.
+    /// Extends the lease to `ttl` from now. Returns false if another owner has it.
     pub(crate) async fn renew<D: Database>(&self, db: &Db<D>, ttl: Duration) -> Result<bool, DbError> {
         let changed = db
             .write(
@@ -50,9 +51,10 @@ impl Lease {
         Ok(changed == 1)
     }
 
-    /// Whether the lease is still ours; and if so, it stays ours until the transaction has ended.
+    /// Checks that the lease is still held, and locks it until the transaction ends.
     pub(crate) async fn hold<D: Database>(&self, db: &Db<D>, conn: &mut D::Connection) -> Result<bool, DbError> {
-        // An update, though it changes nothing: PostgreSQL then locks the row, and a new owner has to wait.
+        // An update without a change, which makes PostgreSQL lock the row, so that a new owner has
+        // to wait.
         let held = db
             .execute(
                 conn,
@@ -63,7 +65,7 @@ impl Lease {
         Ok(held == 1)
     }
 
-    /// Gives the lease back before it expires.
+    /// Releases the lease before it expires.
     pub(crate) async fn release<D: Database>(self, db: &Db<D>) -> Result<(), DbError> {
         db.write(
             "UPDATE buttress_lease SET expires_at = 0 WHERE name = $1 AND generation = $2",

@@ -1,17 +1,18 @@
-//! The database layer: one set of statements over SQLite and PostgreSQL.
+//! The database layer: one set of statements for SQLite and PostgreSQL.
 //!
-//! Statements keep to what both understand: `$1` placeholders, `RETURNING`, `ON CONFLICT`, ids and JSON as TEXT, moments as
-//! integer milliseconds, payloads as BLOB or BYTEA. What differs sits behind [`Database`]: the folder of migrations, how a
-//! writing transaction begins, and the advisory locks that only PostgreSQL has.
+//! Statements use what both support: `$1` placeholders, `RETURNING`, `ON CONFLICT`; ids and JSON as
+//! TEXT, timestamps as integer milliseconds, payloads as BLOB or BYTEA. [`Database`] hides the
+//! differences: the migrations, how a writing transaction begins, and the advisory locks of
+//! PostgreSQL.
 //!
 //! | | SQLite (feature `sqlite`, the default) | PostgreSQL (feature `postgres`) |
 //! |---|---|---|
 //! | a writing transaction | `BEGIN IMMEDIATE`, queued in the process | `BEGIN`, read committed |
-//! | order of a key in the outbox | there is one writer | an advisory lock per key until the commit |
-//! | who relays the outbox | one relay, by lease | any number, by an advisory lock per shard |
+//! | order of a key in the outbox | a single writer | an advisory lock for each key until the commit |
+//! | relaying the outbox | one relay, by lease | any number, by an advisory lock for each shard |
 //!
-//! Every table is called `buttress_*`, so the tables can live in a service's own database, which is what makes "in the
-//! caller's transaction" true.
+//! All tables are called `buttress_*`. They can be in the service's own database, so that the
+//! outbox, the inbox and sagas write in the service's transactions.
 
 pub(crate) mod database;
 mod fault;

@@ -9,16 +9,17 @@ use super::{Db, DbError};
 
 const INIT: &str = include_str!("../../migrations/postgres/0001_init.sql");
 
-/// Tells our advisory locks from those of others in the same database: "butt" in ASCII.
+/// Separates our advisory locks from others in the same database: "butt" in ASCII.
 const LOCK_CLASS: i64 = 0x6275_7474;
 
 impl Db<Postgres> {
-    /// Connects to `postgres://user:password@host:port/database` and brings the tables up to date. At most 10
-    /// connections.
+    /// Connects to `postgres://user:password@host:port/database` and migrates the tables. The pool
+    /// has at most 10 connections.
     ///
     /// # Errors
     ///
-    /// If the URL or the server is wrong, or the database holds tables of a newer version of this crate.
+    /// [`DbError::Sqlx`] if the URL is wrong or the server fails; [`DbError::Migrate`] if the
+    /// tables belong to a newer version of this crate.
     pub async fn connect(url: &str) -> Result<Self, DbError> {
         let db = Self::new(PgPoolOptions::new().max_connections(10).connect(url).await?);
         db.migrate().await?;
@@ -44,7 +45,7 @@ impl Database for Postgres {
     statements!();
 
     fn lock_key(conn: &mut Self::Connection, key: i64) -> BoxFuture<'_, Result<(), sqlx::Error>> {
-        // The one-number space of advisory locks; shards use the two-number space, so they never meet.
+        // Advisory locks with one number. Shards use two numbers, so that they never collide.
         async move { sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(conn).await.map(drop) }.boxed()
     }
 

@@ -13,29 +13,33 @@ use super::{Db, DbError};
 const INIT: &str = include_str!("../../migrations/sqlite/0001_init.sql");
 
 impl Db<Sqlite> {
-    /// Opens the file at `path`, creates it if need be, and brings the tables up to date.
+    /// Opens the file at `path`, creates it if it does not exist, and migrates the tables.
     ///
-    /// WAL, `synchronous = NORMAL`: a crash of the process loses nothing, a power cut may lose the last transactions but
-    /// never their atomicity. At most 4 connections, for which one waits up to 2 seconds; a writer waits up to 5 seconds for
-    /// the writers of other processes.
+    /// The database uses WAL and `synchronous = NORMAL`: a crash of the process loses nothing; a
+    /// power cut may lose the last transactions, but never a part of one. The pool has at most 4
+    /// connections and waits up to 2 s for one. A writer waits up to 5 s for writers of other
+    /// processes.
     ///
     /// # Errors
     ///
-    /// If the file cannot be opened, or holds tables of a newer version of this crate.
+    /// [`DbError::Sqlx`] if the file cannot be opened; [`DbError::Migrate`] if the tables belong to
+    /// a newer version of this crate.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, DbError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
-            // Readers do not wait for the writer, which is what makes one file enough for a whole service.
+            // Readers do not wait for the writer, so that one file can serve a whole service.
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
-        // One writes, the others read. More would only queue inside SQLite.
+        // One writer and three readers. More would only queue inside SQLite.
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
-            // A file does not hang up: asking each connection first would be a wasted trip to its thread.
+            // A file does not disconnect, so testing a connection would waste a round trip to its
+            // thread.
             .test_before_acquire(false)
-            // Shorter than most callers' patience, so that they learn why.
+            // Shorter than most callers' timeouts, so that they receive this error and not their
+            // own.
             .acquire_timeout(Duration::from_secs(2))
             .connect_with(options)
             .await?;
@@ -46,10 +50,10 @@ impl Db<Sqlite> {
 }
 
 impl Database for Sqlite {
-    // A transaction that begins as a reader and then writes fails at once when another has written in between; no busy
-    // timeout helps. One that begins as a writer waits.
+    // A transaction that begins as a reader fails at its first write if another one has written
+    // meanwhile, regardless of the busy timeout. One that begins as a writer waits.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    // SQLite's own waiting is sleeping in ever longer steps, with nobody first in line.
+    // SQLite waits by sleeping for growing times and has no fair queue.
     const WRITERS: Option<usize> = Some(1);
     const SHARD_LOCKS: bool = false;
 

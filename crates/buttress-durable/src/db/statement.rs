@@ -1,30 +1,44 @@
-//! Statements of a service that runs on either database: what [`Tx`] and [`Db`] offer besides the connection itself.
+//! Statements for services that support both databases: methods of [`Tx`] and [`Db`].
 
 use super::database::Arg;
 use super::{Database, Db, DbError, Tx};
 
-/// What a column is read as: `i64`, `String`, `Vec<u8>`, and the `Option` of the first two.
+/// A type of column: `i64`, `String`, `Vec<u8>`, `Option<i64>` or `Option<String>`.
 pub trait Column<D: Database>: Sized {
-    /// Reads it.
+    /// Reads a column of a row.
     ///
     /// # Errors
     ///
-    /// If the column is not there, or of another type.
+    /// If the column does not exist or has another type.
     fn read(row: &D::Row, column: usize) -> Result<Self, sqlx::Error>;
 }
 
-/// A row: a tuple of up to eight columns.
+/// A row as a tuple of up to eight columns.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::{Db, args};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let db = Db::open(dir.path().join("stock.db")).await?;
+/// let rows: Vec<(String, i64)> = db.rows("SELECT 'tea', 3", args![]).await?;
+/// assert_eq!(rows, [("tea".to_owned(), 3)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Columns<D: Database>: Sized {
-    /// Reads them.
+    /// Reads the columns of a row.
     ///
     /// # Errors
     ///
-    /// If a column is not there, or of another type.
+    /// If a column does not exist or has another type.
     fn read(row: &D::Row) -> Result<Self, sqlx::Error>;
 }
 
 impl<D: Database> Tx<D> {
-    /// Runs a statement; the number of rows that it changed.
+    /// Runs a statement and returns the number of changed rows.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
@@ -54,47 +68,47 @@ impl<D: Database> Tx<D> {
     ///
     /// # Errors
     ///
-    /// What the database says; on PostgreSQL the transaction is then of no use.
+    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
     pub async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, DbError> {
         self.faults.statement(sql).await;
         Ok(D::execute(self, sql, args).await?)
     }
 
-    /// Runs a statement; the rows that it returns.
+    /// Runs a statement and returns its rows.
     ///
     /// # Errors
     ///
-    /// What the database says; on PostgreSQL the transaction is then of no use.
+    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
     pub async fn rows<T: Columns<D>>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, DbError> {
         self.faults.statement(sql).await;
         read(&D::fetch(self, sql, args).await?)
     }
 
-    /// Runs a statement; the first row that it returns.
+    /// Runs a statement and returns its first row.
     ///
     /// # Errors
     ///
-    /// What the database says; on PostgreSQL the transaction is then of no use.
+    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
     pub async fn row<T: Columns<D>>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Option<T>, DbError> {
         Ok(self.rows(sql, args).await?.into_iter().next())
     }
 }
 
 impl<D: Database> Db<D> {
-    /// Reads outside of any transaction.
+    /// Runs a query outside of any transaction and returns its rows.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn rows<T: Columns<D>>(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, DbError> {
         read(&self.read(sql, args).await?)
     }
 
-    /// Reads the first row outside of any transaction.
+    /// Runs a query outside of any transaction and returns its first row.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn row<T: Columns<D>>(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<Option<T>, DbError> {
         Ok(self.rows(sql, args).await?.into_iter().next())
     }

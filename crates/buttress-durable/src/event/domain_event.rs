@@ -7,10 +7,11 @@ use super::name::{MAX_TOPIC, is_key, is_topic};
 use super::trace_context::TraceContext;
 use crate::clock::Timestamp;
 
-/// Something that happened to one aggregate.
+/// An event of one aggregate. Its type is the topic and its aggregate id is the key.
 ///
-/// An event can only be made whole: its type is a legal topic and its aggregate a legal key. That holds for events read
-/// from JSON too; unknown fields are ignored there, so that a newer producer does not stop an older consumer.
+/// Every event is valid: its type is a legal topic, its aggregate id a legal key. This includes
+/// events deserialised from JSON, where unknown fields are ignored so that a newer producer does
+/// not break an older consumer.
 ///
 /// ```
 /// use buttress_durable::{DomainEvent, Timestamp};
@@ -39,12 +40,12 @@ pub struct DomainEvent {
 }
 
 impl DomainEvent {
-    /// An event with a new id, schema version 1 and no trace context.
+    /// Creates an event with a new id, schema version 1 and no trace context.
     ///
     /// # Errors
     ///
-    /// If the type is no legal topic (1 to 120 of `A-Za-z0-9._-`), the aggregate id no legal key (1 to 255 bytes, no
-    /// control characters), or the data does not serialise.
+    /// If the type is not a legal topic (1 to 120 of `A-Za-z0-9._-`), the aggregate id is not a
+    /// legal key (1 to 255 bytes, no control characters), or the data cannot be serialised.
     pub fn new(
         event_type: impl Into<String>,
         aggregate_id: impl Into<String>,
@@ -76,52 +77,53 @@ impl DomainEvent {
         self
     }
 
-    /// Unique. The same on every delivery, which is how an [`Inbox`](crate::Inbox) knows it again.
+    /// Returns the unique id (UUID v7). It is the same on every delivery, so that an
+    /// [`Inbox`](crate::Inbox) can recognise the event.
     pub fn event_id(&self) -> Uuid {
         self.event_id
     }
 
-    /// What happened. Also the topic.
+    /// Returns the type of the event. It is also the topic.
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// Where the event is published: its type.
+    /// Returns the topic: the type of the event.
     pub fn topic(&self) -> &str {
         &self.event_type
     }
 
-    /// To whom it happened. Also the key.
+    /// Returns the id of the aggregate. It is also the key.
     pub fn aggregate_id(&self) -> &str {
         &self.aggregate_id
     }
 
-    /// What order is kept by: the aggregate.
+    /// Returns the key by which order is kept: the id of the aggregate.
     pub fn key(&self) -> &str {
         &self.aggregate_id
     }
 
-    /// When it happened, by the producer's clock.
+    /// Returns when the event happened, by the producer's clock.
     pub fn occurred_at(&self) -> Timestamp {
         self.occurred_at
     }
 
-    /// The version of the data's schema.
+    /// Returns the version of the data's schema.
     pub fn schema_version(&self) -> u32 {
         self.schema_version
     }
 
-    /// The trace in which it happened.
+    /// Returns the trace context in which the event happened.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_ref()
     }
 
-    /// The data as JSON.
+    /// Returns the data as JSON.
     pub fn data(&self) -> &serde_json::Value {
         &self.data
     }
 
-    /// The data as a type.
+    /// Deserialises the data.
     ///
     /// # Errors
     ///
@@ -139,7 +141,7 @@ impl DomainEvent {
     }
 }
 
-/// An event before it was looked at.
+/// An event that has not been validated.
 #[derive(Deserialize)]
 struct Wire {
     event_id: Uuid,

@@ -1,6 +1,7 @@
 //! Domain events: what happened, to which aggregate, and when.
 //!
-//! An event's type is its topic and its aggregate is its key. Order is kept per key, never promised across keys.
+//! An event's type is its topic and its aggregate id is its key. Order is kept for each key, not
+//! across keys.
 
 mod domain_event;
 mod error;

@@ -5,7 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use super::error::EventError;
 
-/// The W3C trace context of whoever caused an event: <https://www.w3.org/TR/trace-context/>.
+/// A W3C trace context (<https://www.w3.org/TR/trace-context/>): the trace that caused an event.
+///
+/// ```
+/// use buttress_durable::TraceContext;
+///
+/// let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+/// let trace = TraceContext::new(parent, Some("vendor=1"))?;
+/// assert_eq!((trace.traceparent(), trace.tracestate()), (parent, Some("vendor=1")));
+/// assert!(TraceContext::new("00-0-0-01", None).is_err());
+/// # Ok::<(), buttress_durable::EventError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "WireTrace")]
 pub struct TraceContext {
@@ -18,12 +28,13 @@ pub struct TraceContext {
 const MAX_TRACESTATE: usize = 512;
 
 impl TraceContext {
-    /// Takes the values of the `traceparent` and `tracestate` headers.
+    /// Creates a trace context from the values of the `traceparent` and `tracestate` headers.
     ///
     /// # Errors
     ///
-    /// If `traceparent` is not of the form `00-<32 hex>-<16 hex>-<2 hex>` with ids that are not all zero. A `tracestate`
-    /// that is too long (512 bytes) or not printable ASCII is dropped, as the standard asks.
+    /// If `traceparent` is not `00-<32 hex>-<16 hex>-<2 hex>` with ids that are not all zero. A
+    /// `tracestate` that is longer than 512 bytes or not printable ASCII is dropped, as the
+    /// standard requires.
     pub fn new(traceparent: &str, tracestate: Option<&str>) -> Result<Self, EventError> {
         let mut this: Self = traceparent.parse()?;
         let legal = |state: &&str| state.len() <= MAX_TRACESTATE && state.bytes().all(|b| (0x20..0x7f).contains(&b));
@@ -31,12 +42,12 @@ impl TraceContext {
         Ok(this)
     }
 
-    /// The value of the `traceparent` header.
+    /// Returns the value of the `traceparent` header.
     pub fn traceparent(&self) -> &str {
         &self.traceparent
     }
 
-    /// The value of the `tracestate` header.
+    /// Returns the value of the `tracestate` header.
     pub fn tracestate(&self) -> Option<&str> {
         self.tracestate.as_deref()
     }

@@ -13,19 +13,20 @@ use crate::event::DomainEvent;
 use crate::task::{Stop, Worker};
 use crate::text::storable;
 
-/// Publishes the events of an outbox. Dropped, it stops at once; what it had not marked is published again.
+/// Publishes the events of an outbox in the background. Dropping it aborts it; events that it has
+/// not marked are published again.
 #[derive(Debug)]
 #[must_use = "dropping a relay stops it"]
 pub struct Relay {
     worker: Worker,
 }
 
-/// Events published at once. On PostgreSQL a shard stays locked for as long as that takes.
+/// Events of one publication. On PostgreSQL a shard stays locked meanwhile.
 const BATCH: i64 = 128;
 const LEASE: &str = "outbox";
-/// Between two tries while the bus or the database is down.
+/// Pauses between attempts while the bus or the database fails.
 const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
-/// The last publication of a relay that is shutting down may take this long.
+/// Time limit for the last publication on shutdown.
 const LAST: Duration = Duration::from_secs(5);
 
 struct Work<D: Database> {
@@ -35,7 +36,7 @@ struct Work<D: Database> {
     lease: Option<Lease>,
 }
 
-/// Rows of the outbox, ready to publish: their numbers, the events, and those that cannot be read.
+/// Rows of the outbox: sequence numbers and events, and the rows that cannot be decoded.
 #[derive(Default)]
 struct Batch {
     seqs: Vec<i64>,
@@ -46,18 +47,44 @@ struct Batch {
 // === impl Outbox ===
 
 impl<D: Database> Outbox<D> {
-    /// Publishes to `bus` until the relay is dropped. Start one in every process: on PostgreSQL they share the shards, on
-    /// SQLite one works and the others stand by.
+    /// Starts a relay that publishes to `bus` until it is dropped. Start one in every process: on
+    /// PostgreSQL they share the shards, on SQLite one publishes and the others stand by.
     pub fn relay(&self, bus: Arc<dyn EventBus>) -> Relay {
         Relay { worker: Worker::spawn(|stop| Work::new(self.clone(), bus).run(stop)) }
     }
 
-    /// Publishes what there is now, and returns how many events that were. For tests, and for services that bring their
-    /// own loop; on SQLite it does nothing while a relay has the lease.
+    /// Publishes the events that are waiting, and returns their number.
+    ///
+    /// For tests, and for services with their own loop. On SQLite it does nothing while another
+    /// relay has the lease.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// use buttress_durable::bus::{EventBus, LogBus};
+    /// use buttress_durable::{Db, DomainEvent, Outbox};
+    /// use std::sync::Arc;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = Db::open(dir.path().join("orders.db")).await?;
+    /// let outbox = Outbox::new(db.clone());
+    /// let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db.clone()));
+    /// let mut tx = db.begin().await?;
+    /// outbox.append(&mut tx, &DomainEvent::new("OrderCreated", "order-7", db.clock().now(), &())?).await?;
+    /// tx.commit().await?;
+    ///
+    /// assert_eq!(outbox.backlog().await?.unsent, 1);
+    /// assert_eq!(outbox.relay_once(&bus).await?, 1);
+    /// assert_eq!(outbox.backlog().await?.unsent, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// What the database or the bus says; whatever was not marked is published again next time.
+    /// [`BusError`] if the database or the bus fails. Events that are not marked are published
+    /// again by the next call.
     pub async fn relay_once(&self, bus: &Arc<dyn EventBus>) -> Result<u64, BusError> {
         let mut work = Work::new(self.clone(), bus.clone());
         let published = work.drain().await;
@@ -69,7 +96,7 @@ impl<D: Database> Outbox<D> {
 // === impl Relay ===
 
 impl Relay {
-    /// Publishes what has been committed until now, within 5 seconds, and stops.
+    /// Publishes the events that are committed by now, within 5 s, and stops.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;
     }
@@ -108,7 +135,7 @@ impl<D: Database> Work<D> {
         self.give_back().await;
     }
 
-    /// Publishes until nothing is left that this relay may publish.
+    /// Publishes until no events are left that this relay may publish.
     async fn drain(&mut self) -> Result<u64, BusError> {
         let mut published = 0;
         loop {
@@ -120,7 +147,7 @@ impl<D: Database> Work<D> {
         }
     }
 
-    /// Every shard that no other relay has, locked around reading, publishing and marking.
+    /// Locks each shard that no other relay holds, while it reads, publishes and marks.
     async fn locked_round(&self) -> Result<u64, BusError> {
         let db = &self.outbox.db;
         let mut published = 0;
@@ -138,8 +165,9 @@ impl<D: Database> Work<D> {
         Ok(published)
     }
 
-    /// All shards, under one lease. The lease is held again while marking, so that a relay that was replaced while it
-    /// published marks nothing; what it published twice, consumers know by its id.
+    /// Publishes all shards under one lease. It is checked again when marking, so that a relay that
+    /// was replaced while it published marks nothing. Consumers recognise duplicates by the event's
+    /// id.
     async fn leased_round(&mut self) -> Result<u64, BusError> {
         let db = self.outbox.db.clone();
         // An idle relay writes nothing, not even its lease.
@@ -217,8 +245,8 @@ impl<D: Database> Work<D> {
         if batch.events.is_empty() { Ok(()) } else { self.bus.publish(&batch.events).await }
     }
 
-    /// Writes down what became of each row. Row by row, by number: "all up to the last one" would include rows that have
-    /// become visible since they were read.
+    /// Writes the outcome of each row, by its sequence number. "All up to the last one" would
+    /// include rows that became visible after reading.
     async fn mark(
         &self,
         conn: &mut D::Connection,
@@ -231,7 +259,7 @@ impl<D: Database> Work<D> {
             tracing::error!(seq, reason, "an event in the outbox cannot be read, and is parked");
             db.execute(conn, refuse, args![reason, *seq]).await?;
         }
-        // A parked row counts as progress: the next round goes on without it.
+        // A parked row counts as progress, so that the next round continues without it.
         let mut done = batch.unreadable.len() as u64;
         match outcome {
             Ok(()) => {
@@ -256,7 +284,7 @@ impl<D: Database> Work<D> {
     }
 }
 
-/// A refused event has been parked, which is what there was to do. Any other failure has to wait.
+/// Treats a rejection as success, since the event has been parked. Other failures have to wait.
 fn settle(outcome: Result<(), BusError>) -> Result<(), BusError> {
     match outcome {
         Err(BusError::Refused { .. }) => Ok(()),

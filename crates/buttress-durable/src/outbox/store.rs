@@ -10,10 +10,11 @@ use crate::db::{Database, Db, DbError};
 use crate::event::{DomainEvent, EventError};
 use crate::hash::{bucket, fnv1a};
 
-/// Shards of the outbox. Fixed, because a key that moves to another shard could overtake itself.
+/// Number of shards of the outbox. Fixed, because events of a key that moved to another shard could
+/// overtake each other.
 pub const SHARDS: u16 = 16;
 
-/// Events on their way to the bus. Clones share one outbox.
+/// Events that wait to be published. Clones share one outbox.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -53,12 +54,12 @@ pub enum OutboxError {
     /// The database failed. Roll the transaction back.
     #[error(transparent)]
     Db(#[from] DbError),
-    /// The event does not serialise.
+    /// The event cannot be serialised.
     #[error(transparent)]
     Event(#[from] EventError),
 }
 
-/// How much is waiting.
+/// The number of events that wait.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Backlog {
@@ -66,52 +67,55 @@ pub struct Backlog {
     pub unsent: u64,
     /// When the oldest of them was written.
     pub oldest: Option<Timestamp>,
-    /// Events that the bus has refused.
+    /// Events that the bus has rejected.
     pub parked: u64,
 }
 
-/// An event that the bus has refused.
+/// An event that the bus has rejected.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Parked {
-    /// The event's id.
+    /// The id of the event.
     pub event_id: Uuid,
-    /// The event. `None` if this version cannot read it.
+    /// The event. `None` if this version cannot decode it.
     pub event: Option<DomainEvent>,
-    /// What the bus said.
+    /// Why the bus rejected it, or why it cannot be decoded.
     pub reason: String,
 }
 
 impl<D: Database> Outbox<D> {
-    /// The outbox in `db`. The relay looks every 100 ms, and its lease (SQLite) lasts 10 s.
+    /// Creates an outbox in `db`, with a poll interval of 100 ms and, on SQLite, leases of 10 s.
     pub fn new(db: Db<D>) -> Self {
         let (written, _) = watch::channel(());
         Self { db, poll: Duration::from_millis(100), lease: Duration::from_secs(10), written: Arc::new(written) }
     }
 
-    /// How often the relay looks for events when nobody wakes it. Default: 100 ms.
+    /// Sets how often the relay looks for events without being woken. Default: 100 ms; at least 1
+    /// ms.
     #[must_use]
     pub fn with_poll(mut self, poll: Duration) -> Self {
         self.poll = poll.max(Duration::from_millis(1));
         self
     }
 
-    /// How long a relay that has crashed keeps others from relaying (SQLite only). Default: 10 s.
+    /// Sets how long a crashed relay keeps others from publishing (SQLite only). Default: 10 s; at
+    /// least 10 ms.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// Writes an event in the caller's transaction. Written twice, it is there once.
+    /// Writes an event in the caller's transaction. It is idempotent by the event's id.
     ///
-    /// `conn` must be in a transaction, or the order of the key is not kept. On PostgreSQL the key is locked until that
-    /// transaction ends: append last, and several keys always in the same order, or two transactions may wait for each
-    /// other until the server aborts one.
+    /// `conn` must be in a transaction, otherwise the order of the key is not kept. On PostgreSQL
+    /// the key is locked until that transaction ends: append last, and several keys always in the
+    /// same order, otherwise two transactions may deadlock and the server aborts one.
     ///
     /// # Errors
     ///
-    /// What the database says; the transaction is then of no use.
+    /// [`OutboxError`] if the event cannot be serialised or the database fails. After a database
+    /// error the transaction can only be rolled back.
     pub async fn append(&self, conn: &mut D::Connection, event: &DomainEvent) -> Result<(), OutboxError> {
         let payload = event.to_bytes()?;
         D::lock_key(conn, fnv1a(event.key()).cast_signed()).await.map_err(DbError::from)?;
@@ -126,17 +130,17 @@ impl<D: Database> Outbox<D> {
         Ok(())
     }
 
-    /// Tells the relay of this process that a transaction with events has committed, to save it the wait. Nothing is lost
-    /// without.
+    /// Wakes the relay of this process after a commit, so that it does not wait for its next poll.
+    /// Optional.
     pub fn wake(&self) {
         self.written.send_replace(());
     }
 
-    /// How much is waiting.
+    /// Returns the number of events that wait, for a metric.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn backlog(&self) -> Result<Backlog, DbError> {
         let rows = self
             .db
@@ -153,11 +157,11 @@ impl<D: Database> Outbox<D> {
         Ok(Backlog { unsent: count(0)?, oldest, parked: count(2)? })
     }
 
-    /// The events that the bus has refused, oldest first, at most `limit`.
+    /// Lists the events that the bus has rejected, oldest first, at most `limit`.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn parked(&self, limit: u32) -> Result<Vec<Parked>, DbError> {
         let rows = self
             .db
@@ -177,11 +181,11 @@ impl<D: Database> Outbox<D> {
             .collect()
     }
 
-    /// Lets the relay try a parked event again. False if it is not parked.
+    /// Makes the relay try a parked event again. Returns false if the event is not parked.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn unpark(&self, event_id: Uuid) -> Result<bool, DbError> {
         let sql = "UPDATE buttress_outbox SET refused = NULL
                    WHERE event_id = $1 AND sent_at IS NULL AND refused IS NOT NULL";
@@ -190,11 +194,11 @@ impl<D: Database> Outbox<D> {
         Ok(changed == 1)
     }
 
-    /// Deletes what was published before a moment; how many events that were.
+    /// Deletes events that were published before a moment, and returns their number.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, DbError> {
         self.db.write("DELETE FROM buttress_outbox WHERE sent_at < $1", args![before]).await
     }

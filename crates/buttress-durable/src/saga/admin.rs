@@ -5,48 +5,75 @@ use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 
-/// The list of sagas, and what somebody may do with those that are stuck.
+/// Lists sagas, and lets an operator decide about those that are stuck.
 ///
-/// Needs no definitions, so it works in a process that runs no sagas.
+/// It needs no definitions, so that it also works in a process that runs no sagas.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::Db;
+/// use buttress_durable::saga::{Admin, Filter, Status};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = Db::open(dir.path().join("orders.db")).await?;
+/// let admin = Admin::new(db);
+/// assert_eq!(admin.counts().await?.stuck, 0);
+/// for saga in admin.list(&Filter { status: Some(Status::Stuck), ..Filter::default() }).await? {
+///     println!("{}: {:?}", saga.id, saga.stuck);
+///     admin.retry(&saga.id).await?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Admin<D: Database> {
     db: Db<D>,
 }
 
-/// Which sagas to list. Default: all, from the first id on, 100 of them.
+/// Selects sagas. The default selects the first 100 by id.
+///
+/// ```
+/// use buttress_durable::saga::{Filter, Status};
+///
+/// let newest_stuck = Filter { status: Some(Status::Stuck), descending: true, limit: 20, ..Filter::default() };
+/// # assert_eq!(newest_stuck.limit, 20);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// Only those with this status.
+    /// Only sagas with this status. Default: all.
     pub status: Option<Status>,
-    /// Only ids behind this one: the last one of the page before.
+    /// Only ids behind this one: the last id of the previous page. Default: empty, the first page.
     pub after: String,
-    /// From the last id back, instead of from the first one on. With ids that grow with time, the newest come first.
+    /// In descending order of ids, which lists the newest first if ids grow with time. Default:
+    /// false.
     pub descending: bool,
-    /// At most so many.
+    /// Maximum number of sagas. Default: 100.
     pub limit: u32,
 }
 
-/// A saga as the database has it.
+/// A saga as stored in the database.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SagaView {
-    /// Its id.
+    /// The id.
     pub id: String,
     /// The name of its definition.
     pub definition: String,
     /// The version of its definition.
     pub version: i64,
-    /// How far it has come.
+    /// Its status.
     pub status: Status,
-    /// Why it is being undone, or was.
+    /// Why it is or was compensated.
     pub failure: Option<Failure>,
-    /// Why it stands still.
+    /// Why it is or was stuck.
     pub stuck: Option<Stuck>,
     /// The steps that have begun.
     pub steps: Vec<StepView>,
-    /// The saga's data, JSON.
+    /// The saga's data as JSON.
     pub data: String,
-    /// When it goes on, if it waits.
+    /// When it continues, if it waits.
     pub wake_at: Timestamp,
     /// When it was started.
     pub created_at: Timestamp,
@@ -54,61 +81,61 @@ pub struct SagaView {
     pub updated_at: Timestamp,
 }
 
-/// A step as the database has it.
+/// A step as stored in the database.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StepView {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// How far it has come.
+    /// Its state.
     pub state: StepState,
-    /// Attempts that have failed: of the action, or once it is being undone of the compensation.
+    /// Failed attempts at the action, or at the compensation once that has begun.
     pub attempts: u32,
-    /// Whether an attempt may have had an effect that nobody told of.
+    /// Whether an attempt may have had an effect that is not known.
     pub uncertain: bool,
-    /// What the last failed attempt said.
+    /// The error of the last failed attempt.
     pub error: Option<String>,
     /// When it was first called.
     pub started_at: Timestamp,
-    /// When it was done, or undone.
+    /// When it was done or undone.
     pub ended_at: Option<Timestamp>,
 }
 
-/// How many sagas there are of each status that is not final: for a metric, with an alarm on `stuck`.
+/// Number of sagas by status, without final ones. For a metric, with an alarm on `stuck`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Counts {
     /// Going forward.
     pub running: u64,
-    /// Being undone.
+    /// Being compensated.
     pub compensating: u64,
-    /// Waiting for somebody to decide.
+    /// Waiting for an operator.
     pub stuck: u64,
 }
 
-/// Why nothing was done.
+/// An admin operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// There is no stuck saga with this id; perhaps somebody else was faster.
+    /// There is no stuck saga with this id. Another operator may have decided first.
     #[error("no saga {0:?} is stuck")]
     NotStuck(String),
-    /// What the database says.
+    /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
 impl<D: Database> Admin<D> {
-    /// The sagas in `db`.
+    /// Creates an admin for the sagas in `db`.
     pub fn new(db: Db<D>) -> Self {
         Self { db }
     }
 
-    /// Sagas in the order of their ids, or against it, each with its steps.
+    /// Lists sagas with their steps, ordered by id.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<SagaView>, AdminError> {
         let status = filter.status.map_or("", Status::as_str);
         let sql = if filter.descending {
@@ -124,11 +151,11 @@ impl<D: Database> Admin<D> {
         Ok(sagas)
     }
 
-    /// One saga.
+    /// Returns a saga, or `None` if there is none with this id.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn get(&self, id: &str) -> Result<Option<SagaView>, AdminError> {
         let mut conn = self.db.pool().acquire().await.map_err(DbError::from)?;
         let Some(owned) = store::load(&self.db, &mut conn, id).await? else { return Ok(None) };
@@ -137,11 +164,11 @@ impl<D: Database> Admin<D> {
         rows.first().map(|row| view::<D>(owned, row)).transpose().map_err(AdminError::from)
     }
 
-    /// How many sagas there are that have not ended.
+    /// Returns the number of sagas that have not ended, by status.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn counts(&self) -> Result<Counts, AdminError> {
         let sql = "SELECT status, COUNT(*) FROM buttress_saga
                    WHERE status IN ('running', 'compensating', 'stuck') GROUP BY status";
@@ -158,41 +185,41 @@ impl<D: Database> Admin<D> {
         Ok(counts)
     }
 
-    /// Lets a stuck saga try again where it stands, with all attempts and deadlines of the step anew.
+    /// Retries a stuck saga at its current step, with fresh attempts and a fresh step deadline.
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`], or what the database says.
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
     pub async fn retry(&self, id: &str) -> Result<(), AdminError> {
         let now = self.db.now();
         self.decide(id, |progress| progress.retry(now)).await
     }
 
-    /// Lets a stuck saga go on without the step at which it stands: forward as if it were done, back as if it were undone.
-    /// For somebody who has done, or undone, by hand what the step could not.
+    /// Continues a stuck saga without its current step: forward as if the step were done, backward
+    /// as if it were undone. For an operator who has done or undone the work of the step by hand.
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`], or what the database says.
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
     pub async fn skip(&self, id: &str) -> Result<(), AdminError> {
         let now = self.db.now();
         self.decide(id, |progress| progress.skip(now)).await
     }
 
-    /// Settles a stuck saga: nothing more is done for it, and `note` says why.
+    /// Closes a stuck saga, and stores the reason in `note`. The saga ends as [`Status::Resolved`].
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`], or what the database says.
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
     pub async fn resolve(&self, id: &str, note: &str) -> Result<(), AdminError> {
         self.decide(id, |progress| progress.resolve(note)).await
     }
 
-    /// Deletes sagas that ended before a moment; how many those were. Never those that are stuck.
+    /// Deletes sagas that ended before a moment, and returns their number. Stuck sagas are kept.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, AdminError> {
         let mut tx = self.db.begin().await?;
         let ended = "DELETE FROM buttress_saga_step WHERE saga_id IN (SELECT id FROM buttress_saga
@@ -207,13 +234,13 @@ impl<D: Database> Admin<D> {
 
     async fn decide(&self, id: &str, decide: impl FnOnce(&mut Progress)) -> Result<(), AdminError> {
         let mut tx = self.db.begin().await?;
-        // Takes the saga from whoever else decides at this moment: on PostgreSQL the row is locked, and the loser finds it
-        // no longer stuck.
+        // Takes the saga from concurrent decisions: PostgreSQL locks the row, and the other one
+        // finds it no longer stuck.
         let sql = "UPDATE buttress_saga SET generation = generation + 1 WHERE id = $1 AND status = 'stuck'";
         let taken = self.db.execute(&mut tx, sql, args![id]).await?;
         let saga = if taken == 1 { store::load(&self.db, &mut tx, id).await? } else { None };
         let Some(mut saga) = saga else { return Err(AdminError::NotStuck(id.to_owned())) };
-        // A step that stands still before it ever began has no row, and no name but in the reason.
+        // A step that got stuck before it began has no row. Its name is only in the reason.
         let at = saga.progress.stuck.as_ref().map(|stuck| stuck.step.clone());
         decide(&mut saga.progress);
         saga.recoveries = 0;
@@ -239,7 +266,7 @@ impl Default for Filter {
 }
 
 impl SagaView {
-    /// Whether nothing will happen unless somebody acts: ended, or stuck.
+    /// Whether the saga has ended or is stuck, so that nothing happens without an operator.
     pub fn is_at_rest(&self) -> bool {
         self.status.is_final() || self.status == Status::Stuck
     }

@@ -5,15 +5,25 @@ use super::state::Failure;
 use crate::clock::Timestamp;
 use crate::event::{DomainEvent, TraceContext};
 
-/// A step being called: the saga's data, and what the participant should be told.
+/// A call of a step: the saga's data, and the context to pass to the participant.
 #[derive(Clone, Debug)]
 pub struct Call<T> {
-    /// The saga's data, as the steps before have left it.
+    /// The saga's data as the previous steps have left it.
     pub data: T,
     pub(super) meta: Meta,
 }
 
-/// A step that has done its work: the data for the steps that follow, and the events to publish.
+/// The result of a step that succeeded: the data for the following steps, and events to publish.
+///
+/// ```
+/// use buttress_durable::saga::{Call, Done, StepError};
+/// use buttress_durable::{DomainEvent, Timestamp};
+///
+/// fn confirm(call: Call<i64>, now: Timestamp) -> Result<Done<i64>, StepError> {
+///     let event = DomainEvent::new("OrderConfirmed", call.saga_id(), now, &call.data);
+///     Ok(call.done().event(event.map_err(StepError::terminal)?))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "return it from the step"]
 pub struct Done<T> {
@@ -37,43 +47,44 @@ pub(super) struct Meta {
 // === impl Call ===
 
 impl<T> Call<T> {
-    /// The idempotency key: `saga:step`. The same for each attempt and for the compensation.
+    /// Returns the idempotency key `saga:step`, which is the same for every attempt and for the
+    /// compensation.
     pub fn key(&self) -> &str {
         &self.meta.key
     }
 
-    /// The saga.
+    /// Returns the id of the saga.
     pub fn saga_id(&self) -> &str {
         &self.meta.saga_id
     }
 
-    /// 1 for the first attempt.
+    /// Returns the number of this attempt, beginning with 1.
     pub fn attempt(&self) -> u32 {
         self.meta.attempt
     }
 
-    /// The generation of this coordinator's lease. A participant that remembers the highest one it has seen can refuse a
-    /// coordinator that has been replaced.
+    /// Returns the generation of the coordinator's lease. A participant that stores the highest
+    /// generation it has seen can reject coordinators that have been replaced.
     pub fn generation(&self) -> i64 {
         self.meta.generation
     }
 
-    /// When the answer is no longer waited for.
+    /// Returns when the coordinator stops waiting for the answer.
     pub fn deadline(&self) -> Timestamp {
         self.meta.deadline
     }
 
-    /// The trace in which the saga was started.
+    /// Returns the trace in which the saga was started.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.meta.trace.as_ref()
     }
 
-    /// Why the saga is being undone. `None` while it goes forward.
+    /// Returns why the saga is being compensated, or `None` while it goes forward.
     pub fn failure(&self) -> Option<&Failure> {
         self.meta.failure.as_ref()
     }
 
-    /// The step is done, with the data as it is now.
+    /// Finishes the step with the current data.
     pub fn done(self) -> Done<T> {
         Done { data: self.data, events: Vec::new() }
     }
@@ -82,8 +93,8 @@ impl<T> Call<T> {
 // === impl Done ===
 
 impl<T> Done<T> {
-    /// Publishes an event through the outbox, in the transaction that notes the end of the step. It gets the saga's trace
-    /// if it has none.
+    /// Adds an event, which the outbox publishes if the transaction that records the step commits.
+    /// It gets the saga's trace context if it has none.
     pub fn event(mut self, event: DomainEvent) -> Self {
         self.events.push(event);
         self

@@ -20,7 +20,7 @@ use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
 use crate::task::{Stop, Worker};
 
-/// Runs sagas. Start one in every process; they share the work by leases.
+/// Runs sagas. Start one in every process; they divide the sagas among themselves by leases.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -56,30 +56,51 @@ pub struct Coordinator<D: Database> {
     scheduler: Arc<Scheduler<D>>,
 }
 
-/// Gathers the definitions and the knobs of a [`Coordinator`].
+/// Collects the definitions and settings of a [`Coordinator`].
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use buttress_durable::saga::Coordinator;
+/// use buttress_durable::{Db, Outbox};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = Db::open(dir.path().join("orders.db")).await?;
+/// let coordinator = Coordinator::builder(db.clone(), Outbox::new(db))
+///     .concurrency(64)
+///     .lease(Duration::from_secs(60))
+///     .poll(Duration::from_millis(500))
+///     .build();
+/// # assert_eq!(coordinator.run_due().await?, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub struct CoordinatorBuilder<D: Database> {
     scheduler: Scheduler<D>,
 }
 
-/// A coordinator at work. Dropped, it stops at once; its sagas are taken over when their leases have expired.
+/// A running coordinator. Dropping it aborts its calls; other coordinators take over its sagas when
+/// their leases expire.
 #[derive(Debug)]
 #[must_use = "dropping it stops the coordinator"]
 pub struct Running {
     worker: Worker,
 }
 
-/// The longest pause between two looks at a saga that another process may be running.
+/// Longest pause between two queries for a saga that another process may be running.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 // === impl CoordinatorBuilder ===
 
 impl<D: Database> CoordinatorBuilder<D> {
-    /// Adds a definition, and returns what starts sagas of it.
+    /// Registers a definition, and returns the [`Starter`] of its sagas.
     ///
     /// # Errors
     ///
-    /// If this name and version are registered already.
+    /// If the name and version are registered already.
     pub fn register<T>(&mut self, definition: Definition<D, T>) -> Result<Starter<D, T>, InvalidConfig>
     where
         T: DeserializeOwned + Serialize + Send + Sync + 'static,
@@ -94,33 +115,35 @@ impl<D: Database> CoordinatorBuilder<D> {
         Ok(starter)
     }
 
-    /// Sagas at work at the same time. Default: 16. At least 1.
+    /// Sets how many sagas run concurrently. Default: 16; at least 1.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.scheduler.concurrency = concurrency.max(1);
         self
     }
 
-    /// How long a coordinator that has crashed keeps its sagas. Default: 30 s. At least 3 times the longest pause that a
-    /// healthy process may make.
+    /// Sets how long a crashed coordinator keeps its sagas. Default: 30 s; at least 10 ms.
+    ///
+    /// Use at least 3 times the longest pause of a healthy process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.scheduler.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// How often to look for sagas that another process has started, or left. Default: 200 ms.
+    /// Sets how often to look for sagas that another process has started or released. Default: 200
+    /// ms; at least 1 ms.
     pub fn poll(mut self, poll: Duration) -> Self {
         self.scheduler.poll = poll.max(Duration::from_millis(1));
         self
     }
 
-    /// How often a saga is taken over from an owner that was lost, without an answer from any step in between. Then it is
-    /// stuck: it may be what kills the process. Default: 10.
+    /// Sets how often a saga may be recovered from a lost owner without an answer from any step in
+    /// between. Then it is stuck, since it may be the cause of the crashes. Default: 10.
     pub fn recoveries(mut self, recoveries: u32) -> Self {
         self.scheduler.recoveries = recoveries;
         self
     }
 
-    /// The coordinator, not yet at work.
+    /// Builds the coordinator. [`Coordinator::run`] starts it.
     pub fn build(self) -> Coordinator<D> {
         Coordinator { scheduler: Arc::new(self.scheduler) }
     }
@@ -129,23 +152,25 @@ impl<D: Database> CoordinatorBuilder<D> {
 // === impl Coordinator ===
 
 impl<D: Database> Coordinator<D> {
-    /// Sagas in `db`, with their events in `outbox`, which must be in the same database.
+    /// Creates a builder for sagas in `db`. `outbox` must be in the same database.
     pub fn builder(db: Db<D>, outbox: Outbox<D>) -> CoordinatorBuilder<D> {
         CoordinatorBuilder { scheduler: Scheduler::new(db, outbox) }
     }
 
-    /// Works until the returned value is dropped or shut down, beginning with what a crash has left.
+    /// Runs sagas until the returned value is dropped or shut down, beginning with those that a
+    /// crash has left.
     pub fn run(&self) -> Running {
         let scheduler = self.scheduler.clone();
         Running { worker: Worker::spawn(|stop| scheduler.work(stop)) }
     }
 
-    /// Runs everything that is due now, until it has ended or has to wait; how many sagas that were. For tests, and for
-    /// services that bring their own loop.
+    /// Runs the sagas that are due until each has ended or must wait, and returns their number.
+    ///
+    /// For tests, and for services with their own loop.
     ///
     /// # Errors
     ///
-    /// What the database says when asked for sagas. What goes wrong in a saga is written down there.
+    /// If the database fails when claiming sagas. A failure in a saga is recorded in its row.
     pub async fn run_due(&self) -> Result<usize, DbError> {
         let (_go_on, stop) = Stop::channel();
         let mut count = 0;
@@ -159,22 +184,22 @@ impl<D: Database> Coordinator<D> {
         }
     }
 
-    /// Waits until a saga has ended or is stuck, and returns it as it is then; or as it is when the time is up. `None` if
-    /// there is none with this id.
+    /// Waits until a saga has ended or is stuck, for at most `limit`, and returns its state then.
+    /// Returns `None` if there is no saga with this id.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn wait(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
         self.wait_until(id, limit, |status| status.is_final() || status == Status::Stuck).await
     }
 
-    /// Waits until it is decided how a saga ends: like [`wait`](Self::wait), but a saga that has turned back is waited for no
-    /// longer, since there is only one way from there.
+    /// Waits until the outcome of a saga is decided. Like [`wait`](Self::wait), but also returns
+    /// when the compensation has begun, since the saga cannot complete from there.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn wait_until_decided(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
         self.wait_until(id, limit, |status| status != Status::Running).await
     }
@@ -190,8 +215,8 @@ impl<D: Database> Coordinator<D> {
         let looking = async {
             let mut pause = scheduler.poll;
             while store::status(&scheduler.db, id).await?.is_some_and(|status| !there(status)) {
-                // Whoever waits must not keep the database from what it is waiting for: it looks again when there is news,
-                // and seldom besides, for sagas that another process runs.
+                // Polling more often would compete with the saga for the database. Sagas of this
+                // process send a notification; the pause is for those of other processes.
                 let _ = timeout(pause, told(&mut news, id)).await;
                 pause = pause.saturating_mul(2).min(LONGEST_LOOK.max(scheduler.poll));
             }
@@ -203,7 +228,7 @@ impl<D: Database> Coordinator<D> {
         self.admin().get(id).await
     }
 
-    /// The list of sagas, and what to do with those that are stuck.
+    /// Returns the admin for the sagas in this coordinator's database.
     pub fn admin(&self) -> Admin<D> {
         Admin::new(self.scheduler.db.clone())
     }
@@ -212,13 +237,13 @@ impl<D: Database> Coordinator<D> {
 // === impl Running ===
 
 impl Running {
-    /// Finishes the calls at hand, writes down their outcome, and gives the sagas back.
+    /// Lets the running calls finish, records their outcome, and releases the sagas.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;
     }
 }
 
-/// Returns when there is news of this saga, or may have been.
+/// Returns when this saga has changed, or notifications were missed.
 async fn told(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
     loop {
         match news.recv().await {

@@ -17,8 +17,22 @@ use crate::event::{DomainEvent, is_topic};
 
 /// The steps of a saga, under a name and a version.
 ///
-/// The version is stored with each saga, and a saga is only ever run by the version it was started with. Change the steps,
-/// or what they keep in the data, and you have a new version: register both until the last saga of the old one has ended.
+/// Each saga stores the version it was started with, and only that version runs it. If you change
+/// the steps or the data, use a new version, and register both until the last saga of the old one
+/// has ended.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] {
+/// use buttress_durable::saga::{Call, Definition, Step};
+/// use std::time::Duration;
+///
+/// let reserve = Step::<sqlx::Sqlite, i64>::new("reserve", |call: Call<i64>| async { Ok(call.done()) })
+///     .compensation(|call: Call<i64>| async { Ok(call.done()) });
+/// let pay = Step::new("pay", |call: Call<i64>| async { Ok(call.done()) }).pivot();
+/// let order = Definition::new("order", 1, [reserve, pay])?.deadline(Duration::from_secs(60));
+/// # }
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Debug)]
 pub struct Definition<D: Database, T> {
     pub(super) name: String,
@@ -34,10 +48,10 @@ pub(super) trait Flow<D: Database>: Send + Sync {
     fn version(&self) -> u32;
     fn rules(&self) -> &[Rules];
 
-    /// Whether the action, or the compensation, runs in the coordinator's transaction.
+    /// Whether the action or the compensation runs in the coordinator's transaction.
     fn is_local(&self, step: usize, undo: bool) -> bool;
 
-    /// Calls the action or the compensation of a step. `tx` is there if it is local.
+    /// Calls the action or the compensation of a step. `tx` is set if it is local.
     fn call<'a>(
         &'a self,
         step: usize,
@@ -48,7 +62,7 @@ pub(super) trait Flow<D: Database>: Send + Sync {
     ) -> BoxFuture<'a, Result<Called, CallError>>;
 }
 
-/// What a step has left: the data as JSON, and its events.
+/// The result of a step: the data as JSON, and its events.
 pub(super) struct Called {
     pub(super) data: String,
     pub(super) events: Vec<DomainEvent>,
@@ -56,17 +70,18 @@ pub(super) struct Called {
 
 pub(super) enum CallError {
     Step(StepError),
-    /// The saga cannot be run by this definition at all.
+    /// This definition cannot run the saga.
     Misfit(String),
 }
 
 impl<D: Database, T> Definition<D, T> {
-    /// A saga of these steps. The version begins at 1.
+    /// Creates a definition. Versions begin with 1.
     ///
     /// # Errors
     ///
-    /// If the name or a step's name is not 1 to 60 of `A-Za-z0-9._-`, a step's name comes twice, there is no step or more
-    /// than one pivot, a step after the pivot is not retriable, or a retriable step is not after the pivot.
+    /// If the definition's or a step's name is not 1 to 60 of `A-Za-z0-9._-`, two steps have the
+    /// same name, there is no step or more than one pivot, a step after the pivot is not retriable,
+    /// or a retriable step is not after the pivot.
     pub fn new(
         name: impl Into<String>,
         version: u32,
@@ -95,7 +110,8 @@ impl<D: Database, T> Definition<D, T> {
         Ok(Self { name, version, rules, deadline: None, steps })
     }
 
-    /// How long a saga may take until its pivot is called, in wall time. Then it is undone. Default: no limit.
+    /// Sets how long a saga may take until its pivot is called, in wall time. Then it is
+    /// compensated. Default: no limit.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -144,7 +160,9 @@ where
             let outcome = match (self.act(step, undo), tx) {
                 (Some(Act::Remote(act)), _) => guarded(async { act(call).await }).await,
                 (Some(Act::Local(act)), Some(tx)) => guarded(act(tx, call)).await,
-                _ => return Err(CallError::Misfit(format!("the definition has nothing to call at step {step}"))),
+                _ => {
+                    return Err(CallError::Misfit(format!("the definition has nothing to call at step {step}")));
+                }
             };
             let Done { data, events } = outcome.map_err(CallError::Step)?;
             let data = serde_json::to_string(&data)
@@ -155,7 +173,7 @@ where
     }
 }
 
-/// A step that panics may have done its work before.
+/// Converts a panic into an unknown outcome, since the step may have done its work before.
 async fn guarded<T>(act: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
     AssertUnwindSafe(act).catch_unwind().await.unwrap_or_else(|_| Err(StepError::unknown("the step panicked")))
 }

@@ -3,7 +3,17 @@ use std::time::Duration;
 
 use crate::db::DbError;
 
-/// Why a step has not done its work.
+/// Why a step failed. Its kind decides whether the coordinator retries or compensates.
+///
+/// ```
+/// use buttress_durable::saga::{ErrorKind, StepError};
+/// use std::time::Duration;
+///
+/// let busy = StepError::retriable("503 Service Unavailable").after(Duration::from_secs(2));
+/// assert_eq!(busy.kind(), ErrorKind::Retriable);
+/// assert_eq!(StepError::terminal("card declined").kind(), ErrorKind::Terminal);
+/// assert_eq!(StepError::unknown("connection reset").kind(), ErrorKind::Unknown);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{}", crate::text::Chain(&**error))]
 pub struct StepError {
@@ -12,49 +22,50 @@ pub struct StepError {
     error: Box<dyn Error + Send + Sync>,
 }
 
-/// What a failure says about the work.
+/// What a failure says about the work of the step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// It did not happen, and may succeed if tried again.
+    /// It did not happen, and another attempt may succeed.
     Retriable,
-    /// It did not happen, and never will: out of stock, declined.
+    /// It did not happen and never will: out of stock, card declined.
     Terminal,
-    /// It may have happened: a timeout, a broken connection. Tried again while attempts last, and undone if that fails.
+    /// It may have happened: a timeout, a broken connection. It is retried while attempts are left,
+    /// and compensated after that.
     Unknown,
 }
 
 impl StepError {
-    /// It did not happen, and may succeed if tried again.
+    /// The work did not happen, and another attempt may succeed.
     pub fn retriable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind: ErrorKind::Retriable, pause: None, error: error.into() }
     }
 
-    /// It did not happen, and never will.
+    /// The work did not happen and never will.
     pub fn terminal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind: ErrorKind::Terminal, pause: None, error: error.into() }
     }
 
-    /// It may have happened.
+    /// The work may have happened.
     pub fn unknown(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind: ErrorKind::Unknown, pause: None, error: error.into() }
     }
 
-    /// Waits at least this long before the next attempt: what a `Retry-After` said.
+    /// Waits at least this long before the next attempt, for example the value of `Retry-After`.
     #[must_use]
     pub fn after(mut self, pause: Duration) -> Self {
         self.pause = Some(pause);
         self
     }
 
-    /// What the failure says about the work.
+    /// Returns what the failure says about the work.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 }
 
 impl From<DbError> for StepError {
-    /// Unknown, as a commit may have happened. In a local step that is settled by the rollback.
+    /// Unknown, since a commit may have happened. In a local step the rollback settles it.
     fn from(error: DbError) -> Self {
         Self::unknown(error)
     }

@@ -1,4 +1,4 @@
-//! What a saga does next: no database, no clock, no calls. Everything that is decided is decided here.
+//! The state machine of a saga. It makes all decisions, without a database, a clock or calls.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::state::{Failure, Status, StepState, Stuck};
 use crate::clock::Timestamp;
 use crate::text::storable;
 
-/// A saga's row and its steps' rows.
+/// The row of a saga and the rows of its steps.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     pub(super) status: Status,
-    /// The step to run next; while being undone, steps above it are settled.
+    /// Index of the step to run next. While compensating, all steps above it are settled.
     pub(super) step: usize,
     pub(super) steps: Vec<Option<StepRow>>,
     pub(super) failure: Option<Failure>,
@@ -26,9 +26,9 @@ pub(super) struct Progress {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct StepRow {
     pub(super) state: StepState,
-    /// Attempts that have failed: of the action, or once it is being undone of the compensation.
+    /// Failed attempts at the action, or at the compensation once that has begun.
     pub(super) attempts: u32,
-    /// Whether an attempt may have had an effect that nobody told us of.
+    /// Whether an attempt may have had an effect that is not known.
     pub(super) uncertain: bool,
     pub(super) error: Option<String>,
     pub(super) started_at: Timestamp,
@@ -47,7 +47,7 @@ pub(super) enum Next {
         attempt: u32,
         deadline: Timestamp,
     },
-    /// Nothing before `wake_at`.
+    /// Nothing to do before `wake_at`.
     Wait,
     End,
 }
@@ -59,7 +59,7 @@ impl Progress {
         Self { status: Status::Running, step: 0, steps, failure: None, stuck: None, deadline_at, wake_at: now }
     }
 
-    /// Decides what to do now, and writes down that it begins.
+    /// Decides what to do now, and marks the step as started.
     pub(super) fn plan(&mut self, rules: &[Rules], now: Timestamp) -> Next {
         if self.wake_at > now && matches!(self.status, Status::Running | Status::Compensating) {
             return Next::Wait;
@@ -75,7 +75,7 @@ impl Progress {
         }
     }
 
-    /// The next action; or none, if the saga has ended, is stuck, or has turned back.
+    /// Returns the next action, or `None` if the saga has ended, is stuck, or has turned back.
     fn forward(&mut self, rules: &[Rules], now: Timestamp) -> Option<Next> {
         let step = self.step;
         let Some(rule) = rules.get(step) else {
@@ -83,7 +83,7 @@ impl Progress {
             return None;
         };
         let row = self.row(step, now);
-        // Found like this, it was cut off.
+        // Started, but without an outcome: a crash interrupted the attempt.
         row.uncertain |= row.state == StepState::Started && !rule.local;
         let (attempt, uncertain) = (row.attempts.saturating_add(1), row.uncertain);
         let step_deadline = rule.deadline.map(|deadline| row.started_at.plus(deadline));
@@ -102,7 +102,7 @@ impl Progress {
         Some(Next::Act { step, attempt, deadline: deadline.unwrap_or(now) })
     }
 
-    /// The next compensation, from the top down.
+    /// Returns the next compensation, from the last step to the first.
     fn back(&mut self, rules: &[Rules], now: Timestamp) -> Next {
         for step in (0..self.steps.len().min(self.step.saturating_add(1))).rev() {
             let (Some(rule), Some(Some(row))) = (rules.get(step), self.steps.get_mut(step)) else { continue };
@@ -126,7 +126,7 @@ impl Progress {
         Next::End
     }
 
-    /// What became of the action of the current step.
+    /// Records the outcome of the current step's action.
     pub(super) fn acted(&mut self, rules: &[Rules], result: Result<(), &StepError>, now: Timestamp, rng: &mut Rng) {
         let step = self.step;
         let Some(rule) = rules.get(step) else { return };
@@ -147,8 +147,8 @@ impl Progress {
         match error.kind {
             ErrorKind::Terminal if rule.retriable => self.stick(&rule.name, format!("refused: {message}")),
             ErrorKind::Terminal => {
-                // The participant has judged this key. Only if undoing is possible anyway, it is asked to be on the safe
-                // side.
+                // The participant has rejected this key. It is asked to compensate only if a
+                // compensation exists.
                 row.uncertain &= rule.undoable;
                 self.turn_back(rule, &message);
             }
@@ -160,7 +160,7 @@ impl Progress {
         }
     }
 
-    /// What became of the compensation of the current step.
+    /// Records the outcome of the current step's compensation.
     pub(super) fn undone(&mut self, rules: &[Rules], result: Result<(), &StepError>, now: Timestamp, rng: &mut Rng) {
         let step = self.step;
         let Some(rule) = rules.get(step) else { return };
@@ -181,14 +181,14 @@ impl Progress {
         self.wake_at = now.plus(pause);
     }
 
-    /// Stands still at the current step.
+    /// Makes the saga stuck at the current step.
     pub(super) fn stick(&mut self, step: &str, message: String) {
         let compensating = self.status == Status::Compensating;
         self.stuck = Some(Stuck { step: step.to_owned(), message: storable(message), compensating, note: None });
         self.status = Status::Stuck;
     }
 
-    /// Goes on from where it stands, with all attempts and deadlines of the step anew.
+    /// Continues a stuck saga at its current step, with fresh attempts and a fresh step deadline.
     pub(super) fn retry(&mut self, now: Timestamp) {
         let Some(stuck) = self.stuck.take() else { return };
         self.status = if stuck.compensating { Status::Compensating } else { Status::Running };
@@ -198,7 +198,8 @@ impl Progress {
         }
     }
 
-    /// Goes on without the step at which it stands: forward as if it were done, back as if it were undone.
+    /// Continues a stuck saga without its current step: as if done when forward, as if undone when
+    /// compensating.
     pub(super) fn skip(&mut self, now: Timestamp) {
         let compensating = self.stuck.as_ref().is_some_and(|stuck| stuck.compensating);
         self.retry(now);
@@ -209,7 +210,7 @@ impl Progress {
         }
     }
 
-    /// Settled by hand.
+    /// Closes a stuck saga.
     pub(super) fn resolve(&mut self, note: &str) {
         self.status = Status::Resolved;
         if let Some(stuck) = &mut self.stuck {
@@ -217,7 +218,8 @@ impl Progress {
         }
     }
 
-    /// The attempts at the current action, or its time, are used up.
+    /// Turns back or gets stuck, because the attempts or the time of the current action are used
+    /// up.
     fn exhausted(&mut self, rules: &[Rules], message: &str) {
         let Some(rule) = rules.get(self.step) else { return };
         let uncertain = self.steps.get(self.step).and_then(Option::as_ref).is_some_and(|row| row.uncertain);
@@ -228,7 +230,8 @@ impl Progress {
         }
     }
 
-    /// Past the pivot there is no way back; nor at it, while nobody knows whether it happened and nothing can undo it.
+    /// Whether the saga may be compensated from this step. Not after the pivot; and not at the
+    /// pivot while its outcome is unknown and it has no compensation.
     fn may_turn_back(rule: &Rules, uncertain: bool) -> bool {
         !rule.retriable && (!rule.pivot || !uncertain || rule.undoable)
     }
@@ -263,7 +266,8 @@ mod tests {
 
     use super::*;
 
-    /// A participant that keeps to the rules: one effect for each key, and none after it was undone.
+    /// A participant that follows the rules: one effect for each key, and none after a
+    /// compensation.
     #[derive(Clone, Copy, Debug, Default)]
     struct Participant {
         effect: bool,
@@ -315,7 +319,7 @@ mod tests {
         before.chain([pivot]).chain(after).collect()
     }
 
-    /// Runs until the saga is at rest, or dice and patience are at an end.
+    /// Runs until the saga is at rest, with the given dice and then up to 200 successful steps.
     fn play(rules: &[Rules], deadline: Option<Duration>, dice: &[u8]) -> (Progress, Vec<Participant>) {
         let mut now = Timestamp::from_millis(1_000);
         let mut rng = Rng::with_seed(7);
@@ -323,7 +327,8 @@ mod tests {
         let mut participants = vec![Participant::default(); rules.len()];
         for die in dice.iter().copied().chain(std::iter::repeat_n(7, 200)) {
             now = now.plus(Duration::from_millis(5));
-            // An answer of None is a crash: nothing is recorded, and the saga is planned again from what was written.
+            // `None` is a crash: nothing is recorded, and the saga is planned again from its last
+            // state.
             match progress.plan(rules, now) {
                 Next::Act { step, .. } => {
                     if let Some(result) = participants[step].act(die) {

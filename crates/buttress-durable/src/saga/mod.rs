@@ -1,37 +1,44 @@
-//! Sagas: several services change together, or not at all, without a transaction across them.
+//! Sagas: changes in several services that all happen or are all undone, without a distributed
+//! transaction.
 //!
-//! A saga is a list of [`Step`]s, each with an action and, where there is something to undo, a compensation. The
-//! [`Coordinator`] runs them in order. When a step fails for good, the steps before it are undone in reverse order.
+//! A saga is a list of [`Step`]s, each with an action and, if there is something to undo, a
+//! compensation. The [`Coordinator`] runs the actions in order. When a step fails for good, the
+//! steps before it are compensated in reverse order.
 //!
-//! * A step may be the **pivot**, the point of no return: after it the saga only goes forward, and every later step must be
-//!   [`retriable`](Step::retriable), one that cannot be refused and is repeated until it succeeds.
-//! * A failure is typed ([`StepError`]): *retriable* (it did not happen, try again), *terminal* (it did not happen and never
-//!   will), *unknown* (nobody can tell: a timeout, a crash). A step of which any attempt ended unknown is undone like one
-//!   that succeeded, unless it succeeds after all.
-//! * Every call carries the **idempotency key** `saga:step`, the same for each attempt and for the compensation. The
-//!   participant does the work once for a key; and when asked to undo a key that it has never seen, it remembers to refuse
-//!   it, because the action may still be on its way.
-//! * A step that changes only the service's own database is [`local`](Step::local): it runs in the transaction that notes its
-//!   end, and so happens exactly once.
+//! * One step may be the **pivot**, the point of no return. After it the saga only goes forward,
+//!   and every later step must be [`retriable`](Step::retriable): it cannot be rejected and is
+//!   repeated until it succeeds.
+//! * A failure has a kind ([`StepError`]): *retriable* (it did not happen; try again), *terminal*
+//!   (it did not happen and never will), *unknown* (a timeout or a crash hides the outcome). A step
+//!   with an attempt of unknown outcome is compensated like one that succeeded, unless a later
+//!   attempt succeeds.
+//! * Every call carries the **idempotency key** `saga:step`, the same for each attempt and for the
+//!   compensation. The participant does the work once for each key. When it is asked to compensate
+//!   a key that it does not know, it must remember to reject that key, because the action may
+//!   arrive later.
+//! * A step that changes only the service's own database is [`local`](Step::local): it runs in the
+//!   transaction that records its end, and therefore happens exactly once.
 //!
 //! # What is stored
 //!
-//! A row for the saga and one for each step that has begun, written before the step runs and after it, together with the
-//! step's events in the [outbox](crate::outbox). The row after one step and the row before the next are one transaction. A
-//! restart reads the rows and goes on: a step that had begun is called again with the same key.
+//! There is a row for the saga and one for each step that has begun. They are written before and
+//! after each step, together with the step's events in the [outbox](crate::outbox). The end of a
+//! step and the start of the next are recorded in one transaction. After a restart the coordinator
+//! continues from the rows: a step that had begun is called again with the same key.
 //!
-//! A coordinator works on a saga under a lease. Each new owner has a higher generation, and every write names the
-//! generation it belongs to: an owner that was believed dead and was not writes nothing. So two coordinators never run one
-//! saga, as far as anything in the database goes; what a stale owner has sent to a participant before, the idempotency key
-//! catches.
+//! A coordinator runs a saga under a lease. Each new owner has a higher generation, and every write
+//! names its generation, so that a replaced owner writes nothing. Two coordinators therefore never
+//! both advance a saga in the database. Calls that a replaced owner sent to a participant before
+//! are made harmless by the idempotency key.
 //!
-//! # What happens when it does not work
+//! # When it fails
 //!
-//! An action is tried up to its number of attempts, with pauses, within its deadlines, all in wall time and counted across
-//! restarts. Then the saga is undone; or, past the pivot, it is **stuck**, as it is when a compensation has used up its own
-//! attempts, or when the saga has killed its coordinator too often without getting any further. A stuck saga is never
-//! dropped: it is in the [`Admin`] list with its reason, waits for somebody to retry, skip or resolve it, and is counted by
-//! [`Admin::counts`] for a metric.
+//! An action is tried up to its number of attempts, with pauses, within its deadlines. All of these
+//! are measured in wall time and count across restarts. Then the saga is compensated; after the
+//! pivot it is **stuck** instead. It is also stuck when a compensation has used up its attempts, or
+//! when the saga was recovered from crashed coordinators too often without progress. A stuck saga
+//! is never dropped: [`Admin`] lists it with its reason, an operator retries, skips or resolves it,
+//! and [`Admin::counts`] counts it for a metric.
 
 mod admin;
 mod call;

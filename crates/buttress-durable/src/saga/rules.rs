@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use buttress_core::Backoff;
 
-/// The knobs of one step.
+/// The settings of one step.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) name: String,
     pub(super) pivot: bool,
     pub(super) retriable: bool,
     pub(super) undoable: bool,
-    /// The action runs in our own transaction: cut off, it has not happened.
+    /// The action runs in our own transaction, so an interrupted attempt has not happened.
     pub(super) local: bool,
     pub(super) attempts: u32,
     pub(super) backoff: Backoff,

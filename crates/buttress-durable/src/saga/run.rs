@@ -1,4 +1,4 @@
-//! One saga, from where it stands to where it has to wait, or to its end.
+//! Runs one saga from its current step until it must wait or has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,16 +27,16 @@ pub(super) struct Run<D: Database> {
     pub(super) lease: Duration,
     pub(super) recoveries: u32,
     pub(super) stop: Stop,
-    /// Whoever waits for this saga is told when it is decided how it ends.
+    /// Sends the saga's id when its outcome is decided, to those who wait for it.
     pub(super) news: broadcast::Sender<Arc<str>>,
 }
 
-/// How long a saga rests whose run the database has failed. It stays owned for that time, so that taking it again counts as
-/// a recovery: what fails every time is stuck in the end, and seen.
+/// Pause of a saga after the database failed its run. It stays owned meanwhile, so that claiming it
+/// again counts as a recovery, and a saga that fails every time ends up stuck and visible.
 const REST: Duration = Duration::from_secs(1);
 
 impl<D: Database> Run<D> {
-    /// Returns when the saga has ended, has to wait, or belongs to another coordinator.
+    /// Returns when the saga has ended, must wait, or belongs to another coordinator.
     pub(super) async fn drive(mut self) {
         if let Err(error) = self.steps().await {
             let id = &*self.saga.id;
@@ -50,11 +50,11 @@ impl<D: Database> Run<D> {
         let names: Vec<_> = flow.rules().iter().map(|rule| rule.name.as_str()).collect();
         self.check(&names);
         let mut events = Vec::new();
-        // The transaction of a local step, until its end is noted in it.
+        // The transaction of a local step, until its end is recorded in it.
         let mut open: Option<Tx<D>> = None;
         let mut known = self.saga.progress.status;
         loop {
-            // Asked to stop, it begins nothing more, and writes down what has become of the last step.
+            // When it should stop it begins no step, but records the outcome of the last one.
             let next = match self.stop.is_set() && self.saga.progress.stuck.is_none() {
                 true => Next::Wait,
                 false => self.saga.progress.plan(flow.rules(), self.db.now()),
@@ -81,7 +81,7 @@ impl<D: Database> Run<D> {
             }
             if self.saga.progress.status != known {
                 known = self.saga.progress.status;
-                // Nobody listens, mostly.
+                // Mostly there are no receivers.
                 let _ = self.news.send(self.saga.id.clone());
             }
             let (step, undo, attempt, deadline) = match next {
@@ -107,7 +107,8 @@ impl<D: Database> Run<D> {
             let called = if flow.is_local(step, undo) {
                 let mut tx = self.db.begin().await?;
                 let called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, Some(&mut tx))).await;
-                // A failure drops the transaction: what the step has written is undone before anybody notes the failure.
+                // A failure drops the transaction, so that the step's writes are undone before the
+                // failure is recorded.
                 open = called.is_ok().then_some(tx);
                 called
             } else {
@@ -120,8 +121,8 @@ impl<D: Database> Run<D> {
         }
     }
 
-    /// Stuck rather than guessed at: the rows and the definition must tell of the same steps, and a saga that takes its
-    /// coordinators down is not started once more.
+    /// Makes the saga stuck if the definition's steps differ from the stored ones, or if it was
+    /// recovered too often.
     fn check(&mut self, names: &[&str]) {
         let at = names.get(self.saga.progress.step).copied().unwrap_or_default();
         let begun = self.saga.names.iter().map(String::as_str);
@@ -146,7 +147,7 @@ impl<D: Database> Run<D> {
             Err(CallError::Step(error)) => Err(error),
             Err(CallError::Misfit(message)) => return progress.stick(name, message),
         };
-        // An answer is progress, even a bad one.
+        // Any answer is progress, including a failure.
         self.saga.recoveries = 0;
         if let Err(error) = &result {
             tracing::warn!(saga = &*self.saga.id, step = name, undo, kind = ?error.kind, %error, "step failed");
@@ -155,11 +156,12 @@ impl<D: Database> Run<D> {
         if undo { progress.undone(rules, result, now, &mut rng) } else { progress.acted(rules, result, now, &mut rng) }
     }
 
-    /// Renews the lease until somebody else has it. A failure is no loss yet: the next write will tell.
+    /// Renews the lease until another coordinator has it. A failed renewal is retried; the next
+    /// write decides whether the lease was lost.
     async fn keep(&self) {
         let mut beat = interval(self.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once, and the lease was just written.
+        // The first tick fires at once, and the lease was just written.
         beat.tick().await;
         loop {
             beat.tick().await;

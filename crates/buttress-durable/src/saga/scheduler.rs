@@ -25,13 +25,13 @@ pub(super) struct Scheduler<D: Database> {
     pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) recoveries: u32,
-    /// A saga was started, or has something new to do.
+    /// Notified when a saga was started or released.
     pub(super) woken: Arc<watch::Sender<()>>,
-    /// The id of a saga that has ended, is stuck, or has turned back.
+    /// Ids of sagas that have ended, got stuck, or begun to compensate.
     pub(super) news: broadcast::Sender<Arc<str>>,
 }
 
-/// News that a waiter may miss before it has to look for itself.
+/// Notifications that a waiter may lag behind before it has to query the database.
 const NEWS: usize = 256;
 impl<D: Database> Scheduler<D> {
     pub(super) fn new(db: Db<D>, outbox: Outbox<D>) -> Self {
@@ -51,7 +51,7 @@ impl<D: Database> Scheduler<D> {
 
     pub(super) async fn work(self: Arc<Self>, mut stop: Stop) {
         let mut woken = self.woken.subscribe();
-        // Each saga a task; dropped, they are aborted.
+        // One task for each saga. Dropping the set aborts them.
         let mut runs = JoinSet::new();
         while !stop.is_set() {
             let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {
@@ -77,7 +77,8 @@ impl<D: Database> Scheduler<D> {
         while runs.join_next().await.is_some() {}
     }
 
-    /// Until the next look: sooner than a whole poll if a saga that waits is due sooner.
+    /// Returns the pause until the next query: at most the poll interval, less if a waiting saga is
+    /// due earlier.
     async fn until_due(&self) -> Duration {
         let mut pause = self.poll;
         for flow in &self.flows {

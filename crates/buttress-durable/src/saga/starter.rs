@@ -14,6 +14,7 @@ use crate::event::TraceContext;
 use crate::text::storable;
 
 /// Starts sagas of one definition.
+/// [`CoordinatorBuilder::register`](super::CoordinatorBuilder::register) returns it.
 pub struct Starter<D: Database, T> {
     db: Db<D>,
     name: String,
@@ -29,12 +30,14 @@ impl<D: Database, T> Starter<D, T> {
         Self { db, name: name.clone(), version: *version, deadline: *deadline, woken, data: PhantomData }
     }
 
-    /// Starts a saga in the caller's transaction: together with what it is about, or not at all. False if there is a saga
-    /// with this id, which is then left alone. `trace` goes with every call and event of the saga.
+    /// Starts a saga in the caller's transaction. Returns false, without a change, if there is a
+    /// saga with this id.
+    ///
+    /// `trace` is passed on with every call and event of the saga.
     ///
     /// # Errors
     ///
-    /// If the data does not serialise, or what the database says.
+    /// If the data cannot be serialised or the database fails.
     pub async fn start(
         &self,
         conn: &mut D::Connection,
@@ -53,7 +56,8 @@ impl<D: Database, T> Starter<D, T> {
         store::insert(&self.db, conn, id, definition, (&progress, &data, trace.as_deref())).await
     }
 
-    /// Tells the coordinator of this process that a transaction with a new saga has committed, to save it the wait.
+    /// Wakes the coordinator of this process after a commit, so that the saga does not wait for the
+    /// next poll. Optional.
     pub fn wake(&self) {
         self.woken.send_replace(());
     }

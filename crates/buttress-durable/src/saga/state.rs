@@ -1,10 +1,10 @@
-//! How far sagas and their steps have come, as the database and the admin list say it.
+//! Status of sagas and states of steps, as stored in the database and shown by the admin.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How far a saga has come.
+/// The status of a saga.
 ///
 /// ```text
 /// running ---------------------> completed
@@ -17,67 +17,67 @@ use serde::{Deserialize, Serialize};
 pub enum Status {
     /// Going forward.
     Running,
-    /// Being undone.
+    /// Being compensated.
     Compensating,
     /// Every step is done.
     Completed,
-    /// Every step that was done, or may have been, is undone.
+    /// Every step that was or may have been done is undone.
     Compensated,
-    /// Waits for somebody to decide.
+    /// Waiting for an operator.
     Stuck,
-    /// Somebody has settled it by hand.
+    /// Closed by an operator.
     Resolved,
 }
 
-/// How far a step has come.
+/// The state of a step.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum StepState {
-    /// Called, or about to be; what became of it is not known.
+    /// Called, or about to be called; the outcome is not known.
     Started,
-    /// Failed, and waits for the next attempt.
+    /// Failed, and waiting for the next attempt.
     Waiting,
     /// Done.
     Done,
     /// Failed for good.
     Failed,
-    /// The compensation is called until it succeeds.
+    /// Being compensated: the compensation is called until it succeeds.
     Undoing,
     /// Undone.
     Undone,
-    /// Somebody decided to go on without it.
+    /// Skipped by an operator.
     Skipped,
 }
 
-/// Why a saga is undone.
+/// Why a saga is compensated.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Failure {
     /// The step that failed.
     pub step: String,
-    /// What it said.
+    /// Its error.
     pub message: String,
 }
 
-/// Why a saga stands still.
+/// Why a saga is stuck.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stuck {
-    /// The step at which it stands.
+    /// The step at which it is stuck.
     pub step: String,
     /// What happened there.
     pub message: String,
-    /// Whether it was being undone.
+    /// Whether the saga was being compensated.
     pub compensating: bool,
-    /// What somebody wrote when settling it.
+    /// The operator's note on closing it.
     pub note: Option<String>,
 }
 
-/// Names for an enum's values in the database, both ways, in one table.
+/// Maps an enum's variants to their names in the database, in both directions.
 macro_rules! names {
     ($type:ident: $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {
-            /// The name in the database.
+            /// Returns the name in the database.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
@@ -115,7 +115,7 @@ names!(StepState:
 );
 
 impl Status {
-    /// Whether nothing more will happen.
+    /// Whether the saga has ended.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Compensated | Self::Resolved)
     }

@@ -10,7 +10,7 @@ use super::call::{Call, Outcome};
 use super::rules::Rules;
 use crate::db::{Database, Tx};
 
-/// One step of a saga over data of type `T`.
+/// A step of a saga over data of type `T`: an action, an optional compensation, and their limits.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
@@ -57,9 +57,10 @@ pub(super) enum Act<D: Database, T> {
 }
 
 impl<D: Database, T> Step<D, T> {
-    /// A step that calls somebody else. 5 attempts of at most 10 seconds, with pauses of 100 ms to 10 s.
+    /// Creates a step that calls another service: 5 attempts of at most 10 s, with pauses of 100 ms
+    /// to 10 s.
     ///
-    /// `action` may be called more than once with the same [key](Call::key), also after a crash.
+    /// `action` may be called repeatedly with the same [key](Call::key), also after a crash.
     pub fn new<F, Fut>(name: impl Into<String>, action: F) -> Self
     where
         F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
@@ -68,8 +69,9 @@ impl<D: Database, T> Step<D, T> {
         Self::with(name.into(), Act::Remote(Box::new(move |call| action(call).boxed())))
     }
 
-    /// A step that changes only this database. It runs in the transaction that notes its end: exactly once. Its failures
-    /// are never unknown, since the transaction is rolled back.
+    /// Creates a step that changes only this database. It runs in the transaction that records its
+    /// end, and therefore happens exactly once. It has no unknown outcomes, since a failure rolls
+    /// the transaction back.
     pub fn local<F>(name: impl Into<String>, action: F) -> Self
     where
         F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
@@ -83,8 +85,10 @@ impl<D: Database, T> Step<D, T> {
         Self { rules: Rules::new(name), action, compensation: None }
     }
 
-    /// How to undo the step. It gets the same key as the action, and must succeed also if the action never happened; it
-    /// must then make sure that the action does not happen later. Without one there is nothing to undo.
+    /// Sets how to undo the step. Without a compensation there is nothing to undo.
+    ///
+    /// It gets the same key as the action, must succeed even if the action never happened, and must
+    /// ensure that the action does not happen later.
     pub fn compensation<F, Fut>(mut self, compensation: F) -> Self
     where
         F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
@@ -95,7 +99,7 @@ impl<D: Database, T> Step<D, T> {
         self
     }
 
-    /// How to undo the step, in this database only: exactly once.
+    /// Sets how to undo the step in this database only, exactly once.
     pub fn local_compensation<F>(mut self, compensation: F) -> Self
     where
         F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
@@ -105,52 +109,58 @@ impl<D: Database, T> Step<D, T> {
         self
     }
 
-    /// The point of no return: once this step is done, the saga only goes forward. Give it a compensation nevertheless, for
-    /// the case that nobody can tell whether it is done; without one such a saga gets stuck.
+    /// Makes this step the point of no return: once it is done, the saga only goes forward.
+    ///
+    /// Give it a compensation as well, for the case that its outcome stays unknown. Without one
+    /// such a saga gets stuck.
     pub fn pivot(mut self) -> Self {
         self.rules.pivot = true;
         self
     }
 
-    /// A step after the pivot: it cannot be refused, and when its attempts are used up the saga is stuck, not undone.
+    /// Makes this a step after the pivot: it cannot be rejected, and when its attempts are used up
+    /// the saga is stuck, not compensated.
     pub fn retriable(mut self) -> Self {
         self.rules.retriable = true;
         self
     }
 
-    /// How often the action is tried. Default: 5. An attempt that a crash cut off does not count.
+    /// Sets how often the action is tried. Default: 5. An attempt that a crash interrupted does not
+    /// count.
     pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
         self.rules.attempts = attempts.get();
         self
     }
 
-    /// The pauses between attempts. Default: equal jitter, 100 ms to 10 s.
+    /// Sets the pauses between attempts. Default: equal jitter, 100 ms to 10 s.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.rules.backoff = backoff;
         self
     }
 
-    /// How long one attempt, of the action or of the compensation, may take. Default: 10 s. Then it has failed with
-    /// [`ErrorKind::Unknown`].
+    /// Sets how long one attempt of the action or the compensation may take. Default: 10 s. After
+    /// that it has failed with [`ErrorKind::Unknown`].
+    ///
+    /// [`ErrorKind::Unknown`]: super::ErrorKind::Unknown
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.rules.timeout = timeout;
         self
     }
 
-    /// How long all attempts of the action may take together, from the first one on, in wall time, across restarts.
-    /// Default: no limit but the saga's.
+    /// Sets how long all attempts of the action may take together, from the first one on, in wall
+    /// time and across restarts. Default: no limit except the saga's.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.rules.deadline = Some(deadline);
         self
     }
 
-    /// How often the compensation is tried before the saga is stuck. Default: 20.
+    /// Sets how often the compensation is tried before the saga is stuck. Default: 20.
     pub fn compensation_attempts(mut self, attempts: NonZeroU32) -> Self {
         self.rules.undo_attempts = attempts.get();
         self
     }
 
-    /// The pauses between attempts of the compensation. Default: equal jitter, 200 ms to 60 s.
+    /// Sets the pauses between attempts of the compensation. Default: equal jitter, 200 ms to 60 s.
     pub fn compensation_backoff(mut self, backoff: Backoff) -> Self {
         self.rules.undo_backoff = backoff;
         self

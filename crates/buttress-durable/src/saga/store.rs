@@ -1,4 +1,5 @@
-//! Sagas, in SQL. Every write of a coordinator names its generation, and touches nothing when there is a newer one.
+//! The SQL of sagas. Every write of a coordinator names its generation and has no effect if a newer
+//! one exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,29 +11,29 @@ use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::event::TraceContext;
 
-/// A saga as it was read, and the right to write it.
+/// A saga as it was read, with the generation that permits writes.
 #[derive(Clone, Debug)]
 pub(super) struct Owned {
     pub(super) id: Arc<str>,
     pub(super) generation: i64,
     pub(super) progress: Progress,
-    /// The steps' rows as they are in the database.
+    /// The rows of the steps as the database has them.
     pub(super) written: Vec<Option<StepRow>>,
     /// Names of the steps that have begun.
     pub(super) names: Vec<String>,
     pub(super) data: String,
     pub(super) trace: Option<TraceContext>,
-    /// Times an owner was lost since anything was achieved.
+    /// How often an owner was lost since the last progress.
     pub(super) recoveries: u32,
 }
 
-/// What becomes of the lease when a saga is written.
+/// What to do with the lease when writing a saga.
 pub(super) enum Lease {
     Keep(Duration),
     GiveBack,
 }
 
-/// Writes a new saga. False if there is one with this id.
+/// Inserts a new saga. Returns false if the id exists.
 pub(super) async fn insert<D: Database>(
     db: &Db<D>,
     conn: &mut D::Connection,
@@ -63,7 +64,7 @@ pub(super) async fn insert<D: Database>(
     Ok(inserted == 1)
 }
 
-/// Takes up to `limit` sagas of a definition that are due and that nobody owns.
+/// Claims up to `limit` sagas of a definition that are due and have no owner.
 pub(super) async fn claim<D: Database>(
     db: &Db<D>,
     (definition, version): (&str, u32),
@@ -73,15 +74,15 @@ pub(super) async fn claim<D: Database>(
 ) -> Result<Vec<Owned>, DbError> {
     let now = db.now();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // Looking first costs no turn to write: most looks find nothing.
+    // A read first, since most queries find nothing and need no write lock.
     let due = "SELECT id FROM buttress_saga WHERE definition = $1 AND version = $2
                AND status IN ('running', 'compensating') AND wake_at <= $3 AND expires_at <= $3 LIMIT 1";
     if db.read(due, args![definition, i64::from(version), now]).await?.is_empty() {
         return Ok(Vec::new());
     }
     let mut tx = db.begin().await?;
-    // The conditions twice: on PostgreSQL another coordinator may have taken a row between the inner look and the update,
-    // and only the outer conditions are looked at again then.
+    // The conditions are repeated: on PostgreSQL another coordinator may claim a row between the
+    // subquery and the update, and only the outer conditions are evaluated again then.
     let rows = db
         .fetch(
             &mut tx,
@@ -103,7 +104,7 @@ pub(super) async fn claim<D: Database>(
     Ok(claimed)
 }
 
-/// When the next saga of a definition is due that nobody owns.
+/// Returns when the next saga of a definition is due.
 pub(super) async fn next_due<D: Database>(
     db: &Db<D>,
     (definition, version): (&str, u32),
@@ -115,7 +116,7 @@ pub(super) async fn next_due<D: Database>(
     Ok(due.map(Timestamp::from_millis))
 }
 
-/// How far a saga has come.
+/// Returns the status of a saga.
 pub(super) async fn status<D: Database>(db: &Db<D>, id: &str) -> Result<Option<Status>, DbError> {
     let rows = db.read("SELECT status FROM buttress_saga WHERE id = $1", args![id]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -123,7 +124,7 @@ pub(super) async fn status<D: Database>(db: &Db<D>, id: &str) -> Result<Option<S
     Status::parse(&status).map(Some).ok_or(DbError::Unreadable { what: "status", value: status })
 }
 
-/// Reads a saga whole.
+/// Reads a saga and its steps.
 pub(super) async fn load<D: Database>(
     db: &Db<D>,
     conn: &mut D::Connection,
@@ -170,7 +171,7 @@ pub(super) async fn load<D: Database>(
     }))
 }
 
-/// Writes a saga and its steps. False if there is a newer generation: then nothing was written.
+/// Writes a saga and its steps. Returns false, without a write, if there is a newer generation.
 pub(super) async fn save<D: Database>(
     db: &Db<D>,
     conn: &mut D::Connection,
@@ -239,7 +240,7 @@ pub(super) async fn save<D: Database>(
     Ok(true)
 }
 
-/// Makes the lease last another while from now. False if there is a newer generation.
+/// Extends the lease to `ttl` from now. Returns false if there is a newer generation.
 pub(super) async fn renew<D: Database>(db: &Db<D>, id: &str, generation: i64, ttl: Duration) -> Result<bool, DbError> {
     let sql = "UPDATE buttress_saga SET expires_at = $1 WHERE id = $2 AND generation = $3";
     Ok(db.write(sql, args![db.now().plus(ttl), id, generation]).await? == 1)

@@ -21,9 +21,10 @@ use crate::clock::Clock;
 use crate::event::DomainEvent;
 use crate::task::Worker;
 
-/// The event bus over Kafka. See the [module](super) for what it promises, and where it differs from the embedded log.
+/// The event bus over Kafka. The [module](super) lists its guarantees and its differences from the
+/// embedded log.
 ///
-/// Clones share one producer. Each subscription has a consumer, and a thread, of its own.
+/// Clones share one producer. Each subscription has its own consumer and thread.
 ///
 /// ```no_run
 /// # tokio::runtime::Runtime::new()?.block_on(async {
@@ -52,18 +53,18 @@ pub struct KafkaBus {
 }
 
 impl KafkaBus {
-    /// A bus over the brokers of `config`. It connects when it is used.
+    /// Creates a bus over the brokers of `config`. It connects on first use.
     ///
     /// # Errors
     ///
-    /// [`BusError::Config`], which names the option.
+    /// [`BusError::Config`] with the name of the wrong option.
     pub fn new(config: KafkaConfig) -> Result<Self, BusError> {
         config.check()?;
         let producer = Arc::new(Producer::new(&config)?);
         Ok(Self { config: Arc::new(config), producer, clock: Clock::system() })
     }
 
-    /// Takes the time of failures and of the next attempts from `clock`. Default: the machine's.
+    /// Sets the clock for the times of failures and of next attempts. Default: the system clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -78,7 +79,7 @@ impl KafkaBus {
         &self.producer
     }
 
-    /// A consumer that has joined its group, or is about to. Blocks.
+    /// Creates a consumer and subscribes it to the group's topics. Blocks.
     fn open(&self, shared: &Shared, runtime: runtime::Handle, stop: StopSignal) -> Result<MemberConsumer, BusError> {
         let Subscribe { group, topics, start, .. } = &*shared.subscribe;
         let mut config = self.config.consumer(group);
@@ -88,7 +89,7 @@ impl KafkaBus {
         let member = Member::new(shared.clone(), runtime, stop);
         let consumer: MemberConsumer = config.create_with_context(member).map_err(refused)?;
         for topic in topics {
-            // Also has the brokers make the topic, where they do that.
+            // The request also makes brokers create the topic, if they are configured to.
             consumer.fetch_metadata(Some(topic), ANSWER).map_err(unavailable)?;
         }
         let topics: Vec<_> = topics.iter().map(String::as_str).collect();
@@ -96,9 +97,11 @@ impl KafkaBus {
         Ok(consumer)
     }
 
-    /// Commits the end of each partition of which the group has committed nothing yet. Left to librdkafka, "latest" would
-    /// be when the partition is handed out, and again whenever that happens before the first commit: what is published in
-    /// between would be lost. False if members at work keep us from it.
+    /// Commits the end of each partition for which the group has no offset yet. Returns false if
+    /// live members of the group prevent the commit.
+    ///
+    /// librdkafka applies "latest" when a partition is assigned, and again on each assignment
+    /// before the first commit, so events published in between would be lost.
     fn begin_with_latest(&self, group: &str, topics: &[String]) -> Result<bool, BusError> {
         let consumer: BaseConsumer<Quiet> = self.config.consumer(group).create_with_context(Quiet).map_err(refused)?;
         let mut partitions = TopicPartitionList::new();
@@ -153,7 +156,7 @@ impl KafkaBus {
         Ok(Subscription::new(Worker::spawn(|mut stop| async move {
             stop.wait().await;
             abort_on_drop.0.stop();
-            // The sender is dropped with the thread, which is all there is to learn.
+            // The thread drops the sender when it ends; the result carries no other information.
             let _ = gone.await;
         })))
     }

@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 
 use crate::bus::event_bus::BusError;
 
-/// Where the brokers are, and how to talk to them.
+/// Addresses of the brokers, and options for producer and consumers.
 ///
 /// ```
 /// use buttress_durable::bus::{KafkaBus, KafkaConfig};
@@ -28,7 +28,7 @@ pub struct KafkaConfig {
     options: BTreeMap<String, String>,
 }
 
-/// What the promises rest on is not for others to set.
+/// Options that the bus sets itself, because its guarantees depend on them.
 const OURS: [&str; 20] = [
     "acks",
     "auto.offset.reset",
@@ -52,40 +52,42 @@ const OURS: [&str; 20] = [
     "transactional.id",
 ];
 
-/// Shorter than the lease of an outbox's relay, which publishes under it.
+/// Shorter than the lease of an outbox's relay, which publishes while it holds the lease.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 const SESSION: Duration = Duration::from_secs(10);
 
 // === impl KafkaConfig ===
 
 impl KafkaConfig {
-    /// Brokers as `host:port`, with commas in between. One that is up is enough to find the others.
+    /// Creates a configuration for brokers given as `host:port`, separated by commas. One reachable
+    /// broker is enough to find the others.
     pub fn new(brokers: impl Into<String>) -> Self {
         Self { brokers: brokers.into(), publish_timeout: PUBLISH_TIMEOUT, session: SESSION, options: BTreeMap::new() }
     }
 
-    /// How long to wait until the brokers have what is published. Default: 5 s. Keep it below the lease of an
-    /// [`Outbox`](crate::Outbox).
+    /// Sets how long a publication waits for the brokers' acknowledgement. Default: 5 s. Keep it
+    /// shorter than the lease of an [`Outbox`](crate::Outbox).
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// How long a member that has crashed keeps its partitions. Default: 10 s. Brokers take 6 s to 30 min unless told
-    /// otherwise.
+    /// Sets how long a crashed member keeps its partitions. Default: 10 s; 3 ms to 1 h. Brokers
+    /// accept 6 s to 30 min by default.
     pub fn session(mut self, session: Duration) -> Self {
         self.session = session;
         self
     }
 
-    /// Sets an option of librdkafka, for producer and consumers, for example `security.protocol`. Those that the bus sets
-    /// itself it refuses when it is made.
+    /// Sets an option of librdkafka for producer and consumers, for example `security.protocol`.
+    ///
+    /// [`KafkaBus::new`](super::KafkaBus::new) rejects options that the bus sets itself.
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.insert(name.into(), value.into());
         self
     }
 
-    /// Looks at what librdkafka would only complain about later, or not at all.
+    /// Checks what librdkafka would report later or not at all.
     pub(super) fn check(&self) -> Result<(), BusError> {
         let wrong = |option: &str, rule: &str| BusError::Config { option: option.to_owned(), rule: rule.to_owned() };
         if !self.brokers.split(',').all(|broker| is_broker(broker.trim())) {
@@ -94,7 +96,7 @@ impl KafkaConfig {
         if self.publish_timeout.is_zero() {
             return Err(wrong("publish_timeout", "must be more than zero"));
         }
-        // Three chances to be heard of before the session ends, and librdkafka counts in milliseconds.
+        // The session allows three heartbeats, and librdkafka counts in milliseconds.
         if !(Duration::from_millis(3)..=Duration::from_secs(3600)).contains(&self.session) {
             return Err(wrong("session", "must be 3 ms to 1 h"));
         }
@@ -109,9 +111,10 @@ impl KafkaConfig {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // As Java's clients hash, so that a key's events are in one partition whoever publishes them.
+            // The hash of Java's clients, so that a key has the same partition regardless of the
+            // client that publishes it.
             .set("partitioner", "murmur2_random")
-            // Never given up: one that is, while the next one is not, leaves a key out of order.
+            // Never expires. An expired message whose successor is sent would reorder its key.
             .set("message.timeout.ms", "0");
         config
     }
@@ -127,19 +130,20 @@ impl KafkaConfig {
             .set("allow.auto.create.topics", "true")
             .set("session.timeout.ms", self.session.as_millis().to_string())
             .set("heartbeat.interval.ms", (self.session.as_millis() / 3).to_string())
-            // The polling thread never works; it waits for a handler to finish at most, and then no longer than that.
+            // The polling thread runs no handlers. It waits for one to finish, for less than this
+            // time.
             .set("max.poll.interval.ms", self.session.as_millis().max(600_000).to_string());
         config
     }
 
-    /// What both sides share: our defaults, and over them what was set.
+    /// Options of producer and consumers: our defaults, overridden by the configured options.
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
-            // librdkafka waits up to 10 s before it looks whether a broker is back.
+            // librdkafka would wait up to 10 s before it reconnects to a broker.
             .set("reconnect.backoff.max.ms", "1000")
-            // And 5 min before it looks for topics that others have made.
+            // And up to 5 min before it discovers topics that were created elsewhere.
             .set("topic.metadata.refresh.interval.ms", "5000");
         for (name, value) in &self.options {
             config.set(name, value);
@@ -148,7 +152,8 @@ impl KafkaConfig {
     }
 }
 
-/// `host:port` or `host`, where the host is anything that a resolver may know, or an address in brackets.
+/// Checks for `host:port` or `host`, where the host is a name or an address, an IPv6 address in
+/// brackets.
 fn is_broker(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
@@ -161,11 +166,11 @@ fn is_broker(text: &str) -> bool {
         && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-/// An error of making a client, which names the option if it is about one.
+/// Converts an error of creating a client. It names the option if there is one.
 pub(super) fn refused(error: KafkaError) -> BusError {
     match error {
         KafkaError::ClientConfig(_, rule, option, value) => {
-            // The value may be a secret, and librdkafka puts it at the end of what it says.
+            // The value may be a secret, and librdkafka appends it to its message.
             let rule = rule.replace(&value, "…");
             BusError::Config { option, rule: format!("is refused by librdkafka: {rule}") }
         }
@@ -176,7 +181,7 @@ pub(super) fn refused(error: KafkaError) -> BusError {
 
 impl fmt::Debug for KafkaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without their values: some are passwords.
+        // Without values, since some are passwords.
         let options: Vec<_> = self.options.keys().collect();
         f.debug_struct("KafkaConfig")
             .field("brokers", &self.brokers)

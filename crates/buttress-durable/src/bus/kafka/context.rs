@@ -1,10 +1,10 @@
-//! What librdkafka has to say, to whoever listens with `tracing`.
+//! Forwards librdkafka's log and errors to `tracing`.
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 
-/// A client that nobody listens to but the log.
+/// A client context that only logs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet;
 
@@ -30,7 +30,7 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// The connection failed, or the like; librdkafka goes on trying, and whoever waits learns of it in time.
+/// Logs an error of the connection. librdkafka keeps trying; callers see a timeout.
 pub(super) fn complain(error: &KafkaError, reason: &str) {
     tracing::warn!(%error, reason, "Kafka is in trouble");
 }

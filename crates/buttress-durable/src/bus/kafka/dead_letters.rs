@@ -17,12 +17,14 @@ use crate::bus::event_bus::BusError;
 use crate::event::DomainEvent;
 
 impl KafkaBus {
-    /// The events of a topic that a group could not handle, oldest first, at most `limit`. Reads the whole dead-letter topic,
-    /// as what reads it must be allowed to: under the group's own name, without joining it.
+    /// Lists the events of a topic that a group could not handle, oldest first, at most `limit`.
+    ///
+    /// Reads the whole dead-letter topic, with the group's id but without joining the group, so
+    /// that it needs the same permissions as the group.
     ///
     /// # Errors
     ///
-    /// If the brokers do not answer.
+    /// [`BusError::Unavailable`] if the brokers do not answer.
     pub async fn dead_letters(&self, group: &str, topic: &str, limit: u32) -> Result<Vec<DeadLettered>, BusError> {
         let (config, from) = (self.reader(group), DeadLetter::topic_of(group, topic));
         let mut letters = blocking(move || {
@@ -37,19 +39,24 @@ impl KafkaBus {
         })
         .await?;
         letters.sort_by_key(|letter| (letter.cause.failed_at, letter.cause.partition, letter.cause.offset));
-        // Written twice by a crash in between, it is one letter.
+        // A letter that was written twice, because of a crash after the first write, is listed
+        // once.
         let mut seen = HashSet::new();
         letters.retain(|letter| seen.insert((letter.cause.partition, letter.cause.offset)));
         letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(letters)
     }
 
-    /// Publishes a dead letter once more on the topic that it came from, for another try. Each call does it again. Every
-    /// group of the topic sees it, and an [`Inbox`](crate::Inbox) tells those that have handled it.
+    /// Publishes a dead letter on its original topic for another attempt.
+    ///
+    /// It is not idempotent: each call publishes the letter again. Every group of the topic
+    /// receives it; groups that have handled the event recognise it by their
+    /// [`Inbox`](crate::Inbox).
     ///
     /// # Errors
     ///
-    /// [`BusError::Unknown`] if there is no such letter, or what the brokers say.
+    /// [`BusError::Unknown`] if there is no such letter, [`BusError::Unavailable`] if the brokers
+    /// do not answer.
     pub async fn redrive(&self, group: &str, topic: &str, partition: i64, offset: i64) -> Result<(), BusError> {
         let (config, from) = (self.reader(group), DeadLetter::topic_of(group, topic));
         let unknown = BusError::Unknown(format!("dead letter {partition}/{offset} on {from}"));
@@ -79,7 +86,7 @@ impl KafkaBus {
         self.producer().publish_entry(entry).await
     }
 
-    /// For a consumer that reads without joining.
+    /// Configures a consumer that reads without joining the group.
     fn reader(&self, group: &str) -> ClientConfig {
         let mut config = self.config().consumer(group);
         config.set("enable.partition.eof", "true").set("allow.auto.create.topics", "false");
@@ -87,7 +94,7 @@ impl KafkaBus {
     }
 }
 
-/// All records from where `partitions` says to the end.
+/// Reads from the offsets in `partitions` to the ends of the partitions.
 fn read(reader: &BaseConsumer<Quiet>, partitions: &TopicPartitionList) -> Result<Vec<Record>, BusError> {
     reader.assign(partitions).map_err(unavailable)?;
     let (mut records, mut left) = (Vec::new(), partitions.count());
@@ -121,7 +128,7 @@ fn is_unknown(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
 }
 
-/// librdkafka answers such questions by making us wait.
+/// Runs calls that block the thread until the brokers answer.
 async fn blocking<T: Send + 'static>(
     ask: impl FnOnce() -> Result<T, BusError> + Send + 'static,
 ) -> Result<T, BusError> {

@@ -1,4 +1,5 @@
-//! A member of a consumer group: a thread that polls, hands out records, commits, and gives partitions away.
+//! A member of a consumer group: a thread that polls, distributes records, commits, and hands
+//! partitions over.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,12 +20,12 @@ use super::producer::lock;
 use super::record::Record;
 use super::stop_signal::StopSignal;
 
-/// A topic and one of its partitions.
+/// A topic and the number of a partition.
 type Key = (String, i32);
 
 pub(super) type MemberConsumer = BaseConsumer<Member>;
 
-/// The consumer's own context: what it calls back to.
+/// The consumer's context, whose callbacks librdkafka calls on rebalances.
 pub(super) struct Member {
     shared: Shared,
     runtime: runtime::Handle,
@@ -32,14 +33,14 @@ pub(super) struct Member {
     stop: StopSignal,
 }
 
-/// How long a poll waits. As long, at most, for a shutdown to begin, or a drained partition to go on.
+/// Timeout of one poll. It also bounds how late a shutdown begins and a drained partition resumes.
 const POLL: Duration = Duration::from_millis(50);
-/// Records that may wait in a partition before it is paused, and how few of them let it go on.
+/// A partition is paused when this many of its records wait, and resumed when few are left.
 const PAUSE_AT: usize = 256;
 const RESUME_AT: usize = 64;
-/// Work on a partition that goes to another member may take this long: as long as that one has to wait for it.
+/// Time for handlers of a revoked partition to finish. Its next owner waits for that long.
 const GRACE: Duration = Duration::from_secs(5);
-/// For a question to the brokers.
+/// Timeout of a request to the brokers.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 impl Member {
@@ -47,8 +48,8 @@ impl Member {
         Self { shared, runtime, owned: Mutex::default(), stop }
     }
 
-    /// Polls on a thread of its own: rebalancing and committing block, and no handler may keep them from it. Resolves when
-    /// the member has left the group.
+    /// Polls on a dedicated thread, because rebalancing and committing block and must not wait for
+    /// handlers. The receiver resolves when the member has left the group.
     pub(super) fn run(
         consumer: MemberConsumer,
         reopen: impl Fn() -> Option<MemberConsumer> + Send + 'static,
@@ -91,14 +92,16 @@ impl Member {
         }
     }
 
-    /// Commits what is done, and waits for the answer: this thread has the time, and librdkafka tells nobody else of it.
+    /// Commits the progress of all partitions and waits for the answer, to know what has been
+    /// committed. This thread may block.
     fn commit(&self, consumer: &MemberConsumer) {
         let progress = uncommitted(lock(&self.owned).iter());
         if progress.is_empty() {
             return;
         }
         if let Err(error) = consumer.commit(&offsets(&progress), CommitMode::Sync) {
-            // The next round tries again; or the partitions are taken from us, and that is right too.
+            // The next round tries again. If the partitions were revoked meanwhile, the commit must
+            // fail.
             tracing::debug!(group = self.shared.subscribe.group, %error, "nothing committed for now");
             return;
         }
@@ -110,8 +113,8 @@ impl Member {
         }
     }
 
-    /// Finishes what is at hand and commits it, while the group goes on as ever: in the middle of a rebalance the brokers
-    /// take no commits, and only polling ends it.
+    /// Lets handlers finish the records at hand and commits them, while it keeps polling: brokers
+    /// reject commits during a rebalance, and only polling completes one.
     fn finish(&self, consumer: &MemberConsumer) {
         lock(&self.owned).values().for_each(Slot::stop);
         let (start, limit) = (now(), self.shared.subscribe.timeout.saturating_add(ANSWER));
@@ -120,19 +123,20 @@ impl Member {
             if lock(&self.owned).values().all(settled) {
                 return;
             }
-            // What comes now is not acknowledged, and so comes again, to somebody else.
+            // Not acknowledged, so it is delivered again to another member.
             drop(consumer.poll(POLL));
             self.commit(consumer);
         }
     }
 
-    /// Begins work on partitions, where their last owner left them.
+    /// Starts a task for each assigned partition, from the committed progress.
     fn assigned(&self, consumer: &MemberConsumer, partitions: &TopicPartitionList) {
         if partitions.count() == 0 || self.stop.is_set() {
             return;
         }
         let committed = consumer.committed_offsets(partitions.clone(), ANSWER).unwrap_or_else(|error| {
-            // The records come all the same. Only the attempts at the first one are counted anew.
+            // Records are delivered anyway. Only the count of attempts at the first one starts
+            // again.
             tracing::warn!(group = self.shared.subscribe.group, %error, "attempts before the rebalance are not known");
             TopicPartitionList::new()
         });
@@ -141,7 +145,8 @@ impl Member {
             let key = (element.topic().to_owned(), element.partition());
             let resume = committed.find_partition(&key.0, key.1).and_then(|element| {
                 let Offset::Offset(offset) = element.offset() else { return None };
-                // The binding panics at metadata that is no text, and somebody else may have committed.
+                // The binding panics if the metadata is not UTF-8, and another client may have
+                // written it.
                 let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
                 Some(Progress { offset, tries: Tries::parse(&metadata) })
             });
@@ -150,7 +155,8 @@ impl Member {
         }
     }
 
-    /// Ends work on partitions, and commits what of it is done, if they are still ours.
+    /// Stops the tasks of revoked partitions and commits their progress, if this member still owns
+    /// them.
     fn revoked(&self, consumer: &MemberConsumer, partitions: &TopicPartitionList) {
         let slots: Vec<_> = {
             let mut owned = lock(&self.owned);
@@ -178,7 +184,7 @@ impl Member {
 #[derive(Eq, PartialEq)]
 enum Poll {
     Ended,
-    /// The consumer is of no use any more; another one is.
+    /// The consumer cannot be used any more and must be replaced.
     Broken,
 }
 
@@ -230,7 +236,7 @@ fn offsets(progress: &[(Key, Progress)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for ((topic, partition), Progress { offset, tries }) in progress {
         let mut element = list.add_partition(topic, *partition);
-        // Refused is only what is no offset, and ours come from records.
+        // Fails only for a value that is not an offset. These are offsets of records.
         let _ = element.set_offset(Offset::Offset(*offset));
         if let Some(metadata) = tries.metadata() {
             element.set_metadata(metadata);

@@ -1,41 +1,46 @@
 //! The event bus over Kafka.
 //!
-//! [`KafkaBus`] keeps the promises of [`EventBus`](super::EventBus) with Kafka's own means, through librdkafka:
+//! [`KafkaBus`] keeps the guarantees of [`EventBus`](super::EventBus) through librdkafka:
 //!
-//! * **Publishing** is done by an idempotent producer that waits for all replicas. Events that could not be sent stay in its
-//!   queue, in order, for as long as the process lives; published again, they are not queued a second time. So an outage
-//!   neither reorders the events of a key nor doubles them. The key is the aggregate, hashed as Java's clients do.
-//! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`, `traceparent` and `tracestate` repeat
-//!   what tools look for there.
-//! * **Subscribing** joins a consumer group whose members share the partitions (cooperatively: whoever keeps a partition
-//!   goes on with it while others change hands). A thread of its own polls, so no handler, however slow, lets the group
-//!   believe that its member is dead. Each partition is worked on by one task, one event after the other; one that has to
-//!   wait for its next attempt keeps those behind it waiting, and its partition is paused once many do.
-//! * **Offsets** are committed by us alone, for events whose handler has said `Ok`: whenever nothing has come for 50 ms, after
-//!   every 256 records that were handed out, when a partition is given away, and on shutdown. Failed attempts are kept in
-//!   the metadata of the commit, so they count across restarts.
-//! * **A partition that is taken away** is finished with first: the handler gets up to five seconds for the event at hand, and
-//!   is dropped then. Nothing of it is committed after that.
+//! * **Publishing** uses an idempotent producer that waits for all in-sync replicas. Events that
+//!   could not be sent stay in its queue, in order, for the lifetime of the process; publishing one
+//!   again does not queue it a second time. So an outage neither reorders nor duplicates the events
+//!   of a key. The key is the aggregate's id, hashed like Java's clients do.
+//! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`,
+//!   `traceparent` and `tracestate` repeat what tools expect there.
+//! * **Subscribing** joins a consumer group with cooperative rebalancing: a member that keeps a
+//!   partition continues while others are moved. A dedicated thread polls, so that slow handlers do
+//!   not expire the member's session. Each partition has one task, which handles one event at a
+//!   time. An event that waits for its next attempt holds back those behind it, and its partition
+//!   is paused when 256 of them wait.
+//! * **Offsets** are committed only for events whose handler returned `Ok`, or that became dead
+//!   letters: after 50 ms without a record, after every 256 records, when a partition is revoked,
+//!   and on shutdown. Failed attempts are stored in the metadata of the commit, so that they count
+//!   across restarts.
+//! * **A revoked partition** is finished first: the handler has up to 5 s for the event at hand and
+//!   is then dropped. Its later effects are never committed.
 //!
 //! # Differences from the embedded log
 //!
 //! | | [`LogBus`](super::LogBus) | [`KafkaBus`] |
 //! |---|---|---|
-//! | an event published again | is there once, while the log holds it | once while it waits in the queue; after that, twice |
-//! | a dead letter | in one transaction with going on: once | written before going on: a crash in between writes it twice, and [`KafkaBus::dead_letters`] shows it once |
-//! | sending a dead letter back | once, however often | as often as it is done; an [`Inbox`](crate::Inbox) handles it once |
-//! | listing dead letters | reads as many as asked for | reads the whole topic |
-//! | after a crash, done again | the event at hand | those handled since the last commit |
-//! | partitions | 8 of each topic | as the topic was made; more of them later reorder the keys |
-//! | positions | without gaps | with gaps, if transactions or compaction leave any |
-//! | [`Start::Latest`](super::Start::Latest) | from the moment of subscribing | the same; but a topic that is new to a group at work begins when its partitions are handed out |
-//! | an event, from a process cut off from the brokers | never late | when it finds them again: consumers see a late repetition |
+//! | an event published again | stored once, while the log holds it | stored once while it is in the queue; twice after that |
+//! | a dead letter | one transaction with the commit of the position: once | written before the commit: a crash in between writes it twice, and [`KafkaBus::dead_letters`] lists it once |
+//! | redriving a dead letter | idempotent | published by each call; an [`Inbox`](crate::Inbox) handles it once |
+//! | listing dead letters | reads at most the limit | reads the whole topic |
+//! | delivered again after a crash | the event at hand | the events handled since the last commit |
+//! | partitions | 8 for each topic | as the topic was created; adding some later reorders the keys |
+//! | positions | without gaps | with gaps after transactions or compaction |
+//! | [`Start::Latest`](super::Start::Latest) | from the moment of subscribing | the same, but a topic that is new to a live group starts when its partitions are assigned |
+//! | an event of a process that lost the brokers | never late | published on reconnection: consumers may see a late duplicate |
 //!
-//! Topics, dead-letter topics among them, are made by the brokers when first used, or by you beforehand if the brokers do
-//! not (`auto.create.topics.enable`). Until then, publishing fails as unavailable.
+//! Topics, including dead-letter topics, are created by the brokers on first use, or by you if the
+//! brokers do not (`auto.create.topics.enable`). Until a topic exists, publishing fails as
+//! unavailable.
 //!
-//! TLS, SASL and the compressions beyond lz4 and snappy are features of the crate `rdkafka`: a service that needs one depends
-//! on that crate too, switches the feature on, and sets the options with [`KafkaConfig::option`].
+//! TLS, SASL and compressions other than lz4 and snappy are features of the crate `rdkafka`. A
+//! service that needs one depends on that crate, enables the feature, and sets the options with
+//! [`KafkaConfig::option`].
 
 mod bus;
 mod config;

@@ -1,4 +1,4 @@
-//! One member's work on one partition: attempt, acknowledge, try again or bury, one record after the other.
+//! The task of one partition: handles, acknowledges, retries or buries one record after the other.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc as blocking};
@@ -21,36 +21,36 @@ use crate::clock::{Clock, Timestamp};
 use crate::task::Stop;
 use crate::text::storable;
 
-/// How far a partition has come, as it is committed.
+/// The progress of a partition, as it is committed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Progress {
-    /// The next record to handle.
+    /// Offset of the next record to handle.
     pub(super) offset: i64,
     pub(super) tries: Tries,
 }
 
-/// Failed attempts at the next record, and when it is its turn again. Kept in the commit's metadata.
+/// Failed attempts at the next record, and when to try again. Stored in the commit's metadata.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Tries {
     attempts: u32,
     retry_at: Timestamp,
 }
 
-/// A partition at work, for the thread that feeds it.
+/// A partition's task, as the polling thread sees it.
 pub(super) struct Slot {
     records: mpsc::UnboundedSender<Record>,
     waiting: Arc<AtomicUsize>,
     progress: Arc<Mutex<Option<Progress>>>,
     stop: watch::Sender<bool>,
     task: AbortHandle,
-    /// Disconnects when the task and all that it held are gone.
+    /// Disconnects when the task and everything it held have been dropped.
     ended: blocking::Receiver<()>,
-    /// What the group's coordinator has confirmed.
+    /// The progress that the group's coordinator has confirmed.
     pub(super) committed: Option<Progress>,
     pub(super) paused: bool,
 }
 
-/// What all partitions of a subscription have in common.
+/// What all partitions of a subscription share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) producer: Arc<Producer>,
@@ -64,23 +64,23 @@ struct Work {
     records: mpsc::UnboundedReceiver<Record>,
     waiting: Arc<AtomicUsize>,
     progress: Arc<Mutex<Option<Progress>>>,
-    /// What an earlier owner has committed.
+    /// The progress that an earlier owner has committed.
     resume: Option<Progress>,
     _ended: blocking::Sender<()>,
 }
 
-/// Between tries to write a dead letter: it must be there before the group may go on.
+/// Pauses between attempts to write a dead letter, which must succeed before the group continues.
 const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 
 // === impl Tries ===
 
 impl Tries {
-    /// As metadata of a commit; nothing, if there is nothing to say.
+    /// Returns the metadata of a commit, if there are failed attempts.
     pub(super) fn metadata(self) -> Option<String> {
         (self.attempts > 0).then(|| serde_json::to_string(&self).unwrap_or_default())
     }
 
-    /// Metadata that is not ours says nothing.
+    /// Parses metadata of a commit. Unknown metadata counts as no attempts.
     pub(super) fn parse(metadata: &str) -> Self {
         serde_json::from_str(metadata).unwrap_or_default()
     }
@@ -108,22 +108,22 @@ impl Slot {
 
     pub(super) fn push(&self, record: Record) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // A task that has ended takes nothing, and nothing of it is committed.
+        // A task that has ended receives nothing, so the record is not committed.
         let _ = self.records.send(record);
     }
 
-    /// Records that wait for their turn.
+    /// Returns the number of records that wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// What is to be committed that is not yet.
+    /// Returns the progress that has not been committed yet.
     pub(super) fn uncommitted(&self) -> Option<Progress> {
         let progress = *lock(&self.progress);
         progress.filter(|_| progress != self.committed)
     }
 
-    /// Lets it finish the record at hand, and no other.
+    /// Lets the task finish the record at hand and then end.
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -132,11 +132,12 @@ impl Slot {
         matches!(self.ended.try_recv(), Err(blocking::TryRecvError::Disconnected))
     }
 
-    /// Waits until it has ended, and makes it.
+    /// Waits for the task to end, and aborts it after the grace period.
     pub(super) fn end(&self, grace: Duration) {
         if let Err(blocking::RecvTimeoutError::Timeout) = self.ended.recv_timeout(grace) {
             self.task.abort();
-            // A handler that blocks its thread cannot be stopped. What it does from here on is never committed.
+            // A handler that blocks its thread cannot be aborted. Its later effects are never
+            // committed.
             let _ = self.ended.recv_timeout(Duration::from_secs(1));
         }
     }
@@ -160,7 +161,7 @@ impl Work {
         }
     }
 
-    /// Until the record is done with. False if we were told to stop before.
+    /// Handles a record until it is done. Returns false if the task was stopped before.
     async fn record(&self, record: &Record, stop: &mut Stop) -> bool {
         let Shared { clock, subscribe, handler, .. } = &self.shared;
         let resumed = self.resume.filter(|resume| resume.offset == record.offset);
@@ -192,7 +193,8 @@ impl Work {
         true
     }
 
-    /// To the dead-letter topic, and only then on.
+    /// Writes a record to the dead-letter topic, before the partition continues. Returns false if
+    /// stopped.
     async fn bury(&self, record: &Record, attempts: u32, error: &HandlerError, stop: &mut Stop) -> bool {
         let Shared { producer, clock, subscribe, .. } = &self.shared;
         let letter = DeadLetter {

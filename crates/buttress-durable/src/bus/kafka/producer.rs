@@ -1,4 +1,4 @@
-//! Publishing: a queue in the process, in order, and receipts for what the brokers have.
+//! Publishing: an ordered queue in the process, and a receipt for each entry.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +19,9 @@ use super::{context, record};
 use crate::bus::event_bus::BusError;
 use crate::event::DomainEvent;
 
-/// Something to publish.
+/// A record to publish.
 pub(super) struct Entry<'a> {
-    /// Entries with one id are queued once at a time.
+    /// Identifies the entry. While one is queued, another with the same id is not queued.
     pub(super) id: String,
     pub(super) topic: &'a str,
     pub(super) key: &'a [u8],
@@ -29,10 +29,11 @@ pub(super) struct Entry<'a> {
     pub(super) headers: OwnedHeaders,
 }
 
-/// The one producer of a bus.
+/// The producer of a bus.
 pub(super) struct Producer {
     config: KafkaConfig,
-    // One lock around looking, queueing and remembering: two who publish the same event must not both queue it.
+    // One lock for checking, queueing and remembering, so that two callers cannot both queue the
+    // same event.
     client: Mutex<Client>,
 }
 
@@ -41,7 +42,7 @@ struct Client {
     waiting: Waiting,
 }
 
-/// Receipts of what is queued, by the entry's id.
+/// Receipts of queued entries, by id.
 type Waiting = Arc<Mutex<HashMap<String, Receipt>>>;
 type Receipt = Shared<oneshot::Receiver<Result<(), KafkaError>>>;
 
@@ -54,7 +55,7 @@ struct Ticket {
     receipt: oneshot::Sender<Result<(), KafkaError>>,
 }
 
-/// Before the queue is looked at again that was full.
+/// Pause before retrying when the queue is full.
 const FULL: Duration = Duration::from_millis(20);
 
 // === impl Producer ===
@@ -64,7 +65,8 @@ impl Producer {
         Ok(Self { config: config.clone(), client: Mutex::new(Client::new(config)?) })
     }
 
-    /// Returns when the brokers have all of them, or the first error. What was queued stays queued then.
+    /// Returns when the brokers have acknowledged all events, or with the first error. Queued
+    /// events stay queued after an error.
     pub(super) async fn publish(&self, events: &[DomainEvent]) -> Result<(), BusError> {
         let work = async {
             let mut receipts = Vec::with_capacity(events.len());
@@ -80,7 +82,8 @@ impl Producer {
                 };
                 match self.queue(entry).await {
                     Ok(receipt) => receipts.push((event, receipt)),
-                    // Nothing behind it: that would overtake it when all are published again.
+                    // The events behind this one are not queued: when all are published again they
+                    // would overtake it.
                     Err(error) => {
                         failed = Some(explain(event, error));
                         break;
@@ -95,7 +98,7 @@ impl Producer {
         self.in_time(work).await
     }
 
-    /// Publishes one entry that is no event of this process.
+    /// Publishes an entry that is not an event of this process.
     pub(super) async fn publish_entry(&self, entry: Entry<'_>) -> Result<(), BusError> {
         let work = async {
             let receipt = self.queue(entry).await;
@@ -128,16 +131,17 @@ impl Producer {
         }
     }
 
-    /// librdkafka gives up a producer for ever when it can no longer tell what the brokers have. A new one can.
+    /// Replaces the client after a fatal error. librdkafka disables an idempotent producer for good
+    /// when it can no longer tell what the brokers have stored.
     fn revive(&self) {
         let mut client = lock(&self.client);
         let Some((code, reason)) = client.inner.client().fatal_error() else { return };
         tracing::error!(%code, reason, "the producer is beyond help, and is replaced");
-        // What was queued has failed, or fails when the old one goes.
+        // Queued entries have failed already, or fail when the old client is dropped.
         match Client::new(&self.config) {
             Ok(new) => {
                 let old = std::mem::replace(&mut *client, new);
-                // It waits for its thread to end.
+                // Dropping it waits for its thread.
                 std::thread::spawn(move || drop(old));
             }
             Err(error) => tracing::error!(%error, "no new producer"),
@@ -178,7 +182,7 @@ async fn receive(receipt: Receipt) -> Result<(), KafkaError> {
     receipt.await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-/// Whether it is this event that is wrong, or the time.
+/// Tells a permanent rejection of an event from a temporary failure.
 fn explain(event: &DomainEvent, error: KafkaError) -> BusError {
     use RDKafkaErrorCode::{InvalidMessage, InvalidMessageSize, InvalidRecord, InvalidTopic, MessageSizeTooLarge};
     let never = [InvalidMessage, InvalidMessageSize, InvalidRecord, InvalidTopic, MessageSizeTooLarge];
@@ -190,7 +194,7 @@ fn explain(event: &DomainEvent, error: KafkaError) -> BusError {
     }
 }
 
-/// A panic while the lock was held has left nothing half done.
+/// Locks a mutex, also after a panic: none can leave the data half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -213,7 +217,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, delivered: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let Ticket { id, receipt } = *ticket;
         lock(&self.waiting).remove(&id);
-        // Whoever published it may have stopped waiting.
+        // The publisher may have stopped waiting.
         let _ = receipt.send(delivered.as_ref().map(drop).map_err(|(error, _)| error.clone()));
     }
 }

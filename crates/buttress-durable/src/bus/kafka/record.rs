@@ -1,4 +1,4 @@
-//! Events and dead letters as Kafka's records.
+//! Events and dead letters as Kafka records.
 
 use rdkafka::Message;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
@@ -7,16 +7,16 @@ use crate::bus::dead_letter::DeadLetter;
 use crate::bus::handler::{Delivery, HandlerError};
 use crate::event::DomainEvent;
 
-/// A record as it came, detached from the consumer.
+/// A record, copied from the consumer's buffer.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) key: Option<Vec<u8>>,
-    /// Empty for a tombstone, which is no event.
+    /// Empty for a tombstone, which is not an event.
     pub(super) payload: Vec<u8>,
-    /// JSON: where it failed and why, on dead-letter topics.
+    /// The [`DeadLetter`] as JSON, on dead-letter topics.
     pub(super) dead_letter: Option<Vec<u8>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn headers(event: &DomainEvent) -> OwnedHeaders {
     headers
 }
 
-/// The headers of a record that becomes a dead letter. If it is no event, there is only the cause.
+/// Returns the headers of a dead letter: those of the event, if it can be decoded, and the cause.
 pub(super) fn letter_headers(record: &Record, cause: &str) -> OwnedHeaders {
     let event = DomainEvent::from_bytes(&record.payload).ok();
     with(event.as_ref().map(headers).unwrap_or_default(), DEAD_LETTER, cause)

@@ -1,14 +1,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Tells a member's thread whether to stop, and whether the events at hand may be finished.
+/// Tells a member's thread whether to stop, and whether handlers may finish the events at hand.
 ///
-/// It only ever gets stricter: an abort after a graceful stop counts, a graceful stop after an
-/// abort does not.
+/// It only escalates: an abort overrides a graceful stop, and not vice versa.
 #[derive(Clone, Debug)]
 pub(super) struct StopSignal(Arc<AtomicU8>);
 
-/// Aborts the member when it is dropped: its subscription has been dropped.
+/// Aborts the member when its subscription is dropped.
 pub(super) struct AbortOnDrop(pub(super) StopSignal);
 
 const RUNNING: u8 = 0;

@@ -17,10 +17,10 @@ use crate::event::DomainEvent;
 use crate::hash::bucket;
 use crate::task::Worker;
 
-/// The embedded broker: an append-only log in a database.
+/// The embedded broker: an append-only log in a database. Clones share one log.
 ///
-/// Positions in a partition have no gaps, in the order of the commits. An event that is published again is not appended
-/// again while the log still holds it. Clones share one log.
+/// Positions in a partition have no gaps and follow the order of the commits. An event that is
+/// published again is not appended while the log still holds the first copy.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -52,38 +52,42 @@ pub struct LogBus<D: Database> {
 }
 
 impl<D: Database> LogBus<D> {
-    /// The log in `db`. Leases of 10 s, polls every 100 ms.
+    /// Creates a bus over the log in `db`, with leases of 10 s and a poll interval of 100 ms.
     pub fn new(db: Db<D>) -> Self {
         Self { log: Log::new(db) }
     }
 
-    /// How long a member that has crashed keeps its partitions. Default: 10 s. At least 3 times the longest pause that a
-    /// healthy process may make (garbage, swapping, a slow disk).
+    /// Sets how long a crashed member keeps its partitions. Default: 10 s; at least 10 ms.
+    ///
+    /// Use at least 3 times the longest pause of a healthy process (swapping, a slow disk).
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.log.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// How often a member looks for events that another process has published. Default: 100 ms. Events of this process
-    /// wake it at once.
+    /// Sets how often a member looks for events of other processes. Default: 100 ms; at least 1 ms.
+    ///
+    /// Events that this process publishes wake its members at once.
     #[must_use]
     pub fn with_poll(mut self, poll: Duration) -> Self {
         self.log.poll = poll.max(Duration::from_millis(1));
         self
     }
 
-    /// The database that holds the log.
+    /// Returns the database that holds the log.
     pub fn db(&self) -> &Db<D> {
         &self.log.db
     }
 
-    /// Deletes what was published before a moment and every group has handled; how many records that were. A topic that
-    /// no group has ever subscribed to is kept, dead letters among them.
+    /// Deletes records that were published before a moment and that every group has handled.
+    /// Returns their number.
+    ///
+    /// A topic without any group keeps its records. That includes dead-letter topics.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn trim(&self, topic: &str, before: Timestamp) -> Result<u64, BusError> {
         let trimmed = self
             .log
@@ -106,7 +110,7 @@ impl<D: Database> LogBus<D> {
             .iter()
             .map(|event| event.to_bytes().map_err(|error| BusError::refused(event, &error)))
             .collect::<Result<_, _>>()?;
-        // Sorted, so that two publishers lock the heads in the same order and never wait for each other.
+        // Sorted, so that all publishers lock the heads in the same order and cannot deadlock.
         let mut partitions: BTreeMap<(&str, i64), Vec<Record<'_>>> = BTreeMap::new();
         for (event, payload) in events.iter().zip(&payloads) {
             let partition = (event.topic(), bucket(event.key(), PARTITIONS));

@@ -7,11 +7,11 @@ use crate::db::{Database, DbError};
 use crate::event::DomainEvent;
 
 impl<D: Database> LogBus<D> {
-    /// The events of a topic that a group could not handle, oldest first, at most `limit`.
+    /// Lists the events of a topic that a group could not handle, oldest first, at most `limit`.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// If the database fails.
     pub async fn dead_letters(&self, group: &str, topic: &str, limit: u32) -> Result<Vec<DeadLettered>, BusError> {
         let rows = self
             .log
@@ -25,12 +25,15 @@ impl<D: Database> LogBus<D> {
         rows.iter().map(|row| Ok(letter::<D>(row)?)).collect()
     }
 
-    /// Appends a dead letter to the end of the topic that it came from, for another try. Once: asking again changes
-    /// nothing. Every group of the topic sees it, and an [`Inbox`](crate::Inbox) tells those that have handled it.
+    /// Appends a dead letter to its original topic for another attempt.
+    ///
+    /// It is idempotent: a letter is appended once. Every group of the topic receives it; groups
+    /// that have handled the event recognise it by their [`Inbox`](crate::Inbox).
     ///
     /// # Errors
     ///
-    /// [`BusError::Unknown`] if there is no such letter, or what the database says.
+    /// [`BusError::Unknown`] if there is no such letter, [`BusError::Unavailable`] if the database
+    /// fails.
     pub async fn redrive(&self, group: &str, topic: &str, partition: i64, offset: i64) -> Result<(), BusError> {
         let from = DeadLetter::topic_of(group, topic);
         let mut tx = self.log.db.begin().await?;
@@ -46,10 +49,12 @@ impl<D: Database> LogBus<D> {
         let Some(row) = rows.first() else {
             return Err(BusError::Unknown(format!("dead letter {partition}/{offset} on {from}")));
         };
-        // The letter's own key, which tells its failure from the event's first publication and from a later failure.
+        // The letter's own key differs from the key of the event's first publication and of a later
+        // failure.
         let dedup = format!("{}#{group}", D::text(row, 0)?);
         let payload = D::blob(row, 1)?;
-        // A dead letter keeps its partition, so this is the one that the event's key belongs to.
+        // A dead letter keeps its partition number, so this is also the partition of the event's
+        // key.
         let record = Record { dedup, payload: &payload, dead_letter: None };
         self.log.append(&mut tx, topic, partition, &[record]).await?;
         tx.commit().await?;

@@ -1,4 +1,4 @@
-//! What a group has committed, and who of its members may commit: the SQL of [`super::partition`].
+//! The SQL of consumer groups: committed positions, owners of partitions, and live members.
 
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 
-/// A partition that this member owns: what it read when it took it, and the generation that lets it write.
+/// A partition that this member owns: its state when it was claimed, and the generation that
+/// permits writes.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) group: String,
     pub(super) topic: String,
     pub(super) part: i64,
     generation: i64,
-    /// The next record to handle.
+    /// Position of the next record to handle.
     pub(super) position: i64,
     /// Failed attempts at that record.
     pub(super) attempts: u32,
     pub(super) retry_at: Timestamp,
 }
 
-/// Makes the rows of a group that is new, or listens to more topics than before.
+/// Inserts the rows of a group for each of its topics that has none yet.
 pub(super) async fn register<D: Database>(db: &Db<D>, subscribe: &Subscribe) -> Result<(), DbError> {
     let mut tx = db.begin().await?;
     for topic in &subscribe.topics {
@@ -41,7 +42,7 @@ pub(super) async fn register<D: Database>(db: &Db<D>, subscribe: &Subscribe) -> 
     tx.commit().await
 }
 
-/// Says that a member is alive, and counts those who are.
+/// Renews a member's registration, deletes expired members, and returns the number of live ones.
 pub(super) async fn heartbeat<D: Database>(
     db: &Db<D>,
     group: &str,
@@ -71,14 +72,14 @@ pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) ->
     db.write(sql, args![group, member]).await.map(drop)
 }
 
-/// Partitions of a group that nobody owns.
+/// Returns the partitions of a group whose leases have expired.
 pub(super) async fn free<D: Database>(db: &Db<D>, group: &str) -> Result<Vec<(String, i64)>, DbError> {
     let sql = "SELECT topic, part FROM buttress_group WHERE name = $1 AND expires_at <= $2 ORDER BY part, topic";
     let rows = db.read(sql, args![group, db.now()]).await?;
     rows.iter().map(|row| Ok((D::text(row, 0)?, D::int(row, 1)?))).collect()
 }
 
-/// Partitions of a member that have records which it has not committed.
+/// Returns the partitions of a member that hold records it has not committed.
 pub(super) async fn behind<D: Database>(db: &Db<D>, group: &str, member: &str) -> Result<Vec<(String, i64)>, DbError> {
     let sql = "SELECT g.topic, g.part FROM buttress_group g
                JOIN buttress_log_head h ON h.topic = g.topic AND h.part = g.part
@@ -88,7 +89,7 @@ pub(super) async fn behind<D: Database>(db: &Db<D>, group: &str, member: &str) -
 }
 
 impl Claim {
-    /// Takes a partition, if it is still free.
+    /// Claims a partition. Returns `None` if another member owns it.
     pub(super) async fn take<D: Database>(
         db: &Db<D>,
         group: &str,
@@ -120,13 +121,13 @@ impl Claim {
         }))
     }
 
-    /// The claim once the record at `position` is done with.
+    /// Returns the claim after the record at `position` has been handled.
     pub(super) fn after(&self, position: i64) -> Self {
         Self { position: position + 1, attempts: 0, retry_at: Timestamp::default(), ..self.clone() }
     }
 
-    /// Writes position and attempts, and makes the lease last another while. False if somebody else owns the partition:
-    /// then nothing was written.
+    /// Writes position and attempts, and renews the lease. Returns false, without a write, if
+    /// another member owns the partition.
     pub(super) async fn store<D: Database>(
         &self,
         db: &Db<D>,
@@ -153,7 +154,7 @@ impl Claim {
         Ok(changed == 1)
     }
 
-    /// [`store`](Self::store) in a transaction of its own.
+    /// Calls [`store`](Self::store) in its own transaction.
     pub(super) async fn save<D: Database>(&self, db: &Db<D>, ttl: Duration) -> Result<bool, DbError> {
         let mut tx = db.begin().await?;
         let ours = self.store(db, &mut tx, ttl).await?;

@@ -1,4 +1,5 @@
-//! A member of a group: says that it is alive, takes its fair share of the partitions, and gives up what is more.
+//! A member of a group: sends heartbeats, claims its share of the partitions, and releases the
+//! surplus.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::bus::subscribe::Subscribe;
 use crate::db::{Database, DbError};
 use crate::task::Stop;
 
-/// How long a freed partition may lie about at most.
+/// Longest time until a member notices a partition that was released.
 const REBALANCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Member<D: Database> {
@@ -24,8 +25,8 @@ pub(super) struct Member<D: Database> {
     subscribe: Arc<Subscribe>,
     handler: Arc<dyn Handler>,
     id: String,
-    /// The partitions at work, each a task: one that holds a transaction must not stand still because another waits for
-    /// its turn. Dropped, they are aborted.
+    /// One task for each partition, so that a handler that holds a transaction does not block the
+    /// other partitions. Dropping the set aborts them.
     running: JoinSet<()>,
     owned: Vec<Owned>,
 }
@@ -34,7 +35,7 @@ struct Owned {
     partition: (String, i64),
     task: tokio::task::Id,
     stop: watch::Sender<bool>,
-    /// There is something to read.
+    /// Wakes the partition's task when there are records to read.
     news: Arc<Notify>,
 }
 
@@ -47,8 +48,8 @@ impl<D: Database> Member<D> {
 
     pub(super) async fn run(mut self, mut stop: Stop) {
         let mut beat = interval((self.log.lease / 3).min(REBALANCE));
-        // One look for all partitions. Each looking for itself would be the same question to the database eight times for
-        // every topic, and as often again whenever this process publishes anything at all.
+        // One query for all partitions. A query for each would multiply the load by eight for every
+        // topic, and again for every publication of this process.
         let (mut look, mut published) = (interval(self.log.poll), self.log.published());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_set() {
@@ -62,7 +63,7 @@ impl<D: Database> Member<D> {
                     tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
                 },
                 _ = look.tick() => self.look().await,
-                // It lives as long as the bus, of which we have a part.
+                // The sender lives as long as the log, which this member holds.
                 Ok(()) = published.changed() => self.look().await,
             }
         }
@@ -75,7 +76,8 @@ impl<D: Database> Member<D> {
         }
     }
 
-    /// Wakes the partitions that have something to read. Those of a failed look find it out when they renew their leases.
+    /// Wakes the partitions that have records to read. If the query fails, they look when they
+    /// renew their leases.
     async fn look(&self) {
         match group::behind(&self.log.db, &self.subscribe.group, &self.id).await {
             Ok(behind) => {
@@ -97,8 +99,8 @@ impl<D: Database> Member<D> {
             return Ok(());
         }
         for partition in group::free(db, name).await? {
-            // Another member of the group may listen to topics that we know nothing of; and one of our own may still be
-            // on its way out.
+            // Another member may subscribe to topics that this one does not; and a task of this
+            // member may still be stopping.
             let known = self.subscribe.topics.contains(&partition.0);
             if !known || self.owned.len() >= share || self.owned.iter().any(|owned| owned.partition == partition) {
                 continue;

@@ -1,6 +1,6 @@
 //! The embedded broker: an append-only log in a database.
 //!
-//! [`bus`] is what a service uses. A subscription runs a [`member`] of its group, which takes its
+//! [`bus`] is the public type. A subscription runs a [`member`] of its group, which claims its
 //! share of the partitions and runs one [`partition`] task for each. [`store`] and [`group`] are
 //! the SQL: records and heads, positions and leases.
 

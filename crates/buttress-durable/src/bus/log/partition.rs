@@ -1,4 +1,4 @@
-//! One member's work on one partition: read, handle, acknowledge, one record after the other.
+//! The task of one partition: reads, handles and acknowledges one record after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::event::DomainEvent;
 use crate::task::Stop;
 use crate::text::storable;
 
-/// Records read at once.
+/// Records read by one query.
 const BATCH: i64 = 64;
 
 pub(super) struct Partition<D: Database> {
@@ -26,7 +26,7 @@ pub(super) struct Partition<D: Database> {
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) claim: Claim,
-    /// Somebody has seen that there is something to read.
+    /// Notified when there are records to read.
     pub(super) news: Arc<Notify>,
 }
 
@@ -37,7 +37,7 @@ struct Stored {
     dead_letter: Option<String>,
 }
 
-/// Whether the partition is still ours.
+/// Whether this member still owns the partition.
 #[derive(Eq, PartialEq)]
 enum Owner {
     Us,
@@ -45,9 +45,11 @@ enum Owner {
 }
 
 impl<D: Database> Partition<D> {
-    /// Works until told to stop, or until the partition is lost or the database fails; then somebody takes it again.
+    /// Runs until it is stopped, the partition is lost, or the database fails. After a failure a
+    /// member claims the partition again.
     pub(super) async fn run(mut self, mut stop: Stop) {
-        // Three chances to renew before the lease ends. The first tick is at once, and harmless.
+        // Three chances to renew before the lease ends. The first tick fires at once and is
+        // harmless.
         let mut beat = interval(self.log.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (topic, part) = (self.claim.topic.clone(), self.claim.part);
@@ -68,13 +70,15 @@ impl<D: Database> Partition<D> {
                 }
             }
         }
-        // Expires at once, so that others need not wait. If this fails, they wait.
+        // Expires the lease at once, so that another member need not wait. If this fails, the lease
+        // expires by itself.
         if let Err(error) = self.claim.save(&self.log.db, Duration::ZERO).await {
             tracing::debug!(group = self.subscribe.group, topic, part, %error, "partition not given back");
         }
     }
 
-    /// Handles what there is, until the end of the log or a record that has to wait.
+    /// Handles records until the end of the log, or until a record has to wait for its next
+    /// attempt.
     async fn round(&mut self, stop: &Stop, beat: &mut Interval) -> Result<Owner, DbError> {
         while self.pause().is_none() {
             let batch = self.read().await?;
@@ -89,7 +93,8 @@ impl<D: Database> Partition<D> {
                 if self.record(record, beat).await? == Owner::Others {
                     return Ok(Owner::Others);
                 }
-                // Not handled: the rest of the batch comes after it, even when its pause is over by now.
+                // The record was not handled. The rest of the batch must follow it, even if its
+                // pause has ended since.
                 if self.claim.position <= position {
                     break;
                 }
@@ -98,15 +103,15 @@ impl<D: Database> Partition<D> {
         Ok(Owner::Us)
     }
 
-    /// Waits for news, keeping the lease.
+    /// Waits for records while it renews the lease.
     async fn idle(&mut self, stop: &mut Stop, beat: &mut Interval) -> Result<Owner, DbError> {
         let pause = self.pause();
         tokio::select! {
             () = stop.wait() => Ok(Owner::Us),
-            // While a record waits for its next attempt, no news can help.
+            // While a record waits for its next attempt, new records cannot be handled.
             () = self.news.notified(), if pause.is_none() => Ok(Owner::Us),
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => Ok(Owner::Us),
-            // And a look for itself after that.
+            // After renewing, the next round reads, which also covers a notification that was lost.
             _ = beat.tick() => self.renew().await,
         }
     }
@@ -133,15 +138,17 @@ impl<D: Database> Partition<D> {
             .collect()
     }
 
-    /// One attempt at one record, and what follows from it.
+    /// Makes one attempt at a record, and acknowledges it, schedules a retry, or buries it.
     async fn record(&mut self, record: Stored, beat: &mut Interval) -> Result<Owner, DbError> {
         let number = self.claim.attempts.saturating_add(1);
         let result = match self.delivery(&record, number) {
             Ok(delivery) => {
-                // Side by side, not one inside the other: the handler may hold the very transaction that renewing waits for.
+                // Concurrently, not nested: the handler may hold the transaction for which the
+                // renewal waits.
                 tokio::select! {
                     result = attempt(&*self.handler, delivery, self.subscribe.timeout) => result,
-                    // Dropping the attempt cancels the handler: the partition's new owner has it now.
+                    // Dropping the attempt cancels the handler, since another member owns the
+                    // partition now.
                     () = self.keep(beat) => return Ok(Owner::Others),
                 }
             }
@@ -173,7 +180,8 @@ impl<D: Database> Partition<D> {
         })
     }
 
-    /// To the dead-letter topic, and on, in one transaction: neither twice nor not at all.
+    /// Moves a record to the dead-letter topic and commits the position, in one transaction, so
+    /// that the letter is written exactly once.
     async fn bury(&mut self, record: &Stored, attempts: u32, error: &HandlerError) -> Result<Owner, DbError> {
         let Claim { group, topic, part, .. } = self.claim.clone();
         let letter = DeadLetter {
@@ -188,13 +196,14 @@ impl<D: Database> Partition<D> {
         tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event is a dead letter");
         let json = serde_json::to_string(&letter)
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
-        // Not ours before it is committed: whoever gives the partition back after a failure must not step over the record.
+        // Assigned after the commit only: if this transaction fails, `run` saves the old claim,
+        // which must not skip the record.
         let next = self.claim.after(record.position);
         let mut tx = self.log.db.begin().await?;
         if !next.store(&self.log.db, &mut tx, self.log.lease).await? {
             return Ok(Owner::Others);
         }
-        // A letter that was sent back and fails once more is another letter.
+        // A redriven letter that fails again is a new letter.
         let dedup = format!("{}@{}", record.dedup, record.position);
         let entry = Record { dedup, payload: &record.payload, dead_letter: Some(&json) };
         self.log.append(&mut tx, &DeadLetter::topic_of(&letter.group, &topic), part, &[entry]).await?;
@@ -204,7 +213,8 @@ impl<D: Database> Partition<D> {
         Ok(Owner::Us)
     }
 
-    /// Renews the lease until somebody else has it. A failure is no loss yet: the commit will tell.
+    /// Renews the lease until another member owns it. A failed renewal is retried; the commit
+    /// decides whether the lease was lost.
     async fn keep(&self, beat: &mut Interval) {
         loop {
             beat.tick().await;
@@ -221,7 +231,7 @@ impl<D: Database> Partition<D> {
         Ok(if ours { Owner::Us } else { Owner::Others })
     }
 
-    /// How long the next record has to wait for its next attempt, if it has to.
+    /// Returns how long the next record still waits for its next attempt, if it waits.
     fn pause(&self) -> Option<Duration> {
         let pause = self.claim.retry_at.since(self.log.db.now());
         (!pause.is_zero()).then_some(pause)

@@ -8,10 +8,11 @@ use tokio::sync::watch;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 
-/// Partitions of every topic. Fixed, because a key that moves to another partition loses its order.
+/// Number of partitions of every topic. Fixed, because a key that moved to another partition would
+/// lose its order.
 pub const PARTITIONS: u16 = 8;
 
-/// The log and the settings of its members. Clones share one log.
+/// The log's database and the settings of its members. Clones share one log.
 #[derive(Debug)]
 pub(super) struct Log<D: Database> {
     pub(super) db: Db<D>,
@@ -20,7 +21,7 @@ pub(super) struct Log<D: Database> {
     published: Arc<watch::Sender<()>>,
 }
 
-/// A record before it has a position.
+/// A record that has no position yet.
 pub(super) struct Record<'a> {
     pub(super) dedup: String,
     pub(super) payload: &'a [u8],
@@ -33,7 +34,7 @@ impl<D: Database> Log<D> {
         Self { db, lease: Duration::from_secs(10), poll: Duration::from_millis(100), published: Arc::new(published) }
     }
 
-    /// Appends records to one partition, those that it does not have yet.
+    /// Appends records to one partition, except those that it holds already.
     pub(super) async fn append(
         &self,
         conn: &mut D::Connection,
@@ -41,8 +42,8 @@ impl<D: Database> Log<D> {
         part: i64,
         records: &[Record<'_>],
     ) -> Result<(), DbError> {
-        // Locks the head until the commit. That is what makes positions appear in their order and without gaps: a
-        // sequence would hand them out in one order and let them become visible in another.
+        // Locks the head until the commit, so that positions become visible in order and without
+        // gaps. A sequence would assign them in one order and commit them in another.
         let rows = self
             .db
             .fetch(
