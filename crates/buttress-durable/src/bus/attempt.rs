@@ -13,7 +13,7 @@ pub(super) async fn attempt(handler: &dyn Handler, delivery: Delivery, limit: Du
     let attempt = AssertUnwindSafe(async { timeout(limit, handler.handle(delivery)).await }).catch_unwind();
     match attempt.await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(HandlerError::retry(format!("the handler took longer than {limit:?}"))),
+        Ok(Err(_)) => Err(HandlerError::retry(format!("the handler timed out after {limit:?}"))),
         Err(_) => Err(HandlerError::retry("the handler panicked")),
     }
 }

@@ -62,7 +62,7 @@ pub enum BusError {
     #[error("the bus is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The broker rejects this event permanently.
-    #[error("the bus refuses event {event_id}: {reason}")]
+    #[error("the bus rejected event {event_id}: {reason}")]
     Refused {
         /// Id of the rejected event.
         event_id: Uuid,
@@ -78,7 +78,7 @@ pub enum BusError {
         rule: String,
     },
     /// The object does not exist, for example a dead letter.
-    #[error("there is no {0}")]
+    #[error("not found: {0}")]
     Unknown(String),
 }
 

@@ -48,14 +48,14 @@ pub struct Tx<D: Database> {
 #[non_exhaustive]
 pub enum DbError {
     /// A statement or the connection failed.
-    #[error("the database failed")]
+    #[error("database error")]
     Sqlx(#[from] sqlx::Error),
     /// A migration failed.
-    #[error("the migrations failed")]
+    #[error("database migration failed")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// Another transaction of this process held the write lock for too long (SQLite). Holds the
     /// timeout.
-    #[error("no turn to write within {0:?}")]
+    #[error("no write lock within {0:?}")]
     Busy(Duration),
     /// A column holds a value that no version of this crate writes.
     #[error("unreadable {what} in the database: {value:?}")]

@@ -121,7 +121,11 @@ impl<D: Database> Work<D> {
                 Err(error) => {
                     let pause = PAUSE.pause(failures, &mut fastrand::Rng::new());
                     failures = failures.saturating_add(1);
-                    tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "events wait in the outbox");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        ?pause,
+                        "cannot publish from the outbox; retrying"
+                    );
                     pause
                 }
             };
@@ -206,7 +210,7 @@ impl<D: Database> Work<D> {
     async fn give_back(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         if let Err(error) = lease.release(&self.outbox.db).await {
-            tracing::debug!(%error, "the relay's lease was not given back");
+            tracing::debug!(%error, "cannot release the relay's lease");
         }
     }
 
@@ -256,7 +260,7 @@ impl<D: Database> Work<D> {
         let db = &self.outbox.db;
         let refuse = "UPDATE buttress_outbox SET refused = $1 WHERE seq = $2";
         for (seq, reason) in &batch.unreadable {
-            tracing::error!(seq, reason, "an event in the outbox cannot be read, and is parked");
+            tracing::error!(seq, reason, "cannot decode an event of the outbox; parking it");
             db.execute(conn, refuse, args![reason, *seq]).await?;
         }
         // A parked row counts as progress, so that the next round continues without it.
@@ -273,7 +277,7 @@ impl<D: Database> Work<D> {
             Err(BusError::Refused { event_id, reason }) => {
                 let refused = batch.seqs.iter().zip(&batch.events).find(|(_, event)| event.event_id() == *event_id);
                 if let Some((seq, event)) = refused {
-                    tracing::error!(%event_id, topic = event.topic(), reason, "the bus refuses an event; it is parked");
+                    tracing::error!(%event_id, topic = event.topic(), reason, "the bus rejected an event; parking it");
                     db.execute(conn, refuse, args![&storable(reason), *seq]).await?;
                     done += 1;
                 }

@@ -108,7 +108,7 @@ impl<D: Database> CoordinatorBuilder<D> {
         let Scheduler { db, flows, woken, .. } = &mut self.scheduler;
         let taken = |flow: &Arc<dyn Flow<D>>| (flow.name(), flow.version()) == (&definition.name, definition.version);
         if flows.iter().any(taken) {
-            return Err(InvalidConfig::new("definition", "must be registered once for each version"));
+            return Err(InvalidConfig::new("definition", "must not be registered twice with the same version"));
         }
         let starter = Starter::new(db.clone(), &definition, woken.clone());
         flows.push(Arc::new(definition));

@@ -96,7 +96,7 @@ impl<D: Database, T> Definition<D, T> {
         }
         let names: BTreeSet<_> = rules.iter().map(|rule| rule.name.as_str()).collect();
         if names.len() != rules.len() || rules.is_empty() || !names.iter().all(|name| legal(name)) {
-            let rule = "must be at least one, each with a name of its own, 1 to 60 of A-Z, a-z, 0-9, '.', '_', '-'";
+            let rule = "must be at least one, each with a unique name of 1 to 60 of A-Z, a-z, 0-9, '.', '_', '-'";
             return Err(InvalidConfig::new("steps", rule));
         }
         if rules.iter().filter(|rule| rule.pivot).count() > 1 {
@@ -104,7 +104,7 @@ impl<D: Database, T> Definition<D, T> {
         }
         let pivot = rules.iter().position(|rule| rule.pivot).unwrap_or(rules.len());
         if rules.iter().enumerate().any(|(index, rule)| rule.retriable != (index > pivot)) {
-            let rule = "must be retriable after the pivot, and only there: nothing can be undone from there on";
+            let rule = "must be retriable after the pivot, where nothing can be compensated, and only there";
             return Err(InvalidConfig::new("steps", rule));
         }
         Ok(Self { name, version, rules, deadline: None, steps })
@@ -161,12 +161,14 @@ where
                 (Some(Act::Remote(act)), _) => guarded(async { act(call).await }).await,
                 (Some(Act::Local(act)), Some(tx)) => guarded(act(tx, call)).await,
                 _ => {
-                    return Err(CallError::Misfit(format!("the definition has nothing to call at step {step}")));
+                    return Err(CallError::Misfit(format!(
+                        "the definition has no such action or compensation at step {step}"
+                    )));
                 }
             };
             let Done { data, events } = outcome.map_err(CallError::Step)?;
             let data = serde_json::to_string(&data)
-                .map_err(|error| CallError::Misfit(format!("the saga's data does not serialise: {error}")))?;
+                .map_err(|error| CallError::Misfit(format!("the saga's data cannot be serialised: {error}")))?;
             Ok(Called { data, events })
         }
         .boxed()

@@ -145,7 +145,7 @@ impl Progress {
         row.uncertain |= error.kind == ErrorKind::Unknown && !rule.local;
         let attempts = row.attempts;
         match error.kind {
-            ErrorKind::Terminal if rule.retriable => self.stick(&rule.name, format!("refused: {message}")),
+            ErrorKind::Terminal if rule.retriable => self.stick(&rule.name, format!("rejected: {message}")),
             ErrorKind::Terminal => {
                 // The participant has rejected this key. It is asked to compensate only if a
                 // compensation exists.
@@ -175,7 +175,7 @@ impl Progress {
         row.error = Some(message.clone());
         let attempts = row.attempts;
         if error.kind == ErrorKind::Terminal || attempts >= rule.undo_attempts {
-            return self.stick(&rule.name, format!("cannot be undone after {attempts} attempts: {message}"));
+            return self.stick(&rule.name, format!("compensation failed after {attempts} attempts: {message}"));
         }
         let pause = rule.undo_backoff.pause(attempts - 1, rng).max(error.pause.unwrap_or_default());
         self.wake_at = now.plus(pause);

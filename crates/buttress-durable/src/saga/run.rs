@@ -40,7 +40,7 @@ impl<D: Database> Run<D> {
     pub(super) async fn drive(mut self) {
         if let Err(error) = self.steps().await {
             let id = &*self.saga.id;
-            tracing::error!(saga = id, error = %Chain(&error), "the saga rests: its state cannot be written");
+            tracing::error!(saga = id, error = %Chain(&error), "cannot write the saga; pausing it");
             let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST).await;
         }
     }
@@ -68,7 +68,7 @@ impl<D: Database> Run<D> {
                 None => self.db.begin().await?,
             };
             if !store::save(&self.db, &mut tx, &mut self.saga, &names, lease).await? {
-                tracing::warn!(saga = &*self.saga.id, "another coordinator has the saga now");
+                tracing::warn!(saga = &*self.saga.id, "another coordinator owns the saga now");
                 return Ok(());
             }
             let told = !events.is_empty();
@@ -130,7 +130,7 @@ impl<D: Database> Run<D> {
             let message = "the definition's steps have changed, but not its version".to_owned();
             self.saga.progress.stick(at, message);
         } else if self.saga.recoveries > self.recoveries {
-            let message = format!("given up after {} recoveries without progress", self.recoveries);
+            let message = format!("stopped after {} recoveries without progress", self.recoveries);
             self.saga.progress.stick(at, message);
         }
     }
@@ -168,10 +168,10 @@ impl<D: Database> Run<D> {
             match store::renew(&self.db, &self.saga.id, self.saga.generation, self.lease).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!(saga = &*self.saga.id, "another coordinator has the saga now");
+                    tracing::warn!(saga = &*self.saga.id, "another coordinator owns the saga now");
                     return;
                 }
-                Err(error) => tracing::debug!(saga = &*self.saga.id, %error, "lease not renewed"),
+                Err(error) => tracing::debug!(saga = &*self.saga.id, %error, "cannot renew the lease"),
             }
         }
     }

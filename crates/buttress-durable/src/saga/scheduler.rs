@@ -63,7 +63,7 @@ impl<D: Database> Scheduler<D> {
                     if none { self.until_due().await } else { self.poll }
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for sagas");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot claim sagas");
                     self.poll
                 }
             };

@@ -146,7 +146,7 @@ impl KafkaBus {
             let reopen = move || match bus.open(&shared, runtime.clone(), stop.clone()) {
                 Ok(consumer) => Some(consumer),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "no consumer for now");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot create a consumer; retrying");
                     None
                 }
             };

@@ -91,10 +91,10 @@ impl KafkaConfig {
     pub(super) fn check(&self) -> Result<(), BusError> {
         let wrong = |option: &str, rule: &str| BusError::Config { option: option.to_owned(), rule: rule.to_owned() };
         if !self.brokers.split(',').all(|broker| is_broker(broker.trim())) {
-            return Err(wrong("brokers", "must be `host:port`, or several with commas in between"));
+            return Err(wrong("brokers", "must be `host:port`, or several separated by commas"));
         }
         if self.publish_timeout.is_zero() {
-            return Err(wrong("publish_timeout", "must be more than zero"));
+            return Err(wrong("publish_timeout", "must be greater than zero"));
         }
         // The session allows three heartbeats, and librdkafka counts in milliseconds.
         if !(Duration::from_millis(3)..=Duration::from_secs(3600)).contains(&self.session) {
@@ -172,7 +172,7 @@ pub(super) fn refused(error: KafkaError) -> BusError {
         KafkaError::ClientConfig(_, rule, option, value) => {
             // The value may be a secret, and librdkafka appends it to its message.
             let rule = rule.replace(&value, "…");
-            BusError::Config { option, rule: format!("is refused by librdkafka: {rule}") }
+            BusError::Config { option, rule: format!("is rejected by librdkafka: {rule}") }
         }
         KafkaError::ClientCreation(rule) => BusError::Config { option: "options".to_owned(), rule },
         other => BusError::Unavailable(Box::new(other)),

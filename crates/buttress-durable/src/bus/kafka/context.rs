@@ -32,5 +32,5 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// Logs an error of the connection. librdkafka keeps trying; callers see a timeout.
 pub(super) fn complain(error: &KafkaError, reason: &str) {
-    tracing::warn!(%error, reason, "Kafka is in trouble");
+    tracing::warn!(%error, reason, "Kafka client error");
 }

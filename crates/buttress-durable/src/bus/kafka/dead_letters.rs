@@ -111,7 +111,7 @@ fn read(reader: &BaseConsumer<Quiet>, partitions: &TopicPartitionList) -> Result
 
 fn letter(record: Record) -> Result<DeadLettered, BusError> {
     let unreadable = |reason: String| {
-        BusError::Unavailable(format!("{}/{} is no dead letter: {reason}", record.partition, record.offset).into())
+        BusError::Unavailable(format!("{}/{} is not a dead letter: {reason}", record.partition, record.offset).into())
     };
     let cause = record.cause().map_err(|error| unreadable(error.to_string()))?;
     Ok(DeadLettered {

@@ -102,7 +102,7 @@ impl Member {
         if let Err(error) = consumer.commit(&offsets(&progress), CommitMode::Sync) {
             // The next round tries again. If the partitions were revoked meanwhile, the commit must
             // fail.
-            tracing::debug!(group = self.shared.subscribe.group, %error, "nothing committed for now");
+            tracing::debug!(group = self.shared.subscribe.group, %error, "cannot commit; retrying");
             return;
         }
         let mut owned = lock(&self.owned);
@@ -137,7 +137,7 @@ impl Member {
         let committed = consumer.committed_offsets(partitions.clone(), ANSWER).unwrap_or_else(|error| {
             // Records are delivered anyway. Only the count of attempts at the first one starts
             // again.
-            tracing::warn!(group = self.shared.subscribe.group, %error, "attempts before the rebalance are not known");
+            tracing::warn!(group = self.shared.subscribe.group, %error, "cannot read the committed attempts; counting from zero");
             TopicPartitionList::new()
         });
         let mut owned = lock(&self.owned);
@@ -150,7 +150,12 @@ impl Member {
                 let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
                 Some(Progress { offset, tries: Tries::parse(&metadata) })
             });
-            tracing::debug!(group = self.shared.subscribe.group, topic = key.0, partition = key.1, "partition taken");
+            tracing::debug!(
+                group = self.shared.subscribe.group,
+                topic = key.0,
+                partition = key.1,
+                "partition assigned"
+            );
             owned.insert(key, Slot::start(self.shared.clone(), resume, &self.runtime));
         }
     }
@@ -176,7 +181,7 @@ impl Member {
             return;
         }
         if let Err(error) = consumer.commit(&offsets(&progress), CommitMode::Sync) {
-            tracing::warn!(group = self.shared.subscribe.group, %error, "not committed; others do it again");
+            tracing::warn!(group = self.shared.subscribe.group, %error, "cannot commit a revoked partition; its next owner repeats the events");
         }
     }
 }
@@ -198,7 +203,7 @@ fn poll(consumer: &MemberConsumer) -> Poll {
                 handed_out += 1;
             }
             Some(Err(error)) => {
-                tracing::warn!(group = member.shared.subscribe.group, %error, "Kafka is in trouble");
+                tracing::warn!(group = member.shared.subscribe.group, %error, "cannot poll Kafka");
                 if let KafkaError::MessageConsumptionFatal(_) = error {
                     return Poll::Broken;
                 }
@@ -261,7 +266,7 @@ impl ConsumerContext for Member {
             Rebalance::Assign(partitions) => self.assigned(consumer, partitions),
             Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
             Rebalance::Error(error) => {
-                tracing::warn!(group = self.shared.subscribe.group, %error, "the group cannot rebalance");
+                tracing::warn!(group = self.shared.subscribe.group, %error, "rebalance failed");
             }
         }
     }

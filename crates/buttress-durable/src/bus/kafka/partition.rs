@@ -178,7 +178,7 @@ impl Work {
                 Err(unreadable) => Err(unreadable),
             };
             let Err(error) = result else { break };
-            tracing::warn!(group = subscribe.group, topic = record.topic, attempt = number, %error, "event not handled");
+            tracing::warn!(group = subscribe.group, topic = record.topic, attempt = number, %error, "handler failed");
             if error.is_reject() || number >= subscribe.attempts.get() {
                 if !self.bury(record, number, &error, stop).await {
                     return false;
@@ -207,7 +207,7 @@ impl Work {
             failed_at: clock.now(),
         };
         let Record { topic, partition, offset, .. } = record;
-        tracing::error!(group = letter.group, topic, partition, offset, %error, "event is a dead letter");
+        tracing::error!(group = letter.group, topic, partition, offset, %error, "event moved to the dead-letter topic");
         let cause = serde_json::to_string(&letter).unwrap_or_default();
         for failures in 0.. {
             let entry = Entry {
@@ -218,7 +218,13 @@ impl Work {
                 headers: letter_headers(record, &cause),
             };
             let Err(error) = producer.publish_entry(entry).await else { return true };
-            tracing::error!(topic, partition, offset, error = &error as &dyn std::error::Error, "dead letter waits");
+            tracing::error!(
+                topic,
+                partition,
+                offset,
+                error = &error as &dyn std::error::Error,
+                "cannot write the dead letter; retrying"
+            );
             tokio::select! {
                 biased;
                 () = stop.wait() => return false,

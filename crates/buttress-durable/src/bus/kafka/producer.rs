@@ -113,7 +113,7 @@ impl Producer {
 
     async fn in_time(&self, work: impl Future<Output = Result<(), BusError>>) -> Result<(), BusError> {
         let limit = self.config.publish_timeout;
-        let late = |_| Err(BusError::Unavailable(format!("no answer from Kafka within {limit:?}").into()));
+        let late = |_| Err(BusError::Unavailable(format!("no acknowledgement from Kafka within {limit:?}").into()));
         let done = timeout(limit, work).await.unwrap_or_else(late);
         if done.is_err() {
             self.revive();
@@ -136,7 +136,7 @@ impl Producer {
     fn revive(&self) {
         let mut client = lock(&self.client);
         let Some((code, reason)) = client.inner.client().fatal_error() else { return };
-        tracing::error!(%code, reason, "the producer is beyond help, and is replaced");
+        tracing::error!(%code, reason, "fatal producer error; replacing the producer");
         // Queued entries have failed already, or fail when the old client is dropped.
         match Client::new(&self.config) {
             Ok(new) => {
@@ -144,7 +144,7 @@ impl Producer {
                 // Dropping it waits for its thread.
                 std::thread::spawn(move || drop(old));
             }
-            Err(error) => tracing::error!(%error, "no new producer"),
+            Err(error) => tracing::error!(%error, "cannot create a producer"),
         }
     }
 }

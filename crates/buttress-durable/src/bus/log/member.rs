@@ -72,7 +72,7 @@ impl<D: Database> Member<D> {
         }
         while self.running.join_next().await.is_some() {}
         if let Err(error) = group::leave(&self.log.db, &self.subscribe.group, &self.id).await {
-            tracing::debug!(group = self.subscribe.group, %error, "member not signed off");
+            tracing::debug!(group = self.subscribe.group, %error, "cannot leave the group");
         }
     }
 
@@ -84,7 +84,7 @@ impl<D: Database> Member<D> {
                 let owned = self.owned.iter().filter(|owned| behind.contains(&owned.partition));
                 owned.for_each(|owned| owned.news.notify_one());
             }
-            Err(error) => tracing::debug!(group = self.subscribe.group, %error, "cannot look for news"),
+            Err(error) => tracing::debug!(group = self.subscribe.group, %error, "cannot query for new records"),
         }
     }
 

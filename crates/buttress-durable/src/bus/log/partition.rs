@@ -61,11 +61,11 @@ impl<D: Database> Partition<D> {
             match owner {
                 Ok(Owner::Us) => {}
                 Ok(Owner::Others) => {
-                    tracing::warn!(group = self.subscribe.group, topic, part, "partition lost to another member");
+                    tracing::warn!(group = self.subscribe.group, topic, part, "another member owns the partition now");
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(group = self.subscribe.group, topic, part, %error, "partition given up for now");
+                    tracing::warn!(group = self.subscribe.group, topic, part, %error, "partition released after a database error");
                     break;
                 }
             }
@@ -73,7 +73,7 @@ impl<D: Database> Partition<D> {
         // Expires the lease at once, so that another member need not wait. If this fails, the lease
         // expires by itself.
         if let Err(error) = self.claim.save(&self.log.db, Duration::ZERO).await {
-            tracing::debug!(group = self.subscribe.group, topic, part, %error, "partition not given back");
+            tracing::debug!(group = self.subscribe.group, topic, part, %error, "cannot release the partition");
         }
     }
 
@@ -158,7 +158,7 @@ impl<D: Database> Partition<D> {
             self.claim = self.claim.after(record.position);
             return self.renew().await;
         };
-        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt = number, %error, "event not handled");
+        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt = number, %error, "handler failed");
         if error.is_reject() || number >= self.subscribe.attempts.get() {
             return self.bury(&record, number, &error).await;
         }
@@ -193,7 +193,7 @@ impl<D: Database> Partition<D> {
             failed_at: self.log.db.now(),
             group,
         };
-        tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event is a dead letter");
+        tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event moved to the dead-letter topic");
         let json = serde_json::to_string(&letter)
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
         // Assigned after the commit only: if this transaction fails, `run` saves the old claim,
@@ -221,7 +221,7 @@ impl<D: Database> Partition<D> {
             match self.renew().await {
                 Ok(Owner::Us) => {}
                 Ok(Owner::Others) => return,
-                Err(error) => tracing::debug!(group = self.subscribe.group, %error, "lease not renewed"),
+                Err(error) => tracing::debug!(group = self.subscribe.group, %error, "cannot renew the lease"),
             }
         }
     }
