@@ -1,4 +1,4 @@
-//! What only the embedded log promises.
+//! Tests of the embedded log only.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,7 +75,7 @@ async fn a_stale_owner_commits_nothing<D: Backend>() {
     let home = Arc::new(home);
     let (entered, mut enters) = tokio::sync::mpsc::channel(9);
     let (wake, asleep) = std::sync::mpsc::channel::<()>();
-    // A process of its own, as far as its timers go: the handler blocks its only thread, so nothing in it runs.
+    // A separate runtime, whose only thread the handler blocks, so that none of its timers fire.
     let stale = std::thread::spawn({
         let (home, clock) = (home.clone(), hand.clock());
         move || {
@@ -90,8 +90,9 @@ async fn a_stale_owner_commits_nothing<D: Backend>() {
                         let (left, pool, entered, asleep) =
                             (left.clone(), pool.clone(), entered.clone(), asleep.clone());
                         async move {
-                            // Not while another partition is in the middle of a transaction: asleep with the one writer's
-                            // turn of SQLite in its hand, it would hold up everybody, which is another story.
+                            // Wait until no other partition is in a transaction: blocked while it
+                            // holds SQLite's write lock, it would block all other members too,
+                            // which this test is not about.
                             while pool.num_idle() < pool.size() as usize {
                                 tokio::time::sleep(Duration::from_millis(1)).await;
                             }
@@ -129,7 +130,7 @@ async fn only_what_every_group_has_handled_is_trimmed<D: Backend>() {
     let bus = bus::<D>(&home).await;
     let future = bus.db().clock().now().plus(Duration::from_secs(60));
     bus.publish(&[event(TOPIC, "k", 1), event(TOPIC, "k", 2)]).await.unwrap();
-    assert_eq!(bus.trim(TOPIC, future).await.unwrap(), 0, "somebody may still come for it");
+    assert_eq!(bus.trim(TOPIC, future).await.unwrap(), 0, "a topic without groups is kept");
     let ok = |_: Delivery| async { Ok(()) };
     let member = bus.subscribe(quick("g"), Arc::new(ok)).await.unwrap();
     let committed = "SELECT MAX(position) FROM buttress_group WHERE name = 'g'";
@@ -150,7 +151,8 @@ async fn only_what_every_group_has_handled_is_trimmed<D: Backend>() {
     D::destroy(home).await;
 }
 
-/// One consumer that does its work through the inbox, killed at the n-th boundary, for every n until it gets through.
+/// A consumer that works through the inbox, crashed at the n-th boundary, for every n until it
+/// completes.
 async fn a_crash_at_any_boundary_of_a_consumer_loses_and_doubles_nothing<D: Backend>() {
     let mut n = 0;
     loop {

@@ -1,6 +1,7 @@
-//! What the crate promises, on real databases: SQLite always, PostgreSQL when `BUTTRESS_TEST_POSTGRES` names a server
-//! (`postgres://user@host:port`, whose user may create databases); and on Kafka's mock cluster, and a broker that
-//! `BUTTRESS_TEST_KAFKA` names (`host:port`).
+//! Tests of the crate's guarantees on real databases: SQLite always, PostgreSQL if
+//! `BUTTRESS_TEST_POSTGRES` names a server (`postgres://user@host:port`, whose user may create
+//! databases); on Kafka's mock cluster, and on a broker if `BUTTRESS_TEST_KAFKA` names one
+//! (`host:port`).
 
 mod bus;
 #[cfg(unix)]

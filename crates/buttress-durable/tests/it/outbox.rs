@@ -19,7 +19,8 @@ on_both!(
 
 const TOPIC: &str = "OrderCreated";
 
-/// A bus that only remembers, and refuses or fails as told. It survives the processes of a test.
+/// A bus that records events, and rejects or fails on request. It outlives the test's simulated
+/// processes.
 #[derive(Clone, Debug, Default)]
 struct Recorder {
     published: Arc<Mutex<Vec<DomainEvent>>>,
@@ -29,7 +30,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// The numbers of each key in the order in which they first came.
+    /// Returns the numbers of each key in the order of their first publication.
     fn first_seen(&self) -> BTreeMap<String, Vec<i64>> {
         let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
         for event in &*self.published.lock().unwrap() {
@@ -103,7 +104,7 @@ async fn an_event_is_published_only_if_its_transaction_commits<D: Backend>() {
     D::destroy(home).await;
 }
 
-/// Writers of the same keys at once, and four relays that compete for them.
+/// Concurrent writers of the same keys, and four competing relays.
 async fn relays_side_by_side_keep_the_order_of_every_key<D: Backend>() {
     const KEYS: i64 = 12;
     const EACH: i64 = 25;
@@ -192,7 +193,8 @@ async fn what_the_bus_refuses_is_parked_and_can_be_tried_again<D: Backend>() {
     D::destroy(home).await;
 }
 
-/// Writes and relays, killed at the n-th boundary, for every n until it gets through; then once more without a crash.
+/// Writes and relays, crashed at the n-th boundary, for every n until it completes; then once more
+/// without a crash.
 async fn a_crash_at_any_boundary_of_the_relay_loses_nothing_and_keeps_the_order<D: Backend>() {
     let mut n = 0;
     loop {
@@ -238,7 +240,8 @@ async fn relay_life<D: Backend>(home: &D::Home, clock: buttress_durable::Clock, 
     through
 }
 
-/// Without any row that both transactions change: the lock of the key alone makes the row numbers follow the commits.
+/// No row is changed by both transactions, so that only the lock of the key makes row numbers
+/// follow the commits.
 #[tokio::test]
 async fn on_postgres_a_key_waits_for_the_transaction_before() {
     if crate::support::server().is_none() {
@@ -269,7 +272,7 @@ async fn on_postgres_a_key_waits_for_the_transaction_before() {
     <sqlx::Postgres as Backend>::destroy(home).await;
 }
 
-/// With the embedded log as the bus, even the republished event is there once.
+/// With the embedded log as the bus, a republished event is stored once.
 #[tokio::test]
 async fn the_log_takes_a_republished_event_once() {
     let home = <sqlx::Sqlite as Backend>::create().await;
@@ -278,7 +281,7 @@ async fn the_log_takes_a_republished_event_once() {
     let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db.clone()));
     write(&outbox, &db, &event(TOPIC, "k", 1)).await;
     outbox.relay_once(&bus).await.unwrap();
-    // A crash after publishing and before marking leaves just this.
+    // The state after a crash between publishing and marking.
     sqlx::query("UPDATE buttress_outbox SET sent_at = NULL").execute(db.pool()).await.unwrap();
     outbox.relay_once(&bus).await.unwrap();
     assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_log").await, [1]);

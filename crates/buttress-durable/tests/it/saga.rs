@@ -41,7 +41,7 @@ async fn test<D: Backend>() -> Test<D> {
 }
 
 impl<D: Backend> Test<D> {
-    /// Places one order and lets it come to rest.
+    /// Places one order and runs it until it is at rest.
     async fn order(&self) -> Status {
         assert!(self.shop.order("o").await);
         self.shop.settle(&self.hand).await;
@@ -96,7 +96,7 @@ async fn a_refusal_undoes_the_steps_before_it_in_reverse<D: Backend>() {
 async fn a_step_of_unknown_outcome_is_undone_like_one_that_succeeded<D: Backend>() {
     for lost in [Reply::LostAnswer, Reply::LostCall, Reply::Panic] {
         let test = test::<D>().await;
-        // What was lost once is found when asked again; here the participant stays away.
+        // A retry would find the lost effect, so the participant stays unavailable.
         test.participants.script("pay", &[lost, Reply::Busy, Reply::Busy]);
         assert_eq!(test.order().await, Status::Compensated);
         let calls = ["o:reserve", "o:pay", "o:pay", "o:pay", "-o:pay", "-o:reserve"];
@@ -151,7 +151,7 @@ async fn a_compensation_that_keeps_failing_is_stuck_and_can_be_skipped<D: Backen
     admin(&test).skip("o").await.unwrap();
     test.shop.settle(&test.hand).await;
     assert_eq!(test.shop.status("o").await, Status::Compensated);
-    assert_eq!(test.participants.ledger(), ["+o:reserve"], "left to whoever skipped it");
+    assert_eq!(test.participants.ledger(), ["+o:reserve"], "left to the operator who skipped it");
     assert_eq!(told(&test.shop.db).await, ["OrderCreated", "OrderCancelled"], "and the steps before it are undone");
     test.end().await;
 }
@@ -166,7 +166,7 @@ async fn a_stuck_saga_can_be_resolved_and_is_never_purged_before<D: Backend>() {
     admin(&test).resolve("o", "sent by hand").await.unwrap();
     let saga = test.shop.saga("o").await;
     assert_eq!((saga.status, saga.stuck.unwrap().note.as_deref()), (Status::Resolved, Some("sent by hand")));
-    assert!(admin(&test).resolve("nobody", "").await.is_err());
+    assert!(admin(&test).resolve("unknown", "").await.is_err());
     test.end().await;
 }
 
@@ -175,7 +175,7 @@ async fn deadlines_hold_in_wall_time_and_across_restarts<D: Backend>() {
     test.participants.script("reserve", &[Reply::LostAnswer]);
     test.shop.order("o").await;
     test.shop.coordinator.run_due().await.unwrap();
-    // Down for longer than the saga may take.
+    // Longer than the saga's deadline.
     test.hand.advance(Duration::from_secs(601));
     let again = open_shop(test.shop.db.clone(), &test.participants, &Crash::never());
     again.settle(&test.hand).await;
@@ -232,8 +232,9 @@ async fn a_saga_that_kills_its_coordinator_is_stuck_in_the_end<D: Backend>() {
     let mut lives = 0;
     while test.shop.status("o").await != Status::Stuck {
         lives += 1;
-        assert!(lives < 20, "it is tried for ever");
-        // The 1st boundary of a participant is before its effect: the process dies in the first remote call.
+        assert!(lives < 20, "it is never given up");
+        // The participants' first boundary is before an effect: the process crashes in the first
+        // remote call.
         let crash = Crash::at(1);
         let shop = open_shop(test.shop.db.clone(), &test.participants, &crash);
         crash.live(shop.settle(&test.hand)).await;
@@ -279,7 +280,7 @@ async fn changed_steps_without_a_new_version_are_noticed<D: Backend>() {
     test.end().await;
 }
 
-/// Three coordinators, as many processes as far as the database can tell, on forty sagas.
+/// Three coordinators, as separate processes would be, on forty sagas.
 async fn two_coordinators_never_run_one_saga<D: Backend>() {
     let home = D::create().await;
     let participants = Participants::new();
@@ -326,7 +327,7 @@ async fn a_stale_coordinator_writes_nothing<D: Backend>() {
         async move { coordinator.run_due().await.unwrap() }
     });
     eventually("the first coordinator at work", || async { test.participants.calls().len() == 1 }).await;
-    // As if the first one had been asleep for a minute, longer than its lease.
+    // As if the first one had paused for a minute, longer than its lease.
     test.hand.advance(Duration::from_secs(60));
     let other = open_shop(test.shop.db.clone(), &test.participants, &Crash::never());
     other.settle(&test.hand).await;
@@ -335,7 +336,7 @@ async fn a_stale_coordinator_writes_nothing<D: Backend>() {
     test.participants.gate.add_permits(1);
     stale.await.unwrap();
     assert_eq!(format!("{:?}", other.saga("o").await), before, "the late answer changed nothing");
-    // Had it gone on, it would have come to the same end, but by confirming and telling once more.
+    // Had it continued, it would have confirmed and published once more.
     assert_eq!(ints(&test.shop.db, "SELECT changes FROM orders").await, [1]);
     assert_eq!(told(&test.shop.db).await, ["OrderCreated", "OrderConfirmed"]);
     assert_eq!(test.participants.ledger(), ["+o:reserve", "+o:pay", "+o:ship"]);
@@ -394,7 +395,7 @@ async fn who_waits_for_a_decision_need_not_wait_for_the_undoing<D: Backend>() {
     test.participants.gate.add_permits(1);
     let ended = test.shop.coordinator.wait("o", long).await.unwrap().unwrap();
     assert_eq!(ended.status, Status::Compensated);
-    assert!(test.shop.coordinator.wait_until_decided("nobody", long).await.unwrap().is_none());
+    assert!(test.shop.coordinator.wait_until_decided("unknown", long).await.unwrap().is_none());
     running.shutdown().await;
     test.end().await;
 }

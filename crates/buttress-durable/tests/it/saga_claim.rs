@@ -1,4 +1,5 @@
-//! Who takes a saga, and when: not before its owner's lease has ended, and then at once.
+//! Which coordinator claims a saga, and when: not before its owner's lease has ended, and then at
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ async fn a_saga_at_work_is_left_to_its_owner_until_the_lease_ends<D: Backend>() 
     let first = open_shop(db.clone(), &participants, &Crash::never());
     let busy = busy(&first, &participants, &["a"]).await;
     let other = open_shop(db.clone(), &participants, &Crash::never());
-    // With something else to do, so that it does look for sagas to take.
+    // Another saga, so that it does query for sagas to claim.
     other.order("b").await;
     assert_eq!(other.coordinator.run_due().await.unwrap(), 1);
     assert_eq!(other.status("b").await, Status::Completed);
@@ -70,7 +71,7 @@ async fn sagas_at_work_do_not_hide_those_that_are_free<D: Backend>() {
     let db = D::connect(&home).await.with_clock(hand.clock());
     schema(&db).await;
     let first = open_shop(db.clone(), &participants, &Crash::never());
-    // As many as a coordinator of the shop takes at once, all of them due before the one that is free.
+    // As many as a coordinator of the shop claims at once, all due before the free one.
     let busy = busy(&first, &participants, &["a", "b", "c", "d"]).await;
     hand.advance(MOMENT);
     let other = open_shop(db.clone(), &participants, &Crash::never());
@@ -103,15 +104,15 @@ async fn a_saga_that_waits_is_left_alone_until_it_is_due<D: Backend>() {
     D::destroy(home).await;
 }
 
-/// Two coordinators have seen the same saga free. The second one's update waits for the first one's, and then only what
-/// stands outside of its subquery is looked at again.
+/// Two coordinators have found the same saga free. The second one's update waits for the first
+/// one's, and then only the conditions outside its subquery are evaluated again.
 #[tokio::test]
 async fn on_postgres_a_claim_that_had_to_wait_looks_again() {
     if crate::support::server().is_none() {
         return;
     }
     type Pg = sqlx::Postgres;
-    // Taken in the meantime, or taken, run and sent to wait.
+    // Claimed meanwhile, or claimed, run and waiting.
     let taken = [
         "UPDATE buttress_saga SET owner = 'other', generation = 1, expires_at = $1 WHERE id = 'a'",
         "UPDATE buttress_saga SET generation = 1, wake_at = $1 WHERE id = 'a'",

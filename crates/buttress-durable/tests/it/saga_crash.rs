@@ -1,4 +1,4 @@
-//! The whole chain, killed at the n-th boundary for every n: the saga, its participants, the outbox, the log.
+//! The whole chain, crashed at the n-th boundary for every n: saga, participants, outbox, log.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -40,7 +40,7 @@ const DECLINED: Story = Story {
     events: &["OrderCreated", "OrderCancelled"],
 };
 
-/// Charged, and nobody tells: the money goes back.
+/// Charged, with a lost answer: the payment is refunded.
 const UNCERTAIN: Story = Story {
     script: &[("pay", &[Reply::LostAnswer, Reply::Busy, Reply::Busy, Reply::Busy, Reply::Busy, Reply::Busy])],
     status: Status::Compensated,
@@ -71,7 +71,7 @@ async fn anywhere<D: Backend>(story: &Story) {
     assert!(n > 60, "only {n} boundaries: the faults do not reach the saga");
 }
 
-/// Crashes that come soon after each other: every life gets a little further than the last one, or not at all.
+/// Crashes in quick succession: every life gets a little further than the last, or not at all.
 async fn an_order_survives_crash_after_crash<D: Backend>() {
     let mut rng = fastrand::Rng::with_seed(20);
     for _ in 0..15 {
@@ -82,7 +82,8 @@ async fn an_order_survives_crash_after_crash<D: Backend>() {
     }
 }
 
-/// Tells the story in as many lives as there are crashes, and one more; true if the first life got through.
+/// Runs the story in one life for each crash and one more. Returns true if the first life
+/// completed.
 async fn told<D: Backend>(story: &Story, crashes: &[u64]) -> bool {
     let (home, hand, participants) = (D::create().await, clock(), Participants::new());
     for (step, replies) in story.script {
@@ -108,7 +109,7 @@ async fn life<D: Backend>(home: &D::Home, hand: &ManualClock, participants: &Par
     let life = async {
         let shop = open_shop(db.clone(), participants, crash);
         let bus: Arc<dyn EventBus> = Arc::new(LogBus::new(db.clone()));
-        // Whoever orders repeats the order until it is answered.
+        // A client repeats its order until it is answered.
         shop.order("o").await;
         shop.settle(hand).await;
         Outbox::new(db.clone()).relay_once(&bus).await.unwrap();
@@ -139,7 +140,7 @@ async fn check<D: Backend>(home: &D::Home, story: &Story, participants: &Partici
     remains.sort_unstable();
     assert_eq!(remains, story.remains, "killed at {crashes:?}: {ledger:?}");
 
-    // In the log, each event once and in order: what the order service told the world.
+    // The log holds each event of the order service once and in order.
     let mut conn = db.pool().acquire().await.unwrap();
     let rows = D::fetch(&mut conn, "SELECT topic FROM buttress_log ORDER BY published_at, topic", &[]).await.unwrap();
     let mut topics: Vec<_> = rows.iter().map(|row| D::text(row, 0).unwrap()).collect();
@@ -152,7 +153,8 @@ async fn check<D: Backend>(home: &D::Home, story: &Story, participants: &Partici
     close(db).await;
 }
 
-/// Not a simulation: the future is dropped while the statement is on its way, as a client that hangs up does.
+/// Not a simulated crash: the future is dropped while the statement runs, as for a client that
+/// disconnects.
 #[tokio::test]
 async fn dropping_the_coordinator_anywhere_leaves_nothing_that_cannot_go_on() {
     for polls in 1..60 {

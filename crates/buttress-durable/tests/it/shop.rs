@@ -1,5 +1,5 @@
-//! A shop to run sagas in: two participants that keep to the rules and survive the coordinator's crashes, and the saga of
-//! an order.
+//! A shop to run sagas in: participants that follow the rules and outlive the coordinator's
+//! crashes, and the saga of an order.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -19,11 +19,11 @@ use crate::support::{Backend, Crash, execute};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Order {
     pub(crate) cents: i64,
-    /// What the first participant has answered, for the steps after it.
+    /// The first participant's answer, for the later steps.
     pub(crate) reservation: Option<String>,
 }
 
-/// What a participant does with a call that it has not answered yet.
+/// How a participant reacts to a new call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reply {
     Done,
@@ -31,7 +31,7 @@ pub(crate) enum Reply {
     Busy,
     /// The work is done, and the answer is lost.
     LostAnswer,
-    /// The call is lost, and with it any answer.
+    /// The call is lost.
     LostCall,
     Panic,
     /// No answer until the gate is opened.
@@ -45,15 +45,15 @@ pub(crate) enum Effect {
     Revoked,
 }
 
-/// Inventory and payment: one effect for each key, whatever is asked how often.
+/// Inventory and payment: one effect for each key, however often it is requested.
 #[derive(Clone, Debug)]
 pub(crate) struct Participants {
     pub(crate) effects: Arc<Mutex<BTreeMap<String, Effect>>>,
-    /// Every effect that was made or taken back, in order: `+key`, `-key`.
+    /// Every effect that was made or undone, in order: `+key`, `-key`.
     pub(crate) ledger: Arc<Mutex<Vec<String>>>,
-    /// Calls by key and kind, as they came.
+    /// Keys of the calls, in order; of a compensation with `-`.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
-    /// Calls at work, and the most of one saga there ever were at the same time.
+    /// Running calls by saga, and the highest number there was for one saga.
     pub(crate) busy: Arc<Mutex<(HashMap<String, usize>, usize)>>,
     pub(crate) gate: Arc<Semaphore>,
     script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>>,
@@ -71,7 +71,8 @@ impl Participants {
         }
     }
 
-    /// The next replies of an action (`pay`) or a compensation (`-pay`); then it is done.
+    /// Sets the next replies of an action (`pay`) or a compensation (`-pay`). Later ones are
+    /// `Done`.
     pub(crate) fn script(&self, step: &str, replies: &[Reply]) {
         self.script.lock().unwrap().insert(step.to_owned(), replies.iter().copied().collect());
     }
@@ -143,7 +144,7 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// The saga of an order, over participants that outlive the coordinator's crashes.
+/// The saga of an order, with participants that outlive the coordinator's crashes.
 pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash) -> Definition<D, Order> {
     let remote = |step: &'static str, undo: bool| {
         let (participants, crash) = (participants.clone(), crash.clone());
@@ -166,8 +167,8 @@ pub(crate) fn definition<D: Backend>(participants: &Participants, crash: &Crash)
 
 /// The steps of an order: `create` (local), `reserve`, `pay` (pivot), `confirm` (local), `ship`.
 ///
-/// `remote` makes the call of a step by its name, the compensation where the flag is set. Each is attempted up to
-/// `attempts` times, 10 ms apart.
+/// `remote` returns the call of a step by its name; the flag selects the compensation. Each is
+/// attempted up to `attempts` times, 10 ms apart.
 pub(crate) fn steps<D, F, Fut>(attempts: u32, remote: impl Fn(&'static str, bool) -> F) -> [Step<D, Order>; 5]
 where
     D: Backend,
@@ -255,7 +256,7 @@ impl<D: Backend> Shop<D> {
         self.coordinator.admin().get(id).await.unwrap().unwrap()
     }
 
-    /// Runs what is due and lets time pass, until nothing goes on any more.
+    /// Runs what is due and advances the clock, until all sagas have ended or are stuck.
     pub(crate) async fn settle(&self, hand: &buttress_durable::ManualClock) {
         loop {
             self.coordinator.run_due().await.unwrap();

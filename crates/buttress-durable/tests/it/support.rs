@@ -1,4 +1,4 @@
-//! Databases to test on, crashes on demand, and waiting for conditions.
+//! Test databases, crashes on demand, and waiting for conditions.
 
 use std::future::Future;
 use std::io::Write;
@@ -12,17 +12,17 @@ use sqlx::{Connection, Postgres, Sqlite};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-/// Far longer than anything here takes, far shorter than a patience.
+/// Far longer than any condition takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A database that a test has to itself, and that outlives the processes the test pretends to be.
+/// A database for one test, which outlives the simulated processes.
 pub(crate) trait Backend: Database {
     type Home: Send + Sync;
-    /// Whether it is a server's.
+    /// Whether it is on a server.
     const SERVER: bool;
 
     fn create() -> impl Future<Output = Self::Home> + Send;
-    /// Where another process finds it.
+    /// Returns the address by which another process opens it.
     fn address(home: &Self::Home) -> String;
     fn open_at(address: &str) -> impl Future<Output = Db<Self>> + Send;
     fn destroy(home: Self::Home) -> impl Future<Output = ()> + Send;
@@ -76,13 +76,13 @@ impl Backend for Postgres {
     }
 }
 
-/// The server to test on, or a word to whoever reads the output that there is none.
+/// Returns the PostgreSQL server to test on, and prints a note if there is none.
 pub(crate) fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
         let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
         if server.is_none() {
-            // Not eprintln: the test harness would swallow it.
+            // Not eprintln: the test harness would capture it.
             let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
             let _ = std::io::stderr().write_all(note.as_bytes());
         }
@@ -97,7 +97,7 @@ async fn admin(sql: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
 }
 
-/// Runs each generic test on SQLite, and on PostgreSQL if there is one.
+/// Runs each generic test on SQLite, and on PostgreSQL if there is a server.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
         mod sqlite {
@@ -122,7 +122,7 @@ pub(crate) async fn bounded(test: impl Future<Output = ()>) {
     tokio::time::timeout(10 * LIMIT, test).await.expect("the test hangs");
 }
 
-/// Waits until `condition` holds. Looks again and again; a minute is the limit.
+/// Waits up to one minute until `condition` holds.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let look = async {
         while !condition().await {
@@ -150,7 +150,7 @@ pub(crate) async fn ints<D: Database>(db: &Db<D>, sql: &'static str) -> Vec<i64>
     rows.iter().map(|row| D::int(row, 0).unwrap()).collect()
 }
 
-/// A process that dies at the n-th boundary it comes to: a statement, a commit, or a call of somebody else.
+/// A process that crashes at its n-th boundary: a statement, a commit, or a call of a participant.
 #[derive(Clone, Debug)]
 pub(crate) struct Crash {
     at: u64,
@@ -174,14 +174,14 @@ impl Crash {
         *self.dead.borrow()
     }
 
-    /// A boundary of the test's own, such as before and after a participant's effect.
+    /// A boundary of the test itself, for example before and after a participant's effect.
     pub(crate) async fn boundary(&self) {
         if self.hit() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Lives until the end, or until the crash: then everything that `life` owned is gone.
+    /// Runs until the end or the crash. A crash drops everything that `life` owns.
     pub(crate) async fn live<T>(&self, life: impl Future<Output = T>) -> Option<T> {
         let mut dead = self.dead.subscribe();
         tokio::select! {
@@ -192,13 +192,13 @@ impl Crash {
     }
 }
 
-/// The service's database as one process sees it.
+/// Opens the service's database as one process.
 pub(crate) async fn open<D: Backend>(home: &D::Home, clock: Clock, crash: &Crash) -> Db<D> {
     let crash = crash.clone();
     D::connect(home).await.with_clock(clock).with_faults(move |_: FaultPoint| crash.hit())
 }
 
-/// Closes what a process had open, as the operating system would.
+/// Closes the connections of a process, as the operating system would.
 pub(crate) async fn close<D: Database>(db: Db<D>) {
     db.pool().close().await;
 }

@@ -17,20 +17,21 @@ pub(crate) struct Log<D: Backend> {
     pub(crate) bus: LogBus<D>,
 }
 
-/// Kafka's mock cluster: brokers in this process, that speak the protocol and keep what they get in memory.
+/// Kafka's mock cluster: brokers in this process that speak the protocol and store records in
+/// memory.
 pub(crate) struct Mock {
     pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
     pub(crate) bus: KafkaBus,
 }
 
-/// A broker that somebody runs.
+/// A real broker.
 pub(crate) struct Real {
     bus: KafkaBus,
     suffix: String,
 }
 
-/// The mock takes up to 3 s for a rebalance, or a little less than a session if that is longer; and a member must outlive
-/// it.
+/// The mock takes up to 3 s for a rebalance, or slightly less than the session timeout if that is
+/// longer. A member must outlive it.
 pub(crate) fn config(cluster: &MockCluster<'static, DefaultProducerContext>) -> KafkaConfig {
     KafkaConfig::new(cluster.bootstrap_servers()).session(Duration::from_secs(4))
 }
@@ -140,7 +141,7 @@ impl Broker for Real {
     async fn end(self) {}
 }
 
-/// The broker to test on, or a word to whoever reads the output that there is none.
+/// Returns the real broker to test on, and prints a note if there is none.
 pub(crate) fn real() -> Option<&'static str> {
     static BROKER: OnceLock<Option<String>> = OnceLock::new();
     let find = || {

@@ -1,4 +1,5 @@
-//! From one service's transaction to another's effect: outbox, relay, bus, consumer, inbox, killed at the n-th boundary.
+//! The chain from one service's transaction to another's effect: outbox, relay, bus, consumer,
+//! inbox, crashed at the n-th boundary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,7 @@ async fn a_crash_anywhere_between_two_services_loses_and_doubles_nothing<B: Brok
     broker.end().await;
 }
 
-/// True if the first life got through.
+/// Returns true if the first life completed.
 async fn story<B: Broker>(broker: &B, n: u64) -> bool {
     let (home, hand) = (B::Db::create().await, clock());
     let db = B::Db::connect(&home).await;
@@ -75,7 +76,7 @@ async fn life<B: Broker>(
     let db = open::<B::Db>(home, clock, crash).await;
     let life = async {
         let bus = broker.connect().await;
-        // Looks of an idle relay are boundaries too, and teach nothing.
+        // Polls of an idle relay are boundaries too, but a crash there tests nothing.
         let outbox = Outbox::new(db.clone()).with_poll(Duration::from_secs(2));
         let relay = outbox.relay(bus.clone());
         let handler = Inbox::new(db.clone(), "shipping").handler(|tx, event| {

@@ -1,4 +1,4 @@
-//! What only Kafka has: brokers that fail, records that are no events, partitions that are taken away.
+//! Tests of Kafka only: failing brokers, records that are not events, revoked partitions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,7 +49,8 @@ async fn an_outage_neither_loses_nor_doubles_nor_reorders() {
 async fn requests_that_fail_now_and_then_are_made_again() {
     bounded(async {
         let broker = Mock::start().await;
-        // A broker refuses a request that has overtaken another one, and so keeps the order. The mock does not count them.
+        // A real broker rejects a request that has overtaken another and so keeps the order. The
+        // mock does not check sequence numbers.
         let one_at_a_time = config(&broker.cluster).option("max.in.flight.requests.per.connection", "1");
         let (bus, notes) = (KafkaBus::new(one_at_a_time).unwrap(), Notes::default());
         let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
@@ -132,7 +133,7 @@ async fn an_event_that_no_broker_would_take_is_refused() {
     .await;
 }
 
-/// Handlers that never end, on every partition; then a second member comes, and takes some of them away.
+/// Handlers hang on every partition. Then a second member joins and takes some of them over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_is_taken_away_is_not_worked_on_and_not_committed() {
     bounded(async {
@@ -161,7 +162,7 @@ async fn a_partition_that_is_taken_away_is_not_worked_on_and_not_committed() {
         let notes = Notes::default();
         let other = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
         eventually("half of the partitions", || async { working.load(Ordering::SeqCst) == 2 }).await;
-        // The other one has them from their beginning, and the first one's two are still where they were.
+        // The second member reads them from the start, and the first member's two are still there.
         eventually("what was taken over", || async {
             let taken: BTreeSet<_> = notes.all().into_iter().filter(|number| first.contains(number)).collect();
             taken.len() == 2
@@ -177,7 +178,7 @@ async fn a_partition_that_is_taken_away_is_not_worked_on_and_not_committed() {
     .await;
 }
 
-/// Longer than the session: the thread that polls is not the one that works.
+/// Handlers that take longer than the session, since another thread polls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_handler_does_not_cost_the_membership() {
     bounded(async {
@@ -203,7 +204,7 @@ async fn a_slow_handler_does_not_cost_the_membership() {
     .await;
 }
 
-/// More than may wait in a partition: it is paused, and goes on.
+/// More records than may wait in a partition, so that it is paused and resumed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_partition_is_paused_and_goes_on() {
     bounded(async {

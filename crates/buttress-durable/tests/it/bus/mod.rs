@@ -1,5 +1,6 @@
-//! What every bus promises, as one set of tests over all of them: the embedded log on SQLite and on PostgreSQL, Kafka's mock
-//! cluster in this process, and a real broker when `BUTTRESS_TEST_KAFKA` names one (`host:port`).
+//! The guarantees of every bus, as one set of tests: over the embedded log on SQLite and
+//! PostgreSQL, Kafka's mock cluster in this process, and a real broker if `BUTTRESS_TEST_KAFKA`
+//! names one (`host:port`).
 
 mod brokers;
 mod chain;
@@ -16,23 +17,23 @@ use buttress_durable::bus::{BusError, DeadLettered, Delivery, EventBus, HandlerE
 
 use crate::support::{Backend, event, eventually};
 
-/// A broker that a test has to itself, or at least topics and groups on it that nobody else uses.
+/// A broker for one test, or topics and groups that no other test uses.
 pub(crate) trait Broker: Sized {
-    /// Whether a dead letter that is sent back twice comes back once.
+    /// Whether redriving a dead letter twice delivers it once.
     const REDRIVES_ONCE: bool;
-    /// How much of a test that has many parts may go on at the same time: on Kafka, joining a group is mostly waiting.
+    /// Concurrency of a test's parts. On Kafka, joining a group is mostly waiting.
     const AT_ONCE: u64;
-    /// Where the services that use the bus keep their rows.
+    /// The database of the services that use the bus.
     type Db: Backend;
 
     async fn start() -> Self;
-    /// The bus as one more process would see it.
+    /// Connects as another process would.
     async fn connect(&self) -> Arc<dyn EventBus>;
     async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered>;
     async fn redrive(&self, group: &str, topic: &str, letter: (i64, i64)) -> Result<(), BusError>;
-    /// The sum of what a group has committed.
+    /// Returns the sum of a group's committed offsets.
     async fn committed(&self, group: &str, topic: &str) -> i64;
-    /// Tells names apart that tests share on a broker that outlives them.
+    /// Makes names unique that tests share on a broker that outlives them.
     fn suffix(&self) -> &str;
     async fn end(self);
 
@@ -48,14 +49,14 @@ pub(crate) trait Broker: Sized {
         self.name("OrderCreated")
     }
 
-    /// A group that tries again soon.
+    /// A group with short pauses between attempts.
     fn group(&self, group: &str) -> Subscribe {
         let subscribe = Subscribe::new(self.name(group), [self.topic()]).unwrap();
         subscribe.start(Start::Earliest).backoff(Backoff::constant(Duration::from_millis(1)))
     }
 }
 
-/// Runs each generic test on every broker there is.
+/// Runs each generic test on every available broker.
 macro_rules! on_every_broker {
     ($($test:ident),+ $(,)?) => {
         $crate::bus::on_every_broker!(@ log_sqlite: $crate::bus::brokers::Log<sqlx::Sqlite>; true; $($test)+);
@@ -78,7 +79,7 @@ macro_rules! on_every_broker {
 }
 use on_every_broker;
 
-/// A handler that notes what it gets.
+/// A handler that records its events.
 #[derive(Clone, Debug, Default)]
 struct Notes(Arc<Mutex<Vec<(String, i64)>>>);
 
@@ -95,12 +96,12 @@ impl Notes {
         self.0.lock().unwrap().push((delivery.event.key().to_owned(), number(delivery)));
     }
 
-    /// Numbers as they came. A bus may repeat itself.
+    /// Returns the numbers in the order of delivery. A bus may repeat some.
     fn all(&self) -> Vec<i64> {
         self.0.lock().unwrap().iter().map(|(_, number)| *number).collect()
     }
 
-    /// Numbers of each key, as they came for the first time.
+    /// Returns the numbers of each key in the order of their first delivery.
     fn first_seen(&self) -> BTreeMap<String, Vec<i64>> {
         let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
         for (key, number) in &*self.0.lock().unwrap() {

@@ -119,7 +119,8 @@ async fn what_cannot_be_handled_becomes_a_dead_letter_and_can_be_sent_back<B: Br
     assert_eq!(tries, [(3, "cannot do 1"), (1, "cannot do 2")]);
     assert_eq!(letters[0].event.as_ref(), Some(&events[0]));
 
-    // Sent back while it still fails, it is another letter; sent back again when the handler is mended, it is handled.
+    // Redriven while the handler still fails, it is a new letter; redriven after the fix, it is
+    // handled.
     let place = |n: usize| (letters[n].partition, letters[n].offset);
     broker.redrive(group, topic, place(0)).await.unwrap();
     eventually("the third letter", || async { broker.dead_letters(group, topic).await.len() == 3 }).await;
@@ -142,7 +143,7 @@ async fn a_new_group_may_begin_with_the_latest<B: Broker>() {
     let (bus, notes) = (broker.connect().await, Notes::default());
     bus.publish(&[broker.event("k", 1), broker.event("j", 2)]).await.unwrap();
     let latest = || broker.group("g").start(Start::Latest);
-    // It is gone before it has seen anything: what comes from here on is the group's all the same.
+    // It leaves before it has received an event. Later events belong to the group nevertheless.
     let first = bus.subscribe(latest(), notes.handler()).await.unwrap();
     drop(first);
     bus.publish(&[broker.event("k", 3), broker.event("j", 4)]).await.unwrap();
@@ -199,7 +200,7 @@ async fn a_member_shut_down_finishes_the_event_at_hand<B: Broker>() {
     };
     let member = bus.subscribe(broker.group("g"), Arc::new(handler)).await.unwrap();
     enters.recv().await.unwrap();
-    // Long after the shutdown has begun, as far as anybody can tell: one gate for both events, though only one may go through.
+    // Opens the gate well after the shutdown has begun, for both events; only one may pass.
     let open = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         gate.add_permits(2);
@@ -236,7 +237,7 @@ async fn failed_attempts_are_counted_across_members<B: Broker>() {
             async { later() }
         }
     };
-    // One attempt in each life, and three lives.
+    // One attempt in each of three lives.
     for life in 1..=3 {
         let pause = Backoff::constant(Duration::from_millis(if life == 3 { 60_000 } else { 700 }));
         let member = bus.subscribe(broker.group("g").backoff(pause), Arc::new(handler.clone())).await.unwrap();

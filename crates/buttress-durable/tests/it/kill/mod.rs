@@ -1,8 +1,8 @@
-//! Processes that are really killed: no destructor runs, no socket is closed politely.
+//! Processes that are killed: no destructor runs and no socket is closed in order.
 //!
-//! The test starts itself again as a process of the order service ([`process`]): coordinator, relay, bus, a consumer with
-//! its inbox. It ends by itself when all is done, or by SIGKILL: its own at a chosen boundary, or the test's at a random
-//! moment.
+//! The test starts itself as a process of the order service ([`process`]): coordinator, relay, bus,
+//! and a consumer with its inbox. The process ends when all work is done, or by SIGKILL: its own at
+//! a chosen boundary, or the test's at a random moment.
 
 mod process;
 mod random;
@@ -17,25 +17,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{Backend, eventually};
 
-/// What a process is to do, in its environment.
+/// What a process has to do. Passed in its environment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Orders {
-    /// The database as [`Backend::address`] says it.
+    /// The database's [`Backend::address`].
     database: String,
     postgres: bool,
-    /// Brokers, if the bus is Kafka's.
+    /// Brokers, if the bus is Kafka.
     kafka: Option<String>,
-    /// How long a dead process keeps what it had.
+    /// How long the leases of a dead process last.
     lease: Duration,
-    /// Places these orders; those that are there already are left alone.
+    /// Ids of the orders to place, except those that exist.
     places: Vec<String>,
-    /// Kills itself at this boundary, when it comes to it for the n-th time.
+    /// The boundary, and its n-th occurrence, at which the process kills itself.
     dies_at: Option<(String, u32)>,
-    /// Writes down which boundaries it came to, and how often.
+    /// The file for the boundaries that the process met, with their counts.
     census: Option<PathBuf>,
 }
 
-/// The seed in the environment, or a new one. It is shown when the test fails.
+/// Returns an RNG with the seed in the environment or a new one, which is printed if the test
+/// fails.
 fn rng() -> fastrand::Rng {
     const SEED: &str = "BUTTRESS_TEST_SEED";
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -45,7 +46,7 @@ fn rng() -> fastrand::Rng {
 
 const VARIABLE: &str = "BUTTRESS_TEST_PROCESS";
 
-/// Killed when the test ends before it does.
+/// A process that is killed if the test ends first.
 struct Process(Child);
 
 impl Process {
@@ -63,7 +64,7 @@ impl Process {
         self.0.id()
     }
 
-    /// SIGKILL, from outside.
+    /// Sends SIGKILL.
     fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -73,7 +74,7 @@ impl Process {
         self.0.try_wait().unwrap()
     }
 
-    /// True if it came through, false if it was killed. Everything else it says on standard error, which is ours.
+    /// Returns true if the process completed, false if it was killed. Its standard error is ours.
     async fn wait(mut self) -> bool {
         let mut status = None;
         eventually("the process ends", || {

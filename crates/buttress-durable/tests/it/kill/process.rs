@@ -16,7 +16,7 @@ use super::{Orders, VARIABLE};
 use crate::shop::{Order, steps};
 use crate::support::{Backend, eventually};
 
-/// Not a test by itself: without its orders it has nothing to do.
+/// The entry point of the process. Without the environment variable it does nothing.
 #[test]
 fn a_process_that_may_be_killed() {
     let Ok(orders) = std::env::var(VARIABLE) else { return };
@@ -28,13 +28,13 @@ fn a_process_that_may_be_killed() {
     }
 }
 
-/// The boundaries of this process, and at which of them it dies.
+/// The boundaries of this process, and the one at which it kills itself.
 #[derive(Clone, Debug)]
 struct Fate {
     dies_at: Option<(String, u32)>,
-    /// How often each boundary was met.
+    /// Number of occurrences of each boundary.
     seen: Arc<Mutex<BTreeMap<String, u32>>>,
-    /// The statement at which each task was last: commits say nothing of themselves.
+    /// The last statement of each task, to name the commits.
     last: Arc<Mutex<HashMap<Option<task::Id>, &'static str>>>,
 }
 
@@ -95,7 +95,7 @@ async fn work<D: Backend>(orders: &Orders) {
         starter.wake();
     }
     eventually("nothing is left to do", || async {
-        // Others write too, and on SQLite a look may be turned away for that.
+        // Others write too, and on SQLite a query may fail for that.
         tokio::time::sleep(Duration::from_millis(20)).await;
         world.is_at_rest().await
     })
@@ -112,7 +112,7 @@ fn group() -> Subscribe {
     Subscribe::new("news", ["OrderConfirmed", "OrderCancelled"]).unwrap()
 }
 
-/// What another service would do with the events: here it writes them down.
+/// The effect of another service: it writes the events down.
 fn listener<D: Backend>(db: &Db<D>) -> impl buttress_durable::bus::Handler {
     Inbox::new(db.clone(), "news").handler(|tx, event| {
         async move {

@@ -1,4 +1,4 @@
-//! Two processes on one database, killed from outside at random moments, again and again.
+//! Two processes on one database, killed at random moments, repeatedly.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::support::{Backend, bounded, close, on_both};
 
 on_both!(two_processes_killed_at_random_never_run_one_saga_and_lose_nothing);
 
-/// Far longer than any pause of a process that lives, so that only the dead lose their sagas.
+/// Far longer than any pause of a live process, so that only dead ones lose their sagas.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Three orders for each round so far. What an earlier process was killed before it could place, the next one places.
+/// Three orders for each round so far. The next process places those that a killed one could not.
 fn places(rounds: usize) -> Vec<String> {
     (0..rounds).flat_map(|round| ["s", "d", "l"].map(|kind| format!("{round:02}-{kind}"))).collect()
 }
@@ -44,7 +44,7 @@ async fn two_processes_killed_at_random_never_run_one_saga_and_lose_nothing<D: B
     D::destroy(home).await;
 }
 
-/// Each owner of a saga, told by its generation, is one process; and no two are at it at the same time.
+/// Checks that each generation of a saga belongs to one process, and that no two calls overlap.
 async fn one_at_a_time<D: Backend>(world: &World<D>, deaths: &BTreeMap<i64, Timestamp>) {
     let mut conn = world.db().pool().acquire().await.unwrap();
     let sql = "SELECT saga, generation, pid, began, ended FROM calls ORDER BY seq";
@@ -56,7 +56,7 @@ async fn one_at_a_time<D: Backend>(world: &World<D>, deaths: &BTreeMap<i64, Time
         let (saga, generation, pid, began) = (D::text(row, 0).unwrap(), int(1), int(2), int(3));
         let owner = *owners.entry((saga.clone(), generation)).or_insert(pid);
         assert_eq!(owner, pid, "two processes had generation {generation} of {saga}");
-        // What was not ended was cut off by a kill, or by a failure of the call's own record.
+        // A call without an end was interrupted by a kill, or its end could not be recorded.
         let died = deaths.get(&pid).map_or(began, |died| died.as_millis());
         let ended = D::maybe_int(row, 4).unwrap().unwrap_or(died);
         if let Some((before, until)) = last.insert(saga.clone(), (generation, ended)) {

@@ -1,8 +1,9 @@
-//! Killed by itself at every boundary there is: before every statement, and before and after every commit, of the saga, the
-//! outbox and its relay, the log and its groups, the inbox; and before and after every effect of a participant.
+//! Processes that kill themselves at every boundary: before every statement, before and after every
+//! commit, and before and after every effect of a participant. Covers the saga, the outbox and its
+//! relay, the log and its groups, and the inbox.
 //!
-//! A first process that nobody kills tells which boundaries there are. Each of them then kills two processes: at the first time
-//! they come to it, and at a later one.
+//! A first process runs to the end and records the boundaries. Each of them then kills two
+//! processes: at its first occurrence and at a later one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::support::{Backend, close, on_both};
 
 on_both!(a_process_killed_at_any_boundary_is_made_good_by_the_next);
 
-/// One that succeeds, one that is declined, one whose answers are lost.
+/// One order that succeeds, one that is declined, one whose answers are lost.
 const PLACES: [&str; 3] = ["1-s", "2-d", "3-l"];
-/// Soon over, as the next process has to wait for it.
+/// Short, since the next process waits for it.
 const LEASE: Duration = Duration::from_millis(300);
-/// Stories told at the same time: waiting for leases costs nobody anything.
+/// Number of concurrent stories, which mostly wait for leases.
 const AT_ONCE: usize = 6;
-/// Where at least a process has to die: at something of the saga, the outbox, the log, its groups, the inbox, the participants.
+/// Parts that must kill at least one process: saga, outbox, log, groups, inbox, participants.
 const PARTS: [&str; 11] = [
     "UPDATE buttress_saga ",
     "INSERT INTO buttress_saga_step",
@@ -51,24 +52,24 @@ async fn a_process_killed_at_any_boundary_is_made_good_by_the_next<D: Backend>()
         .collect();
     let killed = stream::iter(deaths.clone()).map(story::<D>).buffer_unordered(AT_ONCE);
     let killed = killed.filter(|killed| std::future::ready(*killed)).count().await;
-    // Where tasks race, not every process comes to every boundary as often as another one.
+    // Tasks race, so not every process meets every boundary equally often.
     assert!(killed * 10 > deaths.len() * 8, "of {} processes only {killed} were killed", deaths.len());
 }
 
-/// The boundaries of a process, and how often it came to each.
+/// Returns the boundaries of a process, with their counts.
 async fn census<D: Backend>() -> BTreeMap<String, u32> {
     let (home, dir) = (D::create().await, tempfile::tempdir().unwrap());
     let world = world::create::<D>(&home).await;
     let census = dir.path().join("census.json");
     let orders = Orders { census: Some(census.clone()), ..Orders::new::<D>(&home, LEASE, &PLACES) };
     assert!(Process::start(&orders).wait().await);
-    world.check(PLACES.len(), "killed by nobody").await;
+    world.check(PLACES.len(), "never killed").await;
     close(world.db().clone()).await;
     D::destroy(home).await;
     serde_json::from_str(&std::fs::read_to_string(census).unwrap()).unwrap()
 }
 
-/// True if the process was killed.
+/// Returns true if the process was killed.
 async fn story<D: Backend>(death: (String, u32)) -> bool {
     let home = D::create().await;
     let world = world::create::<D>(&home).await;

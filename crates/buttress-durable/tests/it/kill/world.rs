@@ -1,7 +1,8 @@
-//! What outlives the processes: the participants, who write down every effect, and what is checked in the end.
+//! What outlives the processes: the participants, which record every effect, and the checks at the
+//! end.
 //!
-//! The participants are in the service's own database, over connections of their own: a stand-in for other services, that
-//! the same kill cannot take down between their effect and its record.
+//! The participants use the service's database over their own connections. They stand in for other
+//! services, and no kill falls between their effect and its record.
 
 use buttress_durable::db::Arg;
 use buttress_durable::saga::{Admin, Call, Filter, SagaView, Status, StepError};
@@ -10,11 +11,11 @@ use buttress_durable::{Db, Outbox, Tx};
 use crate::shop::{Order, schema};
 use crate::support::{Backend, execute, ints};
 
-/// Inventory, payment and shipping: one effect for each key, whatever is asked how often.
+/// Inventory, payment and shipping: one effect for each key, however often it is requested.
 #[derive(Debug)]
 pub(super) struct World<D: Backend>(Db<D>);
 
-/// Orders tell by their last letter what happens to them.
+/// The last letter of an order's id selects its fate.
 const DECLINED: char = 'd';
 const LOST: char = 'l';
 
@@ -80,7 +81,7 @@ impl<D: Backend> World<D> {
         Ok(tx.commit().await?)
     }
 
-    /// Notes that a call begins; its number.
+    /// Records that a call begins, and returns its number.
     pub(super) async fn begins(&self, call: &Call<Order>) -> Result<i64, StepError> {
         let mut tx = self.0.begin().await?;
         lock(&mut tx).await?;
@@ -105,7 +106,7 @@ impl<D: Backend> World<D> {
         Ok(tx.commit().await?)
     }
 
-    /// Whether nothing is left to do.
+    /// Whether no work is left.
     pub(super) async fn is_at_rest(&self) -> bool {
         let counts = Admin::new(self.0.clone()).counts().await.unwrap();
         let unsent = Outbox::new(self.0.clone()).backlog().await.unwrap().unsent;
@@ -114,7 +115,7 @@ impl<D: Backend> World<D> {
         (counts.running + counts.compensating, unsent) == (0, 0) && heard == told
     }
 
-    /// Counts every effect.
+    /// Checks the number of every effect.
     pub(super) async fn check(&self, orders: usize, story: &str) {
         let sagas = Admin::new(self.0.clone()).list(&Filter { limit: 10_000, ..Filter::default() }).await.unwrap();
         assert_eq!(sagas.len(), orders, "{story}");
@@ -163,7 +164,7 @@ async fn write<D: Backend>(tx: &mut Tx<D>, entry: &str) -> Result<(), sqlx::Erro
     D::execute(tx, sql, &[Arg::Text(entry)]).await.map(drop)
 }
 
-/// Numbers are handed out one after the other. On SQLite there is one writer anyway.
+/// Serialises the numbering. On SQLite there is one writer anyway.
 async fn lock<D: Backend>(tx: &mut Tx<D>) -> Result<(), sqlx::Error> {
     D::lock_key(tx, 7).await
 }
