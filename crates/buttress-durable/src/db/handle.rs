@@ -40,7 +40,7 @@ pub struct Db<D: Database> {
 pub struct Tx<D: Database> {
     inner: sqlx::Transaction<'static, D>,
     pub(super) faults: Faults,
-    _turn: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A database operation failed, or a row cannot be read by this version.
@@ -68,7 +68,7 @@ pub enum DbError {
 }
 
 /// Equal to SQLite's busy timeout. Most callers give up before that.
-const TURN: Duration = Duration::from_secs(5);
+const WRITE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 // === impl Db ===
 
@@ -126,15 +126,15 @@ impl<D: Database> Db<D> {
     /// [`DbError::Busy`] after 5 s without the write lock (SQLite); [`DbError::Sqlx`] if the
     /// database fails.
     pub async fn begin(&self) -> Result<Tx<D>, DbError> {
-        let turn = match &self.writers {
-            Some(writers) => match tokio::time::timeout(TURN, writers.clone().acquire_owned()).await {
-                Ok(turn) => turn.ok(),
-                Err(_) => return Err(DbError::Busy(TURN)),
+        let permit = match &self.writers {
+            Some(writers) => match tokio::time::timeout(WRITE_LOCK_TIMEOUT, writers.clone().acquire_owned()).await {
+                Ok(permit) => permit.ok(),
+                Err(_) => return Err(DbError::Busy(WRITE_LOCK_TIMEOUT)),
             },
             None => None,
         };
         let inner = self.pool.begin_with(D::BEGIN).await?;
-        Ok(Tx { inner, faults: self.faults.clone(), _turn: turn })
+        Ok(Tx { inner, faults: self.faults.clone(), _permit: permit })
     }
 
     /// Returns the pool, for the service's own statements.

@@ -27,7 +27,7 @@ const LEASE: &str = "outbox";
 /// Pauses between attempts while the bus or the database fails.
 const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 /// Time limit for the last publication on shutdown.
-const LAST: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Work<D: Database> {
     outbox: Outbox<D>,
@@ -135,7 +135,7 @@ impl<D: Database> Work<D> {
                 () = sleep(pause) => {}
             }
         }
-        let _ = timeout(LAST, self.drain()).await;
+        let _ = timeout(SHUTDOWN_TIMEOUT, self.drain()).await;
         self.give_back().await;
     }
 

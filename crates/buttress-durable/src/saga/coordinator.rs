@@ -217,7 +217,7 @@ impl<D: Database> Coordinator<D> {
             while store::status(&scheduler.db, id).await?.is_some_and(|status| !there(status)) {
                 // Polling more often would compete with the saga for the database. Sagas of this
                 // process send a notification; the pause is for those of other processes.
-                let _ = timeout(pause, told(&mut news, id)).await;
+                let _ = timeout(pause, notified(&mut news, id)).await;
                 pause = pause.saturating_mul(2).min(LONGEST_LOOK.max(scheduler.poll));
             }
             Ok::<_, DbError>(())
@@ -244,7 +244,7 @@ impl Running {
 }
 
 /// Returns when this saga has changed, or notifications were missed.
-async fn told(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
+async fn notified(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
     loop {
         match news.recv().await {
             Ok(other) if *other != *id => {}

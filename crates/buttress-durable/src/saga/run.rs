@@ -33,7 +33,7 @@ pub(super) struct Run<D: Database> {
 
 /// Pause of a saga after the database failed its run. It stays owned meanwhile, so that claiming it
 /// again counts as a recovery, and a saga that fails every time ends up stuck and visible.
-const REST: Duration = Duration::from_secs(1);
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 impl<D: Database> Run<D> {
     /// Returns when the saga has ended, must wait, or belongs to another coordinator.
@@ -41,7 +41,7 @@ impl<D: Database> Run<D> {
         if let Err(error) = self.steps().await {
             let id = &*self.saga.id;
             tracing::error!(saga = id, error = %Chain(&error), "cannot write the saga; pausing it");
-            let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST).await;
+            let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST_AFTER_FAILURE).await;
         }
     }
 
@@ -71,12 +71,12 @@ impl<D: Database> Run<D> {
                 tracing::warn!(saga = &*self.saga.id, "another coordinator owns the saga now");
                 return Ok(());
             }
-            let told = !events.is_empty();
+            let has_events = !events.is_empty();
             for event in events.drain(..) {
                 self.outbox.append(&mut tx, &self.traced(event)).await?;
             }
             tx.commit().await?;
-            if told {
+            if has_events {
                 self.outbox.wake();
             }
             if self.saga.progress.status != known {
@@ -114,7 +114,7 @@ impl<D: Database> Run<D> {
             } else {
                 tokio::select! {
                     called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, None)) => called,
-                    () = self.keep() => return Ok(()),
+                    () = self.renew_until_lost() => return Ok(()),
                 }
             };
             self.record(name, undo, called, &mut events);
@@ -158,7 +158,7 @@ impl<D: Database> Run<D> {
 
     /// Renews the lease until another coordinator has it. A failed renewal is retried; the next
     /// write decides whether the lease was lost.
-    async fn keep(&self) {
+    async fn renew_until_lost(&self) {
         let mut beat = interval(self.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick fires at once, and the lease was just written.

@@ -10,7 +10,7 @@ use tokio::runtime;
 
 use super::config::{KafkaConfig, refused};
 use super::context::Quiet;
-use super::member::{ANSWER, Member, MemberConsumer};
+use super::member::{Member, MemberConsumer, REQUEST_TIMEOUT};
 use super::partition::Shared;
 use super::producer::Producer;
 use super::stop_signal::{AbortOnDrop, StopSignal};
@@ -90,7 +90,7 @@ impl KafkaBus {
         let consumer: MemberConsumer = config.create_with_context(member).map_err(refused)?;
         for topic in topics {
             // The request also makes brokers create the topic, if they are configured to.
-            consumer.fetch_metadata(Some(topic), ANSWER).map_err(unavailable)?;
+            consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unavailable)?;
         }
         let topics: Vec<_> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(unavailable)?;
@@ -106,15 +106,16 @@ impl KafkaBus {
         let consumer: BaseConsumer<Quiet> = self.config.consumer(group).create_with_context(Quiet).map_err(refused)?;
         let mut partitions = TopicPartitionList::new();
         for topic in topics {
-            let metadata = consumer.fetch_metadata(Some(topic), ANSWER).map_err(unavailable)?;
+            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unavailable)?;
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 partitions.add_partition(topic, partition.id());
             }
         }
-        let committed = consumer.committed_offsets(partitions, ANSWER).map_err(unavailable)?;
+        let committed = consumer.committed_offsets(partitions, REQUEST_TIMEOUT).map_err(unavailable)?;
         let mut ends = TopicPartitionList::new();
         for new in committed.elements().iter().filter(|element| !matches!(element.offset(), Offset::Offset(_))) {
-            let (_, end) = consumer.fetch_watermarks(new.topic(), new.partition(), ANSWER).map_err(unavailable)?;
+            let (_, end) =
+                consumer.fetch_watermarks(new.topic(), new.partition(), REQUEST_TIMEOUT).map_err(unavailable)?;
             ends.add_partition_offset(new.topic(), new.partition(), Offset::Offset(end)).map_err(unavailable)?;
         }
         if ends.count() == 0 {

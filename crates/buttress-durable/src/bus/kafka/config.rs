@@ -29,7 +29,7 @@ pub struct KafkaConfig {
 }
 
 /// Options that the bus sets itself, because its guarantees depend on them.
-const OURS: [&str; 20] = [
+const RESERVED: [&str; 20] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -100,7 +100,7 @@ impl KafkaConfig {
         if !(Duration::from_millis(3)..=Duration::from_secs(3600)).contains(&self.session) {
             return Err(wrong("session", "must be 3 ms to 1 h"));
         }
-        match self.options.keys().find(|name| OURS.contains(&name.as_str())) {
+        match self.options.keys().find(|name| RESERVED.contains(&name.as_str())) {
             Some(name) => Err(wrong(name, "is set by the bus itself")),
             None => Ok(()),
         }

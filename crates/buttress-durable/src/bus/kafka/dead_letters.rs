@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::bus::{KafkaBus, unavailable};
 use super::config::refused;
 use super::context::Quiet;
-use super::member::ANSWER;
+use super::member::REQUEST_TIMEOUT;
 use super::producer::Entry;
 use super::record::{Record, headers};
 use crate::bus::dead_letter::{DeadLetter, DeadLettered};
@@ -30,7 +30,7 @@ impl KafkaBus {
         let mut letters = blocking(move || {
             let reader: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
             let mut partitions = TopicPartitionList::new();
-            let metadata = reader.fetch_metadata(Some(&from), ANSWER).map_err(unavailable)?;
+            let metadata = reader.fetch_metadata(Some(&from), REQUEST_TIMEOUT).map_err(unavailable)?;
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 let add = partitions.add_partition_offset(&from, partition.id(), Offset::Beginning);
                 add.map_err(unavailable)?;
@@ -63,7 +63,7 @@ impl KafkaBus {
         let Ok(part) = i32::try_from(partition) else { return Err(unknown) };
         let found = blocking(move || {
             let reader: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
-            match reader.fetch_watermarks(&from, part, ANSWER) {
+            match reader.fetch_watermarks(&from, part, REQUEST_TIMEOUT) {
                 Ok((low, high)) if (low..high).contains(&offset) => {}
                 Ok(_) => return Ok(None),
                 Err(error) if is_unknown(&error) => return Ok(None),
@@ -99,7 +99,7 @@ fn read(reader: &BaseConsumer<Quiet>, partitions: &TopicPartitionList) -> Result
     reader.assign(partitions).map_err(unavailable)?;
     let (mut records, mut left) = (Vec::new(), partitions.count());
     while left > 0 {
-        match reader.poll(ANSWER) {
+        match reader.poll(REQUEST_TIMEOUT) {
             Some(Ok(message)) => records.push(Record::detach(&message)),
             Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
             Some(Err(error)) => return Err(unavailable(error)),

@@ -41,7 +41,7 @@ const RESUME_AT: usize = 64;
 /// Time for handlers of a revoked partition to finish. Its next owner waits for that long.
 const GRACE: Duration = Duration::from_secs(5);
 /// Timeout of a request to the brokers.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Member {
     pub(super) fn new(shared: Shared, runtime: runtime::Handle, stop: StopSignal) -> Self {
@@ -117,7 +117,7 @@ impl Member {
     /// reject commits during a rebalance, and only polling completes one.
     fn finish(&self, consumer: &MemberConsumer) {
         lock(&self.owned).values().for_each(Slot::stop);
-        let (start, limit) = (now(), self.shared.subscribe.timeout.saturating_add(ANSWER));
+        let (start, limit) = (now(), self.shared.subscribe.timeout.saturating_add(REQUEST_TIMEOUT));
         while self.stop.is_graceful() && start.elapsed() < limit {
             let settled = |slot: &Slot| slot.has_ended() && slot.uncommitted().is_none();
             if lock(&self.owned).values().all(settled) {
@@ -134,7 +134,7 @@ impl Member {
         if partitions.count() == 0 || self.stop.is_set() {
             return;
         }
-        let committed = consumer.committed_offsets(partitions.clone(), ANSWER).unwrap_or_else(|error| {
+        let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT).unwrap_or_else(|error| {
             // Records are delivered anyway. Only the count of attempts at the first one starts
             // again.
             tracing::warn!(group = self.shared.subscribe.group, %error, "cannot read the committed attempts; counting from zero");

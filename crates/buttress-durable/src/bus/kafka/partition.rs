@@ -244,7 +244,7 @@ mod tests {
         let tries = Tries { attempts: 3, retry_at: Timestamp::from_millis(7) };
         assert_eq!(Tries::parse(&tries.metadata().unwrap()), tries);
         assert_eq!(Tries::default().metadata(), None);
-        for foreign in ["", "{}", "{\"attempts\":-1}", "somebody else's"] {
+        for foreign in ["", "{}", "{\"attempts\":-1}", "not ours"] {
             assert_eq!(Tries::parse(foreign), Tries::default(), "{foreign:?}");
         }
     }

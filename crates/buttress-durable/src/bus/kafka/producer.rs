@@ -56,7 +56,7 @@ struct Ticket {
 }
 
 /// Pause before retrying when the queue is full.
-const FULL: Duration = Duration::from_millis(20);
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 
 // === impl Producer ===
 
@@ -125,7 +125,7 @@ impl Producer {
         loop {
             let queued = lock(&self.client).queue(&entry);
             match queued {
-                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => sleep(FULL).await,
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => sleep(QUEUE_FULL_PAUSE).await,
                 other => return other,
             }
         }

@@ -149,7 +149,7 @@ impl<D: Database> Partition<D> {
                     result = attempt(&*self.handler, delivery, self.subscribe.timeout) => result,
                     // Dropping the attempt cancels the handler, since another member owns the
                     // partition now.
-                    () = self.keep(beat) => return Ok(Owner::Others),
+                    () = self.renew_until_lost(beat) => return Ok(Owner::Others),
                 }
             }
             Err(unreadable) => Err(unreadable),
@@ -215,7 +215,7 @@ impl<D: Database> Partition<D> {
 
     /// Renews the lease until another member owns it. A failed renewal is retried; the commit
     /// decides whether the lease was lost.
-    async fn keep(&self, beat: &mut Interval) {
+    async fn renew_until_lost(&self, beat: &mut Interval) {
         loop {
             beat.tick().await;
             match self.renew().await {
