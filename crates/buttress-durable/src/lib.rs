@@ -147,3 +147,8 @@ pub use event::{DomainEvent, EventError, TraceContext};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use saga::{Coordinator, Definition, Step};
+
+// Compiles the README's example.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
