@@ -9,13 +9,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use super::admin::{Admin, AdminError, SagaView};
+use super::admin::{Admin, AdminError};
 use super::definition::{Definition, Flow};
 use super::run::Run;
 use super::scheduler::Scheduler;
 use super::starter::Starter;
 use super::state::Status;
 use super::store;
+use super::view::SagaView;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
 use crate::task::{Stop, Worker};

@@ -53,8 +53,9 @@ mod starter;
 mod state;
 mod step;
 mod store;
+mod view;
 
-pub use admin::{Admin, AdminError, Counts, Filter, SagaView, StepView};
+pub use admin::{Admin, AdminError};
 pub use call::{Call, Done};
 pub use coordinator::{Coordinator, CoordinatorBuilder, Running};
 pub use definition::Definition;
@@ -62,3 +63,4 @@ pub use error::{ErrorKind, StepError};
 pub use starter::Starter;
 pub use state::{Failure, Status, StepState, Stuck};
 pub use step::Step;
+pub use view::{Counts, Filter, SagaView, StepView};

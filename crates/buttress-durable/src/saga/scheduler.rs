@@ -25,7 +25,7 @@ pub(super) struct Scheduler<D: Database> {
     pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) recoveries: u32,
-    /// Notified when a saga was started or released.
+    /// Notified by a starter when a saga was started.
     pub(super) woken: Arc<watch::Sender<()>>,
     /// Ids of sagas that have ended, got stuck, or begun to compensate.
     pub(super) news: broadcast::Sender<Arc<str>>,
@@ -33,6 +33,7 @@ pub(super) struct Scheduler<D: Database> {
 
 /// Notifications that a waiter may lag behind before it has to query the database.
 const NEWS: usize = 256;
+
 impl<D: Database> Scheduler<D> {
     pub(super) fn new(db: Db<D>, outbox: Outbox<D>) -> Self {
         Self {
