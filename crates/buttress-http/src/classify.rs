@@ -25,8 +25,13 @@
 //! | hyper gave the request up: its connection ended before it had a stream | none | yes | once, free, if nothing of its body was taken |
 //! | the connection broke, the protocol was violated | failure | yes | |
 //! | the caller broke its upload off | none | | |
-//! | a timeout of an attempt, also tower's and tonic's | failure | yes | |
+//! | reqwest did not accept the request's URI, or did not follow a redirect | none | | |
+//! | a timeout of an attempt, also tower's, tonic's and reqwest's | failure | yes | |
 //! | a rejection by a layer of this family, or by tower's load shed | none | | |
+//!
+//! reqwest's timeout of a whole call does not say whether the connection was there already; its
+//! `connect_timeout` is "not connected". An error made of a status by `error_for_status` counts as
+//! that status does, without its headers.
 //!
 //! Overload counts in failure rates, and not as a failure in a row. What the server says it did not
 //! process, because it rejected the request at admission, is repeated whatever its method. A 503
@@ -148,7 +153,7 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
 }
 
 /// What an error of a client means, as far as its chain of sources tells. With feature `hyper` it reads hyper's, hyper-util's and h2's
-/// errors, with feature `tonic` tonic's too.
+/// errors, with features `reqwest` and `tonic` those of these too.
 pub fn error(error: &(dyn StdError + 'static)) -> Outcome {
     if let Some(rejection) = buttress::error::find_rejection(error) {
         return rejection.outcome();
@@ -164,6 +169,8 @@ pub(crate) fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static
         .or_else(|| as_error::<hyper_util::client::legacy::Error>(error))
         .or_else(|| as_error::<hyper::Error>(error))
         .or_else(|| as_error::<h2::Error>(error));
+    #[cfg(feature = "reqwest")]
+    let known = known.or_else(|| as_error::<reqwest::Error>(error));
     #[cfg(feature = "tonic")]
     let known =
         known.or_else(|| as_error::<::tonic::transport::Error>(error)).or_else(|| as_error::<::tonic::Status>(error));
@@ -197,6 +204,10 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             return Some(h2_outcome(error));
         }
+    }
+    #[cfg(feature = "reqwest")]
+    if let Some(outcome) = error.downcast_ref().and_then(reqwest_outcome) {
+        return Some(outcome);
     }
     #[cfg(feature = "tonic")]
     {
@@ -245,6 +256,28 @@ fn h2_outcome(error: &h2::Error) -> Outcome {
         return Outcome::CANCELLED;
     }
     Failure::new(FailureKind::Transport).into()
+}
+
+/// What reqwest itself decided. An error that it passes on is read further down the chain.
+#[cfg(feature = "reqwest")]
+fn reqwest_outcome(error: &reqwest::Error) -> Option<Outcome> {
+    if let Some(status) = error.status() {
+        return Some(http_status(status, &HeaderMap::new()));
+    }
+    if error.is_builder() || error.is_redirect() {
+        return Some(Outcome::CANCELLED);
+    }
+    is_reqwest_timeout(error).then(|| Failure::new(FailureKind::Timeout).into())
+}
+
+/// A timeout of reqwest, whose type is private. Not one that it passes on: of a connection that was
+/// not made in time, of the system's TCP, or of a response that the caller was uploading.
+#[cfg(feature = "reqwest")]
+fn is_reqwest_timeout(error: &reqwest::Error) -> bool {
+    let is_passed_on = |error: &(dyn StdError + 'static)| {
+        error.is::<hyper_util::client::legacy::Error>() || error.is::<hyper::Error>() || error.is::<std::io::Error>()
+    };
+    error.is_timeout() && !sources(error).any(is_passed_on)
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@
 //! |---|---|
 //! | `hyper` (default) | reads the errors of hyper and h2: what was never sent, and what the server refused to look at; holds places of upgraded connections |
 //! | `axum` | retry sends the bodies of axum again, and a queue reads them ahead |
+//! | `reqwest` | [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; its errors are read, and retry sends its bodies again |
 //! | `tonic` | the same for tonic, and [`tonic::StatusLayer`] |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -98,6 +99,8 @@ mod health;
 mod hint;
 mod per_host;
 pub mod replay;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
 mod timed;
 #[cfg(feature = "tonic")]
 pub mod tonic;

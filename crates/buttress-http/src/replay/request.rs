@@ -105,14 +105,15 @@ impl<B, T, F: Fn(ReplayBody<B>) -> T> MapBody<B> for F {
     }
 }
 
-/// A body that retry knows how to send again. Bodies that can hold any other body, as those of axum
-/// (feature `axum`) and tonic (feature `tonic`), keep their type; of others the service underneath
-/// gets a [`ReplayBody`].
+/// A body that retry knows how to send again. Bodies that can hold any other body, as those of axum,
+/// reqwest and tonic (features `axum`, `reqwest` and `tonic`), keep their type; of others the
+/// service underneath gets a [`ReplayBody`].
 #[diagnostic::on_unimplemented(
     message = "retry does not know how to send the body `{Self}` again",
     label = "an unknown body",
     note = "add `.map_request_body(|body| ..)` to the retry layer, after its ending: it converts a `ReplayBody` into the \
-            body that the service underneath takes; the bodies of axum and tonic are known with the features of these names"
+            body that the service underneath takes; the bodies of axum, reqwest and tonic are known with the features of these \
+            names"
 )]
 pub trait Rebody: Body + Sized {
     /// The body of an attempt.
@@ -161,6 +162,16 @@ impl Rebody for axum_core::body::Body {
 
     fn rebody(body: ReplayBody<Self>) -> Self {
         Self::new(body)
+    }
+}
+
+#[cfg(feature = "reqwest")]
+impl Rebody for reqwest::Body {
+    type Attempt = Self;
+
+    fn rebody(body: ReplayBody<Self>) -> Self {
+        // reqwest repeats an empty body of its own itself, when it follows a redirect.
+        if body.is_end_stream() { Self::default() } else { Self::wrap(body) }
     }
 }
 

@@ -1,0 +1,283 @@
+//! For reqwest: its client as a service over the types of `http`, which the endings here speak.
+//!
+//! `reqwest::Client` is a Tower service already, over requests and responses of its own types, so
+//! that only `.plain()` fits around it: a plain ending reads no status, no `Retry-After` and no end
+//! of a body, and repeats no body that streams. [`ReqwestService`] converts both ways:
+//!
+//! ```
+//! use buttress_http::{prelude::*, reqwest::ReqwestService};
+//! use std::time::Duration;
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let client = reqwest::Client::new();
+//! # let client = reqwest::Client::builder().no_proxy().build()?;
+//! let stack = ServiceBuilder::new()
+//!     .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
+//!     .layer(RetryLayer::new(3).http_client())
+//!     .layer(CircuitBreakerLayer::new("payments").http_client())
+//!     .layer(TimeoutLayer::attempt(Duration::from_millis(500)).http_client())
+//!     .service(ReqwestService::new(client.clone()));
+//!
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let url = format!("http://{}/pay", listener.local_addr()?);
+//! # tokio::spawn(async move {
+//! #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! #     let mut socket = listener.accept().await.unwrap().0;
+//! #     socket.read(&mut [0; 1024]).await.unwrap();
+//! #     socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npaid").await.unwrap();
+//! #     std::future::pending::<()>().await
+//! # });
+//! // A request of reqwest, with all that its builder offers.
+//! let request = client.post(url).bearer_auth("secret").body("42 EUR").build()?;
+//! let response = stack.clone().oneshot(http::Request::try_from(request)?).await?;
+//! // And a response of reqwest, with `json`, `bytes_stream` and `error_for_status`.
+//! let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
+//! assert_eq!(response.error_for_status()?.text().await?, "paid");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Requests and responses of reqwest
+//!
+//! The stack takes any `http::Request`. Those who build requests with reqwest convert them as
+//! above, with the impls that reqwest has:
+//!
+//! | from | to | |
+//! |---|---|---|
+//! | `reqwest::Request` | `http::Request<reqwest::Body>` | `http::Request::try_from(request)`; fails where a URL is no URI |
+//! | `http::Response<B>` | `reqwest::Response` | `reqwest::Response::from(response.map(reqwest::Body::wrap))` |
+//! | `http::Response<reqwest::Body>` | `reqwest::Response` | `reqwest::Response::from(response)`, where no layer wraps the body |
+//!
+//! The final URL (`reqwest::Response::url`), the address of the server and an upgrade survive both
+//! conversions, and so does the timeout of one request (`RequestBuilder::timeout`).
+//! `RequestBuilder::send` goes around the stack.
+//!
+//! # When to use it
+//!
+//! Where a program has a configured `reqwest::Client` (TLS, proxies, cookies, decompression), or
+//! builds requests with reqwest. hyper-util's client needs no adapter, and allocates less per call.
+//!
+//! # Where it belongs
+//!
+//! At the bottom, once per client. Clones share the pool of connections.
+//!
+//! # What to switch off
+//!
+//! ```
+//! # use std::time::Duration;
+//! # fn build() -> reqwest::Result<reqwest::Client> {
+//! reqwest::Client::builder()
+//!     .retry(reqwest::retry::never()) // the stack repeats, within its budget
+//!     .redirect(reqwest::redirect::Policy::none()) // or see below
+//!     .connect_timeout(Duration::from_millis(200)) // keep: what is not connected was never sent
+//!     .build()
+//! # }
+//! # build().unwrap();
+//! ```
+//!
+//! * **Retries.** reqwest repeats what an HTTP/2 server refused (`REFUSED_STREAM`, GOAWAY) up to
+//!   twice, where it can clone the body. The layers see one attempt and no budget is asked.
+//! * **Redirects.** reqwest follows up to ten. They are one call to the layers: one place in a
+//!   bulkhead, one outcome, and with [`per_host`](crate::per_host()) all of it is counted for the
+//!   first host. A body that streams, as those that retry sends do, cannot be sent again, so a 307
+//!   or 308 to a request with a body is returned. An error of a redirect policy is no evidence and
+//!   is not repeated.
+//! * **Timeouts.** `ClientBuilder::timeout` and `RequestBuilder::timeout` bound each attempt with
+//!   its body, and count as a timeout of an attempt. [`TimeoutLayer`](buttress::TimeoutLayer) bounds
+//!   the call with its retries too, has counters, and its `body_idle` does what `read_timeout` does.
+//!   Keep `connect_timeout`.
+//! * **The pool** bounds idle connections only. Concurrency is bounded by
+//!   [`BulkheadLayer`](buttress::BulkheadLayer).
+//!
+//! # Differences from hyper's client
+//!
+//! * The URI is parsed as a URL: dot segments are resolved, some characters are escaped, and the
+//!   port of the scheme is dropped.
+//! * Request extensions do not reach the connector. Layers of this stack see them all the same.
+//! * With reqwest's `gzip` and its like, `Content-Encoding` and `Content-Length` of a decompressed
+//!   response are gone.
+
+use buttress::BoxError;
+use bytes::{Buf, Bytes};
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project::pin_project;
+use reqwest::{Body, Client, Error, ResponseBuilderExt};
+use std::{
+    any::Any,
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use sync_wrapper::SyncWrapper;
+use tower_service::Service;
+
+/// A [`reqwest::Client`](Client) as a service over `http::Request<B>`, for any body `B` that is
+/// `Send`. See the [module](self).
+///
+/// ```
+/// use buttress_http::{prelude::*, reqwest::ReqwestService};
+/// use tower::Layer;
+///
+/// let client = ReqwestService::new(reqwest::Client::new());
+/// let guarded = CircuitBreakerLayer::new("search").http_client().layer(client);
+/// # fn is_client(_: impl tower::Service<http::Request<String>, Response: Send>) {}
+/// # is_client(guarded);
+/// ```
+///
+/// # Errors
+///
+/// The errors are those of reqwest. A URI without a scheme or a host, or with a scheme other than
+/// `http` and `https`, is an error of the builder (`reqwest::Error::is_builder`): nothing is sent,
+/// nothing is repeated, and no circuit breaker counts it.
+#[derive(Clone, Debug, Default)]
+pub struct ReqwestService {
+    client: Client,
+}
+
+impl ReqwestService {
+    /// Around this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The client.
+    pub fn get_ref(&self) -> &Client {
+        &self.client
+    }
+
+    /// The client.
+    pub fn get_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// The client.
+    pub fn into_inner(self) -> Client {
+        self.client
+    }
+}
+
+impl From<Client> for ReqwestService {
+    fn from(client: Client) -> Self {
+        Self::new(client)
+    }
+}
+
+impl<B> Service<Request<B>> for ReqwestService
+where
+    B: HttpBody<Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Service::<reqwest::Request>::poll_ready(&mut self.client, cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let state = match reqwest::Request::try_from(request.map(body)) {
+            Ok(request) => State::Sent(Service::call(&mut self.client, request)),
+            Err(error) => State::Refused(Some(error)),
+        };
+        ResponseFuture { state }
+    }
+}
+
+/// The future of a [`ReqwestService`].
+#[pin_project]
+#[derive(Debug)]
+pub struct ResponseFuture {
+    #[pin]
+    state: State,
+}
+
+#[pin_project(project = Projected)]
+#[derive(Debug)]
+enum State {
+    /// reqwest does not export the name of its future.
+    Sent(#[pin] <Client as Service<reqwest::Request>>::Future),
+    Refused(Option<Error>),
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<http::Response<Body>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            Projected::Sent(future) => future.poll(cx).map_ok(response),
+            Projected::Refused(error) => Poll::Ready(Err(error.take().expect("polled after it was ready"))),
+        }
+    }
+}
+
+/// With the final URL in the extensions, where reqwest looks for it when it converts the response
+/// back.
+fn response(response: reqwest::Response) -> http::Response<Body> {
+    let mut url = http::response::Builder::new().url(response.url().clone());
+    let mut response = http::Response::from(response);
+    if let Some(url) = url.extensions_mut() {
+        response.extensions_mut().extend(mem::take(url));
+    }
+    response
+}
+
+/// A body of reqwest stays as it is, and an empty one becomes one: reqwest can clone it, which it
+/// does to follow a redirect.
+fn body<B>(body: B) -> Body
+where
+    B: HttpBody<Error: Into<BoxError>> + Send + 'static,
+{
+    let mut body = Some(body);
+    let any: &mut dyn Any = &mut body;
+    if let Some(known) = any.downcast_mut::<Option<Body>>() {
+        return known.take().unwrap_or_default();
+    }
+    match body {
+        Some(body) if !body.is_end_stream() => Body::wrap(Shareable::new(body)),
+        _ => Body::default(),
+    }
+}
+
+/// Makes a body `Sync`, as reqwest asks, which the bodies of axum and tonic are not: what must be
+/// known through a shared reference is read after each frame.
+#[pin_project]
+struct Shareable<B> {
+    #[pin]
+    inner: SyncWrapper<B>,
+    hint: SizeHint,
+    is_end_stream: bool,
+}
+
+impl<B: HttpBody> Shareable<B> {
+    fn new(body: B) -> Self {
+        let (hint, is_end_stream) = (body.size_hint(), body.is_end_stream());
+        Self { inner: SyncWrapper::new(body), hint, is_end_stream }
+    }
+}
+
+impl<B: HttpBody> HttpBody for Shareable<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let mut inner = this.inner.get_pin_mut();
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        (*this.hint, *this.is_end_stream) = (inner.size_hint(), inner.is_end_stream());
+        // Copies nothing where the data are `Bytes`.
+        let bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end_stream
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.hint.clone()
+    }
+}
