@@ -117,7 +117,7 @@ async fn a_post_that_a_server_of_ours_rejected_is_repeated_and_arrives_once() {
 }
 
 /// Refuses the first so many streams, and reads the bodies of the next ones.
-async fn refuses_streams(refusals: usize, seen: Arc<Mutex<Vec<Vec<u8>>>>) -> Server {
+pub(crate) async fn refuses_streams(refusals: usize, seen: Arc<Mutex<Vec<Vec<u8>>>>) -> Server {
     Server::start(async move |listener| {
         let mut left = refusals;
         while let Ok((socket, _)) = listener.accept().await {

@@ -1,24 +1,39 @@
-//! reqwest's client, whose requests, responses and errors are of its own types.
+//! reqwest's client: bare, with its own types, and as a `ReqwestService`.
 
-use axum::Router;
+use crate::repeats::refuses_streams;
+use axum::{
+    Router,
+    body::Body,
+    extract::DefaultBodyLimit,
+    http::header::{LOCATION, RETRY_AFTER},
+};
 use buttress::{
     Error,
     circuit_breaker::{Event, State},
     ending::Plain,
     outcome::{FailureKind, Sent},
 };
-use buttress_http::{ReplayBody, classify, prelude::*};
-use buttress_stack_tests::{PATIENCE, axum_server, reply, soon, text};
+use buttress_http::{classify, prelude::*, reqwest::ReqwestService};
+use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, hyper_server, reply, soon, text};
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Channel, Empty, Full};
 use std::{
-    io,
-    sync::{Arc, Mutex},
+    convert::Infallible,
+    future, io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
-use tokio::net::{TcpListener, TcpSocket};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    time::Instant,
+};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// The failures that a circuit breaker takes note of. Successes are `None`.
 type Seen = Arc<Mutex<Vec<Option<(FailureKind, Sent)>>>>;
@@ -43,12 +58,31 @@ impl reqwest::dns::Resolve for NoNames {
     }
 }
 
+/// Whatever proxies the environment names, the servers are here.
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(NoNames)).retry(reqwest::retry::never())
+}
+
 fn client() -> reqwest::Client {
-    reqwest::Client::builder().dns_resolver(Arc::new(NoNames)).build().unwrap()
+    builder().build().unwrap()
+}
+
+/// Over HTTP/1, and over HTTP/2 without asking first.
+fn clients() -> [(Version, ReqwestService); 2] {
+    let h2 = builder().http2_prior_knowledge().build().unwrap();
+    [(Version::HTTP_11, client().into()), (Version::HTTP_2, h2.into())]
 }
 
 fn get(url: impl std::fmt::Display) -> reqwest::Request {
     reqwest::Request::new(reqwest::Method::GET, url.to_string().parse().unwrap())
+}
+
+/// A URI where connections are refused, as long as the socket is kept: bound, and not listening.
+fn refuses() -> (TcpSocket, String) {
+    let deaf = TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let uri = format!("http://{}/", deaf.local_addr().unwrap());
+    (deaf, uri)
 }
 
 /// A connection that is refused, a name that is not known, and an answer that does not come in
@@ -57,10 +91,8 @@ async fn fails_thrice<S>(service: S)
 where
     S: Service<reqwest::Request, Response: std::fmt::Debug, Error = Error> + Clone,
 {
-    // Bound, and not listening.
-    let deaf = TcpSocket::new_v4().unwrap();
-    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let refused = get(format!("http://{}/", deaf.local_addr().unwrap()));
+    let (_deaf, refuses) = refuses();
+    let refused = get(refuses);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut late = get(format!("http://{}/", silent.local_addr().unwrap()));
     *late.timeout_mut() = Some(Duration::from_millis(5));
@@ -103,53 +135,351 @@ async fn a_plain_circuit_reads_statuses_and_errors_with_the_tables_of_http() {
     assert_eq!(breaker.state(), State::Open);
     let (never, http) =
         (Some((FailureKind::Connect, Sent::Never)), Some((FailureKind::Http(503), Sent::MaybeProcessed)));
-    let late = Some((FailureKind::Transport, Sent::MaybeProcessed));
+    let late = Some((FailureKind::Timeout, Sent::MaybeProcessed));
     assert_eq!(*seen.lock().unwrap(), [never, never, late, http, http]);
 }
 
-/// What a request and a response of `http` go through on their way to reqwest and back.
-fn over_http()
--> impl Service<Request<reqwest::Body>, Response = Response<reqwest::Body>, Error = reqwest::Error, Future: Send> + Clone
-{
-    ServiceBuilder::new()
-        .map_request(|request: Request<reqwest::Body>| reqwest::Request::try_from(request).unwrap())
-        .map_response(Response::<reqwest::Body>::from)
-        .service(client())
+fn retry() -> RetryLayer {
+    RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO))
 }
 
-#[tokio::test]
-async fn behind_http_types_the_client_endings_repeat_and_judge_as_over_hyper() {
-    let (bodies, breaker) = (Arc::<Mutex<Vec<Bytes>>>::default(), CircuitBreaker::new("backend"));
+/// The whole stack around a client, with these parts.
+macro_rules! stack {
+    ($retry:expr, $breaker:expr, $bulkhead:expr, $client:expr) => {
+        ServiceBuilder::new()
+            .layer(TimeoutLayer::total(PATIENCE).http_client())
+            .layer($retry.http_client().max_body(8 << 20))
+            .layer(CircuitBreakerLayer::from($breaker.clone()).http_client())
+            .layer(BulkheadLayer::from($bulkhead.clone()).http_client())
+            .layer(TimeoutLayer::attempt(PATIENCE).http_client())
+            .service($client)
+    };
+    ($retry:expr, $breaker:expr, $client:expr) => {
+        stack!($retry, $breaker, Bulkhead::new(10), $client)
+    };
+}
+
+/// Answers 503 until the third request, and keeps the bodies.
+async fn well_at_the_third() -> (Server, Arc<Mutex<Vec<Bytes>>>) {
+    let bodies = Arc::<Mutex<Vec<Bytes>>>::default();
     let log = bodies.clone();
     let handler = async move |body: Bytes| {
         let mut log = log.lock().unwrap();
         log.push(body);
         reply(if log.len() < 3 { 503 } else { 200 }, "done")
     };
-    let server = axum_server(Router::new().fallback(handler)).await;
-    let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO)).http_client();
-    let service = ServiceBuilder::new()
-        .layer(retry.map_request_body(|body: ReplayBody<Full<Bytes>>| reqwest::Body::wrap(body)))
-        .layer(CircuitBreakerLayer::from(breaker.clone()).http_client())
-        .service(over_http());
-    let request = Request::put(server.uri("/")).body(Full::from("a transfer")).unwrap();
-    let response = soon(service.oneshot(request)).await.unwrap();
-    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, "done"));
-    assert_eq!(*bodies.lock().unwrap(), vec![Bytes::from("a transfer"); 3]);
-    let counts = breaker.snapshot().counts;
-    assert_eq!((counts.succeeded, counts.failed), (1, 2));
+    (axum_server(Router::new().fallback(handler).layer(DefaultBodyLimit::disable())).await, bodies)
 }
 
 #[tokio::test]
-async fn behind_http_types_a_post_that_was_never_sent_is_tried_again() {
+async fn a_large_body_of_any_type_arrives_identical_thrice() {
+    let sent = Bytes::from_iter((0..4_000_000_u32).map(|i| (i % 251) as u8));
+    // What retry makes of the body is given to the service as it is: of the last two their own
+    // type, of which axum's is not `Sync`.
+    macro_rules! arrives {
+        ($body:expr) => {
+            for (version, client) in clients() {
+                let ((server, bodies), breaker) = (well_at_the_third().await, CircuitBreaker::new("backend"));
+                let service = stack!(retry(), breaker, client);
+                let request = Request::put(server.uri("/")).body($body).unwrap();
+                let response = soon(service.oneshot(request)).await.unwrap();
+                assert_eq!((response.status().as_u16(), response.version()), (200, version));
+                assert_eq!(text(response).await, "done");
+                assert!(*bodies.lock().unwrap() == vec![sent.clone(); 3]);
+                let counts = breaker.snapshot().counts;
+                assert_eq!((counts.succeeded, counts.failed), (1, 2));
+            }
+        };
+    }
+    arrives!(Full::<Bytes>::from(sent.clone()));
+    arrives!(Full::<Bytes>::from(sent.clone()).boxed_unsync());
+    arrives!(reqwest::Body::from(sent.clone()));
+    arrives!(Body::from(sent.clone()));
+}
+
+#[tokio::test]
+async fn a_post_that_was_never_sent_is_tried_again() {
+    // A resolver that does not answer: connecting takes too long.
+    struct Silent;
+    impl reqwest::dns::Resolve for Silent {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(future::pending())
+        }
+    }
+    let slow = builder().dns_resolver(Arc::new(Silent)).connect_timeout(Duration::from_millis(5)).build().unwrap();
+    let (_deaf, refuses) = refuses();
+    let name = "http://a-name.invalid/".to_owned();
+    for (client, uri) in [(client(), refuses), (client(), name.clone()), (slow, name)] {
+        let breaker = CircuitBreaker::new("backend");
+        let seen = watch(&breaker);
+        let layer = retry();
+        let stats = layer.stats();
+        let service = stack!(layer, breaker, ReqwestService::new(client));
+        let request = Request::post(&uri).body(Full::<Bytes>::from("a transfer")).unwrap();
+        let error = soon(service.oneshot(request)).await.unwrap_err();
+        assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Connect, Sent::Never)); 3], "{uri}");
+        assert_eq!(stats.retries() + stats.transparent(), 2, "{uri}");
+        // The error keeps its type.
+        let Error::Inner(error) = error else { panic!("{error}") };
+        assert!(error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_post_that_was_answered_503_is_not_repeated() {
+    for retry_after in [None, Some("0")] {
+        let hits = Arc::new(AtomicUsize::new(0));
+        let seen = hits.clone();
+        let server = axum_server(Router::new().fallback(async move || {
+            seen.fetch_add(1, SeqCst);
+            let mut response = reply(503, "no");
+            response.headers_mut().extend(retry_after.map(|after| (RETRY_AFTER, after.parse().unwrap())));
+            response
+        }))
+        .await;
+        let service = stack!(retry(), CircuitBreaker::new("backend"), ReqwestService::new(client()));
+        let request = Request::post(server.uri("/")).body(Full::<Bytes>::from("a transfer")).unwrap();
+        let response = soon(service.oneshot(request)).await.unwrap();
+        assert_eq!((response.status().as_u16(), hits.load(SeqCst)), (503, 1));
+        assert_eq!(text(response).await, "no");
+    }
+}
+
+#[tokio::test]
+async fn a_post_that_an_http_2_server_refused_is_repeated_once_for_free() {
+    let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+    let (server, breaker, layer) = (refuses_streams(1, seen.clone()).await, CircuitBreaker::new("backend"), retry());
+    let stats = layer.stats();
+    let [_, (_, client)] = clients();
+    let service = stack!(layer, breaker, client);
+    let request = Request::post(server.uri("/")).body(Full::<Bytes>::from("a transfer")).unwrap();
+    assert_eq!(soon(service.oneshot(request)).await.unwrap().status(), 200);
+    assert_eq!(*seen.lock().unwrap(), [b"a transfer"]);
+    assert_eq!((stats.transparent(), breaker.snapshot().counts.failed), (1, 0));
+}
+
+/// No connection is kept, so that the only clock that runs is that of the pause.
+#[tokio::test(start_paused = true)]
+async fn a_get_that_was_answered_503_is_repeated_after_the_time_that_the_server_asks_for() {
+    let times = Arc::<Mutex<Vec<Instant>>>::default();
+    let log = times.clone();
+    let server = axum_server(Router::new().fallback(async move || {
+        let mut log = log.lock().unwrap();
+        log.push(Instant::now());
+        let mut response = reply(if log.len() == 1 { 503 } else { 200 }, "done");
+        response.headers_mut().insert(RETRY_AFTER, "30".parse().unwrap());
+        response
+    }))
+    .await;
+    let client = builder().pool_max_idle_per_host(0).build().unwrap();
+    let service = retry().http_client().layer(ReqwestService::new(client));
+    let response = service.oneshot(Request::get(server.uri("/")).body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 2);
+    assert!(times[1] - times[0] >= Duration::from_secs(30), "{times:?}");
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_at_once() {
+    for (version, client) in clients() {
+        let echo = service_fn(async |request: Request<hyper::body::Incoming>| {
+            Ok::<_, Infallible>(Response::new(request.into_body()))
+        });
+        let (server, breaker, bulkhead) = (hyper_server(echo).await, CircuitBreaker::new("echo"), Bulkhead::new(1));
+        let service = stack!(retry(), breaker, bulkhead, client);
+        let (mut sender, body) = Channel::<Bytes, io::Error>::new(1);
+        let call = soon(service.oneshot(Request::post(server.uri("/")).body(body).unwrap()));
+        let mut body = call.await.unwrap().into_body();
+        for chunk in ["one", "two", "three"] {
+            sender.send_data(chunk.into()).await.unwrap();
+            let frame = soon(body.frame()).await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), chunk, "{version:?}");
+        }
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.total()), (1, 0));
+        drop(sender);
+        assert_eq!(soon(body.collect()).await.unwrap().to_bytes(), "", "{version:?}");
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded), (0, 1));
+    }
+}
+
+/// The timeout of one request, as its builder sets it: of each attempt, to the end of its body.
+#[tokio::test]
+async fn its_own_timeout_is_a_timeout_of_an_attempt() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let breaker = CircuitBreaker::new("backend");
     let seen = watch(&breaker);
-    let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO)).http_client();
-    let service = ServiceBuilder::new()
-        .layer(retry.map_request_body(|body: ReplayBody<Full<Bytes>>| reqwest::Body::wrap(body)))
-        .layer(CircuitBreakerLayer::from(breaker).http_client())
-        .service(over_http());
-    let request = Request::post("http://a-name.invalid/").body(Full::from("a transfer")).unwrap();
-    soon(service.oneshot(request)).await.unwrap_err();
-    assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Connect, Sent::Never)); 3]);
+    let uri = format!("http://{}/", silent.local_addr().unwrap());
+    let request = client().get(uri).timeout(Duration::from_millis(5)).build().unwrap();
+    let service = stack!(retry(), breaker, ReqwestService::new(client()));
+    soon(service.oneshot(Request::try_from(request).unwrap())).await.unwrap_err();
+    assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Timeout, Sent::MaybeProcessed)); 3]);
+}
+
+#[tokio::test]
+async fn a_uri_that_it_cannot_call_is_an_error_that_nothing_is_learnt_from() {
+    let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
+    let stats = layer.stats();
+    let service = stack!(layer, breaker, ReqwestService::new(client()));
+    for uri in ["/pay", "*", "pay.example", "pay.example:80", "ftp://pay.example/", "http://user@/", "http://:80/"] {
+        // Some of these are no URI even to `http`.
+        let Ok(request) = Request::put(uri).body(Full::<Bytes>::from("a transfer")) else { continue };
+        let Err(Error::Inner(error)) = soon(service.clone().oneshot(request)).await else { panic!("{uri}") };
+        assert!(error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_builder), "{uri}: {error:?}");
+    }
+    assert_eq!((breaker.snapshot().counts.total(), stats.retries() + stats.transparent()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_status_that_was_made_an_error_counts_as_that_status() {
+    for (status, kind) in [(404, None), (501, Some(FailureKind::Http(501))), (503, Some(FailureKind::Http(503)))] {
+        let response = reqwest::Response::from(reply(status, "").map(|_| ""));
+        let outcome = classify::error(&response.error_for_status().unwrap_err());
+        assert_eq!(outcome.failure().map(|failure| failure.kind), kind, "{status}");
+    }
+}
+
+/// The heads of the requests that come, with an empty 200 for each.
+async fn heads() -> (Server, Arc<Mutex<Vec<String>>>) {
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let log = heads.clone();
+    let server = Server::start(async move |listener| {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(socket.read_u8().await.unwrap());
+            }
+            log.lock().unwrap().push(String::from_utf8(head).unwrap());
+            socket.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    (server, heads)
+}
+
+#[tokio::test]
+async fn a_request_looks_as_if_it_was_sent_by_reqwest_itself() {
+    let (server, heads) = heads().await;
+    let url = server.uri("/a/path?with=query").to_string();
+    let client = client();
+    let service = stack!(retry(), CircuitBreaker::new("backend"), ReqwestService::new(client.clone()));
+    for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
+        for body in [None, Some(""), Some("a transfer")] {
+            let request = || {
+                let builder = client.request(method.clone(), &url).header("x-one", "1").bearer_auth("secret");
+                match body {
+                    Some(body) => builder.body(body).build().unwrap(),
+                    None => builder.build().unwrap(),
+                }
+            };
+            soon(client.execute(request())).await.unwrap();
+            soon(service.clone().oneshot(Request::try_from(request()).unwrap())).await.unwrap();
+            let full = Request::try_from(request()).unwrap().map(|_| Full::<Bytes>::from(body.unwrap_or_default()));
+            soon(service.clone().oneshot(full)).await.unwrap();
+            let heads = std::mem::take(&mut *heads.lock().unwrap());
+            assert_eq!(heads.len(), 3);
+            assert!(heads.iter().all(|head| *head == heads[0]), "{heads:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_converts_back_with_its_url() {
+    let server = axum_server(Router::new().route("/there", axum::routing::any(async |body: String| body)).route(
+        "/here",
+        axum::routing::any(async || (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, "/there")], "moved")),
+    ))
+    .await;
+    let service = stack!(retry(), CircuitBreaker::new("backend"), ReqwestService::new(client()));
+    let follow = async |body: &'static str| {
+        let request = Request::put(server.uri("/here")).body(Full::<Bytes>::from(body)).unwrap();
+        let response = soon(service.clone().oneshot(request)).await.unwrap();
+        let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
+        let (status, path) = (response.status().as_u16(), response.url().path().to_owned());
+        assert_eq!(response.remote_addr(), Some(server.address));
+        (status, path, soon(response.text()).await.unwrap())
+    };
+    assert_eq!(follow("").await, (200, "/there".into(), String::new()));
+    // A body that streams cannot be sent twice by reqwest.
+    assert_eq!(follow("a transfer").await, (307, "/here".into(), "moved".into()));
+}
+
+#[tokio::test]
+async fn a_response_without_a_body_gives_its_place_back_at_its_head() {
+    for (version, client) in clients() {
+        let server = axum_server(Router::new().fallback(async |method: Method| {
+            if method == Method::HEAD { reply(200, "a body") } else { reply(204, "") }
+        }))
+        .await;
+        for method in [Method::HEAD, Method::GET] {
+            let (breaker, bulkhead) = (CircuitBreaker::new("backend"), Bulkhead::new(1));
+            let service = stack!(retry(), breaker, bulkhead, client.clone());
+            let request =
+                Request::builder().method(&method).uri(server.uri("/")).body(reqwest::Body::default()).unwrap();
+            let response = soon(service.oneshot(request)).await.unwrap();
+            assert!(response.body().is_end_stream(), "{method} {version:?}");
+            assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded), (0, 1), "{method} {version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_or_a_body_that_is_dropped_gives_its_place_back() {
+    for (version, client) in clients() {
+        let door = Door::new();
+        let inside = door.clone();
+        let server = axum_server(Router::new().fallback(async move || {
+            inside.pass().await;
+            Body::new(Channel::<Bytes, Infallible>::new(1).1.with_trailers(future::pending()))
+        }))
+        .await;
+        let (breaker, bulkhead) = (CircuitBreaker::new("backend"), Bulkhead::new(1));
+        let service = stack!(retry(), breaker, bulkhead, client);
+        let request = || Request::get(server.uri("/")).body(Empty::<Bytes>::new()).unwrap();
+
+        let call = tokio::spawn(service.clone().oneshot(request()));
+        door.arrival().await;
+        assert_eq!(bulkhead.in_flight(), 1);
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.total()), (0, 0), "{version:?}");
+
+        door.open_wide();
+        let response = soon(service.oneshot(request())).await.unwrap();
+        assert_eq!(bulkhead.in_flight(), 1);
+        drop(response);
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded), (0, 1), "{version:?}");
+    }
+}
+
+/// What is uploaded may itself come from reqwest, and fail by its timeout.
+#[tokio::test]
+async fn an_upload_that_its_caller_breaks_off_is_no_evidence_whatever_broke_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let late = client().get(format!("http://{}/", silent.local_addr().unwrap())).timeout(Duration::from_millis(5));
+    let late = soon(late.send()).await.unwrap_err();
+    assert!(late.is_timeout());
+    for error in [io::Error::other(late), io::Error::other("the disk is gone")] {
+        let error = Arc::new(error);
+        for (version, client) in clients() {
+            let door = Door::new();
+            door.open_wide();
+            let inside = door.clone();
+            let server = axum_server(Router::new().fallback(async move |body: Body| {
+                inside.pass().await;
+                body.collect().await.map_or(StatusCode::BAD_REQUEST, |_| StatusCode::OK)
+            }))
+            .await;
+            let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
+            let stats = layer.stats();
+            let (mut sender, body) = Channel::<Bytes, Arc<io::Error>>::new(1);
+            let service = stack!(layer, breaker, client);
+            let call = tokio::spawn(service.oneshot(Request::put(server.uri("/")).body(body).unwrap()));
+            sender.send_data("half".into()).await.unwrap();
+            door.arrival().await;
+            sender.abort(error.clone());
+            soon(call).await.unwrap().unwrap_err();
+            assert_eq!((breaker.snapshot().counts.total(), stats.retries()), (0, 0), "{version:?}");
+        }
+    }
 }
