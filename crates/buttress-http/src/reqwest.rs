@@ -281,3 +281,33 @@ impl<B: HttpBody> HttpBody for Shareable<B> {
         self.hint.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Empty, Full};
+
+    #[test]
+    fn what_reqwest_can_clone_stays_so() {
+        assert_eq!(body(Body::from("a transfer")).as_bytes(), Some(&b"a transfer"[..]));
+        assert_eq!(body(Empty::<Bytes>::new()).as_bytes(), Some(&b""[..]));
+        assert_eq!(body(Full::<Bytes>::from("a transfer")).as_bytes(), None);
+    }
+
+    /// HTTP/2 ends a stream with its last data where the body says that nothing follows.
+    #[tokio::test]
+    async fn what_is_left_of_a_body_is_known_after_each_frame() {
+        let mut body = body(Full::<Bytes>::from("a transfer"));
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(10), false));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a transfer");
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
+    }
+
+    #[tokio::test]
+    async fn trailers_are_handed_on() {
+        let trailers = http::HeaderMap::from_iter([(http::header::ETAG, "\"1\"".parse().unwrap())]);
+        let sent = trailers.clone();
+        let body = body(Full::<Bytes>::from("a transfer").with_trailers(async move { Some(Ok(sent)) }));
+        assert_eq!(body.collect().await.unwrap().trailers(), Some(&trailers));
+    }
+}
