@@ -189,7 +189,7 @@ fn doc() -> anyhow::Result<()> {
 
 /// They end by themselves, and with success only if what they show really happened.
 fn examples() -> anyhow::Result<()> {
-    for package in ["axum-server", "tonic-client", "hyper-client"] {
+    for package in ["axum-server", "tonic-client", "hyper-client", "reqwest-client"] {
         run(&mut cargo(["run", "--quiet", "--package", package]))?;
     }
     run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
