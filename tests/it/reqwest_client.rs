@@ -6,12 +6,12 @@ use axum::{
     body::Body,
     extract::DefaultBodyLimit,
     http::header::{LOCATION, RETRY_AFTER},
+    routing::any,
 };
 use buttress::{
-    Error,
+    BoxError, Error, FailureKind, Sent,
     circuit_breaker::{Event, State},
     ending::Plain,
-    outcome::{FailureKind, Sent},
 };
 use buttress_http::{classify, prelude::*, reqwest::ReqwestService};
 use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, hyper_server, reply, soon, text};
@@ -21,6 +21,7 @@ use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Channel, Empty, Full};
 use std::{
     convert::Infallible,
+    fmt::Debug,
     future, io,
     sync::{
         Arc, Mutex,
@@ -34,6 +35,7 @@ use tokio::{
     time::Instant,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_http::follow_redirect::FollowRedirectLayer;
 
 /// The failures that a circuit breaker takes note of. Successes are `None`.
 type Seen = Arc<Mutex<Vec<Option<(FailureKind, Sent)>>>>;
@@ -60,7 +62,7 @@ impl reqwest::dns::Resolve for NoNames {
 
 /// Whatever proxies the environment names, the servers are here.
 fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(NoNames)).retry(reqwest::retry::never())
+    reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(NoNames))
 }
 
 fn client() -> reqwest::Client {
@@ -69,8 +71,8 @@ fn client() -> reqwest::Client {
 
 /// Over HTTP/1, and over HTTP/2 without asking first.
 fn clients() -> [(Version, ReqwestService); 2] {
-    let h2 = builder().http2_prior_knowledge().build().unwrap();
-    [(Version::HTTP_11, client().into()), (Version::HTTP_2, h2.into())]
+    let of = |builder| ReqwestService::build(builder).unwrap();
+    [(Version::HTTP_11, of(builder())), (Version::HTTP_2, of(builder().http2_prior_knowledge()))]
 }
 
 fn get(url: impl std::fmt::Display) -> reqwest::Request {
@@ -89,7 +91,7 @@ fn refuses() -> (TcpSocket, String) {
 /// time.
 async fn fails_thrice<S>(service: S)
 where
-    S: Service<reqwest::Request, Response: std::fmt::Debug, Error = Error> + Clone,
+    S: Service<reqwest::Request, Response: Debug, Error = Error> + Clone,
 {
     let (_deaf, refuses) = refuses();
     let refused = get(refuses);
@@ -265,6 +267,7 @@ async fn a_get_that_was_answered_503_is_repeated_after_the_time_that_the_server_
     let log = times.clone();
     let server = axum_server(Router::new().fallback(async move || {
         let mut log = log.lock().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the paused clock, on the server's side")]
         log.push(Instant::now());
         let mut response = reply(if log.len() == 1 { 503 } else { 200 }, "done");
         response.headers_mut().insert(RETRY_AFTER, "30".parse().unwrap());
@@ -383,25 +386,48 @@ async fn a_request_looks_as_if_it_was_sent_by_reqwest_itself() {
     }
 }
 
+/// A redirect of this status to another path, where the request comes back.
+async fn redirects(status: StatusCode) -> Server {
+    let echo = async |method: Method, body: String| format!("{method} {body}");
+    let moved = async move || (status, [(LOCATION, "/there")], "moved");
+    axum_server(Router::new().route("/here", any(moved)).route("/there", any(echo))).await
+}
+
+/// What comes of a POST to `/here`.
+async fn follow<S, B>(service: S, server: &Server, body: &'static str) -> (u16, String, String)
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: Debug>,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+{
+    let request = Request::post(server.uri("/here")).body(Full::from(body)).unwrap();
+    let response = soon(service.oneshot(request)).await.unwrap();
+    let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
+    assert_eq!(response.remote_addr(), Some(server.address));
+    let (status, path) = (response.status().as_u16(), response.url().path().to_owned());
+    (status, path, soon(response.text()).await.unwrap())
+}
+
 #[tokio::test]
-async fn a_response_converts_back_with_its_url() {
-    let server = axum_server(Router::new().route("/there", axum::routing::any(async |body: String| body)).route(
-        "/here",
-        axum::routing::any(async || (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, "/there")], "moved")),
-    ))
-    .await;
-    let service = stack!(retry(), CircuitBreaker::new("backend"), ReqwestService::new(client()));
-    let follow = async |body: &'static str| {
-        let request = Request::put(server.uri("/here")).body(Full::<Bytes>::from(body)).unwrap();
-        let response = soon(service.clone().oneshot(request)).await.unwrap();
-        let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
-        let (status, path) = (response.status().as_u16(), response.url().path().to_owned());
-        assert_eq!(response.remote_addr(), Some(server.address));
-        (status, path, soon(response.text()).await.unwrap())
-    };
-    assert_eq!(follow("").await, (200, "/there".into(), String::new()));
+async fn a_redirect_that_it_follows_itself_is_one_call_whose_response_knows_its_url() {
+    let breaker = CircuitBreaker::new("backend");
+    let service = stack!(retry(), breaker, ReqwestService::new(client()));
+    let (see, same) = (redirects(StatusCode::SEE_OTHER).await, redirects(StatusCode::TEMPORARY_REDIRECT).await);
+    assert_eq!(follow(service.clone(), &see, "body").await, (200, "/there".into(), "GET ".into()));
+    assert_eq!(follow(service.clone(), &same, "").await, (200, "/there".into(), "POST ".into()));
     // A body that streams cannot be sent twice by reqwest.
-    assert_eq!(follow("a transfer").await, (307, "/here".into(), "moved".into()));
+    assert_eq!(follow(service, &same, "body").await, (307, "/here".into(), "moved".into()));
+    assert_eq!(breaker.snapshot().counts.succeeded, 3);
+}
+
+#[tokio::test]
+async fn a_redirect_that_is_followed_around_the_stack_is_two_calls() {
+    let breaker = CircuitBreaker::new("backend");
+    let service = stack!(retry(), breaker, ReqwestService::build(builder()).unwrap());
+    let server = redirects(StatusCode::SEE_OTHER).await;
+    assert_eq!(follow(service.clone(), &server, "body").await, (303, "/here".into(), "moved".into()));
+    let service = FollowRedirectLayer::new().layer(service);
+    assert_eq!(follow(service, &server, "body").await, (200, "/there".into(), "GET ".into()));
+    assert_eq!(breaker.snapshot().counts.succeeded, 3);
 }
 
 #[tokio::test]

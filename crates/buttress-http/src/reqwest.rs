@@ -11,14 +11,14 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-//! let client = reqwest::Client::new();
-//! # let client = reqwest::Client::builder().no_proxy().build()?;
+//! let client = ReqwestService::build(reqwest::Client::builder())?;
+//! # let client = ReqwestService::build(reqwest::Client::builder().no_proxy())?;
 //! let stack = ServiceBuilder::new()
 //!     .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
 //!     .layer(RetryLayer::new(3).http_client())
 //!     .layer(CircuitBreakerLayer::new("payments").http_client())
 //!     .layer(TimeoutLayer::attempt(Duration::from_millis(500)).http_client())
-//!     .service(ReqwestService::new(client.clone()));
+//!     .service(client.clone());
 //!
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! # let url = format!("http://{}/pay", listener.local_addr()?);
@@ -30,7 +30,7 @@
 //! #     std::future::pending::<()>().await
 //! # });
 //! // A request of reqwest, with all that its builder offers.
-//! let request = client.post(url).bearer_auth("secret").body("42 EUR").build()?;
+//! let request = client.get_ref().post(url).bearer_auth("secret").body("42 EUR").build()?;
 //! let response = stack.clone().oneshot(http::Request::try_from(request)?).await?;
 //! // And a response of reqwest, with `json`, `bytes_stream` and `error_for_status`.
 //! let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
@@ -65,29 +65,25 @@
 //!
 //! # What to switch off
 //!
-//! ```
-//! # use std::time::Duration;
-//! # fn build() -> reqwest::Result<reqwest::Client> {
-//! reqwest::Client::builder()
-//!     .retry(reqwest::retry::never()) // the stack repeats, within its budget
-//!     .redirect(reqwest::redirect::Policy::none()) // or see below
-//!     .connect_timeout(Duration::from_millis(200)) // keep: what is not connected was never sent
-//!     .build()
-//! # }
-//! # build().unwrap();
-//! ```
+//! [`ReqwestService::build`] takes a builder and switches off what the layers do:
 //!
-//! * **Retries.** reqwest repeats what an HTTP/2 server refused (`REFUSED_STREAM`, GOAWAY) up to
-//!   twice, where it can clone the body. The layers see one attempt and no budget is asked.
 //! * **Redirects.** reqwest follows up to ten. They are one call to the layers: one place in a
 //!   bulkhead, one outcome, and with [`per_host`](crate::per_host()) all of it is counted for the
-//!   first host. A body that streams, as those that retry sends do, cannot be sent again, so a 307
-//!   or 308 to a request with a body is returned. An error of a redirect policy is no evidence and
-//!   is not repeated.
+//!   first host. Worse, when a POST was done and answered with a redirect to a host that refuses the
+//!   connection, the error says that the connection was refused, and the POST is done again. The
+//!   `FollowRedirectLayer` of tower-http, outermost, makes each hop a call of its own. A body that
+//!   streams, as those that retry sends do, reqwest cannot send to the next host: a redirect that
+//!   asks for that (307, 308) is returned. An error of a redirect policy is no evidence and is not
+//!   repeated.
+//! * **Retries.** reqwest repeats what an HTTP/2 server refused (`REFUSED_STREAM`, GOAWAY) up to
+//!   twice, where it can clone the body. The layers see one attempt, and no budget is asked.
+//!
+//! The rest is yours:
+//!
 //! * **Timeouts.** `ClientBuilder::timeout` and `RequestBuilder::timeout` bound each attempt with
 //!   its body, and count as a timeout of an attempt. [`TimeoutLayer`](buttress::TimeoutLayer) bounds
 //!   the call with its retries too, has counters, and its `body_idle` does what `read_timeout` does.
-//!   Keep `connect_timeout`.
+//!   Set `connect_timeout`: what was not connected was never sent, and is tried again.
 //! * **The pool** bounds idle connections only. Concurrency is bounded by
 //!   [`BulkheadLayer`](buttress::BulkheadLayer).
 //!
@@ -104,7 +100,7 @@ use bytes::{Buf, Bytes};
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
-use reqwest::{Body, Client, Error, ResponseBuilderExt};
+use reqwest::{Body, Client, ClientBuilder, Error, ResponseBuilderExt, redirect, retry};
 use std::{
     any::Any,
     future::Future,
@@ -115,14 +111,16 @@ use std::{
 use sync_wrapper::SyncWrapper;
 use tower_service::Service;
 
-/// A [`reqwest::Client`](Client) as a service over `http::Request<B>`, for any body `B` that is
+/// A [`reqwest::Client`] as a service over `http::Request<B>`, for any body `B` that is
 /// `Send`. See the [module](self).
 ///
 /// ```
 /// use buttress_http::{prelude::*, reqwest::ReqwestService};
 /// use tower::Layer;
 ///
-/// let client = ReqwestService::new(reqwest::Client::new());
+/// # fn configured() -> reqwest::Client { reqwest::Client::new() }
+/// // A client that is configured elsewhere. What it should not do is in the module's documentation.
+/// let client = ReqwestService::new(configured());
 /// let guarded = CircuitBreakerLayer::new("search").http_client().layer(client);
 /// # fn is_client(_: impl tower::Service<http::Request<String>, Response: Send>) {}
 /// # is_client(guarded);
@@ -139,9 +137,18 @@ pub struct ReqwestService {
 }
 
 impl ReqwestService {
-    /// Around this client.
+    /// Around this client, which should neither follow redirects nor repeat requests itself.
     pub fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Builds the client, and switches its redirects and retries off.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ClientBuilder::build`].
+    pub fn build(builder: ClientBuilder) -> reqwest::Result<Self> {
+        builder.redirect(redirect::Policy::none()).retry(retry::never()).build().map(Self::new)
     }
 
     /// The client.
@@ -278,7 +285,7 @@ impl<B: HttpBody> HttpBody for Shareable<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -21,12 +21,13 @@ async fn main() -> anyhow::Result<()> {
     let server = server(hits.clone());
     tokio::spawn(async move { axum::serve(listener, server).await });
 
-    let reqwest = reqwest::Client::builder()
-        .no_proxy() // the server is on this machine
-        .retry(reqwest::retry::never()) // that is what the stack does, within its budget
-        .redirect(reqwest::redirect::Policy::none()) // a redirect would be a second request that no layer sees
-        .connect_timeout(Duration::from_millis(100)) // what is not connected was never sent, and is tried again
-        .build()?;
+    // Builds a client that neither repeats requests nor follows redirects: that is for the stack to do and to count.
+    let client = ReqwestService::build(
+        reqwest::Client::builder()
+            .no_proxy() // the server is on this machine
+            .connect_timeout(Duration::from_millis(100)), // what is not connected was never sent, and is tried again
+    )?;
+    let reqwest = client.get_ref().clone();
     let breaker = CircuitBreaker::new("server");
     let retry = RetryLayer::new(3)
         .budget(RetryBudget::new()) // retries stay a small share of all calls, however much fails
@@ -40,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
         // Inside retry: every attempt is a sample, and an open circuit ends the retrying.
         .layer(CircuitBreakerLayer::from(breaker.clone()).http_client())
         .layer(TimeoutLayer::attempt(Duration::from_millis(200)).http_client())
-        .service(ReqwestService::new(reqwest.clone()));
+        .service(client);
 
     // Two attempts fail, one hangs, and the caller sees none of it: a PUT may be done twice.
     let request = reqwest.put(format!("{url}/flaky")).bearer_auth("secret").body("a transfer").build()?;
