@@ -1,6 +1,6 @@
 //! reqwest's client: bare, with its own types, and as a `ReqwestService`.
 
-use crate::repeats::refuses_streams;
+use crate::{repeats::refuses_streams, upgrades};
 use axum::{
     Router,
     body::Body,
@@ -14,7 +14,7 @@ use buttress::{
     ending::Plain,
 };
 use buttress_http::{classify, prelude::*, reqwest::ReqwestService};
-use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, hyper_server, reply, soon, text};
+use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, eventually, hyper_server, reply, soon, text};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
@@ -447,6 +447,24 @@ async fn a_response_without_a_body_gives_its_place_back_at_its_head() {
             assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded), (0, 1), "{method} {version:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_of_a_response_that_was_converted_holds_its_place_until_it_closes() {
+    let (server, bulkhead) = (hyper_server(service_fn(upgrades::echo)).await, Bulkhead::new(1));
+    let service = stack!(retry(), CircuitBreaker::new("echo"), bulkhead, ReqwestService::build(builder()).unwrap());
+    let request = client().get(server.uri("/").to_string()).header("connection", "upgrade").header("upgrade", "echo");
+    let request = Request::try_from(request.build().unwrap()).unwrap();
+    let response = soon(service.oneshot(request)).await.unwrap();
+    let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut connection = soon(response.upgrade()).await.unwrap();
+    connection.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    soon(connection.read_exact(&mut heard)).await.unwrap();
+    assert_eq!((&heard, bulkhead.in_flight()), (b"hello", 1));
+    drop(connection);
+    eventually(|| bulkhead.in_flight() == 0).await;
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ fn web_socket() -> Router {
 }
 
 /// Upgrades a request, or makes a tunnel of its connection, and sends back what comes over it.
-async fn echo(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn echo(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let is_tunnel = request.method() == Method::CONNECT;
     if !is_tunnel && !request.headers().contains_key(UPGRADE) {
         return Ok(Response::new(Body::from("no upgrade")));

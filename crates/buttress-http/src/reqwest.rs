@@ -47,7 +47,7 @@
 //! | from | to | |
 //! |---|---|---|
 //! | `reqwest::Request` | `http::Request<reqwest::Body>` | `http::Request::try_from(request)`; fails where a URL is no URI |
-//! | `http::Response<B>` | `reqwest::Response` | `reqwest::Response::from(response.map(reqwest::Body::wrap))` |
+//! | `http::Response<B>` | `reqwest::Response` | `reqwest::Response::from(response.map(reqwest::Body::wrap))`, where `B` is `Sync`, as it is under the layers |
 //! | `http::Response<reqwest::Body>` | `reqwest::Response` | `reqwest::Response::from(response)`, where no layer wraps the body |
 //!
 //! The final URL (`reqwest::Response::url`), the address of the server and an upgrade survive both
