@@ -81,9 +81,10 @@
 //! The rest is yours:
 //!
 //! * **Timeouts.** `ClientBuilder::timeout` and `RequestBuilder::timeout` bound each attempt with
-//!   its body, and count as a timeout of an attempt. [`TimeoutLayer`](buttress::TimeoutLayer) bounds
-//!   the call with its retries too, has counters, and its `body_idle` does what `read_timeout` does.
-//!   Set `connect_timeout`: what was not connected was never sent, and is tried again.
+//!   its body. One that ends before the head counts as a timeout of an attempt, one after it as a
+//!   body that broke. [`TimeoutLayer`](buttress::TimeoutLayer) bounds the call with its retries too,
+//!   has counters, and its `body_idle` does what `read_timeout` does. Set `connect_timeout`: what was
+//!   not connected was never sent, and is tried again.
 //! * **The pool** bounds idle connections only. Concurrency is bounded by
 //!   [`BulkheadLayer`](buttress::BulkheadLayer).
 //!
@@ -131,7 +132,7 @@ use tower_service::Service;
 /// The errors are those of reqwest. A URI without a scheme or a host, or with a scheme other than
 /// `http` and `https`, is an error of the builder (`reqwest::Error::is_builder`): nothing is sent,
 /// nothing is repeated, and no circuit breaker counts it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ReqwestService {
     client: Client,
 }
