@@ -9,9 +9,10 @@ use axum::{
     routing::any,
 };
 use buttress::{
-    BoxError, Error, FailureKind, Sent,
+    BoxError, Error,
     circuit_breaker::{Event, State},
     ending::Plain,
+    outcome::{FailureKind, Sent},
 };
 use buttress_http::{classify, prelude::*, reqwest::ReqwestService};
 use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, eventually, hyper_server, reply, soon, text};

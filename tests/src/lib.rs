@@ -111,3 +111,8 @@ pub async fn half_open(breaker: &CircuitBreaker) {
 pub async fn admits(breaker: &CircuitBreaker) {
     eventually(|| breaker.peek().is_ok()).await;
 }
+
+/// The samples of the cookbook compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/cookbook.md")]
+pub struct Cookbook;
