@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::run::{cargo, output, root, run};
+use crate::run::{Ran, cargo, output, program, root, run, works};
 
 /// Every feature of every published crate compiles alone, with all others, and none, without a
 /// warning.
@@ -71,32 +71,113 @@ const UNFINISHED: [&str; 4] =
 
 pub(crate) fn sources() -> anyhow::Result<()> {
     let mut found = Vec::new();
-    for dir in ["benches", "crates", "examples", "fuzz", "tests", "xtask"] {
-        if root().join(dir).is_dir() {
-            search(&root().join(dir), &mut found)?;
+    for_each_source(&mut |path, text| {
+        for (number, line) in text.lines().enumerate() {
+            if UNFINISHED.iter().any(|part| line.contains(part)) {
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
         }
-    }
+    })?;
     ensure!(found.is_empty(), "unfinished:\n{}", found.join("\n"));
     Ok(())
 }
 
-fn search(dir: &Path, found: &mut Vec<String>) -> anyhow::Result<()> {
+/// Every Rust file of the workspace, with its text.
+fn for_each_source(look: &mut impl FnMut(&Path, &str)) -> anyhow::Result<()> {
+    for dir in ["benches", "crates", "examples", "fuzz", "tests", "xtask"] {
+        if root().join(dir).is_dir() {
+            walk(&root().join(dir), look)?;
+        }
+    }
+    Ok(())
+}
+
+fn walk(dir: &Path, look: &mut impl FnMut(&Path, &str)) -> anyhow::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {
-                search(&path, found)?;
+                walk(&path, look)?;
             }
         } else if path.extension().is_some_and(|ext| ext == "rs") {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            for (number, line) in text.lines().enumerate() {
-                if UNFINISHED.iter().any(|part| line.contains(part)) {
-                    found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
-                }
-            }
+            look(&path, &text);
         }
     }
     Ok(())
+}
+
+/// Comments are read side by side with other windows. Code may be as wide as rustfmt makes it.
+const COMMENT_WIDTH: usize = 100;
+
+/// No comment is wider than [`COMMENT_WIDTH`] columns, apart from tables, code and links.
+pub(crate) fn width() -> anyhow::Result<()> {
+    let mut wide = Vec::new();
+    for_each_source(&mut |path, text| {
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else {
+                in_code = false;
+                continue;
+            };
+            let comment = comment.trim_start_matches(['/', '!']).trim_start();
+            if comment.starts_with("```") {
+                in_code = !in_code;
+            } else if !in_code && !may_be_wide(comment) && line.chars().count() > COMMENT_WIDTH {
+                wide.push(format!("{}:{}: {} columns", path.display(), number + 1, line.chars().count()));
+            }
+        }
+    })?;
+    ensure!(wide.is_empty(), "comments wider than {COMMENT_WIDTH} columns:\n{}", wide.join("\n"));
+    Ok(())
+}
+
+/// A row of a table, and a link that cannot be broken.
+fn may_be_wide(comment: &str) -> bool {
+    comment.starts_with('|') || (comment.contains("://") && comment.split(' ').count() <= 3)
+}
+
+/// The least share of the public items with an example, in percent, in the crates of the layers.
+const EXAMPLES: f64 = 60.0;
+
+/// Enough of what is public in the crates of the layers is shown in use.
+pub(crate) fn examples_in_docs() -> anyhow::Result<()> {
+    for package in ["buttress-core", "buttress", "buttress-http"] {
+        let mut command = cargo(["rustdoc", "--quiet", "--package", package, "--all-features", "--"]);
+        command.args(["-Z", "unstable-options", "--show-coverage", "--output-format", "json"]);
+        // rustdoc counts only with this flag, which it takes only as a nightly one.
+        let counts: Value = serde_json::from_str(&output(command.env("RUSTC_BOOTSTRAP", "1"))?)?;
+        let files = counts.as_object().context("rustdoc's coverage is not what it was: no map of files")?;
+        let sum = |what: &str| files.values().filter_map(|file| file[what].as_u64()).sum::<u64>();
+        let (with, total) = (sum("with_examples"), sum("total_examples"));
+        ensure!(total > 0, "rustdoc counts no item of {package} that could have an example");
+        let share = 100.0 * with as f64 / total as f64;
+        println!("{package}: {with} of {total} public items have an example, {share:.0} %");
+        ensure!(share >= EXAMPLES, "{package} has examples on {share:.0} % of its items; {EXAMPLES} % is the least");
+    }
+    Ok(())
+}
+
+/// The crates of the layers can be packaged, and each package builds by itself.
+pub(crate) fn package() -> anyhow::Result<()> {
+    let mut command = cargo(["package", "--quiet", "--allow-dirty"]);
+    run(command.args(published()?.keys().flat_map(|package| ["--package", package])))
+}
+
+/// The public API against that of the last release. Before the first one there is nothing to
+/// compare with.
+pub(crate) fn semver() -> anyhow::Result<Ran> {
+    if !works(&mut cargo(["semver-checks", "--version"])) {
+        let what = "no API was compared: cargo-semver-checks is not installed (`cargo install cargo-semver-checks --locked`)";
+        return Ok(Ran::Without(what.into()));
+    }
+    let tags = output(program("git").args(["tag", "--list", "v*", "--sort", "-version:refname"]))?;
+    let Some(release) = tags.lines().next() else {
+        return Ok(Ran::Without("no API was compared: no release is tagged yet".into()));
+    };
+    let mut command = cargo(["semver-checks", "--baseline-rev", release]);
+    run(command.args(published()?.keys().flat_map(|package| ["--package", package])))?;
+    Ok(Ran::All)
 }
 
 /// The packages that are published, with their features.

@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
         run: || all(run(&mut cargo(["fmt", "--all", "--check"]))),
     },
     Step { name: "sources", advice: "Finish it, or take it out.", run: || all(check::sources()) },
+    Step { name: "width", advice: "Wrap the comments.", run: || all(check::width()) },
     Step {
         name: "dependencies",
         advice: "Move the code to the crate that may know of it, or put the dependency behind a feature.",
@@ -54,6 +55,16 @@ const STEPS: &[Step] = &[
         run: rust_version::check,
     },
     Step {
+        name: "package",
+        advice: "`cargo package --list -p PACKAGE` shows what is in it; a file from outside of the package is missing there.",
+        run: || all(check::package()),
+    },
+    Step {
+        name: "semver",
+        advice: "A change that breaks users needs a new minor version before 1.0, and a line in CHANGELOG.md.",
+        run: check::semver,
+    },
+    Step {
         name: "loom",
         advice: "An interleaving breaks an invariant. LOOM_LOG=trace LOOM_LOCATION=1 with the command above shows which.",
         run: || all(loom()),
@@ -61,7 +72,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "doc",
         advice: "The last command above shows it alone; mostly a link that leads nowhere.",
-        run: || all(doc()),
+        run: || all(doc().and_then(|()| check::examples_in_docs())),
     },
     Step {
         name: "doctest",
