@@ -9,6 +9,7 @@ mod flow_control;
 mod grpc_client;
 mod grpc_server;
 mod network;
+mod own_policy;
 mod pauses;
 mod readme;
 mod repeats;

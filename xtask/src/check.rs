@@ -168,7 +168,8 @@ pub(crate) fn package() -> anyhow::Result<()> {
 /// compare with.
 pub(crate) fn semver() -> anyhow::Result<Ran> {
     if !works(&mut cargo(["semver-checks", "--version"])) {
-        let what = "no API was compared: cargo-semver-checks is not installed (`cargo install cargo-semver-checks --locked`)";
+        let what =
+            "no API was compared: cargo-semver-checks is not installed (`cargo install cargo-semver-checks --locked`)";
         return Ok(Ran::Without(what.into()));
     }
     let tags = output(program("git").args(["tag", "--list", "v*", "--sort", "-version:refname"]))?;

@@ -71,6 +71,7 @@ pub fn all() -> Vec<Metric> {
         crate::RetryBudget::metrics(),
         crate::timeout::TimeoutStats::metrics(),
         crate::Health::metrics(),
+        crate::policy::Counted::<()>::metrics(),
     ]
     .concat();
     all.sort();

@@ -50,7 +50,12 @@
 //! | reject before the inner service is ready | [`Policy::peek`] |
 //! | exert backpressure | [`Reserve`] |
 //! | be keyed by tenant, host or route | [`Idle`] and [`Report`] |
-//! | have metrics | [`Report`] |
+//! | count rejections by reason | nothing: put a [`Counted`] around the policy |
+//! | have metrics of its own | [`Report`] |
+
+mod counted;
+
+pub use counted::Counted;
 
 pub use crate::{clock::TokioClock, gate::GateLayer, in_flight::InFlight};
 pub use buttress_core::{

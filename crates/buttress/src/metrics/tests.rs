@@ -254,6 +254,9 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     exporter.add(&budget);
     exporter.add(&TimeoutLayer::total(std::time::Duration::MAX).named("payments").stats().unwrap());
     exporter.add(&Health::new());
+    let counted = crate::policy::Counted::new("mine", Bulkhead::new(0));
+    assert!(counted.admit(&()).is_err());
+    exporter.add(&counted);
     exporter.circuit_breaker_calls(&breaker);
     metrics::with_local_recorder(&recorder, || {
         failed_calls(&breaker, 40);
