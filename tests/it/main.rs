@@ -11,6 +11,7 @@ mod grpc_server;
 mod network;
 mod own_policy;
 mod pauses;
+mod per_request;
 mod readme;
 mod repeats;
 mod reqwest_client;
