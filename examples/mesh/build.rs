@@ -1,4 +1,5 @@
-//! Compiles the protos with protox, a protobuf compiler in Rust, so that a clean machine needs no `protoc`.
+//! Compiles the protos with protox, a protobuf compiler in Rust, so that `protoc` need not be
+//! installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = ["payment/v1/payment.proto", "inventory/v1/inventory.proto"];
@@ -6,7 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed=proto/{proto}");
     }
     let descriptors = protox::compile(protos, ["proto"])?;
-    // `build_transport(false)`: the generated `connect()` would hand out a client without any of our layers.
+    // `build_transport(false)`: the generated `connect()` would return a client without layers.
     tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! The event bus, chosen once: the embedded log by default, Kafka with `--kafka`.
+//! The event bus: the embedded log by default, Kafka with `--kafka`.
 //!
-//! Everything else in the mesh knows an `Arc<dyn EventBus>` and nothing more.
+//! Only this module depends on the implementation. The rest of the mesh uses `Arc<dyn EventBus>`.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -17,25 +17,25 @@ use crate::events::topics;
 use crate::service::StartError;
 use crate::telemetry::{Telemetry, consumer_span};
 
-/// Which bus.
+/// Which event bus to use.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Bus {
-    /// An append-only log in a database of its own, next to those of the services.
+    /// An append-only log in its own database, next to the databases of the services.
     #[default]
     Log,
-    /// Kafka, at these brokers.
+    /// Kafka, with these bootstrap brokers.
     #[cfg(feature = "kafka")]
     Kafka(String),
 }
 
-/// `--kafka` was said to a program that knows no Kafka.
+/// `--kafka` was given to a binary that was built without the `kafka` feature.
 #[derive(Debug, thiserror::Error)]
 #[error("kafka: this program was built without it; build it with `--features kafka`")]
 pub struct NoKafka;
 
 impl Bus {
-    /// Kafka if there are brokers, and the embedded log if not.
+    /// Returns Kafka if `brokers` is set, otherwise the embedded log.
     pub fn new(brokers: Option<String>) -> Result<Self, NoKafka> {
         match brokers {
             None => Ok(Self::Log),
@@ -47,8 +47,9 @@ impl Bus {
     }
 }
 
-/// How long a member of a group, or a relay, that has crashed keeps its work from others. Short, since in the demo somebody
-/// crashes every second; a pause that is longer costs a second delivery, and the inbox is there for that.
+/// Lease of a consumer group member and of an outbox relay. After a crash, their work waits this
+/// long for another owner. Short, because the demo kills a process about once a second. A pause
+/// longer than the lease causes a second delivery, which the inbox deduplicates.
 const LEASE: Duration = Duration::from_secs(3);
 
 /// Opens the bus.
@@ -58,19 +59,20 @@ pub async fn open<H: Home>(bus: &Bus, home: &H) -> Result<Arc<dyn EventBus>, Sta
         #[cfg(feature = "kafka")]
         Bus::Kafka(brokers) => {
             use buttress_durable::bus::{KafkaBus, KafkaConfig};
-            // The least that brokers take unless told otherwise.
+            // Brokers reject a shorter session timeout by default (`group.min.session.timeout.ms`).
             let session = Duration::from_secs(6);
             Ok(Arc::new(KafkaBus::new(KafkaConfig::new(brokers).session(session).publish_timeout(LEASE / 2))?))
         }
     }
 }
 
-/// The outbox of a service. Its relay is [`Outbox::relay`].
+/// Returns the outbox of a service. [`Outbox::relay`] publishes its events.
 pub fn outbox<D: Database>(db: &Db<D>) -> Outbox<D> {
     Outbox::new(db.clone()).with_lease(LEASE).with_poll(Duration::from_millis(50))
 }
 
-/// Shows how far the relay is behind, and what it could not publish at all.
+/// Registers gauges for the outbox: events not yet published, and events parked because they cannot
+/// be published.
 pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
     let outbox = outbox.clone();
     telemetry.gauges(["outbox.waiting", "outbox.parked"], move || {
@@ -82,13 +84,14 @@ pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
     });
 }
 
-/// What a service does with the events that it listens to.
+/// Handles the events of one service's subscriptions.
 pub trait Consumer<D: Database>: Send + Sync + 'static {
-    /// Writes in `tx` only: the event is noted in the same transaction, so it is done once, however often the event comes.
+    /// Handles one event. It must write only through `tx`: the inbox records the event in the same
+    /// transaction, so repeated deliveries have one effect.
     fn handle(&self, tx: &mut Tx<D>, event: &DomainEvent) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
-/// Subscribes a service, under its own name, to the [`topics`] that it listens to.
+/// Subscribes a service, under its own name, to its [`topics`].
 pub async fn subscribe<D: Database>(
     bus: &Arc<dyn EventBus>,
     service: &'static str,
@@ -96,8 +99,9 @@ pub async fn subscribe<D: Database>(
     consumer: Arc<impl Consumer<D>>,
 ) -> Result<Subscription, StartError> {
     let subscribe = Subscribe::new(service, topics(service).iter().copied())?
-        // Half a minute of a database that is down. What fails for longer, or is malformed, is a dead letter: the events
-        // behind it should not wait for somebody to wake up.
+        // The attempts span about half a minute, which covers a database restart. An event that
+        // fails for longer, or is malformed, becomes a dead letter; otherwise it would block the
+        // events behind it until an operator intervened.
         .attempts(NonZeroU32::MIN.saturating_add(24))
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_secs(2)));
     let handler = Inbox::new(db.clone(), service).handler(move |tx, event| {

@@ -1,4 +1,4 @@
-//! What can be said on the command line, or in the environment.
+//! The command line. Most flags can also be set by environment variables.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -15,11 +15,11 @@ use mesh::telemetry::{LogFormat, TraceConfig};
 
 use crate::load_args::Load;
 
-/// A small shop of seven services, wired through every layer of Buttress.
+/// A small shop of seven services, connected through every layer of Buttress
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Cli {
-    /// How to write logs (to stderr; RUST_LOG says which).
+    /// Log format. Logs go to stderr; RUST_LOG filters them.
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) log: LogFormat,
     #[command(subcommand)]
@@ -30,45 +30,47 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs all services on loopback until Ctrl-C.
     Up(Up),
-    /// Places orders while things go wrong, and checks the books.
+    /// Places orders while faults are injected, then audits the databases.
     Demo(Demo),
-    /// Places orders at a given rate, whatever comes of them, and shows how long they took.
+    /// Places orders at a fixed rate, independent of the answers, and reports their latencies.
     Load(Load),
-    /// Asks a service how it is, as a container's health check would; the answer is the exit code.
+    /// Sends a health probe to a service, as a container's health check. The exit code is the
+    /// answer.
     Probe {
-        /// Where it listens. An address that stands for all of the machine's is asked on loopback.
+        /// The address the service listens on. An unspecified address such as 0.0.0.0 is probed on
+        /// loopback.
         #[arg(long, env = "MESH_LISTEN")]
         listen: SocketAddr,
-        /// Also /livez and /startupz.
+        /// Path of the probe; /livez and /startupz also exist.
         #[arg(long, default_value = "/readyz", value_parser = path)]
         path: String,
     },
-    /// Checks the books of a mesh that is not running.
+    /// Audits the databases of a mesh that is not running.
     Audit {
-        /// Where SQLite's files are.
+        /// Directory of the SQLite files.
         #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
         data_dir: PathBuf,
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Runs the gateway as a process of its own.
+    /// Runs the gateway as its own process.
     Gateway(ServiceArgs),
-    /// Runs the order service as a process of its own.
+    /// Runs the order service as its own process.
     Order(ServiceArgs),
-    /// Runs the payment service as a process of its own.
+    /// Runs the payment service as its own process.
     Payment(ServiceArgs),
-    /// Runs the inventory service as a process of its own.
+    /// Runs the inventory service as its own process.
     Inventory(ServiceArgs),
-    /// Runs the shipping service as a process of its own.
+    /// Runs the shipping service as its own process.
     Shipping(ServiceArgs),
-    /// Runs the notification service as a process of its own.
+    /// Runs the notification service as its own process.
     Notification(ServiceArgs),
-    /// Runs the old shop as a process of its own.
+    /// Runs the legacy monolith as its own process.
     Legacy(ServiceArgs),
 }
 
 impl Command {
-    /// Whether this process is a service, and logs under its name.
+    /// Whether this process is a service and logs under the service's name.
     pub(crate) fn is_service(&self) -> bool {
         !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit { .. } | Self::Probe { .. })
     }
@@ -76,7 +78,7 @@ impl Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct Up {
-    /// Where SQLite's files are; kept.
+    /// Directory of the SQLite files. They are kept.
     #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
@@ -86,7 +88,7 @@ pub(crate) struct Up {
     /// The gateway's port; 0 for a free one.
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
-    /// Seconds between "not ready" and closing the door.
+    /// Seconds between failing readiness and closing the listener.
     #[arg(long, default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,
     #[command(flatten)]
@@ -95,16 +97,16 @@ pub(crate) struct Up {
 
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// How many orders to place.
+    /// Number of orders to place.
     #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(499))]
     pub(crate) orders: NonZeroUsize,
-    /// The same seed gives the same orders, coin tosses and kills.
+    /// Random seed. The same seed gives the same orders, fault decisions and kills.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
     /// Orders per second.
     #[arg(long, default_value_t = 20.0, value_parser = rate)]
     pub(crate) rate: f64,
-    /// Write the whole report here.
+    /// Write the full JSON report to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
     /// Keep SQLite's files here instead of in a temporary directory.
@@ -114,86 +116,90 @@ pub(crate) struct Demo {
     pub(crate) server: ServerArgs,
     #[command(flatten)]
     pub(crate) bus: BusArgs,
-    /// Run every service as a process of its own, and kill them one after the other (SIGKILL).
+    /// Run every service as its own process, and kill them one after another with SIGKILL.
     #[arg(long)]
     pub(crate) processes: bool,
-    /// How many of them to kill. Orders are placed until all are done.
+    /// Number of kills. Orders are placed until all kills are done.
     #[arg(long, default_value_t = 21, requires = "processes")]
     pub(crate) kills: usize,
 }
 
-/// Databases on a server instead of in files.
+/// Databases on a server instead of in SQLite files.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArgs {
-    /// A PostgreSQL server, such as postgres://user:password@host:5432: each service gets a database of its own there.
+    /// URL of a PostgreSQL server, such as postgres://user:password@host:5432. Each service gets
+    /// its own database there.
     #[arg(long, env = "MESH_POSTGRES", hide_env_values = true)]
     pub(crate) postgres: Option<String>,
-    /// What the names of those databases begin with.
+    /// Prefix of the names of those databases.
     #[arg(long, env = "MESH_DATABASE_PREFIX", default_value = "mesh_")]
     pub(crate) database_prefix: String,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct BusArgs {
-    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. For `demo --processes` also "mock".
+    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. `demo
+    /// --processes` also accepts "mock".
     #[arg(long, env = "MESH_KAFKA")]
     pub(crate) kafka: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ServiceArgs {
-    /// Where to listen. Default: loopback, on the service's own port (gateway 8080, order 8081, payment 8082, inventory 8083,
-    /// shipping 8084, notification 8085, legacy 8086).
+    /// Address to listen on. Default: loopback, on the service's own port (gateway 8080, order
+    /// 8081, payment 8082, inventory 8083, shipping 8084, notification 8085, legacy 8086).
     #[arg(long, env = "MESH_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) peers: Peers,
-    /// Where SQLite's files are.
+    /// Directory of the SQLite files.
     #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     #[command(flatten)]
     pub(crate) bus: BusArgs,
-    /// Seconds between "not ready" and closing the door.
+    /// Seconds between failing readiness and closing the listener.
     #[arg(long, env = "MESH_DRAIN_DELAY", default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,
-    /// Seconds that requests in flight may take after that.
+    /// Seconds that requests in flight may take after the listener is closed.
     #[arg(long, env = "MESH_GRACE", default_value = "10", value_parser = seconds)]
     pub(crate) grace: Duration,
-    /// Offer switches for operators under /admin; on the gateway also the dashboard.
+    /// Serve the operators' endpoints under /admin; on the gateway also the dashboard.
     #[arg(long, env = "MESH_ADMIN")]
     pub(crate) admin: bool,
     #[command(flatten)]
     pub(crate) traces: TraceArgs,
-    /// For every coin toss and every jitter.
+    /// Random seed for fault decisions and jitter.
     #[arg(long, env = "MESH_SEED", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// End at once when standard input ends: the demo's children must not outlive it, however it dies.
+    /// Exit at once when standard input ends. The demo's children use it, so that they exit even if
+    /// the demo is killed.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
 }
 
-/// Where spans go.
+/// Where spans are exported to.
 #[derive(Args, Debug)]
 pub(crate) struct TraceArgs {
-    /// A collector that takes OTLP over gRPC, such as http://host:4317. With --admin the gateway's own page shows traces too.
+    /// OTLP collector over gRPC, such as http://host:4317. With --admin, spans also go to the
+    /// gateway's dashboard.
     #[arg(long, env = "MESH_OTLP")]
     otlp: Option<String>,
-    /// The share of traces that are kept, 0 to 1.
+    /// Share of traces that are sampled, 0 to 1.
     #[arg(long, env = "MESH_TRACE_SAMPLE", default_value = "1", value_parser = share)]
     trace_sample: f64,
 }
 
 impl TraceArgs {
-    /// To the collector that was named, and to `page`.
+    /// Exports to the collector of `--otlp`, and to `page`.
     pub(crate) fn config(&self, page: Option<String>) -> Option<TraceConfig> {
         let endpoints: Vec<_> = self.otlp.iter().cloned().chain(page).collect();
         Some(TraceConfig { endpoints, sample: self.trace_sample })
     }
 }
 
-/// Where the others are, as host:port.
+/// Addresses of the services, as host:port.
 #[derive(Args, Debug)]
 pub(crate) struct Peers {
     #[arg(long, env = "MESH_GATEWAY", default_value = "127.0.0.1:8080")]
@@ -230,18 +236,19 @@ impl Peers {
 }
 
 impl ServerArgs {
-    /// The server, if one was named.
+    /// Returns the server if `--postgres` is set.
     pub(crate) fn server(&self) -> anyhow::Result<Option<Databases>> {
         let server = self.postgres.as_deref().map(|url| Server::new(url, &self.database_prefix)).transpose()?;
         Ok(server.map(Databases::Server))
     }
 
-    /// The server, or files in a directory that is made if need be.
+    /// Returns the server, or a directory of files, which is created if it does not exist.
     pub(crate) fn databases(&self, data_dir: PathBuf) -> anyhow::Result<Databases> {
         if let Some(server) = self.server()? {
             return Ok(server);
         }
-        std::fs::create_dir_all(&data_dir).with_context(|| format!("data-dir: cannot make {}", data_dir.display()))?;
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("data-dir: cannot create {}", data_dir.display()))?;
         Ok(Databases::Files(Files(data_dir)))
     }
 }

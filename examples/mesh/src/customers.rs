@@ -1,5 +1,5 @@
-//! The customers of [`demo`](crate::demo) and [`load`](crate::load): they order at random, from a seed, and remember what
-//! they were told.
+//! The customers of [`demo`](crate::demo) and [`load`](crate::load). They place random orders from
+//! a seed and record the answers.
 
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use uuid::Uuid;
 use crate::clock::now;
 use crate::order::IDEMPOTENCY_KEY;
 
-/// Longer than the gateway may take, several times: whoever waits so long has been forgotten.
+/// How long a customer tries to place one order: several times the gateway's own time limit.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two requests about the same order: it doubles up to the latter, or a service that comes back after a pause would
-/// find all that were refused meanwhile at its door, four times a second each.
+/// Shortest and longest pause between two requests for the same order. The pause doubles; with a
+/// constant 250 ms, a service that returns after an outage would get every refused order four times
+/// a second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
 const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -30,31 +31,33 @@ pub(crate) struct Customers {
     url: String,
     rng: fastrand::Rng,
     placed: u64,
-    /// What this run's idempotency keys begin with.
+    /// Prefix of this run's idempotency keys.
     run: String,
 }
 
 impl Customers {
     pub(crate) fn new(gateway: &str, seed: u64) -> Self {
         let mut connector = HttpConnector::new();
-        // An order is one small write: it should not wait for the answer to an earlier one.
+        // An order is one small write. Nagle's algorithm would delay it until an earlier write is
+        // acknowledged.
         connector.set_nodelay(true);
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             url: format!("{gateway}/v1/orders"),
             rng: fastrand::Rng::with_seed(seed),
             placed: 0,
-            // A data directory may have seen another run.
+            // A data directory may hold the keys of an earlier run.
             run: Uuid::now_v7().to_string(),
         }
     }
 
-    /// With keys that begin so. The same keys with the same seed are the same orders.
+    /// Sets the prefix of the idempotency keys. The same prefix and seed give the same orders.
     pub(crate) fn with_keys(self, run: String) -> Self {
         Self { run, ..self }
     }
 
-    /// The next order. A few cannot succeed even on a good day: Pip has no money, and there are no lamps.
+    /// Returns the next order. A few cannot succeed even without faults: pip's balance is 1.00, and
+    /// the lamp is out of stock.
     pub(crate) fn order(&mut self) -> Order {
         let rng = &mut self.rng;
         let fate = rng.f64();
@@ -88,21 +91,21 @@ pub(crate) struct Order {
     body: Value,
 }
 
-/// What a customer does when there is no answer, or one that decides nothing.
+/// When a customer sends the same order again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Temper {
-    /// Gives up.
-    Polite,
-    /// Asks again with the same key until it is decided: what a client does that must know.
-    Stubborn,
+pub(crate) enum Repeat {
+    /// While the answer is 202.
+    WhilePending,
+    /// While the answer is 202, lost or a 5xx: until the order is decided.
+    UntilDecided,
 }
 
-/// What a customer has seen of an order.
+/// What a customer saw of one order.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) answer: Answer,
     pub(crate) took: Duration,
-    /// How often the same order was sent again.
+    /// How many times the same order was sent again.
     pub(crate) repeats: usize,
 }
 
@@ -110,26 +113,26 @@ pub(crate) struct Seen {
 pub(crate) enum Answer {
     /// 201, with the order's id.
     Confirmed(String),
-    /// 202: not decided yet.
+    /// 202: not yet decided.
     Pending,
-    /// An error about an order that exists, with its id: it will be undone.
+    /// An error with an order id: the order exists and is compensated.
     Cancelled(String, Refusal),
-    /// An error without an order: nothing was stored, or the gateway could not know.
+    /// An error without an order id: nothing was stored, or the gateway could not determine it.
     Refused(Refusal),
     /// No answer at all.
     Lost,
 }
 
-/// Why there is no order.
+/// Why an order failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
-    /// In a word or two, for statistics: the failure or the kind of problem, and who is to blame.
+    /// A short reason for statistics: the failure or the problem type, and the dependency.
     pub(crate) reason: String,
 }
 
 impl Order {
-    pub(crate) async fn place(self, temper: Temper) -> Seen {
+    pub(crate) async fn place(self, repeat: Repeat) -> Seen {
         let start = now();
         let mut repeats = 0;
         loop {
@@ -137,8 +140,8 @@ impl Order {
             let answer = tokio::time::timeout(left, self.ask()).await.ok().flatten().unwrap_or(Answer::Lost);
             let again = match &answer {
                 Answer::Pending => true,
-                Answer::Lost => temper == Temper::Stubborn,
-                Answer::Refused(why) => temper == Temper::Stubborn && why.status.is_server_error(),
+                Answer::Lost => repeat == Repeat::UntilDecided,
+                Answer::Refused(why) => repeat == Repeat::UntilDecided && why.status.is_server_error(),
                 Answer::Confirmed(_) | Answer::Cancelled(..) => false,
             };
             let pause = PAUSE.0.saturating_mul(1 << repeats.min(16)).min(PAUSE.1).mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -150,7 +153,7 @@ impl Order {
         }
     }
 
-    /// Places it once. `None` if the connection broke, or if the answer makes no sense.
+    /// Sends the order once. `None` if the connection broke or the answer cannot be parsed.
     pub(crate) async fn ask(&self) -> Option<Answer> {
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
@@ -177,7 +180,7 @@ impl Order {
 }
 
 impl Refusal {
-    /// From a problem+json.
+    /// Reads a problem+json body.
     fn read(status: StatusCode, problem: &Value) -> Self {
         let text = |member: &str| problem.get(member).and_then(Value::as_str);
         let kind = text("type").and_then(|uri| uri.rsplit('/').next()).filter(|kind| *kind != "about:blank");
@@ -186,7 +189,7 @@ impl Refusal {
             Some(dependency) => format!("{what}: {dependency}"),
             None => what.to_owned(),
         };
-        // Whatever answers at the URL that somebody gave us.
+        // The text comes from whatever server `--url` names, so its length is limited.
         Self { status, reason: reason.chars().take(60).collect() }
     }
 }

@@ -1,9 +1,10 @@
-//! One database for each service: nobody reads another service's tables.
+//! One database per service. No service reads another service's tables.
 //!
-//! SQLite files are the embedded default; with `--postgres` each service has a database of its own on a server. The stores are
-//! generic over the two and know one set of statements; which of them it is, is decided once, in [`crate::launch`].
-//! The tables of the outbox, the inbox and the sagas live in the same database as the service's own: that is what makes
-//! "in the same transaction" true.
+//! SQLite files are the embedded default; with `--postgres` each service has its own database on a
+//! server. The stores are generic over the two and use one set of statements; [`crate::launch`]
+//! chooses the database once.
+//! The tables of the outbox, the inbox and the sagas are in the service's own database. Otherwise
+//! they could not be written in the same transaction as its rows.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -19,13 +20,13 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, Sqlite};
 
-/// The database that holds the embedded event log. It belongs to the bus, and to no service.
+/// Name of the database that holds the embedded event log. It belongs to the bus, not to a service.
 pub const EVENTS: &str = "events";
 
-/// One file of a service's migrations folder: version, name and text.
+/// One file of a service's migrations folder: version, name and SQL.
 pub type MigrationFile = (i64, &'static str, &'static str);
 
-/// Where the databases are: chosen by whoever starts the mesh.
+/// Where the databases are: the configuration of a whole mesh.
 #[derive(Clone, Debug)]
 pub enum Databases {
     Files(Files),
@@ -40,36 +41,38 @@ pub struct Files(pub PathBuf);
 #[derive(Clone, Debug)]
 pub struct Server {
     options: Box<PgConnectOptions>,
-    /// Before the name of each database, so that two meshes can share a server.
+    /// Prefix of each database's name, so that two meshes can share a server.
     prefix: String,
 }
 
-/// A place that has a database for everyone who asks.
+/// Opens databases by name.
 pub trait Home: Clone + std::fmt::Debug + Send + Sync + 'static {
     type Database: Database;
 
-    /// Opens a database, creates it if need be, and brings the `buttress_*` tables up to date.
+    /// Opens a database, creates it if it does not exist, and migrates the `buttress_*` tables.
     fn open(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
 
-    /// Opens a database that is there already, to look at it: it changes nothing.
+    /// Opens an existing database for reading. It is not created and not migrated.
     fn look(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
 }
 
-/// A connection to a server that was idle for longer is asked whether it is still one.
+/// A server connection that was idle for longer is pinged before its next use.
 const RESTED: Duration = Duration::from_secs(1);
 
-/// Opening is tried so often: several processes may be creating the same event log at this moment, and only one can.
+/// Attempts to open a database. Several processes may create the same event log at the same time,
+/// and only one succeeds.
 const TRIES: u32 = 20;
 
-/// Opens a service's database and brings its schema up to date.
+/// Opens a service's database and migrates its schema.
 pub async fn open<H: Home>(home: &H, name: &str, migrations: &[MigrationFile]) -> Result<Db<H::Database>, DbError> {
     let db = home.open(name).await?;
     db.migrate_own(&migrator(migrations)).await?;
     Ok(db)
 }
 
-/// Asks the database every few seconds whether it is there, and takes the service out of rotation while it is not. Probes
-/// read the last answer and never wait for the next. Dropping the check ends it.
+/// Checks the database every 5 s and makes the service unready while the check fails. Readiness
+/// probes read the latest result and never wait for a check. Dropping the returned [`Check`] stops
+/// it.
 pub fn check<D: Database>(health: &Health, db: &Db<D>) -> Check {
     let db = db.clone();
     health.check("database", Group::Readiness, CheckConfig::every(Duration::from_secs(5)), move || {
@@ -127,7 +130,7 @@ impl Home for Files {
 
 // === impl Server ===
 
-/// Why something does not name a server.
+/// Why a server's URL or prefix was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("postgres: must be a URL such as postgres://user:password@host:5432")]
@@ -137,7 +140,8 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// The server at `postgres://user:password@host:port`. A database in the URL is where new ones are created from.
+    /// Parses `postgres://user:password@host:port`. If the URL names a database, new ones are
+    /// created from a connection to it.
     pub fn new(url: &str, prefix: &str) -> Result<Self, ServerError> {
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         let begins = prefix.starts_with(|c: char| c.is_ascii_lowercase());
@@ -151,7 +155,7 @@ impl Server {
         Ok(Self { options, prefix: prefix.to_owned() })
     }
 
-    /// Forgets everything: for tests, which should leave nothing behind.
+    /// Drops a database. For tests, which remove what they created.
     pub async fn drop_database(&self, name: &str) -> Result<(), DbError> {
         self.run(format!("DROP DATABASE IF EXISTS {}{name} WITH (FORCE)", self.prefix)).await
     }
@@ -172,7 +176,8 @@ impl Server {
         Ok(())
     }
 
-    /// Names cannot be placeholders. Ours hold nothing but a prefix that was checked and names from this program.
+    /// Runs a statement in the maintenance database. Names cannot be placeholders; the SQL holds
+    /// only a validated prefix and names from this program.
     async fn run(&self, sql: String) -> Result<(), DbError> {
         let mut conn = self.maintenance().connect().await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await?;
@@ -185,12 +190,13 @@ impl Server {
     }
 
     async fn connect(&self, name: &str, connections: u32) -> Result<Db<Postgres>, DbError> {
-        // Few connections for each service: seven services share a server that takes a hundred by default.
+        // Few connections per service: seven services share a server that accepts 100 by default.
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(2))
-            // A question to the server before every statement is a quarter of what it can do. One that was in use a moment
-            // ago is there; one that has rested is asked, since the server may have restarted meanwhile.
+            // A ping before every statement costs about a quarter of the server's throughput. A
+            // connection that was just used is assumed to work; an idle one is pinged, because the
+            // server may have restarted.
             .test_before_acquire(false)
             .before_acquire(|connection, found| {
                 async move {
@@ -211,7 +217,8 @@ impl Home for Server {
     async fn open(&self, name: &str) -> Result<Db<Postgres>, DbError> {
         tried(|| async {
             self.create(name).await?;
-            // Every service has a few connections to the log besides those to its own database.
+            // Every service has a few connections to the log in addition to those to its own
+            // database.
             let db = self.connect(name, if name == EVENTS { 3 } else { 5 }).await?;
             db.migrate().await?;
             Ok(db)

@@ -1,5 +1,5 @@
-//! The files under deploy/, against the code: a port, a path or a variable that is renamed here must not wait there for
-//! somebody's cluster.
+//! Compares the files under deploy/ with the code. Without these tests, a renamed port, path or
+//! variable would only fail in a cluster.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,13 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// All documents of a file, with merge keys applied. A key that comes twice is an error.
+/// Parses all documents of a file and applies merge keys. A duplicate key is an error.
 fn yaml(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     let documents = serde_norway::Deserializer::from_str(&text).map(|document| {
         let mut document =
             serde_norway::Value::deserialize(document).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        // What is merged in may have merge keys of its own.
+        // A merged mapping may contain merge keys itself.
         let mut before = serde_norway::Value::Null;
         while document != before {
             before = document.clone();
@@ -54,13 +54,13 @@ fn compose() -> Value {
     yaml(&deploy().join("compose.yaml")).remove(0)
 }
 
-/// Everything that is for Kubernetes, as (kind, name) and the object.
+/// All Kubernetes objects, by kind and name.
 fn objects() -> BTreeMap<(String, String), Value> {
     let mut objects = BTreeMap::new();
     for file in std::fs::read_dir(deploy().join("kubernetes")).unwrap() {
         for object in yaml(&file.unwrap().path()) {
             let name = (text(&object["kind"]).to_owned(), text(&object["metadata"]["name"]).to_owned());
-            assert!(object["metadata"].get("namespace").is_none(), "{name:?}: whoever applies it says where");
+            assert!(object["metadata"].get("namespace").is_none(), "{name:?}: kubectl's -n chooses the namespace");
             assert!(objects.insert(name.clone(), object).is_none(), "{name:?} is there twice");
         }
     }
@@ -71,8 +71,8 @@ fn object<'a>(objects: &'a BTreeMap<(String, String), Value>, kind: &str, name: 
     objects.get(&(kind.to_owned(), name.to_owned())).unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-/// What the program makes of these arguments and variables. Variables are given to it as flags, since tests share one
-/// environment: so their names and their values are both looked at.
+/// Parses these arguments and variables with the program's own parser. Variables are passed as
+/// flags, because tests share one environment. This checks both their names and their values.
 fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
     let words = ["mesh".to_owned()].into_iter().chain(arguments.iter().cloned());
     let service = arguments.last().unwrap();
@@ -80,7 +80,7 @@ fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
     let subcommand = command.find_subcommand(service).unwrap_or_else(|| panic!("there is no `mesh {service}`"));
     let flags = variables.iter().filter(|(name, _)| *name != "RUST_LOG").flat_map(|(variable, value)| {
         let known = subcommand.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == variable.as_str()));
-        let flag = known.unwrap_or_else(|| panic!("`mesh {service}` knows no {variable}"));
+        let flag = known.unwrap_or_else(|| panic!("`mesh {service}` has no variable {variable}"));
         let long = format!("--{}", flag.get_long().unwrap());
         match flag.get_action().takes_values() {
             true => vec![long, value.clone()],
@@ -101,7 +101,7 @@ fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
     }
 }
 
-/// What holds for a service wherever it runs.
+/// Checks what must hold for a service in every deployment.
 fn check(name: Name, (parsed, args): &(Name, ServiceArgs), patience: Duration) {
     assert_eq!(*parsed, name);
     let listen = args.listen.unwrap();
@@ -142,11 +142,12 @@ fn compose_runs_every_service_as_the_code_expects_it() {
         for (other, condition) in service["depends_on"].as_object().unwrap() {
             assert!(
                 services[other].get("healthcheck").is_some(),
-                "{name:?} waits for {other}, which never says that it is there"
+                "{name:?} waits for {other}, which has no health check"
             );
             assert_eq!(condition["condition"], "service_healthy");
         }
-        // The switches have no lock: nobody but this machine may reach them.
+        // The admin endpoints have no authentication: they must be reachable from this machine
+        // only.
         let published = service.get("ports").map(texts).unwrap_or_default();
         assert!(published.iter().all(|port| port.starts_with("127.0.0.1:")));
         assert_eq!(published.is_empty(), name != Name::Gateway);
@@ -180,7 +181,7 @@ fn kubernetes_runs_every_service_as_the_code_expects_it() {
         let parsed = parse(&texts(&container["args"]), &variables);
         let patience = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
         check(name, &parsed, patience);
-        assert!(!parsed.1.admin, "{name:?}: no switches where customers are");
+        assert!(!parsed.1.admin, "{name:?}: the admin endpoints must not be reachable by customers");
 
         let port = u64::from(name.default_port());
         assert_eq!(container["ports"][0]["containerPort"], port);
@@ -190,7 +191,10 @@ fn kubernetes_runs_every_service_as_the_code_expects_it() {
             assert_eq!(container[probe]["httpGet"]["port"], port, "{name:?}");
         }
         let unready = container["readinessProbe"]["periodSeconds"].as_u64().unwrap();
-        assert!(parsed.1.drain_delay.as_secs() >= unready, "{name:?} closes its door before anybody has noticed");
+        assert!(
+            parsed.1.drain_delay.as_secs() >= unready,
+            "{name:?} closes its listener before the Service has removed it"
+        );
 
         assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
@@ -222,7 +226,7 @@ async fn every_service_answers_the_probes() {
         for path in ["/startupz", "/livez", "/readyz", "/metrics"] {
             assert_eq!(probe(mesh.addr(name), path).await, Some(StatusCode::OK), "{name:?} {path}");
         }
-        // And with no, when the answer is no: gRPC services answer 200 to any path.
+        // The probe must also report unreadiness: gRPC services answer 200 to any unknown path.
         mesh.health(name).drain();
         assert_eq!(probe(mesh.addr(name), "/readyz").await, Some(StatusCode::SERVICE_UNAVAILABLE), "{name:?}");
     }
@@ -248,7 +252,7 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
             copied.push(word);
         }
     }
-    // Cargo refuses to build any member of a workspace that lacks one.
+    // Cargo fails if the manifest of any workspace member is missing.
     let manifest = std::fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
     let members = manifest.lines().find(|line| line.starts_with("members")).unwrap();
     for member in members.split('"').skip(1).step_by(2) {
@@ -257,7 +261,7 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
     for flag in ["--release", "--locked", "--package mesh", "--features kafka", "--bin mesh"] {
         assert!(file.contains(flag), "{flag}");
     }
-    // A number, and not root's, or `runAsNonRoot` refuses the image.
+    // `runAsNonRoot` rejects an image whose user is not a number, or is 0.
     let user = instructions("USER")[0].split(':').next().unwrap().parse::<u32>().unwrap();
     assert!(user > 0);
     let rust = instructions("FROM rust:")[0].split('-').next().unwrap();

@@ -1,5 +1,5 @@
-//! Starting a service: the one code path behind `mesh up`, where services are threads, and `mesh payment`, where one is a
-//! process of its own.
+//! Starts a service: the same code for `mesh up`, where services are threads, and for `mesh
+//! payment`, where a service is its own process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// In the order to start them: nobody is started before those it calls. Stopped the other way round.
+    /// In starting order: each service after the services it calls. Stopped in reverse order.
     pub const ALL: [Self; 7] =
         [Self::Legacy, Self::Payment, Self::Inventory, Self::Shipping, Self::Notification, Self::Order, Self::Gateway];
 
@@ -40,7 +40,7 @@ impl Name {
         }
     }
 
-    /// Where it listens unless told otherwise.
+    /// The port it listens on by default.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Gateway => 8080,
@@ -53,22 +53,23 @@ impl Name {
         }
     }
 
-    /// Whether it has a database. The gateway only knows what others tell it.
+    /// Whether it has a database. The gateway stores nothing.
     pub fn has_database(self) -> bool {
         self != Self::Gateway
     }
 
-    /// Whether it has a database, and tells of what it does.
+    /// Whether it publishes events.
     pub fn publishes(self) -> bool {
         !matches!(self, Self::Gateway | Self::Legacy)
     }
 }
 
-/// How long a service may take to end after its last request: the relay's last publication (five seconds at most), the calls
-/// that its sagas and consumers are at, and the last spans. Whoever stops services waits so long after drain delay and grace.
+/// How long a service may take to end after its last request: the relay's last publication (at most
+/// 5 s), the calls of running sagas and consumers, and the last spans. Callers that stop a service
+/// wait this long in addition to drain delay and grace.
 pub const WIND_DOWN: Duration = Duration::from_secs(10);
 
-/// Where everybody is.
+/// The addresses of all services.
 #[derive(Clone, Debug)]
 pub struct Addresses([Address; 7]);
 
@@ -82,7 +83,7 @@ impl Addresses {
     }
 }
 
-/// The client stacks of everybody who calls somebody.
+/// The client stacks of all services that call others.
 #[derive(Clone, Debug)]
 pub struct Clients {
     pub order: OrderClients,
@@ -90,12 +91,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// `seed` makes the jitter of pauses repeatable.
+    /// `seed` makes the jitter of backoff pauses repeatable.
     pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self { order: OrderClients::new(seed)?, gateway: GatewayClients::new(seed)? })
     }
 
-    /// Those of one service.
+    /// The client stacks of one service.
     pub fn of(&self, name: Name) -> Vec<Dependency> {
         match name {
             Name::Order => self.order.all().map(Clone::clone).into(),
@@ -105,20 +106,20 @@ impl Clients {
     }
 }
 
-/// What a service is connected to.
+/// The databases, the bus and the peers of a service.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     pub databases: Databases,
     pub bus: Bus,
     pub addresses: Addresses,
     pub clients: Clients,
-    /// How long an order may keep its customer waiting.
+    /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
 }
 
-/// Runs a service until it is told to stop.
+/// Runs a service until it is stopped.
 pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), StartError> {
-    // The one place that knows which database it is.
+    // The only place that distinguishes the databases.
     match wiring.databases.clone() {
         Databases::Files(home) => start(name, service, wiring, home).await,
         Databases::Server(home) => start(name, service, wiring, home).await,

@@ -1,8 +1,10 @@
-//! A small shop as a service mesh without sidecars: every stack of layers that Buttress offers, at work.
-//! Seven services, each with its own database and its own way of failing: gateway, order, shipping, notification and the old
-//! shop speak REST, payment and inventory speak gRPC, and all but the old shop tell each other what happened. Read [`stack`]
-//! first: it holds every stack of layers. Then [`order`], which has the hard part, and [`events`].
-//! [`demo`] breaks things on purpose and checks the books; [`load`] finds out how much it bears.
+//! A small shop as a service mesh without sidecars: every stack of Buttress layers in use.
+//!
+//! Seven services, each with its own database and its own failure modes. Gateway, order, shipping,
+//! notification and the old shop speak REST, payment and inventory speak gRPC, and all but the
+//! gateway and the old shop publish events. Read [`stack`] first: it holds every stack of layers.
+//! Then [`order`], which has the saga, and [`events`]. [`demo`] injects faults and audits the
+//! databases; [`load`] measures latency and throughput.
 
 pub mod bus;
 pub mod clock;

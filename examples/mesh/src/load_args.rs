@@ -1,4 +1,4 @@
-//! What can be said of `mesh load`.
+//! The arguments of `mesh load`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,76 +8,81 @@ use mesh::load::{Arrivals, Options, Own, Target};
 
 use crate::cli::{BusArgs, ServerArgs};
 
-/// How long to send if nothing says so.
+/// Default of `--duration`.
 const DURATION: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
 pub(crate) struct Load {
-    /// Orders per second. They are sent on schedule, whether or not earlier ones have been answered.
+    /// Orders per second. They are sent on schedule, whether or not earlier orders have been
+    /// answered.
     #[arg(long, default_value_t = 50.0, value_parser = rate)]
     rate: f64,
-    /// How long to send, such as 30s, 500ms, 2m or 1h. Default: 30s, or as long as --orders takes.
+    /// How long to send orders, such as 30s, 500ms, 2m or 1h. Default: 30s, or as long as --orders
+    /// takes.
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
-    /// Stop after so many orders, even if there is time left.
+    /// Maximum number of orders, even if time is left.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     orders: Option<u64>,
-    /// How orders are spread over time.
+    /// How orders are distributed over time.
     #[arg(long, value_enum, default_value = "even")]
     arrivals: Spread,
-    /// How many orders may be out at once. What is due beyond that is not sent, and counted.
+    /// Maximum number of orders in flight. An order that is due beyond that is counted and not
+    /// sent.
     #[arg(long, default_value_t = 256, value_parser = in_flight)]
     in_flight: usize,
     /// How long a customer waits for an answer.
     #[arg(long, default_value = "15s", value_parser = duration)]
     timeout: Duration,
-    /// Look for the highest rate at which 99 of 100 orders are decided within this time, such as 250ms, and nothing is refused,
-    /// lost or left behind: begin at --rate, send for --duration, raise it, and close in.
+    /// Search for the highest rate with a p99 below this time, such as 250ms, and no order
+    /// rejected, failed, timed out or left behind. Starts at --rate and sends for --duration per
+    /// step.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "orders")]
     pub(crate) max_p99: Option<Duration>,
-    /// The same seed gives the same orders.
+    /// Random seed. The same seed gives the same orders.
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// What every order's Idempotency-Key begins with. Default: new for each run. The same keys with the same seed are the same
-    /// orders, which no mesh places twice.
+    /// Prefix of every order's Idempotency-Key. Default: new for each run. The same prefix and seed
+    /// give the same orders, which a mesh places once.
     #[arg(long, value_parser = keys)]
     keys: Option<String>,
-    /// The gateway of a mesh that runs already, such as http://127.0.0.1:8080, instead of a mesh of our own.
+    /// The gateway of a running mesh, such as http://127.0.0.1:8080. Default: a mesh is started for
+    /// the load.
     #[arg(long, value_parser = url, conflicts_with_all = ["postgres", "database_prefix", "kafka", "data_dir", "processes"])]
     url: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
     bus: BusArgs,
-    /// Run every service as a process of its own, and not all in this one.
+    /// Run every service as its own process instead of as a thread.
     #[arg(long)]
     processes: bool,
-    /// Keep SQLite's files here instead of in a temporary directory.
+    /// Directory of the SQLite files. Default: a temporary directory.
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// How long accepted orders and events may take to end after the load.
     #[arg(long, default_value = "2m", value_parser = duration)]
     settle: Duration,
-    /// Write the whole report here.
+    /// Write the full JSON report to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
-    /// Draw a histogram of the latencies here.
+    /// Write a histogram of the latencies to this SVG file.
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Spread {
-    /// At equal distances.
+    /// At equal intervals.
     Even,
-    /// At random, as independent customers come: with bursts.
+    /// At random intervals, like independent customers: with bursts.
     Poisson,
 }
 
 impl Load {
     pub(crate) fn options(self, terminal: bool) -> anyhow::Result<Options> {
         let Self { rate, orders, in_flight, timeout, seed, keys, settle, data_dir, processes, .. } = self;
-        // A second more than the last order needs.
+        // 1 s longer than the schedule of these orders.
         let enough =
             orders.map(|orders| Duration::try_from_secs_f64(orders as f64 / rate + 1.0).unwrap_or(Duration::MAX));
         let target = match self.url {
@@ -120,7 +125,7 @@ fn rate(text: &str) -> Result<f64, String> {
 fn in_flight(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=10_000) => Ok(number),
-        _ => Err("must be between 1 and 10000, each with a connection of its own".to_owned()),
+        _ => Err("must be between 1 and 10000, each with its own connection".to_owned()),
     }
 }
 
@@ -141,7 +146,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn keys(text: &str) -> Result<String, String> {
-    // The order's number comes after it, and services take 200 characters.
+    // The order's number is appended, and the services accept keys of at most 200 characters.
     if (1..=150).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
@@ -150,8 +155,7 @@ fn keys(text: &str) -> Result<String, String> {
 }
 
 fn url(text: &str) -> Result<String, String> {
-    let rule =
-        "must be http:// with a host, and a port unless it is 80, such as http://127.0.0.1:8080, and nothing behind it";
+    let rule = "must be http:// with a host, and a port unless it is 80, such as http://127.0.0.1:8080, and no path";
     let uri: http::Uri = text.parse().map_err(|_| rule.to_owned())?;
     let bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     let named = uri.authority().is_some_and(|authority| !authority.host().is_empty() && !text.contains('@'));

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use mesh::db::{Databases, Files};
-use mesh::demo::books::{self, Told};
+use mesh::demo::books::{self, Acknowledged};
 use mesh::demo::{self, processes};
 use mesh::faults::Faults;
 use mesh::launch::{self, Clients, Name, Wiring};
@@ -32,7 +32,7 @@ use load_args::Load;
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    // The output of demo and load is a table; everything else is a service that should say what it does.
+    // The output of demo and load is a table, so their logs are off by default. Services log.
     let quiet = matches!(command, Command::Demo(_) | Command::Load(_) | Command::Probe { .. })
         && std::env::var_os("RUST_LOG").is_none();
     let logs = (!quiet).then_some(log);
@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// All services in this process.
+/// Runs all services in this process.
 async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     let Up { data_dir, server, bus, port, drain_delay, traces } = args;
     let (databases, bus) = (server.databases(data_dir)?, bus.bus()?);
@@ -80,7 +80,7 @@ async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
         () = asked_to_stop() => None,
         ended = mesh.any_ended() => Some(ended),
     };
-    eprintln!("stopping; again to stop at once");
+    eprintln!("stopping; press again to stop at once");
     tokio::select! {
         _ = mesh.stop() => {}
         () = asked_to_stop() => return Ok(ExitCode::FAILURE),
@@ -91,7 +91,7 @@ async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// One service as this process: the same code, the same layers.
+/// Runs one service in this process, with the same code and layers as `mesh up`.
 async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     if args.with_parent {
         end_with_standard_input();
@@ -103,7 +103,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         bus: args.bus.bus()?,
         clients: Clients::new(args.seed)?,
         patience: PATIENCE,
-        // Where there is nothing to keep, there should not be a directory for it: the root may well be read-only.
+        // A service without a database must not create a data directory: its root may be read-only.
         databases: if name.has_database() {
             args.server.databases(args.data_dir)?
         } else {
@@ -132,7 +132,8 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
     );
     let stopping = async {
         asked_to_stop().await;
-        // Readiness goes off first, and the door stays open until whoever sends traffic here has noticed.
+        // Readiness fails first, and the listener stays open until load balancers have removed the
+        // service.
         health.drain();
         tracing::info!(service = name.as_str(), delay = ?args.drain_delay, "no longer ready");
         tokio::time::sleep(args.drain_delay).await;
@@ -184,7 +185,7 @@ async fn load(args: Load) -> anyhow::Result<ExitCode> {
     finish(report, json, load::Report::is_right)
 }
 
-/// Before the work, so that a typo in a path does not cost a minute.
+/// Creates the output file before the work, so that a mistyped path fails at once.
 fn create(flag: &str, path: Option<&Path>) -> anyhow::Result<Option<File>> {
     let create = |path: &Path| File::create(path).with_context(|| format!("{flag}: cannot write {}", path.display()));
     path.map(create).transpose()
@@ -197,7 +198,7 @@ async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     }
 }
 
-/// For people, for programs, and as an exit code.
+/// Prints the report, writes it as JSON, and returns the exit code.
 fn finish<R: std::fmt::Display + serde::Serialize>(
     report: R,
     json: Option<File>,
@@ -211,12 +212,12 @@ fn finish<R: std::fmt::Display + serde::Serialize>(
 }
 
 async fn audit(databases: &Databases) -> anyhow::Result<ExitCode> {
-    let books = books::audit(databases, &Told::default()).await.context("no books to audit there")?;
+    let books = books::audit(databases, &Acknowledged::default()).await.context("cannot read the databases")?;
     print!("{books}");
     Ok(if books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether a service answers a probe with yes.
+/// Sends a probe and returns success if the answer is a success status.
 async fn probe(mut listen: SocketAddr, path: &str) -> ExitCode {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen {
@@ -230,7 +231,7 @@ async fn probe(mut listen: SocketAddr, path: &str) -> ExitCode {
     if answer.is_some_and(|status| status.is_success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Ctrl-C, or what an orchestrator sends.
+/// Waits for SIGINT or SIGTERM.
 async fn asked_to_stop() {
     #[cfg(unix)]
     if let Ok(mut term) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
@@ -239,13 +240,14 @@ async fn asked_to_stop() {
             _ = term.recv() => return,
         }
     }
-    // Without signals there is nobody to ask us.
+    // Signals are not available: wait forever.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// The parent holds the other end of the pipe, and the system closes it when the parent dies, however it dies.
+/// Exits when standard input ends. The parent holds the other end of the pipe, which the operating
+/// system closes when the parent dies.
 fn end_with_standard_input() {
     std::thread::spawn(|| {
         let mut rest = [0; 64];

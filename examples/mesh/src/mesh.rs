@@ -1,4 +1,5 @@
-//! All services on this machine: started in order, watched, crashed and restarted, and stopped so that nobody notices.
+//! All services on this machine: started in order, supervised, crashed and restarted, and stopped
+//! without failing requests.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -18,37 +19,40 @@ use crate::service::{Address, Service};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
 use crate::telemetry::{self, Telemetry};
 
-/// A service that is not ready by then never will be: opening a small database takes milliseconds.
+/// A service that is not ready after this time is treated as failed: opening a small database takes
+/// milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an order keeps its customer waiting. Together with the time for the prices, less than the gateway's patience.
+/// How long the order service waits for a saga before it answers 202. Added to the time for the
+/// prices, it must be less than the gateway's timeout.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to run the mesh.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the databases live.
+    /// The databases.
     pub databases: Databases,
-    /// What carries the events.
+    /// The event bus.
     pub bus: Bus,
-    /// The gateway's port; 0 for a free one. The others always take free ones.
+    /// The gateway's port; 0 for a free one. The other services always use free ports.
     pub port: u16,
-    /// Between "not ready" and closing the door: long enough for a load balancer to notice.
+    /// Time between failing readiness and closing the listeners: long enough for a load balancer to
+    /// react.
     pub drain_delay: Duration,
-    /// How long requests in flight may take after the door is closed.
+    /// How long requests in flight may take after the listener is closed.
     pub grace: Duration,
-    /// Offer switches for operators under /admin, on every service.
+    /// Serve the operators' endpoints under /admin, on every service.
     pub admin: bool,
-    /// How long an order may keep its customer waiting.
+    /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
     /// Logs and traces. Default: none.
     pub telemetry: telemetry::Config,
-    /// For every coin toss and every jitter.
+    /// Random seed for fault decisions and jitter.
     pub seed: u64,
 }
 
 impl Config {
-    /// Files in a directory, which must exist, and the embedded event log.
+    /// SQLite files in a directory, which must exist, and the embedded event log.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             databases: Databases::Files(Files(data_dir.into())),
@@ -64,16 +68,16 @@ impl Config {
     }
 }
 
-/// What stays of a service when its process dies, and what the outside may look at.
+/// The parts of a service that survive a crash of its process, and its handles.
 #[derive(Debug)]
 struct Slot {
     name: Name,
-    /// Stays the same over restarts, as a name in a discovery service would.
+    /// Stays the same over restarts, like a name in service discovery.
     addr: SocketAddr,
     faults: Faults,
     admission: Admission,
     telemetry: Telemetry,
-    /// New with every start.
+    /// New after every start.
     health: Health,
     process: Option<Process>,
 }
@@ -102,7 +106,8 @@ pub enum MeshError {
 impl Mesh {
     /// Binds all ports, starts all services and waits until each is ready.
     pub async fn start(config: Config) -> Result<Self, MeshError> {
-        // All listeners before the first service: then every address is known, and no request finds a closed port.
+        // All listeners are bound before the first service starts. So all addresses are known, and
+        // no request finds a closed port.
         let mut listeners = Vec::new();
         let mut places = Vec::new();
         for name in Name::ALL {
@@ -114,7 +119,7 @@ impl Mesh {
         let clients = Clients::new(config.seed)?;
         let mut seen = config.telemetry.clone();
         if let (true, Some(traces)) = (config.admin, &mut seen.traces) {
-            // The gateway shows what it gets.
+            // The gateway's dashboard receives the spans of all services.
             let gateway = places.iter().filter(|(name, _)| *name == Name::Gateway);
             traces.endpoints.extend(gateway.map(|(_, addr)| Address::from(*addr).url()));
         }
@@ -142,12 +147,12 @@ impl Mesh {
         Address::from(self.addr(name)).url()
     }
 
-    /// The switch for a service's faults.
+    /// The fault switch of a service.
     pub fn faults(&self, name: Name) -> &Faults {
         &self.slot(name).faults
     }
 
-    /// How much a service takes on, and how much it has taken on.
+    /// The server-side bulkhead and timeout of a service.
     pub fn admission(&self, name: Name) -> &Admission {
         &self.slot(name).admission
     }
@@ -166,14 +171,14 @@ impl Mesh {
         &self.clients.gateway
     }
 
-    /// Every client stack in the mesh.
+    /// All client stacks in the mesh.
     pub fn dependencies(&self) -> [&Dependency; 7] {
         let Clients { order, gateway } = &self.clients;
         let [payment, inventory] = [&gateway.payment, &gateway.inventory];
         [&order.payment, &order.inventory, &gateway.order, payment, inventory, &gateway.shipping, &gateway.legacy]
     }
 
-    /// Kills a service in the middle of whatever it is doing.
+    /// Kills a service in the middle of its work.
     pub async fn crash(&mut self, name: Name) {
         if let Some(process) = self.slots[name as usize].process.take() {
             process.crash().await;
@@ -181,7 +186,7 @@ impl Mesh {
         }
     }
 
-    /// Starts a service again, at its old address.
+    /// Restarts a service at the same address.
     pub async fn restart(&mut self, name: Name) -> Result<(), MeshError> {
         self.crash(name).await;
         let listener = TcpListener::bind(self.slot(name).addr)?;
@@ -190,8 +195,9 @@ impl Mesh {
         self.until_ready(name).await
     }
 
-    /// Stops everything so that nobody notices: readiness goes off first, then the doors close from the outside in, and
-    /// each service finishes what it has taken on before those that it needs are stopped.
+    /// Stops all services without failing requests. Readiness fails first; then the listeners close
+    /// from the gateway inwards, and each service finishes its requests before the services it
+    /// calls are stopped.
     pub async fn stop(mut self) -> Vec<(Name, Exit)> {
         for slot in &self.slots {
             slot.health.drain();
@@ -208,7 +214,7 @@ impl Mesh {
         exits
     }
 
-    /// Ends when any service ends by itself, which none should.
+    /// Returns when a service ends without being stopped, which is an error.
     pub async fn any_ended(&self) -> (Name, Exit) {
         let waiting = self.slots.iter().filter_map(|slot| {
             let (name, process) = (slot.name, slot.process.as_ref()?);

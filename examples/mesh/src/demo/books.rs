@@ -1,8 +1,8 @@
-//! Do stock and money add up, and does everybody know?
+//! The audit: do stock, money and events add up?
 //!
-//! The audit reads the services' databases directly and trusts no service, no answer and no counter. It compares what the
-//! order service believes with what payment and inventory have done, with what shipping has sent and customers were told, and
-//! with what became of every event.
+//! It reads the services' databases directly and relies on no service, answer or counter. It
+//! compares the orders with payment's ledger, inventory's stock, shipping's parcels and the
+//! customers' notifications, and checks the delivery of every event.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,14 +16,14 @@ use crate::db::{Databases, Home};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Books {
-    /// All checks passed.
+    /// Whether all checks passed.
     pub right: bool,
     pub confirmed: usize,
     pub cancelled: usize,
     pub revenue_cents: i64,
-    /// Sagas by how they ended.
+    /// Number of sagas by final status.
     pub sagas: BTreeMap<String, usize>,
-    /// Events by type, all services together.
+    /// Number of events by type, over all services.
     pub events: BTreeMap<String, usize>,
     pub checks: Vec<Check>,
 }
@@ -32,26 +32,27 @@ pub struct Books {
 pub struct Check {
     pub what: &'static str,
     pub right: bool,
-    /// The first of what is wrong, and how much more there is.
+    /// The first violation, and the number of others.
     pub detail: String,
 }
 
-/// What customers believe: the ids of the orders they were told about.
+/// Ids of the orders for which customers got a final answer.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Acknowledged {
     pub confirmed: Vec<String>,
     pub cancelled: Vec<String>,
 }
 
 /// Audits the databases of a mesh.
-pub async fn audit(databases: &Databases, told: &Told) -> Result<Books, DbError> {
+pub async fn audit(databases: &Databases, acknowledged: &Acknowledged) -> Result<Books, DbError> {
     match databases {
-        Databases::Files(home) => audit_at(home, told).await,
-        Databases::Server(home) => audit_at(home, told).await,
+        Databases::Files(home) => audit_at(home, acknowledged).await,
+        Databases::Server(home) => audit_at(home, acknowledged).await,
     }
 }
 
-/// Waits until nothing is under way any more: no order, no saga, no event. Returns what it waits for when the time is up.
+/// Waits until no order, saga or event is in progress. Returns what is still in progress after
+/// `limit`, if anything.
 pub async fn settled(databases: &Databases, limit: Duration) -> Result<Option<String>, DbError> {
     match databases {
         Databases::Files(home) => settled_at(home, limit).await,
@@ -59,11 +60,11 @@ pub async fn settled(databases: &Databases, limit: Duration) -> Result<Option<St
     }
 }
 
-async fn audit_at<H: Home>(home: &H, told: &Told) -> Result<Books, DbError> {
+async fn audit_at<H: Home>(home: &H, acknowledged: &Acknowledged) -> Result<Books, DbError> {
     let records = Records::open(home).await?;
     let facts = Facts::read(&records).await;
     records.close().await;
-    Ok(judge(&facts?, told))
+    Ok(judge(&facts?, acknowledged))
 }
 
 async fn settled_at<H: Home>(home: &H, limit: Duration) -> Result<Option<String>, DbError> {
@@ -71,7 +72,7 @@ async fn settled_at<H: Home>(home: &H, limit: Duration) -> Result<Option<String>
     let mut waiting = None;
     let settling = async {
         loop {
-            // First what is cheap to ask.
+            // The cheap counts first.
             waiting = match records.under_way().await? {
                 Some(what) => Some(what),
                 None => Facts::read(&records).await?.on_the_way(),
@@ -87,11 +88,11 @@ async fn settled_at<H: Home>(home: &H, limit: Duration) -> Result<Option<String>
     result.unwrap_or(Ok(())).map(|()| waiting)
 }
 
-fn judge(facts: &Facts, told: &Told) -> Books {
+fn judge(facts: &Facts, acknowledged: &Acknowledged) -> Books {
     let checks = vec![
         check("every order is confirmed or cancelled", facts.unfinished()),
         check("every saga has ended, and none is stuck", facts.open_sagas()),
-        check("customers have what they were told", facts.promises(told)),
+        check("customers have what they were told", facts.promises(acknowledged)),
         check("every piece is on hand, reserved or sold", facts.pieces()),
         check("what was sold is what was confirmed", facts.sales()),
         check("every account adds up", facts.accounts()),

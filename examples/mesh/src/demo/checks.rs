@@ -1,8 +1,8 @@
-//! What can be wrong with the books: each check lists what it finds.
+//! The checks of the audit. Each returns its violations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::books::Told;
+use super::books::Acknowledged;
 use super::facts::Facts;
 use crate::events::LISTENERS;
 
@@ -16,12 +16,13 @@ impl Facts {
         open.map(|(id, order)| format!("order {id} is {}", order.state)).collect()
     }
 
-    pub(super) fn promises(&self, told: &Told) -> Vec<String> {
+    pub(super) fn promises(&self, acknowledged: &Acknowledged) -> Vec<String> {
         let is = |id: &String, state: &str| self.orders.get(id).is_some_and(|order| order.state == state);
-        let broken = told.confirmed.iter().filter(|id| !is(id, "confirmed"));
-        let mut broken: Vec<_> = broken.map(|id| format!("order {id} was told confirmed and is not")).collect();
-        let revived = told.cancelled.iter().filter(|id| !is(id, "cancelled"));
-        broken.extend(revived.map(|id| format!("order {id} was told cancelled and is not")));
+        let broken = acknowledged.confirmed.iter().filter(|id| !is(id, "confirmed"));
+        let mut broken: Vec<_> =
+            broken.map(|id| format!("order {id} was acknowledged as confirmed and is not")).collect();
+        let revived = acknowledged.cancelled.iter().filter(|id| !is(id, "cancelled"));
+        broken.extend(revived.map(|id| format!("order {id} was acknowledged as cancelled and is not")));
         broken
     }
 
@@ -103,7 +104,7 @@ impl Facts {
         wrong.map(|(id, count)| format!("order {id}: {count} parcels")).collect()
     }
 
-    /// Each message that a customer should have got, and none besides.
+    /// Every notification that is due exists once, and no other does.
     pub(super) fn news(&self) -> Vec<String> {
         let mut due: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         for (id, order) in &self.orders {
@@ -133,17 +134,17 @@ impl Facts {
     pub(super) fn undelivered(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for (service, topics) in LISTENERS {
-            let heard = self.handled.get(*service);
+            let handled = self.handled.get(*service);
             for event in self.events.iter().filter(|event| topics.contains(&event.kind.as_str())) {
-                if !heard.is_some_and(|heard| heard.contains(&event.id)) {
-                    missing.push(format!("{service} has not heard of {} of order {}", event.kind, event.order));
+                if !handled.is_some_and(|handled| handled.contains(&event.id)) {
+                    missing.push(format!("{service} has not handled {} of order {}", event.kind, event.order));
                 }
             }
         }
         missing
     }
 
-    /// An event that has not arrived everywhere yet.
+    /// An event that is not yet published or not yet handled by every listener.
     pub(super) fn on_the_way(&self) -> Option<String> {
         self.unsent().into_iter().chain(self.undelivered()).next()
     }

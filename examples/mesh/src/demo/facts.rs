@@ -1,4 +1,4 @@
-//! What the databases say.
+//! Reads the databases for the audit.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,9 +19,9 @@ pub(super) struct Entry {
     pub(super) cents: i64,
 }
 
-/// An event as its outbox has it.
+/// An event as its outbox stores it.
 #[derive(Deserialize)]
-pub(super) struct Told {
+pub(super) struct OutboxEvent {
     #[serde(rename = "event_id")]
     pub(super) id: String,
     #[serde(rename = "event_type")]
@@ -32,38 +32,39 @@ pub(super) struct Told {
     pub(super) sent: bool,
 }
 
-/// sku, initial, on hand, reserved, sold
+/// Sku, initial, on hand, reserved, sold.
 pub(super) type Product = (String, i64, i64, i64, i64);
 
 pub(super) struct Facts {
     pub(super) orders: HashMap<String, Order>,
-    /// Pieces of each product on confirmed orders.
+    /// Quantity of each product on confirmed orders.
     pub(super) ordered: HashMap<String, i64>,
-    /// id, status
+    /// Id, status.
     pub(super) sagas: Vec<(String, String)>,
     pub(super) products: Vec<Product>,
-    /// id, opening, balance
+    /// Id, opening, balance.
     pub(super) accounts: Vec<(String, i64, i64)>,
     pub(super) ledger: Vec<Entry>,
-    /// The order of each parcel.
+    /// The order id of each parcel.
     pub(super) shipments: Vec<String>,
-    /// order, kind
+    /// Order id, kind.
     pub(super) notifications: Vec<(String, String)>,
-    pub(super) events: Vec<Told>,
-    /// The ids of the events that each listener has handled.
+    pub(super) events: Vec<OutboxEvent>,
+    /// Ids of the events that each listener has handled.
     pub(super) handled: HashMap<String, HashSet<String>>,
-    /// topic, count; of the embedded log. On another bus, what has not been handled tells the same.
+    /// Topic, count; from the embedded log. On another bus this is empty, and dead letters show up
+    /// as unhandled events.
     pub(super) dead: Vec<(String, i64)>,
 }
 
-/// The databases of all services, open to be read.
+/// Connections to the databases of all services, used for reading only.
 pub(super) struct Records<D: Database> {
     order: Db<D>,
     payment: Db<D>,
     inventory: Db<D>,
     shipping: Db<D>,
     notification: Db<D>,
-    /// The embedded log, if there is one.
+    /// The embedded log, if it is the bus.
     events: Option<Db<D>>,
 }
 
@@ -88,12 +89,12 @@ impl<D: Database> Records<D> {
         }
     }
 
-    /// What is still going on, as far as a few numbers tell.
+    /// Something still in progress, by cheap counts.
     pub(super) async fn under_way(&self) -> Result<Option<String>, DbError> {
         let pending = "SELECT COUNT(*) FROM orders WHERE state = 'pending'";
         let running = "SELECT COUNT(*) FROM buttress_saga WHERE status IN ('running', 'compensating')";
         let unsent = "SELECT COUNT(*) FROM buttress_outbox WHERE sent_at IS NULL AND refused IS NULL";
-        let questions = [(&self.order, pending, "pending orders"), (&self.order, running, "sagas at work")];
+        let questions = [(&self.order, pending, "pending orders"), (&self.order, running, "sagas running")];
         let outboxes = self.publishers().map(|db| (db, unsent, "events in an outbox"));
         for (db, sql, what) in questions.into_iter().chain(outboxes) {
             match db.row::<(i64,)>(sql, args![]).await? {
@@ -123,18 +124,19 @@ impl Facts {
         let ledger: Vec<(String, String, i64)> =
             payment.rows("SELECT order_id, customer, amount_cents FROM ledger", args![]).await?;
         let shipments: Vec<(String,)> = shipping.rows("SELECT order_id FROM shipments", args![]).await?;
-        let mut told = Vec::new();
+        let mut published = Vec::new();
         let mut handled: HashMap<String, HashSet<String>> = HashMap::new();
         for db in records.publishers() {
-            // What was handled first: what comes of it is written in the same transaction, so it is seen in the outbox then.
+            // Read the inbox before the outbox. A handler writes both in one transaction, so the
+            // events that followed from a handled event are visible in the outbox.
             for (consumer, id) in db.rows("SELECT consumer, event_id FROM buttress_inbox", args![]).await? {
                 handled.entry(consumer).or_default().insert(id);
             }
             let rows: Vec<(Vec<u8>, Option<i64>)> =
                 db.rows("SELECT payload, sent_at FROM buttress_outbox", args![]).await?;
-            told.extend(rows.iter().filter_map(|(payload, sent)| {
-                let event: Told = serde_json::from_slice(payload).ok()?;
-                Some(Told { sent: sent.is_some(), ..event })
+            published.extend(rows.iter().filter_map(|(payload, sent)| {
+                let event: OutboxEvent = serde_json::from_slice(payload).ok()?;
+                Some(OutboxEvent { sent: sent.is_some(), ..event })
             }));
         }
         let dead = "SELECT topic, COUNT(*) FROM buttress_log WHERE topic LIKE 'dead.%' GROUP BY topic";
@@ -151,7 +153,7 @@ impl Facts {
             ledger: ledger.into_iter().map(|(order, customer, cents)| Entry { order, customer, cents }).collect(),
             shipments: shipments.into_iter().map(|(order,)| order).collect(),
             notifications: notification.rows("SELECT order_id, kind FROM notifications", args![]).await?,
-            events: told,
+            events: published,
             handled,
             dead,
         })

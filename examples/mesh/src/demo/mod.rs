@@ -1,6 +1,7 @@
-//! `mesh demo`: places orders while things go wrong, and then checks the books.
+//! `mesh demo`: places orders while faults are injected, then audits the databases.
 //!
-//! `scenario` says what goes wrong when, `crate::customers` is the customers, [`report`] what was seen, [`books`] what is true.
+//! `scenario` holds the faults and their times, `crate::customers` places the orders, [`report`]
+//! has the customers' view, and [`books`] audits the databases.
 
 pub mod books;
 mod checks;
@@ -21,22 +22,22 @@ use crate::db::{Databases, Files};
 use crate::mesh::{Config, Mesh};
 use report::Report;
 
-/// How long the last cancelled orders may take to be undone once all faults are over.
+/// How long compensations and events may take after the last fault.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many orders to place, spread evenly over the phases.
+    /// Number of orders, spread evenly over the phases.
     pub orders: usize,
-    /// The same seed gives the same orders and the same coin tosses.
+    /// Random seed. The same seed gives the same orders and the same fault decisions.
     pub seed: u64,
     /// Orders per second.
     pub rate: f64,
-    /// Where to leave SQLite's files; a temporary directory by default, gone at the end.
+    /// Directory of the SQLite files. By default a temporary directory, removed at the end.
     pub data_dir: Option<PathBuf>,
-    /// A database server instead of the files.
+    /// A database server instead of files.
     pub databases: Option<Databases>,
-    /// What carries the events.
+    /// The event bus.
     pub bus: Bus,
     /// Draw a progress bar.
     pub progress: bool,
@@ -52,33 +53,33 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let bar = progress_bar(options.progress, options.orders)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;
 
-    bar.set_message("settling: undoing what is left");
+    bar.set_message("settling: compensating open orders");
     let settling = now();
-    // A timeout is no error of the demo: the audit will say what is unfinished.
+    // A timeout is not an error here: the audit lists what is unfinished.
     books::settled(&home.databases, SETTLE_TIMEOUT).await.context("cannot read the books")?;
     let settled_ms = report::millis(settling.elapsed());
     bar.set_message("stopping");
     let exits = mesh.stop().await;
     bar.finish_and_clear();
 
-    let books = books::audit(&home.databases, &run.told).await.context("cannot read the books")?;
+    let books = books::audit(&home.databases, &run.acknowledged).await.context("cannot read the books")?;
     Ok(Report::new(&options, run, exits, settled_ms, started.elapsed(), books))
 }
 
-/// The databases, and the temporary directory that goes with them.
+/// The databases, and the temporary directory they may be in.
 #[derive(Debug)]
 pub(crate) struct Home {
     pub(crate) databases: Databases,
-    /// For files, even if the databases are elsewhere.
+    /// Directory for files such as logs, even if the databases are on a server.
     pub(crate) dir: PathBuf,
     _temporary: tempfile::TempDir,
 }
 
 impl Home {
     pub(crate) fn new(data_dir: Option<PathBuf>, server: Option<Databases>) -> anyhow::Result<Self> {
-        let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let temporary = tempfile::tempdir().context("cannot create a temporary directory")?;
         let dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let databases = server.unwrap_or_else(|| Databases::Files(Files(dir.clone())));
         Ok(Self { databases, dir, _temporary: temporary })
     }

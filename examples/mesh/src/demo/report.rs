@@ -1,4 +1,4 @@
-//! What the demo has seen: as JSON for programs, as a table for people.
+//! The report of `mesh demo`: JSON for programs, a table for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,15 +18,15 @@ use crate::process::Exit;
 pub struct Report {
     pub orders: usize,
     pub seed: u64,
-    /// Everything, from the first service's start to the last one's end.
+    /// From the first service's start to the last one's end.
     pub took_ms: u64,
-    /// From the last answer to the last order undone and the last event handled.
+    /// From the last answer until no order, saga or event is in progress.
     pub settled_ms: u64,
     pub phases: Vec<PhaseReport>,
-    /// How often a breaker went open, and how often one came back to closed.
+    /// How many times a breaker opened, and how many times one closed.
     pub breakers_opened: usize,
     pub breakers_closed: usize,
-    /// Every service ended by itself when it was told to.
+    /// Whether every service finished without an error when it was stopped.
     pub clean_stop: bool,
     pub books: Books,
 }
@@ -36,21 +36,21 @@ pub struct PhaseReport {
     pub name: &'static str,
     pub orders: usize,
     pub confirmed: usize,
-    /// Stored, failed and undone.
+    /// Stored, then failed and compensated.
     pub cancelled: usize,
-    /// Answered with an error before anything was stored.
+    /// Rejected before anything was stored.
     pub refused: usize,
-    /// Still not decided when the customer gave up asking.
+    /// Not decided when the customer gave up.
     pub pending: usize,
-    /// Not answered.
+    /// Without any answer.
     pub lost: usize,
-    /// Requests for orders that had been placed before: answered 202, or not at all.
+    /// Repeated requests for the same order, after a 202 or no answer.
     pub repeats: usize,
     pub p50_ms: f64,
     pub p99_ms: f64,
     /// Answers by HTTP status.
     pub statuses: BTreeMap<u16, usize>,
-    /// By all client stacks together.
+    /// Over all client stacks.
     pub retries: u64,
     pub bulkhead_rejections: u64,
     pub breaker_transitions: Vec<Transition>,
@@ -59,9 +59,9 @@ pub struct PhaseReport {
 /// A breaker's change of state.
 #[derive(Clone, Debug, Serialize)]
 pub struct Transition {
-    /// Since the first order.
+    /// Time since the first order.
     pub at_ms: u64,
-    /// Who calls whom.
+    /// Caller and callee, as `order -> payment`.
     pub breaker: &'static str,
     pub from: &'static str,
     pub to: &'static str,

@@ -1,4 +1,4 @@
-//! What goes wrong, when, and what was seen meanwhile.
+//! The faults of the demo, their times, and the orders placed meanwhile.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,18 +8,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Options;
-use super::books::Told;
+use super::books::Acknowledged;
 use super::report::{PhaseReport, Transition, millis};
 use crate::clock::now;
-use crate::customers::{Answer, Customers, Seen, Temper};
+use crate::customers::{Answer, Customers, Repeat, Seen};
 use crate::faults::Plan;
 use crate::mesh::{Mesh, MeshError, Name};
 use crate::stack::Dependency;
 
-/// No phase is shorter, however few orders there are: a breaker needs time to close again.
+/// Minimum duration of a phase, however few orders there are: a breaker needs time to close again.
 const SHORTEST_PHASE: Duration = Duration::from_millis(1500);
 
-/// A change of the weather.
+/// A fault that starts, a crash or a restart.
 enum Event {
     Fault(Name, Plan),
     Crash(Name),
@@ -28,7 +28,8 @@ enum Event {
 
 struct Phase {
     name: &'static str,
-    /// What changes, and after which share of the phase's orders. All earlier faults end when a phase begins.
+    /// Events, each with the share of the phase's orders after which it happens. All earlier faults
+    /// are cleared when a phase begins.
     events: Vec<(f64, Event)>,
 }
 
@@ -39,7 +40,7 @@ fn phases() -> Vec<Phase> {
     let phase = |name, events| Phase { name, events };
     vec![
         phase("calm", vec![]),
-        // First what retries can hide, then what only a breaker can bear.
+        // First a rate that retries can hide, then one that needs a breaker.
         phase("payment errors", vec![(0.0, errors(0.3)), (0.5, errors(0.9))]),
         phase("recovery", vec![]),
         phase("payment slow", vec![(0.0, slow)]),
@@ -53,9 +54,9 @@ fn phases() -> Vec<Phase> {
     ]
 }
 
-impl Told {
-    /// Remembers what customers were told.
-    pub(super) fn hear(&mut self, seen: &[Seen]) {
+impl Acknowledged {
+    /// Records the final answers of these orders.
+    pub(super) fn record(&mut self, seen: &[Seen]) {
         for seen in seen {
             match &seen.answer {
                 Answer::Confirmed(id) => self.confirmed.push(id.clone()),
@@ -66,12 +67,12 @@ impl Told {
     }
 }
 
-/// What the whole scenario has brought.
+/// The results of the scenario.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) phases: Vec<PhaseReport>,
-    /// What customers were told.
-    pub(super) told: Told,
+    /// Orders for which customers got a final answer.
+    pub(super) acknowledged: Acknowledged,
 }
 
 pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -> Result<Run, MeshError> {
@@ -79,25 +80,25 @@ pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -
     let transitions = watch_breakers(mesh, began);
     let mut customers = Customers::new(&mesh.url(Name::Gateway), options.seed);
     let phases = phases();
-    let mut run = Run { phases: Vec::new(), told: Told::default() };
+    let mut run = Run { phases: Vec::new(), acknowledged: Acknowledged::default() };
     let count = phases.len();
     for (index, phase) in phases.into_iter().enumerate() {
-        // So that the shares add up to the whole, whatever the number.
+        // Integer shares that add up to `options.orders` for any number of phases.
         let orders = options.orders * (index + 1) / count - options.orders * index / count;
         bar.set_message(phase.name);
         let before = counters(mesh);
         let name = phase.name;
-        let seen = weather(mesh, phase, orders, options.rate, &mut customers, bar).await?;
+        let seen = run_phase(mesh, phase, orders, options.rate, &mut customers, bar).await?;
         let after = counters(mesh);
-        run.told.hear(&seen);
+        run.acknowledged.record(&seen);
         let flips = std::mem::take(&mut *transitions.lock().unwrap_or_else(PoisonError::into_inner));
         run.phases.push(PhaseReport::new(name, &seen, after.0 - before.0, after.1 - before.1, flips));
     }
     Ok(run)
 }
 
-/// One phase: its orders at a steady rate, whether or not the answers keep up, as real customers come.
-async fn weather(
+/// Runs one phase. Orders are placed at a fixed rate, independent of the answers.
+async fn run_phase(
     mesh: &mut Mesh,
     phase: Phase,
     orders: usize,
@@ -116,25 +117,26 @@ async fn weather(
     for index in 0..orders {
         tokio::time::sleep_until(start + interval.mul_f64(index as f64)).await;
         while let Some((_, event)) = events.next_if(|(share, _)| index as f64 >= share * orders as f64) {
-            strike(mesh, event).await?;
+            apply(mesh, event).await?;
         }
         let order = customers.order();
         let bar = bar.clone();
         placing.spawn(async move {
-            let seen = order.place(Temper::Polite).await;
+            let seen = order.place(Repeat::WhilePending).await;
             bar.inc(1);
             seen
         });
     }
-    // A phase with few orders still has all its weather: what crashed must come back.
+    // With few orders some events may not have been reached. A crashed service must still be
+    // restarted.
     for (_, event) in events {
-        strike(mesh, event).await?;
+        apply(mesh, event).await?;
     }
     tokio::time::sleep_until(start + SHORTEST_PHASE.min(interval.mul_f64(orders as f64))).await;
     Ok(placing.join_all().await)
 }
 
-async fn strike(mesh: &mut Mesh, event: Event) -> Result<(), MeshError> {
+async fn apply(mesh: &mut Mesh, event: Event) -> Result<(), MeshError> {
     match event {
         Event::Fault(name, plan) => mesh.faults(name).set(plan),
         Event::Crash(name) => mesh.crash(name).await,
@@ -143,13 +145,13 @@ async fn strike(mesh: &mut Mesh, event: Event) -> Result<(), MeshError> {
     Ok(())
 }
 
-/// Retries and bulkhead rejections of all client stacks, so far.
+/// Total retries and bulkhead rejections of all client stacks.
 fn counters(mesh: &Mesh) -> (u64, u64) {
     let stats = mesh.dependencies().map(Dependency::stats);
     stats.into_iter().fold((0, 0), |sum, stats| (sum.0 + stats.retries, sum.1 + stats.rejected))
 }
 
-/// Collects every change of state of every breaker.
+/// Records every state change of every breaker.
 fn watch_breakers(mesh: &Mesh, began: Instant) -> Arc<Mutex<Vec<Transition>>> {
     let transitions = Arc::new(Mutex::new(Vec::new()));
     for dependency in mesh.dependencies() {

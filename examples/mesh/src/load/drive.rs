@@ -1,4 +1,4 @@
-//! Sending on schedule: nothing that happens to an order delays the next one.
+//! Sends orders on schedule: the fate of one order does not delay the next.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::tally::Tally;
 use crate::clock::now;
 use crate::customers::{Answer, Order};
 
-/// An order, and its answer if there was one in time.
+/// An order, and its answer if it came in time.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) order: Order,
@@ -25,17 +25,17 @@ pub(super) struct Drive {
     end: Instant,
 }
 
-/// How often there is something to see.
+/// Interval between updates of the live table.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 impl Drive {
-    /// `in_flight`: how many may be out at once.
+    /// `in_flight` is the maximum number of orders in flight.
     pub(super) fn new(schedule: Schedule, in_flight: usize, start: Instant) -> Self {
         Self { schedule, in_flight, start, end: start }
     }
 
-    /// Until the last order has an answer, or has none in time. `place` makes an order and the future that places it;
-    /// `show` is called every second with how many orders are out.
+    /// Runs until the last order has an answer or timed out. `place` makes an order and the future
+    /// that places it; `show` is called every second with the number of orders in flight.
     pub(super) async fn run<Fut>(
         &mut self,
         mut place: impl FnMut() -> Fut,
@@ -50,10 +50,11 @@ impl Drive {
         while next.is_some() || !out.is_empty() {
             let due = self.start + next.unwrap_or_default();
             tokio::select! {
-                // First what makes room for the next one. It takes microseconds, and each order is here once.
+                // Completions first, because they free places for the next order. Handling one
+                // takes microseconds, and each order completes once.
                 biased;
                 Some(done) = out.join_next() => {
-                    // A customer who panicked has no answer to tell of; there is no code that would.
+                    // A task that panicked has no answer to record. No code in it panics.
                     if let Ok((seen, took)) = done {
                         tally.seen(seen, took);
                     }
@@ -64,7 +65,8 @@ impl Drive {
                         let placing = place();
                         out.spawn(async move {
                             let seen = placing.await;
-                            // Not when it is looked at, and not since it was sent.
+                            // Measured when the answer arrives, not when it is joined; and from the
+                            // due time, not from sending.
                             (seen, due.elapsed())
                         });
                     } else {
@@ -81,7 +83,7 @@ impl Drive {
         self.end = now();
     }
 
-    /// From the first order to the last answer.
+    /// Time from the first order to the last answer.
     pub(super) fn elapsed(&self) -> Duration {
         self.end - self.start
     }
@@ -95,7 +97,7 @@ mod tests {
 
     const STALL: Duration = Duration::from_secs(2);
 
-    /// Ten orders a second for five seconds, at a server that hangs from the first second to the third.
+    /// Ten orders per second for 5 s, against a server that hangs for 2 s from second 0.95.
     async fn stalled(in_flight: usize) -> (Tally, Vec<usize>) {
         let mut customers = Customers::new("http://gateway", 1);
         let (start, mut tally, mut out) = (now(), Tally::new(1), Vec::new());
@@ -138,7 +140,7 @@ mod tests {
     async fn an_order_that_is_sent_late_has_waited_all_the_same() {
         let mut customers = Customers::new("http://gateway", 1);
         let start = now();
-        // As if this process had been stopped for a while.
+        // As if this process had been suspended for 3 s.
         tokio::time::advance(Duration::from_secs(3)).await;
         let schedule = Schedule::new(10.0, Arrivals::Even, Duration::from_secs(1), None, 1);
         let mut tally = Tally::new(1);
@@ -148,6 +150,6 @@ mod tests {
         };
         Drive::new(schedule, 100, start).run(place, &mut tally, |_, _, _| {}).await;
         assert!(tally.served().quantile_ms(0.0) > 2000.0);
-        assert!(tally.lag.quantile_ms(0.0) > 2000.0, "and the report says whose fault it was");
+        assert!(tally.lag.quantile_ms(0.0) > 2000.0, "the report shows the delay as lag");
     }
 }

@@ -1,15 +1,16 @@
-//! Latencies: recorded in constant memory, told in milliseconds.
+//! Latencies: recorded in constant memory, reported in milliseconds.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Microseconds up to two minutes, to three digits: what is longer counts as two minutes.
+/// A histogram in microseconds, 3 significant digits, up to 2 minutes. Longer values count as 2
+/// minutes.
 #[derive(Clone, Debug)]
 pub struct Latencies(Option<Histogram<u64>>);
 
-/// What people want to know of latencies, in milliseconds.
+/// Quantiles of latencies, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Quantiles {
     pub count: u64,
@@ -23,7 +24,8 @@ pub struct Quantiles {
 
 impl Default for Latencies {
     fn default() -> Self {
-        // The bounds are legal, and whoever measures should not die of it if they were not.
+        // The bounds are valid. If they were not, nothing would be recorded; a measurement must not
+        // panic.
         Self(Histogram::new_with_bounds(1, 120_000_000, 3).ok())
     }
 }
@@ -37,7 +39,7 @@ impl Latencies {
 
     pub fn add(&mut self, other: &Self) {
         if let (Some(histogram), Some(other)) = (&mut self.0, &other.0) {
-            // They have the same bounds, so everything fits.
+            // Both have the same bounds, so this cannot fail.
             let _ = histogram.add(other);
         }
     }
@@ -67,8 +69,8 @@ impl Latencies {
         }
     }
 
-    /// Lower bound and count of buckets that grow by the same factor, so that they are equally wide on a logarithmic axis:
-    /// `per_decade` of them from one power of ten to the next. Only from the first to the last that holds something.
+    /// Returns buckets of equal width on a logarithmic axis: `per_decade` buckets per power of ten.
+    /// Covers only the range from the first to the last recorded value.
     pub fn buckets(&self, per_decade: u32) -> Vec<Bucket> {
         let Some(histogram) = self.0.as_ref().filter(|histogram| !histogram.is_empty()) else { return Vec::new() };
         let index = |micros: u64| (micros.max(1) as f64).log10() * f64::from(per_decade);
@@ -88,7 +90,7 @@ impl Latencies {
     }
 }
 
-/// How many latencies were in a range.
+/// The number of latencies in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bucket {
     pub from_ms: f64,

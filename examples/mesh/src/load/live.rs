@@ -1,4 +1,4 @@
-//! The table while the load runs: one that changes on a terminal, a line a second elsewhere.
+//! The live table while the load runs: redrawn on a terminal, otherwise one line per second.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use super::tally::{Lately, Tally};
 
 #[derive(Debug)]
 pub(super) struct Live {
-    /// Nothing where output is not a terminal.
+    /// `None` if output is not a terminal.
     bar: Option<ProgressBar>,
     lines: u64,
 }
 
-/// A header again after so many lines.
+/// Lines between two headers.
 const PAGE: u64 = 20;
 
 impl Live {
     pub(super) fn new(terminal: bool) -> anyhow::Result<Self> {
         let style = ProgressStyle::with_template("{msg}")?;
-        // On stdout, where the result will be, since it is part of what is shown.
+        // On stdout, like the report, since the table is part of the output.
         let draw = || ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style);
         Ok(Self { bar: terminal.then(draw), lines: 0 })
     }
 
-    /// What happened in the last second, and since the beginning.
+    /// Shows the last second, and the totals since the start.
     pub(super) fn show(&mut self, tally: &mut Tally, rate: f64, at: Duration, in_flight: usize) {
         let Lately { sent, completed, latencies } = &tally.lately;
         let last = Line { at, rate, sent: *sent, completed: *completed, in_flight, latencies: latencies.quantiles() };
@@ -47,7 +47,7 @@ impl Live {
         tally.lately.latencies.clear();
     }
 
-    /// A line that stays.
+    /// Prints a line that is not overwritten.
     pub(super) fn note(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
@@ -55,7 +55,7 @@ impl Live {
         }
     }
 
-    /// What is done now.
+    /// Shows the current activity.
     pub(super) fn say(&self, what: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(what.to_owned()),
@@ -70,7 +70,7 @@ impl Live {
     }
 }
 
-/// One second.
+/// One second of the load.
 struct Line {
     at: Duration,
     rate: f64,
@@ -96,7 +96,7 @@ impl Line {
         header + "   not sent"
     }
 
-    /// Rates and latencies (in milliseconds) of this second, outcomes since the beginning.
+    /// Formats rates and latencies (in milliseconds) of this second, and outcomes since the start.
     fn row(&self, tally: &Tally) -> String {
         let Quantiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = self.latencies;
         let mut row = format!(
@@ -114,7 +114,7 @@ impl Line {
     }
 }
 
-/// For a terminal of 80 columns.
+/// Formats the table for a terminal of 80 columns.
 fn table(last: &Line, tally: &Tally) -> String {
     let all = tally.served().quantiles();
     let mut table = format!(

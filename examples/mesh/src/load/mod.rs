@@ -1,21 +1,23 @@
-//! `mesh load`: orders at a given rate, whatever comes of them, and then the books.
+//! `mesh load`: places orders at a fixed rate, then audits the databases.
 //!
-//! The load is *open*: every order has a time at which it is due, and is sent then, whether or not earlier ones have been
-//! answered, because customers do not wait for each other. And its latency counts from the time at which it was *due*. A
-//! generator that waits for an answer before it sends the next request sends none while the server hangs, so it measures the
-//! hang once, where a thousand customers would have felt it: Gil Tene has called this *coordinated omission* ("How NOT to
-//! Measure Latency"; wrk2 and HdrHistogram's documentation explain it). Here an order that was sent late, because this
-//! process was busy, has the delay in its latency too, and [`Report::lag`] shows how much of it that was.
+//! The load is *open*: every order has a due time and is sent then, whether or not earlier orders
+//! have been answered, because real customers do not wait for each other. Its latency counts from
+//! the *due* time. A generator that waits for each answer sends nothing while the server hangs, so
+//! it measures the hang once although every customer in that time would have felt it. Gil Tene
+//! calls this *coordinated omission* ("How NOT to Measure Latency"; wrk2 and HdrHistogram's
+//! documentation explain it). An order that was sent late, because this process was busy, has that
+//! delay in its latency too; [`Report::lag`] reports it separately.
 //!
-//! Something has to give when answers stop coming: no more than [`Options::in_flight`] orders are out at once. What is due
-//! then is not sent, and counted: as long as [`Report::unsent`] is not zero, the latencies are too good.
+//! At most [`Options::in_flight`] orders are in flight. An order that is due beyond that is counted
+//! and not sent. While [`Report::unsent`] is not zero, the latencies are too low.
 //!
-//! Memory does not grow with the duration: latencies are in histograms, of the answers a fixed number is kept for the audit
-//! (a fair sample), and an order that is accepted but not decided is asked about again only while there is room to remember
-//! it. What has no room is counted. The audit at the end reads the whole databases, though.
+//! Memory does not grow with the duration: latencies are in histograms, a fixed number of answers
+//! is sampled uniformly for the audit, and accepted orders are followed up to a fixed number; the
+//! rest is counted. The audit at the end, however, reads the whole databases.
 //!
-//! `schedule` says when, `drive` sends, `tally` counts, `live` and [`report`] show, `picture` draws, `target` is the mesh.
-//! To find out how many orders a second a mesh bears, [`search`](search()) raises the rate until something gives.
+//! `schedule` computes due times, `drive` sends, `tally` counts, `live` and [`report`] print,
+//! `picture` draws, `target` starts the mesh. [`search`](search()) finds the highest sustainable
+//! rate.
 
 mod drive;
 mod latency;
@@ -42,7 +44,7 @@ pub use search::{Found, Step, search};
 pub use target::{Own, Target};
 
 use crate::clock::now;
-use crate::customers::{Answer, Customers, Temper};
+use crate::customers::{Answer, Customers, Repeat};
 use drive::{Drive, Seen};
 use live::Live;
 use report::{After, Run};
@@ -54,44 +56,45 @@ use target::Running;
 pub struct Options {
     /// Orders per second.
     pub rate: f64,
-    /// How long to send.
+    /// How long to send orders.
     pub duration: Duration,
-    /// No more orders than that, even if there is time left.
+    /// Maximum number of orders, even if time is left.
     pub orders: Option<u64>,
-    /// How orders are spread over time.
+    /// How orders are distributed over time.
     pub arrivals: Arrivals,
-    /// How many orders may be out at once.
+    /// Maximum number of orders in flight.
     pub in_flight: usize,
     /// How long a customer waits for an answer.
     pub timeout: Duration,
-    /// The same seed gives the same orders.
+    /// Random seed. The same seed gives the same orders.
     pub seed: u64,
-    /// What idempotency keys begin with; new ones by default. The same keys with the same seed are the same orders.
+    /// Prefix of the idempotency keys; new for each run by default. The same prefix and seed give
+    /// the same orders.
     pub keys: Option<String>,
     pub target: Target,
     /// How long orders and events may take to end after the load.
     pub settle: Duration,
-    /// Where SQLite's files go; a temporary directory by default, gone at the end.
+    /// Directory of the SQLite files. By default a temporary directory, removed at the end.
     pub data_dir: Option<PathBuf>,
-    /// Draw a table that changes; plain lines if not.
+    /// Redraw a table; otherwise print plain lines.
     pub terminal: bool,
 }
 
-/// Starts what is to be started, loads it, waits until everything has ended, and audits.
+/// Starts the target, loads it, waits until everything has ended, and audits.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
     let running = Running::start(&options).await?;
     let mut customers = running.customers(&options);
     let mut live = Live::new(options.terminal)?;
     let run = load(&mut customers, &options, options.rate, &mut live).await;
-    live.say("waiting until everything has ended");
+    live.say("waiting for orders and events to end");
     let after = after(&run, &running, &options).await?;
     live.say("stopping");
-    let (stopped, books) = running.finish(&run.tally.told()).await?;
+    let (stopped, books) = running.finish(&run.tally.sampled()).await?;
     live.finish();
     Ok(Report::new(&options, &run, after, stopped, books))
 }
 
-/// Sends orders at one rate, until all of them have an answer or none in time.
+/// Sends orders at one rate, until every order has an answer or timed out.
 async fn load(customers: &mut Customers, options: &Options, rate: f64, live: &mut Live) -> Run {
     let schedule = Schedule::new(rate, options.arrivals, options.duration, options.orders, options.seed);
     let mut tally = Tally::new(options.seed);
@@ -109,13 +112,14 @@ async fn load(customers: &mut Customers, options: &Options, rate: f64, live: &mu
     Run { rate, took: driving.elapsed(), tally }
 }
 
-/// How many customers ask about their accepted orders at once.
+/// Maximum number of concurrent follow-up requests about accepted orders.
 const ASKING: usize = 16;
 
-/// Waits until accepted orders have ended and, in a mesh of our own, until every event has been handled.
+/// Waits until accepted orders have ended and, in a mesh started here, until every event was
+/// handled.
 async fn after(run: &Run, running: &Running, options: &Options) -> anyhow::Result<After> {
     let start = now();
-    let asking = stream::iter(run.tally.accepted().to_vec()).map(|order| order.place(Temper::Stubborn));
+    let asking = stream::iter(run.tally.accepted().to_vec()).map(|order| order.place(Repeat::UntilDecided));
     let asking = asking.buffer_unordered(ASKING).fold(After::default(), |mut after, seen| async move {
         match seen.answer {
             Answer::Confirmed(_) => after.confirmed += 1,
@@ -124,7 +128,7 @@ async fn after(run: &Run, running: &Running, options: &Options) -> anyhow::Resul
         }
         after
     });
-    // Whoever did not get an answer in time is as undecided as before.
+    // If the time is up, all accepted orders count as undecided.
     let late = After { undecided: run.tally.accepted().len() as u64, ..After::default() };
     let after = tokio::time::timeout(options.settle, asking).await.unwrap_or(late);
     let waiting = running.settled(options.settle.saturating_sub(start.elapsed())).await?;

@@ -1,4 +1,4 @@
-//! What became of an order, as far as its customer was told.
+//! The outcome of an order, from its customer's point of view.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -10,15 +10,15 @@ use crate::customers::{Answer, Refusal};
 pub enum Outcome {
     /// 201.
     Confirmed,
-    /// Declined or out of stock: a decision as good as the other one.
+    /// Declined or out of stock: a regular decision.
     Cancelled,
-    /// 202: it is safe, and will be decided later.
+    /// 202: stored, and decided later.
     Accepted,
-    /// 429, or 503 before anything was stored: some layer had no room for it.
+    /// 429, or 503 before anything was stored: a layer rejected it.
     Rejected,
-    /// Everything else that went wrong.
+    /// Any other error.
     Failed,
-    /// No answer in time: 504, or none at all while the customer waited.
+    /// No answer in time: 504, or none at all before the customer's timeout.
     TimedOut,
 }
 
@@ -37,24 +37,25 @@ impl Outcome {
         }
     }
 
-    /// The order has ended as orders end.
+    /// Whether the order has a regular final state.
     pub fn is_completed(self) -> bool {
         matches!(self, Self::Confirmed | Self::Cancelled)
     }
 
-    /// Its latency is one that a customer has waited for a decision. An answer that refuses to work comes soon, and would make
-    /// an overloaded mesh look fast; one that never comes must not make it look fast either.
+    /// Whether its latency counts. Rejections and failures are answered fast and would make an
+    /// overloaded mesh look fast, so they do not count; timeouts do.
     pub fn is_served(self) -> bool {
         !matches!(self, Self::Rejected | Self::Failed)
     }
 
-    /// What an answer means, and why, if it is not the one that the customer wanted. `None`: there was none in time.
+    /// Returns the outcome of an answer, and the reason if it is not a confirmation. `None` means
+    /// that no answer came in time.
     pub(super) fn of(answer: Option<&Answer>) -> (Self, Option<String>) {
         let because = |Refusal { status, reason }: &Refusal| Some(format!("{} {reason}", status.as_u16()));
         match answer {
             None => (Self::TimedOut, Some("no answer in time".to_owned())),
             Some(Answer::Lost) => {
-                (Self::Failed, Some("no answer: the connection broke, or it made no sense".to_owned()))
+                (Self::Failed, Some("no answer: the connection broke, or the answer could not be parsed".to_owned()))
             }
             Some(Answer::Confirmed(_)) => (Self::Confirmed, None),
             Some(Answer::Pending) => (Self::Accepted, None),
@@ -63,7 +64,7 @@ impl Outcome {
             }
             Some(Answer::Cancelled(_, why)) => match why.status {
                 StatusCode::PAYMENT_REQUIRED | StatusCode::CONFLICT => (Self::Cancelled, because(why)),
-                // It was stored, a service behind has failed it, and it is undone.
+                // Stored, then failed by a backend service and compensated.
                 _ => (Self::Failed, because(why)),
             },
             Some(Answer::Refused(why)) => match why.status {

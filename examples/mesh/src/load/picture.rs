@@ -1,7 +1,8 @@
-//! The latencies as a picture: one SVG file that needs nothing else.
+//! The latencies as a picture: one SVG file without dependencies.
 //!
-//! Written by hand, because it is some rectangles, lines and words: plotters would bring a font stack and more crates than all of
-//! the mesh's front end to draw the same, and a template file would hide the arithmetic that is the whole of it.
+//! Written by hand, because it consists of some rectangles, lines and labels. A plotting library
+//! would add a font stack and more crates than the mesh's front end, and a template would hide the
+//! arithmetic.
 
 use std::fmt::{self, Write};
 
@@ -11,14 +12,16 @@ use super::report::Report;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 560.0;
-/// The plot's edges.
+/// Edges of the plot.
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = WIDTH - 36.0;
 const TOP: f64 = 182.0;
 const BOTTOM: f64 = HEIGHT - 86.0;
-/// Marks' labels stand above the plot, in rows so that none covers another.
+/// Height of one row of labels above the plot. Labels are placed in rows, so that they do not
+/// overlap.
 const ROW: f64 = 17.0;
-/// One order in ten thousand would be thinner than any line: the tail is what the picture is for.
+/// Minimum height of a bar: one order in ten thousand would be invisible otherwise, and the tail
+/// matters most.
 const THINNEST: f64 = 2.0;
 
 const STYLE: &str = "\
@@ -28,7 +31,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fil
 .grid{stroke:#eaeef2}.frame{stroke:#8c959f;fill:none}.bar{fill:#4c8dd6}\
 .mark{stroke-width:1.5;stroke-dasharray:5 3}";
 
-/// The latencies of orders that were served, as an SVG document.
+/// Draws the latencies of served orders as an SVG document.
 pub fn histogram(report: &Report) -> String {
     let mut svg = String::new();
     // Writing to a string cannot fail.
@@ -85,9 +88,9 @@ fn summary(report: &Report) -> String {
     summary
 }
 
-/// Milliseconds and counts to pixels.
+/// Maps milliseconds and counts to pixels.
 struct Scale {
-    /// Powers of ten at the plot's left and right edge.
+    /// Exponents of ten at the left and right edge of the plot.
     first: f64,
     last: f64,
     most: u64,
@@ -97,7 +100,7 @@ impl Scale {
     fn new(histogram: &[Bucket]) -> Self {
         let first = histogram.first().map_or(0.0, |bucket| bucket.from_ms.log10());
         let last = histogram.last().map_or(2.0, |bucket| bucket.to_ms.log10());
-        // Some air, and never less than a decade, or one bar would fill everything.
+        // A margin, and at least one decade; otherwise a single bar would fill the plot.
         let (first, last) = (first - 0.1, last + 0.1);
         let most = histogram.iter().map(|bucket| bucket.count).max().unwrap_or(0).max(1);
         Self { first, last: last.max(first + 1.0), most }
@@ -112,14 +115,14 @@ impl Scale {
         count as f64 / self.most as f64 * (BOTTOM - TOP) * 0.96
     }
 
-    /// 1, 2 and 5 of each power of ten that is in sight.
+    /// 1, 2 and 5 times each power of ten in the visible range.
     fn ticks(&self) -> Vec<f64> {
         let powers = (self.first.floor() as i32)..=(self.last.ceil() as i32);
         let ticks = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
         ticks.filter(|ms| (self.first..=self.last).contains(&ms.log10())).collect()
     }
 
-    /// Round numbers, about five of them.
+    /// About five round numbers.
     fn counts(&self) -> Vec<u64> {
         let rough = (self.most as f64 / 5.0).max(1.0);
         let power = 10f64.powf(rough.log10().floor());
@@ -135,7 +138,7 @@ fn axes(svg: &mut String, scale: &Scale) -> fmt::Result {
         writeln!(svg, r#"<line class="grid" x1="{LEFT}" y1="{y:.2}" x2="{RIGHT}" y2="{y:.2}"/>"#)?;
         text(svg, "tick", LEFT - 8.0, y + 4.0, "end", &count.to_string())?;
     }
-    // Not in each other's way, however many decades there are.
+    // Skips labels that would overlap, for any number of decades.
     let mut free = f64::MIN;
     for ms in scale.ticks() {
         let (x, label) = (scale.x(ms), millis(ms));
@@ -174,7 +177,7 @@ fn marks(svg: &mut String, scale: &Scale, latency: &Quantiles) -> fmt::Result {
         ("p99.9", latency.p999_ms, "#cf222e"),
         ("max", latency.max_ms, "#57606a"),
     ];
-    // Each label stands left of its line, above the lines to its left that it would cover. So none crosses another.
+    // Each label is left of its line, one row above the lines that it would otherwise cross.
     let mut placed: Vec<(f64, usize)> = Vec::new();
     for (name, ms, colour) in marks {
         let (x, label) = (scale.x(ms), format!("{name} {}", millis(ms)));
@@ -200,12 +203,12 @@ fn text(svg: &mut String, class: &str, x: f64, y: f64, anchor: &str, text: &str)
     writeln!(svg, r#"<text class="{class}" x="{x:.2}" y="{y:.2}" text-anchor="{anchor}">{}</text>"#, escape(text))
 }
 
-/// About: there is no font here to ask.
+/// An estimate: there is no font to measure with.
 fn width_of(text: &str) -> f64 {
     text.chars().count() as f64 * 7.2
 }
 
-/// In the unit that people would use.
+/// Formats a latency with a suitable unit.
 fn millis(ms: f64) -> String {
     let digits = |value: f64| match value {
         value if value >= 100.0 => format!("{value:.0}"),
@@ -222,7 +225,7 @@ fn millis(ms: f64) -> String {
     format!("{value} {unit}")
 }
 
-/// 200, not 200.0.
+/// Formats without a trailing `.0`.
 fn plain(value: f64) -> String {
     format!("{value}")
 }
@@ -235,7 +238,7 @@ fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // Not allowed in XML in any spelling.
+            // Control characters are not allowed in XML, not even escaped.
             control if control.is_control() => escaped.push(' '),
             other => escaped.push(other),
         }

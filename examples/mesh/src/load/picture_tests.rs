@@ -37,7 +37,7 @@ fn of_class<'a>(document: &'a Document<'a>, class: &'a str) -> impl Iterator<Ite
 #[test]
 fn every_mark_stands_on_the_bar_of_its_value() {
     let mut latencies = Latencies::default();
-    // Most are fast, few are slow, one is very slow.
+    // Most are fast, some slow, and five very slow.
     (0..9_000).for_each(|index| latencies.record(Duration::from_micros(2_000 + index)));
     (0..995).for_each(|index| latencies.record(Duration::from_millis(40 + index / 10)));
     (0..5).for_each(|_| latencies.record(Duration::from_millis(3_000)));
@@ -55,7 +55,7 @@ fn every_mark_stands_on_the_bar_of_its_value() {
         let x = number(*mark, "x1");
         let on_a_bar = bars.iter().any(|bar| {
             let from = number(*bar, "x");
-            // A pixel between the bars belongs to the left one.
+            // The gap between two bars counts as part of the left one.
             (from - 0.02..=from + number(*bar, "width") + 1.02).contains(&x)
         });
         assert!(on_a_bar, "{:?}", mark.attribute("data-mark"));

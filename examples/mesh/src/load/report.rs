@@ -1,4 +1,4 @@
-//! What a load has brought: as JSON for programs, as a table for people.
+//! The report of a load: JSON for programs, a table for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,36 +13,37 @@ use super::tally::Tally;
 use crate::demo::books::Books;
 use crate::demo::report::millis;
 
-/// So many buckets of the histogram make a power of ten.
+/// Histogram buckets per power of ten.
 const PER_DECADE: u32 = 20;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// What was loaded.
+    /// Description of the target.
     pub target: String,
     pub seed: u64,
-    /// Orders per second, as scheduled.
+    /// Scheduled orders per second.
     pub rate: f64,
-    /// From the first order to the last answer.
+    /// Time from the first order to the last answer.
     pub took_ms: u64,
     pub sent: u64,
-    /// Due, but not sent: as many were out as may be. As long as this is not zero, the latencies are too good.
+    /// Orders that were due and not sent, because the maximum was in flight. While it is not zero,
+    /// the latencies are too low.
     pub unsent: u64,
-    /// Confirmed, or cancelled because of money or stock.
+    /// Confirmed, or cancelled for lack of money or stock.
     pub completed: u64,
-    /// Of those, by [`took_ms`](Self::took_ms).
+    /// `completed` divided by [`took_ms`](Self::took_ms).
     pub completed_per_second: f64,
-    /// From when they were due: orders that were decided, accepted or not answered in time. Not those that were rejected or
-    /// failed, which are answered soon.
+    /// Latency from the due time, over orders that were decided, accepted or timed out. Rejected
+    /// and failed orders do not count, because they are answered fast.
     pub latency: Quantiles,
     pub histogram: Vec<Bucket>,
     pub outcomes: Vec<OutcomeReport>,
-    /// From when an order was due until it was sent: the delay that is this program's own. It is in the latencies.
+    /// Delay from the due time until sending, caused by this process. It is part of the latencies.
     pub lag: Quantiles,
     pub after: After,
-    /// Every service that was started for this ended by itself when it was told to.
+    /// Whether every service that was started for the load stopped without an error.
     pub clean_stop: bool,
-    /// Of a mesh that was started for this.
+    /// The audit, if the mesh was started for the load.
     pub books: Option<Books>,
 }
 
@@ -50,23 +51,24 @@ pub struct Report {
 pub struct OutcomeReport {
     pub outcome: Outcome,
     pub latency: Quantiles,
-    /// Why, and how often.
+    /// Reasons and their counts.
     pub reasons: BTreeMap<String, u64>,
 }
 
-/// What became of accepted orders after the load.
+/// The outcomes of accepted orders after the load.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct After {
     pub confirmed: u64,
     pub cancelled: u64,
-    /// Nobody could say in time.
+    /// Not decided in time.
     pub undecided: u64,
-    /// More than could be remembered.
+    /// Accepted orders beyond the number that is followed.
     pub forgotten: u64,
-    /// From the last answer until every order had ended and, in a mesh of our own, every event had been handled.
+    /// Time from the last answer until every order had ended and, in a mesh started here, every
+    /// event was handled.
     #[serde(rename = "settled_ms", serialize_with = "in_millis")]
     pub settled: Duration,
-    /// What was still under way when the time was up.
+    /// What was still in progress when the time was up.
     pub waiting: Option<String>,
 }
 
@@ -74,7 +76,7 @@ fn in_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result
     serializer.serialize_u64(millis(*duration))
 }
 
-/// A load that has ended.
+/// A finished load.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) rate: f64,
@@ -117,7 +119,7 @@ impl Report {
         self.outcomes.iter().filter(|row| row.outcome == outcome).map(|row| row.latency.count).sum()
     }
 
-    /// No books that are wrong.
+    /// Whether the audit found no violation, or there was none.
     pub fn is_right(&self) -> bool {
         self.books.as_ref().is_none_or(|books| books.right)
     }
@@ -152,7 +154,7 @@ impl fmt::Display for Report {
             self.completed, self.sent, self.completed_per_second
         )?;
         if self.unsent > 0 {
-            writeln!(f, "NOT SENT      {}: too many were out. The latencies above are too good", self.unsent)?;
+            writeln!(f, "NOT SENT      {}: the maximum was in flight. The latencies above are too low", self.unsent)?;
         }
         writeln!(
             f,
@@ -164,7 +166,7 @@ impl fmt::Display for Report {
         if self.count(Outcome::Accepted) > 0 {
             writeln!(
                 f,
-                "accepted      {confirmed} confirmed later, {cancelled} cancelled, {undecided} undecided, {forgotten} not asked about"
+                "accepted      {confirmed} confirmed later, {cancelled} cancelled, {undecided} undecided, {forgotten} not followed"
             )?;
         }
         match (waiting, &self.books) {
@@ -173,11 +175,11 @@ impl fmt::Display for Report {
             (None, None) => {}
         }
         if !self.clean_stop {
-            writeln!(f, "NOT STOPPED   cleanly: a service had to be ended")?;
+            writeln!(f, "NOT STOPPED   cleanly: a service had to be killed or failed")?;
         }
         match &self.books {
             Some(books) => write!(f, "\n{books}"),
-            None => writeln!(f, "\nno audit: this mesh is not ours, see `mesh audit`"),
+            None => writeln!(f, "\nno audit: this mesh was not started here; see `mesh audit`"),
         }
     }
 }

@@ -1,18 +1,19 @@
-//! When each order is due.
+//! The due time of each order.
 
 use std::time::Duration;
 
-/// How orders are spread over time.
+/// How orders are distributed over time.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Arrivals {
-    /// At equal distances: what a rate means to most people.
+    /// At equal intervals.
     #[default]
     Even,
-    /// At random, as independent customers come (a Poisson process): there are bursts, so queues form earlier.
+    /// At random intervals, like independent customers (a Poisson process). Bursts make queues form
+    /// at lower rates.
     Poisson,
 }
 
-/// The times at which orders are due, from the start on. It depends on nothing that happens meanwhile.
+/// The due times of orders, relative to the start. They do not depend on answers.
 #[derive(Debug)]
 pub(super) struct Schedule {
     arrivals: Arrivals,
@@ -20,7 +21,7 @@ pub(super) struct Schedule {
     duration: Duration,
     left: u64,
     sent: u64,
-    /// Of the last order, in seconds: only for random arrivals, which have no other way to know.
+    /// Due time of the last order in seconds, for random arrivals.
     last: f64,
     rng: fastrand::Rng,
 }
@@ -38,7 +39,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
         let due = match self.arrivals {
-            // Multiplied, not added up: an hour of rounding errors would be seconds.
+            // Multiplied, not summed: rounding errors would add up to seconds in an hour.
             Arrivals::Even => self.sent as f64 / self.rate,
             Arrivals::Poisson => self.last - (1.0 - self.rng.f64()).ln() / self.rate,
         };

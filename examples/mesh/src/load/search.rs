@@ -1,10 +1,10 @@
-//! `mesh load --max-p99`: how many orders a second a mesh bears.
+//! `mesh load --max-p99`: the highest rate that a mesh sustains.
 //!
-//! There is no honest answer without a bound: a mesh that is given too much answers later and later, then refuses. So the rate
-//! is raised step by step, on one mesh that was warmed up, until a step does not hold; then the limit is closed in on from both
-//! sides. A rate *holds* if every order that was due was sent, none was rejected, failed or got no answer, the 99th percentile
-//! stayed below the bound, and the events that the orders have caused were handled soon after: a backlog is a debt, not
-//! throughput.
+//! The question needs a latency bound: an overloaded mesh first answers later and later, then
+//! rejects. The search raises the rate step by step on one warmed-up mesh until a step fails, then
+//! bisects between the best and the worst rate. A rate *holds* if every due order was sent, none
+//! was rejected, failed or timed out, the 99th percentile stayed below the bound, and the resulting
+//! events were handled soon after. Otherwise a growing backlog would count as throughput.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,63 +18,64 @@ use super::outcome::Outcome;
 use super::report::{After, Report, Run};
 use super::target::Running;
 use super::{Options, after, load};
-use crate::demo::books::Told;
+use crate::demo::books::Acknowledged;
 use crate::demo::report::millis;
 
-/// From one step to the next while all goes well.
+/// Factor between two steps while they hold.
 const RAISE: f64 = 1.5;
-/// Close enough, as a factor.
+/// The search ends when the bounds are closer than this factor.
 const CLOSE: f64 = 1.08;
-/// Before the first step: connections are made, and statements prepared, which is not what the rate is about.
+/// Duration of the warm-up, in which connections are opened and statements prepared.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// Below this the search gives up.
+/// Lowest rate that is tried, in orders per second.
 const FEWEST: f64 = 1.0;
-/// Events may take this share of a step to be handled after it, and never less than this time: finding out takes some, too.
+/// Events may take this share of a step's duration to be handled, and at least `SOON`, because the
+/// check itself takes time.
 const DEBT: f64 = 0.1;
 const SOON: Duration = Duration::from_secs(2);
-/// More steps than any sensible search takes.
+/// Maximum number of steps, more than any sensible search takes.
 const STEPS: usize = 30;
 
-/// What a search has found.
+/// The result of a search.
 #[derive(Clone, Debug, Serialize)]
 pub struct Found {
-    /// The highest rate that has held. `None`: not even the lowest that was tried.
+    /// The highest rate that held. `None` if no rate did.
     pub rate: Option<f64>,
     pub max_p99_ms: f64,
     pub steps: Vec<Step>,
-    /// Of the best step, with the books of all of them together.
+    /// Report of the best step, with the audit of all steps.
     pub report: Report,
 }
 
-/// One rate.
+/// One rate that was tried.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
     pub rate: f64,
     pub completed_per_second: f64,
     pub latency: Quantiles,
     pub settled_ms: u64,
-    /// Why it does not hold. Nothing: it does.
+    /// Why the rate did not hold, or `None` if it did.
     pub broken: Option<String>,
 }
 
-/// Starts what is to be started, looks for its limit, and audits.
+/// Starts the target, searches for its limit, and audits.
 pub async fn search(options: Options, max_p99: Duration) -> anyhow::Result<Found> {
     let running = Running::start(&options).await?;
     let mut customers = running.customers(&options);
     let mut live = Live::new(options.terminal)?;
     let mut bounds = Bounds::default();
-    let (mut steps, mut told, mut best, mut broken) = (Vec::new(), Told::default(), None, None);
+    let (mut steps, mut acknowledged, mut best, mut broken) = (Vec::new(), Acknowledged::default(), None, None);
     live.say("warming up");
     let warm_up = Options { duration: options.duration.min(WARM_UP), ..options.clone() };
     load(&mut customers, &warm_up, options.rate / 2.0, &mut live).await;
     let mut next = Some(options.rate);
     while let Some(rate) = next.filter(|_| steps.len() < STEPS) {
         let run = load(&mut customers, &options, rate, &mut live).await;
-        live.say("waiting until everything has ended");
+        live.say("waiting for orders and events to end");
         let after = after(&run, &running, &options).await?;
-        let heard = run.tally.told();
-        told.confirmed.extend(heard.confirmed);
-        told.cancelled.extend(heard.cancelled);
+        let sampled = run.tally.sampled();
+        acknowledged.confirmed.extend(sampled.confirmed);
+        acknowledged.cancelled.extend(sampled.cancelled);
         let step = Step::new(&run, &after, options.duration, max_p99);
         live.note(&step.to_string());
         next = bounds.after(rate, step.broken.is_none());
@@ -82,7 +83,7 @@ pub async fn search(options: Options, max_p99: Duration) -> anyhow::Result<Found
         steps.push(step);
     }
     live.finish();
-    let (stopped, books) = running.finish(&told).await?;
+    let (stopped, books) = running.finish(&acknowledged).await?;
     let rate = best.as_ref().map(|(run, _)| run.rate);
     let (run, after) = best.or(broken).context("nothing was tried")?;
     let report = Report::new(&options, &run, after, stopped, books);
@@ -109,7 +110,7 @@ impl Step {
     }
 }
 
-/// The highest rate that has held, and the lowest that has not.
+/// The highest rate that held, and the lowest that did not.
 #[derive(Debug, Default)]
 struct Bounds {
     held: Option<f64>,
@@ -117,19 +118,19 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// What to try next.
+    /// Records a step and returns the next rate to try.
     fn after(&mut self, rate: f64, held: bool) -> Option<f64> {
         if held {
             self.held = Some(self.held.map_or(rate, |before| before.max(rate)));
         } else {
             self.broken = Some(self.broken.map_or(rate, |before| before.min(rate)));
         }
-        // Whole orders, as people would say it.
+        // Whole numbers are easier to read.
         let round = |rate: f64| if rate >= 10.0 { rate.round() } else { rate };
         match (self.held, self.broken) {
             (Some(held), None) => Some(round(held * RAISE)),
             (None, Some(broken)) => Some(round(broken / RAISE / RAISE)).filter(|rate| *rate >= FEWEST),
-            // Half way as a factor, since the steps are factors.
+            // The geometric mean, because the steps are factors.
             (Some(held), Some(broken)) => (broken / held > CLOSE).then(|| round((held * broken).sqrt())),
             (None, None) => None,
         }
@@ -155,9 +156,9 @@ impl fmt::Display for Found {
         self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))?;
         match self.rate {
             Some(rate) => {
-                writeln!(f, "\n{rate:.0} orders/s hold, with a p99 below {} ms. That step again:\n", self.max_p99_ms)?
+                writeln!(f, "\n{rate:.0} orders/s hold, with a p99 below {} ms. Its report:\n", self.max_p99_ms)?
             }
-            None => writeln!(f, "\nnot even the lowest rate holds. The last step again:\n")?,
+            None => writeln!(f, "\nnot even the lowest rate holds. The report of the last step:\n")?,
         }
         write!(f, "{}", self.report)
     }
@@ -167,7 +168,7 @@ impl fmt::Display for Found {
 mod tests {
     use super::*;
 
-    /// What a mesh that bears so much would make the search try.
+    /// The rates that the search tries on a mesh whose limit is `bears`.
     fn tried(first: f64, bears: f64) -> Vec<f64> {
         let (mut bounds, mut next, mut tried) = (Bounds::default(), Some(first), Vec::new());
         while let Some(rate) = next {

@@ -1,4 +1,4 @@
-//! What has been seen so far, in a memory that does not grow with the duration.
+//! The results so far, in constant memory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,32 +7,32 @@ use super::drive::Seen;
 use super::latency::Latencies;
 use super::outcome::Outcome;
 use crate::customers::{Answer, Order};
-use crate::demo::books::Told;
+use crate::demo::books::Acknowledged;
 
-/// Answers that are kept for the audit.
+/// Maximum number of answers kept for the audit.
 const KEPT: usize = 100_000;
-/// Accepted orders that are asked about again.
+/// Maximum number of accepted orders that are followed up.
 const FOLLOWED: usize = 10_000;
-/// Different reasons that are told apart.
+/// Maximum number of distinct reasons.
 const REASONS: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) sent: u64,
-    /// Due, but not sent: too many were out.
+    /// Due, but not sent, because the maximum was in flight.
     pub(super) unsent: u64,
-    /// From when an order was due until it was sent: this process's own fault.
+    /// Delay from the due time until sending, caused by this process.
     pub(super) lag: Latencies,
     by_outcome: [Latencies; 6],
-    /// Why orders were not confirmed, and how often.
+    /// Why orders were not confirmed, with counts.
     pub(super) reasons: BTreeMap<(Outcome, String), u64>,
-    /// Since the last look: what the live table shows.
+    /// The results since the live table was last updated.
     pub(super) lately: Lately,
     accepted: Vec<Order>,
-    /// Accepted when there was no room to remember it.
+    /// Accepted orders beyond [`FOLLOWED`].
     pub(super) forgotten: u64,
-    /// A fair sample of what customers were told: order and whether it is theirs.
-    told: Vec<(String, bool)>,
+    /// A uniform sample of the final answers: order id, and whether it was confirmed.
+    sample: Vec<(String, bool)>,
     decided: u64,
     rng: fastrand::Rng,
 }
@@ -55,7 +55,7 @@ impl Tally {
             lately: Lately::default(),
             accepted: Vec::new(),
             forgotten: 0,
-            told: Vec::new(),
+            sample: Vec::new(),
             decided: 0,
             rng: fastrand::Rng::with_seed(seed),
         }
@@ -67,7 +67,7 @@ impl Tally {
         self.lag.record(lag);
     }
 
-    /// `took` from when it was due.
+    /// `took` counts from the due time.
     pub(super) fn seen(&mut self, seen: Seen, took: Duration) {
         let (outcome, reason) = Outcome::of(seen.answer.as_ref());
         self.by_outcome[outcome as usize].record(took);
@@ -82,21 +82,21 @@ impl Tally {
             *self.reasons.entry(key).or_default() += 1;
         }
         match seen.answer {
-            Some(Answer::Confirmed(id)) => self.hear(id, true),
-            Some(Answer::Cancelled(id, _)) => self.hear(id, false),
+            Some(Answer::Confirmed(id)) => self.keep(id, true),
+            Some(Answer::Cancelled(id, _)) => self.keep(id, false),
             Some(Answer::Pending) if self.accepted.len() < FOLLOWED => self.accepted.push(seen.order),
             Some(Answer::Pending) => self.forgotten += 1,
             _ => {}
         }
     }
 
-    /// Every answer has the same chance of being kept (Vitter's algorithm R).
-    fn hear(&mut self, id: String, confirmed: bool) {
+    /// Keeps every answer with the same probability (Vitter's algorithm R).
+    fn keep(&mut self, id: String, confirmed: bool) {
         self.decided += 1;
-        if self.told.len() < KEPT {
-            self.told.push((id, confirmed));
+        if self.sample.len() < KEPT {
+            self.sample.push((id, confirmed));
         } else if let Some(kept) =
-            usize::try_from(self.rng.u64(..self.decided)).ok().and_then(|at| self.told.get_mut(at))
+            usize::try_from(self.rng.u64(..self.decided)).ok().and_then(|at| self.sample.get_mut(at))
         {
             *kept = (id, confirmed);
         }
@@ -114,24 +114,24 @@ impl Tally {
         &self.by_outcome[outcome as usize]
     }
 
-    /// Of all orders whose customers waited for a decision.
+    /// Latencies of all orders whose outcome [is served](Outcome::is_served).
     pub(super) fn served(&self) -> Latencies {
         let mut served = Latencies::default();
         Outcome::ALL.into_iter().filter(|outcome| outcome.is_served()).for_each(|o| served.add(self.latencies(o)));
         served
     }
 
-    /// Orders that were accepted and not decided, as many as there was room for.
+    /// Accepted orders to follow up, at most [`FOLLOWED`].
     pub(super) fn accepted(&self) -> &[Order] {
         &self.accepted
     }
 
-    pub(super) fn told(&self) -> Told {
+    pub(super) fn sampled(&self) -> Acknowledged {
         let ids = |wanted| {
-            let told = self.told.iter().filter(move |(_, confirmed)| *confirmed == wanted);
-            told.map(|(id, _)| id.clone()).collect()
+            let matching = self.sample.iter().filter(move |(_, confirmed)| *confirmed == wanted);
+            matching.map(|(id, _)| id.clone()).collect()
         };
-        Told { confirmed: ids(true), cancelled: ids(false) }
+        Acknowledged { confirmed: ids(true), cancelled: ids(false) }
     }
 }
 
@@ -153,12 +153,9 @@ mod tests {
             tally.seen(seen(Some(Answer::Confirmed(number.to_string()))), Duration::from_millis(1));
         }
         assert_eq!(tally.completed(), KEPT as u64 + 5000);
-        let told = tally.told();
-        assert_eq!(told.confirmed.len(), KEPT);
-        assert!(
-            told.confirmed.iter().any(|id| id.parse::<usize>().unwrap() >= KEPT),
-            "later answers have their chance"
-        );
+        let sampled = tally.sampled();
+        assert_eq!(sampled.confirmed.len(), KEPT);
+        assert!(sampled.confirmed.iter().any(|id| id.parse::<usize>().unwrap() >= KEPT), "later answers may be kept");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What is loaded: a mesh of our own, in this process or as processes, or one that runs already.
+//! The target of a load: a mesh started here, as threads or processes, or one that is already
+//! running.
 
 use std::time::Duration;
 
@@ -9,36 +10,37 @@ use crate::bus::Bus;
 use crate::customers::Customers;
 use crate::db::Databases;
 use crate::demo::Home;
-use crate::demo::books::{self, Books, Told};
+use crate::demo::books::{self, Acknowledged, Books};
 use crate::demo::processes::{Brokers, Children};
 use crate::launch::Name;
 use crate::mesh::{Config, Mesh};
 use crate::process::Exit;
 
-/// What to load.
+/// Which mesh to load.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A gateway that runs already.
+    /// The gateway of a running mesh.
     Url(String),
-    /// A mesh that is started for this.
+    /// A mesh that is started for the load.
     Own(Own),
 }
 
-/// How to start it.
+/// How to start a mesh for the load.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
-    /// A database server instead of files: to audit it, and as child processes are told of it.
+    /// A database server instead of files: `databases` for the audit, `postgres` and `prefix` as
+    /// arguments of child processes.
     pub databases: Option<Databases>,
     pub postgres: Option<String>,
     pub prefix: String,
-    /// Kafka's brokers instead of the embedded log; `mock` for a cluster in this process.
+    /// Kafka brokers instead of the embedded log; `mock` for a mock cluster in this process.
     pub kafka: Option<String>,
-    /// Every service a process of its own.
+    /// Run every service as its own process.
     pub processes: bool,
 }
 
 impl Target {
-    /// For titles.
+    /// A short description for titles.
     pub fn describe(&self) -> String {
         match self {
             Self::Url(url) => url.clone(),
@@ -57,9 +59,9 @@ impl Target {
 
 pub(super) struct Running {
     url: String,
-    /// Nothing if it is not ours.
+    /// `None` if the mesh was not started here.
     own: Option<(Services, Home)>,
-    /// A mock cluster, for as long as services need it.
+    /// A mock cluster, kept until the services have stopped.
     _brokers: Option<Brokers>,
 }
 
@@ -99,7 +101,8 @@ impl Running {
         }
     }
 
-    /// Waits until nothing is under way any more, if that can be seen. What it still waits for when the time is up.
+    /// Waits until no order, saga or event is in progress, if the databases are accessible. Returns
+    /// what is still in progress after `limit`.
     pub(super) async fn settled(&self, limit: Duration) -> anyhow::Result<Option<String>> {
         match &self.own {
             Some((_, home)) => books::settled(&home.databases, limit).await.context("cannot read the books"),
@@ -107,14 +110,15 @@ impl Running {
         }
     }
 
-    /// Stops what was started, and audits it. Whether it has stopped well.
-    pub(super) async fn finish(self, told: &Told) -> anyhow::Result<(bool, Option<Books>)> {
+    /// Stops the mesh if it was started here, and audits it. Returns whether all services stopped
+    /// without an error.
+    pub(super) async fn finish(self, acknowledged: &Acknowledged) -> anyhow::Result<(bool, Option<Books>)> {
         let Some((services, home)) = self.own else { return Ok((true, None)) };
         let clean = match services {
             Services::Threads(mesh) => mesh.stop().await.iter().all(|(_, exit)| matches!(exit, Exit::Finished)),
             Services::Processes(mut children) => children.stop_all().await,
         };
-        let books = books::audit(&home.databases, told).await.context("cannot read the books")?;
+        let books = books::audit(&home.databases, acknowledged).await.context("cannot read the books")?;
         Ok((clean, Some(books)))
     }
 }

@@ -16,13 +16,17 @@ async fn the_breaker_opens_answers_at_once_and_closes_again() {
         breaker.state() == State::Open
     })
     .await;
-    // An open circuit is an honest answer: who, for how long, and nothing is charged.
+    // An open circuit is reported with the dependency and `Retry-After`, and nothing is charged.
     breaker.force_open();
     let reply = shop.customer.place(&tea()).await;
     assert_eq!(reply.status, 503);
     assert_eq!(reply.body["dependency"], "payment");
     assert!(reply.headers.contains_key("retry-after"), "{reply:?}");
-    assert_eq!(shop.mesh.gateway_clients().order.breaker().state(), State::Closed, "order is not to blame for payment");
+    assert_eq!(
+        shop.mesh.gateway_clients().order.breaker().state(),
+        State::Closed,
+        "payment's failures do not count against order"
+    );
 
     shop.mesh.faults(Name::Payment).clear();
     breaker.open_for(std::time::Duration::from_millis(1));

@@ -1,8 +1,9 @@
-//! Chromium without a window, driven over WebDriver. The driver's program is named by `BUTTRESS_TEST_CHROMEDRIVER`; what needs
-//! it is left out otherwise, and says so.
+//! Headless Chromium, driven over WebDriver. `BUTTRESS_TEST_CHROMEDRIVER` has the path of the
+//! driver; without it these tests are skipped with a note.
 //!
-//! The six commands that a test needs are spoken here: the crates that speak them all would have `serde_json` keep the order
-//! of keys in the whole workspace, so that the mesh under test were another than the one that is shipped.
+//! The six commands that the tests need are implemented here. The crates that implement all of
+//! WebDriver enable serde_json's `preserve_order` for the whole workspace, so the tested mesh would
+//! differ from the released one.
 
 use std::env;
 use std::io::Write;
@@ -23,10 +24,10 @@ use crate::support::{Customer, until};
 
 const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
 
-/// Under this key an element is named, says the standard (W3C WebDriver, "Elements").
+/// The key that identifies an element (W3C WebDriver, section "Elements").
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// Without a sandbox because CI runs as root, and without everything that would talk to anything but the page.
+/// No sandbox, because CI runs as root, and no background traffic.
 const ARGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
@@ -40,16 +41,16 @@ const ARGS: [&str; 10] = [
     "--window-size=1400,1500",
 ];
 
-/// One page that somebody looks at.
+/// An open page.
 pub(crate) struct Page {
     driver: Customer,
     session: String,
 }
 
-/// Opens `url` in a browser of its own, for `look`. The browser ends however that ends.
+/// Opens `url` in a new browser and runs `look` on it. The browser is closed even if `look` panics.
 pub(crate) async fn visit(url: &str, look: impl AsyncFnOnce(&Page)) {
     let Ok(program) = env::var(VARIABLE) else {
-        // Not eprintln: the test harness would swallow it.
+        // Not `eprintln!`, which the test harness captures.
         let note = format!("note: the browser tests were LEFT OUT: {VARIABLE} names no chromedriver\n");
         let _ = std::io::stderr().write_all(note.as_bytes());
         return;
@@ -69,7 +70,7 @@ pub(crate) async fn visit(url: &str, look: impl AsyncFnOnce(&Page)) {
     }
 }
 
-/// On a port that it finds itself.
+/// Starts the driver on a free port.
 async fn start(program: &str) -> (Child, Customer) {
     let mut driver =
         Command::new(program).arg("--port=0").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect(VARIABLE);
@@ -77,7 +78,7 @@ async fn start(program: &str) -> (Child, Customer) {
     while let Some(line) = lines.next_line().await.unwrap() {
         if let Some((_, port)) = line.split_once("started successfully on port ") {
             let port: u16 = port.trim_end_matches('.').parse().unwrap();
-            // It goes on talking, and must not be held up by nobody listening.
+            // Keeps reading the driver's output; otherwise it would block when the pipe is full.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return (driver, Customer::new(format!("http://127.0.0.1:{port}")));
         }
@@ -85,7 +86,7 @@ async fn start(program: &str) -> (Child, Customer) {
     panic!("{program} has ended without a port");
 }
 
-/// Its value, or what the driver says of the error.
+/// Returns the command's value, or the driver's error value.
 async fn command(driver: &Customer, method: Method, path: &str, body: &Value) -> Result<Value, Value> {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
@@ -99,12 +100,12 @@ impl Page {
         command(&self.driver, Method::POST, &format!("/session/{}/{name}", self.session), &body).await
     }
 
-    /// Runs a script in the page; `arguments` are its `args`.
+    /// Runs a script in the page, with `args` as its `arguments`.
     pub(crate) async fn script(&self, script: &str, args: Value) -> Value {
         self.command("execute/sync", json!({ "script": script, "args": args })).await.unwrap()
     }
 
-    /// Waits until there is something that matches.
+    /// Waits until an element matches.
     pub(crate) async fn sees(&self, css: &str) {
         until(css, async || self.count(css).await > 0).await;
     }
@@ -113,13 +114,13 @@ impl Page {
         self.script("return document.querySelectorAll(arguments[0]).length", json!([css])).await.as_u64().unwrap()
     }
 
-    /// What a reader sees of the first that matches.
+    /// The visible text of the first match.
     pub(crate) async fn text(&self, css: &str) -> String {
         let text = self.script("return document.querySelector(arguments[0])?.innerText ?? ''", json!([css])).await;
         text.as_str().unwrap().to_owned()
     }
 
-    /// With the mouse. Tried again if the page is drawn anew between finding the place and pressing the button.
+    /// Clicks an element. Retries if the page is redrawn between finding and clicking it.
     pub(crate) async fn click(&self, css: &str) {
         until(css, async || {
             let found = self.command("element", json!({ "using": "css selector", "value": css })).await;
@@ -129,7 +130,7 @@ impl Page {
         .await;
     }
 
-    /// As PNG.
+    /// Saves a screenshot as PNG.
     pub(crate) async fn screenshot(&self, path: &Path) {
         let path_of = format!("/session/{}/screenshot", self.session);
         let shot = command(&self.driver, Method::GET, &path_of, &Value::Null).await.unwrap();

@@ -1,4 +1,4 @@
-//! The gateway's OpenAPI document against the gateway, and the old shop behind it.
+//! The gateway's OpenAPI document compared with its routes, and the old shop behind it.
 
 use bytes::Bytes;
 use http::{Method, Request, header};
@@ -81,8 +81,8 @@ async fn a_path_that_has_moved_keeps_its_url_and_its_words() {
     let mut shop = Shop::open().await;
     assert_eq!(strangler::owner("/shop/products"), Some(Owner::Inventory));
     let monolith = Customer::new(shop.mesh.url(Name::Legacy));
-    assert_eq!(monolith.get("/shop/products").await.status, 404, "gone from there");
-    // The new owner answers even when the monolith is gone for good; what has not moved fails alone.
+    assert_eq!(monolith.get("/shop/products").await.status, 404, "no longer served by the monolith");
+    // The new owner answers even if the monolith is down. Only the paths that have not moved fail.
     shop.mesh.crash(Name::Legacy).await;
     let catalogue = shop.customer.get("/shop/products").await;
     assert_eq!(catalogue.status, 200);
@@ -102,7 +102,7 @@ async fn every_service_has_its_own_fault_switch() {
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
         assert_eq!(shop.mesh.faults(name).plan().latency_ms, 1, "{path}");
         assert_eq!(shop.customer.get(&path).await.body["latency_ms"], 1, "{path}");
-        // On its own port too, and whatever is wrong with it.
+        // The switch also works on the service's own port, and while faults are active.
         shop.mesh.faults(name).set(Plan { error_rate: 1.0, ..Plan::default() });
         let own = Customer::new(shop.mesh.url(name));
         let path = if name == Name::Gateway { "/admin/faults/gateway" } else { "/admin/faults" };

@@ -1,14 +1,14 @@
 use std::path::Path;
 
 use mesh::db::{Databases, Files};
-use mesh::demo::books::{self, Books, Told};
+use mesh::demo::books::{self, Acknowledged, Books};
 use mesh::mesh::Exit;
 use serde_json::json;
 
 use crate::support::{Shop, tea};
 
-async fn audit(dir: &Path, told: &Told) -> Books {
-    books::audit(&Databases::Files(Files(dir.to_owned())), told).await.unwrap()
+async fn audit(dir: &Path, acknowledged: &Acknowledged) -> Books {
+    books::audit(&Databases::Files(Files(dir.to_owned())), acknowledged).await.unwrap()
 }
 
 async fn cook(dir: &Path, database: &str, sql: &'static str) {
@@ -28,7 +28,7 @@ async fn the_audit_finds_cooked_books() {
     shop.settled_books().await;
     let Shop { mesh, dir, .. } = shop;
     assert!(mesh.stop().await.iter().all(|(_, exit)| matches!(exit, Exit::Finished)));
-    let books = audit(dir.path(), &Told::default()).await;
+    let books = audit(dir.path(), &Acknowledged::default()).await;
     assert!(books.right, "{books}");
 
     let crimes = [
@@ -101,7 +101,7 @@ async fn the_audit_finds_cooked_books() {
             std::fs::copy(file.path(), scene.path().join(file.file_name())).unwrap();
         }
         cook(scene.path(), service, crime).await;
-        let books = audit(scene.path(), &Told::default()).await;
+        let books = audit(scene.path(), &Acknowledged::default()).await;
         assert!(!books.right, "{crime}");
         let check = books.checks.iter().find(|check| check.what == found).unwrap();
         assert!(!check.right && !check.detail.is_empty(), "{crime}\n{books}");
@@ -112,7 +112,10 @@ async fn the_audit_finds_cooked_books() {
 async fn a_promise_without_an_order_is_found() {
     let shop = Shop::open().await;
     let never = vec!["never-placed".to_owned()];
-    for told in [Told { confirmed: never.clone(), ..Told::default() }, Told { cancelled: never, ..Told::default() }] {
-        assert!(!audit(shop.dir.path(), &told).await.right, "{told:?}");
+    for acknowledged in [
+        Acknowledged { confirmed: never.clone(), ..Acknowledged::default() },
+        Acknowledged { cancelled: never, ..Acknowledged::default() },
+    ] {
+        assert!(!audit(shop.dir.path(), &acknowledged).await.right, "{acknowledged:?}");
     }
 }

@@ -26,7 +26,7 @@ const PENDING: &str = "SELECT COUNT(*) FROM orders WHERE state = 'pending'";
 
 async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything(place: Place) {
     let mut shop = Shop::open_at(place, |_| {}).await;
-    // The nastiest moment: the money is taken, and the answer never leaves.
+    // The worst moment: the money is taken, and the response is not sent.
     shop.mesh.faults(Name::Payment).set(hang(Strike::After));
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place(&tea()).await });
@@ -35,7 +35,7 @@ async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything(plac
     shop.mesh.crash(Name::Payment).await;
     let reply = placing.await.unwrap();
     assert!([503, 504].contains(&reply.status.as_u16()), "{reply:?}");
-    // Nobody can be paid back while payment is down, and nobody gives up.
+    // While payment is down, the refund is retried and the charge stands.
     assert_eq!(shop.count(Name::Payment, CHARGED).await, 1);
 
     shop.mesh.faults(Name::Payment).clear();
@@ -49,7 +49,7 @@ async fn a_crash_of_payment_in_the_middle_of_a_charge_costs_nobody_anything(plac
 
 async fn a_saga_goes_on_after_a_crash_of_order(place: Place) {
     let mut shop = Shop::open_at(place, |_| {}).await;
-    // Before the charge happened, and after it: nobody can tell which, and it does not matter.
+    // Before the charge and after it: the order service cannot tell which, and both must work.
     for (strike, key) in [(Strike::Before, "k1"), (Strike::After, "k2")] {
         shop.mesh.faults(Name::Payment).set(hang(strike));
         let customer = shop.customer.clone();
@@ -65,8 +65,8 @@ async fn a_saga_goes_on_after_a_crash_of_order(place: Place) {
 
         shop.mesh.faults(Name::Payment).clear();
         shop.mesh.restart(Name::Order).await.unwrap();
-        // The customer, who never got an answer, asks again and learns the truth.
-        let again = shop.customer.place_stubbornly(key, &tea()).await;
+        // The customer got no answer, repeats the request with the same key and gets the outcome.
+        let again = shop.customer.place_until_decided(key, &tea()).await;
         assert_eq!(again.status, 201, "{again:?}");
         shop.settled_books().await;
     }
@@ -85,7 +85,7 @@ async fn a_saga_goes_on_backwards_after_a_crash_of_order(place: Place) {
     let order = broke.clone();
     let placing = tokio::spawn(async move { customer.place_with_key("k1", &order).await });
     shop.until_count(Name::Inventory, RESERVED, 1).await;
-    // The stock is reserved, and from now on nobody can release it; then the payment is declined.
+    // The stock is reserved and cannot be released from now on. Then the payment is declined.
     shop.mesh.faults(Name::Inventory).set(hang(Strike::Before));
     shop.mesh.faults(Name::Payment).clear();
     let reply = placing.await.unwrap();
@@ -123,7 +123,7 @@ async fn a_charge_that_arrives_after_its_refund_does_nothing(place: Place) {
 
 async fn lost_answers_are_retried_without_a_second_charge(place: Place) {
     let shop = Shop::open_at(place, |_| {}).await;
-    // Half of the answers are lost after the money was taken.
+    // Half of the responses are lost after the money was taken.
     shop.mesh.faults(Name::Payment).set(Plan { error_rate: 0.5, strike: Strike::After, ..Plan::default() });
     for _ in 0..20 {
         shop.customer.place(&tea()).await;
@@ -141,9 +141,9 @@ async fn every_service_may_crash_and_every_effect_happens_once(place: Place) {
     for name in Name::ALL {
         for number in 0..3 {
             let (customer, key) = (shop.customer.clone(), format!("{name:?}-{number}"));
-            placing.push(tokio::spawn(async move { customer.place_stubbornly(&key, &tea()).await }));
+            placing.push(tokio::spawn(async move { customer.place_until_decided(&key, &tea()).await }));
         }
-        // Whatever they are doing at this moment.
+        // Crashes the services at arbitrary points of their work.
         shop.mesh.crash(name).await;
         shop.mesh.restart(name).await.unwrap();
     }
@@ -154,6 +154,6 @@ async fn every_service_may_crash_and_every_effect_happens_once(place: Place) {
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
     assert_eq!(books.confirmed + books.cancelled, 21);
-    until("the last word", async || shop.customer.place(&tea()).await.status == 201).await;
+    until("an order succeeds", async || shop.customer.place(&tea()).await.status == 201).await;
     shop.close().await;
 }

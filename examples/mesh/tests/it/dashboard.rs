@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::browser::visit;
 use crate::support::Shop;
 
-/// Operators are served, and every span is kept.
+/// Enables the admin endpoints, and samples every span.
 pub(crate) fn observed(config: &mut Config) {
     config.admin = true;
     config.telemetry.traces = Some(TraceConfig { endpoints: vec![], sample: 1.0 });

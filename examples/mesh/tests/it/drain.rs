@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh::db::{Databases, Files};
-use mesh::demo::books::{self, Told};
+use mesh::demo::books::{self, Acknowledged};
 use mesh::faults::{Plan, Strike};
 use mesh::mesh::{Config, Exit, Mesh, Name};
 use mesh::probe::probe;
@@ -15,18 +15,19 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     let gateway = shop.mesh.addr(Name::Gateway);
     assert_eq!(probe(gateway, "/readyz").await, Some(StatusCode::OK));
 
-    // An order on its way when we are told to stop.
+    // An order is in flight when the mesh is stopped.
     let order = shop.mesh.faults(Name::Order).clone();
     order.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place(&tea()).await });
     let taken_on = shop.mesh.admission(Name::Order).bulkhead.clone();
-    until("order has taken it on", async || taken_on.in_flight() == 1).await;
+    until("the order service has accepted the request", async || taken_on.in_flight() == 1).await;
 
     let Shop { mesh, dir, customer, .. } = shop;
     let stopping = tokio::spawn(mesh.stop());
-    until("/readyz says no", async || probe(gateway, "/readyz").await == Some(StatusCode::SERVICE_UNAVAILABLE)).await;
-    // Not ready is not closed: whoever has not noticed yet is still served, and nobody should kill us for it.
+    until("/readyz fails", async || probe(gateway, "/readyz").await == Some(StatusCode::SERVICE_UNAVAILABLE)).await;
+    // An unready service still answers, because load balancers may not have noticed yet, and stays
+    // alive for liveness probes.
     assert_eq!(customer.get("/v1/products").await.status, 200);
     assert_eq!(probe(gateway, "/livez").await, Some(StatusCode::OK));
     assert!(!placing.is_finished());
@@ -35,14 +36,14 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     assert_eq!(placing.await.unwrap().status, 201);
     let exits = stopping.await.unwrap();
     assert!(exits.iter().all(|(_, exit)| matches!(exit, Exit::Finished)), "{exits:?}");
-    assert_eq!(exits.iter().map(|(name, _)| *name).next(), Some(Name::Gateway), "from the outside in");
+    assert_eq!(exits.iter().map(|(name, _)| *name).next(), Some(Name::Gateway), "from the gateway inwards");
     assert_eq!(probe(gateway, "/livez").await, None);
 
-    // What had no time to be told before the stop is told after the next start.
+    // Events that were not published before the stop are published after the next start.
     let mesh = Mesh::start(Config { drain_delay: Duration::ZERO, ..Config::new(dir.path()) }).await.unwrap();
     let databases = Databases::Files(Files(dir.path().to_owned()));
     books::settled(&databases, Duration::from_secs(60)).await.unwrap();
-    let books = books::audit(&databases, &Told::default()).await.unwrap();
+    let books = books::audit(&databases, &Acknowledged::default()).await.unwrap();
     assert!(books.right && books.confirmed == 1, "{books}");
     drop(mesh);
 }

@@ -15,7 +15,7 @@ fn at(shop: &Shop, name: Name) -> Customer {
     Customer::new(shop.mesh.url(name))
 }
 
-async fn told(shop: &Shop, order_id: &str) -> Vec<String> {
+async fn notified(shop: &Shop, order_id: &str) -> Vec<String> {
     let reply = at(shop, Name::Notification).get(&format!("/v1/notifications?order_id={order_id}")).await;
     assert_eq!(reply.status, 200);
     let kinds = reply.body["notifications"].as_array().unwrap().iter();
@@ -34,7 +34,7 @@ async fn a_confirmed_order_is_shipped_and_told_of(place: Place) {
 
     let parcel = at(&shop, Name::Shipping).get(&format!("/v1/shipments/{id}")).await;
     assert_eq!((parcel.status.as_u16(), &parcel.body["customer"]), (200, &json!("alice")));
-    assert_eq!(told(&shop, id).await, ["order_confirmed", "payment_completed", "shipment_created"]);
+    assert_eq!(notified(&shop, id).await, ["order_confirmed", "payment_completed", "shipment_created"]);
     let expected = [
         ("InventoryReserved", 1),
         ("InventoryShipped", 1),
@@ -57,7 +57,7 @@ async fn a_cancelled_order_is_told_of_and_not_shipped(place: Place) {
     let id = reply.body["order_id"].as_str().unwrap();
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
-    assert_eq!(told(&shop, id).await, ["order_cancelled"]);
+    assert_eq!(notified(&shop, id).await, ["order_cancelled"]);
     assert_eq!(at(&shop, Name::Shipping).get(&format!("/v1/shipments/{id}")).await.status, 404);
     assert_eq!(books.events["InventoryReleased"], 1);
     assert_eq!(books.events["PaymentDeclined"], 1);
@@ -71,7 +71,7 @@ async fn what_was_missed_is_heard_after_the_restart(place: Place) {
         shop.mesh.crash(name).await;
     }
     for _ in 0..5 {
-        assert_eq!(shop.customer.place(&tea()).await.status, 201, "nobody waits for those who only listen");
+        assert_eq!(shop.customer.place(&tea()).await.status, 201, "an order does not wait for consumers");
     }
     for name in [Name::Shipping, Name::Notification] {
         shop.mesh.restart(name).await.unwrap();

@@ -9,7 +9,7 @@ async fn a_repeated_request_gets_the_same_answer_and_no_second_order() {
     let first = shop.customer.place_with_key("k1", &tea()).await;
     assert_eq!(first.status, 201);
     assert_eq!(first.body["state"], "confirmed");
-    // Even while nothing behind the order service answers.
+    // Also while inventory is down, which a new order would need.
     let mut shop = shop;
     shop.mesh.crash(Name::Inventory).await;
     let again = shop.customer.place_with_key("k1", &tea()).await;

@@ -22,14 +22,14 @@ fn count(report: &Value, outcome: &str) -> u64 {
     outcomes.iter().find(|row| row["outcome"] == outcome).unwrap()["latency"]["count"].as_u64().unwrap()
 }
 
-/// Loads what is there with these flags, and returns the report and the picture.
+/// Runs `mesh load` with these flags; returns the report, the picture and the output.
 async fn measured(args: &[&str]) -> (Value, String, Output) {
     let dir = tempfile::tempdir().unwrap();
     let (json, svg) = (dir.path().join("load.json"), dir.path().join("load.svg"));
     let mut args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
     args.extend(["--json".into(), json.display().to_string(), "--svg".into(), svg.display().to_string()]);
     let run = move || load(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    // Servers of a test need its thread meanwhile.
+    // A test's own server needs this thread meanwhile.
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     (json_of(&json), std::fs::read_to_string(&svg).unwrap(), output)
 }
@@ -72,13 +72,13 @@ async fn every_kind_of_answer_is_told_apart() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let serving = tokio::spawn(axum::serve(listener, Router::new().route("/v1/orders", post(busy))).into_future());
     let (report, svg, output) = measured(&["--url", &url, "--rate", "50", "--orders", "5"]).await;
-    assert!(output.status.success(), "nothing is wrong with books that are not ours");
+    assert!(output.status.success(), "a mesh that was not started here is not audited");
     assert_eq!((count(&report, "rejected"), report["completed"].as_u64()), (5, Some(0)));
     let rejected = report["outcomes"].as_array().unwrap().iter().find(|row| row["outcome"] == "rejected").unwrap();
     assert_eq!(rejected["reasons"], json!({ "503 Service Unavailable: order": 5 }));
     assert!(svg.contains("no order was served"));
     serving.abort();
-    // And now there is nobody.
+    // Now no server is listening.
     let _ = serving.await;
     let (report, ..) = measured(&["--url", &url, "--rate", "50", "--orders", "5"]).await;
     assert_eq!(count(&report, "failed"), 5);

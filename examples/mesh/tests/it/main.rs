@@ -1,4 +1,4 @@
-//! The mesh as its customers and its operators see it: real services, real sockets, real databases.
+//! End-to-end tests of the mesh, with real services, sockets and databases.
 
 mod bad_input;
 mod breaker;

@@ -4,8 +4,8 @@ use mesh::mesh::Name;
 
 use crate::support::Shop;
 
-/// `mesh probe`, as a container's health check runs it.
-async fn says_yes(listen: String, more: &'static [&'static str]) -> bool {
+/// Runs `mesh probe` as a container's health check does.
+async fn succeeds(listen: String, more: &'static [&'static str]) -> bool {
     let probe = move || {
         Command::new(env!("CARGO_BIN_EXE_mesh")).arg("probe").args(more).env("MESH_LISTEN", listen).output().unwrap()
     };
@@ -16,12 +16,12 @@ async fn says_yes(listen: String, more: &'static [&'static str]) -> bool {
 async fn a_health_check_without_curl_tells_ready_from_not() {
     let shop = Shop::open().await;
     let port = shop.mesh.addr(Name::Payment).port();
-    // As a container is told: all addresses.
+    // The address that a container passes: all interfaces.
     let listen = format!("0.0.0.0:{port}");
-    assert!(says_yes(listen.clone(), &[]).await);
+    assert!(succeeds(listen.clone(), &[]).await);
     shop.mesh.health(Name::Payment).drain();
-    assert!(!says_yes(listen.clone(), &[]).await);
-    assert!(says_yes(listen.clone(), &["--path", "/livez"]).await, "it is ending, not dead");
+    assert!(!succeeds(listen.clone(), &[]).await);
+    assert!(succeeds(listen.clone(), &["--path", "/livez"]).await, "draining, but alive");
     shop.close().await;
-    assert!(!says_yes(listen, &["--path", "/livez"]).await);
+    assert!(!succeeds(listen, &["--path", "/livez"]).await);
 }

@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::support::server;
 
-/// The program itself, as somebody at a terminal runs it.
+/// The compiled program.
 fn mesh() -> Command {
     let mut mesh = Command::new(env!("CARGO_BIN_EXE_mesh"));
     mesh.stdin(Stdio::null());
     mesh
 }
 
-/// Seven kills, one of each.
+/// Runs the demo with seven kills, one per service.
 fn kill_processes(more: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("report.json");
@@ -29,7 +29,7 @@ fn kill_processes(more: &[&str]) {
     assert_eq!(report["books"]["right"], true);
     assert_eq!(report["clean_stop"], true, "{seen}");
     assert_eq!(report["kills"].as_array().unwrap().len(), 7);
-    assert_eq!(report["customers"]["lost"], 0, "everybody learned how it ended\n{seen}");
+    assert_eq!(report["customers"]["lost"], 0, "every customer got a final answer\n{seen}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) 
     shop.until_count(Name::Order, at_payment, 1).await;
     shop.mesh.crash(Name::Order).await;
     placing.await.unwrap();
-    // As it would be after many minutes of trouble.
+    // The state after many minutes of failures.
     let stuck = r#"UPDATE buttress_saga SET status = 'stuck', owner = NULL, expires_at = 0,
                    stuck = '{"step":"process_payment","message":"trouble","compensating":false,"note":null}'"#;
     shop.cook(Name::Order, stuck).await;
@@ -37,7 +37,7 @@ async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) 
     assert_eq!(operator.send(retry()).await.status, 200);
     let books = shop.settled_books().await;
     assert!(books.right && books.confirmed == 1, "{books}");
-    assert_eq!(operator.send(retry()).await.status, 409, "it is not stuck any more");
+    assert_eq!(operator.send(retry()).await.status, 409, "no longer stuck");
     assert_eq!(operator.get(&path).await.body["status"], "completed");
     shop.close().await;
 }

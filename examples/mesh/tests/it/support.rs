@@ -1,4 +1,4 @@
-//! A mesh in a temporary directory or on a server, a customer, and bounded waiting.
+//! A mesh in a temporary directory or on a server, a customer, and waiting with a timeout.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -12,12 +12,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use mesh::db::{Databases, EVENTS, Files, Home, Server};
-use mesh::demo::books::{self, Books, Told};
+use mesh::demo::books::{self, Acknowledged, Books};
 use mesh::mesh::{Config, Mesh, Name};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a busy machine; a test that waits so long has failed.
+/// Longer than any wait in these tests takes on a busy machine. A longer wait is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Shop {
@@ -27,14 +27,14 @@ pub(crate) struct Shop {
     databases: Databases,
 }
 
-/// Where a test keeps its databases.
+/// Which databases a test uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
     Sqlite,
     Postgres,
 }
 
-/// Runs each test on SQLite, and on PostgreSQL if there is one.
+/// Runs each test on SQLite, and on PostgreSQL if a server is configured.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
         mod sqlite {
@@ -55,13 +55,13 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// The server to test on, or a word to whoever reads the output that there is none.
+/// The PostgreSQL server for tests. Without one, prints a note that these tests are skipped.
 pub(crate) fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
         let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
         if server.is_none() {
-            // Not eprintln: the test harness would swallow it.
+            // Not `eprintln!`, which the test harness captures.
             let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
             let _ = std::io::stderr().write_all(note.as_bytes());
         }
@@ -96,7 +96,7 @@ impl Shop {
         Self { mesh, dir, customer, databases }
     }
 
-    /// Kills the mesh, and leaves nothing behind on a server.
+    /// Kills the mesh and drops its databases on a server.
     pub(crate) async fn close(mut self) {
         for name in Name::ALL {
             self.mesh.crash(name).await;
@@ -108,7 +108,7 @@ impl Shop {
         }
     }
 
-    /// One number from a service's database.
+    /// Reads one number from a service's database.
     pub(crate) async fn count(&self, service: Name, sql: &'static str) -> i64 {
         async fn count(home: &impl Home, service: Name, sql: &'static str) -> Result<i64, DbError> {
             let db = home.look(service.as_str()).await?;
@@ -122,7 +122,7 @@ impl Shop {
         }
     }
 
-    /// Changes a service's database behind its back.
+    /// Changes a service's database directly.
     pub(crate) async fn cook(&self, service: Name, sql: &'static str) {
         async fn cook(home: &impl Home, service: Name, sql: &'static str) -> Result<u64, DbError> {
             let db = home.open(service.as_str()).await?;
@@ -143,11 +143,11 @@ impl Shop {
         until(sql, async || self.count(service, sql).await == expected).await;
     }
 
-    /// Waits until nothing is under way, and audits.
+    /// Waits until no order, saga or event is in progress, and audits.
     pub(crate) async fn settled_books(&self) -> Books {
         let waiting = books::settled(&self.databases, PATIENCE).await.unwrap();
         assert_eq!(waiting, None, "never settled");
-        books::audit(&self.databases, &Told::default()).await.unwrap()
+        books::audit(&self.databases, &Acknowledged::default()).await.unwrap()
     }
 }
 
@@ -202,8 +202,8 @@ impl Customer {
         self.send(keyed(key, order)).await
     }
 
-    /// Asks with the same key until it is decided.
-    pub(crate) async fn place_stubbornly(&self, key: &str, order: &Value) -> Reply {
+    /// Repeats the request with the same key until the order is decided.
+    pub(crate) async fn place_until_decided(&self, key: &str, order: &Value) -> Reply {
         loop {
             match self.try_send(keyed(key, order)).await {
                 Some(reply) if reply.status == 201 || reply.body.get("order_id").is_some() => return reply,
@@ -223,12 +223,12 @@ pub(crate) fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     Request::post("/v1/orders").header(header::CONTENT_TYPE, "application/json").body(Full::new(body.into())).unwrap()
 }
 
-/// Two packets of tea: 15.80.
+/// Two packets of tea, 15.80 in total.
 pub(crate) fn tea() -> Value {
     json!({ "customer": "alice", "items": [{ "sku": "tea", "quantity": 2 }] })
 }
 
-/// Asks again and again until the answer is yes, but not for ever.
+/// Polls a condition until it is true, at most for `PATIENCE`.
 pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !condition().await {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::dashboard::observed;
 use crate::support::{Customer, Reply, Shop, tea, until};
 
-/// The names of the series: everything before the values.
+/// The names of the metric series: each line without its value.
 async fn series(service: &Customer) -> BTreeSet<String> {
     let text = service.text("/metrics").await;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -56,7 +56,7 @@ async fn what_strangers_make_up_is_no_label() {
     assert_eq!([series(&shop.customer).await, series(&payment).await], before);
 }
 
-/// What an order that goes well leaves behind last in each of the services: they send their spans on their own.
+/// The last span of a successful order in each service. Services export their spans independently.
 const LAST: [(&str, &str); 6] = [
     ("gateway", "POST /v1/orders"),
     ("order", "POST /v1/orders"),
@@ -66,7 +66,7 @@ const LAST: [(&str, &str); 6] = [
     ("notification", "consume OrderConfirmed"),
 ];
 
-/// The one trace of an order, once it is complete.
+/// Returns the trace of an order once it is complete.
 async fn trace(shop: &Shop, order: &str) -> Vec<Value> {
     let mut spans = vec![];
     let path = format!("/admin/traces?order={order}");
@@ -96,7 +96,7 @@ async fn one_trace_leads_through_rest_grpc_the_saga_and_events() {
         let parent = spans.iter().find(|other| other["id"] == span["parent"]);
         parent.unwrap_or_else(|| panic!("the parent of {span:#?} among {spans:#?}")).clone()
     };
-    assert_eq!(find("gateway", "server", "POST /v1/orders")["parent"], Value::Null, "where it begins");
+    assert_eq!(find("gateway", "server", "POST /v1/orders")["parent"], Value::Null, "the root span");
 
     let charge = find("payment", "server", "payment.v1.PaymentService/Charge");
     let attempt = parent(charge);
@@ -127,7 +127,7 @@ async fn what_is_not_a_trace_is_refused() {
     assert_eq!(shop.customer.get("/admin/traces/nothing").await.status, 404);
     assert_eq!(shop.customer.get("/admin/traces?wrong=1").await.status, 400);
     assert_eq!(shop.customer.get("/admin/sagas/nothing").await.status, 404);
-    // Nonsense instead of a parent begins a trace of its own.
+    // An invalid `traceparent` starts a new trace.
     let mut request = crate::support::post(tea().to_string());
     request.headers_mut().insert("traceparent", "00-zzz".parse().unwrap());
     assert_eq!(shop.customer.send(request).await.status, 201);

@@ -1,4 +1,4 @@
-//! Customers, who do not give up before they know what has become of their order.
+//! Simulated customers, who repeat an order until it is decided.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use mesh::demo::books::Told;
+use mesh::demo::books::Acknowledged;
 use mesh::launch::Name;
 use mesh::order::IDEMPOTENCY_KEY;
 use mesh::stack::HttpChannel;
@@ -18,37 +18,38 @@ use tower::ServiceExt;
 
 use crate::host::{Town, address};
 
-/// How many order at the same time.
+/// Number of concurrent customers.
 const CUSTOMERS: u64 = 4;
-/// When the last of the orders is placed that may meet with a fault.
+/// Customers place orders that faults may affect until this time.
 const BUSY: Duration = Duration::from_secs(7);
-/// When everything is well again: the faults have ended, dead connections were noticed, and circuits have probed.
+/// From this time on, orders must succeed: the faults have ended, dead connections were detected,
+/// and circuits have probed.
 const WELL: Duration = Duration::from_secs(17);
-/// How many orders each customer places then. Circuits that nobody has asked anything since probe with the first of them; the
-/// last one must succeed.
+/// Number of orders per customer after that. Circuits that got no calls meanwhile probe with the
+/// first of them; the last one must succeed.
 const LAST: u64 = 4;
 
-/// What the customers have seen.
+/// The customers' observations.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Diary(Arc<Mutex<Pages>>);
 
 #[derive(Debug, Default)]
 struct Pages {
-    told: Told,
-    /// Orders without a definite answer, so far.
+    acknowledged: Acknowledged,
+    /// Orders without a final answer so far.
     open: Vec<String>,
     lines: Vec<String>,
     longest: Duration,
     wrong: Vec<String>,
 }
 
-/// One call's answer.
+/// The answer to one request.
 enum Answer {
     Confirmed(String),
     Cancelled(String, String),
-    /// Not decided, or not heard of: the same question again.
+    /// Not decided, or unknown: the request is repeated.
     Unknown(String),
-    /// What no customer should ever be told.
+    /// An answer that must not occur.
     Wrong(String),
 }
 
@@ -89,7 +90,8 @@ impl Customer {
         tokio::time::sleep(Duration::from_millis(self.rng.u64(0..most))).await;
     }
 
-    /// Orders, and asks again until there is an answer. A few cannot succeed even on a good day.
+    /// Places an order and repeats it until it is decided. A few orders cannot succeed even without
+    /// faults.
     async fn order(&mut self, order: u64, well: bool) {
         let (no_money, no_stock) = (self.rng.u32(..20) == 0, self.rng.u32(..20) == 0);
         let customer = if no_money { "pip" } else { ["alice", "bob", "carol", "dave"][self.rng.usize(..4)] };
@@ -111,7 +113,7 @@ impl Customer {
             };
             let ends = matches!(answer, Answer::Confirmed(_) | Answer::Cancelled(..));
             if let (true, Answer::Cancelled(_, why)) = (well && !no_money && !no_stock, &answer) {
-                self.diary.wrong(format!("{key} was cancelled although all is well: {why}"));
+                self.diary.wrong(format!("{key} was cancelled although no fault is active: {why}"));
             }
             self.diary.write(&key, asked, answer);
             if ends {
@@ -149,7 +151,7 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Since the simulation began.
+/// Virtual time since the simulation began.
 pub(crate) fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
@@ -169,29 +171,29 @@ impl Diary {
             pages.longest = pages.longest.max(took);
             pages.lines.push(format!("{:>6} ms {key}: {answer}, after {} ms", now().as_millis(), took.as_millis()));
             match answer {
-                Answer::Confirmed(id) => pages.told.confirmed.push(id),
-                Answer::Cancelled(id, _) => pages.told.cancelled.push(id),
+                Answer::Confirmed(id) => pages.acknowledged.confirmed.push(id),
+                Answer::Cancelled(id, _) => pages.acknowledged.cancelled.push(id),
                 Answer::Unknown(_) => return,
-                Answer::Wrong(what) => return pages.wrong.push(format!("{key} was told {what}")),
+                Answer::Wrong(what) => return pages.wrong.push(format!("{key} got {what}")),
             }
             pages.open.retain(|other| other != key);
         });
     }
 
-    pub(crate) fn told(&self) -> Told {
-        self.pages(|pages| pages.told.clone())
+    pub(crate) fn acknowledged(&self) -> Acknowledged {
+        self.pages(|pages| pages.acknowledged.clone())
     }
 
     pub(crate) fn unanswered(&self) -> Vec<String> {
         self.pages(|pages| pages.open.clone())
     }
 
-    /// Everything, in the order in which it happened.
+    /// All observations, in the order in which they happened.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.pages(|pages| pages.lines.clone())
     }
 
-    /// The longest that a call took.
+    /// The longest duration of a call.
     pub(crate) fn longest(&self) -> Duration {
         self.pages(|pages| pages.longest)
     }

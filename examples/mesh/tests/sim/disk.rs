@@ -1,9 +1,9 @@
 //! Databases in a simulation: the services' own SQLite files, in virtual time.
 //!
-//! SQLite works on a thread of its own, and a paused clock does not wait for it: a statement that takes 50 µs would be
-//! overtaken by seconds of virtual time, differently in every run. So the clock of a host stands still while one of its
-//! connections is in use ([`Disk::keep_time`]). What the disk takes of virtual time is drawn from the seed instead, before
-//! each use.
+//! SQLite runs on its own thread, and a paused clock does not wait for it: a statement of 50 µs
+//! could be overtaken by seconds of virtual time, differently in every run. So the clock of a host
+//! stands still while one of its connections is in use ([`Disk::keep_time`]). The virtual time that
+//! the disk takes is drawn from the seed before each use.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Notify;
 
-/// The disk of one host, for one life of it.
+/// The disk of one host, from one start to the next crash.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk(Arc<Inner>);
 
@@ -25,17 +25,18 @@ struct Inner {
     dir: PathBuf,
     clock: Clock,
     pools: Mutex<Vec<SqlitePool>>,
-    /// Databases that are being opened.
+    /// Number of databases being opened.
     opening: AtomicUsize,
-    /// Connections whose user waits for the disk, in virtual time.
+    /// Number of connections that wait for the disk, in virtual time.
     waiting: AtomicUsize,
     used: Notify,
     rng: Mutex<fastrand::Rng>,
 }
 
-/// The longest that the disk takes.
+/// Maximum delay of the disk, in milliseconds.
 const SLOWEST: u64 = 3;
-/// Turns of waiting for a database in real time: many seconds. Only a deadlock takes longer.
+/// Maximum number of polls while waiting for a database in real time, which takes many seconds.
+/// Only a deadlock takes longer.
 const PATIENCE: u32 = 20_000_000;
 
 impl Disk {
@@ -51,15 +52,15 @@ impl Disk {
         }))
     }
 
-    /// Holds the clock of the runtime while a database is at work: as long as a task is ready, tokio's paused clock does
-    /// not move.
+    /// Stops the runtime's clock while a database is in use: as long as a task is ready, tokio's
+    /// paused clock does not advance.
     pub(crate) async fn keep_time(self) {
         loop {
             self.0.used.notified().await;
             let mut turns = 0;
             while self.is_busy() {
                 turns += 1;
-                assert!(turns < PATIENCE, "a database is used for ever: {:?}", self.0);
+                assert!(turns < PATIENCE, "a database connection was never returned: {:?}", self.0);
                 for _ in 0..4 {
                     std::thread::yield_now();
                 }
@@ -74,7 +75,8 @@ impl Disk {
         used > self.0.waiting.load(Ordering::SeqCst) || self.0.opening.load(Ordering::SeqCst) > 0
     }
 
-    /// What the disk takes, before a connection is used. Not while a database is opened: then the clock stands still.
+    /// Waits for the disk before a connection is used. No wait while a database is opened, because
+    /// the clock stands still then.
     async fn seek(&self) {
         let pause = self.0.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(0..=SLOWEST);
         if pause > 0 && self.0.opening.load(Ordering::SeqCst) == 0 {
@@ -89,12 +91,12 @@ impl Disk {
             .filename(self.0.dir.join(format!("{name}.db")))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // The simulated hosts lose their memory, never their disk.
+            // Simulated hosts lose their memory in a crash, but not their disk.
             .synchronous(SqliteSynchronous::Off)
             .busy_timeout(Duration::from_secs(5));
         let disk = self.clone();
         let pool = SqlitePoolOptions::new()
-            // One at a time, first come first served: two would race in real time.
+            // One connection, in FIFO order: two would race in real time.
             .min_connections(1)
             .max_connections(1)
             .max_lifetime(None)

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: drawn from the seed before the simulation begins.
+//! The faults of a run and their times, drawn from the seed before the simulation begins.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,17 +8,17 @@ use turmoil::Sim;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scenario {
-    /// Two services cannot reach each other; or only one of them the other.
+    /// Two services cannot reach each other, in both directions or in one.
     Partition,
-    /// The same, with circuits that only count: now nothing but the budget keeps the retries in bounds.
+    /// A partition with circuits that only count, so that only the budget limits retries.
     Unguarded,
-    /// Services die in the middle of what they do, and come back on the same disk.
+    /// Services crash in the middle of their work, and restart on the same disk.
     Crash,
-    /// The way to a service becomes slow: some calls get through, some are too late.
+    /// A link becomes slow: some calls succeed, others time out.
     Slow,
-    /// Messages are lost, which breaks connections without telling anybody, or held back for a while.
+    /// Messages are lost, which breaks connections without an error, or held back for a while.
     Lossy,
-    /// All of it.
+    /// All of them.
     Storm,
 }
 
@@ -32,20 +32,21 @@ pub(crate) enum Act {
     Crash(&'static str),
     Restart(&'static str),
     Latency(Link, Duration),
-    /// The share of messages that are lost, or break the link until some later message repairs it.
+    /// Share of messages that are lost. A loss breaks the link until a later message repairs it.
     Loss(Link, f64),
     Hold(Link),
     Release(Link),
 }
 
-/// The acts of one run that are still to come, in their order.
+/// The remaining acts of a run, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan(VecDeque<(Duration, Act)>);
 
-/// No fault begins before, as the services have to come up; and all have ended by then.
+/// Faults begin at the earliest after this time in milliseconds, because the services must start.
 const FIRST: u64 = 1_500;
+/// Faults end at the latest at this time, in milliseconds.
 const LAST: u64 = 6_000;
-/// What the simulation's links take otherwise.
+/// Latency of the simulation's links without faults.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(6));
 
 const PARTICIPANTS: [Link; 2] = [("order", "payment"), ("order", "inventory")];
@@ -71,7 +72,7 @@ impl Plan {
         Self(acts.into())
     }
 
-    /// Does what is due.
+    /// Applies the next act that is due.
     pub(crate) fn advance(&mut self, sim: &mut Sim<'_>) -> Option<(Duration, Act)> {
         let (at, act) = self.0.pop_front_if(|(at, _)| *at <= sim.elapsed())?;
         match act {
@@ -102,7 +103,7 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// Something from one moment to a later one.
+/// Draws a time window of at least `least` milliseconds.
 fn window(rng: &mut fastrand::Rng, least: u64) -> (Duration, Duration) {
     let begin = rng.u64(FIRST..=LAST - least);
     let end = rng.u64(begin + least..=LAST);
@@ -121,7 +122,8 @@ fn partition(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
 }
 
 fn crashes(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
-    // Of each host at most once, or one crash's restart would cut off the other's outage.
+    // Each host crashes at most once; otherwise the restart of one crash would end the outage of
+    // another.
     let mut hosts = ["payment", "inventory", "order", "shipping", "notification"];
     rng.shuffle(&mut hosts);
     for host in &hosts[..rng.usize(1..=3)] {

@@ -1,4 +1,4 @@
-//! The services on simulated hosts: the same code, the same stacks.
+//! The services on simulated hosts, with the same code and the same stacks.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,18 +25,18 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::disk::Disk;
 
-/// What all hosts share.
+/// The state shared by all hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct Town {
     pub(crate) dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) seed: u64,
     pub(crate) clients: OrderClients,
-    /// Of which the customers use one: in the simulation they are their own gateway.
+    /// The customers use only its client of the order service; there is no simulated gateway.
     pub(crate) gateway: GatewayClients,
 }
 
-/// Those that are simulated. The gateway and the old shop own no part of an order.
+/// The simulated services. The gateway and the old shop own no part of an order.
 pub(crate) const HOSTS: [Name; 5] = [Name::Payment, Name::Inventory, Name::Shipping, Name::Notification, Name::Order];
 
 impl Town {
@@ -49,12 +49,12 @@ impl Town {
         Self { dir, clock, seed, clients, gateway }
     }
 
-    /// One life of a host.
+    /// Runs a host from a start to the next crash.
     pub(crate) async fn live(self, name: Name) -> turmoil::Result {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, name.default_port())).await?;
         let disk = Disk::new(self.dir.clone(), self.clock.clone(), self.seed.wrapping_add(name as u64));
         tokio::spawn(disk.clone().keep_time());
-        // A task of the runtime, which takes everything with it when the host crashes.
+        // A task of the host's runtime. When the host crashes, the runtime drops all its tasks.
         tokio::spawn(self.run(name, listener, disk)).await??;
         Ok(())
     }
@@ -93,12 +93,12 @@ impl Town {
     }
 }
 
-/// Every look at the log costs real time, so it is looked at seldom.
+/// Every poll of the log costs real time, so polls are rare.
 const POLL: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_secs(6);
 
-/// The embedded log. Two handles of it, so that what a service publishes does not wake all of its own consumers: with a real
-/// broker it would not, either.
+/// The embedded log, with two handles, so that a service's publications do not wake its own
+/// consumers. A real broker would not wake them either.
 #[derive(Debug)]
 struct Broker {
     publishing: LogBus<Sqlite>,
@@ -119,7 +119,7 @@ impl EventBus for Broker {
     }
 }
 
-/// Hosts are called like their services.
+/// Hosts are named like their services.
 pub(crate) fn address(name: Name) -> Address {
     format!("{}:{}", name.as_str(), name.default_port()).parse().unwrap()
 }

@@ -1,30 +1,32 @@
-//! The mesh in a simulation: order, payment, inventory, shipping and notification as they are, with their stacks, databases,
-//! sagas, outboxes and inboxes, on hosts and links that exist in one thread only, in virtual time. Customers order through the
-//! gateway's client stack and ask again until they know what has become of their order. Meanwhile links break, hosts crash,
-//! and messages are late, lost or held, as drawn from a seed.
+//! The mesh in a simulation: order, payment, inventory, shipping and notification unmodified, with
+//! their stacks, databases, sagas, outboxes and inboxes, on simulated hosts and links in one thread
+//! and in virtual time. Customers order through the gateway's client stack and repeat an order
+//! until it is decided. Meanwhile links break, hosts crash, and messages are delayed, lost or held,
+//! as drawn from a seed.
 //!
-//! Whatever happened, in the end
+//! At the end of every run
 //!
-//! * the audit of the demo finds the books right: stock, money, events, and what customers were told;
-//! * every order has a definite answer, and every saga has ended;
-//! * no attempt has taken longer than its timeout, and no call longer than its deadline, to within 15 ms;
-//! * there were never more retries than the budget allows, in any span of seconds;
-//! * every circuit that has opened is closed again, and orders placed then succeed.
+//! * the audit of the demo finds no violation in stock, money, events and acknowledged orders;
+//! * every order has a final answer, and every saga has ended;
+//! * no attempt took longer than its timeout, and no call longer than its deadline, within 15 ms;
+//! * retries stayed within the budget, in any window of whole seconds;
+//! * every circuit that opened is closed again, and new orders succeed.
 //!
-//! # What is different from the real thing
+//! # Differences from the real mesh
 //!
-//! * The bus is the embedded log, which all hosts have as a file; no link to it ever breaks.
-//! * A host's clock stands still while SQLite works (see `disk.rs`), so a crash never falls into a transaction. Crashes in
-//!   there are what the kill tests of `buttress-durable` are for.
-//! * The gateway and the old shop are not there: neither owns a part of an order.
+//! * The bus is the embedded log, a file shared by all hosts. No link to it ever breaks.
+//! * A host's clock stands still while SQLite works (see `disk.rs`), so a crash never interrupts a
+//!   transaction. The kill tests of `buttress-durable` cover that.
+//! * The gateway and the old shop are not simulated: neither owns a part of an order.
 //!
 //! # Replaying
 //!
-//! A run that fails prints its seed and the command that runs it again. The seed decides the faults, the customers, the network
-//! and every jitter. It does not decide the ids of orders and events, nor which of two branches a `select!` looks at first, nor
-//! which of two databases of a host is faster. So two runs of one seed differ by milliseconds, and a race that one of them has
-//! lost another one may win: a seed that is asked for is run up to twenty times, until it fails. `MESH_SIM=partition:100..200`
-//! runs other seeds than the usual ones, once each.
+//! A failing run prints its seed and the command that repeats it. The seed determines the faults,
+//! the customers, the network and the jitter. It does not determine the ids of orders and events,
+//! which branch a `select!` polls first, or which of a host's two databases is faster. So two runs
+//! of one seed differ by milliseconds, and a race may end differently: a seed given in the
+//! environment is run up to 20 times, until it fails. `MESH_SIM=partition:100..200` runs other
+//! seeds than the default ones, once each.
 
 mod customers;
 mod disk;
@@ -39,14 +41,14 @@ use faults::Scenario;
 use mesh::telemetry::{LogFormat, install_logs};
 use story::Outcome;
 
-/// Of each scenario.
+/// Default seeds of each scenario.
 const SEEDS: Range<u64> = 0..17;
-/// How often a single seed is run.
+/// Number of runs of a single seed.
 const REPLAYS: usize = 20;
 /// `scenario:seed` or `scenario:from..to`.
 const VARIABLE: &str = "MESH_SIM";
 
-/// The usual seeds, or what the environment says: then the other scenarios have none.
+/// The default seeds, or those of the environment. If it names another scenario, there are none.
 fn seeds(scenario: Scenario) -> Vec<u64> {
     let Ok(wanted) = std::env::var(VARIABLE) else { return SEEDS.collect() };
     let read = || {
@@ -62,7 +64,7 @@ fn seeds(scenario: Scenario) -> Vec<u64> {
 
 fn runs(scenario: Scenario) -> Vec<Outcome> {
     install_logs(std::env::var_os("RUST_LOG").map(|_| LogFormat::Text));
-    let outcomes: Vec<_> = seeds(scenario).into_iter().map(|seed| story::told(scenario, seed)).collect();
+    let outcomes: Vec<_> = seeds(scenario).into_iter().map(|seed| story::run_or_report(scenario, seed)).collect();
     let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
     println!(
         "{scenario}: {} runs, {} orders confirmed and {} cancelled, circuits opened {} times",
@@ -77,14 +79,14 @@ fn runs(scenario: Scenario) -> Vec<Outcome> {
 #[test]
 fn orders_end_well_when_services_cannot_reach_each_other() {
     let outcomes = runs(Scenario::Partition);
-    // Or it would say nothing that they are closed in the end.
+    // Otherwise the check that they are closed at the end proves nothing.
     assert!(outcomes.is_empty() || outcomes.iter().any(|outcome| outcome.opened > 0), "no circuit has opened");
 }
 
 #[test]
 fn retries_stay_in_their_budget_when_no_circuit_opens() {
     let outcomes = runs(Scenario::Unguarded);
-    // Or the budget was never asked for more than it has.
+    // Otherwise the budget was never exhausted and the check proves nothing.
     assert!(outcomes.is_empty() || outcomes.iter().any(|outcome| outcome.out_of_budget > 0), "no budget was empty");
 }
 

@@ -1,4 +1,4 @@
-//! One run of one scenario: the town, its faults, and what must hold.
+//! One run of one scenario: hosts, customers, faults, and the checks at the end.
 
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,31 +13,32 @@ use crate::faults::{LATENCY, Plan, Scenario};
 use crate::host::{HOSTS, Town};
 use crate::watch::{BOUND, Watch};
 
-/// What came of a run in which all was right.
+/// The results of a successful run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) confirmed: usize,
     pub(crate) cancelled: usize,
-    /// How often circuits have opened.
+    /// How many times circuits opened.
     pub(crate) opened: usize,
-    /// Failures that were not repeated because the budget was empty.
+    /// Failures that were not retried because the budget was empty.
     pub(crate) out_of_budget: u64,
 }
 
-/// A step of the simulation. Messages arrive at its beginning, so a call takes two of them at least.
+/// Duration of a simulation step. Messages arrive at the beginning of a step, so a call takes at
+/// least two.
 const TICK: Duration = Duration::from_millis(5);
-/// Far longer than any order takes that ends at all.
+/// Maximum virtual duration: far longer than any order takes.
 const LIMIT: Duration = Duration::from_secs(180);
-/// After the last customer has an answer, events are still under way.
+/// How long events may take to be handled after the last customer has an answer.
 const SETTLED: Duration = Duration::from_secs(90);
-/// The limits of the client stacks, as `stack.rs` has them: the wait for a place and one attempt.
+/// Limits of the client stacks from `stack.rs`: the wait for a place plus one attempt.
 const PARTICIPANT: Duration = Duration::from_millis(50 + 400);
 const ORDER: Duration = Duration::from_millis(50 + 8_500);
-/// All attempts at one question to the order service, with their pauses.
+/// The total timeout of a call of the order service.
 const CALL: Duration = Duration::from_secs(9);
 
-/// Runs it, and says how to run it again if it fails.
-pub(crate) fn told(scenario: Scenario, seed: u64) -> Outcome {
+/// Runs a scenario. If it fails, prints the command that repeats it.
+pub(crate) fn run_or_report(scenario: Scenario, seed: u64) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| run(scenario, seed))).unwrap_or_else(|panic| {
         println!("\nseed {seed} fails. Again, and with logs:\n");
         println!("    RUST_LOG=mesh=info MESH_SIM={scenario}:{seed} cargo test -p mesh --test sim -- --nocapture\n");
@@ -46,7 +47,7 @@ pub(crate) fn told(scenario: Scenario, seed: u64) -> Outcome {
 }
 
 fn run(scenario: Scenario, seed: u64) -> Outcome {
-    // For the jitter of those that ask nobody for a generator.
+    // Seeds the global generator, which jitter without its own seed uses.
     fastrand::seed(seed);
     let dir = tempfile::tempdir().unwrap();
     let hand = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
@@ -121,10 +122,10 @@ fn run(scenario: Scenario, seed: u64) -> Outcome {
     Outcome { confirmed: books.confirmed, cancelled: books.cancelled, opened, out_of_budget }
 }
 
-/// With a runtime of its own: the simulation's time stands still meanwhile.
+/// Audits in a separate runtime. The simulation's time stands still meanwhile.
 fn audit(databases: &Databases, diary: &Diary) -> Books {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(books::audit(databases, &diary.told())).unwrap()
+    runtime.block_on(books::audit(databases, &diary.acknowledged())).unwrap()
 }
 
 fn report(scenario: Scenario, seed: u64, history: &[String], wrong: &[String]) -> String {

@@ -1,4 +1,4 @@
-//! What is asked of the client stacks while the simulation runs.
+//! Checks of the client stacks while the simulation runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,20 +10,21 @@ use mesh::stack::Dependency;
 /// A client stack under observation.
 pub(crate) struct Watch {
     dependency: Dependency,
-    /// What one attempt may take: the wait for a place, and its timeout.
+    /// Maximum duration of an attempt: the wait for a place plus the timeout.
     limit: Duration,
     attempts: Arc<AtomicU64>,
     opened: Arc<AtomicUsize>,
     longest: Arc<Mutex<Duration>>,
-    /// Retries and attempts, second by second.
+    /// Retries and attempts, sampled once per second.
     samples: Vec<(u64, u64)>,
-    /// The circuit's state while all is well.
+    /// The circuit's state when no fault is active.
     well: State,
 }
 
-/// Virtual time is in whole milliseconds, and moves in ticks.
+/// Tolerance: virtual time has a resolution of 1 ms and advances in ticks of 5 ms.
 pub(crate) const BOUND: Duration = Duration::from_millis(15);
-/// The retry budget of every client stack: a fifth of the requests, three a second, twenty at once.
+/// The retry budget of every client stack: 20 % of the requests plus 3 per second, with bursts of
+/// 20.
 const SHARE: f64 = 0.2;
 const PER_SECOND: f64 = 3.0;
 const BURST: f64 = 20.0;
@@ -61,17 +62,17 @@ impl Watch {
         self.samples.push((self.dependency.stats().retries, self.attempts.load(Ordering::Relaxed)));
     }
 
-    /// How often the circuit has opened.
+    /// How many times the circuit opened.
     pub(crate) fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Failures that were not repeated because the budget was empty.
+    /// Failures that were not retried because the budget was empty.
     pub(crate) fn out_of_budget(&self) -> u64 {
         self.dependency.describe()["retry"]["out_of_budget"].as_u64().unwrap_or_default()
     }
 
-    /// What was wrong, now that all should be well again.
+    /// Returns the violations at the end of the run.
     pub(crate) fn wrongs(&self) -> Vec<String> {
         let name = self.dependency.name();
         let mut wrongs = self.over_budget();
@@ -86,7 +87,7 @@ impl Watch {
         wrongs
     }
 
-    /// In no span of time more retries than the budget allows. Requests are what is left of the attempts without the retries.
+    /// Checks the retry budget over every window of samples. Requests are attempts minus retries.
     fn over_budget(&self) -> Vec<String> {
         let mut wrongs = Vec::new();
         for (begin, before) in self.samples.iter().enumerate() {

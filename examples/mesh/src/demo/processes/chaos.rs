@@ -1,4 +1,4 @@
-//! Who dies next, and when.
+//! Chooses which service is killed, and when.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use crate::clock::now;
 use crate::demo::report::millis;
 use crate::launch::Name;
 
-/// One death and what came after it.
+/// One kill and the recovery after it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Kill {
     pub service: &'static str,
-    /// Since the first order.
+    /// Time since the first order.
     pub at_ms: u64,
-    /// How long it stayed dead.
+    /// How long the process was not running.
     pub down_ms: u64,
-    /// From its start until it was ready again.
+    /// From the restart until the service was ready.
     pub recovery_ms: u64,
 }
 
-/// Kills one child after the other, each at a random moment, and starts it again after a short while.
+/// Kills one service after another at random moments and restarts each after a short pause.
 pub(super) async fn run(children: &mut Children, kills: usize, seed: u64) -> anyhow::Result<Vec<Kill>> {
-    // Apart from the customers' dice, so that more orders do not mean other victims.
+    // A separate generator, so that the number of orders does not change the victims.
     let mut rng = fastrand::Rng::with_seed(seed.wrapping_add(0x6b69_6c6c));
     let mut pause = |longest: u64| Duration::from_millis(rng.u64(50..=longest));
     let victims = victims(kills, seed);
@@ -42,7 +42,8 @@ pub(super) async fn run(children: &mut Children, kills: usize, seed: u64) -> any
     Ok(deaths)
 }
 
-/// Round after round, everybody once in an order of its own: so nobody is spared, and nobody knows who is next.
+/// The services to kill. Every round kills each service once, in random order: no service is
+/// skipped, and the order is not predictable.
 fn victims(kills: usize, seed: u64) -> Vec<Name> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut victims = Vec::new();

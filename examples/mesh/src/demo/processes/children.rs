@@ -1,4 +1,4 @@
-//! The services as children of this process.
+//! Runs the services as child processes.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -17,18 +17,18 @@ use crate::demo::Home;
 use crate::launch::{Addresses, Name};
 use crate::probe;
 
-/// A process that is not ready by then never will be.
+/// A process that is not ready after this time is treated as failed.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longer than drain delay, grace period and last events take together.
+/// Longer than drain delay, grace period and the last events together.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Children {
     program: PathBuf,
-    /// What all of them are told.
+    /// Arguments common to all services.
     arguments: Vec<String>,
     ports: HashMap<&'static str, SocketAddr>,
-    /// Where their logs go.
+    /// Directory of the log files.
     logs: PathBuf,
     running: HashMap<&'static str, Running>,
 }
@@ -36,13 +36,14 @@ pub(crate) struct Children {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    /// Ends when we do, and with it the child: see `--with-parent`. Apart from the child, because waiting for a child closes
-    /// its standard input.
+    /// The child's standard input. It closes when this process ends, which ends the child
+    /// (`--with-parent`). Kept outside `child`, because `Child::wait` closes the standard input it
+    /// owns.
     _life: Option<ChildStdin>,
 }
 
 impl Children {
-    /// `server` is a database server's URL and what names of databases begin with there.
+    /// `server` is the URL of a database server and the prefix of its database names.
     pub(crate) fn new(
         home: &Home,
         server: Option<(&str, &str)>,
@@ -86,7 +87,7 @@ impl Children {
         Ok(())
     }
 
-    /// Starts a service, at its old address.
+    /// Starts a service, at the same address each time.
     pub(crate) fn start(&mut self, name: Name) -> anyhow::Result<()> {
         let path = self.logs.join(format!("{}.log", name.as_str()));
         let log = OpenOptions::new().create(true).append(true).open(&path);
@@ -106,7 +107,7 @@ impl Children {
         Ok(())
     }
 
-    /// Waits until a service is ready; how long that took.
+    /// Waits until a service is ready. Returns how long it took.
     pub(crate) async fn until_ready(&mut self, name: Name) -> anyhow::Result<Duration> {
         let (start, addr) = (now(), self.ports[name.as_str()]);
         let Some(running) = self.running.get_mut(name.as_str()) else { bail!("{} is not running", name.as_str()) };
@@ -117,7 +118,7 @@ impl Children {
         }
     }
 
-    /// SIGKILL: no last word, no flush, no goodbye to the database.
+    /// Sends SIGKILL: the process gets no chance to flush, or to close its connections.
     pub(crate) async fn kill(&mut self, name: Name) -> anyhow::Result<()> {
         match self.running.remove(name.as_str()) {
             Some(mut running) => running.child.kill().await.with_context(|| format!("cannot kill {}", name.as_str())),
@@ -125,7 +126,7 @@ impl Children {
         }
     }
 
-    /// Stops everything from the outside in. Whether all of them ended by themselves, and well.
+    /// Stops all services, callers before callees. Returns whether all of them exited with success.
     pub(crate) async fn stop_all(&mut self) -> bool {
         let mut clean = true;
         for name in Name::ALL.into_iter().rev() {
@@ -137,12 +138,12 @@ impl Children {
     }
 }
 
-/// What an orchestrator sends.
+/// Sends SIGTERM, as an orchestrator does.
 #[cfg(unix)]
 fn terminate(child: &mut Child) {
     use rustix::process::{Pid, Signal, kill_process};
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    // It may have ended meanwhile; waiting for it will tell.
+    // The child may have exited already; waiting for it reports that.
     let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
 }
 
@@ -151,9 +152,10 @@ fn terminate(child: &mut Child) {
     let _ = child.start_kill();
 }
 
-/// A port for each service that nobody takes while it is down: below those that systems hand out to connections.
+/// Picks a free port per service. The range is below the ephemeral ports, so that no connection
+/// takes the port while the service is down.
 fn free_ports(seed: u64) -> anyhow::Result<HashMap<&'static str, SocketAddr>> {
-    // Two demos at the same time should not look in the same place, whatever their seeds.
+    // The process id is mixed in, so that two demos with the same seed do not try the same ports.
     let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
     let mut ports = HashMap::new();
     for name in Name::ALL {

@@ -1,12 +1,12 @@
-//! Kafka for the demo: brokers that are there already, or a mock cluster in this process.
+//! Kafka for the demo: existing brokers, or a mock cluster in this process.
 //!
-//! The mock speaks Kafka's protocol over real sockets to real clients in other processes; it keeps everything in memory, and
-//! is gone with us. Who wants to see a real broker names one.
+//! The mock speaks Kafka's protocol over real sockets to clients in other processes. It keeps
+//! everything in memory and ends with this process. To use a real broker, pass its address.
 
-/// What carries the events, if not the embedded log.
+/// The Kafka cluster, if the bus is not the embedded log.
 pub(crate) struct Brokers {
     address: Option<String>,
-    /// Dropped, it ends.
+    /// Dropping it stops the cluster.
     #[cfg(feature = "kafka")]
     mock: Option<rdkafka::mocking::MockCluster<'static, rdkafka::producer::DefaultProducerContext>>,
 }
@@ -23,7 +23,7 @@ impl Brokers {
 
     #[cfg(not(feature = "kafka"))]
     pub(crate) fn new(brokers: Option<String>) -> anyhow::Result<Self> {
-        // Said here and not by the first child that fails.
+        // Checked here; otherwise the error would come from the first child that fails.
         crate::bus::Bus::new(brokers.clone())?;
         Ok(Self { address: brokers })
     }

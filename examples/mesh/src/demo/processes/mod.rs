@@ -1,7 +1,9 @@
-//! `mesh demo --processes`: every service a process of its own, and one after the other is killed.
+//! `mesh demo --processes`: every service runs as its own process, and they are killed one after
+//! another.
 //!
-//! `children` starts and kills them, `chaos` decides whom and when, and the customers of `crate::customers` are stubborn:
-//! they ask again with the same key until they know. [`report`] says what was seen, and [`super::books`] what is true.
+//! `children` starts and kills them, `chaos` chooses which and when, and the customers repeat an
+//! order with the same key until it is decided. [`report`] has the customers' view, and
+//! [`super::books`] audits the databases.
 
 mod chaos;
 mod children;
@@ -15,11 +17,11 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
-use super::books::{self, Told};
+use super::books::{self, Acknowledged};
 use super::report::millis;
 use super::{Home, SETTLE_TIMEOUT, progress_bar};
 use crate::clock::now;
-use crate::customers::{Customers, Seen, Temper};
+use crate::customers::{Customers, Repeat, Seen};
 use crate::db::Databases;
 use crate::launch::Name;
 pub(crate) use children::Children;
@@ -28,21 +30,23 @@ use report::{Kill, Report};
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many orders to place at least.
+    /// Minimum number of orders to place.
     pub orders: usize,
-    /// The same seed gives the same orders and the same victims.
+    /// Random seed. The same seed gives the same orders and the same kills.
     pub seed: u64,
     /// Orders per second.
     pub rate: f64,
-    /// How many processes to kill.
+    /// Number of processes to kill.
     pub kills: usize,
-    /// Where to leave SQLite's files and the logs; a temporary directory by default, gone at the end.
+    /// Directory of the SQLite files and the logs. By default a temporary directory, removed at the
+    /// end.
     pub data_dir: Option<PathBuf>,
-    /// A database server instead of the files: to audit it, and as the children are told of it.
+    /// A database server instead of files: `databases` for the audit, `postgres` and `prefix` as
+    /// arguments of the children.
     pub databases: Option<Databases>,
     pub postgres: Option<String>,
     pub prefix: String,
-    /// Kafka's brokers instead of the embedded log; `mock` for a cluster in this process.
+    /// Kafka brokers instead of the embedded log; `mock` for a mock cluster in this process.
     pub kafka: Option<String>,
     /// Draw a progress bar.
     pub progress: bool,
@@ -58,7 +62,7 @@ impl Options {
 pub async fn run(options: Options) -> anyhow::Result<Report> {
     let Options { orders, seed, .. } = options;
     let home = Home::new(options.data_dir.clone(), options.databases.clone())?;
-    // Before the children, and until they are gone.
+    // Created before the children and dropped after them.
     let brokers = Brokers::new(options.kafka.clone())?;
     let started = now();
     let mut children = Children::new(&home, options.server(), brokers.address(), seed)?;
@@ -68,25 +72,25 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     bar.set_message("killing");
     let customers = Customers::new(&children.url(Name::Gateway), seed);
     let (seen, kills) = trouble(&mut children, customers, &options, &bar).await?;
-    let mut told = Told::default();
-    told.hear(&seen);
+    let mut acknowledged = Acknowledged::default();
+    acknowledged.record(&seen);
 
     bar.set_message("settling");
     let settling = now();
-    // A timeout is no error of the demo: the audit will say what is unfinished.
+    // A timeout is not an error here: the audit lists what is unfinished.
     books::settled(&home.databases, SETTLE_TIMEOUT).await.context("cannot read the books")?;
     let settled_ms = millis(settling.elapsed());
     bar.set_message("stopping");
     let clean_stop = children.stop_all().await;
     bar.finish_and_clear();
-    let books = books::audit(&home.databases, &told).await.context("cannot read the books")?;
+    let books = books::audit(&home.databases, &acknowledged).await.context("cannot read the books")?;
     let stores = if options.postgres.is_some() { "PostgreSQL" } else { "SQLite" };
     let bus = brokers.describe();
     let run = report::Run { seed, stores, bus, kills, settled_ms, clean_stop, took: started.elapsed() };
     Ok(Report::new(&seen, run, books))
 }
 
-/// Orders come at a steady rate, whether or not the answers keep up, and at least until the last kill.
+/// Places orders at a fixed rate, independent of the answers, at least until the last kill.
 async fn trouble(
     children: &mut Children,
     mut customers: Customers,
@@ -103,7 +107,7 @@ async fn trouble(
             () = tokio::time::sleep_until(start + interval.mul_f64(placed as f64)) => {
                 let (order, bar) = (customers.order(), bar.clone());
                 placing.spawn(async move {
-                    let seen = order.place(Temper::Stubborn).await;
+                    let seen = order.place(Repeat::UntilDecided).await;
                     bar.inc(1);
                     seen
                 });

@@ -1,4 +1,4 @@
-//! What the demo of the processes has seen: as JSON for programs, as a table for people.
+//! The report of `mesh demo --processes`: JSON for programs, a table for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,21 +15,21 @@ use crate::launch::Name;
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub seed: u64,
-    /// Which databases, and which bus.
+    /// Which database, and which bus.
     pub stores: &'static str,
     pub bus: &'static str,
-    /// Everything, from the first service's start to the last one's end.
+    /// From the first service's start to the last one's end.
     pub took_ms: u64,
-    /// From the last answer to the last order undone and the last event handled.
+    /// From the last answer until no order, saga or event is in progress.
     pub settled_ms: u64,
     pub customers: PhaseReport,
     pub kills: Vec<Kill>,
-    /// Every service ended by itself when it was told to.
+    /// Whether every service exited with success after SIGTERM.
     pub clean_stop: bool,
     pub books: Books,
 }
 
-/// What the report is made of, besides answers and books.
+/// The parts of the report besides answers and audit.
 pub(super) struct Run {
     pub(super) seed: u64,
     pub(super) stores: &'static str,
@@ -65,7 +65,7 @@ impl fmt::Display for Report {
         let statuses: &BTreeMap<u16, usize> = &customers.statuses;
         let statuses: Vec<_> = statuses.iter().map(|(status, count)| format!("{count} x {status}")).collect();
         writeln!(f, "answers: {}; {} lost", statuses.join(", "), customers.lost)?;
-        writeln!(f, "asked again with the same key: {} times", customers.repeats)?;
+        writeln!(f, "repeated with the same key: {} requests", customers.repeats)?;
         writeln!(f, "an answer took {:.1} ms (p50), {:.1} ms (p99)", customers.p50_ms, customers.p99_ms)?;
         let undone = books.sagas.get("compensated").copied().unwrap_or(0);
         writeln!(f, "sagas compensated: {undone}")?;
