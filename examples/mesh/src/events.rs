@@ -1,8 +1,9 @@
 //! The events of the shop: the contract between services that do not call each other.
 //!
-//! An event's type is its topic. Its key is always the order's id, so that what happened to one order is handled in the order
-//! in which it happened. A field may be added at any time: readers ignore what they do not know. Anything else is a new
-//! version, and a reader that does not know it refuses the event, visibly, rather than guess.
+//! An event's type is its topic. Its key is the order id, so that the events of one order are
+//! handled in the order in which they happened. A field may be added at any time: readers ignore
+//! unknown fields. Any other change is a new version, and a reader rejects an event whose version
+//! it does not know.
 
 use buttress_durable::bus::HandlerError;
 use buttress_durable::outbox::OutboxError;
@@ -13,17 +14,17 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now_ms;
 use crate::telemetry::current_trace;
 
-/// What can be told of an order.
+/// An event about an order.
 pub trait Event: DeserializeOwned + Serialize {
     /// The event's type, and the topic.
     const TYPE: &'static str;
     /// The version of the fields below.
     const VERSION: u32;
 
-    /// Whom it happened to, and the key.
+    /// The order it is about, which is the key.
     fn order_id(&self) -> &str;
 
-    /// As the outbox and the bus know it.
+    /// Converts it to the form that the outbox and the bus use.
     fn to_domain(&self) -> Result<DomainEvent, EventError> {
         let event = DomainEvent::new(Self::TYPE, self.order_id(), Timestamp::from_millis(now_ms()), self)?;
         let event = event.with_schema_version(Self::VERSION);
@@ -33,7 +34,7 @@ pub trait Event: DeserializeOwned + Serialize {
         })
     }
 
-    /// Reads an event of this type.
+    /// Decodes an event of this type. Rejects a newer version.
     fn from_domain(event: &DomainEvent) -> Result<Self, HandlerError> {
         if event.schema_version() > Self::VERSION {
             let (known, theirs) = (Self::VERSION, event.schema_version());
@@ -43,22 +44,23 @@ pub trait Event: DeserializeOwned + Serialize {
     }
 }
 
-/// Publishes an event with the transaction, or not at all. Last in the transaction: see [`Outbox::append`].
+/// Publishes an event when the transaction commits, and not if it is rolled back. Must be the last
+/// statement of the transaction: see [`Outbox::append`].
 pub async fn publish<D: Database>(outbox: &Outbox<D>, tx: &mut Tx<D>, event: &impl Event) -> Result<(), OutboxError> {
     outbox.append(tx, &event.to_domain()?).await
 }
 
-/// So many pieces of one product.
+/// A quantity of one product.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Line {
     pub sku: String,
     pub quantity: i64,
 }
 
-/// Events with their version, and the list of all of them.
+/// Defines the event types with their versions, and the list of all types.
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident v $version:literal { $($field:ident: $type:ty),* $(,)? })+) => {
-        /// Every type of event there is.
+        /// Every event type.
         pub const ALL: &[&str] = &[$(stringify!($name)),+];
 
         $(
@@ -82,33 +84,34 @@ macro_rules! events {
 }
 
 events! {
-    /// order: stored, and its saga has begun.
+    /// Sent by order: the order is stored, and its saga has started.
     OrderCreated v 1 { customer: String, total_cents: i64, lines: Vec<Line> }
-    /// order: paid for and promised.
+    /// Sent by order: paid and confirmed.
     OrderConfirmed v 1 { customer: String, total_cents: i64 }
-    /// order: failed, and whatever was done is undone.
+    /// Sent by order: failed and fully compensated.
     OrderCancelled v 1 { customer: String, failure: String }
-    /// inventory: the pieces are set aside.
+    /// Sent by inventory: the stock is reserved.
     InventoryReserved v 1 { lines: Vec<Line> }
-    /// inventory: at least one line cannot be met.
+    /// Sent by inventory: at least one line is out of stock.
     InventoryRejected v 1 {}
-    /// inventory: the pieces are back on the shelf.
+    /// Sent by inventory: the reservation is released.
     InventoryReleased v 1 {}
-    /// inventory: the pieces have left the shelf for good.
+    /// Sent by inventory: the reserved stock is sold.
     InventoryShipped v 1 {}
-    /// payment: the money is taken.
+    /// Sent by payment: the customer was charged.
     PaymentCompleted v 1 { customer: String, amount_cents: i64 }
-    /// payment: the account does not cover it.
+    /// Sent by payment: the balance is too low.
     PaymentDeclined v 1 { customer: String, amount_cents: i64 }
-    /// payment: the money is given back.
+    /// Sent by payment: the charge was refunded.
     PaymentRefunded v 1 { customer: String, amount_cents: i64 }
-    /// shipping: a parcel is on its way.
+    /// Sent by shipping: a parcel was created.
     ShipmentCreated v 1 { shipment_id: String }
-    /// notification: the customer has been told.
+    /// Sent by notification: the customer was notified.
     NotificationSent v 1 { kind: String }
 }
 
-/// Who listens to what. The services subscribe by it, and the audit checks by it that every event has reached everyone.
+/// The topics of each listening service. The services subscribe by this table, and the audit uses
+/// it to check that every event was handled by every listener.
 pub const LISTENERS: &[(&str, &[&str])] = &[
     ("inventory", &[OrderConfirmed::TYPE, OrderCancelled::TYPE]),
     ("shipping", &[OrderConfirmed::TYPE, PaymentCompleted::TYPE]),
@@ -124,7 +127,7 @@ pub const LISTENERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What a service listens to.
+/// The topics that a service listens to.
 pub fn topics(service: &str) -> &'static [&'static str] {
     LISTENERS.iter().find(|(name, _)| *name == service).map_or(&[], |(_, topics)| topics)
 }

@@ -1,10 +1,11 @@
-//! Faults on purpose, switched while the service runs.
+//! Fault injection, switched at run time.
 //!
-//! [`inject`] is the innermost part of a server's stack: everything outside it, ours and the callers', sees what it
-//! would see of a real fault. Crashes are not here: see [`crate::process`].
+//! [`inject`] is the innermost middleware of a server's stack, so all layers outside it, on the
+//! server and in its callers, see the same as with a real fault. Crashes are in [`crate::process`].
 //!
-//! Errors and hangs strike *before* the handler or *after* it, by a fair coin. After it is the nasty half: the effect
-//! is there and the answer is not, so the caller must not believe that nothing happened.
+//! Errors and hangs happen *before* or *after* the handler, with equal probability. After the
+//! handler is the harder case: the effect exists and the response does not, so a caller must not
+//! conclude that nothing happened.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,36 +22,38 @@ use tokio::sync::watch;
 
 use crate::problem::{Json, Problem};
 
-/// What is to go wrong. The default is nothing.
+/// Which faults to inject. The default injects none.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Plan {
-    /// Share of requests, 0 to 1, that are answered "unavailable".
+    /// Share of requests, 0 to 1, that are answered 503, or UNAVAILABLE over gRPC.
     pub error_rate: f64,
-    /// Share of requests, 0 to 1, whose answer breaks off in the middle.
+    /// Share of requests, 0 to 1, whose response body is reset.
     pub reset_rate: f64,
-    /// Mean delay before the handler runs, in milliseconds; each request draws from half to one and a half of it.
+    /// Mean delay before the handler runs, in milliseconds. Each request draws between 0.5 and 1.5
+    /// times the mean.
     pub latency_ms: u64,
-    /// Share of requests, 0 to 1, that are taken and never answered, until the plan changes.
+    /// Share of requests, 0 to 1, that are never answered. They hang until the plan's `hang_rate`
+    /// is 0.
     pub hang_rate: f64,
-    /// On which side of the handler errors and hangs strike.
+    /// Whether errors and hangs happen before or after the handler.
     pub strike: Strike,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strike {
-    /// A fair coin decides for each request.
+    /// Each request draws with equal probability.
     #[default]
     Either,
-    /// Nothing happens: the request is lost.
+    /// Before the handler: the request has no effect.
     Before,
-    /// Everything happens: the answer is lost.
+    /// After the handler: the request has its effect and the response is lost.
     After,
 }
 
 impl Plan {
-    /// The first rule that this plan breaks.
+    /// Returns the first rule that this plan violates.
     pub fn check(&self) -> Result<(), &'static str> {
         for rate in [self.error_rate, self.reset_rate, self.hang_rate] {
             if !(0.0..=1.0).contains(&rate) {
@@ -61,11 +64,12 @@ impl Plan {
     }
 }
 
-/// The switch. Clones share it.
+/// The current plan of one service. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Faults {
     plan: Arc<watch::Sender<Plan>>,
-    /// Seeded, so that a run can be repeated. One generator for a service: its lock is held for a few draws.
+    /// Seeded, so that a run can be repeated. One generator per service; its lock is held for five
+    /// draws.
     rng: Arc<Mutex<fastrand::Rng>>,
 }
 
@@ -91,7 +95,7 @@ impl Faults {
 
     fn draw(&self, plan: &Plan) -> Draw {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        // All draws are made every time, so that changing one rate does not shift the others.
+        // Always draws all five values, so that changing one rate does not shift the others.
         Draw {
             error: rng.f64() < plan.error_rate,
             reset: rng.f64() < plan.reset_rate,
@@ -105,17 +109,18 @@ impl Faults {
     }
 
     async fn until_no_hang(&self) {
-        // The sender lives in `self`, so this ends only by a change of plan.
+        // `self` holds the sender, so this returns only when the plan changes.
         let _ = self.plan.subscribe().wait_for(|plan| plan.hang_rate == 0.0).await;
     }
 }
 
-/// The switch over HTTP: `GET` and `PUT /admin/faults`. Outside the faults themselves, or nobody could end them.
+/// `GET` and `PUT /admin/faults`. Must be outside [`inject`]; otherwise a hang could not be
+/// switched off.
 pub fn routes(service: &'static str, faults: &Faults) -> Router {
     routes_at("/admin/faults", service, faults)
 }
 
-/// The same at another path.
+/// The same, at another path.
 pub fn routes_at(path: &'static str, service: &'static str, faults: &Faults) -> Router {
     let change = async move |State(faults): State<Faults>, Json(plan): Json<Plan>| {
         plan.check().map_err(|rule| Problem::from_status(StatusCode::UNPROCESSABLE_ENTITY, rule))?;
@@ -127,7 +132,7 @@ pub fn routes_at(path: &'static str, service: &'static str, faults: &Faults) -> 
     Router::new().route(path, get(show).put(change)).with_state(faults.clone())
 }
 
-/// The fate of one request.
+/// The faults drawn for one request.
 struct Draw {
     error: bool,
     reset: bool,
@@ -137,7 +142,7 @@ struct Draw {
     latency: Duration,
 }
 
-/// Middleware that makes the plan come true.
+/// Middleware that injects the faults of the plan.
 pub async fn inject(State(faults): State<Faults>, request: Request, next: Next) -> Response {
     let plan = faults.plan();
     if plan == Plan::default() {
@@ -180,7 +185,7 @@ fn unavailable(grpc: bool) -> Response {
     }
 }
 
-/// The headers arrive, the body does not: the peer sees a reset stream.
+/// Sends the headers and resets the stream instead of the body.
 fn broken_off(response: Response) -> Response {
     let (parts, _) = response.into_parts();
     let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);

@@ -1,7 +1,8 @@
-//! How a service reaches the network: TCP, or a network that a test simulates.
+//! How a service reaches the network: over TCP, or over a network that a test simulates.
 //!
-//! The simulations in `tests/sim` run the services as they are, on hosts, links and clocks that exist in one thread only. What
-//! they need for that is here: a door that somebody else opens, and somebody who dials.
+//! The simulations in `tests/sim` run the unmodified services on simulated hosts, links and clocks
+//! in one thread. This module has the two interfaces they need: one accepts connections, the other
+//! opens them.
 
 use std::fmt::Debug;
 use std::io;
@@ -19,26 +20,26 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Where a service takes its connections from.
+/// Where a service accepts connections.
 #[derive(Debug)]
 pub enum Door {
-    /// Bound by the starter.
+    /// A bound listener.
     Tcp(TcpListener),
     Simulated(Box<dyn Accept>),
 }
 
-/// Takes connections in a simulation.
+/// Accepts connections in a simulation.
 pub trait Accept: Debug + Send + 'static {
     fn address(&self) -> SocketAddr;
     fn connection(&mut self) -> BoxFuture<'_, (Stream, SocketAddr)>;
 }
 
-/// Connects to a service in a simulation.
+/// Opens connections in a simulation.
 pub trait Dial: Debug + Send + Sync + 'static {
     fn dial(&self, to: Authority) -> BoxFuture<'static, io::Result<Stream>>;
 }
 
-/// [`Dial`] as the clients' transports want it.
+/// A connector over [`Dial`], for the clients' transports.
 #[derive(Clone, Debug)]
 pub struct Dialer(Arc<dyn Dial>);
 

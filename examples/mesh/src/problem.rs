@@ -1,8 +1,8 @@
-//! Errors of the REST services, as RFC 9457 asks: `application/problem+json`.
+//! Errors of the REST services in the format of RFC 9457, `application/problem+json`.
 //!
-//! Handlers return [`Problem`]. [`render`] sits outside everything else and does the rest: it adds the path as
-//! `instance`, and turns error responses of others (axum's 404, 405 and 413, rejections of our own layers) into
-//! problems too. So a client parses one format, whoever refused it.
+//! Handlers return [`Problem`]. [`render`] is the outermost middleware: it adds the path as
+//! `instance`, and converts other error responses (axum's 404, 405 and 413, rejections of the
+//! layers) to problems, so that clients parse one format.
 
 use std::time::Duration;
 
@@ -18,31 +18,32 @@ use serde_json::{Map, Value};
 /// The media type of RFC 9457.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// Names the service that is to blame when it is another one. The caller's circuit breaker reads it: a service that
-/// says so is itself well, and must not be cut off for the fault of those behind it.
+/// Names the service that caused an error, if it is another one. The caller's circuit breaker reads
+/// it: a service that sends this header works, and must not be cut off because of its backend.
 pub const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-failed-dependency");
 
-/// Where the types of our problems are explained.
+/// Base URI of the problem types.
 const TYPES: &str = "https://buttress.example/problems/";
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
-    /// What kind of problem: for programs. Never changes once published. `None` if the status says it all.
+    /// The problem type, for programs. Must not change once published. `None` if the status is
+    /// enough.
     #[serde(rename = "type", serialize_with = "type_uri")]
     kind: Option<&'static str>,
-    /// The same for people: one sentence for each type.
+    /// The type as a sentence, for people.
     title: &'static str,
-    /// The HTTP status again, for logs that lost it.
+    /// The HTTP status, repeated for logs of the body.
     status: u16,
-    /// What went wrong this time, and what to do about it.
+    /// What went wrong in this case, and what to do about it.
     detail: String,
-    /// Another service that is to blame.
+    /// The other service that caused the problem.
     #[serde(rename = "dependency", skip_serializing_if = "Option::is_none")]
     caused_by: Option<&'static str>,
-    /// `instance`, and more members that depend on the type: `order_id`, `errors`.
+    /// `instance`, and members that depend on the type, such as `order_id` and `errors`.
     #[serde(flatten)]
     members: Map<String, Value>,
-    /// Rounded up to seconds in the header, because that is all that HTTP has.
+    /// Value of the `Retry-After` header, rounded up to seconds, its unit in HTTP.
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
@@ -55,12 +56,12 @@ fn type_uri<S: Serializer>(kind: &Option<&'static str>, serializer: S) -> Result
 }
 
 impl Problem {
-    /// A problem of a type of its own: `kind` is its name in the type's URI.
+    /// A problem with its own type. `kind` is the last segment of the type's URI.
     pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         Self { kind: Some(kind), title, ..Self::from_status(status, detail) }
     }
 
-    /// A problem that its status explains.
+    /// A problem whose status is its type (`about:blank`).
     pub fn from_status(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: None,
@@ -73,12 +74,12 @@ impl Problem {
         }
     }
 
-    /// Something of ours broke. The details went to the log; the client gets none.
+    /// An internal error. The details are in the log and not in the response.
     pub fn internal() -> Self {
-        Self::from_status(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side")
+        Self::from_status(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 
-    /// Something of ours broke, and this is for the log.
+    /// Logs an internal error and returns the problem for it.
     pub fn failed(service: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(service, error, "cannot answer");
         Self::internal()
@@ -118,13 +119,13 @@ impl IntoResponse for Problem {
         if let Some(service) = self.caused_by {
             response.headers_mut().insert(FAILED_DEPENDENCY, HeaderValue::from_static(service));
         }
-        // For `render`, which knows the path.
+        // Read by `render`, which adds the path.
         response.extensions_mut().insert(self);
         response
     }
 }
 
-/// The outermost middleware of a REST service: every error leaves as a problem with its `instance`.
+/// Middleware, outermost in a REST service: turns every error into a problem with its `instance`.
 pub async fn render(request: Request, next: Next) -> Response {
     let instance = request.uri().path().to_owned();
     let mut response = next.run(request).await;
@@ -134,12 +135,12 @@ pub async fn render(request: Request, next: Next) -> Response {
     }
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => problem,
-        // Made by another service and passed on.
+        // Created by another service and forwarded.
         None if is_problem(&response) => return response,
         None => Problem::from_status(status, explain(status)),
     };
     let mut rendered = problem.with("instance", instance).into_response();
-    // `Allow`, `Retry-After` and the like are still true; what described the old body is not.
+    // Keeps headers such as `Allow` and `Retry-After`; drops those that described the old body.
     for (name, value) in response.headers() {
         if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
             rendered.headers_mut().insert(name, value.clone());
@@ -152,19 +153,19 @@ fn is_problem(response: &Response) -> bool {
     response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == CONTENT_TYPE)
 }
 
-/// What to say of a refusal that came without a word: those of axum and of our own layers.
+/// Detail text for an error response without a problem: from axum and from the layers.
 fn explain(status: StatusCode) -> &'static str {
     match status {
         StatusCode::METHOD_NOT_ALLOWED => "this path exists, with other methods: see the Allow header",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
         StatusCode::TOO_MANY_REQUESTS => "too many requests; slow down",
-        StatusCode::SERVICE_UNAVAILABLE => "too much to do right now; try again later",
-        StatusCode::GATEWAY_TIMEOUT => "this took too long",
+        StatusCode::SERVICE_UNAVAILABLE => "overloaded; try again later",
+        StatusCode::GATEWAY_TIMEOUT => "the request timed out",
         _ => "the request was refused",
     }
 }
 
-/// The answer for a path that nobody serves.
+/// The answer for an unknown path.
 pub async fn not_found() -> Problem {
     Problem::from_status(StatusCode::NOT_FOUND, "there is nothing at this path")
 }

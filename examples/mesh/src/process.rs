@@ -1,8 +1,9 @@
-//! A service as something that can die.
+//! A service as a unit that can crash.
 //!
-//! `mesh up` and `mesh demo` run every service in one process, and yet one of them must be able to crash alone. So each
-//! gets a thread with a runtime of its own. Dropping a runtime drops every task, timer and connection in it at its next
-//! `.await`: transactions half done, answers never sent. That is what `kill -9` does, and it needs no cooperation.
+//! `mesh up` and `mesh demo` run all services in one process, but each must be able to crash alone.
+//! So each service has its own thread and runtime. Dropping a runtime drops all its tasks, timers
+//! and connections at their current `.await`: transactions are left half done and responses unsent,
+//! as after `kill -9`. The service does not have to cooperate.
 
 use std::future::Future;
 use std::io;
@@ -18,11 +19,11 @@ use crate::telemetry::Telemetry;
 #[derive(Debug)]
 pub struct Process {
     name: &'static str,
-    /// Asks it to finish what it is doing and end.
+    /// Starts a graceful stop.
     stop: CancellationToken,
-    /// Ends it now.
+    /// Ends it at once.
     kill: CancellationToken,
-    /// How it ended, once it has.
+    /// The result, once it has ended.
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -35,13 +36,14 @@ pub enum Exit {
     Failed(Arc<StartError>),
     #[error("killed")]
     Killed,
-    /// Its thread is gone without a word.
+    /// Its thread ended without a result.
     #[error("by a panic")]
     Panicked,
 }
 
 impl Process {
-    /// Runs `main` on a thread and runtime of its own. `main` should end soon after its token is cancelled.
+    /// Runs `main` on its own thread and runtime. `main` should return soon after its token is
+    /// cancelled.
     pub fn spawn<F, Fut>(name: &'static str, telemetry: Telemetry, main: F) -> io::Result<Self>
     where
         F: FnOnce(CancellationToken) -> Fut + Send + 'static,
@@ -62,9 +64,10 @@ impl Process {
                     },
                 }
             };
-            // What is seen of a service is seen under its name.
+            // Spans, logs and metrics of this thread belong to the service.
             let how = telemetry.enter(|| runtime.block_on(run));
-            // Before anyone is told: when `crash` returns, the port is free and the last task is gone.
+            // Dropped before the exit is reported: when `crash` returns, the port is free and all
+            // tasks are gone.
             drop(runtime);
             tracing::debug!(service = name, ?how, "process ended");
             exited.send_replace(Some(how));
@@ -76,19 +79,20 @@ impl Process {
         self.name
     }
 
-    /// Lets it finish, and waits for that. The service bounds the time itself: see [`crate::service::Service::serve`].
+    /// Stops it gracefully and waits. The service limits the time itself: see
+    /// [`crate::service::Service::serve`].
     pub async fn stop(mut self) -> Exit {
         self.stop.cancel();
         ended(&mut self.exit).await
     }
 
-    /// Kills it, and waits until nothing is left of it.
+    /// Kills it and waits until all its tasks are dropped.
     pub async fn crash(mut self) -> Exit {
         self.kill.cancel();
         ended(&mut self.exit).await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends.
     pub async fn ended(&self) -> Exit {
         ended(&mut self.exit.clone()).await
     }

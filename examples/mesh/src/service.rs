@@ -1,4 +1,4 @@
-//! What every service is given by whoever starts it, and how it serves and ends.
+//! The inputs of every service, and how it serves and stops.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,30 +18,32 @@ use crate::network::Door;
 use crate::stack::{Admission, Health, InvalidConfig};
 use crate::telemetry::Telemetry;
 
-/// One service's share of the world outside. Everything in it is a handle, so that whoever started the service can
-/// watch and steer it.
+/// The environment of one service. Its members are handles, so that the starter can observe and
+/// control the service.
 #[derive(Debug)]
 pub struct Service {
     pub name: &'static str,
-    /// Open before the service runs, so that the others know the address before the first of them runs.
+    /// Bound before the service runs, so that all addresses are known before the first service
+    /// starts.
     pub door: Door,
-    /// Behind /livez, /readyz and /startupz.
+    /// State behind /livez, /readyz and /startupz.
     pub health: Health,
-    /// How much it takes on at once.
+    /// The server-side bulkhead and timeout.
     pub admission: Admission,
-    /// What is to go wrong on purpose.
+    /// Faults to inject.
     pub faults: Faults,
-    /// What can be seen of it.
+    /// Spans, logs and metrics.
     pub telemetry: Telemetry,
-    /// Offer switches for operators under /admin. Not in production, unless something in front keeps customers out.
+    /// Serve the operators' endpoints under /admin. They have no authentication: in production, a
+    /// proxy must keep customers out.
     pub admin: bool,
-    /// Cancelled when it should end.
+    /// Cancelled to stop the service.
     pub stop: CancellationToken,
     /// How long requests in flight may take after that.
     pub grace: Duration,
 }
 
-/// Why a service did not run.
+/// Why a service did not start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen")]
@@ -56,23 +58,26 @@ pub enum StartError {
     Address(#[from] tonic::transport::Error),
 }
 
-/// Where a service is: `host:port`. Stays the same over restarts, as a name in a discovery service would.
+/// Address of a service, as `host:port`. Stays the same over restarts, like a name in service
+/// discovery.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Address(Arc<str>);
 
-/// Why something is not an address.
+/// Why a text is not an address.
 #[derive(Debug, thiserror::Error)]
 #[error("must be host:port, not {0:?}")]
 pub struct NotAnAddress(String);
 
 impl Service {
-    /// What every service offers to operators: its metrics, and with [`admin`](Self::admin) its state and its fault switch.
+    /// The operators' endpoints: metrics, and with [`admin`](Self::admin) also state and fault
+    /// switch.
     pub fn admin_routes(&self) -> Router {
         let seen = self.telemetry.routes(self);
         if self.admin { seen.merge(faults::routes(self.name, &self.faults)) } else { seen }
     }
 
-    /// Serves until told to stop, then until the requests in flight are done, but no longer than the grace period.
+    /// Serves until the service is stopped, then until the requests in flight are done, but at most
+    /// for the grace period.
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
         let Self { name, door, health, stop, grace, .. } = self;
         let addr = door.local_addr()?;
@@ -80,7 +85,8 @@ impl Service {
             Door::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
                 let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| {
-                    // Small answers should not wait for the next packet. A connection that refuses is about to fail anyway.
+                    // Nagle's algorithm would delay small responses. A connection on which this
+                    // fails is about to fail anyway.
                     let _ = connection.set_nodelay(true);
                 });
                 accept(listener, app, stop.clone()).boxed()
@@ -95,7 +101,7 @@ impl Service {
         };
         tokio::select! {
             served = serving => served?,
-            () = overtime => tracing::warn!(service = name, ?grace, "requests still in flight, ending anyway"),
+            () = overtime => tracing::warn!(service = name, ?grace, "grace period over, dropping requests in flight"),
         }
         Ok(())
     }
@@ -105,7 +111,8 @@ async fn accept<L>(listener: L, app: Router, stop: CancellationToken) -> std::io
 where
     L: Listener<Addr = SocketAddr>,
 {
-    // `with_state(())`: otherwise axum applies every layer again for each connection.
+    // `with_state(())` builds the layers once; otherwise axum applies them again for each
+    // connection.
     let app = app.with_state(()).into_make_service();
     axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -1,21 +1,21 @@
-//! Every stack of layers in the mesh, in one place.
+//! Every stack of layers in the mesh.
 //!
-//! Read a stack from the top: a request passes the layers in the order in which they are written, its answer passes them
-//! the other way. Why this order and no other:
+//! Read a stack from the top: a request passes the layers in the order in which they are written,
+//! its response in reverse. The reasons for the order:
 //!
 //! ```text
 //! client, outside in                           server, outside in
-//!   total timeout    bounds retries and pauses   health     answers probes even when all below is full
-//!   retry            each attempt is a sample    timeout    no caller waits that long; frees the place of
-//!   circuit breaker    of the breaker, and                    a reader that has stopped
-//!   bulkhead           holds no place while      bulkhead   refuses now what would be answered too late
-//!   attempt timeout    it pauses                 faults     the demo's troublemaker, where the faults of
-//!                                                           the handler would be
+//!   total timeout    bounds retries and pauses   health     answers probes even when the rest is full
+//!   retry            each attempt is a sample    timeout    longer than callers wait; frees the place
+//!   circuit breaker    of the breaker, and                    of a client that stopped reading
+//!   bulkhead           holds no place during     bulkhead   rejects now what would be answered too late
+//!   attempt timeout    the pauses                faults     injected as if they were faults of the
+//!                                                           handler
 //! ```
 //!
-//! The state (circuits, places, budgets, counters) is in handles, made once and kept by whoever starts the mesh. So it
-//! can be watched from there, it outlives a restart of the service, and axum may build as many copies of a stack as it
-//! likes.
+//! The state (circuits, places, budgets, counters) is in handles, created once by the starter of
+//! the mesh. So it can be observed there, it survives a restart of the service, and axum may build
+//! any number of copies of a stack.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -48,39 +48,42 @@ use crate::service::{Address, Service};
 use crate::telemetry::{AttemptLayer, CallLayer, Changes, observe};
 use crate::{faults, problem};
 
-/// A whole client stack for gRPC. Boxed, which costs an allocation for each call, so that the services that hold one
-/// need not name all its layers; generated clients take the unboxed stack just as well.
+/// A complete gRPC client stack. Boxed, which costs one allocation per call, so that services need
+/// not name all its layers. Generated clients accept the unboxed stack as well.
 pub type GrpcChannel = BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
 
-/// A whole client stack for HTTP.
+/// A complete HTTP client stack.
 pub type HttpChannel = BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, HttpError>;
 
-/// What goes wrong in one: a rejection by one of the layers, or the transport's error.
+/// The error of an HTTP stack: a rejection by a layer, or the transport's error.
 pub type HttpError = buttress::Error;
 
-/// The numbers of one client stack.
+/// The configuration of one client stack.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// How long one attempt may take: well above the slowest answer of a healthy service, and short enough that
-    /// several fit into the total.
+    /// Timeout of one attempt: well above the slowest response of a healthy service, and short
+    /// enough that several attempts fit into the total.
     attempt: Duration,
-    /// How long the caller waits at all, attempts and pauses together.
+    /// Timeout of the whole call, including retries and pauses.
     total: Duration,
-    /// Attempts, the first included. More than three help nobody: they come when the other side is at its worst.
+    /// Maximum number of attempts, including the first. More than three rarely help, and they add
+    /// load when the backend is at its worst.
     attempts: u32,
-    /// Calls in flight. By Little's law rate times latency, with room for a burst. When more are in flight the other
-    /// side has become slow, and more of them would not make it faster.
+    /// Maximum number of calls in flight: by Little's law rate times latency, with room for a
+    /// burst. If more are in flight, the backend has become slow, and more calls would not make it
+    /// faster.
     in_flight: usize,
-    /// Calls that may wait for a place: enough for a burst, too few for a backlog.
+    /// Maximum number of calls waiting for a place: enough for a burst, too few for a backlog.
     queue: usize,
-    /// How long one may wait for a place. Longer than a healthy call takes, much shorter than the caller's patience.
+    /// How long a call may wait for a place. Longer than a healthy call takes, much shorter than
+    /// the caller's timeout.
     max_wait: Duration,
-    /// How long a circuit stays open, at first and after many relapses. The defaults, 5 and 30
-    /// seconds, are for production; the demo has half a minute for everything.
+    /// How long a circuit stays open, at first and after many failed probes. The defaults of 5 s
+    /// and 30 s are for production; the whole demo takes half a minute.
     open_time: (Duration, Duration),
 }
 
-/// Calls of payment and inventory: a few milliseconds of SQLite each.
+/// Calls to payment and inventory, which take a few milliseconds each.
 const PARTICIPANT: Limits = Limits {
     attempt: Duration::from_millis(400),
     total: Duration::from_secs(2),
@@ -91,7 +94,8 @@ const PARTICIPANT: Limits = Limits {
     open_time: (Duration::from_millis(400), Duration::from_secs(1)),
 };
 
-/// Calls of the order service, which asks for prices (two seconds at most) and then waits for the saga (five).
+/// Calls to the order service, which fetches prices (at most 2 s) and then waits for the saga (at
+/// most 5 s).
 const ORDER: Limits = Limits {
     attempt: Duration::from_millis(8500),
     total: Duration::from_secs(9),
@@ -100,11 +104,11 @@ const ORDER: Limits = Limits {
     ..PARTICIPANT
 };
 
-/// One service as another one calls it: the handles of a client stack.
+/// The handles of one client stack: one service as called by another.
 #[derive(Clone, Debug)]
 pub struct Dependency {
     name: &'static str,
-    /// The service that is called.
+    /// The called service.
     peer: &'static str,
     limits: Limits,
     breaker: CircuitBreaker,
@@ -112,16 +116,16 @@ pub struct Dependency {
     retry: RetryLayer,
     budget: RetryBudget,
     changes: Changes,
-    /// Instead of TCP: for simulations.
+    /// Replaces TCP in simulations.
     dialer: Option<Dialer>,
 }
 
-/// What a client stack has done so far.
+/// Counters of a client stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
     /// Attempts after the first.
     pub retries: u64,
-    /// Calls for which the bulkhead had no place.
+    /// Calls rejected by the bulkhead.
     pub rejected: u64,
 }
 
@@ -129,8 +133,9 @@ impl Dependency {
     fn new(name: &'static str, limits: Limits, seed: u64) -> Result<Self, InvalidConfig> {
         let open_time = limits.open_time.0..=limits.open_time.1;
         let breaker = CircuitBreaker::builder(name).open_time(open_time).seed(seed).build()?;
-        // Retries stay below a fifth of the calls (and three a second): a backend that is down must not get three times
-        // its load. One budget for each destination, shared by all that call it through this handle.
+        // Limits retries to 20 % of the calls plus 3 per second. Otherwise a backend that is down
+        // would get three times its load. One budget per destination, shared by all callers of this
+        // handle.
         let budget = RetryBudget::builder().name(name).percent(20.0).min_per_second(3.0).burst(20).build()?;
         let retry = RetryLayer::new(limits.attempts)
             .named(name)
@@ -142,20 +147,21 @@ impl Dependency {
         Ok(Self { name, peer, limits, breaker, bulkhead, retry, budget, changes, dialer: None })
     }
 
-    /// Connects over a network that is simulated.
+    /// Connects over a simulated network.
     #[must_use]
     pub fn with_dialer(mut self, dialer: &Dialer) -> Self {
         self.dialer = Some(dialer.clone());
         self
     }
 
-    /// A gRPC client stack.
+    /// Builds a gRPC client stack.
     pub fn grpc(&self, addr: &Address) -> Result<GrpcChannel, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(addr.url())?
-            // A peer that is gone without a word is noticed, even while nobody waits for it.
+            // Detects a peer that disappeared without closing the connection.
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(2))
-            // Without it nobody looks unless a call happens to wait then, and ours wait for less than half a second.
+            // Without it, pings are sent only while a call waits, and calls time out after less
+            // than half a second.
             .keep_alive_while_idle(true);
         let channel = match &self.dialer {
             None => endpoint.connect_lazy(),
@@ -166,10 +172,11 @@ impl Dependency {
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(tonic::body::Body::new))
                 .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
-                // UNAVAILABLE, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED for what the layers below reject.
+                // Converts rejections of the layers below to UNAVAILABLE, RESOURCE_EXHAUSTED or
+                // DEADLINE_EXCEEDED.
                 .layer(StatusLayer)
                 .layer(TimeoutLayer::total(limits.total).grpc_client())
-                // Everything that payment and inventory do is safe to repeat: they are idempotent by key.
+                // All calls of payment and inventory are idempotent by key.
                 .layer(retry.grpc_client().idempotent(|_| true))
                 .layer(CircuitBreakerLayer::from(breaker).grpc_client())
                 .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
@@ -179,7 +186,8 @@ impl Dependency {
         ))
     }
 
-    /// An HTTP client stack. Repeats what its method or an `Idempotency-Key` makes safe to repeat.
+    /// Builds an HTTP client stack. Retries requests with an idempotent method or an
+    /// `Idempotency-Key`.
     pub fn http(&self) -> HttpChannel {
         let client: Either<Client<_, Body>, Client<_, Body>> = match &self.dialer {
             None => Either::Left(Client::builder(TokioExecutor::new()).build_http()),
@@ -200,7 +208,7 @@ impl Dependency {
         )
     }
 
-    /// Who calls whom.
+    /// Caller and callee, as `order -> payment`.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -209,7 +217,7 @@ impl Dependency {
         &self.breaker
     }
 
-    /// Publishes what the stack counts.
+    /// Registers the stack's metrics.
     pub fn export(&self, exporter: &Exporter) {
         exporter.add(&self.breaker);
         exporter.circuit_breaker_calls(&self.breaker);
@@ -218,7 +226,7 @@ impl Dependency {
         exporter.add(&self.budget);
     }
 
-    /// How it is doing, for people to look at.
+    /// The state of the stack as JSON, for the dashboard.
     pub fn describe(&self) -> serde_json::Value {
         let circuit = self.breaker.snapshot();
         let retry = self.retry.stats();
@@ -251,13 +259,14 @@ impl Dependency {
     }
 }
 
-/// Whose fault is a failure? A service that names another one is itself well: neither does a retry help, since it has
-/// retried already, nor may a breaker cut it off and make one sick service two.
+/// Classifies an error response. A service that names another one in its response works itself: a
+/// retry does not help, because it has already retried, and opening the breaker would turn one
+/// failing service into two.
 fn blame(head: &ResponseHead<'_>) -> Option<Outcome> {
     head.headers.contains_key(FAILED_DEPENDENCY).then_some(Outcome::Success)
 }
 
-/// The clients of the order service.
+/// The client stacks of the order service.
 #[derive(Clone, Debug)]
 pub struct OrderClients {
     pub payment: Dependency,
@@ -265,7 +274,7 @@ pub struct OrderClients {
 }
 
 impl OrderClients {
-    /// `seed` makes the jitter of pauses repeatable.
+    /// `seed` makes the jitter of backoff pauses repeatable.
     pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self {
             payment: Dependency::new("order -> payment", PARTICIPANT, seed)?,
@@ -278,8 +287,8 @@ impl OrderClients {
     }
 }
 
-/// The clients of the gateway. It has its own of payment and inventory: what customers look at takes no place away from
-/// what they buy.
+/// The client stacks of the gateway. Payment and inventory have stacks separate from the order
+/// service's, so that reads do not take places from orders.
 #[derive(Clone, Debug)]
 pub struct GatewayClients {
     pub order: Dependency,
@@ -290,7 +299,7 @@ pub struct GatewayClients {
 }
 
 impl GatewayClients {
-    /// `seed` makes the jitter of pauses repeatable.
+    /// `seed` makes the jitter of backoff pauses repeatable.
     pub fn new(seed: u64) -> Result<Self, InvalidConfig> {
         Ok(Self {
             order: Dependency::new("gateway -> order", ORDER, seed)?,
@@ -306,7 +315,7 @@ impl GatewayClients {
     }
 }
 
-/// For operators' calls, which no breaker may refuse: they are about services that are in trouble.
+/// A client for operators' calls. Without a breaker, because they must reach failing services.
 pub fn admin_client() -> HttpChannel {
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
     BoxCloneSyncService::new(
@@ -318,22 +327,24 @@ pub fn admin_client() -> HttpChannel {
     )
 }
 
-/// Whether a call ended because its time was over.
+/// Whether a call ended with a timeout.
 pub fn timed_out(error: &HttpError) -> bool {
     error.rejection().is_some_and(|rejection| rejection.reason().timeout_kind().is_some())
 }
 
-/// When the layer that rejected a call wants to be asked again. Looks through tonic's and everybody's errors.
+/// Returns the `Retry-After` of the layer that rejected a call. Searches the source chain,
+/// including tonic's errors.
 pub fn retry_after(error: &(dyn StdError + 'static)) -> Option<Duration> {
     buttress::error::find_rejection(error)?.retry_after()
 }
 
-/// The numbers and handles of one server stack.
+/// The configuration and handles of one server stack.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// Requests in work. What comes on top is refused at once: its sender still has time to do something else.
+    /// Limits the requests in progress. Excess requests are rejected at once, while the caller
+    /// still has time to react.
     pub bulkhead: Bulkhead,
-    /// Longer than any caller waits, so that it only catches what nobody waits for any more.
+    /// Longer than any caller's timeout, so that it only ends requests whose caller is gone.
     pub timeout: Duration,
 }
 
@@ -343,15 +354,17 @@ impl Admission {
     }
 }
 
-/// No order is longer, and a body that is must not fill our memory before anybody has looked at it.
+/// Maximum size of a request body, in bytes. Orders are smaller; a larger body must not be
+/// buffered.
 const MAX_BODY: usize = 16 * 1024;
 
-/// The stack of a REST service. `admin` is outside of it: switches must work when everything below is full or broken.
+/// Builds the stack of a REST service. `admin` is outside of it: its endpoints must work when the
+/// service is overloaded.
 pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
-        // Outside the layers that refuse, so that their 503 and 504 are problems too.
+        // Outside the rejecting layers, so that their 503 and 504 become problems too.
         .layer(from_fn(problem::render))
         .layer(TimeoutLayer::total(admission.timeout).http())
         .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
@@ -361,7 +374,7 @@ pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
     routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
 }
 
-/// The stack of a gRPC service, with the same [`admin`](rest_server) beside it.
+/// Builds the stack of a gRPC service, with [`admin`](rest_server) outside of it as well.
 pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()

@@ -1,8 +1,8 @@
-//! What a failed call to another service means for our own caller.
+//! Maps a failed call of another service to the answer for our own caller.
 //!
-//! The stacks below answer with a `tonic::Status` or a [`buttress::Error`]. Both become one small [`Upstream`] here, so
-//! that handlers decide about kinds, never about codes, and so that "the breaker is open" leaves as 503 with the pause
-//! that the breaker asks for.
+//! The client stacks return a `tonic::Status` or a [`buttress::Error`]. Both become an
+//! [`Upstream`], so that handlers decide by kind and not by code, and an open breaker becomes a 503
+//! with the breaker's `Retry-After`.
 
 use std::time::Duration;
 
@@ -12,30 +12,31 @@ use tonic::Code;
 use crate::problem::Problem;
 use crate::stack;
 
-/// How long a client should wait when nobody knows better.
+/// Default `Retry-After`.
 pub const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{service} {kind}: {detail}")]
 pub struct Upstream {
-    /// Which service was called.
+    /// The called service.
     pub service: &'static str,
     pub kind: Kind,
     /// For the log.
     pub detail: String,
-    /// What the rejecting layer knows about when to come back.
+    /// The `Retry-After` of the rejecting layer.
     pub retry_after: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// There is no such thing. Only reads get this.
+    /// The resource does not exist. Only reads return this.
     NotFound,
-    /// It could not be asked, or said that it cannot: nothing happened, as far as anybody can tell.
+    /// It could not be called, or answered that it is unavailable. As far as known, nothing
+    /// happened.
     Unavailable,
-    /// It did not answer in time: nobody knows what happened.
+    /// No answer in time. It is unknown whether the call had an effect.
     TimedOut,
-    /// It answered something that it should not.
+    /// An invalid or unexpected answer.
     Broken,
 }
 
@@ -76,11 +77,11 @@ impl From<Upstream> for Problem {
     fn from(upstream: Upstream) -> Self {
         let Upstream { service, kind, retry_after, .. } = upstream;
         match kind {
-            Kind::NotFound => Self::from_status(StatusCode::NOT_FOUND, format!("{service} knows nothing of it")),
+            Kind::NotFound => Self::from_status(StatusCode::NOT_FOUND, format!("{service} has no such record")),
             Kind::Unavailable => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "dependency-unavailable",
-                "A service behind this one is unavailable",
+                "A backend service is unavailable",
                 format!("the {service} service cannot be reached right now; try again later"),
             )
             .retry_after(retry_after.unwrap_or(DEFAULT_PAUSE))
@@ -88,7 +89,7 @@ impl From<Upstream> for Problem {
             Kind::TimedOut => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "dependency-timeout",
-                "A service behind this one did not answer in time",
+                "A backend service did not answer in time",
                 format!("the {service} service did not answer in time"),
             )
             .caused_by(service),

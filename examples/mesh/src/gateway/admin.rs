@@ -1,12 +1,13 @@
-//! Fault switches of the whole mesh, for people who want to see it suffer.
+//! Fault switches for all services, on the gateway.
 //!
 //! | | |
 //! |---|---|
-//! | `GET /admin/faults` | every service's plan; `null` for one that does not answer |
+//! | `GET /admin/faults` | every service's plan; `null` for a service that does not answer |
 //! | `GET /admin/faults/{service}` | one service's plan |
 //! | `PUT /admin/faults/{service}` | changes it, for example `{"error_rate": 0.5}`; `{}` ends all faults |
 //!
-//! Each service has its own switch on its own port; the gateway only passes on what it is told, wherever the service runs.
+//! Each service has its own switch on its own port. The gateway forwards the request, so the
+//! services may run anywhere.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ const PATH: &str = "/admin/faults";
 
 #[derive(Debug)]
 struct Switches {
-    /// The gateway's own switch needs no detour.
+    /// The gateway's own switch, which is called directly.
     own: Faults,
     others: Vec<(Name, Rest)>,
 }

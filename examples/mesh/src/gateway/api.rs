@@ -1,4 +1,4 @@
-//! What the gateway does for each of its [`routes`](super::routes).
+//! The handlers of the gateway's [`routes`](super::routes).
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -18,7 +18,7 @@ use crate::problem::{Json, Problem};
 use crate::stack::GrpcChannel;
 use crate::upstream::Upstream;
 
-/// The services behind the gateway, each through a stack of its own.
+/// Clients of the services behind the gateway, each with its own stack.
 #[derive(Clone, Debug)]
 pub(super) struct Upstreams {
     pub(super) orders: Rest,
@@ -46,14 +46,15 @@ pub(super) async fn catalogue(upstreams: Upstreams) -> Result<Vec<Product>, Upst
 pub(super) async fn place(
     State(upstreams): State<Upstreams>,
     headers: HeaderMap,
-    // Whole, and no longer than the limit: half an order must not reach anybody.
+    // Buffered completely and within the size limit, so that a truncated order is never forwarded.
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     Ok(upstreams.orders.forward(Method::POST, "/v1/orders", &with_key(&headers), body?).await?)
 }
 
 pub(super) async fn show(State(upstreams): State<Upstreams>, Path(id): Path<String>) -> Result<Response, Problem> {
-    // Ids go into the paths of other services: nothing but an id may.
+    // The id becomes part of a path on another service. Parsing it prevents other paths from being
+    // requested.
     let id = Uuid::parse_str(&id).map_err(|_| unknown_order(&id))?;
     Ok(view::order(upstreams, &id.to_string()).await?.into_response())
 }

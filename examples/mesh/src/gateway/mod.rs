@@ -1,7 +1,8 @@
-//! The gateway: the only service that customers see. REST in, REST and gRPC out, no database.
+//! The gateway: the only service that customers call. REST in, REST and gRPC out, no database.
 //!
-//! It passes orders on, it answers questions that no single service can (`view` asks four of them at once and answers with
-//! what it gets), and it stands in front of the old shop while that is taken apart ([`strangler`]).
+//! It forwards orders, aggregates answers that no single service has (`view` queries four services
+//! concurrently and returns the parts it gets), and routes the old shop's URLs while the monolith
+//! is being replaced ([`strangler`]).
 
 mod admin;
 mod api;
@@ -22,15 +23,16 @@ use crate::stack::{self, GatewayClients};
 use dashboard::Feed;
 use rest::Rest;
 
-/// What the gateway needs to know of the others.
+/// The gateway's addresses and client stacks.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub addresses: Addresses,
-    /// Handles of the client stacks: made outside, so that breakers and counters can be watched from there.
+    /// Handles of the client stacks. They are created outside, so that tests and metrics can
+    /// observe breakers and counters.
     pub clients: GatewayClients,
 }
 
-/// Serves until told to stop.
+/// Serves until the service is stopped.
 pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
     let Config { addresses, clients } = config;
     let upstreams = api::Upstreams {
@@ -41,7 +43,7 @@ pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
         legacy: Rest::new("legacy", clients.legacy.http(), addresses.of(Name::Legacy)),
     };
     let mut admin = service.telemetry.routes(&service);
-    // Stops when this function ends, however it ends.
+    // Aborted when this function returns, with or without an error.
     let mut _feed = None;
     if service.admin {
         let feed = Feed::new(&addresses);

@@ -1,11 +1,11 @@
-//! The contract as a document: OpenAPI 3.1, from the same table as the router.
+//! The contract as a document: OpenAPI 3.1, generated from the router's table.
 
 use serde_json::{Map, Value, json};
 
 use super::routes::{ENDPOINTS, Endpoint, PROBLEM};
 use crate::problem;
 
-/// <https://spec.openapis.org/oas/v3.1.1.html>
+/// Returns the OpenAPI document, as specified in <https://spec.openapis.org/oas/v3.1.1.html>.
 pub fn document() -> Value {
     let mut paths = Map::new();
     for endpoint in ENDPOINTS {
@@ -17,7 +17,7 @@ pub fn document() -> Value {
         "info": {
             "title": "The shop",
             "version": "1.0.0",
-            "description": "Within /v1 nothing is taken away and nothing changes its meaning; fields may be added.",
+            "description": "Within /v1 fields may be added; none is removed or changes its meaning.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
@@ -48,7 +48,7 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "The same key is the same order, however often it is sent.",
+            "description": "Requests with the same key create one order.",
             "schema": { "type": "string", "minLength": 1, "maxLength": 200 },
         }));
     }
@@ -130,7 +130,7 @@ fn schemas() -> Value {
     })
 }
 
-/// All of its properties are required: what may be missing is `null`.
+/// An object schema. All properties are required: an absent value is `null`.
 fn object(properties: &[(&str, Value)]) -> Value {
     let required: Vec<_> = properties.iter().map(|(name, _)| *name).collect();
     let properties: Map<_, _> = properties.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();

@@ -1,4 +1,4 @@
-//! A REST service as the gateway sees it: plain HTTP through a stack of our layers.
+//! Client of a REST service: HTTP through a stack of Buttress layers.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -13,12 +13,12 @@ use crate::service::Address;
 use crate::stack::HttpChannel;
 use crate::upstream::Upstream;
 
-/// What a request carries on to a service behind us, and what an answer carries back. Everything else, such as cookies and
-/// hop-by-hop headers, stays on its own side.
+/// Headers that are forwarded with a request and with its response. All others, such as cookies and
+/// hop-by-hop headers, are dropped.
 const INWARD: [HeaderName; 2] = [header::CONTENT_TYPE, IDEMPOTENCY_KEY];
 const OUTWARD: [HeaderName; 3] = [header::CONTENT_TYPE, header::LOCATION, header::RETRY_AFTER];
 
-/// Answers are small; anything larger is not an answer.
+/// Maximum size of a response body. A larger one is treated as a broken response.
 const MAX_ANSWER: usize = 256 * 1024;
 
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Rest {
         Self { service, channel, base: addr.url() }
     }
 
-    /// Passes a request on, and its answer back as it is.
+    /// Forwards a request and returns the response unchanged.
     pub(super) async fn forward(
         &self,
         method: Method,
@@ -50,7 +50,7 @@ impl Rest {
         Ok(response)
     }
 
-    /// Reads something. `None` if it is not there.
+    /// Reads a JSON resource. `None` if the answer is 404.
     pub(super) async fn get(&self, path: &str) -> Result<Option<Value>, Upstream> {
         let (status, _, body) = self.send(self.request(Method::GET, path, Bytes::new())?).await?;
         match status {
@@ -81,7 +81,8 @@ impl Rest {
     }
 }
 
-/// Gives a request a key of its own if it has none: only then may a stack repeat it.
+/// Adds an idempotency key if the request has none. Only requests with a key may be retried by a
+/// stack.
 pub(super) fn with_key(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     if let (false, Ok(key)) =

@@ -1,5 +1,5 @@
-//! The gateway's routes: one table, from which the router *and* the OpenAPI document are made. So neither can have what the
-//! other has not.
+//! The gateway's routes: one table that generates the router *and* the OpenAPI document, so the two
+//! cannot differ.
 
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
@@ -11,21 +11,21 @@ use super::strangler;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// `get` or `post`: as OpenAPI writes it.
+    /// `get` or `post`, in OpenAPI's spelling.
     pub method: &'static str,
-    /// With its parameters in braces, as both axum and OpenAPI write it.
+    /// With parameters in braces, the syntax of both axum and OpenAPI.
     pub path: &'static str,
-    /// A name for generated clients. Never changes once published.
+    /// Operation id for generated clients. Must not change once published.
     pub operation: &'static str,
     pub summary: &'static str,
-    /// The schema of the request's body, if it has one.
+    /// Schema of the request body, if it has one.
     pub body: Option<&'static str>,
-    /// Statuses, what they mean, and the schemas of their bodies.
+    /// Statuses, their meaning, and the schemas of their bodies.
     pub answers: &'static [(u16, &'static str, &'static str)],
     handler: fn() -> MethodRouter<Upstreams>,
 }
 
-/// Every problem+json has this schema.
+/// Schema of every problem+json body.
 pub(super) const PROBLEM: &str = "Problem";
 
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -46,13 +46,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         body: Some("OrderDraft"),
         answers: &[
             (201, "Confirmed", "Order"),
-            (202, "Stored, and not decided yet: ask at Location", "Order"),
+            (202, "Stored, not yet decided: poll Location", "Order"),
             (400, "The request cannot be read", PROBLEM),
             (402, "The payment was declined", PROBLEM),
             (409, "Not enough in stock", PROBLEM),
-            (422, "The order is not valid, or the key belongs to another one", PROBLEM),
-            (503, "A service behind is unavailable. With order_id: the order is cancelled", PROBLEM),
-            (504, "A service behind did not answer. With order_id: the order is cancelled", PROBLEM),
+            (422, "The order is not valid, or the key was used for another order", PROBLEM),
+            (503, "A backend service is unavailable. With order_id: the order is cancelled", PROBLEM),
+            (504, "A backend service did not answer in time. With order_id: the order is cancelled", PROBLEM),
         ],
         handler: || post(api::place),
     },
@@ -60,12 +60,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         method: "get",
         path: "/v1/orders/{id}",
         operation: "showOrder",
-        summary: "One order, seen from all services. What could not be asked is named under missing",
+        summary: "One order, with the parts of all services. Services that did not answer are listed in missing",
         body: None,
         answers: &[
-            (200, "What is known", "OrderView"),
+            (200, "The known parts", "OrderView"),
             (404, "There is no such order", PROBLEM),
-            (503, "Nobody who knows could be asked", PROBLEM),
+            (503, "No service had an answer", PROBLEM),
         ],
         handler: || get(api::show),
     },
@@ -73,9 +73,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
         method: "get",
         path: "/shop/products",
         operation: "oldCatalogue",
-        summary: "The old shop's catalogue, by now answered from inventory",
+        summary: "The old shop's catalogue, served by inventory",
         body: None,
-        answers: &[(200, "All products in the old words", "OldCatalogue"), (503, "Unavailable", PROBLEM)],
+        answers: &[(200, "All products in the old format", "OldCatalogue"), (503, "Unavailable", PROBLEM)],
         handler: || get(strangler::route),
     },
     Endpoint {

@@ -1,7 +1,7 @@
-//! The strangler fig: the old shop's URLs, and who answers them by now.
+//! The strangler fig: which service answers each URL of the old shop.
 //!
-//! Customers keep their bookmarks. A path moves out of the monolith by a change of one line below, and back by the same line
-//! if it was too early. When the last line has changed, the monolith can go.
+//! Customers keep their bookmarks. A path moves out of the monolith by a change of one line below,
+//! and back by reverting that line. When no path is left, the monolith can be removed.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -13,23 +13,23 @@ use serde_json::json;
 use super::api::{self, Upstreams};
 use crate::problem::{Json, Problem};
 
-/// Who answers a path of the old shop.
+/// The service that answers a path of the old shop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Owner {
-    /// Still the monolith.
+    /// The monolith.
     Monolith,
-    /// The inventory service, in the words of the old catalogue.
+    /// The inventory service, in the format of the old catalogue.
     Inventory,
 }
 
-/// The first prefix that fits decides.
+/// Owner by path prefix. The first matching prefix wins.
 pub const ROUTES: &[(&str, Owner)] = &[
-    ("/shop/products", Owner::Inventory), // moved out: prices and stock have one owner now
+    ("/shop/products", Owner::Inventory), // moved out: inventory owns prices and stock
     ("/shop/reviews", Owner::Monolith),
     ("/shop/customers", Owner::Monolith),
 ];
 
-/// Who owns a path. A prefix ends where a segment of the path does.
+/// Returns the owner of a path. A prefix matches whole path segments only.
 pub fn owner(path: &str) -> Option<Owner> {
     let fits = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     ROUTES.iter().find(|(prefix, _)| fits(prefix)).map(|(_, owner)| *owner)
@@ -53,7 +53,8 @@ pub(super) async fn route(
     }
 }
 
-/// The catalogue as the old shop wrote it: prices as text, other names. New words do not leak into old contracts.
+/// The catalogue in the old format: other field names, and prices as text. New names must not
+/// appear in the old contract.
 async fn catalogue(upstreams: Upstreams) -> Result<Response, Problem> {
     let products = api::catalogue(upstreams).await?;
     let items: Vec<_> = products

@@ -1,8 +1,8 @@
-//! One order, seen from four services.
+//! One order, aggregated from four services.
 //!
-//! The four are asked at the same time, so the answer takes as long as the slowest of them, not their sum. What one
-//! cannot tell is named under `missing`, and the rest is still an answer: a payment service that is down must not hide
-//! from a customer that the order exists.
+//! The four are queried concurrently, so the response takes as long as the slowest of them, not
+//! their sum. A service that cannot answer is listed under `missing` and the rest is still
+//! returned: a payment outage must not hide from a customer that the order exists.
 
 use serde_json::{Value, json};
 use tonic::Status;
@@ -28,18 +28,18 @@ pub(super) async fn order(upstreams: Upstreams, id: &str) -> Result<Json<Value>,
     let reservation =
         known("inventory", reservation).map(|r| r.map(|reservation| json!({ "state": reservation.state })));
 
-    // The order service alone knows which orders exist.
+    // Only the order service can tell whether an order exists.
     if matches!(order, Ok(None)) {
         return Err(unknown_order(id));
     }
     let parts = [("order", order), ("payment", payment), ("inventory", reservation), ("shipping", shipment)];
-    let nobody_knows = parts.iter().all(|(_, part)| !matches!(part, Ok(Some(_))));
+    let no_answer = parts.iter().all(|(_, part)| !matches!(part, Ok(Some(_))));
     let mut answer = json!({ "id": id });
     let mut missing = Vec::new();
     for (service, part) in parts {
         match part {
             Ok(value) => answer[service] = value.unwrap_or(Value::Null),
-            Err(upstream) if nobody_knows => return Err(upstream.into()),
+            Err(upstream) if no_answer => return Err(upstream.into()),
             Err(upstream) => {
                 tracing::warn!(order = id, %upstream, "partial answer");
                 answer[service] = Value::Null;
@@ -51,7 +51,8 @@ pub(super) async fn order(upstreams: Upstreams, id: &str) -> Result<Json<Value>,
     Ok(Json(answer))
 }
 
-/// "Not found" is knowledge: the order has not come that far.
+/// Converts a gRPC answer. NOT_FOUND is `None`, not an error: the order has not reached that
+/// service yet.
 fn known<T>(service: &'static str, answer: Result<tonic::Response<T>, Status>) -> Result<Option<T>, Upstream> {
     match answer {
         Ok(answer) => Ok(Some(answer.into_inner())),

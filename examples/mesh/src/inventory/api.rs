@@ -1,4 +1,4 @@
-//! The gRPC face of the inventory service: checks and translates, decides nothing.
+//! The gRPC API of the inventory service: validates and translates, without business rules.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -118,8 +118,9 @@ fn required(field: &str, value: &str) -> Result<(), Status> {
     if value.is_empty() { Err(Status::invalid_argument(format!("{field} is required"))) } else { Ok(()) }
 }
 
-/// The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the keys make it safe.
-#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
+/// Logs the details and keeps them off the wire. UNAVAILABLE lets the caller retry, which is safe
+/// because of the keys.
+#[allow(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
 fn unavailable(error: impl Error) -> Status {
     tracing::error!(%error, "database failed");
     Status::unavailable("the inventory database failed")

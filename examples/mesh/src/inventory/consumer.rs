@@ -1,4 +1,4 @@
-//! What inventory does when an order has ended: nobody has to call it.
+//! Inventory's reaction to the end of an order, which arrives as an event and not as a call.
 
 use buttress_durable::bus::HandlerError;
 use buttress_durable::{Database, DomainEvent, Tx};
@@ -13,14 +13,15 @@ impl<D: Database> Consumer<D> for Store<D> {
         match event.event_type() {
             OrderConfirmed::TYPE => {
                 let order_id = OrderConfirmed::from_domain(event)?.order_id;
-                // An order is confirmed after its stock was reserved, and never undone after that. If not, somebody should look.
+                // Stock is reserved before an order is confirmed, and never released after that. If
+                // nothing is reserved, an operator must look at it.
                 if self.ship(tx, &order_id).await? == Shipped::NothingReserved {
                     return Err(HandlerError::reject(format!(
                         "order {order_id} is confirmed, and nothing is reserved for it"
                     )));
                 }
             }
-            // Mostly the saga's compensation was faster, and nothing is left to do.
+            // Usually a no-op, because the saga's compensation was faster.
             OrderCancelled::TYPE => self.put_back(tx, &OrderCancelled::from_domain(event)?.order_id).await?,
             _ => {}
         }

@@ -1,15 +1,15 @@
-//! What the inventory service knows, in its own words: no protobuf, no SQL.
+//! The domain types of the inventory service, independent of protobuf and SQL.
 
 #[derive(Clone, Debug)]
 pub struct Product {
     pub sku: String,
     pub name: String,
     pub price_cents: i64,
-    /// Pieces that can be sold now: neither reserved nor sold.
+    /// Quantity that can be sold now: neither reserved nor sold.
     pub on_hand: i64,
 }
 
-/// So many pieces of one product. Always more than none: the API refuses the rest.
+/// A quantity of one product. Greater than zero: the API rejects the rest.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub sku: String,
@@ -18,20 +18,20 @@ pub struct Line {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReserveOutcome {
-    /// Every line was set aside, now or by an earlier attempt.
+    /// Every line is reserved, now or by an earlier attempt.
     Reserved,
-    /// At least one line could not be met, so none was.
+    /// At least one line is out of stock, so none is reserved.
     OutOfStock,
-    /// The release came before the reservation. Nothing was set aside and nothing ever will be.
+    /// The release came before the reservation. Nothing is reserved, and nothing will be.
     Revoked,
 }
 
-/// What became of the pieces of a confirmed order.
+/// What happened to the stock of a confirmed order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Shipped {
     Now,
-    /// The same was asked before.
+    /// An earlier event was already handled.
     Before,
-    /// There is no reservation that could be sold.
+    /// There is no reservation to sell.
     NothingReserved,
 }

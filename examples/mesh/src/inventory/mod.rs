@@ -1,7 +1,8 @@
-//! The inventory service: gRPC and events, its own database, no client of its own.
+//! The inventory service: gRPC and events, its own database, no clients.
 //!
-//! Built like [`crate::payment`], for something that comes in pieces. Reserving and releasing are calls, since the order
-//! waits for the answer; what follows from the end of an order is an event (`consumer.rs`), since nobody does.
+//! Built like [`crate::payment`]. Reserving and releasing are calls, because the order waits for
+//! the answer. What follows from the end of an order is an event (`consumer.rs`), because no caller
+//! waits for it.
 
 mod api;
 mod consumer;
@@ -21,10 +22,10 @@ use crate::db::{self, Home};
 use crate::service::{Service, StartError};
 use crate::{bus, stack};
 
-/// Opens the database and serves until told to stop.
+/// Opens the database and serves until the service is stopped.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
-    // All three stop when this function ends, however it ends.
+    // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());
@@ -37,7 +38,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     Ok(())
 }
 
-/// The service without the layers around it.
+/// The service without layers.
 pub fn routes<D: Database>(store: Arc<Store<D>>) -> Router {
     tonic::service::Routes::new(proto::inventory_service_server::InventoryServiceServer::new(api::Api::new(store)))
         .prepare()

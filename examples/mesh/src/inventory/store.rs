@@ -1,9 +1,9 @@
 //! Stock, in SQL.
 //!
-//! Every piece is in exactly one place: `on_hand`, `reserved` or `sold`, and their sum never changes. The three rules
-//! of the payment store hold here too: the key is the decision, the release of something unknown is remembered, and
-//! pieces move only on a change of state. So it does not matter who releases an order's pieces, the saga's compensation or
-//! the event that follows it, nor how often.
+//! Every piece is counted in exactly one of `on_hand`, `reserved` and `sold`, and their sum never
+//! changes. The three rules of the payment store apply: the key is the decision, the release of an
+//! unknown key is recorded, and stock moves only on a change of state. So an order's stock may be
+//! released by the saga's compensation or by the event that follows it, any number of times.
 
 use buttress_durable::outbox::OutboxError;
 use buttress_durable::{Database, Db, DbError, Outbox, Tx, args};
@@ -39,14 +39,15 @@ impl<D: Database> Store<D> {
         &self.outbox
     }
 
-    /// The products with these SKUs, or all.
+    /// Returns the products with these SKUs, or all if there are none.
     pub async fn products(&self, skus: &[String]) -> Result<Vec<Product>, DbError> {
         let sql = "SELECT sku, name, price_cents, on_hand FROM products ORDER BY sku";
         if skus.is_empty() {
             let rows = self.db.rows(sql, args![]).await?;
             return Ok(rows.into_iter().map(product).collect());
         }
-        // A look by primary key for each line of an order: few, and no list has to become part of a statement.
+        // One lookup by primary key per line of an order. There are few, and a dynamic IN list is
+        // avoided.
         let sql = "SELECT sku, name, price_cents, on_hand FROM products WHERE sku = $1";
         let mut found = Vec::new();
         for sku in skus {
@@ -55,9 +56,9 @@ impl<D: Database> Store<D> {
         Ok(found)
     }
 
-    /// Sets the lines aside, all or none, once per key.
+    /// Reserves all lines or none, once per key.
     pub async fn reserve(&self, key: &str, order_id: &str, lines: &[Line]) -> Result<ReserveOutcome, OutboxError> {
-        // Products are locked in one order by everybody, so that two orders never wait for each other.
+        // Products are always locked in the same order, so that two reservations cannot deadlock.
         let mut lines = lines.to_vec();
         lines.sort_by(|one, other| one.sku.cmp(&other.sku));
         let mut tx = self.db.begin().await?;
@@ -68,7 +69,8 @@ impl<D: Database> Store<D> {
             let sql = "UPDATE products SET on_hand = on_hand - $1, reserved = reserved + $1
                        WHERE sku = $2 AND on_hand >= $1";
             if tx.execute(sql, args![*quantity, sku]).await? == 0 {
-                // Undo the lines before this one, and keep the refusal: a retry must get the same answer.
+                // Undoes the lines before this one, and stores the refusal: a retry must get the
+                // same answer.
                 tx.rollback().await?;
                 return self.refuse(key, order_id).await;
             }
@@ -82,10 +84,10 @@ impl<D: Database> Store<D> {
         Ok(ReserveOutcome::Reserved)
     }
 
-    /// Puts the pieces back, once per key. A key that is not there yet is revoked.
+    /// Releases the stock, once per key. A key that does not exist yet is recorded as revoked.
     pub async fn release(&self, key: &str, order_id: &str) -> Result<(), OutboxError> {
         let mut tx = self.db.begin().await?;
-        // When the key was not there, there is nothing to put back: the tombstone is the effect.
+        // If the key did not exist, the tombstone is the only effect: there is nothing to release.
         if !claim(&mut tx, key, order_id, "revoked").await? {
             self.put_back(&mut tx, order_id).await?;
         }
@@ -94,7 +96,7 @@ impl<D: Database> Store<D> {
         Ok(())
     }
 
-    /// Puts an order's reserved pieces back, if it still has any.
+    /// Releases an order's reserved stock, if it has any.
     pub async fn put_back(&self, tx: &mut Tx<D>, order_id: &str) -> Result<(), OutboxError> {
         if let Some(key) = change(tx, order_id, "released").await? {
             shift(tx, &key, PUT_BACK).await?;
@@ -103,7 +105,7 @@ impl<D: Database> Store<D> {
         Ok(())
     }
 
-    /// The order is confirmed: its reserved pieces are sold and leave the shelf.
+    /// Marks the reserved stock of a confirmed order as sold.
     pub async fn ship(&self, tx: &mut Tx<D>, order_id: &str) -> Result<Shipped, OutboxError> {
         if let Some(key) = change(tx, order_id, "sold").await? {
             shift(tx, &key, SELL).await?;
@@ -115,13 +117,13 @@ impl<D: Database> Store<D> {
         Ok(if before.is_some() { Shipped::Before } else { Shipped::NothingReserved })
     }
 
-    /// What became of an order's reservation.
+    /// The state of an order's reservation.
     pub async fn reservation(&self, order_id: &str) -> Result<Option<String>, DbError> {
         let sql = "SELECT state FROM reservations WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1";
         Ok(self.db.row::<(String,)>(sql, args![order_id]).await?.map(|(state,)| state))
     }
 
-    /// Records that a reservation was refused, unless someone has decided meanwhile.
+    /// Records that a reservation was refused, unless the key has been decided meanwhile.
     async fn refuse(&self, key: &str, order_id: &str) -> Result<ReserveOutcome, OutboxError> {
         let mut tx = self.db.begin().await?;
         if !claim(&mut tx, key, order_id, "out_of_stock").await? {
@@ -138,21 +140,21 @@ fn product((sku, name, price_cents, on_hand): (String, String, i64, i64)) -> Pro
     Product { sku, name, price_cents, on_hand }
 }
 
-/// Inserts the key with a first decision. False if someone has decided before.
+/// Inserts the key with a first decision. Returns false if the key was decided before.
 async fn claim<D: Database>(tx: &mut Tx<D>, key: &str, order_id: &str, state: &str) -> Result<bool, DbError> {
     let sql = "INSERT INTO reservations (key, order_id, state, created_ms, updated_ms)
                VALUES ($1, $2, $3, $4, $4) ON CONFLICT (key) DO NOTHING";
     Ok(tx.execute(sql, args![key, order_id, state, now_ms()]).await? == 1)
 }
 
-/// Ends an order's reservation, and returns its key. `None` if there is none that stands.
+/// Changes the state of an order's active reservation and returns its key. `None` if there is none.
 async fn change<D: Database>(tx: &mut Tx<D>, order_id: &str, to: &str) -> Result<Option<String>, DbError> {
     let sql = "UPDATE reservations SET state = $1, updated_ms = $2 WHERE order_id = $3 AND state = 'reserved'
                RETURNING key";
     Ok(tx.row::<(String,)>(sql, args![to, now_ms(), order_id]).await?.map(|(key,)| key))
 }
 
-/// Moves the pieces of every line of a reservation.
+/// Moves the stock of every line of a reservation.
 async fn shift<D: Database>(tx: &mut Tx<D>, key: &str, movement: &'static str) -> Result<(), DbError> {
     let sql = "SELECT sku, quantity FROM reservation_lines WHERE key = $1 ORDER BY sku";
     for (sku, quantity) in tx.rows::<(String, i64)>(sql, args![key]).await? {
@@ -161,7 +163,7 @@ async fn shift<D: Database>(tx: &mut Tx<D>, key: &str, movement: &'static str) -
     Ok(())
 }
 
-/// The answer that the first attempt with this key got.
+/// The outcome that the first attempt with this key had.
 async fn decided<D: Database>(mut tx: Tx<D>, key: &str) -> Result<ReserveOutcome, DbError> {
     let state: Option<(String,)> = tx.row("SELECT state FROM reservations WHERE key = $1", args![key]).await?;
     tx.rollback().await?;
@@ -195,7 +197,7 @@ mod tests {
         shipped
     }
 
-    /// on hand, reserved, sold
+    /// On hand, reserved, sold.
     async fn shelf(store: &Store<Sqlite>, sku: &str) -> (i64, i64, i64) {
         let sql = "SELECT on_hand, reserved, sold FROM products WHERE sku = $1";
         store.db.row(sql, args![sku]).await.unwrap().unwrap()
@@ -210,7 +212,7 @@ mod tests {
         }
         assert_eq!(shelf(&store, "tea").await, (999_998, 2, 0));
         assert_eq!(shelf(&store, "mug").await, (999_999, 1, 0));
-        assert_eq!(store.outbox.backlog().await.unwrap().unsent, 1, "and is told of once");
+        assert_eq!(store.outbox.backlog().await.unwrap().unsent, 1, "and publishes one event");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The monolith's pages, as they have always been. The catalogue is gone from here: see the gateway's strangler table.
+//! The monolith's pages, unchanged. The catalogue has moved out: see the gateway's strangler table.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! The old shop: a small monolith that nobody dares to touch. Customers and reviews still live here.
+//! The old shop: a small monolith that is not changed any more. It still owns customers and
+//! reviews.
 //!
-//! It knows nothing of the mesh around it, publishes nothing, and is called by nobody but the gateway, which takes one path
-//! after the other away from it: see [`crate::gateway`]'s strangler table.
+//! It is not aware of the mesh, publishes no events, and is called by the gateway only, which moves
+//! its paths elsewhere one by one: see [`crate::gateway`]'s strangler table.
 
 mod api;
 mod store;
@@ -14,10 +15,10 @@ use crate::db::{self, Home};
 use crate::service::{Service, StartError};
 use crate::stack;
 
-/// Opens the database and serves until told to stop.
+/// Opens the database and serves until the service is stopped.
 pub async fn run<H: Home>(service: Service, home: H) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
-    // Stops when this function ends, however it ends.
+    // Stops when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
     service.serve(app).await?;

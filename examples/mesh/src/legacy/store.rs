@@ -1,4 +1,4 @@
-//! The monolith's own tables.
+//! The monolith's tables.
 
 use buttress_durable::{Database, Db, DbError, args};
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! The REST face of the notification service: `GET /v1/notifications?order_id=`.
+//! The REST API of the notification service: `GET /v1/notifications?order_id=`.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ async fn list<D: Database>(
     of: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(Of { order_id }) =
-        of.map_err(|_| Problem::from_status(StatusCode::BAD_REQUEST, "say of which order: ?order_id="))?;
+        of.map_err(|_| Problem::from_status(StatusCode::BAD_REQUEST, "the query parameter order_id is required"))?;
     let sent = store.of_order(&order_id).await.map_err(|error| Problem::failed("notification", &error))?;
     let sent: Vec<_> = sent
         .into_iter()

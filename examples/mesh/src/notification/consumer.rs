@@ -1,4 +1,4 @@
-//! One message to the customer for each thing that happened to an order.
+//! Sends one message to the customer for each event.
 
 use buttress_durable::bus::HandlerError;
 use buttress_durable::{Database, DomainEvent, Tx};
@@ -14,7 +14,7 @@ impl<D: Database> Consumer<D> for Store<D> {
     }
 }
 
-/// What to tell of an event: the kind, and the words.
+/// Returns the kind and text of the message for an event.
 fn message(event: &DomainEvent) -> Result<Option<(&'static str, String)>, HandlerError> {
     Ok(Some(match event.event_type() {
         OrderConfirmed::TYPE => {

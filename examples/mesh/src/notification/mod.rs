@@ -1,4 +1,5 @@
-//! The notification service: tells customers what happened to their orders. It listens, and that is all.
+//! The notification service: sends messages to customers about their orders. It only consumes
+//! events.
 
 mod api;
 mod consumer;
@@ -14,10 +15,10 @@ use crate::db::{self, Home};
 use crate::service::{Service, StartError};
 use crate::{bus, stack};
 
-/// Opens the database, listens and serves until told to stop.
+/// Opens the database, subscribes, and serves until the service is stopped.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
-    // All three stop when this function ends, however it ends.
+    // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());

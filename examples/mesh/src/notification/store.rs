@@ -1,4 +1,4 @@
-//! What customers were told, in SQL.
+//! Sent notifications, in SQL.
 
 use buttress_durable::outbox::OutboxError;
 use buttress_durable::{Database, Db, DbError, Outbox, Tx, args};
@@ -38,7 +38,7 @@ impl<D: Database> Store<D> {
         &self.outbox
     }
 
-    /// Tells the customer, once for each order and kind.
+    /// Records a notification, once per order and kind.
     pub async fn send(&self, tx: &mut Tx<D>, order_id: &str, kind: &str, text: &str) -> Result<(), OutboxError> {
         let sql = "INSERT INTO notifications (id, order_id, kind, text, sent_ms) VALUES ($1, $2, $3, $4, $5)
                    ON CONFLICT (order_id, kind) DO NOTHING";
@@ -50,7 +50,7 @@ impl<D: Database> Store<D> {
         Ok(())
     }
 
-    /// What was told of an order, oldest first.
+    /// The notifications of an order, oldest first.
     pub async fn of_order(&self, order_id: &str) -> Result<Vec<Notification>, DbError> {
         let sql = "SELECT kind, text, sent_ms FROM notifications WHERE order_id = $1 ORDER BY id";
         let rows: Vec<(String, String, i64)> = self.db.rows(sql, args![order_id]).await?;

@@ -1,12 +1,12 @@
-//! Sagas for operators: which there are, and what to do with one that is stuck.
+//! The sagas for operators: list them, and resolve stuck ones.
 //!
 //! | | |
 //! |---|---|
 //! | `GET /admin/sagas?status=stuck&after=ID&limit=100` | a page of sagas, each with its steps; with `newest=true` the newest first |
-//! | `GET /admin/sagas/{id}` | one of them |
-//! | `POST /admin/sagas/{id}/retry` | lets a stuck saga try again where it stands |
-//! | `POST /admin/sagas/{id}/skip` | lets it go on without the step: somebody has done, or undone, it by hand |
-//! | `POST /admin/sagas/{id}/resolve` | settles it, with `{"note": "why"}` |
+//! | `GET /admin/sagas/{id}` | one saga |
+//! | `POST /admin/sagas/{id}/retry` | retries the step at which a saga is stuck |
+//! | `POST /admin/sagas/{id}/skip` | continues after the step, which an operator has done or undone by hand |
+//! | `POST /admin/sagas/{id}/resolve` | marks it as resolved, with `{"note": "why"}` |
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The REST face of the order service.
+//! The REST API of the order service.
 //!
 //! | | |
 //! |---|---|
@@ -21,10 +21,12 @@ use super::place::{Desk, Placed, Refused};
 use crate::problem::{Json, Problem};
 use crate::upstream::DEFAULT_PAUSE;
 
-/// A key longer than this is not a key but an attempt to fill our database.
+/// Maximum length of an idempotency key, in characters. Keys are stored, so unlimited keys could
+/// fill the database.
 const MAX_KEY: usize = 200;
 
-/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
+/// The `Idempotency-Key` header, as in
+/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 pub(super) fn routes<D: Database>(desk: Arc<Desk<D>>) -> Router {
@@ -57,7 +59,7 @@ async fn show<D: Database>(
     Ok(Json(view(&order.ok_or_else(|| unknown_order(&id))?)).into_response())
 }
 
-/// Also for the gateway, which refuses what cannot be an id without asking anybody.
+/// Problem for an unknown order. The gateway also uses it, for ids that are not UUIDs.
 pub fn unknown_order(id: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "unknown-order", "There is no such order", format!("no order has the id {id}"))
 }
@@ -87,8 +89,8 @@ fn answer(placed: Placed) -> Result<Response, Problem> {
     match placed {
         Placed::Confirmed(order) => Ok(located(StatusCode::CREATED, &order)),
         Placed::Failed(order, failure) => Err(failed(&order.id, failure)),
-        // Not a failure: the order is safe, and will end one way or the other. Where to ask is in `Location`; the same
-        // request again waits once more.
+        // Not a failure: the order is stored and will be decided. `Location` has the URL to poll;
+        // repeating the request waits again.
         Placed::Pending(order) => {
             let mut response = located(StatusCode::ACCEPTED, &order);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(DEFAULT_PAUSE.as_secs()));
@@ -105,7 +107,8 @@ fn located(status: StatusCode, order: &Order) -> Response {
     response
 }
 
-/// What the customer is told. It depends only on what is stored, so that a repeated request gets the same answer.
+/// The customer's answer for a failed order. It depends only on stored data, so that a repeated
+/// request gets the same answer.
 fn failed(order_id: &str, failure: Failure) -> Problem {
     let (status, kind, title, detail) = match failure {
         Failure::OutOfStock => (
@@ -123,14 +126,14 @@ fn failed(order_id: &str, failure: Failure) -> Problem {
         Failure::PaymentTimedOut | Failure::InventoryTimedOut => (
             StatusCode::GATEWAY_TIMEOUT,
             "dependency-timeout",
-            "A service behind this one did not answer in time",
-            "the order is cancelled, and whatever was done is undone. To try again, use a new idempotency key",
+            "A backend service did not answer in time",
+            "the order is cancelled, and its effects are undone. To try again, use a new idempotency key",
         ),
         Failure::PaymentUnavailable | Failure::InventoryUnavailable | Failure::Interrupted => (
             StatusCode::SERVICE_UNAVAILABLE,
             "dependency-unavailable",
-            "A service behind this one is unavailable",
-            "the order is cancelled, and whatever was done is undone. To try again, use a new idempotency key",
+            "A backend service is unavailable",
+            "the order is cancelled, and its effects are undone. To try again, use a new idempotency key",
         ),
     };
     let problem =

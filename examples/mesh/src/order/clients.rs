@@ -1,4 +1,5 @@
-//! Payment and inventory as the order service sees them: the generated clients, with answers that say what they mean.
+//! Clients of payment and inventory for the order service: the generated clients, with typed
+//! outcomes.
 
 use tonic::Request;
 
@@ -20,17 +21,18 @@ pub(super) struct Inventory {
     client: InventoryServiceClient<GrpcChannel>,
 }
 
-/// The answer to a step that a participant can also turn down.
+/// The outcome of a step that a participant may reject.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     Done,
-    /// Out of stock, or declined: a fact about the order, not a fault.
+    /// Out of stock, or declined: a business outcome, not a fault.
     TurnedDown,
-    /// The step was undone before it ran.
+    /// The step was compensated before it ran.
     Revoked,
 }
 
-// `key` is the saga's: the same on every attempt, so that the participant can tell a retry from a second order.
+// `key` is the saga's key. It is the same on every attempt, so that the participant can tell a
+// retry from a new order.
 
 impl Payment {
     pub(super) fn new(channel: GrpcChannel) -> Self {
@@ -71,7 +73,7 @@ impl Inventory {
         Self { client: InventoryServiceClient::new(channel) }
     }
 
-    /// The products with these SKUs; unknown ones are missing.
+    /// Returns the products with these SKUs. Unknown SKUs are left out.
     pub(super) async fn products(&self, skus: Vec<String>) -> Result<Vec<inv::Product>, Upstream> {
         let request = inv::ListProductsRequest { skus };
         let answer = self.client.clone().list_products(Request::new(request)).await;

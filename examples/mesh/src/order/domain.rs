@@ -1,11 +1,11 @@
-//! Orders, their states and why they fail: no HTTP, no gRPC, no SQL.
+//! Orders, their states and failures, independent of HTTP, gRPC and SQL.
 
 use std::fmt;
 
 use buttress_durable::saga;
 use serde::{Deserialize, Serialize};
 
-/// An order that has passed every check that needs no other service. There is no other way to make one.
+/// An order that has passed all local checks. [`parse`](Self::parse) is the only constructor.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewOrder {
     pub customer: String,
@@ -18,7 +18,7 @@ pub struct NewLine {
     pub quantity: i64,
 }
 
-/// An order as somebody wrote it.
+/// An order as received from a client, before validation.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Draft {
@@ -33,7 +33,7 @@ pub struct DraftLine {
     pub quantity: i64,
 }
 
-/// What is wrong with one field of a draft.
+/// A validation error in one field of a draft.
 #[derive(Clone, Debug, Serialize)]
 pub struct FieldError {
     pub field: String,
@@ -41,11 +41,11 @@ pub struct FieldError {
 }
 
 impl NewOrder {
-    /// Enough for any honest order, and small enough that no sum of prices overflows.
+    /// Limits high enough for real orders, and low enough that no sum of prices overflows.
     const MAX_LINES: usize = 50;
     const MAX_QUANTITY: i64 = 1000;
 
-    /// Checks everything at once, so that the customer learns of all mistakes at once.
+    /// Validates all fields, so that the customer gets all errors at once.
     pub fn parse(draft: Draft) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut wrong = |field: String, detail: String| errors.push(FieldError { field, detail });
@@ -71,12 +71,12 @@ impl NewOrder {
         Ok(Self { customer: draft.customer, lines })
     }
 
-    /// At these prices, one for each line.
+    /// The total at these prices, one per line.
     pub fn total_cents(&self, prices: &[i64]) -> i64 {
         self.lines.iter().zip(prices).map(|(line, price)| line.quantity.saturating_mul(*price)).sum()
     }
 
-    /// What was asked, to recognise the same request again.
+    /// The content of the request, to recognise the same request again.
     pub fn fingerprint(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -92,6 +92,8 @@ pub struct Order {
     pub failure: Option<Failure>,
 }
 
+/// State of an order.
+///
 /// ```text
 /// pending -> confirmed
 ///    |
@@ -99,15 +101,15 @@ pub struct Order {
 /// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
-    /// Stored, and its saga is at work: forward, or back.
+    /// Stored. Its saga is running or compensating.
     Pending,
-    /// Stock is reserved, money is taken, and the customer has our word.
+    /// Stock is reserved and the customer was charged.
     Confirmed,
-    /// Something failed. What was done, or may have been done, is undone.
+    /// Failed. Everything that was done, or may have been done, is undone.
     Cancelled,
 }
 
-/// Why an order is cancelled. Stored, so that every retry of the customer gets the same answer.
+/// Why an order was cancelled. Stored, so that every retry of the customer gets the same answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Failure {
     OutOfStock,
@@ -116,19 +118,19 @@ pub enum Failure {
     PaymentTimedOut,
     InventoryUnavailable,
     InventoryTimedOut,
-    /// The order service itself could not see to it in time: a crash, a failing database.
+    /// The order service could not finish it in time, because of a crash or a failing database.
     Interrupted,
 }
 
 impl Failure {
-    /// Why a saga is undone, as its failing step has said it: a step's errors begin with the name of their failure. What
-    /// does not was said by the coordinator, of a deadline or a panic.
+    /// Reads the failure of a saga. A step's error begins with the name of its failure; any other
+    /// error comes from the coordinator, such as a deadline or a panic.
     pub fn of(saga: &saga::Failure) -> Self {
         let name = saga.message.split(':').next().unwrap_or_default();
         name.parse().unwrap_or(Self::Interrupted)
     }
 
-    /// The service that let us down, if one did.
+    /// The service that caused the failure, if another one did.
     pub fn dependency(self) -> Option<&'static str> {
         match self {
             Self::PaymentUnavailable | Self::PaymentTimedOut => Some("payment"),
@@ -138,7 +140,7 @@ impl Failure {
     }
 }
 
-/// A value in the database that no version of this code has written.
+/// A database value that no version of this code has written.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown {what} {value:?} in the database")]
 pub struct Unknown {
@@ -146,7 +148,7 @@ pub struct Unknown {
     value: String,
 }
 
-/// Names for an enum's values in the database, both ways, in one table.
+/// Defines the database names of an enum's values, in both directions.
 macro_rules! names {
     ($type:ident, $what:literal, $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {

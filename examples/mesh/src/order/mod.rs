@@ -1,8 +1,9 @@
-//! The order service: REST, its own database, clients of payment and inventory, and the owner of the saga.
+//! The order service: REST, its own database, clients of payment and inventory, and the saga.
 //!
-//! Three services cannot share one transaction. So an order is a saga (`saga.rs`): what it has done is written down around
-//! every step, and what does not get through is undone, across crashes. What happens *after* an order has ended is nobody's
-//! call: inventory, shipping and notification hear of it.
+//! Three services cannot share one transaction, so an order is a saga (`saga.rs`). Its progress is
+//! recorded around every step, and a failed order is compensated, also across crashes. What happens
+//! *after* an order has ended needs no call: inventory, shipping and notification consume its
+//! events.
 
 mod admin;
 mod api;
@@ -27,37 +28,41 @@ use crate::service::{Address, Service, StartError};
 use crate::stack::{self, OrderClients};
 use crate::telemetry::Telemetry;
 
-/// What the order service needs to know of the others.
+/// The order service's peers and client stacks.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub payment: Address,
     pub inventory: Address,
-    /// Handles of the client stacks: made outside, so that breakers and counters can be watched from there.
+    /// Handles of the client stacks. They are created outside, so that tests and metrics can
+    /// observe breakers and counters.
     pub clients: OrderClients,
-    /// How long a customer waits for the end of an order before being told to come back. Less than the gateway waits.
+    /// How long a request waits for its saga before it is answered 202. Less than the gateway's
+    /// timeout.
     pub patience: Duration,
 }
 
-/// How long a coordinator that has crashed keeps its sagas from the next one. Short, because customers wait for them; a
-/// coordinator that was only slow finds out at its next write.
+/// Lease of a coordinator on its sagas. After a crash, another coordinator takes over after this
+/// time. Short, because customers wait; a coordinator that was only slow finds out at its next
+/// write.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Sagas at work at the same time, hardly more than the client stacks have places. The rest wait in the database, where
-/// waiting costs nothing: after a restart there may be many.
+/// Maximum number of running sagas, slightly more than the client stacks have places. The others
+/// wait in the database, which costs nothing; after a restart there may be many.
 const CONCURRENCY: usize = 16;
 
-/// Opens the database, goes on with the sagas that an earlier life has left, and serves until told to stop.
+/// Opens the database, resumes unfinished sagas, and serves until the service is stopped.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, config: Config) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     let inventory = clients::Inventory::new(config.clients.inventory.grpc(&config.inventory)?);
     let payment = clients::Payment::new(config.clients.payment.grpc(&config.payment)?);
     let outbox = bus::outbox(store.db());
     let mut builder = Coordinator::builder(store.db().clone(), outbox.clone()).lease(LEASE).concurrency(CONCURRENCY);
-    // An order that was started by an older version is finished by that version: register both until the last one has ended.
+    // An order is finished by the version of the definition that started it. Register both versions
+    // until the last order of the old one has ended.
     let starter = builder.register(saga::definition(&inventory, &payment)?)?;
     let coordinator = builder.build();
 
-    // All three stop when this function ends, however it ends.
+    // Check, relay and coordinator stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let relay = outbox.relay(bus);
     let running = coordinator.run();
@@ -70,14 +75,16 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
     let app = stack::rest_server(api::routes(desk), admin, &service);
     service.serve(app).await?;
 
-    // The calls at hand are finished and written down; the rest of each saga waits for the next start.
+    // Running calls are finished and recorded; the rest of each saga continues after the next
+    // start.
     running.shutdown().await;
     relay.shutdown().await;
     store.db().pool().close().await;
     Ok(())
 }
 
-/// Shows how many sagas are on their way, and how many wait for somebody. The last number wakes people up at night.
+/// Registers gauges for running, compensating and stuck sagas. `saga.stuck` should page an
+/// operator.
 fn watch<D: Database>(telemetry: &Telemetry, coordinator: &Coordinator<D>) {
     let coordinator = coordinator.clone();
     telemetry.gauges(["saga.running", "saga.compensating", "saga.stuck"], move || {

@@ -1,4 +1,5 @@
-//! Placing an order: check, price, store it together with its saga, and wait for how it goes.
+//! Placing an order: validates and prices it, stores it together with its saga, and waits for the
+//! outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,11 @@ pub(super) struct Desk<D: Database> {
     pub(super) inventory: Inventory,
     pub(super) starter: Starter<D, Data>,
     pub(super) coordinator: Coordinator<D>,
-    /// How long a customer waits at most before being told to come back.
+    /// How long a request waits for its saga before it is answered 202.
     pub(super) patience: Duration,
 }
 
-/// An order that was not stored.
+/// Why an order was not stored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("unknown products: {}", .0.join(", "))]
@@ -47,29 +48,29 @@ impl From<DbError> for Refused {
     }
 }
 
-/// An order that was stored, and how it goes.
+/// A stored order and its outcome.
 #[derive(Debug)]
 pub(super) enum Placed {
     Confirmed(Order),
-    /// It will be cancelled, or is. That much is decided even while what it did is still being undone.
+    /// Cancelled, or being compensated. The outcome is known before the compensation ends.
     Failed(Order, Failure),
-    /// Not decided yet.
+    /// Not yet decided.
     Pending(Order),
 }
 
 impl<D: Database> Desk<D> {
-    /// Places an order, or finds the one that was placed with the same key.
+    /// Places an order, or returns the outcome of the order with the same key.
     pub(super) async fn place(&self, new: NewOrder, idempotency_key: Option<&str>) -> Result<Placed, Refused> {
-        // First of all, so that a repeated request gets its answer even while the inventory is down.
+        // Checked first, so that a repeated request gets its answer even while inventory is down.
         if let Some(id) = self.earlier(&new, idempotency_key).await? {
             return self.outcome(&id).await;
         }
         let prices = self.prices(&new).await?;
         let id = Uuid::now_v7().to_string();
-        // The order and its saga in one transaction: there is no order that nobody sees to.
+        // Order and saga are stored in one transaction, so that no order is left without a saga.
         let mut tx = self.store.db().begin().await?;
         if !store::insert(&mut tx, &id, &new, &prices, idempotency_key).await? {
-            // The same key came twice at once, and the other one was faster.
+            // A concurrent request with the same key was faster.
             drop(tx);
             let id = self.earlier(&new, idempotency_key).await?.ok_or(Refused::Lost)?;
             return self.outcome(&id).await;
@@ -77,12 +78,12 @@ impl<D: Database> Desk<D> {
         let data = Data { customer: new.customer.clone(), total_cents: new.total_cents(&prices), lines: new.lines };
         self.starter.start(&mut tx, &id, &data, current_trace().as_ref()).await?;
         tx.commit().await?;
-        // From here on the order does not depend on its customer staying on the line.
+        // From here on the order does not depend on the client's connection.
         self.starter.wake();
         self.outcome(&id).await
     }
 
-    /// The order that this key belongs to.
+    /// The order placed with this key, if any.
     async fn earlier(&self, new: &NewOrder, key: Option<&str>) -> Result<Option<String>, Refused> {
         let Some(key) = key else { return Ok(None) };
         match self.store.order_by_key(key).await? {
@@ -103,13 +104,13 @@ impl<D: Database> Desk<D> {
         Ok(new.lines.iter().filter_map(|line| price(&line.sku)).collect())
     }
 
-    /// Waits until it is decided how the order goes, but not longer than the patience.
+    /// Waits until the outcome is known, at most `patience`.
     async fn outcome(&self, id: &str) -> Result<Placed, Refused> {
         self.coordinator.wait_until_decided(id, self.patience).await?;
         self.look(id).await
     }
 
-    /// What is true now. Read, not remembered, so that a repeated request gets the same answer.
+    /// Reads the stored outcome, so that a repeated request gets the same answer.
     async fn look(&self, id: &str) -> Result<Placed, Refused> {
         let order = self.store.order(id).await?.ok_or(Refused::Lost)?;
         match order.state {
@@ -121,8 +122,8 @@ impl<D: Database> Desk<D> {
             State::Pending => {}
         }
         let Some(saga) = self.coordinator.admin().get(id).await? else { return Err(Refused::Lost) };
-        // Back is the only way from here, so the answer is known before the work is done. That also holds for a saga that is
-        // stuck on its way back.
+        // A saga with a failure can only be compensated, so the outcome is known before the
+        // compensation ends. This includes a saga that is stuck while compensating.
         match saga.failure {
             Some(failure) if saga.status != Status::Completed => Ok(Placed::Failed(order, Failure::of(&failure))),
             _ => Ok(Placed::Pending(order)),

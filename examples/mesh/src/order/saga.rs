@@ -1,14 +1,15 @@
-//! The saga of an order: four steps, and how to undo them.
+//! The saga of an order: four steps and their compensations.
 //!
 //! ```text
-//! create_order       local    undone by: cancelling the order
-//! reserve_inventory  a call   undone by: releasing the pieces
-//! process_payment    a call   the pivot; undone only while nobody knows whether it happened: refunding
-//! confirm_order      local    cannot fail, only be late
+//! create_order       local    compensation: cancel the order
+//! reserve_inventory  a call   compensation: release the stock
+//! process_payment    a call   the pivot; refunded only if its outcome is unknown
+//! confirm_order      local    retriable: it may be late, but never turns the saga back
 //! ```
 //!
-//! Until the payment is known to have happened, every failure turns the saga back. After it, there is only forward: whoever
-//! has paid gets an order. The rows of the saga survive every crash, and a coordinator goes on where the last one was.
+//! Until the payment is known to have succeeded, every failure compensates the saga. After it, the
+//! saga can only go forward: a customer who has paid gets an order. The saga's rows survive every
+//! crash, and a coordinator resumes where the last one stopped.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use crate::events::{self, Event, OrderCancelled, OrderConfirmed, OrderCreated};
 use crate::telemetry::step_span;
 use crate::upstream::{Kind, Upstream};
 
-/// What the steps need to know. Stored with the saga, so: another shape is another version of the definition.
+/// Input of the steps. It is stored with the saga, so a change of its fields needs a new version of
+/// the definition.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Data {
     pub(super) customer: String,
@@ -35,14 +37,15 @@ pub(super) struct Data {
     pub(super) lines: Vec<NewLine>,
 }
 
-/// Until the pivot is called. Longer than the attempts below take together, so that it is for those that were interrupted:
-/// an order that was down with its service for longer is nothing the customer still waits for.
+/// Deadline for the steps before the pivot. Longer than all attempts below together, so that it
+/// only affects interrupted sagas: after a longer outage the customer is no longer waiting.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Few, because every attempt is one through all the layers, which have retried already.
+/// Few, because each attempt goes through the client stack, which retries itself.
 const ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
-/// Longer than the client stacks take at most, so that their answer, which knows more, comes first.
+/// Longer than the client stacks' total timeout, so that their more specific error comes first.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// Undoing is tried for many minutes. Then somebody has to look: the saga is stuck, and listed under /admin/sagas.
+/// Compensations are retried for many minutes. After that the saga is stuck and listed under
+/// /admin/sagas, for an operator to resolve.
 const UNDO_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 const UNDO_BACKOFF: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 
@@ -92,8 +95,8 @@ fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
         }
         .instrument(span)
     };
-    // The pivot has one nevertheless, for when nobody knows whether it happened. A refund of a charge that never came is
-    // remembered by the payment service, which is what makes a *late* charge harmless.
+    // The pivot needs a compensation for an unknown outcome. The payment service records the refund
+    // of an unknown charge, which makes a *late* charge harmless.
     let compensation = move |call: Call<Data>| {
         let (payment, span) = (refund.clone(), span("undo process_payment", &call));
         async move {
@@ -105,7 +108,7 @@ fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
     patient(Step::new("process_payment", action).compensation(compensation))
 }
 
-/// As impatient as a customer on the way there, and as patient as an accountant on the way back.
+/// Few attempts for the action, because the customer waits; many for the compensation.
 fn patient<D: Database>(step: Step<D, Data>) -> Step<D, Data> {
     step.attempts(ATTEMPTS)
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_millis(200)))
@@ -114,17 +117,17 @@ fn patient<D: Database>(step: Step<D, Data>) -> Step<D, Data> {
         .compensation_backoff(UNDO_BACKOFF)
 }
 
-/// A step in the trace of the request that placed the order, however long ago that was.
+/// A span for a step, in the trace of the request that placed the order.
 fn span(step: &'static str, call: &Call<Data>) -> Span {
     step_span(step, call.saga_id(), call.trace())
 }
 
-/// The row was stored together with the saga; this tells the others.
+/// The row was inserted together with the saga. This step publishes the event.
 fn created(call: Call<Data>) -> Result<Done<Data>, StepError> {
     let Data { customer, total_cents, lines } = call.data.clone();
     let lines = lines.into_iter().map(|NewLine { sku, quantity }| events::Line { sku, quantity }).collect();
     let order_id = call.saga_id().to_owned();
-    told(call, &OrderCreated { order_id, customer, total_cents, lines })
+    with_event(call, &OrderCreated { order_id, customer, total_cents, lines })
 }
 
 async fn confirm<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<Data>, StepError> {
@@ -133,7 +136,7 @@ async fn confirm<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<D
     if !store::confirm(tx, &order_id).await? {
         return Err(StepError::terminal(format!("order {order_id} has ended already")));
     }
-    told(call, &OrderConfirmed { order_id, customer, total_cents })
+    with_event(call, &OrderConfirmed { order_id, customer, total_cents })
 }
 
 async fn cancel<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<Data>, StepError> {
@@ -142,16 +145,16 @@ async fn cancel<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<Da
     if !store::cancel(tx, &order_id, failure).await? {
         return Err(StepError::terminal(format!("order {order_id} has ended already")));
     }
-    told(call, &OrderCancelled { order_id, customer, failure: failure.to_string() })
+    with_event(call, &OrderCancelled { order_id, customer, failure: failure.to_string() })
 }
 
-/// The event goes out with the transaction that notes the end of the step.
-fn told(call: Call<Data>, event: &impl Event) -> Result<Done<Data>, StepError> {
+/// Publishes the event in the transaction that records the end of the step.
+fn with_event(call: Call<Data>, event: &impl Event) -> Result<Done<Data>, StepError> {
     let event = event.to_domain().map_err(StepError::terminal)?;
     Ok(call.done().event(event))
 }
 
-/// Goes on if the step was done, and turns back if the participant turned it down.
+/// Continues if the step was done, and compensates if the participant rejected it.
 fn done_or(answer: Answer, refusal: Failure, call: Call<Data>) -> Result<Done<Data>, StepError> {
     match answer {
         Answer::Done => Ok(call.done()),
@@ -163,8 +166,10 @@ fn done_or(answer: Answer, refusal: Failure, call: Call<Data>) -> Result<Done<Da
 impl std::error::Error for Failure {}
 
 impl From<Upstream> for StepError {
-    /// Unknown, always. A timeout says nothing about what happened; nor does "unavailable", since it may be the answer to
-    /// the last of several attempts. Undoing what never happened costs a call; believing that it never happened costs money.
+    /// The outcome is always unknown. A timeout does not tell whether the call had an effect, and
+    /// neither does UNAVAILABLE, which may be the answer to the last of several attempts.
+    /// Compensating a call that had no effect costs one call; assuming that it had none can cost
+    /// money.
     fn from(upstream: Upstream) -> Self {
         let failure = match (upstream.service, upstream.kind) {
             ("payment", Kind::TimedOut) => Failure::PaymentTimedOut,
@@ -172,7 +177,7 @@ impl From<Upstream> for StepError {
             (_, Kind::TimedOut) => Failure::InventoryTimedOut,
             _ => Failure::InventoryUnavailable,
         };
-        // The failure's name first: `Failure::of` reads it.
+        // The failure's name must come first: `Failure::of` reads it.
         Self::unknown(format!("{failure}: {upstream}"))
     }
 }
@@ -190,9 +195,9 @@ mod tests {
             (upstream("inventory", Kind::Broken).into(), Failure::InventoryUnavailable),
             (StepError::unknown("the saga's deadline has passed"), Failure::Interrupted),
         ];
-        for (error, told) in cases {
+        for (error, expected) in cases {
             let json = serde_json::json!({ "step": "s", "message": error.to_string() });
-            assert_eq!(Failure::of(&serde_json::from_value(json).unwrap()), told);
+            assert_eq!(Failure::of(&serde_json::from_value(json).unwrap()), expected);
         }
     }
 }

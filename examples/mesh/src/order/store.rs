@@ -1,7 +1,7 @@
 //! Orders, in SQL.
 //!
-//! An order ends once: every change of state names the state it starts from. The saga's local steps run in the transaction
-//! that notes their end, so an order and its saga can never tell different stories.
+//! An order ends once: every state change names the state it starts from. The saga's local steps
+//! run in the transaction that records their end, so that an order and its saga cannot disagree.
 
 use buttress_durable::{Database, Db, DbError, Tx, args};
 
@@ -16,7 +16,7 @@ pub struct Store<D: Database> {
     db: Db<D>,
 }
 
-/// The price of one piece, per line, in the order of the lines.
+/// Unit price of each line, in the order of the lines.
 pub(super) type Prices = Vec<i64>;
 
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ impl<D: Database> Store<D> {
         self.db.row(sql, args![id]).await?.map(order).transpose()
     }
 
-    /// The order that was placed with this idempotency key, and what was asked then.
+    /// Returns the order that was placed with this idempotency key, and its fingerprint.
     pub async fn order_by_key(&self, key: &str) -> Result<Option<(Order, String)>, StoreError> {
         let sql = "SELECT id, fingerprint FROM orders WHERE idempotency_key = $1";
         let Some((id, fingerprint)) = self.db.row::<(String, String)>(sql, args![key]).await? else { return Ok(None) };
@@ -49,7 +49,7 @@ impl<D: Database> Store<D> {
     }
 }
 
-/// Stores a pending order. False if the idempotency key is taken: then nothing was stored.
+/// Stores a pending order. Returns false and stores nothing if the idempotency key exists.
 pub(super) async fn insert<D: Database>(
     tx: &mut Tx<D>,
     id: &str,
@@ -71,13 +71,13 @@ pub(super) async fn insert<D: Database>(
     Ok(true)
 }
 
-/// Confirms a pending order. False if it has ended already.
+/// Confirms a pending order. Returns false if it has already ended.
 pub(super) async fn confirm<D: Database>(tx: &mut Tx<D>, id: &str) -> Result<bool, DbError> {
     let sql = "UPDATE orders SET state = 'confirmed', updated_ms = $1 WHERE id = $2 AND state = 'pending'";
     Ok(tx.execute(sql, args![now_ms(), id]).await? == 1)
 }
 
-/// Cancels a pending order. False if it has ended already.
+/// Cancels a pending order. Returns false if it has already ended.
 pub(super) async fn cancel<D: Database>(tx: &mut Tx<D>, id: &str, failure: Failure) -> Result<bool, DbError> {
     let sql = "UPDATE orders SET state = 'cancelled', failure = $1, updated_ms = $2
                WHERE id = $3 AND state = 'pending'";

@@ -1,4 +1,4 @@
-//! The gRPC face of the payment service: checks and translates, decides nothing.
+//! The gRPC API of the payment service: validates and translates, without business rules.
 
 use std::sync::Arc;
 
@@ -90,7 +90,8 @@ impl From<StoreError> for Status {
     }
 }
 
-/// The details are for our logs, not for the wire. UNAVAILABLE: the caller may try again, the key makes it safe.
+/// Logs the details and keeps them off the wire. UNAVAILABLE lets the caller retry, which is safe
+/// because of the key.
 fn unavailable(error: &dyn std::error::Error) -> Status {
     tracing::error!(%error, "database failed");
     Status::unavailable("the payment database failed")

@@ -1,6 +1,6 @@
-//! What the payment service decides, in its own words: no protobuf, no SQL.
+//! The domain types of the payment service, independent of protobuf and SQL.
 
-/// A request to take money.
+/// A request to charge a customer.
 #[derive(Clone, Debug)]
 pub struct Charge {
     /// Idempotency key: the same on every attempt of the same charge.
@@ -12,15 +12,15 @@ pub struct Charge {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ChargeOutcome {
-    /// The money was taken, now or by an earlier attempt.
+    /// The customer was charged, now or by an earlier attempt.
     Charged,
-    /// No such account, or not enough in it.
+    /// No such account, or its balance is too low.
     Declined,
-    /// The refund came before the charge. Nothing was taken and nothing ever will be.
+    /// The refund came before the charge. Nothing was charged, and nothing will be.
     Revoked,
 }
 
-/// What became of an order's payment: for people to read.
+/// The state of an order's payment.
 #[derive(Clone, Debug)]
 pub struct Payment {
     pub state: String,

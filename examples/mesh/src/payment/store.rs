@@ -1,17 +1,17 @@
 //! Money, in SQL.
 //!
-//! The whole difficulty of a payment is that the caller may not learn what happened: an answer is lost, a call times
-//! out, a process dies. So it will call again, or call the refund instead, and those messages may arrive in any order.
-//! Three rules make that safe:
+//! A caller may never get the outcome of a payment: a response is lost, a call times out, a process
+//! crashes. It then repeats the charge or calls the refund, and these messages may arrive in any
+//! order. Three rules make that safe:
 //!
-//! 1. **The key is the decision.** `charges.key` is unique. The first transaction to insert it decides, with the
-//!    movement of money in the same transaction; everyone after it reads the decision.
-//! 2. **A refund of something unknown is remembered.** It inserts the key itself, as `revoked`. A charge that comes
-//!    later finds the key taken and moves nothing.
+//! 1. **The key is the decision.** `charges.key` is unique. The first transaction that inserts it
+//!    decides, and moves the money in the same transaction. Later ones read the decision.
+//! 2. **The refund of an unknown charge is recorded.** It inserts the key as `revoked`. A charge
+//!    that arrives later finds the key and moves nothing.
 //! 3. **A refund moves money only on the change from `charged` to `refunded`**, which happens once.
 //!
-//! What happened is told in the same transaction, through the outbox: there is no moment at which money has moved and
-//! nobody will ever hear of it, nor the other way round.
+//! Events are published through the outbox in the same transaction, so money never moves without an
+//! event, and no event is published without a movement.
 
 use buttress_durable::outbox::OutboxError;
 use buttress_durable::{Database, Db, DbError, Outbox, Tx, args};
@@ -59,7 +59,7 @@ impl<D: Database> Store<D> {
         &self.outbox
     }
 
-    /// Takes the money, once per key.
+    /// Charges the customer, once per key.
     pub async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, StoreError> {
         let mut tx = self.db.begin().await?;
         if !claim(&mut tx, charge, "charged").await? {
@@ -74,7 +74,7 @@ impl<D: Database> Store<D> {
             publish(&self.outbox, &mut tx, &PaymentCompleted { order_id, customer, amount_cents }).await?;
             ChargeOutcome::Charged
         } else {
-            // Kept, too: a retry must get the same answer even if the customer has found some money meanwhile.
+            // Stored as well: a retry must get the same answer even if the balance has grown since.
             tx.execute("UPDATE charges SET state = 'declined' WHERE key = $1", args![&charge.key]).await?;
             publish(&self.outbox, &mut tx, &PaymentDeclined { order_id, customer, amount_cents }).await?;
             ChargeOutcome::Declined
@@ -84,7 +84,8 @@ impl<D: Database> Store<D> {
         Ok(outcome)
     }
 
-    /// Gives the money back, once per key, and returns what the key had taken. A key that is not there yet is revoked.
+    /// Refunds a charge, once per key, and returns the amount that was charged. A key that does not
+    /// exist yet is recorded as revoked.
     pub async fn refund(&self, key: &str, order_id: &str) -> Result<i64, StoreError> {
         let mut tx = self.db.begin().await?;
         let (key, order_id) = (key.to_owned(), order_id.to_owned());
@@ -100,7 +101,8 @@ impl<D: Database> Store<D> {
         let sql = "UPDATE charges SET state = 'refunded', updated_ms = $1
                    WHERE key = $2 AND state = 'charged' RETURNING customer, amount_cents";
         let Some((customer, amount_cents)) = tx.row::<(String, i64)>(sql, args![now_ms(), &unknown.key]).await? else {
-            // Refunded before, declined or revoked: nothing moves now. Say what it had taken, for the same answer.
+            // Already refunded, declined or revoked, so nothing moves. Returns the refunded amount,
+            // so that a repeated call gets the same answer.
             let sql = "SELECT amount_cents FROM charges WHERE key = $1 AND state = 'refunded'";
             return Ok(tx.row::<(i64,)>(sql, args![&unknown.key]).await?.map_or(0, |(amount,)| amount));
         };
@@ -120,7 +122,7 @@ impl<D: Database> Store<D> {
     }
 }
 
-/// The answer that the first attempt with this key got.
+/// The outcome that the first attempt with this key had.
 async fn decided<D: Database>(mut tx: Tx<D>, charge: &Charge) -> Result<ChargeOutcome, StoreError> {
     let sql = "SELECT state, order_id, customer, amount_cents FROM charges WHERE key = $1";
     let row: Option<(String, String, String, i64)> = tx.row(sql, args![&charge.key]).await?;
@@ -140,7 +142,7 @@ async fn decided<D: Database>(mut tx: Tx<D>, charge: &Charge) -> Result<ChargeOu
     })
 }
 
-/// Inserts the key with a first decision. False if someone has decided before.
+/// Inserts the key with a first decision. Returns false if the key was decided before.
 async fn claim<D: Database>(tx: &mut Tx<D>, charge: &Charge, state: &str) -> Result<bool, DbError> {
     let sql = "INSERT INTO charges (key, order_id, customer, amount_cents, state, created_ms, updated_ms)
                VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (key) DO NOTHING";
@@ -173,7 +175,7 @@ mod tests {
         store.db.row::<(i64,)>(sql, args![customer]).await.unwrap().unwrap().0
     }
 
-    async fn told(store: &Store<Sqlite>) -> u64 {
+    async fn unsent(store: &Store<Sqlite>) -> u64 {
         store.outbox.backlog().await.unwrap().unsent
     }
 
@@ -189,7 +191,7 @@ mod tests {
             assert_eq!(store.charge(&charge_of("alice", 500)).await.unwrap(), ChargeOutcome::Charged);
         }
         assert_eq!(balance(&store, "alice").await, before - 500);
-        assert_eq!(told(&store).await, 1, "and is told of once");
+        assert_eq!(unsent(&store).await, 1, "publishes one event");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The REST face of the shipping service: `GET /v1/shipments/{order_id}`.
+//! The REST API of the shipping service: `GET /v1/shipments/{order_id}`.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A parcel when the order is confirmed *and* paid for. The two events come from two services, on two topics: nobody promises
-//! which is heard first.
+//! Creates a parcel when an order is confirmed *and* paid. The two events come from two services on
+//! two topics, in no guaranteed order.
 
 use buttress_durable::bus::HandlerError;
 use buttress_durable::{Database, DomainEvent, Tx};
@@ -13,11 +13,11 @@ impl<D: Database> Consumer<D> for Store<D> {
         match event.event_type() {
             OrderConfirmed::TYPE => {
                 let OrderConfirmed { order_id, customer, .. } = OrderConfirmed::from_domain(event)?;
-                self.heard(tx, Half::Confirmed, &order_id, &customer).await?;
+                self.record(tx, Half::Confirmed, &order_id, &customer).await?;
             }
             PaymentCompleted::TYPE => {
                 let PaymentCompleted { order_id, customer, .. } = PaymentCompleted::from_domain(event)?;
-                self.heard(tx, Half::Paid, &order_id, &customer).await?;
+                self.record(tx, Half::Paid, &order_id, &customer).await?;
             }
             _ => {}
         }

@@ -1,4 +1,5 @@
-//! The shipping service: listens to orders and payments, and answers where the parcel is. Nobody calls it to ship.
+//! The shipping service: consumes orders and payments, and serves the shipment of an order. No
+//! service calls it to ship.
 
 mod api;
 mod consumer;
@@ -14,10 +15,10 @@ use crate::db::{self, Home};
 use crate::service::{Service, StartError};
 use crate::{bus, stack};
 
-/// Opens the database, listens and serves until told to stop.
+/// Opens the database, subscribes, and serves until the service is stopped.
 pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
-    // All three stop when this function ends, however it ends.
+    // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());

@@ -25,7 +25,7 @@ pub struct Shipment {
     pub created_ms: i64,
 }
 
-/// Half of what makes a parcel.
+/// One of the two conditions for a parcel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Half {
     Confirmed,
@@ -46,8 +46,8 @@ impl<D: Database> Store<D> {
         &self.outbox
     }
 
-    /// Notes one half, and sends the parcel when it has heard of both: in either order, and once.
-    pub async fn heard(&self, tx: &mut Tx<D>, half: Half, order_id: &str, customer: &str) -> Result<(), OutboxError> {
+    /// Records one condition, and creates the parcel when both are met: in either order, and once.
+    pub async fn record(&self, tx: &mut Tx<D>, half: Half, order_id: &str, customer: &str) -> Result<(), OutboxError> {
         let sql = match half {
             Half::Confirmed => {
                 "INSERT INTO orders_heard_of (order_id, confirmed_ms) VALUES ($1, $2)
@@ -87,9 +87,9 @@ mod tests {
     use super::*;
     use crate::db::Files;
 
-    async fn heard(store: &Store<Sqlite>, half: Half) {
+    async fn record(store: &Store<Sqlite>, half: Half) {
         let mut tx = store.db.begin().await.unwrap();
-        store.heard(&mut tx, half, "o1", "alice").await.unwrap();
+        store.record(&mut tx, half, "o1", "alice").await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -98,12 +98,12 @@ mod tests {
         for (first, second) in [(Half::Confirmed, Half::Paid), (Half::Paid, Half::Confirmed)] {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(&Files(dir.path().to_owned())).await.unwrap();
-            heard(&store, first).await;
-            heard(&store, first).await;
+            record(&store, first).await;
+            record(&store, first).await;
             assert!(store.shipment("o1").await.unwrap().is_none(), "{first:?} alone");
-            heard(&store, second).await;
+            record(&store, second).await;
             let parcel = store.shipment("o1").await.unwrap().unwrap();
-            heard(&store, second).await;
+            record(&store, second).await;
             assert_eq!(store.shipment("o1").await.unwrap().unwrap().id, parcel.id);
             assert_eq!(store.outbox.backlog().await.unwrap().unsent, 1);
         }

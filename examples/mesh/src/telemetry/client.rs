@@ -1,4 +1,4 @@
-//! What a client stack shows: a span for the call, and one for each attempt, which carries the trace on.
+//! Spans of a client stack: one for the call, and one per attempt, which propagates the trace.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use super::propagation::carry;
 use super::server::is_grpc;
 use super::traces::TARGET;
 
-/// Outermost in a client stack: one span for the call, retries and pauses included.
+/// Layer, outermost in a client stack: one span per call, including retries and pauses.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     pub name: &'static str,
-    /// Its state is told with the call.
+    /// Its state is recorded on the span.
     pub breaker: CircuitBreaker,
 }
 
-/// See [`CallLayer`].
+/// Service of [`CallLayer`].
 #[derive(Clone, Debug)]
 pub struct Call<S> {
     inner: S,
@@ -63,14 +63,14 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Call<S> {
     }
 }
 
-/// Innermost in a client stack, around what goes over the wire.
+/// Layer, innermost in a client stack: one span per attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptLayer {
-    /// The service that is called.
+    /// The called service.
     pub peer: &'static str,
 }
 
-/// See [`AttemptLayer`].
+/// Service of [`AttemptLayer`].
 #[derive(Clone, Debug)]
 pub struct Attempt<S> {
     inner: S,
@@ -100,7 +100,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        // As the conventions of OpenTelemetry want it: a path may hold an id, and is no name.
+        // OpenTelemetry's conventions ask for a name of low cardinality, and a path may contain an
+        // id.
         let name = if is_grpc(request.headers()) { path.trim_start_matches('/') } else { request.method().as_str() };
         let span = info_span!(
             target: TARGET,
@@ -120,7 +121,7 @@ where
     }
 }
 
-/// Notes how an attempt ended. Boxed, as the channels of the mesh are.
+/// Records the result of an attempt. Boxed, like the channels of the mesh.
 pub struct AttemptFuture<F> {
     future: Pin<Box<F>>,
     span: Span,
@@ -154,8 +155,8 @@ impl<F> fmt::Debug for AttemptFuture<F> {
     }
 }
 
-/// How a response looks on a span, at either end of the wire. A gRPC status that comes with the trailers is not seen here: those of the mesh
-/// that matter come with the head, as errors do.
+/// Records a response on a span, on the client or the server. A gRPC status in trailers is not
+/// recorded; the errors of the mesh are sent with the head.
 pub(super) fn answered<R>(span: &Span, response: &Response<R>) {
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());

@@ -1,4 +1,4 @@
-//! The last ten seconds of a server: rates and latencies that move while one watches.
+//! Request rates and latencies of a server over the last 10 s.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Slots of a second each; the one that is being filled is not shown.
+/// One slot per second for 10 s, and one that is being filled and not shown.
 const SLOTS: usize = 11;
 
 #[derive(Debug, Default)]
@@ -15,18 +15,18 @@ pub(super) struct Meter(Mutex<Slots>);
 #[derive(Debug, Default)]
 struct Slots {
     origin: Option<Instant>,
-    /// Each with the second that it is of.
+    /// Each slot with its second since `origin`.
     slots: [Option<(u64, Slot)>; SLOTS],
 }
 
 #[derive(Debug)]
 struct Slot {
     failed: u64,
-    /// Microseconds.
+    /// Request durations in microseconds.
     times: Histogram<u64>,
 }
 
-/// What a server did in the last ten seconds.
+/// Rates and latencies of the last 10 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Recent {
     pub(super) requests_per_second: f64,
@@ -35,12 +35,12 @@ pub(super) struct Recent {
     pub(super) p99_ms: f64,
 }
 
-/// A minute is more than any request takes here.
+/// Maximum recorded duration, in microseconds: 1 min, more than any request takes here.
 const MOST: u64 = 60_000_000;
 
 impl Slot {
     fn new() -> Self {
-        Self { failed: 0, times: Histogram::new_with_bounds(1, MOST, 2).expect("the bounds are right") }
+        Self { failed: 0, times: Histogram::new_with_bounds(1, MOST, 2).expect("1 to 60,000,000 are valid bounds") }
     }
 }
 
@@ -104,6 +104,6 @@ mod tests {
         assert_eq!(meter.recent(at(10.5)).requests_per_second, 10.0);
         assert_eq!(meter.recent(at(11.0)).requests_per_second, 0.0);
         meter.note(at(11.5), Duration::from_secs(3600), false);
-        assert!(meter.recent(at(12.0)).p99_ms >= 60_000.0, "longer than it can tell");
+        assert!(meter.recent(at(12.0)).p99_ms >= 60_000.0, "clamped to a minute");
     }
 }

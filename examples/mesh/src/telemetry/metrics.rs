@@ -1,4 +1,4 @@
-//! Counters and histograms, and their text for Prometheus.
+//! Counters and histograms in Prometheus' text format.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,11 +26,11 @@ pub(super) struct Metrics {
     service: &'static str,
     recorder: Arc<PrometheusRecorder>,
     exporter: Exporter,
-    /// What is read when somebody looks. A service that starts again replaces what its earlier life has left.
+    /// Gauges that are read on demand. A restarted service replaces the gauges of the previous run.
     gauges: Mutex<BTreeMap<Vec<&'static str>, Read>>,
 }
 
-/// From half a millisecond to the longest patience in the mesh.
+/// Histogram bounds in seconds: from 0.5 ms to the longest timeout in the mesh.
 const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 impl Metrics {
@@ -39,12 +39,12 @@ impl Metrics {
         admission: &Admission,
         dependencies: &[Dependency],
     ) -> Result<Self, InvalidConfig> {
-        // Counters end in _total, and units are part of the name.
+        // Counters end in `_total`, and names contain the unit.
         let builder = PrometheusBuilder::new().with_recommended_naming(true).set_buckets(&SECONDS);
         let builder = builder.map_err(|_| InvalidConfig::new("buckets", "must not be empty"))?;
         let recorder = builder.add_global_label("service", service).build_recorder();
         let exporter = with_local_recorder(&recorder, || {
-            describe_histogram!(REQUESTS, Unit::Seconds, "Requests, until the head of the answer");
+            describe_histogram!(REQUESTS, Unit::Seconds, "Time from a request to the head of its response");
             let exporter = Exporter::new();
             exporter.add(&admission.bulkhead);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
@@ -76,7 +76,7 @@ impl Metrics {
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner).insert(names.to_vec(), read);
     }
 
-    /// What the gauges show now. Those that cannot be read are left out.
+    /// Reads all gauges. Those that cannot be read are left out.
     pub(super) async fn read(&self) -> BTreeMap<&'static str, f64> {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut values = BTreeMap::new();

@@ -1,14 +1,15 @@
-//! What can be seen of a service: spans, metrics, and how it is doing right now.
+//! Observability of a service: spans, metrics and current state.
 //!
 //! | where | what |
 //! |---|---|
-//! | `GET /metrics` | everything that is counted, for Prometheus; labels are bounded |
-//! | `GET /admin/state` | the last ten seconds and the state of every layer, as JSON: what the dashboard is made of |
-//! | OTLP over gRPC | spans, to any collector, and to the gateway's own page |
+//! | `GET /metrics` | all metrics, for Prometheus; labels have bounded cardinality |
+//! | `GET /admin/state` | the last ten seconds and the state of every layer, as JSON, for the dashboard |
+//! | OTLP over gRPC | spans, to a collector, and to the gateway's dashboard |
 //!
-//! One [`Telemetry`] for each service. It is made outside of the service and outlives its restarts, like the handles of its
-//! stacks. Services that share a process each run on a thread of their own, so the subscriber and the recorder are those of
-//! the [thread](Telemetry::enter); a process of its own [installs](Telemetry::install) them.
+//! One [`Telemetry`] per service. Like the handles of its stacks, it is created outside and
+//! survives restarts. Services that share a process run on one thread each, so subscriber and
+//! recorder are set for the [thread](Telemetry::enter); a service in its own process
+//! [installs](Telemetry::install) them globally.
 
 mod client;
 mod meter;
@@ -36,34 +37,35 @@ use crate::stack::{Admission, Dependency, InvalidConfig};
 use meter::Meter;
 use metrics::Metrics;
 
-/// What can be seen of one service. Clones share it.
+/// Observability of one service. Clones share it.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
 struct Inner {
     name: &'static str,
     dispatch: Dispatch,
-    /// Nothing without somewhere to send spans to.
+    /// `None` if there is no endpoint for spans.
     spans: Option<traces::Spans>,
     metrics: Metrics,
     meter: Meter,
     dependencies: Vec<Dependency>,
 }
 
-/// How a process logs and traces.
+/// Logging and tracing of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub logs: Option<LogFormat>,
     pub traces: Option<TraceConfig>,
 }
 
-/// Logs of what is no service.
+/// Installs the logs of a command that is not a service.
 pub fn install_logs(format: Option<LogFormat>) {
     let _ = tracing::dispatcher::set_global_default(traces::dispatch(format, None));
 }
 
 impl Telemetry {
-    /// For the service `name`, which calls `dependencies`. Needs a runtime if spans are to be sent.
+    /// Creates the telemetry of service `name`, which calls `dependencies`. Needs a runtime if
+    /// spans are exported.
     pub fn new(
         name: &'static str,
         admission: &Admission,
@@ -77,19 +79,20 @@ impl Telemetry {
         Ok(Self(Arc::new(Inner { name, dispatch, spans, metrics, meter, dependencies })))
     }
 
-    /// Runs `run` with this service's subscriber and recorder in place, for the thread it is on.
+    /// Runs `run` with this service's subscriber and recorder on the current thread.
     pub fn enter<T>(&self, run: impl FnOnce() -> T) -> T {
         let _recorder = ::metrics::set_default_local_recorder(self.0.metrics.recorder());
         tracing::dispatcher::with_default(&self.0.dispatch, run)
     }
 
-    /// Puts them in place for the whole process. Once: the first one stays.
+    /// Installs them for the whole process. Later calls have no effect.
     pub fn install(&self) {
         let _ = tracing::dispatcher::set_global_default(self.0.dispatch.clone());
         self.0.metrics.install();
     }
 
-    /// Numbers that are read together when somebody looks, such as the lengths of queues in a database.
+    /// Registers gauges that are read together on demand, such as the lengths of queues in a
+    /// database.
     pub fn gauges<const N: usize, F, Fut>(&self, names: [&'static str; N], read: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -104,7 +107,7 @@ impl Telemetry {
         if service.admin { routes.merge(state::routes(self.clone(), service)) } else { routes }
     }
 
-    /// Sends the spans that have not been sent yet.
+    /// Exports the spans that are still buffered.
     pub async fn flush(&self) {
         if let Some(spans) = &self.0.spans {
             spans.flush().await;

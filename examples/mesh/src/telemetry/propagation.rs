@@ -1,4 +1,4 @@
-//! Trace context, in and out: W3C `traceparent`, over HTTP, gRPC and events alike.
+//! Trace context propagation: W3C `traceparent` over HTTP, gRPC and events.
 
 use buttress_durable::{DomainEvent, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,7 +9,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::traces::TARGET;
 
-/// `traceparent` and `tracestate`.
+/// Values of `traceparent` and `tracestate`.
 #[derive(Debug, Default)]
 struct Pair(Option<String>, Option<String>);
 
@@ -43,13 +43,13 @@ fn of(span: &Span) -> Pair {
     pair
 }
 
-/// The trace that this happens in, for events and sagas. `None` where nothing is traced.
+/// The current trace context, for events and sagas. `None` if tracing is off.
 pub fn current_trace() -> Option<TraceContext> {
     let Pair(parent, state) = of(&Span::current());
     TraceContext::new(&parent?, state.as_deref()).ok()
 }
 
-/// Makes `span` a part of a trace that began elsewhere. Before anything happens in it.
+/// Makes `span` a child of a remote span. Must be called before the span is entered.
 fn continue_trace(span: &Span, trace: Option<&TraceContext>) {
     if let Some(trace) = trace {
         let pair = Pair(Some(trace.traceparent().to_owned()), trace.tracestate().map(str::to_owned));
@@ -57,7 +57,7 @@ fn continue_trace(span: &Span, trace: Option<&TraceContext>) {
     }
 }
 
-/// An event being handled, in the trace of whoever caused it.
+/// A span for the handling of an event, in the trace that published it.
 pub(crate) fn consumer_span(event: &DomainEvent) -> Span {
     let span = info_span!(
         target: TARGET,
@@ -70,14 +70,14 @@ pub(crate) fn consumer_span(event: &DomainEvent) -> Span {
     span
 }
 
-/// A step of a saga, or the undoing of one.
+/// A span for a step of a saga, or its compensation.
 pub(crate) fn step_span(step: &'static str, order: &str, trace: Option<&TraceContext>) -> Span {
     let span = info_span!(target: TARGET, "step", otel.name = step, otel.kind = "internal", order.id = order);
     continue_trace(&span, trace);
     span
 }
 
-/// The same, for one that came with a request.
+/// Like [`continue_trace`], from the headers of a request.
 pub(super) fn continue_from(span: &Span, headers: &HeaderMap) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let pair = Pair(text("traceparent"), text("tracestate"));
@@ -86,13 +86,13 @@ pub(super) fn continue_from(span: &Span, headers: &HeaderMap) {
     }
 }
 
-/// Lets a request carry the trace of `span` on.
+/// Sets the trace context of `span` in the headers of a request.
 pub(super) fn carry(span: &Span, headers: &mut HeaderMap) {
     let Pair(parent, state) = of(span);
     for (name, value) in [("traceparent", parent), ("tracestate", state)] {
         match value.and_then(|value| HeaderValue::try_from(value).ok()) {
             Some(value) => drop(headers.insert(HeaderName::from_static(name), value)),
-            // What came from a caller of ours is not ours to pass on.
+            // Removes the context of our own caller, which must not be forwarded.
             None => drop(headers.remove(name)),
         }
     }

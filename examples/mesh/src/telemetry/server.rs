@@ -1,4 +1,5 @@
-//! What a server shows of each request: a span, its time in the histogram, and its place in the last ten seconds.
+//! Observes each request on a server: a span, the duration histogram, and the rates of the last 10
+//! s.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -14,18 +15,18 @@ use super::client::answered;
 use super::propagation::continue_from;
 use super::traces::TARGET;
 
-/// The histogram of requests, as OpenTelemetry calls it.
+/// Name of the histogram of request durations, from OpenTelemetry's conventions.
 pub(super) const REQUESTS: &str = "http.server.request.duration";
 
-/// As gRPC writes it.
+/// gRPC's code of UNIMPLEMENTED.
 const UNIMPLEMENTED: &[u8] = b"12";
 
-/// The route of what no route was found for.
+/// The route label of requests without a route.
 const UNKNOWN: &str = "unknown";
 
-/// Middleware, outside of all that may refuse.
+/// Middleware, outside of all layers that may reject.
 pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
-    // A route and not a path: ids are no labels.
+    // The label is the route and not the path, because paths contain ids.
     let method = known(request.method());
     let (route, name) = match request.extensions().get::<MatchedPath>() {
         Some(_) if is_grpc(request.headers()) => {
@@ -51,7 +52,7 @@ pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request
     answered(&span, &response);
     let failed = failed(&response);
     telemetry.meter().note(start, elapsed, failed);
-    // Whoever calls a method that does not exist may call it anything, so its name is no label.
+    // A client can call an unimplemented method by any name, so the name must not become a label.
     let unknown = response.headers().get("grpc-status").is_some_and(|code| code.as_bytes() == UNIMPLEMENTED);
     let route = if unknown { UNKNOWN.to_owned() } else { route };
     let status = response.status().as_u16().to_string();
@@ -59,7 +60,7 @@ pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request
     response
 }
 
-/// The methods of the standard; anything else that a stranger comes up with is one.
+/// The standard methods, and "other" for any other, because clients can invent names.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

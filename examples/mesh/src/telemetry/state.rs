@@ -1,4 +1,4 @@
-//! How a service is doing right now, as JSON: `GET /admin/state`.
+//! The current state of a service as JSON: `GET /admin/state`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,15 +55,15 @@ fn bulkhead(admission: &Admission) -> Value {
     json!({ "in_flight": bulkhead.in_flight(), "limit": bulkhead.limit(), "rejected": bulkhead.rejected() })
 }
 
-/// The last changes of a circuit's state.
+/// The last state changes of a circuit.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Arc<Mutex<VecDeque<Value>>>);
 
-/// More than fit on a page are not kept.
+/// Maximum number of changes that are kept.
 const CHANGES: usize = 20;
 
 impl Changes {
-    /// Keeps those of a circuit, from now on.
+    /// Records the state changes of a circuit from now on.
     pub fn of(breaker: &CircuitBreaker) -> Self {
         let changes = Self::default();
         let kept = changes.clone();
@@ -76,7 +76,7 @@ impl Changes {
         changes
     }
 
-    /// The latest first.
+    /// The changes, latest first.
     pub fn recent(&self) -> Vec<Value> {
         self.lock().iter().cloned().collect()
     }

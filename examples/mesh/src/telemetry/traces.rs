@@ -1,4 +1,4 @@
-//! Spans and logs: one subscriber for both, and where the spans go.
+//! Spans and logs: one subscriber for both, and the export of spans.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-/// How logs are written, to stderr.
+/// Format of the logs on stderr.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum LogFormat {
     #[default]
@@ -23,19 +23,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where spans go, and which.
+/// Export and sampling of spans.
 #[derive(Clone, Debug)]
 pub struct TraceConfig {
-    /// OTLP over gRPC, as `http://host:port`. Each gets them all.
+    /// OTLP endpoints over gRPC, as `http://host:port`. Each gets all spans.
     pub endpoints: Vec<String>,
-    /// The share of traces that begin here and are kept, 0 to 1. Those that began elsewhere are kept if they were kept there.
+    /// Share of new traces that are sampled, 0 to 1. A trace that began elsewhere keeps its
+    /// sampling decision.
     pub sample: f64,
 }
 
-/// What every span of ours has as its target. Nothing else is traced, least of all what sends the spans.
+/// Target of the mesh's spans. Nothing else is exported, in particular not the exporter's own
+/// spans.
 pub(super) const TARGET: &str = "mesh::trace";
 
-/// Sends a service's spans.
+/// Exports the spans of a service.
 #[derive(Debug)]
 pub(super) struct Spans(Arc<SdkTracerProvider>);
 
@@ -50,7 +52,7 @@ impl Spans {
         for endpoint in &config.endpoints {
             let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
             let exporter = exporter.map_err(|_| InvalidConfig::new("otlp", "must be the URL of a collector"))?;
-            // Soon enough for somebody who is watching.
+            // A short delay, so that the dashboard shows traces within a second.
             let batches = BatchConfigBuilder::default().with_scheduled_delay(Duration::from_millis(500)).build();
             provider =
                 provider.with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build());
@@ -60,12 +62,13 @@ impl Spans {
 
     pub(super) async fn flush(&self) {
         let provider = self.0.clone();
-        // It waits on this thread's runtime, and must not hold it up.
+        // `force_flush` blocks until the exporter, which runs on this runtime, is done.
         let _ = tokio::task::spawn_blocking(move || provider.force_flush()).await;
     }
 }
 
-/// Everything that is said goes to stderr, where `RUST_LOG` says so; every span of ours goes out.
+/// Builds a subscriber that writes logs to stderr, filtered by `RUST_LOG`, and exports the mesh's
+/// spans.
 pub(super) fn dispatch(logs: Option<LogFormat>, spans: Option<&Spans>) -> Dispatch {
     let logs = logs.map(|format| {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

@@ -1,4 +1,4 @@
-//! Asks every service how it is, for as long as somebody looks.
+//! Polls the state of every service while a dashboard is open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::gateway::rest::Rest;
 use crate::launch::{Addresses, Name};
 use crate::stack;
 
-/// Often enough to see a circuit open, and little enough not to be seen in the measurements.
+/// Short enough to show an open circuit, long enough not to affect the measurements.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The state of the mesh, for whoever looks. Clones share it.
+/// The latest state of the mesh, for the dashboards. Clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::gateway) struct Feed {
     states: watch::Sender<Option<Arc<str>>>,
@@ -33,7 +33,7 @@ impl Feed {
         self.states.subscribe()
     }
 
-    /// Until dropped.
+    /// Polls until the future is dropped.
     pub(in crate::gateway) async fn run(self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,7 +46,7 @@ impl Feed {
         }
     }
 
-    /// A service that does not answer is shown as such.
+    /// Reads the state of all services. A service that does not answer has `null`.
     async fn look(&self) -> Value {
         let states = join_all(self.services.iter().map(async |(name, rest)| {
             let state = rest.get("/admin/state").await.ok().flatten();

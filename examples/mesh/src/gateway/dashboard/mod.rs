@@ -1,13 +1,14 @@
-//! The dashboard: the whole mesh on one page, while it runs. For operators, so it is there with `--admin` only.
+//! The dashboard: the state of the whole mesh on one page. It is for operators, so it needs
+//! `--admin`.
 //!
 //! | | |
 //! |---|---|
 //! | `GET /dashboard` | the page: three files, no build step |
-//! | `GET /dashboard/events` | the state of everything, twice a second, as server-sent events |
+//! | `GET /dashboard/events` | the state of all services, twice a second, as server-sent events |
 //! | `GET /admin/sagas`, `/admin/sagas/{id}` | the latest sagas, and one of them, from the order service |
 //! | `GET /admin/traces?order=ID` | the latest traces, or those of one order |
 //! | `GET /admin/traces/{id}` | one trace, with its spans |
-//! | OTLP over gRPC | takes the spans of all services, as any collector would |
+//! | OTLP over gRPC | receives the spans of all services, as a collector does |
 
 mod feed;
 mod sagas;
@@ -46,7 +47,7 @@ pub(super) fn routes(feed: &Feed, addresses: &Addresses) -> Router {
 
 async fn page() -> Response {
     let mut page = file("text/html; charset=utf-8", include_str!("page.html"));
-    // Everything on the page is ours; what customers have typed stays text.
+    // The page loads only its own files. Text that customers entered is never executed as a script.
     let policy = HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'");
     page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     page
@@ -57,7 +58,8 @@ fn file(content_type: &'static str, text: &'static str) -> Response {
 }
 
 async fn events(State(feed): State<Feed>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    // The latest state and no backlog: a page that was asleep wants to know how things are, not how they were.
+    // Only the latest state, no backlog: a page that was suspended needs the current state, not the
+    // states it missed.
     let states =
         WatchStream::new(feed.watch()).filter_map(async |state| state.map(|state| Event::default().data(&*state)));
     Sse::new(states.map(Ok)).keep_alive(KeepAlive::new().interval(Duration::from_secs(5)))

@@ -1,4 +1,4 @@
-// One page, no build step. Whatever comes from outside is set as text, never as markup.
+// One page, no build step. All text from outside is set as text, never as markup.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -40,7 +40,7 @@ function bar(part, whole, alarm = (share) => share > 0.8) {
 const history = new Map();
 
 function line(values, most, kind) {
-  // The newest stands at the right edge.
+  // The newest value is at the right edge.
   const first = HISTORY - values.length;
   const points = values.map((value, i) => `${first + i},${fixed(30 - 28 * (value / most), 2)}`).join(" ");
   return el("polyline", { points, class: kind });
@@ -186,7 +186,7 @@ async function follow(id) {
 // === all of it ===
 
 function show(state) {
-  // What is drawn anew between the press and the release of a button was never clicked, and has lost the focus.
+  // A button that is redrawn between press and release gets no click event and loses the focus.
   if (pressed) return;
   const focus = document.activeElement?.dataset.fault;
   const cards = state.services.map(service);
@@ -196,7 +196,7 @@ function show(state) {
   $("circuits").replaceChildren(...circuits.map(circuit));
   if (state.sagas) {
     const { running, compensating, stuck, sagas } = state.sagas;
-    $("saga-counts").textContent = `${running} running, ${compensating} being undone, ${stuck} stuck`;
+    $("saga-counts").textContent = `${running} running, ${compensating} compensating, ${stuck} stuck`;
     $("sagas").replaceChildren(...sagas.map(saga));
   }
 }
@@ -235,7 +235,7 @@ $("order").addEventListener("submit", async (event) => {
   const { status, id, said } = await place(form.get("customer"), form.get("sku"), Number(form.get("quantity")));
   $("placed").textContent = `${status} ${said ?? ""}`;
   if (id) await follow(id);
-  // Events take a moment to get around, and spans are sent in batches.
+  // Events take a moment to be handled, and spans are exported in batches.
   if (id) setTimeout(() => followed === id && follow(id), 2500);
 });
 

@@ -1,4 +1,4 @@
-//! The order service's sagas, passed on, so that the page has one origin.
+//! Forwards the order service's sagas, so that the page uses one origin.
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -18,7 +18,7 @@ pub(super) fn routes(orders: Rest) -> Router {
 }
 
 async fn show(State(orders): State<Rest>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    // Nothing but an id may go into another service's path.
+    // The id becomes part of a path on another service, so only a parsed UUID is used.
     let uuid = Uuid::parse_str(&id).map_err(|_| unknown_order(&id))?;
     orders.get(&format!("/admin/sagas/{uuid}")).await?.map(Json).ok_or_else(|| unknown_order(&id))
 }

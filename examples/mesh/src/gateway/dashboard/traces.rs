@@ -1,4 +1,4 @@
-//! A small collector: takes spans over OTLP, keeps the latest traces in memory, and shows them.
+//! A small in-memory collector: receives spans over OTLP, keeps the latest traces, and serves them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::problem::{Json, Problem};
 
-/// The latest traces are kept, and of each so many spans: an order has about forty.
+/// Maximum number of traces, and of spans per trace. The trace of an order has about 40 spans.
 const TRACES: usize = 500;
 const SPANS: usize = 500;
 
@@ -29,7 +29,7 @@ pub(super) struct Traces(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     traces: HashMap<String, Vec<Span>>,
-    /// The oldest first.
+    /// Trace ids, oldest first.
     order: VecDeque<String>,
 }
 
@@ -77,7 +77,7 @@ async fn list(
 
 async fn show(State(traces): State<Arc<Traces>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let spans = traces.kept().traces.get(&id).cloned();
-    let unknown = || Problem::from_status(StatusCode::NOT_FOUND, format!("there is no trace {id}, or not any more"));
+    let unknown = || Problem::from_status(StatusCode::NOT_FOUND, format!("there is no trace {id}, or it was evicted"));
     let mut spans = spans.ok_or_else(unknown)?;
     spans.sort_by_key(|span| span.start_us);
     Ok(Json(json!({ "id": id, "spans": spans })))
