@@ -1,6 +1,7 @@
-//! Layers around an axum app: health, a bulkhead and a timeout, and what callers see of them.
+//! An axum app with health, bulkhead and timeout layers, and their effect on callers.
 //!
-//! `cargo run -p axum-server` starts the app on a free port, calls it, prints the answers, and ends.
+//! `cargo run -p axum-server` starts the app on a free port, calls it, prints the responses, and
+//! exits.
 
 use std::{future::pending, time::Duration};
 
@@ -28,11 +29,11 @@ async fn main() -> anyhow::Result<()> {
     show(&url, "/readyz", 200).await?;
 
     show(&url, "/quick", 200).await?;
-    // A caller waits no longer than the timeout, whatever the handler does.
+    // The response comes within the timeout, whatever the handler does.
     show(&url, "/stuck", 504).await?;
 
-    // Three at once where two fit: the third is asked at once to come back later, and the other two
-    // do not suffer.
+    // Three concurrent requests where the limit is two: the third is rejected at once with
+    // `Retry-After`, and the other two are not affected.
     let (a, b, c) = tokio::try_join!(call(&url, "/slow"), call(&url, "/slow"), call(&url, "/slow"))?;
     let refused = [a, b, c].into_iter().filter(|answer| answer.status() == 503).collect::<Vec<_>>();
     ensure!(
@@ -41,7 +42,8 @@ async fn main() -> anyhow::Result<()> {
     );
     println!("3 x /slow at once: 2 answered, 1 shed with Retry-After: {:?}", refused[0].headers()["retry-after"]);
 
-    // Before it stops, a server says so and goes on answering: traffic moves away while nothing fails.
+    // Before it stops, a draining server fails readiness and continues to answer: traffic moves
+    // away and no request fails.
     health.drain();
     show(&url, "/readyz", 503).await?;
     show(&url, "/livez", 200).await?;
@@ -50,9 +52,11 @@ async fn main() -> anyhow::Result<()> {
 
 fn app(health: Health) -> Router {
     let layers = ServiceBuilder::new()
-        // Outermost, so that an overloaded server still says that it lives; else it would be restarted under load.
+        // Outermost, so that an overloaded server still answers liveness probes. Otherwise it would
+        // be restarted under load.
         .layer(HealthLayer::new(health).http())
-        // The bulkhead's state is in the layer: axum applies layers anew for each connection, and this still counts them all.
+        // The layer owns the bulkhead's state. axum applies layers again for each connection, and
+        // this limit still counts all requests.
         .layer(BulkheadLayer::new(2).http())
         .layer(TimeoutLayer::total(Duration::from_millis(500)).http());
     Router::new()

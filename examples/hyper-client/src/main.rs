@@ -1,6 +1,7 @@
-//! Layers around a hyper-util client: two timeouts, retry and a circuit breaker, against a server that misbehaves.
+//! A hyper-util client with two timeouts, retry and a circuit breaker, against a failing server.
 //!
-//! `cargo run -p hyper-client` starts that server on a free port, calls it, prints what came of it, and ends.
+//! `cargo run -p hyper-client` starts that server on a free port, calls it, prints the results, and
+//! exits.
 
 use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering::Relaxed};
 use std::{future::pending, time::Duration};
@@ -25,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
 
     let breaker = CircuitBreaker::new("server");
     let retry = RetryLayer::new(3)
-        .budget(RetryBudget::new()) // retries stay a small share of all calls, however much fails
+        .budget(RetryBudget::new()) // limits retries to a small share of all calls
         .backoff(Backoff::full_jitter(Duration::from_millis(10), Duration::from_millis(100)));
     let client = ServiceBuilder::new()
         .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
@@ -36,12 +37,12 @@ async fn main() -> anyhow::Result<()> {
         .service(Client::builder(TokioExecutor::new()).build_http());
     let request = |path: &str| Request::get(format!("{url}{path}")).body(Empty::<Bytes>::new());
 
-    // Two attempts fail, one hangs, and the caller sees none of it.
+    // Two attempts fail and one hangs. The retries hide that from the caller.
     let answer = client.clone().oneshot(request("/flaky")?).await?;
     println!("/flaky: {} after {} attempts", answer.status(), hits.swap(0, Relaxed));
     ensure!(answer.status() == StatusCode::OK);
 
-    // A server that is down: once the circuit is open, it is left alone.
+    // The server is down: once the circuit is open, no more calls reach it.
     let mut refused = 0;
     for _ in 0..10 {
         match client.clone().oneshot(request("/down")?).await {

@@ -1,7 +1,8 @@
-//! Layers around a reqwest client, whose requests and responses stay those of reqwest: two timeouts, retry and a circuit
-//! breaker, against a server that misbehaves.
+//! A reqwest client with two timeouts, retry and a circuit breaker, against a failing server.
+//! Requests and responses keep reqwest's types.
 //!
-//! `cargo run -p reqwest-client` starts that server on a free port, calls it, prints what came of it, and ends.
+//! `cargo run -p reqwest-client` starts that server on a free port, calls it, prints the results,
+//! and exits.
 
 use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering::Relaxed};
 use std::{future::pending, time::Duration};
@@ -21,19 +22,20 @@ async fn main() -> anyhow::Result<()> {
     let server = server(hits.clone());
     tokio::spawn(async move { axum::serve(listener, server).await });
 
-    // Builds a client that neither repeats requests nor follows redirects: that is for the stack to do and to count.
+    // A client that neither retries requests nor follows redirects: the stack does and counts both.
     let client = ReqwestService::build(
         reqwest::Client::builder()
             .no_proxy() // the server is on this machine
-            .connect_timeout(Duration::from_millis(100)), // what is not connected was never sent, and is tried again
+            .connect_timeout(Duration::from_millis(100)), // a connect error was never sent, so it is retried
     )?;
     let reqwest = client.get_ref().clone();
     let breaker = CircuitBreaker::new("server");
     let retry = RetryLayer::new(3)
-        .budget(RetryBudget::new()) // retries stay a small share of all calls, however much fails
+        .budget(RetryBudget::new()) // limits retries to a small share of all calls
         .backoff(Backoff::full_jitter(Duration::from_millis(10), Duration::from_millis(100)));
     let stack = ServiceBuilder::new()
-        // Takes and returns what reqwest does. Without these two lines the stack speaks the types of `http`.
+        // Accepts and returns reqwest's types. Without these two lines the stack uses the types of
+        // `http`.
         .map_response(|response: http::Response<_>| reqwest::Response::from(response.map(reqwest::Body::wrap)))
         .map_request(|request| http::Request::try_from(request).expect("the URLs here are URIs"))
         .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
@@ -43,19 +45,19 @@ async fn main() -> anyhow::Result<()> {
         .layer(TimeoutLayer::attempt(Duration::from_millis(200)).http_client())
         .service(client);
 
-    // Two attempts fail, one hangs, and the caller sees none of it: a PUT may be done twice.
+    // Two attempts fail and one hangs. The retries hide that from the caller: PUT is idempotent.
     let request = reqwest.put(format!("{url}/flaky")).bearer_auth("secret").body("a transfer").build()?;
     let answer = stack.clone().oneshot(request).await?.error_for_status()?;
     let (status, text) = (answer.status(), answer.text().await?);
     println!("PUT /flaky: {status}, {text:?}, after {} attempts", hits.swap(0, Relaxed));
     ensure!(text == "got a transfer");
 
-    // A POST that was answered may have been done, so it is not repeated.
+    // A POST that got a response may have had an effect, so it is not retried.
     let answer = stack.clone().oneshot(reqwest.post(format!("{url}/down")).build()?).await?;
     println!("POST /down: {} after {} attempt", answer.status(), hits.load(Relaxed));
     ensure!(hits.swap(0, Relaxed) == 1);
 
-    // A server that is down: once the circuit is open, it is left alone.
+    // The server is down: once the circuit is open, no more calls reach it.
     let mut refused = 0;
     for _ in 0..10 {
         match stack.clone().oneshot(reqwest.put(format!("{url}/down")).build()?).await {
@@ -64,7 +66,7 @@ async fn main() -> anyhow::Result<()> {
                 refused += 1;
                 println!("PUT /down: {rejection}");
             }
-            // Of reqwest, and `downcast` finds it.
+            // The error is reqwest's; `downcast` finds it.
             Err(Error::Inner(error)) => return Err(anyhow::Error::from_boxed(error)),
             Err(error) => return Err(anyhow!(error)),
         }

@@ -1,6 +1,8 @@
-//! Layers around a tonic channel: timeouts, retry, a circuit breaker and a bulkhead, against a server that misbehaves.
+//! A tonic channel with timeouts, retry, a circuit breaker and a bulkhead, against a failing
+//! server.
 //!
-//! `cargo run -p tonic-client` starts that server on a free port, calls it, prints what came of it, and ends.
+//! `cargo run -p tonic-client` starts that server on a free port, calls it, prints the results, and
+//! exits.
 
 use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering::Relaxed};
 use std::time::Duration;
@@ -24,9 +26,9 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
 
     let breaker = CircuitBreaker::new("health");
-    let retry = RetryLayer::new(3).budget(RetryBudget::new()); // retries stay a small share of all calls
+    let retry = RetryLayer::new(3).budget(RetryBudget::new()); // limits retries to a small share of all calls
     let stack = ServiceBuilder::new()
-        .layer(StatusLayer) // outermost: what our layers refuse arrives as a Status with the right code
+        .layer(StatusLayer) // outermost: converts rejections to a Status with the right code
         .layer(TimeoutLayer::total(Duration::from_secs(2)).grpc_client())
         .layer(retry.grpc_client().idempotent(checks))
         .layer(CircuitBreakerLayer::from(breaker.clone()).grpc_client())
@@ -36,11 +38,11 @@ async fn main() -> anyhow::Result<()> {
     let mut client = HealthClient::new(stack);
     let request = |service: &str| HealthCheckRequest { service: service.into() };
 
-    // The first two attempts are answered UNAVAILABLE; the caller sees the third.
+    // The first two attempts are answered UNAVAILABLE; the caller gets the third answer.
     let answer = client.check(request("flaky")).await?.into_inner();
     println!("flaky: {:?} after {} attempts", answer.status(), attempts.swap(0, Relaxed));
 
-    // It stays down: once the circuit is open, the server is left alone.
+    // The server stays down: once the circuit is open, no more calls reach it.
     let mut refused = 0;
     for _ in 0..10 {
         let Err(status) = client.check(request("down")).await else { anyhow::bail!("it is down") };
@@ -53,12 +55,13 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// gRPC does not say which calls may be done twice, so you do; no other is repeated once it may have been acted upon.
+/// Declares which calls are idempotent, which gRPC does not tell. Other calls are not retried once
+/// the server may have acted on them.
 fn checks(request: &Parts) -> bool {
     request.uri.path() == "/grpc.health.v1.Health/Check"
 }
 
-/// Answers UNAVAILABLE twice and then well; or never well.
+/// Answers UNAVAILABLE twice and then OK; for the service "down", always UNAVAILABLE.
 struct Flaky(Arc<AtomicU32>);
 
 #[tonic::async_trait]
