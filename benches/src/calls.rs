@@ -1,5 +1,5 @@
-//! Peers that wrap a closure, not a service. They keep no permit in a future and see no `poll_ready`, so they do less
-//! than a layer must; they show what the algorithm alone can cost.
+//! Peers that wrap a closure, not a service. They keep no permit in a future and have no
+//! `poll_ready`, so they do less than a layer must. They show the cost of the algorithm alone.
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -19,7 +19,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let consecutive =
         Arc::new(failsafe::Config::new().failure_policy(failure_policy::consecutive_failures(5, open)).build());
     let default = Arc::new(failsafe::Config::new().build());
-    // So much that it never says no: the price of a yes is asked.
+    // A limit that is never reached: this measures an admission.
     let limiter = Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MAX)));
     vec![
         peer("recloser", Family::BreakerCall, move || {

@@ -1,6 +1,6 @@
-//! What the parts cost that every layer is made of: each is run beside a call of the bare service.
+//! The cost of the parts that layers are made of. Each runs beside a call of the bare service.
 
-#![expect(clippy::disallowed_methods, reason = "the price of a clock read is what is asked")]
+#![expect(clippy::disallowed_methods, reason = "this measures the cost of a clock read")]
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -47,7 +47,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
                 drop(black_box(semaphore.try_acquire().expect("permits are left")));
             }
         }),
-        // As a timeout does: made, polled once (which puts it into the runtime's wheel), dropped.
+        // Like a timeout: created, polled once (which registers it with the runtime), dropped.
         floor("floor/tokio_sleep", || {
             || {
                 let sleep = pin!(tokio::time::sleep(Duration::from_secs(30)));

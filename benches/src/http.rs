@@ -1,4 +1,5 @@
-//! Buttress around HTTP: the outcome is read at the end of the response's body, so the body is part of the call.
+//! Buttress around HTTP. The outcome is read at the end of the response body, so the body is part
+//! of the call.
 
 use std::convert::Infallible;
 use std::future::{self, Ready};
@@ -49,7 +50,7 @@ where
     subject.baseline(BARE)
 }
 
-/// Reads a body to its end, as a server or a client does: the outcome is settled there.
+/// Reads a body to its end, as a server or a client does. The outcome is settled there.
 fn read<B: Body>(body: B) -> bool {
     let mut body = pin!(body);
     let mut cx = Context::from_waker(Waker::noop());

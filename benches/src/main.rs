@@ -1,8 +1,9 @@
-//! Cost per call of Buttress's layers and of their peers, side by side in one run.
+//! Cost per call of Buttress's layers and of their peers, measured in one run.
 //!
-//! For every subject: nanoseconds per call over a service that is always ready, the part of it that the layer added,
-//! heap allocations per call, and what two threads sharing one instance get done over what one gets done ("x2": 2.0 is
-//! perfect scaling, below 1.0 the second thread makes things worse).
+//! For every subject: nanoseconds per call over a service that is always ready, the part that the
+//! layer added, heap allocations per call, and the throughput of two threads sharing one instance
+//! relative to one thread ("x2": 2.0 is perfect scaling; below 1.0 the second thread reduces
+//! throughput).
 //!
 //! ```text
 //! cargo xtask bench                    # the table
@@ -40,7 +41,7 @@ struct Args {
     /// Rough numbers in a few seconds.
     #[arg(long)]
     quick: bool,
-    /// Only subjects whose name contains one of these (and what they are measured against).
+    /// Run only subjects whose name contains one of these, and their baselines.
     filter: Vec<String>,
 }
 
@@ -56,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         subjects.retain(|subject| chosen(subject) || baselines.contains(&subject.name));
     }
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
-    // First: what is measured later allocates, and frees.
+    // Memory first, because the measurements below allocate and free.
     let mut memory = memory::rows();
     memory.retain(|row| args.filter.is_empty() || args.filter.iter().any(|part| row.subject.contains(part)));
     let measured = within_runtime(|| plan.run(&subjects));
@@ -90,7 +91,8 @@ fn subjects() -> Vec<Subject> {
 mod tests {
     use super::*;
 
-    /// Workers check what their calls came to, so this shows that each subject is on the path that its name says.
+    /// Workers check their results, so this test shows that each subject is on the path that its
+    /// name says.
     #[test]
     fn every_subject_does_what_its_name_says() {
         within_runtime(|| {

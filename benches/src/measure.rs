@@ -1,10 +1,10 @@
-//! How it is measured.
+//! The measurement.
 //!
-//! A machine that does something else for a moment makes whatever is being measured then look slow. So subjects take turns:
-//! one short batch each, round after round, and each subject's number is the median over its rounds. A disturbance
-//! hits a few batches of everybody and no median.
+//! On a shared machine a disturbance slows down whatever is being measured at that time. So
+//! subjects take turns: one short batch each, round after round, and each subject's number is the
+//! median over its rounds. A disturbance affects a few batches of all subjects and no median.
 
-#![expect(clippy::disallowed_methods, reason = "a stopwatch reads the real clock; no layer is involved")]
+#![expect(clippy::disallowed_methods, reason = "measures real time; no layer is involved")]
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use crate::subject::{Subject, Worker, within_runtime};
 use alloc_tracker::Session;
 
-/// How long and how often. [`Plan::full`] takes about twenty seconds for all subjects.
+/// Durations and counts. [`Plan::full`] takes about 20 s for all subjects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     /// Batches per subject.
     samples: usize,
-    /// Length of one batch. Long against a clock read, short against a scheduler's time slice.
+    /// Duration of a batch: long against a clock read, short against a scheduler's time slice.
     batch: Duration,
-    /// Rounds of one thread, then two.
+    /// Rounds with one thread, then two.
     rounds: usize,
-    /// Length of one such measurement.
+    /// Duration of one such measurement.
     window: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Plan {
         Self { samples: 31, batch: Duration::from_millis(2), rounds: 15, window: Duration::from_millis(12) }
     }
 
-    /// Enough to see that everything runs; the numbers are rough.
+    /// Correct code paths, rough numbers.
     pub(crate) fn quick() -> Self {
         Self { samples: 7, batch: Duration::from_micros(500), rounds: 3, window: Duration::from_millis(3) }
     }
@@ -76,7 +76,7 @@ struct Run {
     second: Worker,
     /// Calls per batch.
     calls: u64,
-    /// Calls between two looks at the clock while throughput is measured.
+    /// Calls between two clock reads while throughput is measured.
     chunk: u64,
     allocs: f64,
     ns: Vec<f64>,
@@ -86,7 +86,7 @@ struct Run {
 impl Run {
     fn new(subject: &Subject, plan: &Plan) -> Self {
         let mut first = subject.worker();
-        // Warm up (lazily made thread-locals, branch history), then find how many calls fill a batch.
+        // Warm up (lazy thread-locals, branch history), then find how many calls fill a batch.
         first(1_000);
         let mut calls = 1_000;
         let mut took = time(&mut first, calls);
@@ -124,7 +124,7 @@ fn rate(worker: &mut Worker, chunk: u64, window: Duration) -> f64 {
     calls as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Calls per second of two threads together, each counted over the time in which both were running.
+/// Calls per second of two threads together. Each is counted only while both run.
 fn rate_of_two(a: &mut Worker, b: &mut Worker, chunk: u64, window: Duration) -> f64 {
     let start = Barrier::new(2);
     let stop = AtomicBool::new(false);

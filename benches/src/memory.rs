@@ -1,4 +1,4 @@
-//! What policies take in memory: the growth of the process while many of them are made, over their
+//! Memory per policy: the growth of the process while many instances are created, divided by their
 //! number.
 
 use std::fs;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::subject::Kind;
 
-/// Bytes of one instance, in a row of its own.
+/// A row: bytes per instance.
 #[derive(Debug, Serialize)]
 pub(crate) struct Memory {
     pub(crate) subject: &'static str,
@@ -19,7 +19,7 @@ pub(crate) struct Memory {
     pub(crate) bytes: u64,
 }
 
-/// Where the system tells how large the process is: on Linux.
+/// Measures all policies. Empty on systems without `/proc`, that is, other than Linux.
 pub(crate) fn rows() -> Vec<Memory> {
     const KEYS: u32 = 100_000;
     let keyed_breaker = || {
@@ -59,12 +59,12 @@ fn bytes<T>(instances: u32, make: impl Fn() -> T) -> Option<u64> {
     let before = resident()?;
     let made = black_box(make());
     let after = resident()?;
-    // Freed memory is used again and would make the next ones look smaller than they are.
+    // Not freed: the next instances would reuse the memory and appear smaller than they are.
     std::mem::forget(made);
     Some(after.saturating_sub(before) / u64::from(instances))
 }
 
-/// The resident set of this process.
+/// The resident set size of this process, in bytes.
 fn resident() -> Option<u64> {
     const PAGE: u64 = 4096;
     let statm = fs::read_to_string("/proc/self/statm").ok()?;

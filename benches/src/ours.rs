@@ -1,4 +1,4 @@
-//! Buttress's layers, with their defaults except where the name says more.
+//! Buttress's layers, with their defaults unless the name says otherwise.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
             Family::Breaker,
             ServiceBuilder::new().layer(consecutive().plain()).service(Bare),
         ),
-        // A calibrated streak, or half of the calls in an exact window of ten seconds.
+        // A calibrated streak, or half of the calls in an exact window of 10 s.
         ours(
             "buttress/circuit_breaker(window)",
             Family::Breaker,
@@ -48,12 +48,13 @@ pub(crate) fn subjects() -> Vec<Subject> {
             Family::Timeout,
             ServiceBuilder::new().layer(TimeoutLayer::attempt(HALF_A_MINUTE).plain()).service(Bare),
         ),
-        // A client's stack with all that these layers offer: a bound on the whole call, retry with a budget, a breaker, a bulkhead that
-        // queues for this dependency, one that does not for a share of it, and a bound on each attempt.
+        // A full client stack: a total timeout, retry with a budget, a breaker, a queueing bulkhead
+        // for the dependency, a bulkhead without queue for a share of it, and an attempt timeout.
         Subject::cloned("buttress/stack6", Kind::Ours, Family::Stack, stack6(Bare)),
         ours("buttress/stack6(kept)", Family::KeptStack, stack6(Again(Bare))),
-        // The same without the bulkheads, whose counts are exact and so one place where all threads
-        // meet; and a second breaker, for the endpoint beside the one for the service.
+        // The same without bulkheads, whose exact counts are one memory location shared by all
+        // threads, and with a second breaker, for the endpoint in addition to the one for the
+        // service.
         Subject::cloned(
             "buttress/stack5",
             Kind::Ours,
@@ -85,16 +86,16 @@ where
         .service(inner)
 }
 
-/// Which keys the threads ask for.
+/// Which keys the threads use.
 #[derive(Clone, Copy)]
 enum Keys {
-    /// Each its own thousand.
+    /// Each thread its own 1,000 keys.
     Own,
-    /// All the same one.
+    /// All threads the same key.
     One,
 }
 
-/// A call through the circuit of a key, among a thousand keys for each thread.
+/// A call through the circuit of a key, with 1,000 keys per thread.
 fn keyed_lookup(name: &'static str, keys: Keys) -> Subject {
     let keyed = Keyed::builder(|key: &u64| *key, |_: &u64| CircuitBreaker::new("backend"));
     let keyed = keyed.max_keys(100_000).build().expect("a valid number of keys");
@@ -130,7 +131,7 @@ fn consecutive() -> CircuitBreakerLayer {
 const HOUR: Duration = Duration::from_secs(3_600);
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
-/// Tripped by failures, not by hand, and still rejecting at the end of the run.
+/// A circuit tripped by failures, not by hand, that still rejects at the end of the run.
 fn open() -> Subject {
     let mut service = ServiceBuilder::new().layer(breaker().plain()).service(Bare);
     for _ in 0..1_000 {
@@ -139,7 +140,7 @@ fn open() -> Subject {
     rejecting("buttress/circuit_breaker(open)", Family::OpenBreaker, service)
 }
 
-/// Nothing fits into it: the price of a no.
+/// A bulkhead without places: measures a rejection.
 fn full() -> Subject {
     let service = ServiceBuilder::new().layer(BulkheadLayer::from(Bulkhead::new(0)).plain()).service(Bare);
     rejecting("buttress/bulkhead(full)", Family::Other, service)

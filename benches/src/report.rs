@@ -10,13 +10,13 @@ use crate::measure::Measured;
 use crate::memory::Memory;
 use crate::subject::{Family, Kind, Subject};
 
-/// One line of the result, as it goes into the JSON file.
+/// A row of the result, as in the JSON file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     subject: &'static str,
     kind: Kind,
     ns: f64,
-    /// `ns` less the same call without the layer, in the same run.
+    /// `ns` minus the same call without the layer, in the same run.
     added_ns: f64,
     allocs: f64,
     x2: f64,
@@ -44,7 +44,7 @@ pub(crate) fn rows(subjects: &[Subject], measured: &[Measured]) -> Vec<Row> {
         .collect()
 }
 
-/// The rows as lines, ours with the ratio to the fastest peers that do the same.
+/// Formats the rows, ours with the ratio to the fastest peers of the same family.
 pub(crate) fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|r| r.subject.len()).max().unwrap_or(0);
     let mut out = format!(
@@ -70,7 +70,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     out
 }
 
-/// Bytes of one instance.
+/// Formats the bytes of one instance.
 pub(crate) fn memory_table(memory: &[Memory]) -> String {
     let width = memory.iter().map(|row| row.subject.len()).max().unwrap_or(0);
     memory
@@ -80,15 +80,17 @@ pub(crate) fn memory_table(memory: &[Memory]) -> String {
         + "\n"
 }
 
-/// Says so when two threads did not get two cores: then they met less often than they would, and the column "x2" says little.
+/// Warns if two threads did not get two cores. They then met less often than usual, and the column
+/// "x2" is not meaningful.
 pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
-    // These share nothing, so anything much below 2 is somebody else's work.
+    // These share nothing, so a value well below 2 means that other work was running.
     const ALONE: [&str; 2] = [crate::subject::BARE, "floor/instant_now"];
     let lowest = rows.iter().filter(|row| ALONE.contains(&row.subject)).map(|row| row.x2).min_by(f64::total_cmp)?;
-    (lowest < 1.7).then(|| format!("warning: two threads that share nothing got {lowest} times one's work done: the machine is busy, x2 says little"))
+    (lowest < 1.7).then(|| format!("warning: two threads that share nothing had {lowest} times the throughput of one: the machine is busy, x2 is not meaningful"))
 }
 
-/// One row a line inside an array: for programs, and for eyes that compare two runs with `diff`.
+/// Writes one row per line inside an array, so that programs can read it and `diff` can compare two
+/// runs.
 pub(crate) fn write_json(rows: &[Row], memory: &[Memory], path: &Path) -> anyhow::Result<()> {
     let mut lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     for row in memory {
@@ -121,7 +123,7 @@ fn fastest_peer(family: Family, rows: &[Row]) -> Option<&Row> {
         .min_by(|a, b| a.added_ns.total_cmp(&b.added_ns))
 }
 
-/// Two decimals: more would pretend to a precision that a shared machine does not have.
+/// Rounds to two decimals. A shared machine gives no higher precision.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

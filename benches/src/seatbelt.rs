@@ -44,7 +44,7 @@ fn breaker(context: &Context) -> impl Service<u64, Response = u64, Error = Failu
 
 fn open(context: &Context) -> Subject {
     let mut service = breaker(context);
-    // Its default asks for a hundred calls before it looks.
+    // Its default window needs 100 calls before it can trip.
     for _ in 0..1_000 {
         let _ = call(&mut service, FAIL);
     }

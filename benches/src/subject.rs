@@ -1,4 +1,4 @@
-//! What is measured: named subjects, each a way to make workers that repeat one call.
+//! The subjects: named, and each creates workers that repeat one call.
 
 use std::fmt;
 use std::future::{self, Future};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tower::Service;
 
-/// Repeats one call `n` times. Workers of one subject share its state, as clones of a service do.
+/// Repeats one call `n` times. The workers of a subject share its state, like clones of a service.
 pub(crate) type Worker = Box<dyn FnMut(u64) + Send>;
 
 /// The subject whose time is subtracted unless another is named.
@@ -19,7 +19,7 @@ pub(crate) const BARE: &str = "floor/bare_service";
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    /// The question it answers: our subjects are compared with the peers of the same family.
+    /// Our subjects are compared with the peers of the same family.
     pub(crate) family: Family,
     /// The subject whose time is subtracted to get the added cost.
     pub(crate) baseline: &'static str,
@@ -37,7 +37,8 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Family {
     Breaker,
-    /// A breaker that wraps a closure or a future, not a service: less work than a layer.
+    /// A breaker that wraps a closure or a future instead of a service, which is less work than a
+    /// layer.
     BreakerCall,
     OpenBreaker,
     Bulkhead,
@@ -45,14 +46,15 @@ pub(crate) enum Family {
     Retry,
     /// A stack that is cloned for every call.
     Stack,
-    /// One that is kept.
+    /// A stack that is not cloned.
     KeptStack,
     Timeout,
-    /// Compared with nothing.
+    /// Not compared.
     Other,
 }
 
-/// What every call of a worker must come to; checked after each batch, so that no number is that of the wrong path.
+/// The expected result of every call of a worker. Checked after each batch, so that no number comes
+/// from another code path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Expect {
     Ok,
@@ -66,7 +68,8 @@ impl Subject {
         Self { name, kind, family, baseline: BARE, make: Box::new(make) }
     }
 
-    /// A service called over and over: `poll_ready`, `call`, and the future polled to its end, which is one poll.
+    /// A service that is called repeatedly: `poll_ready`, `call`, and one poll of the future, which
+    /// completes it.
     pub(crate) fn service<S>(name: &'static str, kind: Kind, family: Family, expect: Expect, service: S) -> Self
     where
         S: Service<u64> + Clone + Send + 'static,
@@ -77,8 +80,8 @@ impl Subject {
         })
     }
 
-    /// The same, with a clone of the service for every call, as axum, retry and generated clients
-    /// make one. Half of the cost of a clone is its drop, so that is in it too.
+    /// Like [`service`](Self::service), with a clone of the service for every call, as axum, retry
+    /// and generated clients do. Includes the drop of the clone, which is half of its cost.
     pub(crate) fn cloned<S>(name: &'static str, kind: Kind, family: Family, service: S) -> Self
     where
         S: Service<u64> + Clone + Send + 'static,
@@ -89,7 +92,7 @@ impl Subject {
         })
     }
 
-    /// Something that is not a service, wrapped around (or run beside) a call of the bare service.
+    /// Something other than a service, wrapped around a call of the bare service or run beside it.
     pub(crate) fn around<F>(name: &'static str, kind: Kind, family: Family, make: impl Fn() -> F + 'static) -> Self
     where
         F: FnMut(&mut Bare) -> bool + Send + 'static,
@@ -117,7 +120,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// A worker from one call that says whether it came to `Ok`.
+/// A worker that repeats a call, which returns whether it succeeded.
 pub(crate) fn batch(name: &'static str, expect: Expect, mut once: impl FnMut() -> bool + Send + 'static) -> Worker {
     Box::new(move |n| {
         let ok: u64 = (0..n).map(|_| u64::from(once())).sum();
@@ -128,14 +131,14 @@ pub(crate) fn batch(name: &'static str, expect: Expect, mut once: impl FnMut() -
 
 // === the service below every layer ===
 
-/// Always ready, answers at once. What is left of a call when every layer is taken away.
+/// Always ready, answers at once. It is the part of a call that remains without layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bare;
 
-/// A request that [`Bare`] fails: how breakers are tripped.
+/// A request that [`Bare`] fails, to trip breakers.
 pub(crate) const FAIL: u64 = u64::MAX;
 
-/// Why [`Bare`] failed. Made without an allocation, as good errors are.
+/// Error of [`Bare`]. Created without an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure;
 
@@ -155,8 +158,8 @@ impl Service<u64> for Bare {
     }
 }
 
-/// [`Bare`] under another name, for a stack that is measured in two ways: what two subjects share
-/// is not inlined into either.
+/// [`Bare`] under another name, for a stack that is measured in two ways: code that two subjects
+/// share would not be inlined into either.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Again(pub(crate) Bare);
 
@@ -186,7 +189,7 @@ impl std::error::Error for Failure {}
 
 // === calling ===
 
-/// One whole call, waited for in the rare case that a peer's lock makes it wait.
+/// One complete call. Blocks in the rare case that a peer's lock makes it wait.
 #[inline]
 pub(crate) fn call<S, R>(service: &mut S, req: R) -> Result<S::Response, S::Error>
 where
@@ -201,8 +204,8 @@ where
     now(service.call(req))
 }
 
-/// One whole call whose answer is looked at where it lies, as its caller would: moving a result out of the way costs by its width, and is not the
-/// layer's work.
+/// One complete call whose result is inspected in place, as its caller would do. Moving the result
+/// costs time proportional to its size, which is not the layer's work.
 #[inline(always)]
 fn succeeds<S, R>(service: &mut S, req: R) -> bool
 where
@@ -226,7 +229,7 @@ where
     }
 }
 
-/// The output of a future that is expected to be ready when polled once.
+/// The output of a future that is expected to be ready on its first poll.
 #[inline]
 pub(crate) fn now<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
@@ -238,22 +241,22 @@ pub(crate) fn now<F: Future>(future: F) -> F::Output {
     black_box(output)
 }
 
-/// Away from the loop that is measured: only two threads that fight over a peer's lock come here.
+/// Outside the measured loop: reached only if two threads contend for a peer's lock.
 #[cold]
 fn wait<F: Future>(future: F) -> F::Output {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 thread_local! {
-    /// Each thread has its own, as in a server with a runtime per core. Calls are not made inside a task of it: a task's turn
-    /// is rationed, which would show.
+    /// One runtime per thread, as in a server with a runtime per core. Calls do not run inside a
+    /// task, whose cooperative budget would affect the measurement.
     static RUNTIME: Runtime = Builder::new_current_thread()
         .enable_time()
         .build()
         .expect("a runtime without IO needs nothing from the system");
 }
 
-/// Runs `f` where timers can be made.
+/// Runs `f` in a runtime context, so that timers can be created.
 pub(crate) fn within_runtime<R>(f: impl FnOnce() -> R) -> R {
     RUNTIME.with(|runtime| {
         let _guard = runtime.enter();

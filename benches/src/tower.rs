@@ -37,7 +37,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower/load_shed", Family::Other, ServiceBuilder::new().layer(LoadShedLayer::new()).service(Bare)),
         peer("tower/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
         peer("tower/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout.clone()).service(Bare)),
-        // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that sheds.
+        // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that
+        // sheds load.
         Subject::cloned("tower/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
         peer("tower/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
     ]
@@ -50,7 +51,7 @@ where
     Subject::service(name, Kind::Peer, family, Expect::Ok, service)
 }
 
-/// The policy of tower's documentation: retry errors while the budget allows it.
+/// The policy in tower's documentation: retries errors within the budget.
 #[derive(Clone, Default)]
 struct WithBudget(Arc<TpsBudget>);
 

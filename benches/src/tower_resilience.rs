@@ -1,4 +1,4 @@
-//! tower-resilience, with its defaults where the work allows it and without listeners or metrics.
+//! tower-resilience, with its defaults where possible, and without listeners or metrics.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
         peer("tower-resilience/retry", Family::Retry, ServiceBuilder::new().layer(retry::<Failure>()).service(Bare)),
         peer("tower-resilience/rate_limit", Family::RateLimit, ServiceBuilder::new().layer(rate).service(Bare)),
         peer("tower-resilience/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout()).service(Bare)),
-        // The stack its manual recommends for a client, with a timeout around each attempt too.
+        // The client stack that its manual recommends, plus an attempt timeout.
         Subject::cloned("tower-resilience/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
         peer("tower-resilience/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
     ]
@@ -62,7 +62,7 @@ fn retry<E>() -> RetryLayer<u64, u64, E> {
 
 fn open() -> Subject {
     let mut service = ServiceBuilder::new().layer(breaker()).service(Bare);
-    // As many failures as its window asks for before it looks.
+    // Its window needs this many failures before it can trip.
     for _ in 0..1_000 {
         let _ = call(&mut service, FAIL);
     }

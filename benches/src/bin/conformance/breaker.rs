@@ -1,13 +1,13 @@
-//! What the runner asks of an implementation.
+//! The interface between the runner and an implementation.
 
 use std::time::Duration;
 
 use crate::trace::{Config, Feature, Operator, Outcome, Part, State, Trace};
 
 pub(crate) struct Implementation {
-    /// Its crate.
+    /// The name of its crate.
     pub(crate) name: &'static str,
-    /// Those of [`Feature`] that it has.
+    /// The [`Feature`]s that it has.
     pub(crate) features: &'static [Feature],
     /// Whether it runs on a clock that the runner sets.
     pub(crate) virtual_clock: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Implementation {
 }
 
 impl Implementation {
-    /// What it lacks for the trace.
+    /// The features that the trace requires and the implementation lacks.
     pub(crate) fn lacks(&self, trace: &Trace) -> Vec<Feature> {
         let has = |feature: &Feature| match feature {
             Feature::ExactTime => self.virtual_clock,
@@ -26,51 +26,51 @@ impl Implementation {
 }
 
 pub(crate) trait Breaker {
-    /// Sets its clock, where it has one that can be set.
+    /// Sets its clock, if it can be set.
     fn set_time(&mut self, _since_start: Duration) {}
 
-    /// `None` when it refuses.
+    /// Asks for admission. `None` if the call is rejected.
     fn admit(&mut self) -> Option<Box<dyn Call>>;
 
-    /// When the last rejection asks its caller to come back.
+    /// The retry-after of the last rejection.
     fn retry_after(&self) -> Option<Duration> {
         None
     }
 
-    /// `false` when it cannot do that.
+    /// Changes the configuration at run time. `false` if that is not supported.
     fn reload(&mut self, _config: &Config) -> bool {
         false
     }
 
-    /// The failure rate that it shows, which may be none; `None` when it cannot be seen.
+    /// Its failure rate, which may be unknown. `None` if it does not expose one.
     fn failure_rate(&mut self) -> Option<Option<f64>> {
         None
     }
 
-    /// `None` when it cannot be seen.
+    /// Its state. `None` if it does not expose one.
     fn state(&mut self) -> Option<State> {
         None
     }
 
-    /// `false` when it cannot do that.
+    /// Applies an operator's action. `false` if that is not supported.
     fn operate(&mut self, _operator: Operator) -> bool {
         false
     }
 }
 
-/// A call in flight. Dropped, it vanishes.
+/// A call in flight. Dropping it abandons the call without an outcome.
 pub(crate) trait Call {
-    /// `None` where it is not told.
+    /// Whether it is a probe. `None` if the implementation does not tell.
     fn is_probe(&self) -> Option<bool> {
         None
     }
 
-    /// A part of its response arrives.
+    /// Delivers a part of its response.
     fn progress(&mut self, _part: Part, _now: Duration) {
-        unreachable!("only where it is required");
+        unreachable!("only traces that require `progress` use it");
     }
 
-    /// `now` is for those whose clock can be set.
+    /// Ends the call. `now` is for implementations whose clock can be set.
     fn end(self: Box<Self>, outcome: Outcome, now: Duration);
 }
 

@@ -1,6 +1,7 @@
 //! failsafe, around a future, with its rule of consecutive failures.
 //!
-//! Its other rule is no failure rate over counts, but a moving average weighted by time, which does not trip before a window has passed.
+//! Its other rule is not a failure rate over counts but a time-weighted moving average, which does
+//! not trip before a window has passed.
 
 use std::iter;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::trace::{Feature, Operator, State, Trace};
 
 pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     name: "failsafe",
-    // Its reset does not promise to forget results.
+    // Its reset is not documented to clear results.
     features: &[
         Feature::ConsecutiveFailures,
         Feature::HungProbeBypassed,

@@ -1,7 +1,8 @@
-//! Calls through breakers that wrap a future or a service: the backend answers when the trace says so.
+//! Calls through breakers that wrap a future or a service. The backend answers when the trace tells
+//! it to.
 //!
-//! No runtime drives them. A future is polled once when it is admitted and once when its answer is there, and nothing happens in between,
-//! so that each step of a trace is over when the next one comes.
+//! No runtime drives them. A future is polled once when it is admitted and once when its answer is
+//! set, and not in between, so that each step of a trace is finished before the next.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,11 +13,11 @@ use std::time::Duration;
 use crate::breaker::Call;
 use crate::trace::Outcome;
 
-/// The answer of a backend that is ill.
+/// The error of the backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failed;
 
-/// One call's place at the backend. Also the request that travels through a service.
+/// The backend's side of one call. Also the request that passes through a service.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place(Arc<Mutex<Inner>>);
 
@@ -27,10 +28,10 @@ struct Inner {
 }
 
 impl Place {
-    /// The backend at work, until it is told its answer.
+    /// The backend: pending until the answer is set.
     pub(crate) async fn serve(self) -> Result<(), Failed> {
         poll_fn(|_| {
-            let mut inner = self.0.lock().expect("nobody panics with it");
+            let mut inner = self.0.lock().expect("no holder of the lock panics");
             inner.reached = true;
             inner.answer.take().map_or(Poll::Pending, Poll::Ready)
         })
@@ -56,7 +57,8 @@ impl tower::Service<Place> for Backend {
     }
 }
 
-/// Begins the call that `wrap` makes of a place at the backend. A call that is over before the backend had it was refused.
+/// Starts a call. `wrap` passes the backend's side to the breaker. A call that is ready without
+/// having reached the backend was rejected.
 pub(crate) fn begin<F: Future + 'static>(wrap: impl FnOnce(Place) -> F) -> Option<FutureCall> {
     let place = Place::default();
     let future = wrap(place.clone());
@@ -64,23 +66,23 @@ pub(crate) fn begin<F: Future + 'static>(wrap: impl FnOnce(Place) -> F) -> Optio
         future.await;
     });
     let answered = future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-    let reached = place.0.lock().expect("nobody panics with it").reached;
-    assert_ne!(answered, reached, "a call is either refused at once, or reaches the backend at once");
+    let reached = place.0.lock().expect("no holder of the lock panics").reached;
+    assert_ne!(answered, reached, "a call is either rejected at once, or reaches the backend at once");
     reached.then_some(FutureCall { future, place, is_probe: None })
 }
 
-/// Calls through a service, after asking whether it is ready.
+/// Checks that a service is ready, and calls it.
 pub(crate) fn call<S: tower::Service<Place>>(service: &mut S, place: Place) -> S::Future {
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(ready, Poll::Ready(Ok(()))), "no breaker exerts backpressure by default");
     service.call(place)
 }
 
-/// The result of a future that does not have to wait.
+/// The output of a future that is ready on its first poll.
 pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => unreachable!("nobody else holds its lock"),
+        Poll::Pending => unreachable!("its lock is not contended"),
     }
 }
 
@@ -104,7 +106,7 @@ impl Call for FutureCall {
                 unreachable!("only where it is required, and no peer has it")
             }
         };
-        self.place.0.lock().expect("nobody panics with it").answer = Some(answer);
+        self.place.0.lock().expect("no holder of the lock panics").answer = Some(answer);
         let ended = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         assert!(ended, "an answer ends the call");
     }

@@ -1,7 +1,7 @@
-//! Our breaker as its users have it: the layer around an HTTP client, on the real clock.
+//! Our breaker as users have it: the layer around an HTTP client, on the real clock.
 //!
-//! The backend is a service that answers when the trace says so, first with a head and then with
-//! the frames of a body. No runtime drives it, as in [`future`](crate::future).
+//! The backend is a service that answers when the trace tells it to, first with a head and then
+//! with the frames of a body. No runtime drives it, as in [`future`](crate::future).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -24,14 +24,14 @@ use crate::trace::{self, Config, Operator, Outcome, Part, State, Trace};
 pub(crate) const IMPLEMENTATION: Implementation =
     Implementation { name: "buttress-http", features: &FEATURES, virtual_clock: false, make };
 
-/// How far the response of one call is.
+/// The state of one call's response.
 #[derive(Debug, Default)]
 struct Answer {
     reached: bool,
-    /// The head, with what it says of the call where it says all.
+    /// The head, if it was sent, with an outcome if the head alone determines it.
     head: Option<Option<Outcome>>,
     frames: u32,
-    /// Whether the body ends well.
+    /// Whether the body ends without an error.
     end: Option<bool>,
 }
 
@@ -74,7 +74,7 @@ impl Service<Request<Place>> for Backend {
     }
 }
 
-/// The body of a response: frames until it ends.
+/// The body of a response: frames, then its end.
 #[derive(Debug)]
 struct Frames(Place);
 
@@ -189,7 +189,7 @@ enum Stage {
 }
 
 impl OurCall {
-    /// Takes what has arrived: the head, and the frames that are there.
+    /// Consumes what has arrived: the head and the available frames.
     fn take(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         if let Stage::Head(future) = &mut self.stage {

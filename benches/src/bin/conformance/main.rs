@@ -1,13 +1,14 @@
-//! Runs the traces of `tests/conformance` against our circuit breaker and its peers, and prints who does what.
+//! Runs the traces of `tests/conformance` against our circuit breaker and its peers, and prints the
+//! results.
 //!
 //! ```text
 //! cargo run --release -p buttress-bench --bin conformance                    # the table
 //! cargo run --release -p buttress-bench --bin conformance -- --json out.json # and every result with its reason
 //! ```
 //!
-//! Ours runs twice: as its users have it, behind the layer and an HTTP client, and the core alone
-//! on virtual time. Layers run on the real clock, ours and the peers', as they do for their users;
-//! all runs go on at once, so it takes as long as the longest trace.
+//! Ours runs twice: behind the layer and an HTTP client, as users have it, and the core alone on
+//! virtual time. Layers, ours and the peers', run on the real clock. All runs are concurrent, so
+//! the duration is that of the longest trace.
 
 #[path = "../../../../tests/conformance/trace.rs"]
 #[allow(dead_code, reason = "the other runner uses the rest")]
@@ -37,10 +38,10 @@ struct Args {
     /// Write every result to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Make all times of the real clock so many times as long, for a machine that is busy.
+    /// Multiply all times on the real clock by this factor, for a busy machine.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     stretch: u32,
-    /// Only traces whose name contains one of these.
+    /// Run only traces whose name contains one of these.
     filter: Vec<String>,
 }
 

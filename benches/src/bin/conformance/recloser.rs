@@ -8,8 +8,8 @@ use crate::trace::{Feature, Trace, Window};
 
 pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     name: "recloser",
-    // It decides with the first result after its window is full, so it has no minimum throughput, and one probe is too few.
-    // Its state cannot be seen.
+    // It decides with the first result after its window is full, so it has no minimum throughput
+    // and needs more than one probe. It does not expose its state.
     features: &[Feature::CountWindow, Feature::FailureRate, Feature::SeveralProbes],
     virtual_clock: false,
     make,
@@ -26,7 +26,7 @@ fn make(trace: &Trace) -> Box<dyn Breaker> {
         .closed_len(closed as usize)
         // The first failure opens it again.
         .error_rate_half_open(f32::MIN_POSITIVE)
-        // With one call more than its length it decides, so it does with the last of the probes.
+        // It decides with the first call beyond this length, which is the last probe.
         .half_open_len(config.probes.saturating_sub(1).max(1) as usize)
         .open_wait(config.open())
         .build();

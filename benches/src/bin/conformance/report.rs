@@ -10,7 +10,7 @@ use crate::breaker::Implementation;
 use crate::run::{Deviation, Verdict};
 use crate::trace::Trace;
 
-/// Which versions of the peers this was compiled with.
+/// The versions of the peers that this was compiled with.
 const LOCK: &str = include_str!("../../../../Cargo.lock");
 
 pub(crate) fn table(traces: &[Trace], implementations: &[Implementation], results: &[Vec<Verdict>]) -> String {

@@ -1,4 +1,4 @@
-//! Takes an implementation through the steps of a trace.
+//! Runs the steps of a trace against an implementation.
 
 #![expect(clippy::disallowed_methods, reason = "the peers run on the real clock, so this does")]
 
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::breaker::{Breaker, Call, Implementation};
 use crate::trace::{Admission, Config, Feature, Op, Operator, Outcome, Trace, Window};
 
-/// A step that comes later than this on the real clock says nothing.
+/// Maximum delay of a step on the real clock. The result of a later step is not meaningful.
 const LATE: Duration = Duration::from_millis(50);
-/// How often a run is tried in which a step was late.
+/// Number of attempts for a run with a late step.
 const TRIES: u32 = 5;
 
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     Pass,
     Fail(Deviation),
     NotApplicable(Vec<Feature>),
-    /// The machine was too busy.
+    /// A step was late in every attempt, because the machine was too busy.
     Late,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Deviation {
     pub(crate) what: String,
 }
 
-/// For each trace, the verdicts on all implementations. All runs go on at once: they mostly sleep.
+/// For each trace, the verdicts on all implementations. All runs are concurrent: they mostly sleep.
 pub(crate) fn all(traces: &[Trace], implementations: &[Implementation], stretch: u32) -> Vec<Vec<Verdict>> {
     thread::scope(|scope| {
         let runs: Vec<Vec<_>> = traces
@@ -67,12 +67,11 @@ fn judge(trace: &Trace, implementation: &Implementation, stretch: u32) -> Verdic
     verdicts.into_iter().find(|verdict| !matches!(verdict, Verdict::Late)).unwrap_or(Verdict::Late)
 }
 
-/// The same with all times so many times as long, after the division that the trace allows for a
-/// real clock.
+/// The trace with all times multiplied, after the division that it allows for a real clock.
 fn stretched(trace: &Trace, by: u64) -> Trace {
     let mut trace = trace.clone();
     let part = u64::from(trace.divide_by);
-    // Less is no time that a configuration may name.
+    // Shorter times are invalid in a configuration.
     let stretch = |time: &mut u64| *time = (*time * by / part).max(10);
     let stretch_config = |config: &mut Config| {
         let times = [&mut config.open_ms, &mut config.lease_ms, &mut config.max_half_open_ms];
@@ -128,7 +127,7 @@ impl Run {
                 if let Some(within) = retry_within_ms {
                     let after = self.breaker.retry_after();
                     if after.is_none_or(|after| after > Duration::from_millis(*within)) {
-                        return Err(format!("expected to be asked back within {within} ms, but it is {after:?}"));
+                        return Err(format!("expected a retry-after of at most {within} ms, but it is {after:?}"));
                     }
                 }
                 if let Some(admitted) = admitted {
@@ -200,7 +199,7 @@ impl Run {
         let call = self.breaker.admit();
         let actual = match &call {
             None => Admission::Rejected,
-            // Where it is not told, it is what was asked for.
+            // If the implementation does not tell, assume the expected kind.
             Some(call) => match call.is_probe() {
                 None if expected == Admission::Probe => Admission::Probe,
                 None | Some(false) => Admission::Admitted,

@@ -1,6 +1,7 @@
 //! seatbelt, through its tower side.
 //!
-//! Its clock could be set by hand, but only with a feature that makes it slower, and this package also measures how fast it is.
+//! Its clock can be set only with a feature that makes it slower, and this package also measures
+//! its speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,9 @@ use crate::trace::{Feature, OnDrop, Trace, Window};
 
 pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     name: "seatbelt",
-    // A cancelled probe's place is free after a pause, so that a crowd of callers who hang up does not become a crowd of probes.
-    // It asks for one probe, or for shares of the traffic over several stages. It tells of probes, but not of all its states.
+    // The place of a cancelled probe is free only after a pause, so that cancelling callers do not
+    // cause a burst of probes. It uses one probe, or a share of the traffic in several stages. It
+    // exposes probes, but not all states.
     features: &[
         Feature::FailureRate,
         Feature::HungProbeBypassed,
@@ -41,7 +43,7 @@ struct Seatbelt<S> {
 
 fn make(trace: &Trace) -> Box<dyn Breaker> {
     let config = &trace.config;
-    // Its clock wants one, for timers that no breaker sets.
+    // Its clock needs a runtime, for timers that no breaker sets.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let guard = runtime.enter();
     let context = ResilienceContext::<Place, Result<(), Failed>>::new(Clock::new_tokio());

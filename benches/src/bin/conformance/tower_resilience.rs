@@ -13,8 +13,8 @@ use crate::trace::{Feature, Operator, State, Trace, Window};
 
 pub(crate) const IMPLEMENTATION: Implementation = Implementation {
     name: "tower-resilience-circuitbreaker",
-    // Its `force_open` is a trip by hand: it probes when the open time is over, unless the whole breaker is in its manual
-    // mode, in which nothing trips by itself.
+    // Its `force_open` is a manual trip: it probes after the open time, unless the whole breaker is
+    // in manual mode, in which it never trips.
     features: &[
         Feature::ConsecutiveFailures,
         Feature::CountWindow,
@@ -46,9 +46,9 @@ fn make(trace: &Trace) -> Box<dyn Breaker> {
     let mut builder = CircuitBreakerLayer::builder()
         .minimum_number_of_calls(config.minimum_throughput as usize)
         .wait_duration_in_open(config.open())
-        // It has no bound of its own on those in flight.
+        // It has no separate limit for concurrent probes.
         .permitted_calls_in_half_open(config.probes as usize)
-        // 1 is as near as it comes to off.
+        // 1 is the closest to off.
         .failure_rate_threshold(config.failure_rate.unwrap_or(1.0));
     builder = match config.window {
         Window::Count(calls) => {

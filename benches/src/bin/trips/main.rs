@@ -1,14 +1,13 @@
-//! Simulates when circuit breakers trip: how many calls ours and its peers refuse a backend that
-//! fails at random, and how long they take to see an outage and its end.
+//! Simulates when circuit breakers trip: how many calls ours and its peers reject while a backend
+//! fails at random, and how fast they detect an outage and its end.
 //!
 //! ```text
 //! cargo xtask trips                   # the tables
 //! cargo xtask trips --json out.json   # and the result of every run
 //! ```
 //!
-//! Time is virtual, and calls are evenly spaced and take none of it. Whether the backend would fail
-//! a call is drawn from the seed before the breaker is asked, so that all breakers meet the same
-//! backend.
+//! Time is virtual; calls are evenly spaced and take no time. Whether the backend would fail a call
+//! is drawn from the seed before admission, so that all breakers see the same backend.
 
 mod ours;
 mod report;
@@ -29,7 +28,7 @@ struct Args {
     /// Write the result of every run to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How many seeds each setting is run with.
+    /// Number of seeds for each setting.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
 }

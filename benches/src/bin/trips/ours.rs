@@ -1,4 +1,4 @@
-//! Our breaker, on a clock that is set by hand.
+//! Our breaker, on a manual clock.
 
 use std::time::{Duration, Instant};
 

@@ -64,8 +64,8 @@ fn head(out: &mut String, what: &str) {
     let _ = writeln!(out, "\n|---|{}", "---|".repeat(SUBJECTS.len()));
 }
 
-/// Failures and time to open, calls that reached the backend, and time to close: medians of the
-/// runs.
+/// Failures and time until it opened, calls that reached the backend, and time until it closed:
+/// medians over the runs.
 fn outage(runs: &[&Outage]) -> String {
     let most = |count: usize| count * 2 > runs.len();
     let opened: Vec<_> = runs.iter().filter_map(|run| run.opened).collect();
@@ -87,7 +87,7 @@ fn outage(runs: &[&Outage]) -> String {
     format!("{opening}; {reached}; {} ({})", time(median), time(worst))
 }
 
-/// The upper median.
+/// The upper median and the maximum.
 fn median_and_worst(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
     (values[values.len() / 2], *values.last().expect("there is a run"))

@@ -1,5 +1,5 @@
-//! seatbelt, through its tower side, on a clock that is set by hand. The dice of its half-open
-//! state cannot be seeded.
+//! seatbelt, through its tower side, on a manual clock. The random generator of its half-open state
+//! cannot be seeded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

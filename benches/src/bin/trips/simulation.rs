@@ -1,4 +1,4 @@
-//! The two situations: a backend that fails at random, and one that is down for a while.
+//! The two scenarios: a backend that fails at random, and one with an outage.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::subject::{Breaker, SUBJECTS, Subject};
 
 const PER_SECOND: [u32; 3] = [10, 100, 1_000];
 const TEN_MINUTES: Duration = Duration::from_secs(600);
-/// After so long, a circuit that has not closed is given up.
+/// A circuit that has not closed after this time counts as never closing.
 const GIVEN_UP: Duration = Duration::from_secs(1_800);
 
-/// Calls at even distances to a backend that fails a share of them.
+/// Calls at equal intervals to a backend that fails a share of them.
 struct Traffic {
     breaker: Box<dyn Breaker>,
     rng: Rng,
@@ -20,7 +20,7 @@ struct Traffic {
     now: Duration,
 }
 
-/// One call.
+/// The result of one call.
 struct Call {
     admitted: bool,
     failed: bool,
@@ -73,7 +73,7 @@ impl Errors {
             calls += 1;
             let Call { admitted, failed } = traffic.call(percent);
             refused += u32::from(!admitted);
-            // Only a failure opens it, and a recovery is seen with the call that closes it.
+            // Only a failure opens it, and only the call that closes it shows a recovery.
             if failed || !was_closed {
                 let closed = traffic.breaker.is_closed();
                 openings += u32::from(was_closed && !closed);
@@ -85,26 +85,26 @@ impl Errors {
     }
 }
 
-/// Ten minutes of few or more errors, a total outage, and the same errors again.
+/// Ten minutes of random errors, a total outage, and the same errors again.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outage {
     pub(crate) subject: &'static str,
-    /// Before and after.
+    /// Error rate before and after the outage.
     pub(crate) percent: u32,
     pub(crate) per_second: u32,
-    /// How long it is down: so many seconds, a quarter more or less, so that its end does not
-    /// coincide with that of an open time.
+    /// Nominal duration of the outage. The real one differs by up to a quarter, so that its end
+    /// does not coincide with the end of an open time.
     pub(crate) seconds: u64,
     pub(crate) seed: u64,
-    /// Whether random errors had opened it before.
+    /// Whether random errors had opened it before the outage.
     pub(crate) open_before: bool,
-    /// Failures of the outage and seconds until it was open. `None` where it did not open, or was
-    /// open before.
+    /// Failures and seconds from the start of the outage until it opened. `None` if it did not
+    /// open, or was open before.
     pub(crate) opened: Option<Opened>,
-    /// Calls that reached the backend while it was down.
+    /// Calls that reached the backend during the outage.
     pub(crate) reached: u32,
-    /// Seconds from the end of the outage until it was closed for the first time, infinite where it
-    /// never was within half an hour. `None` where it was closed at the end.
+    /// Seconds from the end of the outage until it first closed; infinite if it did not close
+    /// within half an hour. `None` if it was closed at the end of the outage.
     pub(crate) closed: Option<f64>,
 }
 

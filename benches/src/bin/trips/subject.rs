@@ -1,4 +1,4 @@
-//! What the simulation asks of a breaker.
+//! The interface between the simulation and a breaker.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +10,7 @@ use crate::{ours, seatbelt, tower_resilience};
 
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
-    /// A breaker, with a seed where it takes one.
+    /// Creates a breaker, with a seed if it takes one.
     pub(crate) make: fn(u64) -> Box<dyn Breaker>,
 }
 
@@ -23,23 +23,22 @@ pub(crate) const SUBJECTS: [Subject; 5] = [
 ];
 
 pub(crate) trait Breaker {
-    /// Makes a call at this time, which the backend fails or not, and returns whether it was
-    /// admitted.
+    /// Makes a call at this time, which the backend fails or not. Returns whether it was admitted.
     fn call(&mut self, now: Duration, fails: bool) -> bool;
 
     fn is_closed(&self) -> bool;
 }
 
-/// The answer of a backend that is ill.
+/// The error of the backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failed;
 
-/// A backend that answers at once, as its request says.
+/// A backend that answers at once, as the request demands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backend;
 
 impl Service<bool> for Backend {
-    /// That the call was admitted.
+    /// An admitted call.
     type Response = ();
     type Error = Failed;
     type Future = std::future::Ready<Result<(), Failed>>;
@@ -53,7 +52,7 @@ impl Service<bool> for Backend {
     }
 }
 
-/// The result of a call through a service that makes no call wait.
+/// The result of a call through a service that is always ready and answers at once.
 pub(crate) fn call<S: Service<bool>>(service: &mut S, fails: bool) -> Result<S::Response, S::Error> {
     let mut cx = Context::from_waker(Waker::noop());
     let ready = service.poll_ready(&mut cx);

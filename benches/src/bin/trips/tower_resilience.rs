@@ -1,9 +1,9 @@
 //! tower-resilience, through its layer.
 //!
-//! Its clock cannot be set, and it looks at it only to see whether the open time of 30 seconds is
-//! over: its default window counts calls. So it is given an open time of 2 milliseconds. The
-//! simulation refuses the calls that come within 30 seconds after it has opened, without asking it,
-//! and waits for the 2 milliseconds before the next.
+//! Its clock cannot be set, but with its default window, which counts calls, it reads the clock
+//! only to check whether the open time of 30 s is over. So its open time is set to 2 ms. The
+//! simulation rejects the calls within 30 s of virtual time after it opened without asking it, and
+//! waits 2 ms before the next call.
 
 #![expect(clippy::disallowed_methods, reason = "its clock cannot be set")]
 
@@ -18,7 +18,7 @@ use tower_resilience_circuitbreaker::{
 
 use crate::subject::{Backend, Breaker, call};
 
-/// Its default.
+/// Its default open time.
 const OPEN: Duration = Duration::from_secs(30);
 const REAL_OPEN: Duration = Duration::from_millis(2);
 
