@@ -1,4 +1,4 @@
-//! Chromium and its driver, for the tests that look at a page.
+//! Chromium and its driver, for the browser tests.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,16 +6,16 @@ use std::process::Command;
 
 use crate::debian;
 
-/// Where the tests look for the driver.
+/// The environment variable in which the tests expect the driver.
 const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
 
-/// Installs them if they are missing and we may.
+/// Installs Chromium if it is missing and installing is allowed.
 pub(crate) fn install() -> anyhow::Result<()> {
     let installed = || env::var_os(VARIABLE).is_some() || driver().is_some();
     debian::install("Chromium", &["chromium", "chromium-driver"], &[], installed)
 }
 
-/// Lets the tests know of the driver, if there is one.
+/// Passes the driver to the tests, if there is one.
 pub(crate) fn offer(tests: &mut Command) {
     if let (None, Some(driver)) = (env::var_os(VARIABLE), driver()) {
         tests.env(VARIABLE, driver);

@@ -1,11 +1,11 @@
-//! Debian's packages: how CI gets programs that are not Rust's.
+//! Debian packages: how CI gets programs that are not Rust crates.
 
 use anyhow::ensure;
 
 use crate::run::{output, program, run, works};
 
-/// Installs `packages` unless `what` is there already and if we may. A developer's machine may do
-/// without; CI may not.
+/// Installs `packages` unless `what` is installed, if installing is allowed. On a developer's
+/// machine it may be missing; in CI it must not.
 pub(crate) fn install(
     what: &str,
     packages: &[&str],
@@ -20,7 +20,7 @@ pub(crate) fn install(
         let mut install = program("apt-get");
         install.args(["--quiet", "--yes", "--no-install-recommends", "install"]).args(packages);
         run(install.envs(environment.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive"))?;
-        ensure!(installed(), "the package is installed, but {what} is not where it belongs");
+        ensure!(installed(), "the package is installed, but {what} was not found in its usual place");
         return Ok(());
     }
     ensure!(std::env::var_os("CI").is_none(), "{what} is missing and cannot be installed, and CI tests with it");

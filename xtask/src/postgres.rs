@@ -1,5 +1,5 @@
-//! A PostgreSQL server for the tests: Debian's programs, a data directory and a port of its own,
-//! and gone afterwards.
+//! A PostgreSQL server for the tests: Debian's programs, with a temporary data directory and a free
+//! port. It is removed afterwards.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -14,36 +14,37 @@ use anyhow::{Context, bail};
 use crate::debian::{self, is_root};
 use crate::run::{output, program, target, works};
 
-/// Where the tests look for a server. Set from outside, that server is used and none is started.
+/// The environment variable in which the tests expect a server. If it is set, that server is used
+/// and none is started.
 const VARIABLE: &str = "BUTTRESS_TEST_POSTGRES";
-/// Data directories are called so, with the number of the process that they belong to.
+/// Prefix of the names of data directories, followed by the id of the process that owns it.
 const PREFIX: &str = "postgres-";
-/// Steps of waiting for the server, and how long each of them is.
+/// Number of polls while the server starts, and the pause between them: 30 s in total.
 const PATIENCE: (u32, Duration) = (600, Duration::from_millis(50));
 
-/// A server at work. Dropped, it is stopped and its data deleted.
+/// A running server. Dropping it stops the server and deletes its data.
 pub(crate) struct Server {
     process: Child,
     data: PathBuf,
     port: u16,
 }
 
-/// Whom the server runs as when we are root, which it refuses to run as.
+/// The user to run the server as if we are root, because PostgreSQL refuses to run as root.
 #[derive(Clone, Copy)]
 struct User {
     uid: u32,
     gid: u32,
 }
 
-/// Installs the server if it is missing and we may.
+/// Installs the server if it is missing and installing is allowed.
 pub(crate) fn install() -> anyhow::Result<()> {
-    // In this "runlevel" the package does not start a server of its own.
+    // With RUNLEVEL=1 the Debian package does not start a server.
     let installed = || std::env::var_os(VARIABLE).is_some() || programs().is_some();
     debian::install("PostgreSQL", &["postgresql"], &[("RUNLEVEL", "1")], installed)
 }
 
-/// Lets the tests know of a server: the one that is named in the environment, or one that is
-/// started here. Keep it until they are done.
+/// Passes a server to the tests: the one named in the environment, or one started here. Keep it
+/// until the tests are done.
 pub(crate) fn serve(tests: &mut Command) -> anyhow::Result<Option<Server>> {
     if std::env::var_os(VARIABLE).is_some() {
         return Ok(None);
@@ -54,7 +55,7 @@ pub(crate) fn serve(tests: &mut Command) -> anyhow::Result<Option<Server>> {
     Ok(Some(server))
 }
 
-/// The newest server that Debian has installed, or the one on the path.
+/// The newest server installed by Debian, or the one on the path.
 fn programs() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
@@ -71,7 +72,7 @@ impl Server {
     fn start(programs: &Path) -> anyhow::Result<Self> {
         let user = if is_root()? { Some(User::named("postgres")?) } else { None };
         let data = directory(user)?;
-        // However this process ends, the server ends with it.
+        // The kernel stops the server when this process ends, for any reason.
         let leash = ["--pdeathsig", "INT", "--"];
         let leashed = works(Command::new("setpriv").args(leash).arg("true"));
         let as_user = |name: &str| {
@@ -82,7 +83,7 @@ impl Server {
             } else {
                 Command::new(programs.join(name))
             };
-            // Not from a directory that the user may not read.
+            // The current directory may not be readable by that user.
             command.current_dir(&data).stdin(Stdio::null());
             if let Some(User { uid, gid }) = user {
                 command.uid(uid).gid(gid);
@@ -94,8 +95,8 @@ impl Server {
                 .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
-        // Taken by the server a moment after it was given back here. Another program is hardly
-        // faster.
+        // The port is free between this line and the server's start. Another program could take it,
+        // but that is unlikely.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = fs::File::create(data.join("server.log"))?;
         let mut command = as_user("postgres");
@@ -103,9 +104,9 @@ impl Server {
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
-            // Many tests at once, each with a pool or several.
+            // Many tests run in parallel, each with one or more pools.
             "max_connections=300",
-            // What a power cut would lose is of no use.
+            // Durability is not needed: the data is deleted after the tests.
             "fsync=off",
             "full_page_writes=off",
             "synchronous_commit=off",
@@ -131,7 +132,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A fast shutdown: open connections are cut off.
+        // A fast shutdown, which closes open connections.
         stop(self.process.id());
         if let Err(error) = self.process.wait() {
             eprintln!("postgres has not ended: {error}");
@@ -153,8 +154,8 @@ fn stop(pid: u32) {
     works(program("kill").args(["-INT", &pid.to_string()]));
 }
 
-/// An empty directory that belongs to the user: under the target folder, or, if the user cannot get
-/// there, among the temporary files.
+/// Creates an empty directory owned by the user: in the target directory, or, if the user has no
+/// access there, in the temporary directory.
 fn directory(user: Option<User>) -> anyhow::Result<PathBuf> {
     let own = format!("{PREFIX}{}", std::process::id());
     let mut refused = Vec::new();
@@ -174,7 +175,7 @@ fn directory(user: Option<User>) -> anyhow::Result<PathBuf> {
     bail!("the user postgres can write neither to {}", refused.join(" nor to "))
 }
 
-/// Stops and deletes what a run has left that was killed.
+/// Stops servers and deletes data left by runs that were killed.
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries {
@@ -197,8 +198,8 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Whether a process is the server of a data directory, and not another one that has its number
-/// now.
+/// Whether a process is the server of a data directory. Its id may have been reused by another
+/// process.
 fn runs_in(pid: u32, data: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data)
 }

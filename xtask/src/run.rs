@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-/// The cargo that runs us, at the root of the workspace.
+/// The cargo that runs xtask, at the workspace root.
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = program(&env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     command.args(args);
@@ -15,20 +15,20 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
 
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(name);
-    // In CI no question can be answered, so none is asked on a developer's machine either.
+    // CI cannot answer prompts, so local runs must not prompt either.
     command.current_dir(root()).stdin(Stdio::null());
     command
 }
 
-/// How a step ended that did not fail.
+/// The result of a step that did not fail.
 pub(crate) enum Ran {
-    /// All of it was checked.
+    /// Everything was checked.
     All,
-    /// Something is missing, and what of the step was left out for it.
+    /// Something was missing; the text describes what was skipped because of it.
     Without(String),
 }
 
-/// Runs it with its output passed through.
+/// Runs a command with its output passed through.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let shown = show(command);
     println!("$ {shown}");
@@ -37,7 +37,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs it and returns what it printed.
+/// Runs a command and returns its output.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let shown = show(command);
     let output = command.output().with_context(|| format!("cannot start {shown}"))?;
@@ -47,7 +47,7 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Whether it can be run at all: how optional tools are found.
+/// Whether a command runs successfully, to detect optional tools.
 pub(crate) fn works(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
@@ -56,12 +56,12 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
-/// Where cargo builds.
+/// Cargo's target directory.
 pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
-/// As one would type it.
+/// The command as typed in a shell.
 fn show(command: &Command) -> String {
     let set = command.get_envs().filter_map(|(name, value)| {
         let value = value?.to_string_lossy();

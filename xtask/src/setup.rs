@@ -1,5 +1,5 @@
-//! What a fresh machine may lack. Rust itself needs a C compiler to link with; SQLite needs no more
-//! than that, and librdkafka make. What is left are parts of the toolchain that a minimal
+//! Installs what a fresh machine may lack. Rust needs a C compiler to link, which is also enough
+//! for SQLite; librdkafka also needs make. The rest is toolchain components that a minimal
 //! installation leaves out, PostgreSQL, Chromium, and the dependencies.
 
 use anyhow::Context;
@@ -16,6 +16,6 @@ pub(crate) fn setup() -> anyhow::Result<()> {
     }
     postgres::install()?;
     browser::install()?;
-    // A step of its own, so that a network that fails is not mistaken for code that fails.
+    // A separate step, so that a network failure is not mistaken for a failure of the code.
     run(&mut cargo(["fetch"]))
 }
