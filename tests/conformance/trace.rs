@@ -1,30 +1,31 @@
-//! The format of a trace, as Rust reads it: see README.md. Both runners of this repository include this file.
+//! The trace format as Rust types; see README.md. Both runners of this repository include this
+//! file.
 
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
-/// The version of the format that this file reads.
+/// The format version that this file reads.
 const FORMAT: u32 = 1;
 
-/// One trace: what happens to one circuit breaker, and what it has to answer.
+/// A trace: events of one circuit breaker and the expected results.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Trace {
     format: u32,
     pub(crate) name: String,
-    /// The rule that it proves.
+    /// The rule that it tests.
     pub(crate) rule: String,
-    /// Why the rule is worth a trace.
+    /// Why the rule matters.
     pub(crate) why: String,
     pub(crate) requires: Vec<Feature>,
-    /// A runner on a real clock divides all times by this: the trace takes minutes or hours.
+    /// A runner on a real clock divides all times by this, for traces that last minutes or hours.
     #[serde(default = "one")]
     pub(crate) divide_by: u32,
     pub(crate) config: Config,
     pub(crate) steps: Vec<Step>,
 }
 
-/// What an implementation must be able to do for a trace to say something about it.
+/// A feature that an implementation must have for a trace to apply.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Feature {
@@ -91,7 +92,7 @@ pub(crate) struct Config {
     pub(crate) on_drop: OnDrop,
 }
 
-/// How many failures in a row trip it.
+/// Number of consecutive failures that trip it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(untagged)]
 pub(crate) enum Streak {
@@ -102,8 +103,8 @@ pub(crate) enum Streak {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StreakRule {
-    /// At least 5, and more than chance explains once in 10^9 calls at the rate of the other
-    /// results in the window.
+    /// At least 5, and more than chance explains once in 10^9 calls at the failure rate of the
+    /// other results in the window.
     Calibrated,
 }
 
@@ -140,30 +141,30 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
-    /// `count` calls ask for admission, and are known as `call` afterwards. A rejection says to come back within
-    /// `retry_within_ms`.
+    /// `count` calls request admission, and are named `call` afterwards. A rejection must have a
+    /// retry-after of at most `retry_within_ms`.
     Admit { call: Option<String>, count: u32, expect: Admission, retry_within_ms: Option<u64> },
     /// A part of the response of a call arrives.
     Progress { call: String, part: Part },
-    /// Calls end.
+    /// Calls end with an outcome.
     Settle { call: String, outcome: Outcome },
-    /// Calls vanish without an outcome.
+    /// Calls are dropped without an outcome.
     Drop { call: String },
-    /// Calls one after another, each admitted and ended before the next.
+    /// Consecutive calls, each admitted and ended before the next.
     Calls { count: u32, outcome: Outcome },
-    /// The same, with an outcome for each.
+    /// Consecutive calls, each with its own outcome.
     Results { outcomes: Vec<Outcome> },
-    /// A call that may be admitted or not. If it is, it ends at once.
+    /// A call that may be admitted or rejected. If admitted, it ends at once.
     Attempt { outcome: Outcome },
-    /// Failing calls one after another, until one is rejected.
+    /// Consecutive failing calls, until one is rejected.
     Trip,
-    /// What state is it in?
+    /// Checks the state.
     State { expect: State },
-    /// The failure rate that it shows; `None` where it says that there is none yet.
+    /// Checks the exposed failure rate. `None`: unknown.
     FailureRate { expect: Option<f64> },
-    /// It gets another configuration while it runs.
+    /// Changes the configuration at run time.
     Reload { config: Box<Config> },
-    /// An operator acts.
+    /// Applies an operator's action.
     Operator(Operator),
 }
 
@@ -211,14 +212,14 @@ pub(crate) enum Operator {
 }
 
 impl Trace {
-    /// The most failing calls that `trip` makes.
+    /// Maximum number of failing calls that `trip` makes.
     pub(crate) const TRIP_LIMIT: u32 = 100;
 
     pub(crate) fn requires(&self, feature: Feature) -> bool {
         self.requires.contains(&feature)
     }
 
-    /// All traces in `directory`, by name.
+    /// Reads all traces in `directory`, by name.
     pub(crate) fn read_all(directory: &Path) -> io::Result<BTreeMap<String, Self>> {
         let mut traces = BTreeMap::new();
         for entry in fs::read_dir(directory)? {
@@ -253,8 +254,8 @@ impl Trace {
 }
 
 impl Config {
-    /// The number of failures in a row, for an implementation that knows no other rule: the least
-    /// of the calibrated one.
+    /// The number of consecutive failures for an implementation without the calibrated rule: the
+    /// minimum of that rule.
     pub(crate) fn fixed_streak(&self) -> Option<u32> {
         self.consecutive_failures.map(|streak| match streak {
             Streak::Fixed(failures) => failures,
@@ -294,7 +295,7 @@ fn minute() -> u64 {
     60_000
 }
 
-/// A step as it is written. Each operation has fields of its own, and none besides.
+/// A step as written. Each operation has its own fields and no others.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
@@ -371,7 +372,7 @@ fn word<T: for<'de> Deserialize<'de>>(value: serde_json::Value) -> Result<T, Str
     serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
-/// `s` for a success, `f` for a failure.
+/// Parses `s` as a success and `f` as a failure.
 fn letters(outcomes: &str) -> Result<Vec<Outcome>, String> {
     let outcome = |letter| match letter {
         's' => Ok(Outcome::Success),
@@ -381,7 +382,7 @@ fn letters(outcomes: &str) -> Result<Vec<Outcome>, String> {
     outcomes.chars().map(outcome).collect()
 }
 
-/// A number, or `"unknown"`.
+/// Parses a number, or `"unknown"`.
 fn rate(value: serde_json::Value) -> Result<Option<f64>, String> {
     match (value.as_f64(), value.as_str()) {
         (Some(rate), _) => Ok(Some(rate)),
@@ -390,8 +391,8 @@ fn rate(value: serde_json::Value) -> Result<Option<f64>, String> {
     }
 }
 
-/// What a trace's configuration is in ours: the builders of the core and of the layer have the same
-/// methods.
+/// Converts a trace's configuration to ours. The builders of the core and of the layer have the
+/// same methods.
 macro_rules! configure {
     ($builder:expr, $config:expr) => {{
         use buttress_core::circuit_breaker::{CloseRule, FailureStreak, OnDrop, Window};
