@@ -1,4 +1,4 @@
-//! Responses of rejections: of your own for HTTP, and always gRPC's for a gRPC call, on one port.
+//! Responses for rejections: custom ones for HTTP, and always gRPC's for a gRPC call, on one port.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{Ending, Rejection, circuit_breaker::State};
@@ -83,7 +83,7 @@ async fn one_bulkhead_and_one_circuit_hold_for_http_and_grpc_together() {
     soon(busy).await.unwrap().unwrap();
     eventually(|| bulkhead.in_flight() == 0).await;
 
-    // Rejections of the layer underneath were no evidence; failures in trailers are.
+    // Rejections of the layer below do not count. Failures in trailers do.
     assert_eq!(breaker.state(), State::Closed);
     for _ in 0..2 {
         assert_eq!(soon(grpc.clone().check(ask("internal"))).await.unwrap_err().code(), Code::Internal);

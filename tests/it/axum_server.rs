@@ -1,4 +1,5 @@
-//! Layers on an axum router behind plain `axum::serve`, which makes their services anew for every connection.
+//! Layers on an axum router behind plain `axum::serve`, which applies the layers again for every
+//! connection.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::circuit_breaker::State;
@@ -170,7 +171,7 @@ async fn a_layer_that_answers_by_a_response_can_be_optional() {
     for (layer, expected) in [(Some(BulkheadLayer::new(0).http()), 503), (None, 200)] {
         let layers = ServiceBuilder::new()
             .layer(Identity::new())
-            // The two arms have bodies of different types, so one is made of both.
+            // The two arms have different body types, so both are converted to one.
             .map_response(|response: http::Response<_>| response.map(Body::new))
             .layer(option_layer(layer.map(|layer| {
                 ServiceBuilder::new().map_response(|response: http::Response<_>| response.map(Body::new)).layer(layer).into_inner()
@@ -194,7 +195,7 @@ async fn a_streaming_response_holds_its_place_until_its_body_has_ended() {
     assert_eq!(status(&server, "/").await, 200);
 }
 
-/// hyper never polls a body whose end it knows: by `is_end_stream` or by the promised length.
+/// hyper does not poll a body whose end it can tell from `is_end_stream` or from its length.
 #[tokio::test]
 async fn a_body_that_hyper_stops_polling_is_a_success_all_the_same() {
     let endless = Body::from_stream(tokio_stream::StreamExt::chain(

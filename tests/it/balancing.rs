@@ -1,4 +1,4 @@
-//! `.backpressure()` under tower's balancer: readiness is looked at long before it is used, on a
+//! `.backpressure()` under tower's balancer, which checks readiness long before it uses it, on a
 //! paused clock.
 
 use buttress::{Error, circuit_breaker::State};

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use std::io;
 use tower::{Layer, Service, ServiceExt};
 
-/// Trips at the second failure in a row, and one good probe closes it.
+/// Trips at the second consecutive failure; one successful probe closes it.
 fn breaker() -> CircuitBreaker {
     CircuitBreaker::builder("backend").consecutive_failures(2).probes(1).build().unwrap()
 }
@@ -21,7 +21,7 @@ fn around(
     layer.layer(client()).map_response(|response: Response<_>| response.map(Body::new))
 }
 
-/// `/hang` waits at the door, `/fail` is a 500.
+/// `/hang` waits at the door, `/fail` answers 500.
 async fn server(door: &Door) -> Server {
     let door = door.clone();
     let hang = get(async move || {
@@ -180,7 +180,7 @@ async fn nobody_at_the_other_end_is_a_failure() {
     let breaker = breaker();
     let service = around(&breaker);
     let address = server(&Door::new()).await.uri("/ok");
-    // The server is going: as soon as its port refuses, calls fail.
+    // The server is shutting down: calls fail as soon as its port refuses connections.
     for _ in 0..2 {
         while soon(service.clone().oneshot(get_request(address.clone()))).await.is_ok() {}
     }

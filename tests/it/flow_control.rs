@@ -1,5 +1,4 @@
-//! Flow control of HTTP/2: readers that stop, bodies that stand still, and uploads that wait in a
-//! queue.
+//! Flow control of HTTP/2: readers that stop, stalled bodies, and uploads that wait in a queue.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{error::find_rejection, policy::TimeoutKind};
@@ -18,7 +17,7 @@ use tokio_stream::StreamExt;
 use tonic_health::pb::{health_client::HealthClient, health_server::HealthServer};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// A client over HTTP/2 that grants no window: nothing of a body can be sent to it.
+/// An HTTP/2 client with a window of 0: no part of a body can be sent to it.
 async fn never_reads(server: &Server) -> SendRequest<Bytes> {
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let (send, connection) = h2::client::Builder::new().initial_window_size(0).handshake(tcp).await.unwrap();
@@ -26,7 +25,7 @@ async fn never_reads(server: &Server) -> SendRequest<Bytes> {
     send
 }
 
-/// Four responses of which no byte can be sent.
+/// Starts four responses whose bodies cannot be sent.
 async fn four_stalled(server: &Server, request: impl Fn() -> (Request<()>, Bytes)) -> Vec<Response<RecvStream>> {
     let mut send = never_reads(server).await;
     let mut held = Vec::new();
@@ -107,12 +106,12 @@ async fn a_body_without_an_end_is_cut_off_although_it_goes_on() {
     }
 }
 
-/// A chunk every millisecond.
+/// One chunk per millisecond.
 fn ticks() -> impl tokio_stream::Stream<Item = &'static str> + Send {
     tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(1))).map(|_| "tick")
 }
 
-/// The kind of time that ran out in a body.
+/// The kind of timeout that ended a body.
 fn timed_out(error: &(dyn StdError + 'static)) -> TimeoutKind {
     find_rejection(error).expect("one of ours").reason().timeout_kind().expect("a timeout")
 }
@@ -164,8 +163,8 @@ fn upload(uri: Uri, chunks: usize) -> Request<Body> {
     request
 }
 
-/// Reads a whole upload behind this door, and says in a header how long it was. Its status is that
-/// of gRPC, too.
+/// Reads a whole upload behind this door and returns its length in a header. The response is also a
+/// valid gRPC status.
 fn reads_all(door: &Door) -> Router {
     let door = door.clone();
     Router::new().fallback(async move |body: Body| {
@@ -175,15 +174,15 @@ fn reads_all(door: &Door) -> Router {
     })
 }
 
-/// A hundred uploads of 256 KiB on one connection to a server that serves four at a time. The
-/// window of a connection is smaller than what is under way, so that the four could read nothing if
-/// the others were not read ahead.
+/// Sends 100 uploads of 256 KiB on one connection to a server that serves four at a time. The
+/// connection's window is smaller than the pending uploads, so the four could not be read if the
+/// others were not read ahead.
 async fn a_hundred_uploads<S, B>(server: &Server, service: S, bulkhead: &Bulkhead, door: &Door)
 where
     S: Service<Request<Body>, Response = Response<B>, Error: fmt::Debug + Send, Future: Send> + Clone + Send + 'static,
     B: Send + 'static,
 {
-    // The connection is there before it is shared.
+    // Establishes the connection before it is shared.
     let call = |chunks| service.clone().oneshot(upload(server.uri("/a.Service/Upload"), chunks));
     let first = tokio::spawn(call(1));
     door.arrival().await;
@@ -208,7 +207,7 @@ async fn uploads_that_wait_in_a_queue_do_not_stall_those_at_work() {
     let http = axum_server(reads_all(&door).layer(layer.clone().http())).await;
     let routes = tonic::service::Routes::from(reads_all(&door));
     let grpc = grpc_server(tonic::transport::Server::builder().layer(layer.grpc()).add_routes(routes)).await;
-    // More than may be kept of all calls of a process, in all: what was kept is given back.
+    // More in total than the process-wide limit for buffered uploads: buffers must be released.
     for _ in 0..2 {
         a_hundred_uploads(&http, client_h2(), &bulkhead, &door).await;
         let channel = channel(&grpc).map_request(|request: Request<Body>| request.map(tonic::body::Body::new));

@@ -68,7 +68,7 @@ async fn a_stream_that_is_reset_is_counted() {
     let breaker = breaker();
     let mut client = client!(channel(&server), circuit(&breaker));
     let mut stream = client.watch(ask("")).await.unwrap().into_inner();
-    // One whole message, and then axum's server resets the stream.
+    // One complete message; then axum's server resets the stream.
     sender.send_data([0, 0, 0, 0, 2, 8, 1].as_slice().into()).await.unwrap();
     assert_eq!(soon(stream.message()).await.unwrap().unwrap().status, 1);
     sender.abort(io::Error::other("broken"));
@@ -178,7 +178,7 @@ async fn tonics_own_timeout_is_evidence_although_it_calls_it_cancelled() {
     assert_eq!(breaker.state(), State::Open);
 }
 
-/// What a client does to get an answer: a call, its code, and how many attempts reached the server.
+/// Makes a call with retries. Returns its code and the number of attempts that reached the server.
 async fn attempts(service: &str, failures: usize, idempotent: fn(&http::request::Parts) -> bool) -> (Code, usize) {
     let script = Script::new();
     *script.failures.lock().unwrap() = failures;
@@ -218,7 +218,7 @@ async fn a_channel_that_cannot_connect_never_sent_anything() {
     });
     let endpoint = tonic::transport::Endpoint::from(format!("http://{address}").parse::<http::Uri>().unwrap());
     let channel: Channel = endpoint.connect_with_connector_lazy(connector);
-    // Directly around the channel, whose error is tonic's, and not idempotent.
+    // Directly around the channel, whose error is tonic's, for calls that are not idempotent.
     let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO));
     let stats = retry.stats();
     let mut client = client!(channel, retry.grpc_client());

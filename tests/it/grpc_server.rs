@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status, transport::Server};
 use tonic_health::pb::{health_client::HealthClient, health_server::HealthServer};
 
-/// A call on a connection of its own.
+/// A call on its own connection.
 async fn check(server: &buttress_stack_tests::Server, service: &str) -> Result<(), Status> {
     soon(HealthClient::new(channel(server)).check(ask(service))).await.map(drop)
 }
@@ -73,7 +73,7 @@ async fn an_open_circuit_is_unavailable_and_says_when_to_come_back() {
     let status = check(&server, "ok").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse::<u64>().unwrap();
-    // Five seconds, by a coarse clock.
+    // 5 s, measured with a coarse clock.
     assert!((1..6_000).contains(&pushback), "{pushback}");
     assert_eq!(script.calls(), 5);
 }

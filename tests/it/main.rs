@@ -1,5 +1,5 @@
-//! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Nothing sleeps but on a
-//! paused clock, and nothing depends on how long it takes.
+//! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Tests sleep only on a
+//! paused clock, and none depends on durations.
 
 mod answers;
 mod axum_server;

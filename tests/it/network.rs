@@ -1,5 +1,5 @@
-//! What is between a client and its server: proxies that speak HTTP only, and networks that swallow
-//! what is sent.
+//! Networks between a client and its server: HTTP-only proxies, and networks that silently drop
+//! data.
 
 use axum::{Router, body::Body, routing::any};
 use buttress::{Error, circuit_breaker::State};
@@ -40,7 +40,7 @@ async fn a_proxy_that_answers_a_grpc_call_in_http_means_what_grpc_says() {
         (403, State::Closed),
         (404, State::Closed),
         (418, State::Open),
-        // Overload is no failure in a row.
+        // Overload is not a consecutive failure.
         (429, State::Closed),
         (502, State::Open),
         (503, State::Open),
@@ -60,8 +60,8 @@ async fn a_proxy_that_answers_a_grpc_call_in_http_means_what_grpc_says() {
     }
 }
 
-/// A network between a client and a server. What is sent over connections of before
-/// [`swallow`](Self::swallow) vanishes from then on, with no FIN and no RST.
+/// A network between a client and a server. After [`swallow`](Self::swallow), all data on existing
+/// connections is dropped, without a FIN or RST.
 struct Network {
     server: Server,
     epoch: Arc<AtomicUsize>,
@@ -105,14 +105,13 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, epoch: Arc<Ato
                 }
             }
             Ok(1..) => {}
-            // A client that closes a connection into the void.
+            // The client closed a connection whose peer does not answer.
             Ok(0) | Err(_) => return,
         }
     }
 }
 
-/// A layer for the attempts of a client, and the circuit breaker in it, which opens for a short
-/// time.
+/// A circuit breaker for the attempts of a client, with an open time of 20 ms.
 fn breaker() -> CircuitBreaker {
     let briefly = Duration::from_millis(20);
     CircuitBreaker::builder("backend").open_time(briefly..=briefly).build().unwrap()
@@ -135,7 +134,7 @@ where
         .service(service)
 }
 
-/// Calls until one call succeeds.
+/// Repeats a call until it succeeds.
 async fn recover(call: impl AsyncFn() -> bool) {
     soon(async {
         while !call().await {
@@ -171,7 +170,7 @@ async fn without_keepalive_a_dead_http_2_connection_is_timed_out_and_opens_the_c
     let client = client_h2();
     let service = stack(client.clone(), &breaker);
     let call = async || service.clone().oneshot(get_request(network.server.uri("/"))).await;
-    // The connection is there before an attempt is bounded.
+    // Establishes the connection first, so that the attempt timeout does not include it.
     let response = soon(client.request(get_request(network.server.uri("/")))).await.unwrap();
     assert_eq!(text(response).await, "hello");
     network.swallow();
@@ -180,7 +179,7 @@ async fn without_keepalive_a_dead_http_2_connection_is_timed_out_and_opens_the_c
         assert_eq!(error.rejection().unwrap().reason(), &buttress::timeout::ATTEMPT);
     }
     assert_eq!(soon(call()).await.unwrap_err().rejection().unwrap().reason(), &buttress::circuit_breaker::OPEN);
-    // Every call takes the one connection that there is.
+    // All calls used the one existing connection.
     assert_eq!(network.connections(), 1);
 }
 

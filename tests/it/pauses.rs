@@ -1,4 +1,4 @@
-//! Pauses, hints and budgets of retries, on a paused clock.
+//! Pauses, retry hints and budgets, on a paused clock.
 
 use buttress::BoxError;
 use buttress_http::{ReplayBody, prelude::*};
@@ -31,7 +31,7 @@ async fn a_hint_of_zero_does_not_lengthen_a_pause_beyond_the_cap() {
                 std::future::ready(Ok::<_, Infallible>(unavailable(hint)))
             });
             let call = retry.http_client().layer(backend).oneshot(Request::get("/").body(Full::default()).unwrap());
-            // Five pauses of the cap at most, each by a timer of whole milliseconds.
+            // At most five pauses of the cap, each rounded up to whole milliseconds by a timer.
             timeout(5 * cap + Duration::from_millis(50), call).await.expect("the cap holds").unwrap();
             assert_eq!(stats.retries(), 5);
         }
@@ -48,7 +48,7 @@ async fn a_hint_longer_than_time_itself_is_waited_for_without_a_panic() {
     timeout(Duration::from_secs(86_400 * 365), call).await.expect_err("it waits");
 }
 
-/// The head of the response comes while the upload goes on, as it may over HTTP/2.
+/// The response head arrives during the upload, which HTTP/2 allows.
 #[tokio::test(start_paused = true)]
 async fn a_failure_that_is_not_repeated_does_not_cut_its_upload_off() {
     for (attempts, is_empty) in [(1, false), (2, true)] {

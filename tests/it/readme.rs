@@ -1,4 +1,4 @@
-//! What the README shows compiles: its samples are in here, line for line.
+//! Checks that the README's samples compile: they are in this file, line for line.
 
 use axum::{Router, routing::post};
 use std::{fs, path::Path};
@@ -55,7 +55,8 @@ fn the_samples_of_the_readme_are_the_ones_above() {
     }
 }
 
-/// Every link in a page of ours leads to a file, and to a heading in it where it names one.
+/// Checks that every link in our pages has a target file, and a heading in it if the link names
+/// one.
 #[test]
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -86,7 +87,7 @@ fn links_lead_somewhere() {
     assert!(links > 30, "only {links} links were found in {} pages", pages.len());
 }
 
-/// How GitHub names a heading in a link.
+/// The anchor that GitHub generates for a heading.
 fn anchor(line: &str) -> String {
     let heading = line.trim_start_matches('#').trim().to_lowercase();
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));

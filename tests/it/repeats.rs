@@ -1,5 +1,5 @@
-//! What is repeated and what is not, by the tables of `buttress_http::classify`, over real hyper
-//! and tonic, with bodies that are not empty.
+//! Which requests are retried, by the tables of `buttress_http::classify`, over real hyper and
+//! tonic, with non-empty bodies.
 
 use axum::{Router, body::Body, extract::Request as AxumRequest};
 use buttress::circuit_breaker::State;
@@ -23,7 +23,7 @@ use tonic_health::pb::{
 };
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
-/// The cap keeps the pauses of overload short.
+/// The cap shortens the pauses after overload.
 fn retry(attempts: u32) -> RetryLayer {
     RetryLayer::new(attempts).backoff(Backoff::full_jitter(Duration::ZERO, Duration::from_millis(1)))
 }
@@ -34,7 +34,7 @@ fn headers(pairs: Pairs) -> HeaderMap {
     pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
 }
 
-/// Answers once with this head, and then with what it is sent. Records what it was sent.
+/// Answers once with this head, then echoes. Records the bodies it receives.
 async fn fails_once(status: u16, head: HeaderMap) -> (Server, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let log = seen.clone();
@@ -52,7 +52,7 @@ async fn fails_once(status: u16, head: HeaderMap) -> (Server, Arc<Mutex<Vec<Stri
     (axum_server(Router::new().fallback(handler)).await, seen)
 }
 
-/// How often a request with a body arrives, whole each time.
+/// Sends a request with a body. Returns the number of attempts, each of which must arrive complete.
 async fn attempts(client: Client, method: Method, status: u16, head: Pairs) -> usize {
     let (server, seen) = fails_once(status, headers(head)).await;
     let mut request = post(server.uri("/"), "a transfer");
@@ -70,7 +70,7 @@ async fn http_requests_with_a_body_are_repeated_as_the_table_says() {
     const ADMISSION: [(&str, &str); 3] =
         [("x-buttress-rejected", "bulkhead_full"), ("x-envoy-overloaded", "true"), ("x-envoy-ratelimited", "true")];
     let rows: &[(u16, Pairs, usize, usize)] = &[
-        // Status, headers, and the attempts of a PUT and of a POST.
+        // Status, headers, attempts of a PUT, attempts of a POST.
         (404, &[], 1, 1),
         (408, &[], 2, 1),
         (429, &[], 2, 2),
@@ -106,7 +106,7 @@ async fn a_post_that_a_server_of_ours_rejected_is_repeated_and_arrives_once() {
     breaker.force_open();
     let layer = retry(2);
     let stats = layer.stats();
-    // The circuit closes again after the first rejection.
+    // Closes the circuit after the first rejection.
     let service = layer.http_client().layer(client().map_response(move |response: Response<_>| {
         breaker.reset();
         response
@@ -116,7 +116,7 @@ async fn a_post_that_a_server_of_ours_rejected_is_repeated_and_arrives_once() {
     assert_eq!(*seen.lock().unwrap(), [Bytes::from("a transfer")]);
 }
 
-/// Refuses the first so many streams, and reads the bodies of the next ones.
+/// Refuses the first `refusals` streams, and reads the bodies of the following ones.
 pub(crate) async fn refuses_streams(refusals: usize, seen: Arc<Mutex<Vec<Vec<u8>>>>) -> Server {
     Server::start(async move |listener| {
         let mut left = refusals;
@@ -129,7 +129,7 @@ pub(crate) async fn refuses_streams(refusals: usize, seen: Arc<Mutex<Vec<Vec<u8>
                     continue;
                 }
                 let seen = seen.clone();
-                // The connection is driven by `accept`.
+                // `accept` drives the connection.
                 tokio::spawn(async move {
                     let mut body = request.into_body();
                     let mut content = Vec::new();
@@ -196,7 +196,7 @@ impl HealthService for FailsOnce {
     }
 }
 
-/// How often a unary call arrives.
+/// Makes a unary call. Returns the number of attempts.
 async fn unary(code: Code, metadata: Pairs, is_idempotent: bool) -> usize {
     let mut status = Status::new(code, "not yet");
     for (name, value) in metadata {
@@ -216,7 +216,7 @@ async fn unary(code: Code, metadata: Pairs, is_idempotent: bool) -> usize {
 async fn unary_grpc_calls_are_repeated_as_the_table_says() {
     const PUSHBACK: &str = "grpc-retry-pushback-ms";
     let rows: &[(Code, Pairs, usize, usize)] = &[
-        // Code, metadata, and the attempts of a call that is idempotent and of one that is not.
+        // Code, metadata, attempts of an idempotent call, attempts of another call.
         (Code::Unavailable, &[], 2, 1),
         (Code::Unavailable, &[(PUSHBACK, "1")], 2, 2),
         (Code::Unavailable, &[(PUSHBACK, "-1")], 1, 1),
@@ -262,7 +262,7 @@ async fn the_stack_of_the_readme_repeats_a_call_that_says_that_it_is_idempotent(
     }
 }
 
-/// A request, its body a stream: hyper sends it in chunks over HTTP/1.
+/// A request with a streaming body, which hyper sends in chunks over HTTP/1.
 #[tokio::test]
 async fn a_stream_as_the_body_of_a_post_is_repeated_whole() {
     let (server, seen) = fails_once(429, headers(&[])).await;

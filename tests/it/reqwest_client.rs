@@ -38,7 +38,7 @@ use tokio::{
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
-/// The failures that a circuit breaker takes note of. Successes are `None`.
+/// The results that a circuit breaker records: failures, or `None` for a success.
 type Seen = Arc<Mutex<Vec<Option<(FailureKind, Sent)>>>>;
 
 fn watch(breaker: &CircuitBreaker) -> Seen {
@@ -52,7 +52,7 @@ fn watch(breaker: &CircuitBreaker) -> Seen {
     seen
 }
 
-/// A name service that knows no name.
+/// A resolver that resolves no name.
 struct NoNames;
 
 impl reqwest::dns::Resolve for NoNames {
@@ -61,7 +61,7 @@ impl reqwest::dns::Resolve for NoNames {
     }
 }
 
-/// Whatever proxies the environment names, the servers are here.
+/// Without proxies from the environment, because the servers are local.
 fn builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(NoNames))
 }
@@ -70,7 +70,7 @@ fn client() -> reqwest::Client {
     builder().build().unwrap()
 }
 
-/// Over HTTP/1, and over HTTP/2 without asking first.
+/// Over HTTP/1, and over HTTP/2 with prior knowledge.
 fn clients() -> [(Version, ReqwestService); 2] {
     let of = |builder| ReqwestService::build(builder).unwrap();
     [(Version::HTTP_11, of(builder())), (Version::HTTP_2, of(builder().http2_prior_knowledge()))]
@@ -80,7 +80,7 @@ fn get(url: impl std::fmt::Display) -> reqwest::Request {
     reqwest::Request::new(reqwest::Method::GET, url.to_string().parse().unwrap())
 }
 
-/// A URI where connections are refused, as long as the socket is kept: bound, and not listening.
+/// A URI whose port refuses connections while the socket is kept: bound, but not listening.
 fn refuses() -> (TcpSocket, String) {
     let deaf = TcpSocket::new_v4().unwrap();
     deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -88,8 +88,7 @@ fn refuses() -> (TcpSocket, String) {
     (deaf, uri)
 }
 
-/// A connection that is refused, a name that is not known, and an answer that does not come in
-/// time.
+/// Three failures: a refused connection, an unresolvable name, and a timeout.
 async fn fails_thrice<S>(service: S)
 where
     S: Service<reqwest::Request, Response: Debug, Error = Error> + Clone,
@@ -116,8 +115,7 @@ async fn its_errors_are_looked_into_by_a_plain_circuit() {
         .service(client());
     fails_thrice(service).await;
     let unknown = Some((FailureKind::Transport, Sent::MaybeProcessed));
-    // Without a protocol, a connection that was refused is all that is known never to have been
-    // sent.
+    // Without a protocol, only a refused connection is known never to have been sent.
     assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Connect, Sent::Never)), unknown, unknown]);
 }
 
@@ -146,7 +144,7 @@ fn retry() -> RetryLayer {
     RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO))
 }
 
-/// The whole stack around a client, with these parts.
+/// A complete stack around a client, with these layers.
 macro_rules! stack {
     ($retry:expr, $breaker:expr, $bulkhead:expr, $client:expr) => {
         ServiceBuilder::new()
@@ -162,7 +160,7 @@ macro_rules! stack {
     };
 }
 
-/// Answers 503 until the third request, and keeps the bodies.
+/// Answers 503 to the first two requests, and records the bodies.
 async fn well_at_the_third() -> (Server, Arc<Mutex<Vec<Bytes>>>) {
     let bodies = Arc::<Mutex<Vec<Bytes>>>::default();
     let log = bodies.clone();
@@ -177,8 +175,8 @@ async fn well_at_the_third() -> (Server, Arc<Mutex<Vec<Bytes>>>) {
 #[tokio::test]
 async fn a_large_body_of_any_type_arrives_identical_thrice() {
     let sent = Bytes::from_iter((0..4_000_000_u32).map(|i| (i % 251) as u8));
-    // What retry makes of the body is given to the service as it is: of the last two their own
-    // type, of which axum's is not `Sync`.
+    // The service gets the body as retry wraps it. The last two have their own body types; axum's
+    // is not `Sync`.
     macro_rules! arrives {
         ($body:expr) => {
             for (version, client) in clients() {
@@ -202,7 +200,7 @@ async fn a_large_body_of_any_type_arrives_identical_thrice() {
 
 #[tokio::test]
 async fn a_post_that_was_never_sent_is_tried_again() {
-    // A resolver that does not answer: connecting takes too long.
+    // A resolver that never answers, so connecting times out.
     struct Silent;
     impl reqwest::dns::Resolve for Silent {
         fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
@@ -261,7 +259,7 @@ async fn a_post_that_an_http_2_server_refused_is_repeated_once_for_free() {
     assert_eq!((stats.transparent(), breaker.snapshot().counts.failed), (1, 0));
 }
 
-/// No connection is kept, so that the only clock that runs is that of the pause.
+/// Connections are not kept, so that the pause is the only timer.
 #[tokio::test(start_paused = true)]
 async fn a_get_that_was_answered_503_is_repeated_after_the_time_that_the_server_asks_for() {
     let times = Arc::<Mutex<Vec<Instant>>>::default();
@@ -307,7 +305,8 @@ async fn bodies_stream_both_ways_at_once() {
     }
 }
 
-/// The timeout of one request, as its builder sets it: of each attempt, to the end of its body.
+/// The timeout of a single request, set with its builder, applies to each attempt up to the end of
+/// its body.
 #[tokio::test]
 async fn its_own_timeout_is_a_timeout_of_an_attempt() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -326,7 +325,7 @@ async fn a_uri_that_it_cannot_call_is_an_error_that_nothing_is_learnt_from() {
     let stats = layer.stats();
     let service = stack!(layer, breaker, ReqwestService::new(client()));
     for uri in ["/pay", "*", "pay.example", "pay.example:80", "ftp://pay.example/", "http://user@/", "http://:80/"] {
-        // Some of these are no URI even to `http`.
+        // Some of these are not URIs even for `http`.
         let Ok(request) = Request::put(uri).body(Full::<Bytes>::from("a transfer")) else { continue };
         let Err(Error::Inner(error)) = soon(service.clone().oneshot(request)).await else { panic!("{uri}") };
         assert!(error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_builder), "{uri}: {error:?}");
@@ -343,7 +342,7 @@ async fn a_status_that_was_made_an_error_counts_as_that_status() {
     }
 }
 
-/// The heads of the requests that come, with an empty 200 for each.
+/// Records the heads of requests and answers each with an empty 200.
 async fn heads() -> (Server, Arc<Mutex<Vec<String>>>) {
     let heads = Arc::<Mutex<Vec<String>>>::default();
     let log = heads.clone();
@@ -387,14 +386,14 @@ async fn a_request_looks_as_if_it_was_sent_by_reqwest_itself() {
     }
 }
 
-/// A redirect of this status to another path, where the request comes back.
+/// Redirects with this status to a path that echoes the request.
 async fn redirects(status: StatusCode) -> Server {
     let echo = async |method: Method, body: String| format!("{method} {body}");
     let moved = async move || (status, [(LOCATION, "/there")], "moved");
     axum_server(Router::new().route("/here", any(moved)).route("/there", any(echo))).await
 }
 
-/// What comes of a POST to `/here`.
+/// Sends a POST to `/here`. Returns the final status, path and body.
 async fn follow<S, B>(service: S, server: &Server, body: &'static str) -> (u16, String, String)
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: Debug>,
@@ -415,7 +414,7 @@ async fn a_redirect_that_it_follows_itself_is_one_call_whose_response_knows_its_
     let (see, same) = (redirects(StatusCode::SEE_OTHER).await, redirects(StatusCode::TEMPORARY_REDIRECT).await);
     assert_eq!(follow(service.clone(), &see, "body").await, (200, "/there".into(), "GET ".into()));
     assert_eq!(follow(service.clone(), &same, "").await, (200, "/there".into(), "POST ".into()));
-    // A body that streams cannot be sent twice by reqwest.
+    // reqwest cannot send a streaming body twice.
     assert_eq!(follow(service, &same, "body").await, (307, "/here".into(), "moved".into()));
     assert_eq!(breaker.snapshot().counts.succeeded, 3);
 }
@@ -497,7 +496,7 @@ async fn a_call_or_a_body_that_is_dropped_gives_its_place_back() {
     }
 }
 
-/// What is uploaded may itself come from reqwest, and fail by its timeout.
+/// An uploaded body may be a reqwest body that fails by reqwest's timeout.
 #[tokio::test]
 async fn an_upload_that_its_caller_breaks_off_is_no_evidence_whatever_broke_it() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

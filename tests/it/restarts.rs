@@ -1,5 +1,5 @@
-//! Servers that go away in good order: requests that they did not look at are repeated once, POST
-//! too, and are no evidence.
+//! Graceful shutdowns: requests that the server did not process are retried once, including POST,
+//! and do not count as failures.
 
 use axum::{Router, body::Body};
 use buttress::{
@@ -28,7 +28,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Endpoint, Server as TonicServer};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-/// The requests that an application got whole, by what was in them.
+/// Complete requests that an application received, by body.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<BTreeMap<String, usize>>>);
 
@@ -37,7 +37,7 @@ impl Seen {
         *self.0.lock().unwrap().entry(String::from_utf8(content.to_vec()).unwrap()).or_default() += 1;
     }
 
-    /// The requests of this range, each once.
+    /// Asserts that each request of this range arrived exactly once.
     fn assert_each_once(&self, ids: std::ops::Range<usize>) {
         let once = ids.map(|id| (id.to_string(), 1)).collect::<BTreeMap<_, _>>();
         assert_eq!(*self.0.lock().unwrap(), once);
@@ -51,11 +51,11 @@ fn retry() -> RetryLayer {
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;
 const EMPTY_SETTINGS: [u8; FRAME_HEAD] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// `NO_ERROR`, and the last stream that was looked at is 0.
+/// Error code `NO_ERROR`, last processed stream 0.
 const GOAWAY: [u8; FRAME_HEAD + 8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Speaks just enough HTTP/2 to say, once so many requests are there, that it will not look at any
-/// of them.
+/// Speaks just enough HTTP/2 to send, after `requests` requests, a GOAWAY that none of them was
+/// processed.
 async fn goes_away(mut socket: TcpStream, requests: usize) -> Option<()> {
     socket.read_exact(&mut [0; 24]).await.ok()?;
     socket.write_all(&EMPTY_SETTINGS).await.ok()?;
@@ -68,12 +68,13 @@ async fn goes_away(mut socket: TcpStream, requests: usize) -> Option<()> {
         came += usize::from(head[3] == HEADERS);
     }
     socket.write_all(&GOAWAY).await.ok()?;
-    // Until the client closes the connection.
+    // Reads until the client closes the connection.
     while socket.read(&mut [0; 1024]).await.ok()? > 0 {}
     Some(())
 }
 
-/// A server whose first connection goes away under so many requests. The next ones are served.
+/// A server whose first connection goes away after this many requests. Later connections are
+/// served.
 async fn goes_away_once(requests: usize, seen: &Seen) -> Server {
     let seen = seen.clone();
     Server::start(async move |listener| {
@@ -139,7 +140,7 @@ async fn posts_below_a_graceful_goaway_are_repeated_once_and_done_once() {
     assert_eq!((breaker.state(), breaker.snapshot().counts.failed), (State::Closed, 0));
 }
 
-/// The connections of hyper's HTTP/1 client: the first ends before it has written anything.
+/// Connections of hyper's HTTP/1 client, of which the first ends before anything was written.
 #[tokio::test]
 async fn a_request_that_was_handed_back_unsent_is_repeated_and_done_once() {
     let seen = Seen::default();
@@ -178,11 +179,11 @@ async fn a_request_that_was_handed_back_unsent_is_repeated_and_done_once() {
     assert_eq!((stats.transparent(), breaker.snapshot().counts.failed), (1, 0));
 }
 
-/// A tonic server that records what it is sent. `/hold` waits at the door.
+/// A tonic server that records request bodies. `/hold` waits at the door.
 fn application(seen: &Seen, door: &Door) -> tonic::service::Routes {
     let (seen, door) = (seen.clone(), door.clone());
     let unary = async move |body: Body| {
-        // A request that was reset before its body was there is none for a unary call.
+        // A unary request that was reset before its body arrived does not count.
         let status = match body.collect().await {
             Ok(body) => {
                 seen.add(&body.to_bytes());
@@ -204,8 +205,8 @@ fn unary(path: &str, content: String) -> Request<tonic::body::Body> {
     request.header("te", "trailers").body(tonic::body::Body::new(Full::from(content))).unwrap()
 }
 
-/// One instance goes, its connection held open by a call that takes long, and the next is there at
-/// the same address, while twenty calls are under way.
+/// Stops an instance, while a long call keeps its connection open, and starts the next at the same
+/// address, with 20 calls in flight.
 async fn restart(
     ids: std::ops::Range<usize>,
     seen: &Seen,

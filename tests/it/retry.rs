@@ -18,7 +18,8 @@ use std::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-/// Answers with these responses in turn, and then with what it was sent. `Unread` ones come before the request's body was read.
+/// Returns these responses in order, then echoes. `Unread` responses are sent before the request
+/// body was read.
 #[derive(Clone, Default)]
 struct Answers {
     planned: Arc<Mutex<Vec<Planned>>>,
@@ -126,27 +127,27 @@ async fn what_may_have_been_done_is_done_again_only_when_it_is_idempotent() {
 #[tokio::test]
 async fn a_server_that_says_when_to_come_back_is_obeyed() {
     for (status, after, attempts) in [
-        // Not processed, so that not even a POST is done twice.
+        // Not processed, so even a POST is retried.
         (429, Some("0"), 2),
         (429, None, 2),
-        // Half of it may have been done.
+        // It may have been processed in part.
         (503, Some("0"), 1),
         (503, None, 1),
-        // Longer than the longest hint.
+        // Longer than the maximum hint.
         (429, Some("3600"), 1),
         (429, Some("Sat, 06 Nov 2094 08:49:37 GMT"), 1),
         (429, Some("Sun, 06 Nov 1994 08:49:37 GMT"), 2),
     ] {
         let answers = Answers::default().then(Read::All, status, after);
         let server = answers.serve().await;
-        // A short cap, for overload has pauses of its own.
+        // A short cap, because overload has its own pauses.
         let backoff = Backoff::full_jitter(Duration::ZERO, Duration::from_millis(1));
         soon(around(RetryLayer::new(2).backoff(backoff), client()).1.oneshot(post(server.uri("/"), ""))).await.unwrap();
         assert_eq!(answers.attempts(), attempts, "{status} {after:?}");
     }
 }
 
-/// A client whose connections are all refused, and how many it tried.
+/// A client whose connections are all refused, and the number of its connection attempts.
 fn refused() -> (
     Arc<AtomicUsize>,
     hyper_util::client::legacy::Client<impl hyper_util::client::legacy::connect::Connect + Clone, Body>,
@@ -164,7 +165,7 @@ fn refused() -> (
 #[tokio::test]
 async fn what_was_never_sent_is_tried_again_even_if_it_is_a_post() {
     let request = || post("http://127.0.0.1:1/".parse().unwrap(), "transfer");
-    // Directly around the client, whose error is hyper-util's, and around a layer of ours.
+    // Directly around the client, whose error is hyper-util's, and around one of our layers.
     let (tries, client) = refused();
     let (stats, service) = around(retry(), client);
     soon(service.oneshot(request())).await.unwrap_err();
@@ -176,7 +177,7 @@ async fn what_was_never_sent_is_tried_again_even_if_it_is_a_post() {
     assert_eq!((stats.retries(), tries.load(SeqCst)), (2, 3));
 }
 
-/// Refuses to look at the first so many requests, and then says yes.
+/// Refuses the first `refusals` requests, then answers.
 async fn refusing_server(refusals: usize, requests: Arc<AtomicUsize>) -> Server {
     Server::start(async move |listener| {
         while let Ok((socket, _)) = listener.accept().await {

@@ -1,4 +1,4 @@
-//! The layers inside and outside those of tower-http.
+//! Our layers inside and outside tower-http's layers.
 
 use axum::{
     Router,
@@ -33,7 +33,7 @@ use tower_http::{
 };
 use tracing::Span;
 
-/// A circuit and a bulkhead of one place, to watch.
+/// A circuit and a bulkhead with one place, as handles.
 struct Ours {
     breaker: CircuitBreaker,
     bulkhead: Bulkhead,
@@ -45,7 +45,7 @@ impl Ours {
         Self { breaker, bulkhead: Bulkhead::new(1) }
     }
 
-    /// The router with these layers around it, outermost a timeout.
+    /// Applies our layers to the router, with a timeout outermost.
     fn around(&self, router: Router) -> Router {
         router.layer(
             ServiceBuilder::new()
@@ -55,7 +55,7 @@ impl Ours {
         )
     }
 
-    /// Waits until all calls are over, and returns how many succeeded and failed.
+    /// Waits until all calls have ended. Returns the numbers of successes and failures.
     async fn counts(&self) -> (u64, u64) {
         eventually(|| self.bulkhead.in_flight() == 0).await;
         let counts = self.breaker.snapshot().counts;
@@ -63,7 +63,7 @@ impl Ours {
     }
 }
 
-/// The router inside both, with these of theirs outside or inside.
+/// The router inside both, with tower-http's layers outside or inside ours.
 macro_rules! layered {
     ($ours:expr, $router:expr, $theirs:expr, $outside:expr) => {
         if $outside { $ours.around($router).layer($theirs) } else { $ours.around($router.layer($theirs)) }
@@ -143,7 +143,7 @@ async fn compression_on_either_side_keeps_counts_and_places() {
 
 #[tokio::test]
 async fn a_timeout_of_tower_http_outside_is_no_evidence_and_inside_is_a_408() {
-    // An open circuit counts anew.
+    // Opening a circuit resets its counts.
     for (outside, statuses, state) in [(true, [408, 408, 408], State::Closed), (false, [408, 408, 503], State::Open)] {
         let theirs = HttpTimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_millis(5));
         let ours = Ours::new();

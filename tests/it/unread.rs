@@ -1,5 +1,5 @@
-//! Responses that end at their head (HEAD, 204, 304), and bodies that are not read: a good head is
-//! a success.
+//! Responses that end at their head (HEAD, 204, 304), and bodies that are not read: a successful
+//! head is a success.
 
 use axum::{Router, body::Body, routing::get};
 use buttress::{BoxError, circuit_breaker::State};
@@ -21,12 +21,12 @@ use std::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// Requests whose responses have a body that hyper drops unread, and one whose body is sent.
+/// Requests whose response bodies hyper drops unread, and one whose body is sent.
 const HEADS: [(Method, u16); 5] =
     [(Method::HEAD, 200), (Method::HEAD, 404), (Method::GET, 204), (Method::GET, 304), (Method::GET, 200)];
 
-/// A server with a body in every response, whatever its status, and with this circuit breaker: an
-/// axum router, or plain hyper.
+/// A server with a body in every response of this status, and with this circuit breaker: an axum
+/// router, or plain hyper.
 async fn with_a_body(status: u16, breaker: &CircuitBreaker, is_plain: bool) -> Server {
     let status = StatusCode::from_u16(status).unwrap();
     let layer = CircuitBreakerLayer::from(breaker.clone()).http();
@@ -102,7 +102,7 @@ async fn a_server_counts_a_body_that_its_client_stops_reading_as_a_success() {
         let server = axum_server(Router::new().route("/", route).layer(layer)).await;
         let response = soon(client.request(get_request(server.uri("/")))).await.unwrap();
         drop((response, client));
-        // hyper notices at the next frame at the latest.
+        // hyper detects it at the next frame at the latest.
         while sender.send_data(Bytes::from_static(b"more")).await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -111,7 +111,7 @@ async fn a_server_counts_a_body_that_its_client_stops_reading_as_a_success() {
     }
 }
 
-/// A backend that answers what `respond` makes, as often as it is called.
+/// A backend that answers with what `respond` returns.
 fn backend<B>(
     respond: impl Fn() -> Response<B> + Clone,
 ) -> impl Service<Request<()>, Response = Response<B>, Error = BoxError> + Clone {
@@ -140,7 +140,7 @@ async fn unread_probes_close_a_circuit_at_once_when_the_backend_is_well_again() 
         refused += u32::from(!call().await);
     }
     assert_eq!((breaker.state(), breaker.snapshot().openings), (State::Closed, 0));
-    // The first open time, and not more.
+    // At most the first open time.
     assert!(refused <= 6, "{refused} of 3,600 refused");
 }
 
@@ -160,7 +160,7 @@ async fn an_unread_success_ends_a_row_of_failures() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_of_minutes_is_a_good_probe() {
-    /// Two minutes of events, one a second.
+    /// Two minutes of events, one per second.
     fn events() -> Response<Channel<Bytes, Infallible>> {
         let (mut sender, body) = Channel::new(4);
         tokio::spawn(async move {
@@ -185,6 +185,6 @@ async fn a_stream_of_minutes_is_a_good_probe() {
         }
     }
     assert_eq!((breaker.state(), breaker.snapshot().openings), (State::Closed, 0));
-    // Three streams, one after the other, probe; from then on there is one a second.
+    // Three streams probe one after another. After that, one starts per second.
     assert!(streams > 3_000, "{streams} streams");
 }

@@ -1,5 +1,5 @@
 //! WebSockets and tunnels: a place in a bulkhead is held until the upgraded connection closes, on
-//! both sides.
+//! client and server.
 
 use axum::{
     Router,
@@ -26,7 +26,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-/// Sends every message of a WebSocket back, until it is closed.
+/// Echoes the messages of a WebSocket until it is closed.
 fn web_socket() -> Router {
     let handler = async |upgrade: WebSocketUpgrade| {
         upgrade.on_upgrade(async |mut socket| {
@@ -40,7 +40,7 @@ fn web_socket() -> Router {
     Router::new().route("/", any(handler)).route("/plain", any(async || "no upgrade"))
 }
 
-/// Upgrades a request, or makes a tunnel of its connection, and sends back what comes over it.
+/// Upgrades a request, or turns its connection into a tunnel, and echoes what it receives.
 pub(crate) async fn echo(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let is_tunnel = request.method() == Method::CONNECT;
     if !is_tunnel && !request.headers().contains_key(UPGRADE) {
@@ -49,7 +49,7 @@ pub(crate) async fn echo(mut request: Request<Incoming>) -> Result<Response<Body
     let connection = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let (mut reader, mut writer) = tokio::io::split(TokioIo::new(connection.await.unwrap()));
-        // It ends when the other side closes.
+        // Ends when the peer closes.
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
         let _ = writer.shutdown().await;
     });
@@ -72,7 +72,7 @@ fn upgrade(server: &Server, protocol: &'static str) -> Request<Body> {
     request
 }
 
-/// A WebSocket frame that is a text: masked by zeros, as a client has to mask it, or not at all.
+/// A WebSocket text frame: masked with zeros, as a client must mask it, or unmasked.
 fn frame(content: &[u8], is_masked: bool) -> Vec<u8> {
     let length = u8::try_from(content.len()).unwrap();
     assert!(length < 126, "a short frame");
@@ -80,7 +80,7 @@ fn frame(content: &[u8], is_masked: bool) -> Vec<u8> {
     [&[0x81, length | u8::from(is_masked) << 7], mask, content].concat()
 }
 
-/// Says something, and waits for the same to come back.
+/// Sends data and waits for the expected answer.
 async fn ping(io: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8], heard: &[u8]) {
     io.write_all(said).await.unwrap();
     let mut answer = vec![0; heard.len()];
@@ -121,7 +121,7 @@ async fn a_web_socket_over_http_2_holds_its_place_on_the_server_until_it_closes(
     let server = axum_server(web_socket().layer(BulkheadLayer::from(bulkhead.clone()).http())).await;
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let (send, mut connection) = h2::client::handshake(tcp).await.unwrap();
-    // The server's settings say that it takes extended CONNECT.
+    // The server's settings advertise extended CONNECT, so wait for them.
     let mut ping_pong = connection.ping_pong().unwrap();
     tokio::spawn(connection);
     soon(ping_pong.ping(h2::Ping::opaque())).await.unwrap();

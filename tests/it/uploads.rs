@@ -1,4 +1,4 @@
-//! Uploads that their caller breaks off: no evidence on either side, and everything is given back.
+//! Uploads that their caller aborts: no failure on either side, and all resources are released.
 
 use axum::{Router, body::Body};
 use buttress::circuit_breaker::State;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-/// Reads a whole upload, once the test knows that it has begun.
+/// Reads a whole upload, after the test was notified that it has begun.
 fn reads_all(door: &Door) -> Router {
     let door = door.clone();
     door.open_wide();
@@ -27,7 +27,7 @@ fn reads_all(door: &Door) -> Router {
     })
 }
 
-/// An upload that has begun, and what its caller sends it by.
+/// Starts an upload. Returns the sender of its body and the call.
 async fn begun<S, B>(
     service: S,
     server: &Server,
@@ -56,7 +56,7 @@ async fn a_client_whose_caller_breaks_its_upload_off_learns_nothing_of_the_backe
             .layer(CircuitBreakerLayer::from(breaker.clone()).http_client())
             .layer(BulkheadLayer::from(bulkhead.clone()).http_client())
             .service(client);
-        // The body fails, or the caller hangs up.
+        // The body fails, or the caller closes the connection.
         for fails in [true, false] {
             let (sender, call) = begun(service.clone(), &server, &door).await;
             if fails {
@@ -128,7 +128,7 @@ async fn a_grpc_server_whose_client_breaks_a_message_off_gives_the_place_back_an
         let request = Request::post(server.uri("/grpc.health.v1.Health/Check")).header("te", "trailers");
         let request = request.header("content-type", "application/grpc").body(()).unwrap();
         let (_response, mut body) = send.send_request(request, false).unwrap();
-        // Two bytes of four.
+        // Two bytes of a message of four.
         body.send_data(Bytes::from_static(b"\0\0\0\0\x04\x0a\x02"), false).unwrap();
         eventually(|| bulkhead.in_flight() == 1).await;
         if resets {

@@ -18,27 +18,27 @@ use tonic_health::pb::{
 };
 use tower::{Layer, Service};
 
-/// A gRPC service that does what the request's `service` says: `ok`, the name of a code, or `hang`.
+/// A gRPC service whose requests name the result in `service`: `ok`, the name of a code, or `hang`.
 ///
-/// `Check` is unary. `Watch` streams two messages and then does it.
+/// `Check` is unary. `Watch` streams two messages before the result.
 #[derive(Clone, Debug)]
 pub struct Script {
-    /// Where `hang` hangs.
+    /// Where `hang` waits.
     pub door: Door,
-    /// The metadata of every request that came.
+    /// The metadata of all received requests.
     pub seen: Arc<Mutex<Vec<MetadataMap>>>,
-    /// How many calls fail with `UNAVAILABLE`, whatever they ask for, before the first is served.
+    /// Number of calls that still fail with `UNAVAILABLE`, whatever they request.
     pub failures: Arc<Mutex<usize>>,
 }
 
 impl Script {
-    /// A service that is well.
+    /// A service without failures.
     #[expect(clippy::new_without_default, reason = "a closed door is not a default")]
     pub fn new() -> Self {
         Self { door: Door::new(), seen: Arc::default(), failures: Arc::default() }
     }
 
-    /// How many calls came.
+    /// Number of received calls.
     pub fn calls(&self) -> usize {
         self.seen.lock().expect("nobody panicked").len()
     }
@@ -88,7 +88,7 @@ impl Health for Script {
         tokio::spawn(async move {
             tokio::select! {
                 result = script.end(&service) => if let Err(status) = result {
-                    // The caller may be gone.
+                    // The caller may have disconnected.
                     let _ = sender.send(Err(status)).await;
                 },
                 () = sender.closed() => {}
@@ -98,7 +98,7 @@ impl Health for Script {
     }
 }
 
-/// Serves gRPC, with whatever layers are around it.
+/// Serves gRPC with any layers.
 pub async fn grpc_server<L, B>(router: Router<L>) -> Server
 where
     L: Layer<Routes, Service: Clone + Send> + Clone + Send + 'static,
@@ -112,19 +112,19 @@ where
     .await
 }
 
-/// A server of this script without any layers, and the channel to it.
+/// A server of this script without layers, and a channel to it.
 pub async fn script_server(script: &Script) -> (Server, Channel) {
     let server = grpc_server(tonic::transport::Server::builder().add_service(HealthServer::new(script.clone()))).await;
     let channel = channel(&server);
     (server, channel)
 }
 
-/// A channel that connects when it is first used.
+/// A channel that connects on first use.
 pub fn channel(server: &Server) -> Channel {
     Endpoint::from(server.uri("")).connect_lazy()
 }
 
-/// What a [`Script`] is asked to do.
+/// A request to a [`Script`].
 pub fn ask(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
 }

@@ -26,19 +26,19 @@ use tokio::{
 };
 use tower::Service;
 
-/// hyper's client, with a pool.
+/// hyper's client with a connection pool.
 pub type Client = legacy::Client<HttpConnector, Body>;
 
 /// A server that runs until it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     task: AbortHandle,
 }
 
 impl Server {
-    /// Listens on a free port, and serves what `serve` makes of it.
+    /// Listens on a free port and runs `serve` on the listener.
     pub async fn start<F>(serve: impl FnOnce(TcpListener) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -48,7 +48,7 @@ impl Server {
         Self { address, task: tokio::spawn(serve(listener)).abort_handle() }
     }
 
-    /// The address of something on it.
+    /// The URI of a path on the server.
     pub fn uri(&self, path: &str) -> Uri {
         format!("http://{}{path}", self.address).parse().expect("it is a URI")
     }
@@ -60,7 +60,7 @@ impl Drop for Server {
     }
 }
 
-/// The plain way to serve a router, which calls `layer()` for every connection.
+/// Serves a router with `axum::serve`, which calls `layer()` for every connection.
 pub async fn axum_server(router: Router) -> Server {
     Server::start(async |listener| {
         axum::serve(listener, router).await.expect("a server does not end");
@@ -68,7 +68,7 @@ pub async fn axum_server(router: Router) -> Server {
     .await
 }
 
-/// Serves HTTP/1 and HTTP/2 by hyper alone. Its connections end with it.
+/// Serves HTTP/1 and HTTP/2 with hyper alone. Its connections end with the server.
 pub async fn hyper_server<S, B>(service: S) -> Server
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
@@ -81,8 +81,7 @@ where
             let service = TowerToHyperService::new(service.clone());
             connections.spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
-                // A connection that breaks is the business of the client that asserts something
-                // about it.
+                // Connection errors are ignored here. Clients assert on them.
                 let _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service).await;
             });
         }
@@ -90,7 +89,7 @@ where
     .await
 }
 
-/// Answers with a body that the test sends, once; then with an empty one.
+/// Answers the first request with a body that the test sends, and later ones with an empty body.
 pub fn streams(head: impl IntoResponse + Clone + Send + Sync + 'static) -> (Sender<Bytes, io::Error>, MethodRouter) {
     let (sender, body) = Channel::new(8);
     let body = Arc::new(Mutex::new(Some(Body::new(body))));
@@ -102,12 +101,12 @@ pub fn streams(head: impl IntoResponse + Clone + Send + Sync + 'static) -> (Send
     (sender, any(handler))
 }
 
-/// A client over HTTP/1.
+/// An HTTP/1 client.
 pub fn client() -> Client {
     legacy::Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// A client over HTTP/2, without asking first.
+/// An HTTP/2 client with prior knowledge.
 pub fn client_h2() -> Client {
     legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http()
 }
@@ -117,22 +116,22 @@ pub fn fresh_client() -> Client {
     legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
 }
 
-/// `GET` without a body.
+/// A `GET` request without a body.
 pub fn get(uri: Uri) -> Request<Body> {
     Request::get(uri).body(Body::empty()).expect("it is a request")
 }
 
-/// `POST` with a body.
+/// A `POST` request with a body.
 pub fn post(uri: Uri, body: impl Into<Body>) -> Request<Body> {
     Request::builder().method(Method::POST).uri(uri).body(body.into()).expect("it is a request")
 }
 
-/// A response of this status, with a short text.
+/// A response with this status and text.
 pub fn reply(status: u16, text: &'static str) -> Response<Body> {
     Response::builder().status(status).body(Body::from(text)).expect("it is a response")
 }
 
-/// The whole body, as a text.
+/// Reads the whole body as text.
 pub async fn text<B>(response: Response<B>) -> String
 where
     B: http_body_util::BodyExt<Data = Bytes, Error: std::fmt::Debug>,

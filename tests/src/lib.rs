@@ -1,4 +1,4 @@
-//! Servers on free ports, and what else the tests of composed stacks share.
+//! Servers on free ports, and other helpers for the tests of composed stacks.
 
 mod grpc;
 mod http;
@@ -19,10 +19,10 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// Long enough for a machine that is busy with other things; nothing waits for it unless the test fails.
+/// Timeout of all waits. Long enough for a busy machine; only failing tests wait this long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A door in a handler: it counts who is inside and how many there ever were, and lets out as many as the test says.
+/// A gate in a handler. It counts the requests inside, and releases them when the test says so.
 #[derive(Clone, Debug)]
 pub struct Door(Arc<Room>);
 
@@ -36,7 +36,7 @@ struct Room {
 }
 
 impl Door {
-    /// A closed door.
+    /// Creates a closed door.
     #[expect(clippy::new_without_default, reason = "a closed door is not a default")]
     pub fn new() -> Self {
         let zero = AtomicUsize::default;
@@ -44,7 +44,7 @@ impl Door {
         Self(Arc::new(Room { entered: zero(), inside: zero(), peak: zero(), arrivals, exits }))
     }
 
-    /// Called by the handler: waits inside until it is let out.
+    /// Called by the handler: waits until the test releases it.
     pub async fn pass(&self) {
         struct Leave<'a>(&'a AtomicUsize);
         impl Drop for Leave<'_> {
@@ -60,38 +60,38 @@ impl Door {
         room.exits.acquire().await.expect("the semaphore is never closed").forget();
     }
 
-    /// Waits until one more has come in.
+    /// Waits until one more request has entered.
     pub async fn arrival(&self) {
         soon(self.0.arrivals.acquire()).await.expect("the semaphore is never closed").forget();
     }
 
-    /// Lets one out.
+    /// Releases one request.
     pub fn open(&self) {
         self.0.exits.add_permits(1);
     }
 
-    /// Lets everybody out, from now on.
+    /// Releases all requests, from now on.
     pub fn open_wide(&self) {
         self.0.exits.add_permits(1_000_000);
     }
 
-    /// How many came in so far.
+    /// Number of requests that have entered.
     pub fn entered(&self) -> usize {
         self.0.entered.load(SeqCst)
     }
 
-    /// How many were inside together, at most.
+    /// Maximum number of requests that were inside at the same time.
     pub fn peak(&self) -> usize {
         self.0.peak.load(SeqCst)
     }
 }
 
-/// Fails the test instead of hanging it.
+/// Fails the test after [`PATIENCE`] instead of hanging.
 pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it does not happen")
 }
 
-/// Waits for what the other side of a socket does in its own time.
+/// Waits for a condition that depends on the peer of a socket.
 pub async fn eventually(what: impl Fn() -> bool) {
     soon(async {
         while !what() {
@@ -101,7 +101,7 @@ pub async fn eventually(what: impl Fn() -> bool) {
     .await;
 }
 
-/// Makes the next call a probe, and returns once the coarse clock of admission agrees.
+/// Makes the next call a probe. Returns when the breaker's coarse clock has passed the open time.
 pub async fn half_open(breaker: &CircuitBreaker) {
     breaker.open_for(Duration::ZERO);
     admits(breaker).await;
@@ -112,7 +112,7 @@ pub async fn admits(breaker: &CircuitBreaker) {
     eventually(|| breaker.peek().is_ok()).await;
 }
 
-/// The samples of the cookbook compile and run.
+/// Compiles and runs the samples of the cookbook.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/cookbook.md")]
 pub struct Cookbook;
