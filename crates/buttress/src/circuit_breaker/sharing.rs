@@ -136,7 +136,7 @@ pub enum Mode {
 
 /// Whether the store answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Health {
+pub enum StoreHealth {
     /// It was not asked yet.
     Unknown,
     /// It answers.
@@ -150,7 +150,7 @@ pub enum Health {
 #[must_use = "dropping it ends the sharing"]
 pub struct Sharing {
     task: AbortHandle,
-    health: watch::Receiver<Health>,
+    health: watch::Receiver<StoreHealth>,
 }
 
 /// Configures a [`Sharing`].
@@ -188,7 +188,7 @@ impl Sharing {
     }
 
     /// Whether the store answers: a receiver that is told of every change.
-    pub fn health(&self) -> watch::Receiver<Health> {
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
         self.health.clone()
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{MS, SECOND};
 use buttress::circuit_breaker::sharing::{
-    Announcement, BoxFuture, Gossip, Health, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, View, Written,
+    Announcement, BoxFuture, Gossip, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, StoreHealth, View,
+    Written,
 };
 use buttress::circuit_breaker::{Cause, State};
 use buttress::{
@@ -20,7 +21,7 @@ const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 struct Instance {
     breaker: CircuitBreaker,
     sharing: Option<Sharing>,
-    heard: Arc<Mutex<Vec<(State, Cause)>>>,
+    transitions: Arc<Mutex<Vec<(State, Cause)>>>,
 }
 
 impl Instance {
@@ -34,12 +35,12 @@ impl Instance {
             .seed(node)
             .build()
             .unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let list = heard.clone();
+        let transitions = Arc::new(Mutex::new(Vec::new()));
+        let list = transitions.clone();
         breaker.on_transition(move |change| list.lock().unwrap().push((change.to, change.cause)));
         let sharing =
             share.map(|(store, mode)| Sharing::builder(breaker.clone(), store).node(node).mode(mode).start().unwrap());
-        Self { breaker, sharing, heard }
+        Self { breaker, sharing, transitions }
     }
 
     fn call(&self, outcome: Outcome) -> bool {
@@ -55,12 +56,12 @@ impl Instance {
         self.breaker.state()
     }
 
-    fn health(&self) -> Health {
+    fn health(&self) -> StoreHealth {
         *self.sharing.as_ref().unwrap().health().borrow()
     }
 
     fn last_cause(&self) -> Option<Cause> {
-        self.heard.lock().unwrap().last().map(|(_, cause)| *cause)
+        self.transitions.lock().unwrap().last().map(|(_, cause)| *cause)
     }
 }
 
@@ -269,10 +270,10 @@ async fn as_if_alone(trouble: u8) {
         assert_eq!(alone.state(), shared.state(), "step {step}");
         sleep(MS * rng.u32(..100)).await;
     }
-    let heard = alone.heard.lock().unwrap();
-    assert!(heard.len() > 10, "{}", heard.len());
-    assert_eq!(*heard, *shared.heard.lock().unwrap());
-    assert_eq!(shared.health(), Health::Degraded);
+    let transitions = alone.transitions.lock().unwrap();
+    assert!(transitions.len() > 10, "{}", transitions.len());
+    assert_eq!(*transitions, *shared.transitions.lock().unwrap());
+    assert_eq!(shared.health(), StoreHealth::Degraded);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,11 +291,11 @@ async fn a_store_that_comes_back_is_told_what_it_has_missed() {
     let (store, a, b) = two(Mode::Shared).await;
     let mut health = a.sharing.as_ref().unwrap().health();
     store.trouble(HANGS);
-    assert_eq!(*health.wait_for(|health| *health == Health::Degraded).await.unwrap(), Health::Degraded);
+    assert_eq!(*health.wait_for(|health| *health == StoreHealth::Degraded).await.unwrap(), StoreHealth::Degraded);
     a.fail(2);
     assert_eq!(a.state(), State::Open);
     store.trouble(0);
-    health.wait_for(|health| *health == Health::Connected).await.unwrap();
+    health.wait_for(|health| *health == StoreHealth::Connected).await.unwrap();
     settled().await;
     assert_eq!((a.state(), b.state()), (State::Open, State::Open));
 }
@@ -334,7 +335,7 @@ async fn instances_tell_each_other_over_udp() {
         assert!(addrs.contains(&gossip.local_addr().unwrap()));
         Instance::new(node, Some((Arc::new(gossip), Mode::Shared)))
     });
-    while (a.health(), b.health()) != (Health::Connected, Health::Connected) {
+    while (a.health(), b.health()) != (StoreHealth::Connected, StoreHealth::Connected) {
         sleep(MS).await;
     }
     a.fail(2);

@@ -83,8 +83,8 @@ impl GossipBuilder {
     pub fn on(self, socket: UdpSocket) -> Gossip {
         let shared = Arc::new(Shared { socket, peers: self.peers, known: MemoryStore::default() });
         let tasks = [
-            tokio::spawn(hear(shared.clone())).abort_handle(),
-            tokio::spawn(repeat(shared.clone(), self.round)).abort_handle(),
+            tokio::spawn(receive(shared.clone())).abort_handle(),
+            tokio::spawn(resend(shared.clone(), self.round)).abort_handle(),
         ];
         Gossip { shared, tasks }
     }
@@ -96,7 +96,7 @@ impl Drop for Gossip {
     }
 }
 
-async fn hear(shared: Arc<Shared>) {
+async fn receive(shared: Arc<Shared>) {
     // One more than any word takes: what fills it was longer.
     let mut datagram = [0; MAX_DATAGRAM + 1];
     loop {
@@ -113,18 +113,18 @@ async fn hear(shared: Arc<Shared>) {
     }
 }
 
-async fn repeat(shared: Arc<Shared>, round: Duration) {
+async fn resend(shared: Arc<Shared>, round: Duration) {
     loop {
         sleep(round).await;
         for (name, view) in shared.known.all() {
-            shared.tell(&name, view).await;
+            shared.send(&name, view).await;
         }
     }
 }
 
 impl Shared {
     /// A datagram that cannot be sent is one of those that are lost.
-    async fn tell(&self, name: &str, view: View) {
+    async fn send(&self, name: &str, view: View) {
         if let Some(datagram) = encode(name, view) {
             for peer in &self.peers {
                 let _ = self.socket.send_to(&datagram, peer).await;
@@ -148,7 +148,7 @@ impl SharedState for Gossip {
             let written = self.shared.known.announce(name, expected, announcement);
             if let Written::Accepted(stamp) = written {
                 let Announcement { open, failures, total, .. } = announcement;
-                self.shared.tell(name, View { stamp, open, failures, total }).await;
+                self.shared.send(name, View { stamp, open, failures, total }).await;
             }
             Ok(written)
         })

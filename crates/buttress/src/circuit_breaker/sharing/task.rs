@@ -1,4 +1,4 @@
-use super::{Announcement, Config, Health, Mode, ProbeLease, SharedState, Stamp, View, Written};
+use super::{Announcement, Config, Mode, ProbeLease, SharedState, Stamp, StoreHealth, View, Written};
 use crate::{
     CircuitBreaker,
     circuit_breaker::{Cause, State, Transition},
@@ -23,14 +23,14 @@ pub(super) fn start(
     breaker: CircuitBreaker,
     store: Arc<dyn SharedState>,
     config: Config,
-) -> (AbortHandle, watch::Receiver<Health>) {
+) -> (AbortHandle, watch::Receiver<StoreHealth>) {
     let (sender, changes) = mpsc::channel(QUEUE);
     breaker.on_transition_while(move |transition| match sender.try_send(transition.clone()) {
         Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
         Err(mpsc::error::TrySendError::Closed(_)) => false,
     });
-    let (health, watch) = watch::channel(Health::Unknown);
-    let sharer = Sharer { breaker, store, config, health, known: None, news: None, lease: None };
+    let (health, watch) = watch::channel(StoreHealth::Unknown);
+    let sharer = Sharer { breaker, store, config, health, last_stamp: None, pending: None, lease_ends: None };
     (tokio::spawn(sharer.run(changes)).abort_handle(), watch)
 }
 
@@ -38,17 +38,17 @@ struct Sharer {
     breaker: CircuitBreaker,
     store: Arc<dyn SharedState>,
     config: Config,
-    health: watch::Sender<Health>,
+    health: watch::Sender<StoreHealth>,
     /// The last word on the circuit that was heard or said here.
-    known: Option<Stamp>,
+    last_stamp: Option<Stamp>,
     /// What this instance has to say.
-    news: Option<News>,
+    pending: Option<Pending>,
     /// When the lease to probe runs out that is held.
-    lease: Option<Instant>,
+    lease_ends: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
-struct News {
+struct Pending {
     /// `Some(None)` is open for longer than any clock reaches.
     open: Option<Option<Instant>>,
     failures: u64,
@@ -58,27 +58,27 @@ struct News {
 impl Sharer {
     async fn run(mut self, mut changes: mpsc::Receiver<Transition>) {
         loop {
-            let pause = match timeout(self.config.patience, self.look()).await {
+            let pause = match timeout(self.config.patience, self.sync()).await {
                 Ok(Ok(pause)) => {
-                    self.becomes(Health::Connected, None);
+                    self.set_health(StoreHealth::Connected, None);
                     pause
                 }
                 Ok(Err(error)) => self.degraded(Some(error)),
                 Err(_) => self.degraded(None),
             };
             match timeout(pause, changes.recv()).await {
-                Ok(Some(change)) => self.note(&change),
+                Ok(Some(change)) => self.record(&change),
                 Ok(None) => return,
                 Err(_) => {}
             }
             while let Ok(change) = changes.try_recv() {
-                self.note(&change);
+                self.record(&change);
             }
         }
     }
 
     /// What this instance has found out by itself is news. What a peer said is none, and what an operator does here concerns nobody else.
-    fn note(&mut self, change: &Transition) {
+    fn record(&mut self, change: &Transition) {
         let open = match (change.to, change.cause) {
             (_, Cause::Peer | Cause::Operator | Cause::Reloaded) => return,
             (State::Open, _) => Some(change.open_for.and_then(|time| TokioClock.now().checked_add(time))),
@@ -95,25 +95,25 @@ impl Sharer {
             }
             _ => (0, 0),
         };
-        self.news = Some(News { open, failures, total });
+        self.pending = Some(Pending { open, failures, total });
     }
 
     /// Listens first, then speaks: whoever spoke since the last time has the last word. Returns the time until the next look.
-    async fn look(&mut self) -> Result<Duration, BoxError> {
+    async fn sync(&mut self) -> Result<Duration, BoxError> {
         let mut view = self.store.read(self.breaker.name()).await?;
-        if view.map(|view| view.stamp) != self.known
+        if view.map(|view| view.stamp) != self.last_stamp
             && let Some(view) = view
         {
             self.adopt(view);
-        } else if let Some(news) = self.news {
+        } else if let Some(pending) = self.pending {
             let left = |until: Option<Instant>| {
                 until.map_or(Duration::MAX, |until| until.saturating_duration_since(TokioClock.now()))
             };
-            let News { failures, total, open } = news;
+            let Pending { failures, total, open } = pending;
             let announcement = Announcement { node: self.config.node, open: open.map(left), failures, total };
-            match self.store.write(self.breaker.name(), self.known, announcement).await? {
+            match self.store.write(self.breaker.name(), self.last_stamp, announcement).await? {
                 Written::Accepted(stamp) => {
-                    (self.known, self.news) = (Some(stamp), None);
+                    (self.last_stamp, self.pending) = (Some(stamp), None);
                     view = Some(View { stamp, open: announcement.open, failures, total });
                 }
                 Written::Outdated(newer) => {
@@ -123,22 +123,22 @@ impl Sharer {
             }
         }
         match self.config.mode {
-            Mode::Advisory => self.be_careful(view),
+            Mode::Advisory => self.set_caution(view),
             Mode::Shared => self.lease(view).await?,
         }
         let open_for = view.and_then(|view| view.open).filter(|left| !left.is_zero());
-        let renewal = self.lease.map(|_| self.config.lease / 3);
+        let renewal = self.lease_ends.map(|_| self.config.lease / 3);
         Ok([open_for, renewal].into_iter().flatten().fold(self.config.refresh, Duration::min))
     }
 
     fn adopt(&mut self, view: View) {
-        (self.known, self.news, self.lease) = (Some(view.stamp), None, None);
+        (self.last_stamp, self.pending, self.lease_ends) = (Some(view.stamp), None, None);
         if self.config.mode == Mode::Shared {
             self.breaker.follow(view.open);
         }
     }
 
-    fn be_careful(&self, view: Option<View>) {
+    fn set_caution(&self, view: Option<View>) {
         let open_elsewhere = view
             .is_some_and(|view| view.stamp.node != self.config.node && view.open.is_some_and(|left| !left.is_zero()));
         self.breaker.set_cautious(open_elsewhere);
@@ -156,19 +156,19 @@ impl Sharer {
             // From before the question on: ours runs out before the store's does.
             let ends = TokioClock.now().checked_add(time);
             let granted = self.store.lease_probe(self.breaker.name(), stamp, ProbeLease { node, time, of }).await?;
-            self.lease = ends.filter(|_| granted);
+            self.lease_ends = ends.filter(|_| granted);
             if probing && !granted {
                 // It has run out, and somebody else probes now.
                 self.breaker.follow(Some(Duration::ZERO));
             }
         }
-        if self.lease.is_some_and(|ends| ends <= TokioClock.now()) {
-            self.lease = None;
+        if self.lease_ends.is_some_and(|ends| ends <= TokioClock.now()) {
+            self.lease_ends = None;
         }
         // It is open here and not in the store, which has forgotten it, or an operator opened it
         // here: no lease will ever be due, and without a probe it would stay shut.
         let alone = is_open && view.is_none_or(|view| view.open.is_none());
-        let allowed = (!alone).then_some(self.lease.is_some().into());
+        let allowed = (!alone).then_some(self.lease_ends.is_some().into());
         self.breaker.allow_probes(allowed);
         Ok(())
     }
@@ -180,22 +180,22 @@ impl Sharer {
     }
 
     fn degraded(&mut self, error: Option<BoxError>) -> Duration {
-        self.lease = None;
+        self.lease_ends = None;
         self.make_local();
-        self.becomes(Health::Degraded, error);
+        self.set_health(StoreHealth::Degraded, error);
         self.config.refresh
     }
 
-    fn becomes(&self, health: Health, _error: Option<BoxError>) {
+    fn set_health(&self, health: StoreHealth, _error: Option<BoxError>) {
         let _changed = self.health.send_if_modified(|known| std::mem::replace(known, health) != health);
         #[cfg(feature = "tracing")]
         if _changed {
             let name = self.breaker.name();
             match (health, _error) {
-                (Health::Degraded, Some(error)) => {
+                (StoreHealth::Degraded, Some(error)) => {
                     tracing::warn!(resilience.policy.name = %name, %error, "circuit is local: the shared state fails");
                 }
-                (Health::Degraded, None) => {
+                (StoreHealth::Degraded, None) => {
                     tracing::warn!(resilience.policy.name = %name, "circuit is local: the shared state does not answer");
                 }
                 _ => tracing::info!(resilience.policy.name = %name, "circuit is shared"),
