@@ -64,10 +64,10 @@ pub trait Ending: Sized {
     /// The ending that it has now.
     type Now;
     /// The layer with the ending `E`.
-    type With<E>;
+    type With<Next>;
 
     /// Gives the layer another ending.
-    fn end<E>(self, ends: E) -> Self::With<E>;
+    fn end<Next>(self, ends: Next) -> Self::With<Next>;
 }
 
 /// The half of an ending that sees the request.

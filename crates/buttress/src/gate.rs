@@ -19,7 +19,7 @@ use crate::{
     ending::{Begin, Ended, Ending, Finish, NoEnding},
     events,
     in_flight::InFlight,
-    shell::{around, opaque},
+    shell::{inner_service, opaque_debug},
 };
 use buttress_core::{Permit, Policy, Refused, Rejection, Reserve, policy::NOT_READY};
 use pin_project::pin_project;
@@ -39,26 +39,26 @@ mod waiting;
 /// A policy as a layer, once it has an [ending](crate::ending). Its state is in the policy's
 /// handle, so that all services made by the layer, and by its clones, share it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GateLayer<A, E = NoEnding> {
-    policy: A,
+pub struct GateLayer<Pol, E = NoEnding> {
+    policy: Pol,
     ends: E,
 }
 
-impl<A> GateLayer<A> {
+impl<Pol> GateLayer<Pol> {
     /// A layer that asks `policy`.
-    pub const fn with_policy(policy: A) -> Self {
+    pub const fn with_policy(policy: Pol) -> Self {
         Self { policy, ends: NoEnding }
     }
 }
 
-impl<A, E> GateLayer<A, E> {
+impl<Pol, E> GateLayer<Pol, E> {
     /// The policy, to watch or to drive it.
-    pub fn handle(&self) -> &A {
+    pub fn handle(&self) -> &Pol {
         &self.policy
     }
 
     /// Puts something around the policy, or something else in its place.
-    pub fn map_policy<B>(self, map: impl FnOnce(A) -> B) -> GateLayer<B, E> {
+    pub fn map_policy<Other>(self, map: impl FnOnce(Pol) -> Other) -> GateLayer<Other, E> {
         GateLayer { policy: map(self.policy), ends: self.ends }
     }
 
@@ -72,46 +72,46 @@ impl<A, E> GateLayer<A, E> {
     ///
     /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, cannot
     /// [reserve](Reserve), and does not compile here.
-    pub fn backpressure(self) -> ReservingGateLayer<A, E>
+    pub fn backpressure(self) -> ReservingGateLayer<Pol, E>
     where
-        A: Reserve,
+        Pol: Reserve,
     {
         ReservingGateLayer::new(self)
     }
 
-    pub(crate) fn into_parts(self) -> (A, E) {
+    pub(crate) fn into_parts(self) -> (Pol, E) {
         (self.policy, self.ends)
     }
 }
 
-impl<A, E> Ending for GateLayer<A, E> {
+impl<Pol, E> Ending for GateLayer<Pol, E> {
     type Now = E;
-    type With<F> = GateLayer<A, F>;
+    type With<Next> = GateLayer<Pol, Next>;
 
-    fn end<F>(self, ends: F) -> GateLayer<A, F> {
+    fn end<Next>(self, ends: Next) -> GateLayer<Pol, Next> {
         GateLayer { policy: self.policy, ends }
     }
 }
 
-impl<S, A: Clone, E: Ended + Clone> Layer<S> for GateLayer<A, E> {
-    type Service = Gate<S, A, E>;
+impl<S, Pol: Clone, E: Ended + Clone> Layer<S> for GateLayer<Pol, E> {
+    type Service = Gate<S, Pol, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate { inner, readiness: Readiness::UNKNOWN, gate: self.clone(), seldom: None }
+        Gate { inner, readiness: Readiness::UNKNOWN, gate: self.clone(), unready: None }
     }
 }
 
 /// A service behind a policy that is asked when it is called. See the [module](self) for its
 /// readiness.
 #[derive(Debug)]
-pub struct Gate<S, A, E> {
+pub struct Gate<S, Pol, E> {
     inner: S,
     readiness: Readiness,
-    gate: GateLayer<A, E>,
-    seldom: Option<Box<Seldom>>,
+    gate: GateLayer<Pol, E>,
+    unready: Option<Box<Unready>>,
 }
 
-around!(Gate<S, A, E>);
+inner_service!(Gate<S, Pol, E>);
 
 /// What the last `poll_ready` found, in one word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -140,7 +140,7 @@ impl Readiness {
 /// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned
 /// with every call.
 #[derive(Debug)]
-enum Seldom {
+enum Unready {
     /// Its place among those that the policy wakes.
     Waiting(Waiting),
     /// The error of the inner service, which the ending has converted. It is kept where the policy
@@ -148,10 +148,10 @@ enum Seldom {
     Failed(Box<dyn Any + Send + Sync>),
 }
 
-impl<S: Clone, A: Clone, E: Clone> Clone for Gate<S, A, E> {
+impl<S: Clone, Pol: Clone, E: Clone> Clone for Gate<S, Pol, E> {
     fn clone(&self) -> Self {
         // Readiness is not inherited: the clone has to be polled itself.
-        Self { inner: self.inner.clone(), readiness: Readiness::UNKNOWN, gate: self.gate.clone(), seldom: None }
+        Self { inner: self.inner.clone(), readiness: Readiness::UNKNOWN, gate: self.gate.clone(), unready: None }
     }
 }
 
@@ -166,19 +166,19 @@ where
     error
 }
 
-impl<S, A, E, Req> Service<Req> for Gate<S, A, E>
+impl<S, Pol, E, Req> Service<Req> for Gate<S, Pol, E>
 where
     S: Service<Req>,
-    A: Policy<Req> + Clone,
+    Pol: Policy<Req> + Clone,
     E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
-    type Response = E::Response<A::Permit>;
+    type Response = E::Response<Pol::Permit>;
     type Error = E::Error;
-    type Future = ResponseFuture<S::Future, A::Permit, E, E::Context, E::Error>;
+    type Future = ResponseFuture<S::Future, Pol::Permit, E, E::Context, E::Error>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
-        let Self { inner, readiness, gate, seldom } = self;
+        let Self { inner, readiness, gate, unready } = self;
         // What will be rejected must not hold a slot of the inner service meanwhile.
         if let Err(refused) = gate.policy.peek() {
             *readiness = Readiness::refused(refused);
@@ -188,14 +188,14 @@ where
         match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => {
                 *readiness = Readiness::READY;
-                if seldom.is_some() {
-                    *seldom = None;
+                if unready.is_some() {
+                    *unready = None;
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
-                *seldom = None;
-                match if A::Permit::LEARNS { gate.policy.unready() } else { Some(Err(NO_EVIDENCE)) } {
+                *unready = None;
+                match if Pol::Permit::LEARNS { gate.policy.unready() } else { Some(Err(NO_EVIDENCE)) } {
                     // Where the policy would reject a call, there is no call, and so no evidence.
                     Some(permit) => {
                         let permit = permit.map_or_else(|_| InFlight::none(), InFlight::new);
@@ -204,12 +204,12 @@ where
                     // The policy learns only from calls whose request it knows, so the error fails
                     // the next one.
                     None => {
-                        *seldom = Some(Box::new(Seldom::Failed(Box::new(gate.ends.inner(error)))));
+                        *unready = Some(Box::new(Unready::Failed(Box::new(gate.ends.inner(error)))));
                         Poll::Ready(Ok(()))
                     }
                 }
             }
-            Poll::Pending => match would_refuse::<A, Req>(seldom, &gate.policy, cx) {
+            Poll::Pending => match would_refuse::<Pol, Req>(unready, &gate.policy, cx) {
                 Some(refused) => {
                     *readiness = Readiness::refused(refused);
                     Poll::Ready(Ok(()))
@@ -223,7 +223,7 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let readiness = std::mem::replace(&mut self.readiness, Readiness::UNKNOWN);
         let GateLayer { policy, ends } = &self.gate;
-        let context = ends.begin::<A::Permit>(&mut request);
+        let context = ends.begin::<Pol::Permit>(&mut request);
         if let Some(refused) = readiness.refusal() {
             let state = State::Rejected { rejection: Some(policy.refuse(&request, refused)) };
             return ResponseFuture { state, context, ends: ends.clone() };
@@ -243,18 +243,18 @@ where
     }
 }
 
-impl<S, A, E> Gate<S, A, E> {
+impl<S, Pol, E> Gate<S, Pol, E> {
     /// A call that the policy admits, and for which the inner service is not ready: that failed, or
     /// the policy would have refused when it was asked for readiness.
     #[cold]
-    fn call_unready<F, P, X, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, X>
+    fn call_unready<F, P, OutErr, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, OutErr>
     where
         P: Permit,
-        X: Send + Sync + 'static,
-        E: Finish<Cx, Res, Err, Error = X>,
+        OutErr: Send + Sync + 'static,
+        E: Finish<Cx, Res, Err, Error = OutErr>,
     {
-        if let Some(Seldom::Failed(error)) = self.seldom.take().map(|seldom| *seldom)
-            && let Ok(error) = error.downcast::<X>()
+        if let Some(Unready::Failed(error)) = self.unready.take().map(|unready| *unready)
+            && let Ok(error) = error.downcast::<OutErr>()
         {
             permit.settle(&self.gate.ends.outcome(&error));
             return State::Failed { error: Some(error) };
@@ -266,14 +266,14 @@ impl<S, A, E> Gate<S, A, E> {
 /// The refusal that a call would get now. If there is none, the task wakes when that may have
 /// changed.
 #[cold]
-fn would_refuse<A, Req>(seldom: &mut Option<Box<Seldom>>, policy: &A, cx: &mut Context<'_>) -> Option<Refused>
+fn would_refuse<Pol, Req>(unready: &mut Option<Box<Unready>>, policy: &Pol, cx: &mut Context<'_>) -> Option<Refused>
 where
-    A: Policy<Req>,
+    Pol: Policy<Req>,
 {
-    if !matches!(seldom.as_deref(), Some(Seldom::Waiting(_))) {
-        *seldom = policy.watchers().map(|waiters| Box::new(Seldom::Waiting(Waiting::new(waiters))));
+    if !matches!(unready.as_deref(), Some(Unready::Waiting(_))) {
+        *unready = policy.watchers().map(|waiters| Box::new(Unready::Waiting(Waiting::new(waiters))));
     }
-    if let Some(Seldom::Waiting(waiting)) = seldom.as_deref() {
+    if let Some(Unready::Waiting(waiting)) = unready.as_deref() {
         waiting.register(cx);
     }
     // Asked after registering: what changed in between woke no task.
@@ -282,16 +282,16 @@ where
 
 /// The future of a [`Gate`].
 #[pin_project]
-pub struct ResponseFuture<F, P: Permit, E, Cx, X> {
+pub struct ResponseFuture<F, P: Permit, E, Cx, OutErr> {
     #[pin]
-    state: State<F, P, X>,
+    state: State<F, P, OutErr>,
     /// Leaves with the result.
     context: Cx,
     ends: E,
 }
 
 #[pin_project(project = StateProj)]
-enum State<F, P: Permit, X> {
+enum State<F, P: Permit, OutErr> {
     Running {
         #[pin]
         future: F,
@@ -302,11 +302,11 @@ enum State<F, P: Permit, X> {
     },
     /// The inner service could not become ready.
     Failed {
-        error: Option<Box<X>>,
+        error: Option<Box<OutErr>>,
     },
 }
 
-opaque!(ResponseFuture<F, P: Permit, E, Cx, X>);
+opaque_debug!(ResponseFuture<F, P: Permit, E, Cx, OutErr>);
 
 impl<F, P, E, Cx, Res, Err> Future for ResponseFuture<F, P, E, Cx, E::Error>
 where

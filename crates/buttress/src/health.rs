@@ -32,7 +32,7 @@ use crate::{
     clock::TokioClock,
     ending::{Ended, Ending, NoEnding},
     ready_call::ReadyCall,
-    shell::{around, opaque},
+    shell::{inner_service, opaque_debug},
 };
 use buttress_core::health as core;
 use pin_project::pin_project;
@@ -93,9 +93,9 @@ impl HealthLayer {
 
 impl<E> Ending for HealthLayer<E> {
     type Now = E;
-    type With<F> = HealthLayer<F>;
+    type With<Next> = HealthLayer<Next>;
 
-    fn end<F>(self, ends: F) -> HealthLayer<F> {
+    fn end<Next>(self, ends: Next) -> HealthLayer<Next> {
         HealthLayer { health: self.health, ends }
     }
 }
@@ -115,7 +115,7 @@ pub struct HealthService<S, E> {
     layer: HealthLayer<E>,
 }
 
-around!(HealthService<S, E>);
+inner_service!(HealthService<S, E>);
 
 impl<S, E, Req> Service<Req> for HealthService<S, E>
 where
@@ -161,7 +161,7 @@ enum State<S, Req, Res, F> {
     },
 }
 
-opaque!(ResponseFuture<S, Req, E, Res, F>);
+opaque_debug!(ResponseFuture<S, Req, E, Res, F>);
 
 impl<S, Req, E> Future for ResponseFuture<S, Req, E, E::Response, S::Future>
 where

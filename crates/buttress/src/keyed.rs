@@ -137,17 +137,17 @@ pub struct Stats {
 
 /// A policy for each key of the requests. See the [module](self). A cheap handle; clones share the
 /// policies.
-pub struct Keyed<K, A, G>(Arc<Store<K, A, G>>);
+pub struct Keyed<K, Pol, KeyFn>(Arc<Store<K, Pol, KeyFn>>);
 
 /// Makes the policy of a key.
-type MakePolicy<K, A> = Box<dyn Fn(&K) -> A + Send + Sync>;
+type MakePolicy<K, Pol> = Box<dyn Fn(&K) -> Pol + Send + Sync>;
 
-struct Store<K, A, G> {
+struct Store<K, Pol, KeyFn> {
     name: Option<Name>,
-    key: G,
-    make: MakePolicy<K, A>,
+    key: KeyFn,
+    make: MakePolicy<K, Pol>,
     max_keys: usize,
-    entries: papaya::HashMap<K, Entry<A>>,
+    entries: papaya::HashMap<K, Entry<Pol>>,
     ring: Mutex<Ring<K>>,
     evicted: Counter,
     /// What evicted policies counted, so that sums do not fall.
@@ -155,14 +155,14 @@ struct Store<K, A, G> {
     untracked: Counter,
 }
 
-struct Entry<A> {
-    policy: OnceLock<A>,
+struct Entry<Pol> {
+    policy: OnceLock<Pol>,
     /// Whether it was looked up since the ring came by. New entries start without, so that a flood
     /// of keys that come once does not push out those that come again.
     used: AtomicBool,
 }
 
-impl<A> Default for Entry<A> {
+impl<Pol> Default for Entry<Pol> {
     fn default() -> Self {
         Self { policy: OnceLock::new(), used: AtomicBool::new(false) }
     }
@@ -200,7 +200,7 @@ enum Verdict {
     /// Idle, and not used lately.
     Evict,
     /// Idle, but used lately.
-    IfNoOther,
+    LastResort,
     Keep,
 }
 
@@ -208,30 +208,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
+impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
     /// `key` reads the key of a request, `make` makes the policy of a new key. At most 1,000 keys.
-    pub fn new(key: G, make: impl Fn(&K) -> A + Send + Sync + 'static) -> Self {
+    pub fn new(key: KeyFn, make: impl Fn(&K) -> Pol + Send + Sync + 'static) -> Self {
         Self(Store::new(None, key, Box::new(make), DEFAULT_MAX_KEYS))
     }
 
     /// The same, with settings.
-    pub fn builder(key: G, make: impl Fn(&K) -> A + Send + Sync + 'static) -> Builder<K, A, G> {
+    pub fn builder(key: KeyFn, make: impl Fn(&K) -> Pol + Send + Sync + 'static) -> Builder<K, Pol, KeyFn> {
         Builder { name: None, key, make: Box::new(make), max_keys: DEFAULT_MAX_KEYS }
     }
 
     /// The policy of `key`, if it has one.
-    pub fn get(&self, key: &K) -> Option<A>
+    pub fn get(&self, key: &K) -> Option<Pol>
     where
-        A: Clone,
+        Pol: Clone,
     {
         self.0.entries.pin().get(key)?.policy.get().cloned()
     }
 
     /// Every key and its policy.
-    pub fn policies(&self) -> Vec<(K, A)>
+    pub fn policies(&self) -> Vec<(K, Pol)>
     where
         K: Clone,
-        A: Clone,
+        Pol: Clone,
     {
         let mut all = Vec::new();
         self.for_each(|key, policy| all.push((key.clone(), policy.clone())));
@@ -239,7 +239,7 @@ impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
     }
 
     /// Calls `act` with every key and its policy, for example to change a limit.
-    pub fn for_each(&self, mut act: impl FnMut(&K, &A)) {
+    pub fn for_each(&self, mut act: impl FnMut(&K, &Pol)) {
         for (key, entry) in &self.0.entries.pin() {
             if let Some(policy) = entry.policy.get() {
                 act(key, policy);
@@ -274,8 +274,8 @@ impl<K: Hash + Eq, A, G> Keyed<K, A, G> {
     }
 }
 
-impl<K: Hash + Eq, A, G> Store<K, A, G> {
-    fn new(name: Option<Name>, key: G, make: MakePolicy<K, A>, max_keys: usize) -> Arc<Self> {
+impl<K: Hash + Eq, Pol, KeyFn> Store<K, Pol, KeyFn> {
+    fn new(name: Option<Name>, key: KeyFn, make: MakePolicy<K, Pol>, max_keys: usize) -> Arc<Self> {
         Arc::new(Self {
             name,
             key,
@@ -290,27 +290,27 @@ impl<K: Hash + Eq, A, G> Store<K, A, G> {
     }
 }
 
-impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
+impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
     /// Asks the policy of `key`, which is made if it is a new one.
     #[inline]
-    fn ask<R>(&self, key: K, ask: impl FnOnce(&A) -> R) -> R {
+    fn with_policy<R>(&self, key: K, act: impl FnOnce(&Pol) -> R) -> R {
         let entries = self.entries.pin();
         if let Some(entry) = entries.get(&key) {
             // A busy key costs no shared write.
             if !entry.used.load(Ordering::Relaxed) {
                 entry.used.store(true, Ordering::Relaxed);
             }
-            return ask(entry.policy.get_or_init(|| self.make(&key)));
+            return act(entry.policy.get_or_init(|| self.make(&key)));
         }
-        self.ask_new(&key, ask)
+        self.with_new_policy(&key, act)
     }
 
     #[cold]
-    fn ask_new<R>(&self, key: &K, ask: impl FnOnce(&A) -> R) -> R {
+    fn with_new_policy<R>(&self, key: &K, act: impl FnOnce(&Pol) -> R) -> R {
         let entries = self.entries.pin();
         if !self.take_place() {
             self.untracked.add(1);
-            return ask(&self.make(key));
+            return act(&self.make(key));
         }
         let entry = match entries.try_insert(key.clone(), Entry::default()) {
             Ok(entry) => {
@@ -324,10 +324,10 @@ impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
             }
         };
         // Outside of locks. Other threads with the same key wait here.
-        ask(entry.policy.get_or_init(|| self.make(key)))
+        act(entry.policy.get_or_init(|| self.make(key)))
     }
 
-    fn make(&self, key: &K) -> A {
+    fn make(&self, key: &K) -> Pol {
         compact(|| (self.make)(key))
     }
 
@@ -343,10 +343,10 @@ impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
         let mut spare = None;
         for _ in 0..CANDIDATES {
             let Some(candidate) = self.next_candidate() else { break };
-            match self.judge(&candidate) {
+            match self.assess(&candidate) {
                 Verdict::Evict => return self.evict(candidate),
-                Verdict::IfNoOther if spare.is_none() => spare = Some(candidate),
-                Verdict::IfNoOther | Verdict::Keep => {}
+                Verdict::LastResort if spare.is_none() => spare = Some(candidate),
+                Verdict::LastResort | Verdict::Keep => {}
             }
         }
         spare.is_some_and(|candidate| self.evict(candidate))
@@ -357,15 +357,15 @@ impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
         Some(Candidate { ring: &self.ring, key: Some(key) })
     }
 
-    fn judge(&self, candidate: &Candidate<'_, K>) -> Verdict {
+    fn assess(&self, candidate: &Candidate<'_, K>) -> Verdict {
         let entries = self.entries.pin();
         let Some(entry) = candidate.key.as_ref().and_then(|key| entries.get(key)) else { return Verdict::Evict };
         let used = entry.used.swap(false, Ordering::Relaxed);
         match entry.policy.get() {
             // It is being made, or making it panicked.
-            None => Verdict::IfNoOther,
+            None => Verdict::LastResort,
             Some(policy) if !policy.is_idle() => Verdict::Keep,
-            Some(_) if used => Verdict::IfNoOther,
+            Some(_) if used => Verdict::LastResort,
             Some(_) => Verdict::Evict,
         }
     }
@@ -387,17 +387,17 @@ impl<K: Hash + Eq + Clone, A: Idle + Report, G> Store<K, A, G> {
 
 /// Without a request there is no key, and so no policy to ask: a keyed layer decides when it is
 /// called.
-impl<Req: ?Sized, K, A, G> Policy<Req> for Keyed<K, A, G>
+impl<Req: ?Sized, K, Pol, KeyFn> Policy<Req> for Keyed<K, Pol, KeyFn>
 where
     K: Hash + Eq + Clone,
-    A: Policy<Req> + Idle + Report,
-    G: KeyOf<Req, K>,
+    Pol: Policy<Req> + Idle + Report,
+    KeyFn: KeyOf<Req, K>,
 {
-    type Permit = A::Permit;
+    type Permit = Pol::Permit;
 
     #[inline]
-    fn admit(&self, request: &Req) -> Result<A::Permit, Rejection> {
-        self.0.ask(self.0.key.key_of(request), |policy| policy.admit(request))
+    fn admit(&self, request: &Req) -> Result<Pol::Permit, Rejection> {
+        self.0.with_policy(self.0.key.key_of(request), |policy| policy.admit(request))
     }
 }
 
@@ -407,9 +407,9 @@ const UNTRACKED: Metric =
     Metric::counter("resilience.keyed.untracked", "calls", "Calls of keys for which there was no room");
 
 /// Its own metrics, and the sums over the policies of all keys.
-impl<K: Hash + Eq, A: Report, G> Report for Keyed<K, A, G> {
+impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
     fn metrics() -> Vec<Metric> {
-        [vec![KEYS, EVICTED, UNTRACKED], A::metrics()].concat()
+        [vec![KEYS, EVICTED, UNTRACKED], Pol::metrics()].concat()
     }
 
     fn name(&self) -> Option<&str> {
@@ -453,13 +453,13 @@ impl Sink for Sums {
     }
 }
 
-impl<K, A, G> Clone for Keyed<K, A, G> {
+impl<K, Pol, KeyFn> Clone for Keyed<K, Pol, KeyFn> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<K, A, G> fmt::Debug for Keyed<K, A, G> {
+impl<K, Pol, KeyFn> fmt::Debug for Keyed<K, Pol, KeyFn> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyed")
             .field("max_keys", &self.0.max_keys)
@@ -471,14 +471,14 @@ impl<K, A, G> fmt::Debug for Keyed<K, A, G> {
 
 /// Builds a [`Keyed`] policy.
 #[must_use]
-pub struct Builder<K, A, G> {
+pub struct Builder<K, Pol, KeyFn> {
     name: Option<Name>,
-    key: G,
-    make: MakePolicy<K, A>,
+    key: KeyFn,
+    make: MakePolicy<K, Pol>,
     max_keys: usize,
 }
 
-impl<K: Hash + Eq, A, G> Builder<K, A, G> {
+impl<K: Hash + Eq, Pol, KeyFn> Builder<K, Pol, KeyFn> {
     /// The name in metrics. None by default.
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.name = Some(name.into());
@@ -493,7 +493,7 @@ impl<K: Hash + Eq, A, G> Builder<K, A, G> {
 
     /// # Errors
     /// When `max_keys` is 0.
-    pub fn build(self) -> Result<Keyed<K, A, G>, InvalidConfig> {
+    pub fn build(self) -> Result<Keyed<K, Pol, KeyFn>, InvalidConfig> {
         if self.max_keys == 0 {
             return Err(InvalidConfig::new("max_keys", "must be at least 1"));
         }
@@ -501,7 +501,7 @@ impl<K: Hash + Eq, A, G> Builder<K, A, G> {
     }
 }
 
-impl<K, A, G> fmt::Debug for Builder<K, A, G> {
+impl<K, Pol, KeyFn> fmt::Debug for Builder<K, Pol, KeyFn> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("max_keys", &self.max_keys).finish_non_exhaustive()
     }

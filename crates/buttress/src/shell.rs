@@ -1,7 +1,7 @@
 //! What every service and future of this crate has, written once.
 
 /// Gives a service with a field `inner` the accessors of it, and tower's `Load`.
-macro_rules! around {
+macro_rules! inner_service {
     ($service:ident<S $(, $param:ident $(: $bound:path)?)*>) => {
         impl<S $(, $param $(: $bound)?)*> $service<S $(, $param)*> {
             /// The inner service.
@@ -32,7 +32,7 @@ macro_rules! around {
 }
 
 /// Gives a future a `Debug` that asks nothing of its parameters.
-macro_rules! opaque {
+macro_rules! opaque_debug {
     ($future:ident<$($param:ident $(: $bound:path)?),*>) => {
         impl<$($param $(: $bound)?),*> std::fmt::Debug for $future<$($param),*> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,5 +42,5 @@ macro_rules! opaque {
     };
 }
 
-pub(crate) use around;
-pub(crate) use opaque;
+pub(crate) use inner_service;
+pub(crate) use opaque_debug;

@@ -3,7 +3,7 @@ use crate::{
     gate::{self, GateLayer},
     in_flight::InFlight,
     ready_call::ReadyCall,
-    shell::{around, opaque},
+    shell::{inner_service, opaque_debug},
     timer::Deadline,
 };
 use buttress_core::{
@@ -43,9 +43,9 @@ impl<E> QueuedLayer<E> {
 
 impl<E> Ending for QueuedLayer<E> {
     type Now = E;
-    type With<F> = QueuedLayer<F>;
+    type With<Next> = QueuedLayer<Next>;
 
-    fn end<F>(self, ends: F) -> QueuedLayer<F> {
+    fn end<Next>(self, ends: Next) -> QueuedLayer<Next> {
         let Self { bulkhead, max_queue, max_wait, ends: _ } = self;
         QueuedLayer { bulkhead, max_queue, max_wait, ends }
     }
@@ -69,7 +69,7 @@ pub struct Queued<S, E> {
     layer: QueuedLayer<E>,
 }
 
-around!(Queued<S, E>);
+inner_service!(Queued<S, E>);
 
 impl<S, E, Req> Service<Req> for Queued<S, E>
 where
@@ -107,16 +107,16 @@ where
 
 /// The future of a [`Queued`] service.
 #[pin_project]
-pub struct ResponseFuture<S, Req, F, E, Cx, H> {
+pub struct ResponseFuture<S, Req, F, E, Cx, ReadAhead> {
     #[pin]
-    state: State<S, Req, F, H>,
+    state: State<S, Req, F, ReadAhead>,
     /// Leaves with the result.
     context: Cx,
     ends: E,
 }
 
 #[pin_project(project = StateProj)]
-enum State<S, Req, F, H> {
+enum State<S, Req, F, ReadAhead> {
     Queued {
         place: Place,
         max_wait: Duration,
@@ -124,7 +124,7 @@ enum State<S, Req, F, H> {
         timer: Deadline,
         /// Reads the body of the request ahead, so that it does not hold up other calls on its
         /// connection.
-        ahead: Option<H>,
+        ahead: Option<ReadAhead>,
         bulkhead: Bulkhead,
         call: Option<ReadyCall<S, Req, F>>,
     },
@@ -138,14 +138,14 @@ enum State<S, Req, F, H> {
     },
 }
 
-opaque!(ResponseFuture<S, Req, F, E, Cx, H>);
+opaque_debug!(ResponseFuture<S, Req, F, E, Cx, ReadAhead>);
 
-impl<S, Req, E, Cx, H> Future for ResponseFuture<S, Req, S::Future, E, Cx, H>
+impl<S, Req, E, Cx, ReadAhead> Future for ResponseFuture<S, Req, S::Future, E, Cx, ReadAhead>
 where
     S: Service<Req>,
     E: Finish<Cx, S::Response, S::Error>,
     Cx: Default,
-    H: Ahead,
+    ReadAhead: Ahead,
 {
     type Output = Result<E::Response<BulkheadPermit>, E::Error>;
 

@@ -9,9 +9,9 @@ use std::convert::Infallible;
 /// A retry with this ending clones its requests and takes them to be idempotent, because nothing is
 /// known of them: put no retry around what is not.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Plain<J = Success, R = AsError> {
-    judge: J,
-    reject: R,
+pub struct Plain<Outcomes = Success, Rejections = AsError> {
+    judge: Outcomes,
+    reject: Rejections,
 }
 
 /// Ends a layer for services that are not HTTP. Only for a layer that has no ending yet, so that
@@ -73,7 +73,7 @@ impl Plain {
     }
 }
 
-impl<J, R> Plain<J, R> {
+impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
     /// Reads outcomes with a function, for results that mean something else. Rejections of this
     /// family never reach it.
     ///
@@ -92,7 +92,7 @@ impl<J, R> Plain<J, R> {
     /// let layer = CircuitBreakerLayer::new("legacy").end(ending);
     /// # let _ = layer;
     /// ```
-    pub fn classify<F>(self, classify: F) -> Plain<F, R> {
+    pub fn classify<F>(self, classify: F) -> Plain<F, Rejections> {
         Plain { judge: classify, reject: self.reject }
     }
 
@@ -112,14 +112,14 @@ impl<J, R> Plain<J, R> {
     /// assert_eq!(service.oneshot("hello").await.unwrap(), "sorry: bulkhead: full");
     /// # }
     /// ```
-    pub fn respond<F>(self, respond: F) -> Plain<J, Respond<F>> {
+    pub fn respond<F>(self, respond: F) -> Plain<Outcomes, Respond<F>> {
         Plain { judge: self.judge, reject: Respond(respond) }
     }
 }
 
-impl<J, R> Ended for Plain<J, R> {}
+impl<Outcomes, Rejections> Ended for Plain<Outcomes, Rejections> {}
 
-impl<J, R, Req> Begin<Req> for Plain<J, R> {
+impl<Outcomes, Rejections, Req> Begin<Req> for Plain<Outcomes, Rejections> {
     type Context = ();
     type Ahead = Infallible;
 
@@ -131,7 +131,7 @@ fn rejected<E: 'static>(error: &E) -> Option<Outcome> {
     error::as_chain(error).and_then(error::find_rejection).map(Rejection::outcome)
 }
 
-impl<J: Judge<Res, Error>, Res, Err: Into<BoxError>> Finish<(), Res, Err> for Plain<J, AsError> {
+impl<Outcomes: Judge<Res, Error>, Res, Err: Into<BoxError>> Finish<(), Res, Err> for Plain<Outcomes, AsError> {
     type Response<P: Permit> = Res;
     type Error = Error;
 
@@ -159,9 +159,9 @@ impl<J: Judge<Res, Error>, Res, Err: Into<BoxError>> Finish<(), Res, Err> for Pl
     }
 }
 
-impl<J, Res, Err: Send + Sync + 'static, F> Finish<(), Res, Err> for Plain<J, Respond<F>>
+impl<Outcomes, Res, Err: Send + Sync + 'static, F> Finish<(), Res, Err> for Plain<Outcomes, Respond<F>>
 where
-    J: Judge<Res, Err>,
+    Outcomes: Judge<Res, Err>,
     F: Fn(Rejection) -> Res,
 {
     type Response<P: Permit> = Res;
@@ -192,7 +192,7 @@ where
 }
 
 /// What is not HTTP has no body to bound.
-impl<J, R, Res, Err> Bound<(), Res, Err> for Plain<J, R>
+impl<Outcomes, Rejections, Res, Err> Bound<(), Res, Err> for Plain<Outcomes, Rejections>
 where
     Self: for<'a> Finish<(), Res, Err, Response<()> = Res>,
 {
@@ -212,7 +212,7 @@ where
 #[derive(Clone, Copy, Debug)]
 pub struct Cloned<Req>(Req);
 
-impl<J, Req: Clone> Replay<Req> for Plain<J, AsError> {
+impl<Outcomes, Req: Clone> Replay<Req> for Plain<Outcomes, AsError> {
     type Attempt = Req;
     type Kept = Cloned<Req>;
 

@@ -2,7 +2,7 @@ use super::{GateLayer, ResponseFuture, State, settle_error, waiting::Waiting};
 use crate::{
     ending::{Begin, Ended, Ending, Finish, NoEnding},
     in_flight::InFlight,
-    shell::around,
+    shell::inner_service,
     timer::Timer,
 };
 use buttress_core::{Policy, Rejection, Reserve, policy::NOT_READY};
@@ -17,30 +17,30 @@ use tower_service::Service;
 
 /// A [`GateLayer`] whose services take their permit in `poll_ready`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReservingGateLayer<A, E = NoEnding>(GateLayer<A, E>);
+pub struct ReservingGateLayer<Pol, E = NoEnding>(GateLayer<Pol, E>);
 
-impl<A, E> ReservingGateLayer<A, E> {
-    pub(super) const fn new(gate: GateLayer<A, E>) -> Self {
+impl<Pol, E> ReservingGateLayer<Pol, E> {
+    pub(super) const fn new(gate: GateLayer<Pol, E>) -> Self {
         Self(gate)
     }
 
     /// The policy, to watch or to drive it.
-    pub fn handle(&self) -> &A {
+    pub fn handle(&self) -> &Pol {
         self.0.handle()
     }
 }
 
-impl<A, E> Ending for ReservingGateLayer<A, E> {
+impl<Pol, E> Ending for ReservingGateLayer<Pol, E> {
     type Now = E;
-    type With<F> = ReservingGateLayer<A, F>;
+    type With<Next> = ReservingGateLayer<Pol, Next>;
 
-    fn end<F>(self, ends: F) -> ReservingGateLayer<A, F> {
+    fn end<Next>(self, ends: Next) -> ReservingGateLayer<Pol, Next> {
         ReservingGateLayer(self.0.end(ends))
     }
 }
 
-impl<S, A: Reserve + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<A, E> {
-    type Service = ReservingGate<S, A, E>;
+impl<S, Pol: Reserve + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<Pol, E> {
+    type Service = ReservingGate<S, Pol, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         ReservingGate { inner, inner_ready: false, gate: self.0.clone(), permit: None, parked: None }
@@ -53,25 +53,25 @@ impl<S, A: Reserve + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<A,
 /// service is held while the policy refuses. A permit that is not used is given back on drop, and
 /// one that went stale, because the circuit has opened since, is given up when `poll_ready` is
 /// called again. The call is timed, and not the time between readiness and the call.
-pub struct ReservingGate<S, A: Reserve, E> {
+pub struct ReservingGate<S, Pol: Reserve, E> {
     inner: S,
     /// Whether the inner service said that it is ready for the next call.
     inner_ready: bool,
-    gate: GateLayer<A, E>,
-    permit: Option<InFlight<A::Permit>>,
+    gate: GateLayer<Pol, E>,
+    permit: Option<InFlight<Pol::Permit>>,
     parked: Option<Parked>,
 }
 
-around!(ReservingGate<S, A: Reserve, E>);
+inner_service!(ReservingGate<S, Pol: Reserve, E>);
 
-impl<S: Clone, A: Reserve + Clone, E: Clone> Clone for ReservingGate<S, A, E> {
+impl<S: Clone, Pol: Reserve + Clone, E: Clone> Clone for ReservingGate<S, Pol, E> {
     fn clone(&self) -> Self {
         // A permit belongs to one service: the clone reserves its own.
         Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), permit: None, parked: None }
     }
 }
 
-impl<S: fmt::Debug, A: Reserve, E> fmt::Debug for ReservingGate<S, A, E> {
+impl<S: fmt::Debug, Pol: Reserve, E> fmt::Debug for ReservingGate<S, Pol, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReservingGate")
             .field("inner", &self.inner)
@@ -80,15 +80,15 @@ impl<S: fmt::Debug, A: Reserve, E> fmt::Debug for ReservingGate<S, A, E> {
     }
 }
 
-impl<S, A, E, Req> Service<Req> for ReservingGate<S, A, E>
+impl<S, Pol, E, Req> Service<Req> for ReservingGate<S, Pol, E>
 where
     S: Service<Req>,
-    A: Policy<Req> + Reserve<Permit = <A as Policy<Req>>::Permit> + Clone,
+    Pol: Policy<Req> + Reserve<Permit = <Pol as Policy<Req>>::Permit> + Clone,
     E: Begin<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
 {
-    type Response = E::Response<<A as Reserve>::Permit>;
+    type Response = E::Response<<Pol as Reserve>::Permit>;
     type Error = E::Error;
-    type Future = ResponseFuture<S::Future, <A as Reserve>::Permit, E, E::Context, E::Error>;
+    type Future = ResponseFuture<S::Future, <Pol as Reserve>::Permit, E, E::Context, E::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
         let Self { inner, inner_ready, gate, permit, parked } = self;
@@ -107,7 +107,7 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let GateLayer { policy, ends } = &self.gate;
-        let context = ends.begin::<<A as Reserve>::Permit>(&mut request);
+        let context = ends.begin::<<Pol as Reserve>::Permit>(&mut request);
         let permit = if std::mem::take(&mut self.inner_ready) { self.permit.take() } else { None };
         let reserved = permit.and_then(InFlight::into_permit).ok_or_else(|| Rejection::new("gate", &NOT_READY));
         let state = match reserved.and_then(|permit| policy.confirm(permit, &request)) {
@@ -132,13 +132,13 @@ struct Parked {
 
 /// The time after which a policy that neither wakes its waiters nor says when to come back is asked
 /// again: waiting without end is worse than asking in vain.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a waiter relies on the wake-ups of its policy. The next in line may be a service that
 /// is neither polled nor dropped.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-fn poll_reserve<A: Reserve>(policy: &A, parked: &mut Option<Parked>, cx: &mut Context<'_>) -> Poll<A::Permit> {
+fn poll_reserve<Pol: Reserve>(policy: &Pol, parked: &mut Option<Parked>, cx: &mut Context<'_>) -> Poll<Pol::Permit> {
     loop {
         if let Ok(permit) = policy.try_reserve() {
             served(parked);
@@ -156,7 +156,8 @@ fn poll_reserve<A: Reserve>(policy: &A, parked: &mut Option<Parked>, cx: &mut Co
             }
             Err(refused) => refused,
         };
-        let pause = refused.retry_after.unwrap_or(if place.waiting.is_none() { ASK_AGAIN } else { LOOK_AGAIN });
+        let pause =
+            refused.retry_after.unwrap_or(if place.waiting.is_none() { POLL_INTERVAL } else { RECHECK_INTERVAL });
         let mut timer = Box::pin(Timer::after(pause.max(Duration::from_millis(1))));
         let expired = timer.as_mut().poll_expired(cx);
         place.timer = Some(timer);

@@ -17,9 +17,9 @@ use tower_layer::Layer;
 
 /// Retries as a layer, once it has an [ending](crate::ending). See the [module](super).
 #[derive(Clone, Debug)]
-pub struct RetryLayer<E = NoEnding, L = Same> {
+pub struct RetryLayer<E = NoEnding, Attempts = Same> {
     pub(super) ends: E,
-    pub(super) attempts: L,
+    pub(super) attempts: Attempts,
     pub(super) shared: Sharded<Shared>,
 }
 
@@ -74,7 +74,7 @@ impl RetryLayer {
     }
 }
 
-impl<E, L> RetryLayer<E, L> {
+impl<E, Attempts> RetryLayer<E, Attempts> {
     /// Gives it a name, for metrics. None by default.
     pub fn named(self, name: impl Into<Name>) -> Self {
         let name = name.into();
@@ -119,7 +119,7 @@ impl<E, L> RetryLayer<E, L> {
     }
 
     /// Changes its ending.
-    pub fn map_ending<F>(self, map: impl FnOnce(E) -> F) -> RetryLayer<F, L> {
+    pub fn map_ending<Next>(self, map: impl FnOnce(E) -> Next) -> RetryLayer<Next, Attempts> {
         RetryLayer { ends: map(self.ends), attempts: self.attempts, shared: self.shared }
     }
 
@@ -141,17 +141,17 @@ fn share(config: Config, stats: Arc<Stats>) -> Sharded<Shared> {
     Sharded::new(shards(), Shared { config, stats, rng })
 }
 
-impl<E, L> Ending for RetryLayer<E, L> {
+impl<E, Attempts> Ending for RetryLayer<E, Attempts> {
     type Now = E;
-    type With<F> = RetryLayer<F, L>;
+    type With<Next> = RetryLayer<Next, Attempts>;
 
-    fn end<F>(self, ends: F) -> RetryLayer<F, L> {
+    fn end<Next>(self, ends: Next) -> RetryLayer<Next, Attempts> {
         RetryLayer { ends, attempts: self.attempts, shared: self.shared }
     }
 }
 
-impl<S, E: Ended + Clone, L: Clone> Layer<S> for RetryLayer<E, L> {
-    type Service = Retry<S, E, L>;
+impl<S, E: Ended + Clone, Attempts: Clone> Layer<S> for RetryLayer<E, Attempts> {
+    type Service = Retry<S, E, Attempts>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Retry { inner, layer: self.clone() }

@@ -6,7 +6,7 @@ use crate::{
     ending::{Begin, Finish, Kept, Replay},
     events,
     per_request::{PerRequest, Same},
-    shell::{around, opaque},
+    shell::{inner_service, opaque_debug},
     timer::Timer,
 };
 use buttress_core::{Backoff, Failure, FailureKind, Outcome, Sent, backoff::Pauses, shard::Ticket};
@@ -28,16 +28,16 @@ const NEVER_SENT: u32 = 3;
 
 /// A service that repeats failed calls.
 #[derive(Clone, Debug)]
-pub struct Retry<S, E, L = Same> {
+pub struct Retry<S, E, Attempts = Same> {
     pub(super) inner: S,
-    pub(super) layer: RetryLayer<E, L>,
+    pub(super) layer: RetryLayer<E, Attempts>,
 }
 
-around!(Retry<S, E, L>);
+inner_service!(Retry<S, E, Attempts>);
 
-impl<S, E, L, Req> Service<Req> for Retry<S, E, L>
+impl<S, E, Attempts, Req> Service<Req> for Retry<S, E, Attempts>
 where
-    L: PerRequest<Req, u32>,
+    Attempts: PerRequest<Req, u32>,
     E: Begin<Req> + Replay<Req> + Finish<E::Context, S::Response, S::Error> + Clone,
     S: Service<E::Attempt> + Clone,
 {
@@ -84,8 +84,8 @@ where
 }
 
 /// What a further attempt needs.
-struct Repeat<S, K> {
-    kept: K,
+struct Repeat<S, Stored> {
+    kept: Stored,
     service: S,
     pauses: Option<Pauses>,
     /// Attempts that it gets.
@@ -107,9 +107,9 @@ struct Next<Req> {
     withdrawal: Option<Withdrawal>,
 }
 
-impl<S, K: Kept> Repeat<S, K> {
+impl<S, Stored: Kept> Repeat<S, Stored> {
     /// Decides in the order that the module documents. `None`: the failure is the answer.
-    fn next(&mut self, failure: &Failure, shared: &Shared) -> Option<Next<K::Attempt>> {
+    fn next(&mut self, failure: &Failure, shared: &Shared) -> Option<Next<Stored::Attempt>> {
         let Shared { config, stats, .. } = shared;
         if failure.no_retry {
             return None;
@@ -155,7 +155,7 @@ impl<S, K: Kept> Repeat<S, K> {
         Some(Next { request, pause, withdrawal })
     }
 
-    fn again(&mut self) -> Option<K::Attempt> {
+    fn again(&mut self) -> Option<Stored::Attempt> {
         let request = self.kept.again(self.made + 1)?;
         self.made += 1;
         Some(request)
@@ -181,10 +181,10 @@ impl<S, K: Kept> Repeat<S, K> {
 
 /// The future of a [`Retry`].
 #[pin_project]
-pub struct ResponseFuture<S, K, E, Cx, Req, F> {
+pub struct ResponseFuture<S, Stored, E, Cx, Req, F> {
     #[pin]
     state: State<Req, F>,
-    repeat: Option<Repeat<S, K>>,
+    repeat: Option<Repeat<S, Stored>>,
     context: Cx,
     ends: E,
     ticket: Ticket<Shared>,
@@ -207,12 +207,12 @@ enum State<Req, F> {
     },
 }
 
-opaque!(ResponseFuture<S, K, E, Cx, Req, F>);
+opaque_debug!(ResponseFuture<S, Stored, E, Cx, Req, F>);
 
-impl<S, K, E, Cx> Future for ResponseFuture<S, K, E, Cx, K::Attempt, S::Future>
+impl<S, Stored, E, Cx> Future for ResponseFuture<S, Stored, E, Cx, Stored::Attempt, S::Future>
 where
-    K: Kept,
-    S: Service<K::Attempt>,
+    Stored: Kept,
+    S: Service<Stored::Attempt>,
     E: Finish<Cx, S::Response, S::Error>,
 {
     type Output = Result<S::Response, E::Error>;

@@ -15,9 +15,9 @@ const POLICY: &str = "timeout";
 
 /// A timeout as a layer, once it has an [ending](crate::ending). See the [module](self).
 #[derive(Clone, Debug)]
-pub struct TimeoutLayer<E = NoEnding, L = Same> {
+pub struct TimeoutLayer<E = NoEnding, Limit = Same> {
     pub(super) bound: CallBound,
-    pub(super) limit: L,
+    pub(super) limit: Limit,
     pub(super) ends: E,
 }
 
@@ -26,11 +26,11 @@ pub struct TimeoutLayer<E = NoEnding, L = Same> {
 pub(super) struct CallBound {
     pub(super) after: Duration,
     reason: &'static Reason,
-    more: Option<Arc<More>>,
+    options: Option<Arc<Options>>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct More {
+struct Options {
     bounds: BodyBounds,
     timed_out: Option<Arc<Counter>>,
 }
@@ -47,11 +47,11 @@ impl TimeoutLayer {
     }
 
     const fn new(after: Duration, reason: &'static Reason) -> Self {
-        Self { bound: CallBound { after, reason, more: None }, limit: Same, ends: NoEnding }
+        Self { bound: CallBound { after, reason, options: None }, limit: Same, ends: NoEnding }
     }
 }
 
-impl<E, L> TimeoutLayer<E, L> {
+impl<E, Limit> TimeoutLayer<E, Limit> {
     /// Reads the bound from the request, for bounds per method or route. `None` leaves it to the
     /// layer.
     ///
@@ -75,42 +75,42 @@ impl<E, L> TimeoutLayer<E, L> {
     /// [`stats`](Self::stats).
     pub fn named(self, name: impl Into<Name>) -> Self {
         let label = Label::named(POLICY, name.into());
-        self.with(|more| {
-            more.bounds.label = Some(label);
-            more.timed_out = Some(Arc::default());
+        self.with(|options| {
+            options.bounds.label = Some(label);
+            options.timed_out = Some(Arc::default());
         })
     }
 
     /// The longest time between two frames of the body of a response, while it is asked for one.
     /// For HTTP endings. None by default: a stream of events may be silent for long.
     pub fn body_idle(self, idle: Duration) -> Self {
-        self.with(|more| more.bounds.idle = Some(idle))
+        self.with(|options| options.bounds.idle = Some(idle))
     }
 
     /// The longest time from the head of a response to the end of its body. For HTTP endings. None
     /// by default.
     pub fn body_total(self, total: Duration) -> Self {
-        self.with(|more| more.bounds.total = Some(total))
+        self.with(|options| options.bounds.total = Some(total))
     }
 
     /// The longest time in which the body of a response is not asked for more, because its reader
     /// has stopped. For HTTP endings. Default: 30 seconds for servers, none for clients.
     /// [`Duration::MAX`] never runs out.
     pub fn reader_stall(self, stalled: Duration) -> Self {
-        self.with(|more| more.bounds.stalled = Some(stalled))
+        self.with(|options| options.bounds.stalled = Some(stalled))
     }
 
     /// The counters of a [named](Self::named) timeout. Shared by all services of this layer.
     pub fn stats(&self) -> Option<TimeoutStats> {
-        let More { bounds, timed_out } = &**self.bound.more.as_ref()?;
+        let Options { bounds, timed_out } = &**self.bound.options.as_ref()?;
         Some(TimeoutStats { label: bounds.label.clone()?, timed_out: timed_out.clone()? })
     }
 
-    fn with(self, change: impl FnOnce(&mut More)) -> Self {
-        let Self { bound: CallBound { after, reason, more }, limit, ends } = self;
-        let mut more = more.map(Arc::unwrap_or_clone).unwrap_or_default();
-        change(&mut more);
-        Self { bound: CallBound { after, reason, more: Some(Arc::new(more)) }, limit, ends }
+    fn with(self, change: impl FnOnce(&mut Options)) -> Self {
+        let Self { bound: CallBound { after, reason, options }, limit, ends } = self;
+        let mut options = options.map(Arc::unwrap_or_clone).unwrap_or_default();
+        change(&mut options);
+        Self { bound: CallBound { after, reason, options: Some(Arc::new(options)) }, limit, ends }
     }
 }
 
@@ -150,13 +150,14 @@ const NO_BOUNDS: &BodyBounds = &BodyBounds { idle: None, total: None, stalled: N
 
 impl CallBound {
     pub(super) fn of_body(&self) -> &BodyBounds {
-        self.more.as_ref().map_or(NO_BOUNDS, |more| &more.bounds)
+        self.options.as_ref().map_or(NO_BOUNDS, |options| &options.bounds)
     }
 
     #[cold]
     pub(super) fn expire(&self) -> Rejection {
-        let label = self.more.as_ref().and_then(|more| more.bounds.label.clone()).unwrap_or(Label::new(POLICY));
-        if let Some(timed_out) = self.more.as_ref().and_then(|more| more.timed_out.as_ref()) {
+        let label =
+            self.options.as_ref().and_then(|options| options.bounds.label.clone()).unwrap_or(Label::new(POLICY));
+        if let Some(timed_out) = self.options.as_ref().and_then(|options| options.timed_out.as_ref()) {
             timed_out.add(1);
         }
         let rejection = Rejection::timed_out(label, self.reason, self.after);
@@ -165,17 +166,17 @@ impl CallBound {
     }
 }
 
-impl<E, L> Ending for TimeoutLayer<E, L> {
+impl<E, Limit> Ending for TimeoutLayer<E, Limit> {
     type Now = E;
-    type With<F> = TimeoutLayer<F, L>;
+    type With<Next> = TimeoutLayer<Next, Limit>;
 
-    fn end<F>(self, ends: F) -> TimeoutLayer<F, L> {
+    fn end<Next>(self, ends: Next) -> TimeoutLayer<Next, Limit> {
         TimeoutLayer { bound: self.bound, limit: self.limit, ends }
     }
 }
 
-impl<S, E: Ended + Clone, L: Clone> Layer<S> for TimeoutLayer<E, L> {
-    type Service = Timeout<S, E, L>;
+impl<S, E: Ended + Clone, Limit: Clone> Layer<S> for TimeoutLayer<E, Limit> {
+    type Service = Timeout<S, E, Limit>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Timeout::new(inner, self.clone())

@@ -2,7 +2,7 @@ use super::layer::{CallBound, TimeoutLayer};
 use crate::{
     ending::{Begin, Bound},
     per_request::{PerRequest, Same},
-    shell::{around, opaque},
+    shell::{inner_service, opaque_debug},
     timer::Deadline,
 };
 use pin_project::pin_project;
@@ -16,22 +16,22 @@ use tower_service::Service;
 
 /// A service with a timeout.
 #[derive(Clone, Debug)]
-pub struct Timeout<S, E, L = Same> {
+pub struct Timeout<S, E, Limit = Same> {
     inner: S,
-    layer: TimeoutLayer<E, L>,
+    layer: TimeoutLayer<E, Limit>,
 }
 
-around!(Timeout<S, E, L>);
+inner_service!(Timeout<S, E, Limit>);
 
-impl<S, E, L> Timeout<S, E, L> {
-    pub(super) fn new(inner: S, layer: TimeoutLayer<E, L>) -> Self {
+impl<S, E, Limit> Timeout<S, E, Limit> {
+    pub(super) fn new(inner: S, layer: TimeoutLayer<E, Limit>) -> Self {
         Self { inner, layer }
     }
 }
 
-impl<S, E, L, Req> Service<Req> for Timeout<S, E, L>
+impl<S, E, Limit, Req> Service<Req> for Timeout<S, E, Limit>
 where
-    L: PerRequest<Req, Duration>,
+    Limit: PerRequest<Req, Duration>,
     S: Service<Req>,
     E: Begin<Req> + Bound<E::Context, S::Response, S::Error> + Clone,
 {
@@ -69,7 +69,7 @@ pub struct ResponseFuture<F, E, Cx> {
     ends: E,
 }
 
-opaque!(ResponseFuture<F, E, Cx>);
+opaque_debug!(ResponseFuture<F, E, Cx>);
 
 impl<F, E, Cx, Res, Err> Future for ResponseFuture<F, E, Cx>
 where
