@@ -1,34 +1,37 @@
-//! A bound on calls in flight, with a bounded queue or none.
+//! Limits calls in flight, with an optional queue that is limited too.
 //!
 //! ```
 //! use buttress::{BulkheadLayer, PlainExt};
 //! use std::time::Duration;
 //!
-//! // 10 in flight; the 11th is refused at once:
+//! // 10 calls in flight. The 11th is rejected at once:
 //! let layer = BulkheadLayer::new(10).plain();
 //!
-//! // 10 in flight and 20 waiting, each for 50 ms at most:
+//! // 10 calls in flight and 20 in the queue, each for at most 50 ms:
 //! let layer = BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).plain();
 //! # let _ = layer;
 //! ```
 //!
 //! # When to use it
 //!
-//! Around a client, so that one slow backend cannot hold all of your tasks and memory; around a server's handler, so
-//! that it is refused early what would be answered too late. A queue smooths bursts that are shorter than
-//! `max_wait`; without one, refusals come sooner and cost less.
+//! Around a client, so that one slow backend cannot hold all tasks and memory of the caller. Around
+//! the handlers of a server, so that calls that would be answered too late are rejected early. A
+//! queue absorbs bursts that are shorter than `max_wait`. Without a queue, rejections come sooner
+//! and cost less.
 //!
 //! # Where it belongs
 //!
-//! Innermost but for the attempt timeout: outside retry it would hold its place during the pauses.
+//! Innermost except for the attempt timeout. Outside retry it would hold its place during the
+//! pauses.
 //!
 //! # Differences
 //!
-//! * `tower`'s `ConcurrencyLimit` waits without bound and makes its semaphore in `layer()`, so that behind `axum::serve` it limits
-//!   one connection; `LoadShed` around it sheds for any inner service that is pending.
-//! * A place is held to the end of the response's stream with an HTTP ending (`buttress-http`), not
-//!   to its head, and to the close of an upgraded connection (WebSocket, CONNECT).
-//! * Nobody is overtaken in the queue, and a queued call holds nothing of the inner service.
+//! * `tower`'s `ConcurrencyLimit` waits without limit. It makes its semaphore in `layer()`, so that
+//!   behind `axum::serve` it limits one connection. `LoadShed` around it rejects calls whenever any
+//!   inner service is pending.
+//! * With an HTTP ending (`buttress-http`) a call holds its place until the end of the response's
+//!   stream, not only until the head, and until an upgraded connection (WebSocket, CONNECT) closes.
+//! * The queue is served in order, and a queued call holds nothing of the inner service.
 
 mod queue;
 
@@ -41,25 +44,41 @@ use std::time::Duration;
 pub use buttress_core::bulkhead::{Bulkhead, BulkheadPermit, FULL, QUEUE_FULL, QUEUE_TIMEOUT};
 pub use queue::{Queued, QueuedLayer};
 
-/// The futures of services behind a bulkhead.
+/// Futures of the services behind a bulkhead.
 pub mod future {
     pub use super::queue::ResponseFuture as QueuedFuture;
     pub use crate::gate::ResponseFuture;
 }
 
-/// A bulkhead that refuses at once, as a layer. See the [module](self).
+/// A bulkhead without a queue, as a layer. The [module](self) has an example.
 pub type BulkheadLayer<E = NoEnding> = GateLayer<Bulkhead, E>;
 
-/// A service behind a bulkhead that refuses at once.
+/// A service behind a bulkhead without a queue.
 pub type BulkheadService<S, E> = Gate<S, Bulkhead, E>;
 
 impl BulkheadLayer {
-    /// At most `limit` calls in flight; 0 lets nothing through until [`Bulkhead::set_limit`].
+    /// Creates a bulkhead with at most `limit` calls in flight. 0 rejects all calls until
+    /// [`Bulkhead::set_limit`].
+    ///
+    /// ```
+    /// use buttress::BulkheadLayer;
+    ///
+    /// let layer = BulkheadLayer::new(10);
+    /// assert_eq!(layer.handle().limit(), 10);
+    /// ```
     pub fn new(limit: usize) -> Self {
         Bulkhead::new(limit).into()
     }
 
-    /// The same, with a name that its rejections carry.
+    /// Creates a bulkhead with a name, which its rejections and metrics carry.
+    ///
+    /// ```
+    /// use buttress::{BulkheadLayer, policy::Policy};
+    ///
+    /// let layer = BulkheadLayer::named("database", 0);
+    /// let rejection = layer.handle().admit("a request").unwrap_err();
+    /// assert_eq!(rejection.to_string(), "bulkhead `database`: full");
+    /// ```
     pub fn named(name: impl Into<buttress_core::Name>, limit: usize) -> Self {
         Bulkhead::named(name, limit).into()
     }
@@ -72,11 +91,33 @@ impl From<Bulkhead> for BulkheadLayer {
 }
 
 impl<E> BulkheadLayer<E> {
-    /// Lets at most `max_queue` calls wait for a place, in order, each for `max_wait` at most. A
-    /// `max_wait` of zero rejects a call that does not get a place at once, and [`Duration::MAX`]
-    /// waits without bound.
+    /// Adds a queue for at most `max_queue` calls, served in order, each for at most `max_wait`.
     ///
-    /// The service is ready at once then: it queues when it is called, and needs an inner service that is [`Clone`].
+    /// A `max_wait` of zero rejects a call that does not get a place at once. [`Duration::MAX`] waits
+    /// without limit.
+    ///
+    /// The service is then always ready: it queues in the future of the call, and needs an inner
+    /// service that is [`Clone`].
+    ///
+    /// ```
+    /// use buttress::{BulkheadLayer, PlainExt};
+    /// use std::{convert::Infallible, time::Duration};
+    /// use tower::{ServiceBuilder, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// let service = ServiceBuilder::new()
+    ///     .layer(BulkheadLayer::new(1).queue(1, Duration::from_secs(1)).plain())
+    ///     .service_fn(|_: ()| async {
+    ///         tokio::time::sleep(Duration::from_millis(100)).await;
+    ///         Ok::<_, Infallible>(())
+    ///     });
+    /// let call = || service.clone().oneshot(());
+    /// let (first, second, third) = tokio::join!(call(), call(), call());
+    /// assert!(first.is_ok());
+    /// assert!(second.is_ok(), "waited for 100 ms");
+    /// assert_eq!(third.unwrap_err().to_string(), "bulkhead: full, and so is its queue");
+    /// # }
+    /// ```
     pub fn queue(self, max_queue: usize, max_wait: Duration) -> QueuedLayer<E> {
         QueuedLayer::new(self, max_queue, max_wait)
     }

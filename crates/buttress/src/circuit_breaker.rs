@@ -1,15 +1,15 @@
-//! Stops calling what fails, and finds out carefully when it is well again.
+//! Stops calls to a backend that fails, and probes it until it works again.
 //!
-//! The rules are in [`buttress_core::circuit_breaker`]; this module puts them behind a layer.
+//! The rules are in [`buttress_core::circuit_breaker`]. This module makes them a layer.
 //!
 //! ```
 //! use buttress::{CircuitBreaker, CircuitBreakerLayer};
 //! use std::time::Duration;
 //!
-//! // A streak of failures that is no chance, at least 5, or more than half of at least 20 calls in 10 seconds:
+//! // The defaults: see `CircuitBreakerLayer::new`.
 //! let layer = CircuitBreakerLayer::new("payments");
 //!
-//! // Your own numbers, and a handle to watch it:
+//! // Custom settings, and a handle to observe the circuit:
 //! let breaker = CircuitBreaker::builder("payments")
 //!     .failure_rate(0.3)
 //!     .slow_threshold(Duration::from_millis(300))
@@ -17,26 +17,29 @@
 //!     .open_time(Duration::from_secs(1)..=Duration::from_secs(30))
 //!     .build()?;
 //! let layer = CircuitBreakerLayer::from(breaker.clone());
-//! println!("{}", breaker.state());
+//! assert_eq!(breaker.state().to_string(), "closed");
 //! # let _ = layer;
 //! # Ok::<(), buttress::InvalidConfig>(())
 //! ```
 //!
 //! # When to use it
 //!
-//! Around every client of something that can be down for longer than a request can wait. One breaker for each
-//! backend, or better for each endpoint of it; one for several backends punishes all for the fault of one.
+//! Around every client of a backend that can be down for longer than a request can wait. Use one
+//! breaker for each backend, or better for each of its endpoints. One breaker for several backends
+//! rejects calls to all of them when one fails.
 //!
 //! # Where it belongs
 //!
-//! Inside retry, so that each attempt is one sample and an open circuit ends the retrying; outside the attempt timeout, so that it
-//! sees the timeouts. A bulkhead's rejections do not count as failures, on whichever side it is.
+//! Inside retry: each attempt is one sample, and an open circuit ends the retries. Outside the
+//! attempt timeout: the breaker counts timeouts as failures. The rejections of a bulkhead do not
+//! count as failures, whether it is inside or outside.
 //!
 //! # Differences
 //!
-//! * tower has none.
-//! * `tower-resilience`: its default count window never slides, results carry no generation, a call that is dropped by an outer
-//!   timeout is never recorded, and every `Layer::layer` makes a state of its own, so that behind `axum::serve` it protects one connection.
+//! * `tower` has no circuit breaker.
+//! * `tower-resilience`: its default count window never slides, and results carry no generation. A
+//!   call that an outer timeout drops is never recorded. Every `Layer::layer` makes its own state,
+//!   so that behind `axum::serve` it protects one connection.
 
 pub mod sharing;
 
@@ -58,8 +61,10 @@ pub mod future {
     pub use crate::gate::ResponseFuture;
 }
 
-/// A circuit, to watch and to drive. A cheap handle; clones share the circuit, and so do all
-/// services of its layers. Its time is tokio's.
+/// A circuit, to observe and control. A cheap handle; clones and all services of its layers share
+/// the circuit.
+///
+/// It uses tokio's clock.
 pub type CircuitBreaker = core::CircuitBreaker<TokioClock>;
 
 /// Builds a [`CircuitBreaker`].
@@ -68,16 +73,26 @@ pub type Builder = core::Builder<TokioClock>;
 /// The permit of a call behind a circuit breaker.
 pub type CircuitBreakerPermit = core::CircuitBreakerPermit<TokioClock>;
 
-/// A circuit breaker as a layer. See the [module](self).
+/// A circuit breaker as a layer. The [module](self) has an example.
 pub type CircuitBreakerLayer<E = NoEnding> = GateLayer<CircuitBreaker, E>;
 
 /// A service behind a circuit breaker.
 pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 
 impl CircuitBreakerLayer {
-    /// With the defaults: a streak of failures that chance does not explain, at least 5, or more
-    /// than half of at least 20 calls in 10 seconds, by what chance explains; open for 5 to 30
-    /// seconds; 3 probes, one at a time, of which 2 have to succeed.
+    /// Creates a circuit breaker with the default settings.
+    ///
+    /// The circuit opens on at least 5 failures in a row, or on more than half of at least 20 calls in
+    /// 10 s, in both cases only if the failures are too many to be random: see [`FailureStreak`] and
+    /// [`FailureRate`]. It is open for 5 s to 30 s. Then it admits 3 probes, one at a time, of which 2
+    /// must succeed.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreakerLayer, circuit_breaker::State};
+    ///
+    /// let layer = CircuitBreakerLayer::new("payments");
+    /// assert_eq!(layer.handle().state(), State::Closed);
+    /// ```
     pub fn new(name: impl Into<Name>) -> Self {
         CircuitBreaker::new(name).into()
     }
@@ -89,11 +104,28 @@ impl From<CircuitBreaker> for CircuitBreakerLayer {
     }
 }
 
-/// Changes of state as a channel.
+/// Reports changes of state through a channel.
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, Subscribe};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let breaker = CircuitBreaker::new("payments");
+/// let mut changes = breaker.subscribe();
+/// let log = tokio::spawn(async move {
+///     let change = changes.recv().await.unwrap();
+///     format!("{} -> {}", change.from, change.to)
+/// });
+/// breaker.force_open();
+/// assert_eq!(log.await.unwrap(), "closed -> forced-open");
+/// # }
+/// ```
 pub trait Subscribe {
-    /// Returns a receiver of every change of state from now on. One that falls more than 64 behind
-    /// gets the number that it missed. All receivers share one channel, and a dropped one costs
-    /// nothing.
+    /// Returns a receiver of all changes of state from now on.
+    ///
+    /// The channel holds 64 changes. A receiver that falls further behind gets
+    /// [`Lagged`](broadcast::error::RecvError::Lagged) with the number of changes that it missed. All
+    /// receivers share one channel; a dropped receiver costs nothing.
     ///
     /// ```
     /// use buttress::circuit_breaker::{CircuitBreaker, State, Subscribe};
@@ -112,7 +144,7 @@ impl Subscribe for CircuitBreaker {
             let (sender, _) = broadcast::channel(64);
             let changes = sender.clone();
             self.on_transition(move |transition| {
-                // Without a receiver there is none to inform.
+                // An error means that there is no receiver.
                 let _ = changes.send(transition.clone());
             });
             sender
@@ -122,8 +154,10 @@ impl Subscribe for CircuitBreaker {
 }
 
 impl<E> CircuitBreakerLayer<E> {
-    /// Lets only such requests be probes of a half-open circuit: not the upload of a gigabyte, and not what must not be done in vain. The others
-    /// are refused until the circuit has closed.
+    /// Admits only requests for which `can_probe` returns true as probes of a half-open circuit. Other
+    /// requests are rejected until the circuit has closed.
+    ///
+    /// Use it to exclude large uploads, and requests that must not fail.
     ///
     /// ```
     /// # use buttress::CircuitBreakerLayer;
@@ -135,7 +169,16 @@ impl<E> CircuitBreakerLayer<E> {
     }
 }
 
-/// A circuit breaker whose probes are chosen: see [`CircuitBreakerLayer::can_probe`](GateLayer::can_probe).
+/// A circuit breaker that selects its probes. Made by
+/// [`CircuitBreakerLayer::can_probe`](GateLayer::can_probe).
+///
+/// ```
+/// use buttress::{CircuitBreaker, CircuitBreakerLayer, circuit_breaker::State};
+///
+/// let layer = CircuitBreakerLayer::new("files").can_probe(|request: &Vec<u8>| request.len() < 1024);
+/// let breaker: &CircuitBreaker = layer.handle().breaker();
+/// assert_eq!(breaker.state(), State::Closed);
+/// ```
 #[derive(Clone, Debug)]
 pub struct CanProbe<F> {
     breaker: CircuitBreaker,
@@ -143,7 +186,7 @@ pub struct CanProbe<F> {
 }
 
 impl<F> CanProbe<F> {
-    /// The circuit.
+    /// Returns the circuit.
     pub fn breaker(&self) -> &CircuitBreaker {
         &self.breaker
     }
@@ -182,7 +225,7 @@ impl<Req: ?Sized, F: Fn(&Req) -> bool> Policy<Req> for CanProbe<F> {
 
     fn confirm(&self, permit: CircuitBreakerPermit, request: &Req) -> Result<CircuitBreakerPermit, Rejection> {
         if permit.is_probe() && !(self.can_probe)(request) {
-            // Dropping the permit gives the slot back.
+            // Dropping the permit frees the probe slot.
             return Err(self.breaker.reject(&PROBES_EXHAUSTED));
         }
         self.breaker.confirm(permit, request)
@@ -211,7 +254,7 @@ mod tests {
             drop(breaker.subscribe());
         }
         let mut receiver = breaker.subscribe();
-        // Each listener would be called, and 8,000 that leave were a quadratic second.
+        // With one listener for each receiver, 8,000 dropped ones took a second: their removal was quadratic.
         let start = TokioClock.now();
         breaker.force_open();
         assert!(TokioClock.now() - start < Duration::from_millis(100));

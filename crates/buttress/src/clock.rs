@@ -1,10 +1,18 @@
 use buttress_core::Clock;
 use std::time::Instant;
 
-/// Tokio's clock. The only clock of the layers, so that `tokio::time::pause` pauses them all.
+/// Tokio's clock, the only clock of the layers. `tokio::time::pause` pauses all of them.
 ///
-/// Where a few milliseconds do not matter, on Linux, it reads `CLOCK_MONOTONIC_COARSE`, at a fraction of the price. A tokio that can
-/// be paused, because its feature `test-util` is on, is always asked itself.
+/// Where a few milliseconds do not matter, the layers read `CLOCK_MONOTONIC_COARSE` on Linux, which
+/// is several times cheaper. With tokio's feature `test-util`, by which the clock can be paused,
+/// they always read tokio's clock.
+///
+/// ```
+/// use buttress::policy::{Clock, TokioClock};
+///
+/// let start = TokioClock.now();
+/// assert!(TokioClock.now() >= start);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioClock;
 
@@ -43,8 +51,11 @@ mod linux {
     };
     use tokio::runtime::Builder;
 
-    /// One moment by both clocks. The coarse one shows the same time as the fine one, as of the kernel's last tick. The count begins a day before the
-    /// first reading, so that circuits that are older than it can be told.
+    /// The same moment on both clocks.
+    ///
+    /// `CLOCK_MONOTONIC_COARSE` shows `CLOCK_MONOTONIC` as of the kernel's last tick. Nanoseconds count
+    /// from one day before the first reading: circuits may be older than that reading, and their times
+    /// must not be negative.
     struct Base {
         zero: Instant,
         nanos: u64,
@@ -87,8 +98,8 @@ mod linux {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
-    /// Tells whether tokio was compiled with `test-util`: `Builder::start_paused` exists with it only. Where it exists, the method of the
-    /// type itself is found before this one, and returns something else.
+    /// Detects whether tokio was compiled with `test-util`. `Builder::start_paused` exists only with
+    /// it. Method resolution prefers the inherent method, which returns a `Builder` and not `Missing`.
     #[allow(dead_code, reason = "used without `test-util` only")]
     trait Pausable {
         fn start_paused(&mut self, _: bool) -> Missing {

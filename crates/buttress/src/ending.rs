@@ -1,14 +1,14 @@
-//! Endings: what a layer speaks.
+//! Endings define the protocol of a layer.
 //!
-//! A layer of this family does not know by itself what a request and a response are. Its *ending*
-//! does: it reads the outcome of a call, holds the permit to the end of the response's stream, and
-//! decides how a rejection leaves. A layer without an ending is not a
+//! A layer of this crate does not depend on the types of requests and responses. Its *ending* does:
+//! it reads the outcome of a call, holds the permit until the end of the response's stream, and
+//! decides how a rejection is returned. A layer without an ending does not implement
 //! [`Layer`](tower_layer::Layer), so that none can be forgotten:
 //!
-//! | ending | for | rejections leave as |
+//! | ending | for | returns rejections as |
 //! |---|---|---|
 //! | [`.plain()`](PlainExt::plain) | any service that is not HTTP | [`Error`](crate::Error) |
-//! | [`.end(Plain::new().respond(..))`](Plain::respond) | a server that is not HTTP | a response of yours |
+//! | [`.end(Plain::new().respond(..))`](Plain::respond) | a server that is not HTTP | a custom response |
 //! | `.http_client()`, `.grpc_client()` of `buttress-http` | an HTTP or gRPC client | [`Error`](crate::Error) |
 //! | `.http()`, `.grpc()` of `buttress-http` | an HTTP or gRPC server | a response |
 //!
@@ -32,8 +32,64 @@
 //!
 //! # Settings
 //!
-//! Settings of the layer and the ending are independent: each can come first, and none is lost. A
-//! second ending does not compile.
+//! The settings and the ending of a layer can be set in any order. A second ending does not compile.
+//!
+//! # An ending for another protocol
+//!
+//! ```
+//! use buttress::ending::{Begin, Ended, Ending, Finish};
+//! use buttress::outcome::{Failure, FailureKind, Outcome};
+//! use buttress::policy::{InFlight, Permit};
+//! use buttress::{BoxError, BulkheadLayer, Error, Rejection};
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! /// Responses are status codes. Codes from 500 on are failures; a rejection returns 503.
+//! #[derive(Clone)]
+//! struct StatusCodes;
+//!
+//! impl Ended for StatusCodes {}
+//!
+//! impl<Req> Begin<Req> for StatusCodes {
+//!     type Context = ();
+//!     type Ahead = Infallible; // reads nothing in advance
+//!
+//!     fn begin<P: Permit>(&self, _: &mut Req) {}
+//! }
+//!
+//! impl<Err: Into<BoxError>> Finish<(), u16, Err> for StatusCodes {
+//!     type Response<P: Permit> = u16;
+//!     type Error = Error;
+//!
+//!     fn head(&self, _: &(), status: &u16) -> Outcome {
+//!         if *status < 500 { Outcome::Success } else { Failure::new(FailureKind::Application).into() }
+//!     }
+//!
+//!     fn response<P: Permit>(&self, context: (), status: u16, permit: &mut InFlight<P>) -> u16 {
+//!         permit.settle(&Finish::<(), u16, Err>::head(self, &context, &status));
+//!         status
+//!     }
+//!
+//!     fn reject<P: Permit>(&self, _: (), _: Rejection) -> Result<u16, Error> {
+//!         Ok(503)
+//!     }
+//!
+//!     fn inner(&self, error: Err) -> Error {
+//!         Error::from_inner(error)
+//!     }
+//!
+//!     fn outcome(&self, error: &Error) -> Outcome {
+//!         buttress::error::outcome(error)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let service = ServiceBuilder::new()
+//!     .layer(BulkheadLayer::new(0).end(StatusCodes))
+//!     .service_fn(|_: &'static str| async { Ok::<_, BoxError>(200) });
+//! assert_eq!(service.oneshot("GET /").await.unwrap(), 503);
+//! # }
+//! ```
 
 mod plain;
 
@@ -43,149 +99,192 @@ use crate::in_flight::InFlight;
 use buttress_core::{Label, Outcome, Permit, Rejection};
 use std::{convert::Infallible, task::Poll, time::Duration};
 
-/// A layer that has no ending yet.
+/// Marks a layer that has no ending yet.
 //
-// The remark stands behind the type because rustc prints this line, and no message of `Ended`,
-// where a method of `ServiceBuilder` finds a layer without an ending.
+// The remark is behind the type because rustc prints this line, and no message of `Ended`, when a
+// method of `ServiceBuilder` gets a layer without an ending.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoEnding; // end each layer: `.http()`, `.grpc()`, `.http_client()`, `.grpc_client()` or `.plain()`
 
-/// Marks the endings that make a layer out of a policy. [`NoEnding`] is none.
+/// Marks endings with which a layer implements [`Layer`](tower_layer::Layer). [`NoEnding`] does not
+/// implement it.
+///
+/// The [module](self) shows an ending for another protocol.
 #[diagnostic::on_unimplemented(
-    message = "this layer has no ending: it does not know what it protects",
+    message = "this layer has no ending, so that its protocol is unknown",
     label = "no ending",
     note = "end it with `.http()`, `.grpc()`, `.http_client()` or `.grpc_client()` (`use buttress_http::prelude::*`), or \
             with `.plain()` (`use buttress::PlainExt`) for services that are not HTTP"
 )]
 pub trait Ended {}
 
-/// A layer whose ending can be chosen.
+/// Sets the ending of a layer.
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, Ending, ending::Plain};
+///
+/// let layer = CircuitBreakerLayer::new("payments").end(Plain::new());
+/// # let _ = layer;
+/// ```
 pub trait Ending: Sized {
-    /// The ending that it has now.
+    /// The current ending.
     type Now;
     /// The layer with the ending `E`.
     type With<Next>;
 
-    /// Gives the layer another ending.
+    /// Returns the layer with another ending.
     fn end<Next>(self, ends: Next) -> Self::With<Next>;
 }
 
-/// The half of an ending that sees the request.
+/// Reads the request: the first half of an ending.
 #[diagnostic::on_unimplemented(
-    message = "the ending `{Self}` does not speak `{Req}`",
+    message = "the ending `{Self}` does not support requests of type `{Req}`",
     note = "HTTP endings take an `http::Request`; for requests of other types end the layer with `.plain()`"
 )]
 pub trait Begin<Req> {
-    /// What the end of the call must know of its request: whether it is a HEAD, whether it speaks
-    /// gRPC. It leaves a future with the result; a default stays behind.
+    /// What [`Finish`] needs to know about the request, such as whether it is a HEAD request or gRPC.
+    /// Taken from the future with the result, which leaves the default.
     type Context: Default;
-    /// Reads a request ahead while it waits in a queue.
+    /// Reads a request in advance while it waits in a queue.
     type Ahead: Ahead;
 
-    /// Looks at a request before the policy sees it. `P` is the permit of the policy.
+    /// Reads the request before the policy. `P` is the permit of the policy.
     fn begin<P: Permit>(&self, request: &mut Req) -> Self::Context;
 
-    /// What has to be read of a request while it waits in a queue, so that calls that share its
-    /// connection are not held up by its flow control. `None` where nothing has to.
+    /// Returns a reader for a request that waits in a queue. `None`, the default, reads nothing.
+    ///
+    /// An unread HTTP/2 body uses up the flow control window of its connection, and blocks other calls
+    /// on it.
     fn ahead(&self, _request: &mut Req) -> Option<Self::Ahead> {
         None
     }
 }
 
-/// Reads a request ahead while it waits in a queue.
+/// Reads a request in advance while it waits in a queue.
 pub trait Ahead {
-    /// Reads what there is. Ready when more was sent than is kept for a call that waits: it has to
-    /// be rejected, or it would hold up the others.
+    /// Reads the available data. Returns `Ready` when more was sent than is buffered for a waiting call.
+    /// The call must then be rejected, or it would block other calls on its connection.
     fn poll_too_large(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()>;
 }
 
-/// Reads nothing ahead.
+/// Reads nothing in advance.
 impl Ahead for Infallible {
     fn poll_too_large(&mut self, _: &mut std::task::Context<'_>) -> Poll<()> {
         match *self {}
     }
 }
 
-/// The half of an ending that sees the result. It does not have the request in its parameters, so
-/// that futures can name it.
+/// Reads the result of a call: the second half of an ending.
+///
+/// The type of the request is not among the parameters, so that futures can name the trait.
+///
+/// The [module](self) has an example of an implementation.
 #[diagnostic::on_unimplemented(
-    message = "the ending `{Self}` does not speak `Result<{Res}, {Err}>`",
+    message = "the ending `{Self}` does not support `Result<{Res}, {Err}>`",
     note = "HTTP endings take an `http::Response` with an `http_body::Body`; for responses of other types end the layer with \
             `.plain()`",
-    note = "an error has to be `Into<Box<dyn Error + Send + Sync>>` where rejections leave as errors"
+    note = "an error must be `Into<Box<dyn Error + Send + Sync>>` where rejections are returned as errors"
 )]
 pub trait Finish<Context, Res, Err> {
-    /// What the caller gets: `Res` itself, or `Res` with a permit in its body.
+    /// The response to the caller: `Res`, or `Res` with a permit in its body.
     type Response<P: Permit>;
-    /// The layer's error.
+    /// The error of the layer.
     type Error: Send + Sync + 'static;
 
-    /// What the head of a response says of the call so far.
+    /// Returns the outcome as far as the head of the response shows it.
+    ///
+    /// ```
+    /// use buttress::{Error, ending::{Finish, Plain}, outcome::Outcome};
+    ///
+    /// let plain = Plain::new();
+    /// let outcome = Finish::<(), &str, Error>::head(&plain, &(), &"a response");
+    /// assert_eq!(outcome, Outcome::Success);
+    /// ```
     fn head(&self, context: &Context, response: &Res) -> Outcome;
 
-    /// Passes a response on, and settles its permit or sees to it that it will be settled.
+    /// Converts a response, and settles its permit or moves it into the response's body.
     fn response<P: Permit>(&self, context: Context, response: Res, permit: &mut InFlight<P>) -> Self::Response<P>;
 
-    /// The result of a call that was rejected.
+    /// Returns the result of a rejected call.
     ///
     /// # Errors
-    /// The rejection, where rejections leave as errors.
+    /// The rejection, for endings that return rejections as errors.
     fn reject<P: Permit>(&self, context: Context, rejection: Rejection) -> Result<Self::Response<P>, Self::Error>;
 
-    /// Passes an error of the inner service on.
+    /// Converts an error of the inner service.
     fn inner(&self, error: Err) -> Self::Error;
 
-    /// What an error that was passed on says of the call.
+    /// Returns the outcome that a converted error means.
     fn outcome(&self, error: &Self::Error) -> Outcome;
 }
 
-/// Repeats the requests of a protocol; asked for by retry.
+/// Repeats requests. Required by [`RetryLayer`](crate::RetryLayer).
+///
+/// ```
+/// use buttress::ending::{Kept, Plain, Replay};
+///
+/// let (attempt, mut kept) = Plain::new().first("a request");
+/// assert_eq!(attempt, "a request");
+/// assert_eq!(kept.again(2), Some("a request"));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot repeat `{Req}`",
     note = "retry is for clients: end it with `.http_client()`, `.grpc_client()` or `.plain()`",
-    note = "a request of `.plain()` has to be `Clone`; a body that `buttress_http` does not know is converted by \
+    note = "a request of `.plain()` must be `Clone`; convert a body that `buttress_http` does not support with \
             `.map_request_body(..)`"
 )]
 pub trait Replay<Req> {
-    /// What the inner service is called with.
+    /// The request of the inner service.
     type Attempt;
-    /// What is kept of a request to repeat it.
+    /// The part of a request that is needed to repeat it.
     type Kept: Kept<Attempt = Self::Attempt>;
 
-    /// Splits a request into its first attempt and what is kept of it.
+    /// Splits a request into its first attempt and what is needed to repeat it.
     fn first(&self, request: Req) -> (Self::Attempt, Self::Kept);
 
-    /// The one attempt of a request that is not to be repeated: nothing has to be kept of it.
+    /// Returns the only attempt of a request that is not repeated.
+    ///
+    /// ```
+    /// use buttress::ending::{Plain, Replay};
+    ///
+    /// struct NotClone(u32);
+    /// # impl Clone for NotClone { fn clone(&self) -> Self { panic!("cloned") } }
+    ///
+    /// // A request with one attempt is not cloned:
+    /// assert_eq!(Plain::new().only(NotClone(7)).0, 7);
+    /// ```
     fn only(&self, request: Req) -> Self::Attempt;
 
-    /// Whether the request adds to the budget. A retry of a caller further up does not, or budgets
-    /// would multiply over the tiers.
+    /// Returns whether the request adds to the retry budget. A retry by a caller does not: otherwise
+    /// the budgets of several tiers would multiply.
     fn deposits(&self, _request: &Req) -> bool {
         true
     }
 }
 
-/// What is kept of a request to repeat it.
+/// The part of a request that is needed to repeat it.
 pub trait Kept {
-    /// What the inner service is called with.
+    /// The request of the inner service.
     type Attempt;
 
-    /// Attempt number `attempt`, where 1 was the first; `None` when it cannot be replayed any more.
+    /// Returns attempt number `attempt`, where the first was 1. `None` if the request cannot be replayed
+    /// any more.
     fn again(&mut self, attempt: u32) -> Option<Self::Attempt>;
 
-    /// Whether doing it twice is the same as doing it once.
+    /// Returns whether processing the request twice has the same effect as once (RFC 9110, section
+    /// 9.2.2).
     fn is_idempotent(&self) -> bool;
 
-    /// Whether the request has content of which the attempt that just ended took nothing: where the
-    /// transport gave that attempt up by itself, it cannot have been processed.
+    /// Returns whether the request has content of which the last attempt took nothing. If the transport
+    /// then ended that attempt by itself, the request was not processed.
     fn is_untouched(&self) -> bool {
         false
     }
 }
 
-/// Bounds the response after its head; asked for by timeouts.
+/// Limits the time of a response's body. Required by [`TimeoutLayer`](crate::TimeoutLayer).
 #[diagnostic::on_unimplemented(
-    message = "the ending `{Self}` cannot bound `Result<{Res}, {Err}>`",
+    message = "the ending `{Self}` cannot limit the time of `Result<{Res}, {Err}>`",
     note = "HTTP endings take an `http::Response` with an `http_body::Body` that is `Send + 'static`; for responses of other \
             types end the layer with `.plain()`"
 )]
@@ -193,26 +292,34 @@ pub trait Bound<Context, Res, Err>: Finish<Context, Res, Err> {
     /// The response with its bounds.
     type Bounded;
 
-    /// Puts the bounds around a response.
+    /// Applies the bounds to a response.
     fn bound(&self, response: Res, bounds: &BodyBounds) -> Self::Bounded;
 
-    /// The result of a call whose time is over.
+    /// Returns the result of a call that timed out.
     ///
     /// # Errors
-    /// The rejection, where rejections leave as errors.
+    /// The rejection, for endings that return rejections as errors.
     fn expired(&self, context: Context, rejection: Rejection) -> Result<Self::Bounded, Self::Error>;
 }
 
-/// Bounds on the body of a response. Each is off where it is `None`.
+/// Time limits on the body of a response. `None` sets no limit.
+///
+/// ```
+/// use buttress::ending::BodyBounds;
+/// use std::time::Duration;
+///
+/// let bounds = BodyBounds { idle: Some(Duration::from_secs(10)), ..BodyBounds::default() };
+/// assert_eq!(bounds.total, None);
+/// ```
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct BodyBounds {
-    /// The longest time without a frame while the body is asked for one.
+    /// Maximum time without a frame while the body is polled.
     pub idle: Option<Duration>,
-    /// The longest time from the head of the response to the end of its body.
+    /// Maximum time from the head of the response to the end of its body.
     pub total: Option<Duration>,
-    /// The longest time in which the body is not asked for a frame: a reader that has stopped.
-    /// `None` leaves it to the ending: 30 seconds for servers, no bound for clients.
+    /// Maximum time in which the reader does not poll the body. `None` uses the default of the ending:
+    /// 30 s for servers, no limit for clients.
     pub stalled: Option<Duration>,
-    /// The name that the rejections of these bounds carry.
+    /// Policy name that the rejections of these bounds carry.
     pub label: Option<Label>,
 }

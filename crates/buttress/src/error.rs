@@ -1,19 +1,33 @@
-//! The one error of this family.
+//! The error type of the layers, and what errors mean for policies.
 
 use buttress_core::{Failure, FailureKind, Ignored, Outcome, Rejection, Sent};
 use std::{any::Any, error::Error as StdError, io};
 
-/// Any error, boxed, as everywhere in tower.
+/// A boxed error, as in tower.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What a layer of ours returns where it lets rejections leave as errors.
+/// The error of a layer whose ending returns rejections as errors.
 ///
-/// Flat: however many layers are stacked, and whatever boxes errors between them, there is one of these at most. An inner
-/// error keeps its type: [`source`](StdError::source) is that error itself, so `downcast_ref` finds it, and tonic finds its `Status`.
+/// It is flat: however many layers are stacked, and whatever boxes errors between them, a chain of
+/// sources contains at most one `Error`. An inner error keeps its type: [`source`](StdError::source)
+/// returns that error itself, so that `downcast_ref` and tonic find it.
+///
+/// ```
+/// use buttress::{Error, Rejection, bulkhead};
+///
+/// fn message(error: &Error) -> String {
+///     match error {
+///         Error::Rejected(rejection) => format!("not sent: {}", rejection.reason().word()),
+///         other => format!("failed: {other}"),
+///     }
+/// }
+/// let rejected = Error::from(Rejection::new("bulkhead", &bulkhead::FULL));
+/// assert_eq!(message(&rejected), "not sent: bulkhead_full");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// One of our policies refused the call, or gave up on it.
+    /// A policy rejected the call, or a timeout ended it.
     #[error("{0}")]
     Rejected(Rejection),
     /// The inner service failed.
@@ -22,7 +36,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps the error of an inner service, or unwraps it when it is one of ours already.
+    /// Wraps the error of an inner service. An error that already is an `Error` is returned as it is.
+    ///
+    /// ```
+    /// use buttress::{Error, Rejection, bulkhead};
+    ///
+    /// let boxed: buttress::BoxError = Error::from(Rejection::new("bulkhead", &bulkhead::FULL)).into();
+    /// assert!(matches!(Error::from_inner(boxed), Error::Rejected(_)));
+    /// ```
     pub fn from_inner(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
@@ -30,7 +51,16 @@ impl Error {
         }
     }
 
-    /// The rejection, wherever in the chain of sources it is.
+    /// Returns the rejection in the chain of sources, if there is one.
+    ///
+    /// ```
+    /// use buttress::{Error, Rejection, bulkhead};
+    /// use std::io;
+    ///
+    /// let rejected = Error::from(Rejection::new("bulkhead", &bulkhead::FULL));
+    /// let wrapped = Error::from_inner(io::Error::other(rejected));
+    /// assert_eq!(wrapped.rejection().map(Rejection::reason), Some(&bulkhead::FULL));
+    /// ```
     pub fn rejection(&self) -> Option<&Rejection> {
         find_rejection(self)
     }
@@ -42,7 +72,16 @@ impl From<Rejection> for Error {
     }
 }
 
-/// Finds the rejection of one of our layers in a chain of sources, through errors of other people.
+/// Finds the rejection of a layer of this crate in a chain of sources, also inside errors of other
+/// types.
+///
+/// ```
+/// use buttress::{Rejection, error::find_rejection, timeout};
+/// use std::io;
+///
+/// let error = io::Error::other(Rejection::new("timeout", &timeout::TOTAL));
+/// assert_eq!(find_rejection(&error).map(Rejection::reason), Some(&timeout::TOTAL));
+/// ```
 pub fn find_rejection<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Rejection> {
     sources(error).find_map(|error| match error.downcast_ref::<Error>() {
         Some(Error::Rejected(rejection)) => Some(rejection),
@@ -50,7 +89,16 @@ pub fn find_rejection<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Rej
     })
 }
 
-/// The error itself and all its sources, with what an [`io::Error`] wraps: that one's own `source` skips it.
+/// Returns the error and all its sources. Includes the error inside an [`io::Error`], which
+/// `io::Error::source` skips.
+///
+/// ```
+/// use buttress::error::sources;
+/// use std::io;
+///
+/// let error = io::Error::other(io::Error::from(io::ErrorKind::BrokenPipe));
+/// assert_eq!(sources(&error).count(), 2);
+/// ```
 pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
@@ -61,13 +109,21 @@ pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = 
     })
 }
 
-/// What an error says when nothing is known of its protocol. Its sources are looked into too:
+/// Returns the outcome that an error means in any protocol. Looks at the whole chain of sources:
 ///
-/// * a rejection of this family says itself whether it is evidence, see [`Rejection::outcome`];
-/// * tower's `Overloaded` (load shed) is a rejection too, and no evidence;
-/// * tower's and tokio's `Elapsed` is a timeout of an attempt, which is evidence;
-/// * a connection that was refused, or a name that was not found, was never sent;
-/// * anything else is a failure that may have been processed.
+/// * for a rejection of this crate, [`Rejection::outcome`];
+/// * tower's `Overloaded` (load shed) is a local rejection and no evidence;
+/// * tower's and tokio's `Elapsed` is an attempt timeout, which is a failure;
+/// * with a refused connection, or an unreachable host or network, the request was never sent;
+/// * any other error is a failure of a request that may have been processed.
+///
+/// ```
+/// use buttress::{error::outcome, outcome::Sent};
+/// use std::io;
+///
+/// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+/// assert_eq!(outcome(&refused).failure().map(|failure| failure.sent), Some(Sent::Never));
+/// ```
 pub fn outcome(error: &(dyn StdError + 'static)) -> Outcome {
     if let Some(rejection) = find_rejection(error) {
         return rejection.outcome();
@@ -90,7 +146,16 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
     never_sent.then(|| Failure::new(FailureKind::Connect).sent(Sent::Never).into())
 }
 
-/// Looks at an error of any type as a chain, where it is one: [`Error`], a [`BoxError`], an [`io::Error`]. Others cannot be looked into.
+/// Returns an error of a generic type as `dyn Error`. `None` if it is not an [`Error`], a
+/// [`BoxError`], a `Box<dyn Error + Send>` or an [`io::Error`].
+///
+/// ```
+/// use buttress::{BoxError, error::as_chain};
+///
+/// let boxed: BoxError = "failed".into();
+/// assert!(as_chain(&boxed).is_some());
+/// assert!(as_chain(&"failed").is_none());
+/// ```
 pub fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
     let any: &dyn Any = error;
     if let Some(ours) = any.downcast_ref::<Error>() {
@@ -146,7 +211,7 @@ mod tests {
         assert_eq!(wrapped, Outcome::Ignored(Ignored::LocalReject));
     }
 
-    /// An error of a user, around another.
+    /// A user's error with a source.
     #[derive(Debug)]
     struct Mine(Error);
 

@@ -1,4 +1,4 @@
-//! What layers do, as DEBUG events of `tracing`. Without the feature `tracing` these functions do
+//! DEBUG events of the layers for `tracing`. Without the feature `tracing` these functions do
 //! nothing.
 
 use buttress_core::Failure;
@@ -10,7 +10,7 @@ fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A policy did not admit a call.
+/// A policy rejected a call.
 #[inline]
 pub(crate) fn rejected(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
@@ -24,7 +24,7 @@ pub(crate) fn rejected(rejection: &Rejection) {
     let _ = rejection;
 }
 
-/// A timeout ran out.
+/// A call exceeded its timeout.
 pub(crate) fn timed_out(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
     tracing::debug!(
@@ -36,14 +36,14 @@ pub(crate) fn timed_out(rejection: &Rejection) {
     let _ = rejection;
 }
 
-/// An attempt is repeated after a pause.
+/// A failed attempt is retried after a pause.
 pub(crate) fn retrying(failure: &Failure, attempt: u32, pause: Duration) {
     #[cfg(feature = "tracing")]
     tracing::debug!(failure = ?failure.kind, sent = ?failure.sent, attempt, pause_ms = millis(pause), "call is repeated");
     let _ = (failure, attempt, pause);
 }
 
-/// An attempt is not repeated, because the budget is empty.
+/// A failed attempt is not retried, because the budget is empty.
 pub(crate) fn out_of_budget(failure: &Failure, attempt: u32) {
     #[cfg(feature = "tracing")]
     tracing::debug!(failure = ?failure.kind, attempt, "retry denied by the budget");

@@ -1,15 +1,33 @@
-//! Admission, call, outcome: the plumbing of every protective layer, written once.
+//! The shared implementation of the protective layers: admission, call, outcome.
 //!
 //! A [`GateLayer`] is a [policy](Policy) with an [ending](crate::ending). The module
-//! [`policy`](crate::policy) shows how a policy of your own becomes a layer.
+//! [`policy`](crate::policy) shows how a custom policy becomes a layer.
+//!
+//! # Names of services
+//!
+//! `XLayer` makes the service `X`. Where the handle already has that name, the service is
+//! `XService`.
+//!
+//! | layer | service | handle |
+//! |---|---|---|
+//! | [`BulkheadLayer`](crate::BulkheadLayer) | [`BulkheadService`](crate::bulkhead::BulkheadService) | [`Bulkhead`](crate::Bulkhead) |
+//! | [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) | [`CircuitBreakerService`](crate::circuit_breaker::CircuitBreakerService) | [`CircuitBreaker`](crate::CircuitBreaker) |
+//! | [`HealthLayer`](crate::HealthLayer) | [`HealthService`](crate::health::HealthService) | [`Health`](crate::Health) |
+//! | [`GateLayer`] | [`Gate`] | the policy |
+//! | [`ReservingGateLayer`] | [`ReservingGate`] | the policy |
+//! | [`QueuedLayer`](crate::bulkhead::QueuedLayer) | [`Queued`](crate::bulkhead::Queued) | [`Bulkhead`](crate::Bulkhead) |
+//! | [`RetryLayer`](crate::RetryLayer) | [`Retry`](crate::retry::Retry) | [`RetryBudget`](crate::RetryBudget) |
+//! | [`TimeoutLayer`](crate::TimeoutLayer) | [`Timeout`](crate::timeout::Timeout) | none |
 //!
 //! # Readiness
 //!
-//! A gate is as ready as its inner service. While the policy would reject every call, the gate is
-//! ready at once, so that the caller gets the rejection now and not after a hung connection. A gate
-//! that waits for its inner service wakes when a circuit opens, and not when a bulkhead fills. When
-//! the inner service fails to become ready, that is evidence for the policy. It counts no rejection,
-//! and no call where the policy rejects.
+//! A gate is ready when its inner service is ready. While the policy would reject every call, the
+//! gate is ready at once, so that the caller gets the rejection without waiting for the inner
+//! service, which may hang. A task that waits for the inner service is woken when a circuit opens,
+//! but not when a bulkhead fills.
+//!
+//! When the inner service fails to become ready, the policy counts a failure. It counts no
+//! rejection, and no call where it would reject.
 
 mod reserving;
 
@@ -36,8 +54,20 @@ use waiting::Waiting;
 
 mod waiting;
 
-/// A policy as a layer, once it has an [ending](crate::ending). Its state is in the policy's
-/// handle, so that all services made by the layer, and by its clones, share it.
+/// A policy as a layer. It implements [`Layer`] once it has an [ending](crate::ending).
+///
+/// The state is in the policy's handle. All services that the layer and its clones make share it.
+///
+/// ```
+/// use buttress::{Bulkhead, PlainExt, gate::GateLayer};
+/// use tower::{BoxError, Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let echo = service_fn(|text: String| async { Ok::<_, BoxError>(text) });
+/// let service = GateLayer::with_policy(Bulkhead::new(1)).plain().layer(echo);
+/// assert_eq!(service.oneshot("hello".to_owned()).await.unwrap(), "hello");
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GateLayer<Pol, E = NoEnding> {
     policy: Pol,
@@ -45,33 +75,78 @@ pub struct GateLayer<Pol, E = NoEnding> {
 }
 
 impl<Pol> GateLayer<Pol> {
-    /// A layer that asks `policy`.
+    /// Creates a layer that asks `policy` for each call.
+    ///
+    /// ```
+    /// use buttress::{Bulkhead, gate::GateLayer};
+    ///
+    /// let bulkhead = Bulkhead::new(10);
+    /// let layer = GateLayer::with_policy(bulkhead.clone());
+    /// bulkhead.set_limit(20); // the handle and the layer share the state
+    /// assert_eq!(layer.handle().limit(), 20);
+    /// ```
     pub const fn with_policy(policy: Pol) -> Self {
         Self { policy, ends: NoEnding }
     }
 }
 
 impl<Pol, E> GateLayer<Pol, E> {
-    /// The policy, to watch or to drive it.
+    /// Returns the policy, to observe or control it.
+    ///
+    /// ```
+    /// use buttress::CircuitBreakerLayer;
+    ///
+    /// let layer = CircuitBreakerLayer::new("payments");
+    /// let breaker = layer.handle().clone();
+    /// breaker.force_open();
+    /// # assert!(layer.handle().peek().is_err());
+    /// ```
     pub fn handle(&self) -> &Pol {
         &self.policy
     }
 
-    /// Puts something around the policy, or something else in its place.
+    /// Replaces the policy by the result of `map`, for example to wrap it.
+    ///
+    /// ```
+    /// use buttress::{Bulkhead, BulkheadLayer, keyed::Keyed};
+    ///
+    /// // One bulkhead for each tenant, with the limit of the given one:
+    /// let layer = BulkheadLayer::new(10).map_policy(|bulkhead: Bulkhead| {
+    ///     let limit = bulkhead.limit();
+    ///     Keyed::new(|request: &(u32, String)| request.0, move |_: &u32| Bulkhead::new(limit))
+    /// });
+    /// # let _ = layer;
+    /// ```
     pub fn map_policy<Other>(self, map: impl FnOnce(Pol) -> Other) -> GateLayer<Other, E> {
         GateLayer { policy: map(self.policy), ends: self.ends }
     }
 
-    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes when
-    /// that changes. For stacks that look at readiness: under a balancer, another endpoint is
-    /// chosen. What is rejected then is only a call whose service was ready before the policy began
-    /// to refuse, such as a circuit that opened in between; after it, `poll_ready` is pending
-    /// again.
+    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes the task
+    /// when that may have changed.
     ///
-    /// Not for axum, which never looks at readiness.
+    /// For callers that wait for readiness: a balancer then chooses another endpoint. A call is
+    /// rejected only if the policy began to refuse after the service was ready, as when the circuit
+    /// opened in between; the next `poll_ready` is pending again.
+    ///
+    /// axum does not wait for readiness: do not use this in axum.
     ///
     /// A policy that needs the request to decide, such as a [keyed](crate::keyed) one, cannot
-    /// [reserve](Reserve), and does not compile here.
+    /// [reserve](Reserve): calling this for it does not compile.
+    ///
+    /// ```
+    /// use buttress::{BulkheadLayer, PlainExt};
+    /// use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let echo = service_fn(|text: &'static str| async move { Ok::<_, BoxError>(text) });
+    /// let mut service = BulkheadLayer::new(1).backpressure().plain().layer(echo);
+    /// let bulkhead = service.ready().await.unwrap().call("hello");
+    /// // The call holds the only place, so that a clone is not ready:
+    /// # let mut clone = service.clone();
+    /// # assert!(tokio_test::task::spawn(clone.ready()).poll().is_pending());
+    /// # drop(bulkhead);
+    /// # }
+    /// ```
     pub fn backpressure(self) -> ReservingGateLayer<Pol, E>
     where
         Pol: Reserve,
@@ -101,8 +176,9 @@ impl<S, Pol: Clone, E: Ended + Clone> Layer<S> for GateLayer<Pol, E> {
     }
 }
 
-/// A service behind a policy that is asked when it is called. See the [module](self) for its
-/// readiness.
+/// A service behind a policy that decides when the service is called.
+///
+/// The [module](self) describes its readiness.
 #[derive(Debug)]
 pub struct Gate<S, Pol, E> {
     inner: S,
@@ -113,19 +189,19 @@ pub struct Gate<S, Pol, E> {
 
 inner_service!(Gate<S, Pol, E>);
 
-/// What the last `poll_ready` found, in one word.
+/// Result of the last `poll_ready`, in one word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Readiness(u64);
 
 impl Readiness {
-    /// Nothing, or the inner service was not ready.
+    /// `poll_ready` was not called since the last call, or the inner service was not ready.
     const UNKNOWN: Self = Self(0);
     /// The inner service is ready for the next call.
     const READY: Self = Self(1);
-    /// The policy would refuse the call, and does not say for how long.
+    /// The policy would refuse the call, for an unknown time.
     const REFUSED: Self = Self(u64::MAX);
 
-    /// The policy would refuse the call for so many nanoseconds.
+    /// The policy would refuse the call for the time in `retry_after`, kept in nanoseconds.
     fn refused(Refused { retry_after }: Refused) -> Self {
         let nanos = |after: Duration| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         retry_after.map_or(Self::REFUSED, |after| Self(nanos(after).clamp(2, u64::MAX - 1)))
@@ -137,25 +213,26 @@ impl Readiness {
     }
 }
 
-/// What a gate needs while its inner service is not ready. It is boxed: gates are moved and cloned
-/// with every call.
+/// State that a gate needs only while its inner service is not ready.
+///
+/// Boxed to keep the gate small: stacks move and clone it with every call.
 #[derive(Debug)]
 enum Unready {
-    /// Its place among those that the policy wakes.
+    /// An entry in the policy's list of tasks to wake.
     Waiting(Waiting),
-    /// The error of the inner service, which the ending has converted. It is kept where the policy
-    /// cannot learn from it before the request is known.
+    /// The error of the inner service, converted by the ending. Kept for policies that need the
+    /// request: the next call reports it to the policy and returns it.
     Failed(Box<dyn Any + Send + Sync>),
 }
 
 impl<S: Clone, Pol: Clone, E: Clone> Clone for Gate<S, Pol, E> {
     fn clone(&self) -> Self {
-        // Readiness is not inherited: the clone has to be polled itself.
+        // Readiness belongs to one instance: the clone must be polled itself.
         Self { inner: self.inner.clone(), readiness: Readiness::UNKNOWN, gate: self.gate.clone(), unready: None }
     }
 }
 
-/// Passes an error on, after it has settled the permit of its call.
+/// Converts an error and settles the permit of its call.
 fn settle_error<P, E, Cx, Res, Err>(ends: &E, error: Err, mut permit: InFlight<P>) -> E::Error
 where
     P: Permit,
@@ -179,7 +256,7 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E::Error>> {
         let Self { inner, readiness, gate, unready } = self;
-        // What will be rejected must not hold a slot of the inner service meanwhile.
+        // A call that will be rejected must not hold a slot of the inner service meanwhile.
         if let Err(refused) = gate.policy.peek() {
             *readiness = Readiness::refused(refused);
             return Poll::Ready(Ok(()));
@@ -196,13 +273,12 @@ where
             Poll::Ready(Err(error)) => {
                 *unready = None;
                 match if Pol::Permit::LEARNS { gate.policy.unready() } else { Some(Err(NO_EVIDENCE)) } {
-                    // Where the policy would reject a call, there is no call, and so no evidence.
+                    // Without a permit there is no call, and the policy counts nothing.
                     Some(permit) => {
                         let permit = permit.map_or_else(|_| InFlight::none(), InFlight::new);
                         Poll::Ready(Err(settle_error(&gate.ends, error, permit)))
                     }
-                    // The policy learns only from calls whose request it knows, so the error fails
-                    // the next one.
+                    // The policy needs the request to count a failure. The next call reports the error.
                     None => {
                         *unready = Some(Box::new(Unready::Failed(Box::new(gate.ends.inner(error)))));
                         Poll::Ready(Ok(()))
@@ -229,8 +305,7 @@ where
             return ResponseFuture { state, context, ends: ends.clone() };
         }
         let state = match policy.admit(&request) {
-            // The guard comes before the call: if that panics, the permit is given back, and the
-            // call has failed.
+            // The guard exists before the call, so that a panic in `call` settles the permit as a failure.
             Ok(permit) if readiness == Readiness::READY => {
                 let mut permit = InFlight::new(permit);
                 let inner = &mut self.inner;
@@ -244,8 +319,8 @@ where
 }
 
 impl<S, Pol, E> Gate<S, Pol, E> {
-    /// A call that the policy admits, and for which the inner service is not ready: that failed, or
-    /// the policy would have refused when it was asked for readiness.
+    /// Ends an admitted call whose inner service is not ready: it failed to become ready, or the policy
+    /// refused in `poll_ready` and admits now.
     #[cold]
     fn call_unready<F, P, OutErr, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, OutErr>
     where
@@ -263,8 +338,8 @@ impl<S, Pol, E> Gate<S, Pol, E> {
     }
 }
 
-/// The refusal that a call would get now. If there is none, the task wakes when that may have
-/// changed.
+/// Returns the refusal that a call would get now. If there is none, registers the task to be woken
+/// when the policy begins to refuse.
 #[cold]
 fn would_refuse<Pol, Req>(unready: &mut Option<Box<Unready>>, policy: &Pol, cx: &mut Context<'_>) -> Option<Refused>
 where
@@ -276,16 +351,16 @@ where
     if let Some(Unready::Waiting(waiting)) = unready.as_deref() {
         waiting.register(cx);
     }
-    // Asked after registering: what changed in between woke no task.
+    // Peek after registering: a change before the registration woke no task.
     policy.peek().err()
 }
 
-/// The future of a [`Gate`].
+/// The future of a [`Gate`] or a [`ReservingGate`].
 #[pin_project]
 pub struct ResponseFuture<F, P: Permit, E, Cx, OutErr> {
     #[pin]
     state: State<F, P, OutErr>,
-    /// Leaves with the result.
+    /// Taken when the future completes.
     context: Cx,
     ends: E,
 }
@@ -300,7 +375,7 @@ enum State<F, P: Permit, OutErr> {
     Rejected {
         rejection: Option<Rejection>,
     },
-    /// The inner service could not become ready.
+    /// The inner service failed to become ready.
     Failed {
         error: Option<Box<OutErr>>,
     },
@@ -331,15 +406,15 @@ where
     }
 }
 
-/// In place of a permit for evidence, where the policy uses none.
+/// Replaces the permit where the policy does not use outcomes.
 const NO_EVIDENCE: Refused = Refused { retry_after: None };
 
 const POLLED_AGAIN: &str = "polled after completion";
 
-/// The end of a call: settles its permit, and lets its result out.
+/// Settles the permit of a completed call and converts its result.
 ///
-/// Failures go out by a way of their own: where the two meet again, a response that fits into a
-/// register is moved in as many pieces as an error.
+/// Errors take a separate path (`fail`, not inlined). If both paths met again here, the compiler
+/// would copy a response that fits in a register as if it were as large as the error.
 #[inline(always)]
 pub(crate) fn finish<Res, Err, P, E, Cx>(
     result: Result<Res, Err>,
@@ -368,7 +443,7 @@ where
     Poll::Ready(Err(settle_error(ends, error, permit.take())))
 }
 
-/// Out of the way of the calls that are let through.
+/// Not inlined, to keep rejections out of the path of admitted calls.
 #[inline(never)]
 pub(crate) fn reject<Res, Err, P, E, Cx>(
     rejection: &mut Option<Rejection>,
@@ -380,8 +455,7 @@ where
     E: Finish<Cx, Res, Err>,
     Cx: Default,
 {
-    // Looked at where it lies: a value whose address is taken is moved in parts, and read back as a
-    // whole.
+    // Read in place: taking the address of a moved value makes the compiler copy it in parts.
     events::rejected(rejection.as_ref().expect(POLLED_AGAIN));
     Poll::Ready(ends.reject(std::mem::take(context), rejection.take().expect(POLLED_AGAIN)))
 }

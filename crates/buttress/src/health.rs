@@ -1,7 +1,7 @@
-//! `HealthLayer` answers health probes in front of everything else, so that they are never shed.
+//! Answers health probes in front of all other layers, so that no layer rejects them.
 //!
-//! The layer here knows no protocol: it asks an [`Answer`] whether a request is a probe.
-//! `buttress-http` has the one for `/livez`, `/readyz` and `/startupz`.
+//! The layer does not depend on a protocol: an [`Answer`] tells whether a request is a probe.
+//! `buttress-http` implements it for `/livez`, `/readyz` and `/startupz`.
 //!
 //! ```
 //! use buttress::health::{CheckConfig, Group, Health, HealthExt, Probe};
@@ -13,18 +13,18 @@
 //! let every_minute = CheckConfig { interval: Duration::from_secs(60), ..CheckConfig::default() };
 //! let _check = health.check("database", Group::Readiness, every_minute, || async { Ok::<(), std::io::Error>(()) });
 //! health.started();
-//! # tokio::task::yield_now().await;
-//! println!("{}", health.status(Probe::Readiness));
+//! # tokio::time::sleep(Duration::from_millis(5)).await;
+//! assert!(health.status(Probe::Readiness).is_serving());
 //! # }
 //! ```
 //!
 //! # Where it belongs
 //!
-//! Outermost on the server. A probe that waits in a bulkhead reports a busy service as a dead one.
+//! Outermost on the server. A probe that waits in a bulkhead reports a busy service as failed.
 //!
-//! The layer is always ready. A request that is no probe waits for the inner service in its own
-//! future, and gets the error if that fails to become ready: a service whose database is gone still
-//! answers `/livez`, and is not restarted for it.
+//! The layer is always ready. A request that is not a probe waits for the inner service in its own
+//! future, and gets the error if the inner service fails to become ready. So a service whose
+//! database is down still answers `/livez` and is not restarted.
 
 mod check;
 
@@ -47,37 +47,73 @@ use tower_service::Service;
 pub use buttress_core::health::{Group, Line, Probe, Report, Rules, Status};
 pub use check::{Check, CheckConfig, HealthExt};
 
-/// The future of a service behind a [`HealthLayer`].
+/// The future of a [`HealthService`].
 pub mod future {
     pub use super::ResponseFuture;
 }
 
-/// The health of one service. A cheap handle; clones share it. It begins as starting: neither
-/// started nor ready. Its time is tokio's.
+/// The health of one service. A cheap handle; clones share it.
+///
+/// It starts as neither started nor ready. It uses tokio's clock.
 pub type Health = core::Health<TokioClock>;
 
-/// Reports on one part of a service's health. Dropping it takes that part out of the answer.
+/// Reports the status of one part of a service. Dropping it removes that part from the health.
 pub type Indicator = core::Indicator<TokioClock>;
 
-/// Knows which requests are probes of a protocol, and how to answer them; asked for by
-/// [`HealthLayer`].
+/// Recognizes the probes of a protocol and answers them. Required by [`HealthLayer`].
+///
+/// ```
+/// use buttress::{Ending, Health, HealthLayer, ending::Ended, health::{Answer, Probe}};
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// /// A line protocol whose probe is `PING`.
+/// #[derive(Clone)]
+/// struct Lines;
+///
+/// impl Ended for Lines {}
+///
+/// impl Answer<&'static str, String> for Lines {
+///     type Response = String;
+///
+///     fn answer(&self, line: &&'static str, health: &Health) -> Option<String> {
+///         (*line == "PING").then(|| health.status(Probe::Readiness).to_string())
+///     }
+///
+///     fn pass(&self, response: String) -> String {
+///         response
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let health = Health::new();
+/// let service = ServiceBuilder::new()
+///     .layer(HealthLayer::new(health.clone()).end(Lines))
+///     .service_fn(|line: &'static str| async move { Ok::<_, Infallible>(line.to_owned()) });
+/// assert_eq!(service.clone().oneshot("PING").await.unwrap(), "out-of-service");
+/// health.started();
+/// assert_eq!(service.oneshot("PING").await.unwrap(), "up");
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "the ending `{Self}` does not answer health probes",
     note = "health is for servers: end the layer with `.http()` or `.grpc()`"
 )]
 pub trait Answer<Req, Res> {
-    /// What the caller gets: `Res`, or a type that holds an answer or `Res`.
+    /// The response to the caller: `Res`, or a type that holds an answer or `Res`.
     type Response;
 
-    /// The answer, or `None` for a request that is not a probe.
+    /// Returns the answer, or `None` if the request is not a probe.
     fn answer(&self, request: &Req, health: &Health) -> Option<Self::Response>;
 
-    /// Passes a response of the inner service on.
+    /// Converts a response of the inner service.
     fn pass(&self, response: Res) -> Self::Response;
 }
 
-/// Answers probes before the inner service sees them, once it has an [ending](crate::ending). See
-/// the [module](self).
+/// Answers probes before the inner service gets them. It implements [`Layer`] once it has an
+/// [ending](crate::ending).
+///
+/// The [module](self) describes where it belongs; [`Answer`] has an example.
 #[derive(Clone, Debug)]
 pub struct HealthLayer<E = NoEnding> {
     health: Health,
@@ -85,7 +121,16 @@ pub struct HealthLayer<E = NoEnding> {
 }
 
 impl HealthLayer {
-    /// A layer that answers for `health`.
+    /// Creates a layer that answers probes from `health`.
+    ///
+    /// ```
+    /// use buttress::{Health, HealthLayer};
+    ///
+    /// let health = Health::new();
+    /// let layer = HealthLayer::new(health.clone());
+    /// health.started(); // keep the handle to report start-up, indicators and shutdown
+    /// # let _ = layer;
+    /// ```
     pub const fn new(health: Health) -> Self {
         Self { health, ends: NoEnding }
     }
@@ -108,7 +153,7 @@ impl<S, E: Ended + Clone> Layer<S> for HealthLayer<E> {
     }
 }
 
-/// A service whose probes are answered.
+/// A service behind a [`HealthLayer`].
 #[derive(Clone, Debug)]
 pub struct HealthService<S, E> {
     inner: S,
@@ -126,8 +171,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, Req, E, E::Response, S::Future>;
 
-    /// Always ready. The inner service is not asked: if it were pending, failed, or panicked, the
-    /// server would send no probe either.
+    /// Returns `Ready`. Polling the inner service here would make probes fail while it is pending,
+    /// fails or panics.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }

@@ -1,28 +1,40 @@
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress};
 use std::mem::ManuallyDrop;
 
-/// A permit on its way. Whatever happens to the call it is settled once: dropping it tells the
-/// policy that the call was cancelled, and unwinding through it that the call failed.
+/// A guard that settles a permit exactly once.
+///
+/// Dropping it reports a cancelled call to the policy. A panic that unwinds through
+/// [`guard`](Self::guard) reports a failed call.
+///
+/// ```
+/// use buttress::{Bulkhead, policy::{InFlight, Policy}};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let permit = InFlight::new(bulkhead.admit("a request").unwrap());
+/// assert_eq!(bulkhead.in_flight(), 1);
+/// drop(permit); // the call was cancelled
+/// assert_eq!(bulkhead.in_flight(), 0);
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it cancels the call"]
 pub struct InFlight<P: Permit>(
-    /// [`Drop`] leaves nothing in it. That the compiler adds nothing of its own to that keeps the
-    /// test, which is all that most calls need, in line.
+    /// `ManuallyDrop`, because [`Drop`] leaves `None` behind. Without the compiler's own drop code
+    /// the check, which is all that most calls need, is inlined.
     ManuallyDrop<Option<P>>,
 );
 
 impl<P: Permit> InFlight<P> {
-    /// Takes charge of a permit.
+    /// Creates a guard for `permit`.
     pub fn new(permit: P) -> Self {
         Self(ManuallyDrop::new(Some(permit)))
     }
 
-    /// No permit, for a call that no policy admitted.
+    /// Creates an empty guard, for a call that no policy admitted.
     pub fn none() -> Self {
         Self(ManuallyDrop::new(None))
     }
 
-    /// Tells the policy the outcome of the call.
+    /// Reports the outcome of the call and drops the permit. Does nothing if it was settled before.
     #[inline(always)]
     pub fn settle(&mut self, outcome: &Outcome) {
         if let Some(permit) = &mut *self.0 {
@@ -31,7 +43,7 @@ impl<P: Permit> InFlight<P> {
         }
     }
 
-    /// Tells the policy that a part of the response arrived.
+    /// Reports that a part of the response arrived.
     #[inline(always)]
     pub fn progress(&mut self, progress: Progress) {
         if let Some(permit) = &mut *self.0 {
@@ -39,7 +51,7 @@ impl<P: Permit> InFlight<P> {
         }
     }
 
-    /// Runs a part of the call. A panic that unwinds out of it is a failure of the call.
+    /// Runs a part of the call. If it panics, the call has failed.
     #[inline(always)]
     pub fn guard<T>(&mut self, part: impl FnOnce() -> T) -> T {
         struct Unwinding<'a, P: Permit>(&'a mut InFlight<P>);
@@ -51,29 +63,29 @@ impl<P: Permit> InFlight<P> {
         }
         let unwinding = Unwinding(self);
         let result = part();
-        // Only a panic drops it.
+        // Reached without a panic: the drop above must not run.
         std::mem::forget(unwinding);
         result
     }
 
-    /// Whether it was settled, or moved on.
+    /// Returns whether the permit was settled or moved.
     #[inline]
     pub fn is_settled(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Moves the permit on, out of a future that is done into a body that is not.
+    /// Moves the permit out, for example from a completed future into the body of the response.
     #[inline]
     pub fn take(&mut self) -> Self {
         Self(ManuallyDrop::new(self.0.take()))
     }
 
-    /// The permit, as long as it is unsettled.
+    /// Returns the permit, if it is not settled.
     pub(crate) fn get(&self) -> Option<&P> {
         self.0.as_ref()
     }
 
-    /// Gives the permit away, unsettled.
+    /// Returns the unsettled permit.
     pub(crate) fn into_permit(mut self) -> Option<P> {
         self.0.take()
     }
@@ -88,7 +100,7 @@ impl<P: Permit> Drop for InFlight<P> {
     }
 }
 
-/// Out of the way of the calls that end.
+/// Not inlined, to keep it out of the path of calls that end.
 #[cold]
 #[inline(never)]
 fn cancel<P: Permit>(permit: &mut InFlight<P>) {

@@ -1,4 +1,4 @@
-//! The data plane of a service mesh as Tower layers: circuit breaker, bulkhead, retry, timeout and health for any
+//! Resilience as Tower layers: circuit breaker, bulkhead, retry, timeout and health for any
 //! [`Service`](tower_service::Service) and any protocol.
 //!
 //! ```
@@ -17,41 +17,42 @@
 //! # let _ = service;
 //! ```
 //!
-//! For HTTP and gRPC add the crate `buttress-http`: it reads outcomes up to the end of the stream and answers for servers.
+//! For HTTP and gRPC add the crate `buttress-http`. It reads the outcome of a call up to the end of
+//! the response's stream, and turns rejections into responses on servers.
 //!
 //! # How the pieces fit
 //!
-//! A protective layer asks a *policy* whether a call may start and tells it the outcome of the
-//! call. The plumbing of that is written once, in [`gate`]; a layer is a policy behind a
-//! [`GateLayer`](gate::GateLayer). Its [ending] says what the layer speaks: how outcomes are read,
-//! and whether a rejection leaves as the one flat [`Error`] of this family or as a response.
+//! A protective layer asks a *policy* whether a call may start and reports the outcome of the call
+//! to it. All layers share one implementation of this, in [`gate`]: a layer is a policy behind a
+//! [`GateLayer`](gate::GateLayer). The [ending] of a layer defines its protocol: how outcomes are
+//! read, and whether a rejection is returned as the [`Error`] of this crate or as a response.
 //!
-//! The state of a policy lives in a handle inside the layer, behind an `Arc`. `Layer::layer` may be
-//! called for every connection, as axum does, and all its services share one circuit, one bulkhead,
-//! one budget.
+//! The state of a policy is in a handle inside the layer, behind an `Arc`. axum calls
+//! `Layer::layer` for every connection; all services that a layer makes share one circuit, one
+//! bulkhead, one budget.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | [`circuit_breaker`], [`bulkhead`], [`retry`], [`timeout`], [`health`] | the layers |
 //! | [`keyed`] | one policy for each host, route or tenant |
-//! | [`ending`], [`outcome`] | how results are read and rejections leave |
-//! | [`policy`] | what a policy of your own needs |
-//! | [`metrics`], [`wire`] | how policies are seen, and rejections said |
+//! | [`ending`], [`outcome`] | how outcomes are read and rejections are returned |
+//! | [`policy`] | what a custom policy needs |
+//! | [`metrics`], [`wire`] | metrics of policies; rejections as HTTP and gRPC statuses |
 //!
 //! # Features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `tracing` (default) | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
-//! | `metrics` | [`metrics::Exporter`], for the `metrics` facade |
-//! | `gossip` | circuits that instances share by UDP |
-//! | `axum` | `IntoResponse` for [`Error`] |
-//! | `tonic` | `From<Error>` for `tonic::Status` |
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `tracing` | yes | changes of state, rejections, retries and timeouts as `tracing` events |
+//! | `metrics` | no | [`metrics::Exporter`], for the `metrics` facade |
+//! | `gossip` | no | [`Gossip`](circuit_breaker::sharing::Gossip): instances share circuits over UDP |
+//! | `axum` | no | `IntoResponse` for [`Error`] |
+//! | `tonic` | no | `From<Error>` for `tonic::Status` |
 //!
-//! # Tests of your own stack
+//! # Testing your stack
 //!
-//! All time here is tokio's, so a paused clock (its feature `test-util`) pauses a stack, and
-//! minutes pass at once. `seed` makes jitter repeatable.
+//! All layers take the time from tokio. With tokio's feature `test-util`, a test that pauses tokio's
+//! clock pauses the stack, and minutes pass without waiting. `seed` makes jitter repeatable.
 //!
 //! ```
 //! use buttress::{CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};
@@ -60,8 +61,8 @@
 //!
 //! // #[tokio::test(start_paused = true)]
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
-//! # async fn main() { it_opens_and_closes().await }
-//! async fn it_opens_and_closes() {
+//! # async fn main() { the_circuit_opens_and_closes().await }
+//! async fn the_circuit_opens_and_closes() {
 //!     let breaker = CircuitBreaker::builder("payments").consecutive_failures(1).seed(7).build().unwrap();
 //!     let service = ServiceBuilder::new()
 //!         .layer(CircuitBreakerLayer::from(breaker.clone()).plain())
@@ -70,7 +71,7 @@
 //!     service.clone().oneshot(false).await.unwrap_err();
 //!     assert_eq!(breaker.state(), State::Open);
 //!
-//!     tokio::time::advance(Duration::from_secs(10)).await; // it stays open for some 5 seconds
+//!     tokio::time::advance(Duration::from_secs(10)).await; // the circuit is open for about 5 seconds
 //!     for _probe in 0..3 {
 //!         service.clone().oneshot(true).await.unwrap();
 //!     }
@@ -104,7 +105,7 @@ pub mod timer;
 mod tonic;
 pub mod wire;
 
-/// What became of a call: the vocabulary of classifiers.
+/// Outcomes of calls, as a classifier reports them.
 pub mod outcome {
     pub use buttress_core::outcome::*;
 }

@@ -1,14 +1,23 @@
-//! Settings that differ by request.
+//! Settings whose value depends on the request.
 
-/// A setting of a layer that may differ by request. See
+/// Returns the value of a setting for a request. Used by
 /// [`TimeoutLayer::by`](crate::TimeoutLayer::by) and
 /// [`RetryLayer::attempts_by`](crate::RetryLayer::attempts_by).
+///
+/// ```
+/// use buttress::per_request::{PerRequest, Same};
+///
+/// fn attempts(setting: &impl PerRequest<String, u32>, request: &String) -> u32 {
+///     setting.of(request).unwrap_or(3)
+/// }
+/// assert_eq!(attempts(&Same, &"a request".to_owned()), 3);
+/// ```
 pub trait PerRequest<Req, T> {
-    /// The value for `request`; `None` for that of the layer.
+    /// Returns the value for `request`, or `None` to use the value of the layer.
     fn of(&self, request: &Req) -> Option<T>;
 }
 
-/// The same value for every request: that of the layer.
+/// Uses the value of the layer for every request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Same;
 
@@ -19,7 +28,7 @@ impl<Req, T> PerRequest<Req, T> for Same {
     }
 }
 
-/// A value that a function reads from the request.
+/// Reads the value from the request with a function.
 #[derive(Clone, Copy)]
 pub struct By<F>(pub(crate) F);
 

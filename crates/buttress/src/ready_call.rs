@@ -6,8 +6,10 @@ use std::{
 };
 use tower_service::Service;
 
-/// Drives a service of its own to readiness, calls it, and waits for the answer. For layers that
-/// call later than their `poll_ready`, or more than once: readiness does not survive a clone.
+/// Polls its own clone of a service until ready, calls it, and waits for the response.
+///
+/// For layers that call later than their `poll_ready`, or more than once: a clone does not inherit
+/// readiness.
 #[pin_project(project = Proj)]
 #[derive(Debug)]
 pub(crate) enum ReadyCall<S, Req, F> {

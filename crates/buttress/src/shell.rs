@@ -1,26 +1,26 @@
-//! What every service and future of this crate has, written once.
+//! Items that every service and future of this crate has.
 
-/// Gives a service with a field `inner` the accessors of it, and tower's `Load`.
+/// Implements the accessors of the field `inner` and tower's `Load` for a service.
 macro_rules! inner_service {
     ($service:ident<S $(, $param:ident $(: $bound:path)?)*>) => {
         impl<S $(, $param $(: $bound)?)*> $service<S $(, $param)*> {
-            /// The inner service.
+            /// Returns a reference to the inner service.
             pub fn get_ref(&self) -> &S {
                 &self.inner
             }
 
-            /// The inner service.
+            /// Returns a mutable reference to the inner service.
             pub fn get_mut(&mut self) -> &mut S {
                 &mut self.inner
             }
 
-            /// Takes the inner service out.
+            /// Consumes the service and returns the inner service.
             pub fn into_inner(self) -> S {
                 self.inner
             }
         }
 
-        /// The load of the inner service, for balancers.
+        /// Reports the load of the inner service, for balancers.
         impl<S: tower::load::Load $(, $param $(: $bound)?)*> tower::load::Load for $service<S $(, $param)*> {
             type Metric = S::Metric;
 
@@ -31,7 +31,7 @@ macro_rules! inner_service {
     };
 }
 
-/// Gives a future a `Debug` that asks nothing of its parameters.
+/// Implements `Debug` for a future without bounds on its type parameters.
 macro_rules! opaque_debug {
     ($future:ident<$($param:ident $(: $bound:path)?),*>) => {
         impl<$($param $(: $bound)?),*> std::fmt::Debug for $future<$($param),*> {

@@ -1,4 +1,4 @@
-//! Timers for layers.
+//! Timers that fire in tasks that have used up tokio's cooperative budget.
 
 use pin_project::pin_project;
 use std::{
@@ -11,40 +11,69 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A timer that fires although its task has used up tokio's cooperative budget.
+/// A timer that fires even if its task has used up tokio's cooperative budget.
 ///
-/// A task whose budget is spent is pending in every resource of tokio until it yields, its timers
-/// included, so that a future that keeps its task busy would never time out.
-/// (`tokio::time::timeout` does the same.)
+/// When the budget of a task is used up, all resources of tokio, timers included, are pending until
+/// the task yields. A future that keeps its task busy would never time out. `tokio::time::timeout`
+/// polls its timer in the same way.
+///
+/// ```
+/// use buttress::timer::Timer;
+/// use std::{future::poll_fn, pin::pin, time::Duration};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let mut timer = pin!(Timer::after(Duration::from_millis(50)));
+/// poll_fn(|cx| timer.as_mut().poll_expired(cx)).await;
+/// # }
+/// ```
 #[pin_project]
 #[derive(Debug)]
 pub struct Timer(#[pin] Sleep);
 
 impl Timer {
-    /// A timer that fires after `time`.
+    /// Creates a timer that fires after `time`, rounded up to tokio's resolution of 1 ms.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn after(time: Duration) -> Self {
         Self(sleep(time))
     }
 
-    /// Ready once the time is over.
+    /// Returns `Ready` after the time has passed.
     pub fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         pin!(unconstrained(self.project().0)).poll(cx)
     }
 }
 
-/// A bound on waiting that is armed when something is first pending, and counts from then.
+/// A limit on waiting that starts with the first poll.
+///
+/// A future that polls it only when its work is pending needs no timer if the work is ready at
+/// once.
+///
+/// ```
+/// use buttress::timer::Deadline;
+/// use std::{future::poll_fn, pin::pin, time::Duration};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let mut deadline = pin!(Deadline::new());
+/// poll_fn(|cx| deadline.as_mut().poll_expired(Duration::from_secs(1), cx)).await;
+/// # }
+/// ```
 #[pin_project]
 #[derive(Debug, Default)]
 pub struct Deadline(#[pin] Option<Timer>);
 
 impl Deadline {
-    /// Not armed yet.
+    /// Creates a limit that has not started.
     pub const fn new() -> Self {
         Self(None)
     }
 
-    /// Ready once the time since the first call is over: at once where it is zero, and never where
-    /// it is [`Duration::MAX`].
+    /// Returns `Ready` when `after` has passed since the first poll. Zero is ready at once,
+    /// [`Duration::MAX`] never.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, if `after` is neither zero nor [`Duration::MAX`].
     pub fn poll_expired(self: Pin<&mut Self>, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let mut timer = self.project().0;
         match after {

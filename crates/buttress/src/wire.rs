@@ -1,8 +1,8 @@
-//! How protocols say that a call was rejected: the one table from a [`Class`] to their numbers.
+//! HTTP and gRPC statuses of rejections.
 
 use buttress_core::{Class, Rejection};
 
-/// What HTTP and gRPC say of a [`Rejection`].
+/// Maps a [`Rejection`] to HTTP and gRPC, by its [`Class`].
 ///
 /// | class | HTTP | gRPC |
 /// |---|---|---|
@@ -21,19 +21,44 @@ use buttress_core::{Class, Rejection};
 /// assert_eq!((rejection.grpc_status(), rejection.grpc_pushback()), (8, Some(1200)));
 /// ```
 pub trait OnTheWire {
-    /// The HTTP status code.
+    /// Returns the HTTP status code.
+    ///
+    /// ```
+    /// use buttress::{Rejection, timeout, wire::OnTheWire};
+    ///
+    /// assert_eq!(Rejection::new("timeout", &timeout::TOTAL).http_status(), 504);
+    /// ```
     fn http_status(&self) -> u16;
 
-    /// `Retry-After` in whole seconds, rounded up. 1 where it is not known when another try can
-    /// succeed, because that is the shortest time that can be said. `None` where the status does
-    /// not invite one: 403 and 504.
+    /// Returns the value of `Retry-After` in whole seconds, rounded up (RFC 9110, section 10.2.3).
+    /// 1 second, the shortest possible value, if the time is unknown. `None` for 403 and 504, which do
+    /// not invite a retry.
+    ///
+    /// ```
+    /// use buttress::{Rejection, bulkhead, timeout, wire::OnTheWire};
+    ///
+    /// assert_eq!(Rejection::new("bulkhead", &bulkhead::FULL).http_retry_after(), Some(1));
+    /// assert_eq!(Rejection::new("timeout", &timeout::TOTAL).http_retry_after(), None);
+    /// ```
     fn http_retry_after(&self) -> Option<u64>;
 
-    /// The gRPC status code.
+    /// Returns the gRPC status code.
+    ///
+    /// ```
+    /// use buttress::{Rejection, timeout, wire::OnTheWire};
+    ///
+    /// assert_eq!(Rejection::new("timeout", &timeout::TOTAL).grpc_status(), 4);
+    /// ```
     fn grpc_status(&self) -> i32;
 
-    /// `grpc-retry-pushback-ms`: a signed 32-bit number of milliseconds (gRFC A6). `None` where it
-    /// is not known when another try can succeed.
+    /// Returns the value of `grpc-retry-pushback-ms` in milliseconds (gRFC A6), at most `i32::MAX`.
+    /// `None` if the time is unknown.
+    ///
+    /// ```
+    /// use buttress::{Rejection, bulkhead, wire::OnTheWire};
+    ///
+    /// assert_eq!(Rejection::new("bulkhead", &bulkhead::FULL).grpc_pushback(), None);
+    /// ```
     fn grpc_pushback(&self) -> Option<i32>;
 }
 

@@ -20,7 +20,15 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// A bulkhead with a queue, as a layer: see [`BulkheadLayer::queue`](super::BulkheadLayer).
+/// A bulkhead with a queue, as a layer. Made by [`BulkheadLayer::queue`](super::BulkheadLayer).
+///
+/// ```
+/// use buttress::{BulkheadLayer, PlainExt, bulkhead::QueuedLayer, ending::Plain};
+/// use std::time::Duration;
+///
+/// let layer: QueuedLayer<Plain> = BulkheadLayer::new(10).queue(20, Duration::from_millis(50)).plain();
+/// assert_eq!(layer.handle().waiting(), 0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct QueuedLayer<E = NoEnding> {
     bulkhead: Bulkhead,
@@ -35,7 +43,7 @@ impl<E> QueuedLayer<E> {
         Self { bulkhead, max_queue, max_wait, ends }
     }
 
-    /// The bulkhead, to watch or to resize it.
+    /// Returns the bulkhead, to observe or resize it.
     pub fn handle(&self) -> &Bulkhead {
         &self.bulkhead
     }
@@ -61,8 +69,8 @@ impl<S, E: Ended + Clone> Layer<S> for QueuedLayer<E> {
 
 /// A service behind a bulkhead with a queue.
 ///
-/// It is ready at once, and drives a clone of the inner service to readiness once it has a place: a call that waits in the
-/// queue must not hold a connection or a slot of another layer.
+/// It is always ready. A call polls its own clone of the inner service for readiness after it got a
+/// place, so that a queued call holds no connection and no slot of another layer.
 #[derive(Clone, Debug)]
 pub struct Queued<S, E> {
     inner: S,
@@ -110,7 +118,7 @@ where
 pub struct ResponseFuture<S, Req, F, E, Cx, ReadAhead> {
     #[pin]
     state: State<S, Req, F, ReadAhead>,
-    /// Leaves with the result.
+    /// Taken when the future completes.
     context: Cx,
     ends: E,
 }
@@ -122,8 +130,8 @@ enum State<S, Req, F, ReadAhead> {
         max_wait: Duration,
         #[pin]
         timer: Deadline,
-        /// Reads the body of the request ahead, so that it does not hold up other calls on its
-        /// connection.
+        /// Reads the body of the request in advance, so that its HTTP/2 flow control does not block
+        /// other calls on the connection.
         ahead: Option<ReadAhead>,
         bulkhead: Bulkhead,
         call: Option<ReadyCall<S, Req, F>>,

@@ -1,4 +1,4 @@
-//! One circuit on several instances of a service: what one has learned, the others know.
+//! Shares a circuit between the instances of a service.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::InvalidConfig> {
@@ -7,26 +7,31 @@
 //! use std::sync::Arc;
 //!
 //! let breaker = CircuitBreaker::new("payments");
-//! let store = Arc::new(MemoryStore::default()); // yours: a database, a cache, or `Gossip`
+//! let store = Arc::new(MemoryStore::default()); // in production: a database, a cache, or `Gossip`
 //! let sharing = Sharing::builder(breaker.clone(), store).mode(Mode::Shared).start()?;
-//! // for as long as `sharing` is kept, `breaker` opens and closes with those of the other instances
+//! // While `sharing` exists, `breaker` opens and closes with the circuits of the other instances.
 //! # drop(sharing); Ok(()) }
 //! ```
 //!
-//! What is judged stays local: each instance counts its own calls, and its own window decides that it trips. That it has tripped is told to
-//! the others through a [`SharedState`].
+//! Detection stays local: each instance counts its own calls, and the rules apply to its own window.
+//! When the circuit of an instance opens or closes, the instance announces it to the others through
+//! a [`SharedState`].
 //!
-//! | mode | what the others do |
+//! | mode | effect on the other instances |
 //! |---|---|
-//! | none (no `Sharing`) | nothing |
-//! | [`Mode::Advisory`] | Half of their minimum throughput is enough for a rate to trip them while the circuit is open elsewhere. |
-//! | [`Mode::Shared`] | They open for the same time. Then as many of them as there are probe leases (1 by default) may probe, one call at a time; what comes of it holds for all. |
+//! | none (no `Sharing`) | none |
+//! | [`Mode::Advisory`] | While the circuit is open on another instance, half of the minimum throughput is enough for a rate to open it here. |
+//! | [`Mode::Shared`] | They open for the same time. Then as many instances as there are probe leases (1 by default) may probe, one call at a time each. The result of the probes applies to all instances. |
 //!
-//! No call ever waits for the store: a task reads and writes, and calls go by what it has found. What it writes is fenced: it goes through only if
-//! nobody has written since this instance last looked, and otherwise what the others wrote counts. Times are those of the store's clock, handed over as what is left.
-//! A store that fails or does not answer in time leaves a circuit that is local until it is back; [`Sharing::health`] tells. What an operator does by hand stays on the instance on which it was done.
+//! Calls never wait for the store: a task reads and writes it, and calls use the last result. Writes
+//! are fenced: a write succeeds only if no other instance has written since this instance last read;
+//! otherwise this instance adopts what the other wrote. Times in the store are remaining times by
+//! the store's clock, so that the clocks of instances need not agree.
 //!
-//! An instance that dies with a probe lease keeps the others waiting until the lease has run out, and no longer.
+//! While the store fails or does not answer in time, the circuit is local; [`Sharing::health`]
+//! reports it. What an operator does by hand affects only the instance on which it was done.
+//!
+//! If an instance dies while it holds a probe lease, the others wait until the lease expires.
 
 #[cfg(feature = "gossip")]
 mod gossip;
@@ -43,15 +48,46 @@ use buttress_core::InvalidConfig;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::AbortHandle};
 
-/// A boxed future, so that a store is chosen when a service starts.
+/// A boxed future. It keeps [`SharedState`] dyn compatible, so that a service can choose its store at
+/// start-up.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Where instances meet. Nothing here is called on the path of a request.
+/// A store through which instances exchange the states of circuits. Not called on the path of a
+/// request.
+///
+/// ```
+/// use buttress::circuit_breaker::sharing::{Announcement, MemoryStore, SharedState, Written};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
+/// let store = MemoryStore::default();
+/// let opened = Announcement { node: 1, open: Some(Duration::from_secs(5)), failures: 5, total: 5 };
+/// assert!(matches!(store.write("payments", None, opened).await?, Written::Accepted(_)));
+/// // Node 2 has not read this. Its write is rejected, with the current state:
+/// let closed = Announcement { node: 2, open: None, ..opened };
+/// let Written::Outdated(view) = store.write("payments", None, closed).await? else { panic!() };
+/// assert_eq!(view.stamp.node, 1);
+/// # Ok(()) }
+/// ```
 pub trait SharedState: Send + Sync + 'static {
-    /// What was last said of the circuit `name`; `None` if nothing ever was.
+    /// Returns the last announcement for the circuit `name`, or `None` if there is none.
+    ///
+    /// ```
+    /// # use buttress::circuit_breaker::sharing::{MemoryStore, SharedState};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
+    /// assert_eq!(MemoryStore::default().read("payments").await?, None);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the store fails. The circuit is then local until the store answers again.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<View>, BoxError>>;
 
-    /// Says something new of the circuit `name`, if `expected` is still the last that was said. All probe leases of the circuit end with it.
+    /// Replaces the announcement for the circuit `name`, if the last one still has the stamp `expected`.
+    /// Compares and writes in one atomic step, and ends all probe leases of the circuit.
+    ///
+    /// # Errors
+    /// When the store fails. The circuit is then local until the store answers again.
     fn write<'a>(
         &'a self,
         name: &'a str,
@@ -59,8 +95,26 @@ pub trait SharedState: Send + Sync + 'static {
         announcement: Announcement,
     ) -> BoxFuture<'a, Result<Written, BoxError>>;
 
-    /// Takes or renews a lease to probe the circuit `name`, in one atomic step: yes, if `expected` is still the last that was said, and fewer than
-    /// [`of`](ProbeLease::of) other instances hold a lease that has not run out.
+    /// Takes or renews a lease to probe the circuit `name`, in one atomic step. Returns true if the last
+    /// announcement still has the stamp `expected` and fewer than [`of`](ProbeLease::of) other instances
+    /// hold an unexpired lease.
+    ///
+    /// ```
+    /// use buttress::circuit_breaker::sharing::{Announcement, MemoryStore, ProbeLease, SharedState, Written};
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
+    /// # let store = MemoryStore::default();
+    /// # let opened = Announcement { node: 1, open: Some(Duration::ZERO), failures: 5, total: 5 };
+    /// # let Written::Accepted(stamp) = store.write("payments", None, opened).await? else { panic!() };
+    /// let lease = ProbeLease { node: 1, time: Duration::from_secs(5), of: 1 };
+    /// assert!(store.lease_probe("payments", stamp, lease).await?);
+    /// assert!(!store.lease_probe("payments", stamp, ProbeLease { node: 2, ..lease }).await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the store fails. The circuit is then local until the store answers again.
     fn lease_probe<'a>(
         &'a self,
         name: &'a str,
@@ -69,83 +123,115 @@ pub trait SharedState: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<bool, BoxError>>;
 }
 
-/// Which word on a circuit came last: the greater one.
+/// Version of an announcement. The greater one is newer.
+///
+/// ```
+/// use buttress::circuit_breaker::sharing::Stamp;
+///
+/// assert!(Stamp { version: 2, node: 1 } > Stamp { version: 1, node: 9 });
+/// assert!(Stamp { version: 2, node: 9 } > Stamp { version: 2, node: 1 });
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Stamp {
-    /// Grows by one with each word.
+    /// Incremented by each announcement, from 1.
     pub version: u64,
-    /// Whose word it is. Decides between two of the same version, where a store cannot keep them from being written.
+    /// The instance that made the announcement. Breaks ties between announcements of the same version,
+    /// which a store without compare-and-swap cannot prevent.
     pub node: u64,
 }
 
-/// An instance's word on a circuit.
+/// Announces the state of a circuit on one instance.
+///
+/// ```
+/// use buttress::circuit_breaker::sharing::Announcement;
+/// use std::time::Duration;
+///
+/// let opened = Announcement { node: 1, open: Some(Duration::from_secs(5)), failures: 12, total: 20 };
+/// let closed = Announcement { open: None, ..opened };
+/// # assert_ne!(opened, closed);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Announcement {
-    /// Whose word it is.
+    /// The instance that makes the announcement.
     pub node: u64,
-    /// It is open for so long; or it is closed.
+    /// Time for which the circuit is open from now on. `None` when it has closed.
     pub open: Option<Duration>,
-    /// Failures in the instance's window.
+    /// Failures in the window of the instance.
     pub failures: u64,
-    /// Calls in the instance's window.
+    /// Calls in the window of the instance.
     pub total: u64,
 }
 
-/// The last word on a circuit.
+/// The last announcement for a circuit, as read from the store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct View {
-    /// Which word it is.
+    /// Version of the announcement.
     pub stamp: Stamp,
-    /// It is open for so long from now, by the store's clock; zero once its time is over. `None` when it is closed.
+    /// Remaining open time by the store's clock. Zero after it has passed. `None` when the circuit is
+    /// closed.
     pub open: Option<Duration>,
-    /// Failures in the window of the instance whose word it is.
+    /// Failures in the window of the instance that made the announcement.
     pub failures: u64,
-    /// Calls in the window of the instance whose word it is.
+    /// Calls in the window of the instance that made the announcement.
     pub total: u64,
 }
 
-/// What became of a word.
+/// Result of [`SharedState::write`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Written {
-    /// It is the last one now.
+    /// The announcement was written, with this stamp.
     Accepted(Stamp),
-    /// Somebody else was faster. This is the last one.
+    /// Another instance wrote in between. Holds its announcement.
     Outdated(View),
 }
 
-/// What is asked for with [`SharedState::lease_probe`].
+/// A request for a probe lease: see [`SharedState::lease_probe`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProbeLease {
-    /// Who asks.
+    /// The instance that requests the lease.
     pub node: u64,
-    /// It runs out after so long, unless it is renewed.
+    /// Time after which the lease expires unless it is renewed.
     pub time: Duration,
-    /// How many instances may hold one at the same time.
+    /// Maximum number of instances that hold a lease at the same time.
     pub of: u32,
 }
 
-/// How far sharing goes. See the [module](self).
+/// How instances affect each other. The [module](self) has a table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Mode {
-    /// Open circuits elsewhere make this one more careful.
+    /// An open circuit on another instance lowers the minimum throughput here.
     #[default]
     Advisory,
-    /// All instances open and close together.
+    /// The circuits of all instances open and close together.
     Shared,
 }
 
 /// Whether the store answers.
+///
+/// ```
+/// use buttress::CircuitBreaker;
+/// use buttress::circuit_breaker::sharing::{MemoryStore, Sharing, StoreHealth};
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sharing = Sharing::builder(CircuitBreaker::new("payments"), Arc::new(MemoryStore::default())).start()?;
+/// let mut health = sharing.health();
+/// assert_eq!(*health.borrow(), StoreHealth::Unknown);
+/// health.changed().await?;
+/// assert_eq!(*health.borrow(), StoreHealth::Connected);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StoreHealth {
-    /// It was not asked yet.
+    /// The store was not called yet.
     Unknown,
-    /// It answers.
+    /// The last call of the store succeeded.
     Connected,
-    /// It does not, and the circuit is local for now.
+    /// The last call of the store failed or timed out. The circuit is local.
     Degraded,
 }
 
-/// Shares a circuit until it is dropped; from then on the circuit is local.
+/// Shares a circuit until it is dropped. Then the circuit is local. Made by [`Sharing::builder`].
 #[derive(Debug)]
 #[must_use = "dropping it ends the sharing"]
 pub struct Sharing {
@@ -153,7 +239,23 @@ pub struct Sharing {
     health: watch::Receiver<StoreHealth>,
 }
 
-/// Configures a [`Sharing`].
+/// Builds a [`Sharing`].
+///
+/// ```
+/// use buttress::CircuitBreaker;
+/// use buttress::circuit_breaker::sharing::{MemoryStore, Mode, Sharing};
+/// use std::{sync::Arc, time::Duration};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::InvalidConfig> {
+/// let sharing = Sharing::builder(CircuitBreaker::new("payments"), Arc::new(MemoryStore::default()))
+///     .mode(Mode::Shared)
+///     .refresh(Duration::from_millis(100))
+///     .patience(Duration::from_millis(500))
+///     .probes(2)
+///     .lease(Duration::from_secs(2))
+///     .start()?;
+/// # drop(sharing); Ok(()) }
+/// ```
 #[must_use]
 pub struct SharingBuilder {
     breaker: CircuitBreaker,
@@ -172,9 +274,19 @@ struct Config {
 }
 
 impl Sharing {
-    /// Starts from the defaults.
+    /// Starts from the defaults: see the methods of [`SharingBuilder`].
+    ///
+    /// ```
+    /// use buttress::CircuitBreaker;
+    /// use buttress::circuit_breaker::sharing::{MemoryStore, Sharing};
+    /// use std::sync::Arc;
+    ///
+    /// let builder = Sharing::builder(CircuitBreaker::new("payments"), Arc::new(MemoryStore::default()));
+    /// # let _ = builder;
+    /// ```
     pub fn builder(breaker: CircuitBreaker, store: Arc<dyn SharedState>) -> SharingBuilder {
-        // A number that no two instances share, from what the standard library seeds its maps with.
+        // The standard library seeds its maps randomly; the hash of the process id by such a seed is unique
+        // with high probability.
         let node = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let config = Config {
             mode: Mode::default(),
@@ -187,7 +299,8 @@ impl Sharing {
         SharingBuilder { breaker, store, config }
     }
 
-    /// Whether the store answers: a receiver that is told of every change.
+    /// Returns a receiver of the health of the store, which is notified of changes. [`StoreHealth`] has
+    /// an example.
     pub fn health(&self) -> watch::Receiver<StoreHealth> {
         self.health.clone()
     }
@@ -200,49 +313,59 @@ impl Drop for Sharing {
 }
 
 impl SharingBuilder {
-    /// How far it goes. Default: [`Mode::Advisory`].
+    /// Sets how instances affect each other. Default [`Mode::Advisory`].
     pub fn mode(mut self, mode: Mode) -> Self {
         self.config.mode = mode;
         self
     }
 
-    /// The number of this instance, which no other may have. Default: a random one.
+    /// Sets the number of this instance, which must be unique. Default: a random number.
     pub fn node(mut self, node: u64) -> Self {
         self.config.node = node;
         self
     }
 
-    /// How often the store is read when nothing happens here. Above zero. Default: 250 ms.
+    /// Sets the interval at which the store is read while the circuit does not change. Above zero.
+    /// Default 250 ms.
     pub fn refresh(mut self, refresh: Duration) -> Self {
         self.config.refresh = refresh;
         self
     }
 
-    /// How long the store may take to answer. Above zero. Default: 1 s.
+    /// Sets the time in which the store must answer. Above zero. Default 1 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.config.patience = patience;
         self
     }
 
-    /// How many instances may probe at the same time, one call each. At least 1. Default: 1.
+    /// Sets how many instances may probe at the same time, one call each. At least 1. Default 1.
     pub fn probes(mut self, probes: u32) -> Self {
         self.config.probes = probes;
         self
     }
 
-    /// How long an instance may probe before it has to ask again; an instance that dies keeps the others waiting for so long. Longer than `refresh`. Default: 5 s.
+    /// Sets the time after which an instance must renew its lease to probe. If the instance dies, the
+    /// others wait for the rest of this time. Longer than [`refresh`](Self::refresh). Default 5 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease;
         self
     }
 
-    /// Begins to share the circuit, in a task of the current runtime.
+    /// Spawns a task that shares the circuit, on the current runtime.
     ///
     /// # Errors
-    /// When a value is out of its range. The error names the field and the rule.
+    /// When a value is out of its range. The error contains the field and the rule.
+    ///
+    /// ```
+    /// # use buttress::CircuitBreaker;
+    /// # use buttress::circuit_breaker::sharing::{MemoryStore, Sharing};
+    /// # use std::sync::Arc;
+    /// let builder = Sharing::builder(CircuitBreaker::new("payments"), Arc::new(MemoryStore::default()));
+    /// assert_eq!(builder.probes(0).start().unwrap_err().field(), "probes");
+    /// ```
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Outside a tokio runtime.
     pub fn start(self) -> Result<Sharing, InvalidConfig> {
         let Self { breaker, store, config } = self;
         for (field, time) in [("refresh", config.refresh), ("patience", config.patience)] {

@@ -4,20 +4,46 @@ use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
 use std::convert::Infallible;
 
 /// The ending for services that are not HTTP: a response is a success, an error is a failure, and a
-/// rejection of a layer of this family underneath is no evidence. See [`PlainExt::plain`].
+/// rejection by an inner layer of this crate is no evidence. Set by [`PlainExt::plain`].
 ///
-/// A retry with this ending clones its requests and takes them to be idempotent, because nothing is
-/// known of them: put no retry around what is not.
+/// A retry with this ending clones requests and treats all of them as idempotent, because it cannot
+/// know otherwise. Do not retry requests that are not.
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, PlainExt, circuit_breaker::State};
+/// use std::io;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let layer = CircuitBreakerLayer::new("payments");
+/// let breaker = layer.handle().clone();
+/// let service = ServiceBuilder::new()
+///     .layer(layer.plain())
+///     .service_fn(|_: ()| async { Err::<(), _>(io::Error::other("down")) });
+/// for _call in 0..5 {
+///     service.clone().oneshot(()).await.unwrap_err();
+/// }
+/// assert_eq!(breaker.state(), State::Open);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain<Outcomes = Success, Rejections = AsError> {
     judge: Outcomes,
     reject: Rejections,
 }
 
-/// Ends a layer for services that are not HTTP. Only for a layer that has no ending yet, so that
-/// nothing set is lost.
+/// Ends a layer for services that are not HTTP. Only for layers without an ending, so that no
+/// ending is replaced by mistake.
 pub trait PlainExt: Ending<Now = NoEnding> {
-    /// Ends the layer with [`Plain`].
+    /// Sets the ending [`Plain`].
+    ///
+    /// ```
+    /// use buttress::{PlainExt, TimeoutLayer};
+    /// use std::time::Duration;
+    ///
+    /// let layer = TimeoutLayer::attempt(Duration::from_secs(1)).plain();
+    /// # let _ = layer;
+    /// ```
     fn plain(self) -> Self::With<Plain> {
         self.end(Plain::new())
     }
@@ -25,23 +51,36 @@ pub trait PlainExt: Ending<Now = NoEnding> {
 
 impl<L: Ending<Now = NoEnding>> PlainExt for L {}
 
-/// Every response is a success. See [`Plain`].
+/// Counts every response as a success. Used by [`Plain`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Success;
 
-/// Rejections leave as [`Error`], in which an inner error is kept. See [`Plain`].
+/// Returns rejections as [`Error`], which also wraps inner errors. Used by [`Plain`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsError;
 
-/// Rejections leave as a response that a function makes. See [`Plain::respond`].
+/// Returns rejections as a response that a function makes. Made by [`Plain::respond`].
 #[derive(Clone, Copy, Debug)]
 pub struct Respond<F>(F);
 
-/// Reads the outcome of a result. Implemented by [`Success`] and by functions of a result.
+/// Reads the outcome of a result. Implemented by [`Success`], and by functions of a result.
+///
+/// ```
+/// use buttress::{ending::Judge, outcome::{Failure, FailureKind, Outcome}};
+///
+/// fn classify(result: Result<&u16, &String>) -> Outcome {
+///     match result {
+///         Ok(200..=499) => Outcome::Success,
+///         _ => Failure::new(FailureKind::Application).into(),
+///     }
+/// }
+/// assert_eq!(classify.response(&200), Outcome::Success);
+/// assert!(classify.error(&"no connection".to_owned()).failure().is_some());
+/// ```
 pub trait Judge<Res, E> {
-    /// The outcome of a response.
+    /// Returns the outcome of a response.
     fn response(&self, response: &Res) -> Outcome;
-    /// The outcome of an error that is no rejection of this family.
+    /// Returns the outcome of an error that is not a rejection of this crate.
     fn error(&self, error: &E) -> Outcome;
 }
 
@@ -67,19 +106,19 @@ impl<F: Fn(Result<&Res, &E>) -> Outcome, Res, E> Judge<Res, E> for F {
 }
 
 impl Plain {
-    /// A response is a success, and rejections leave as [`Error`].
+    /// Creates an ending by which responses are successes, and rejections are returned as [`Error`].
     pub const fn new() -> Self {
         Self { judge: Success, reject: AsError }
     }
 }
 
 impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
-    /// Reads outcomes with a function, for results that mean something else. Rejections of this
-    /// family never reach it.
+    /// Reads outcomes with a function, for services whose results mean something else. It does not get
+    /// the rejections of this crate.
     ///
-    /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The
-    /// error is [`Error`](crate::Error) by then; `Error::Inner` has yours, to be downcast. After
-    /// [`respond`](Self::respond) it is the inner service's own.
+    /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The error
+    /// is the layer's [`Error`](crate::Error); downcast `Error::Inner` to get the inner service's. After
+    /// [`respond`](Self::respond) the error is the inner service's.
     ///
     /// ```
     /// use buttress::outcome::{Failure, FailureKind, Outcome};
@@ -96,8 +135,7 @@ impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
         Plain { judge: classify, reject: self.reject }
     }
 
-    /// Lets rejections leave as a response, for servers. The error type stays that of the inner
-    /// service.
+    /// Returns rejections as a response, for servers. The error type stays that of the inner service.
     ///
     /// ```
     /// use buttress::{BulkheadLayer, Ending, Rejection, ending::Plain};
@@ -105,11 +143,11 @@ impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
     /// use tower::{ServiceBuilder, ServiceExt};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let ending = Plain::new().respond(|rejection: Rejection| format!("sorry: {rejection}"));
+    /// let ending = Plain::new().respond(|rejection: Rejection| format!("try later: {rejection}"));
     /// let service = ServiceBuilder::new()
     ///     .layer(BulkheadLayer::new(0).end(ending))
     ///     .service_fn(|name: &'static str| async move { Ok::<_, Infallible>(name.to_owned()) });
-    /// assert_eq!(service.oneshot("hello").await.unwrap(), "sorry: bulkhead: full");
+    /// assert_eq!(service.oneshot("hello").await.unwrap(), "try later: bulkhead: full");
     /// # }
     /// ```
     pub fn respond<F>(self, respond: F) -> Plain<Outcomes, Respond<F>> {
@@ -191,7 +229,7 @@ where
     }
 }
 
-/// What is not HTTP has no body to bound.
+/// Bounds nothing: a response that is not HTTP has no body.
 impl<Outcomes, Rejections, Res, Err> Bound<(), Res, Err> for Plain<Outcomes, Rejections>
 where
     Self: for<'a> Finish<(), Res, Err, Response<()> = Res>,

@@ -15,7 +15,8 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// A [`GateLayer`] whose services take their permit in `poll_ready`.
+/// A [`GateLayer`] whose services take their permit in `poll_ready`. Made by
+/// [`GateLayer::backpressure`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReservingGateLayer<Pol, E = NoEnding>(GateLayer<Pol, E>);
 
@@ -24,7 +25,7 @@ impl<Pol, E> ReservingGateLayer<Pol, E> {
         Self(gate)
     }
 
-    /// The policy, to watch or to drive it.
+    /// Returns the policy, to observe or control it.
     pub fn handle(&self) -> &Pol {
         self.0.handle()
     }
@@ -47,15 +48,15 @@ impl<S, Pol: Reserve + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<
     }
 }
 
-/// A service behind a policy that is asked in `poll_ready`.
+/// A service behind a policy that decides in `poll_ready`.
 ///
-/// The permit comes first and the inner service's readiness second, so that nothing of the inner
-/// service is held while the policy refuses. A permit that is not used is given back on drop, and
-/// one that went stale, because the circuit has opened since, is given up when `poll_ready` is
-/// called again. The call is timed, and not the time between readiness and the call.
+/// `poll_ready` takes the permit first and polls the inner service second, so that a waiting service
+/// holds nothing of the inner service. An unused permit is returned on drop. A stale permit, from
+/// before the circuit opened, is returned by the next `poll_ready`. The measured time of a call
+/// begins with `call`.
 pub struct ReservingGate<S, Pol: Reserve, E> {
     inner: S,
-    /// Whether the inner service said that it is ready for the next call.
+    /// Whether the inner service is ready for the next call.
     inner_ready: bool,
     gate: GateLayer<Pol, E>,
     permit: Option<InFlight<Pol::Permit>>,
@@ -66,7 +67,7 @@ inner_service!(ReservingGate<S, Pol: Reserve, E>);
 
 impl<S: Clone, Pol: Reserve + Clone, E: Clone> Clone for ReservingGate<S, Pol, E> {
     fn clone(&self) -> Self {
-        // A permit belongs to one service: the clone reserves its own.
+        // A permit belongs to one instance: the clone reserves its own.
         Self { inner: self.inner.clone(), inner_ready: false, gate: self.gate.clone(), permit: None, parked: None }
     }
 }
@@ -122,20 +123,20 @@ where
     }
 }
 
-/// What a service needs that waits for a permit.
+/// State of a service that waits for a permit.
 struct Parked {
-    /// Its place among the policy's waiters, where the policy wakes them.
+    /// An entry in the policy's list of waiters. `None` if the policy has no list.
     waiting: Option<Waiting>,
-    /// For policies whose refusal ends by itself.
+    /// Polls the policy again after `retry_after` or one of the intervals below.
     timer: Option<Pin<Box<Timer>>>,
 }
 
-/// The time after which a policy that neither wakes its waiters nor says when to come back is asked
-/// again: waiting without end is worse than asking in vain.
+/// Interval at which to ask a policy that has no list of waiters and gives no `retry_after`. Without
+/// it the service would wait without end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a waiter relies on the wake-ups of its policy. The next in line may be a service that
-/// is neither polled nor dropped.
+/// Interval at which to ask a policy that wakes its waiters. The waiter that was woken may be a
+/// service that is neither polled nor dropped, and then wakes no other.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn poll_reserve<Pol: Reserve>(policy: &Pol, parked: &mut Option<Parked>, cx: &mut Context<'_>) -> Poll<Pol::Permit> {
@@ -148,7 +149,7 @@ fn poll_reserve<Pol: Reserve>(policy: &Pol, parked: &mut Option<Parked>, cx: &mu
         if let Some(waiting) = &place.waiting {
             waiting.register(cx);
         }
-        // Asked again after registering: what became free in between woke no task.
+        // Ask again after registering: a permit that was returned before the registration woke no task.
         let refused = match policy.try_reserve() {
             Ok(permit) => {
                 served(parked);
@@ -165,7 +166,7 @@ fn poll_reserve<Pol: Reserve>(policy: &Pol, parked: &mut Option<Parked>, cx: &mu
     }
 }
 
-/// Leaves the line with a permit.
+/// Removes the service from the list of waiters after it got a permit.
 fn served(parked: &mut Option<Parked>) {
     if let Some(waiting) = parked.take().and_then(|place| place.waiting) {
         waiting.served();

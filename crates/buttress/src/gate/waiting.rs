@@ -1,11 +1,11 @@
 use buttress_core::Waiters;
 use std::task::Context;
 
-/// The place of a service among those that a policy wakes.
+/// An entry of a service in a policy's list of waiters. Dropping it removes the entry.
 #[derive(Debug)]
 pub(super) struct Waiting {
     waiters: Waiters,
-    /// `None` once it got its permit.
+    /// `None` after `served`.
     key: Option<u64>,
 }
 
@@ -15,14 +15,14 @@ impl Waiting {
         Self { waiters, key }
     }
 
-    /// Wakes the task when the policy's answer may have changed.
+    /// Registers the task to be woken when the policy's decision may have changed.
     pub(super) fn register(&self, cx: &Context<'_>) {
         if let Some(key) = self.key {
             self.waiters.register(key, cx.waker());
         }
     }
 
-    /// Leaves the list with a permit.
+    /// Removes the entry after the service got its permit.
     pub(super) fn served(mut self) {
         if let Some(key) = self.key.take() {
             self.waiters.served(key);

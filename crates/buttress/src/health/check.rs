@@ -12,25 +12,33 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How a check runs: off the request path, one at a time.
+/// Settings of a check. Runs of one check do not overlap.
+///
+/// ```
+/// use buttress::health::CheckConfig;
+/// use std::time::Duration;
+///
+/// let config = CheckConfig { timeout: Duration::from_millis(200), ..CheckConfig::every(Duration::from_secs(5)) };
+/// assert_eq!(config.fall, 3);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CheckConfig {
-    /// From the end of one check to the start of the next, ±10 % so that replicas do not check
-    /// together. At least 1 ms. Default 10 seconds.
+    /// Time from the end of one run to the start of the next, ±10 % so that replicas do not check
+    /// at the same time. At least 1 ms. Default 10 s.
     pub interval: Duration,
-    /// A check that takes longer has failed. Default 1 second.
+    /// Maximum time of a run. A run that takes longer has failed. Default 1 s.
     pub timeout: Duration,
-    /// Good results in a row after which the status is good. Default 1.
+    /// Number of successes in a row after which the status is up. Default 1.
     pub rise: u32,
-    /// Bad results in a row after which the status is bad. Default 3.
+    /// Number of failures in a row after which the status is down. Default 3.
     pub fall: u32,
-    /// After this time without a result the status is unknown. Default `None`: three times interval
-    /// and timeout.
+    /// Age of the last result after which the status is unknown. Default `None`: three times the
+    /// sum of `interval` and `timeout`.
     pub max_age: Option<Duration>,
 }
 
 impl CheckConfig {
-    /// The defaults, for another interval.
+    /// Returns the defaults with the given interval.
     pub const fn every(interval: Duration) -> Self {
         Self { interval, timeout: Duration::from_secs(1), rise: 1, fall: 3, max_age: None }
     }
@@ -40,10 +48,10 @@ impl CheckConfig {
         Rules { rise: self.rise, fall: self.fall, max_age }
     }
 
-    /// The next interval, with its jitter.
+    /// Returns the next interval with its jitter.
     fn pause(&self) -> Duration {
         let jittered = Duration::try_from_secs_f64(self.interval.as_secs_f64() * (0.9 + 0.2 * fastrand::f64()));
-        // Without a lower bound, an interval of zero keeps a core busy.
+        // An interval of zero would keep a core busy.
         jittered.unwrap_or(self.interval).max(Duration::from_millis(1))
     }
 }
@@ -54,13 +62,26 @@ impl Default for CheckConfig {
     }
 }
 
-/// Owns a running check. Dropping it stops the check and takes its indicator out of the answer.
+/// A running check. Dropping it stops the check and removes its indicator from the health.
+///
+/// ```
+/// use buttress::health::{CheckConfig, Group, Health, HealthExt};
+/// use std::io;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let health = Health::new();
+/// let check = health.check("cache", Group::Dependencies, CheckConfig::default(), || async { Ok::<(), io::Error>(()) });
+/// assert_eq!(health.report().indicators.len(), 1);
+/// drop(check);
+/// assert!(health.report().indicators.is_empty());
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it stops the check"]
 pub struct Check {
     task: AbortHandle,
-    /// Not the task's: an aborted task is dropped some time later, and the answer must not wait for
-    /// that.
+    /// Held here and not by the task: an aborted task is dropped later, and the indicator must be
+    /// removed at once.
     _indicator: Arc<Indicator>,
 }
 
@@ -70,11 +91,25 @@ impl Drop for Check {
     }
 }
 
-/// Checks that run on tasks of their own.
+/// Runs checks in the background.
 pub trait HealthExt {
-    /// Runs `check` again and again on a task of its own; probes only read the last result.
+    /// Spawns a task that runs `check` at intervals. Probes read the last result and run nothing.
     ///
-    /// A check that panics, wherever it does, has failed, and runs again after the interval.
+    /// A panic in `check`, in its future or in the `Display` of its error is a failure. The check runs
+    /// again after the interval.
+    ///
+    /// ```
+    /// use buttress::health::{CheckConfig, Group, Health, HealthExt, Probe, Status};
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// let health = Health::new();
+    /// health.started();
+    /// let _check = health.check("database", Group::Readiness, CheckConfig::default(), || async { Err("no connection") });
+    /// tokio::time::sleep(Duration::from_secs(60)).await;
+    /// assert_eq!(health.status(Probe::Readiness), Status::Down);
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -114,8 +149,8 @@ impl HealthExt for Health {
     }
 }
 
-/// One run of a check. All of it that may panic is in here: polling it, dropping it, and showing
-/// its error.
+/// Runs a check once. The future contains everything that may panic: polling `running`, dropping it,
+/// and formatting its error.
 async fn run<E: std::fmt::Display>(
     running: impl Future<Output = Result<(), E>>,
     limit: Duration,
@@ -126,7 +161,8 @@ async fn run<E: std::fmt::Display>(
     }
 }
 
-/// `None` when `running` panics. If a panic ended the task, the last result would stay.
+/// Returns `None` if `running` panics. Without this a panic would end the task, and the last result
+/// would stay until its maximum age.
 async fn contained<F: Future>(running: F) -> Option<F::Output> {
     let mut running = pin!(running);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {

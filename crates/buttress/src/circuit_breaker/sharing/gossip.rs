@@ -3,12 +3,15 @@ use crate::error::BoxError;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::UdpSocket, task::AbortHandle, time::sleep};
 
-/// Instances that tell each other, without a store in between: each keeps what it has heard, and the greatest [`Stamp`] wins.
+/// Shares circuits between instances over UDP, without a store. Each instance keeps the announcement
+/// with the greatest [`Stamp`].
 ///
-/// Every word goes to all peers at once, and again with every round, so that a lost datagram or a late instance costs a round and no more. Nobody can
-/// hand out a lease among equals: every instance probes within its own limits.
+/// An announcement is sent to all peers at once, and again in every round, so that a lost datagram
+/// or a peer that starts later is delayed by one round. There is no instance that could grant
+/// leases: every instance gets a probe lease, and probes within its own limits.
 ///
-/// Whoever can send to the address can open circuits. It belongs on a network of your own.
+/// Datagrams are not authenticated: a host that can send to the address can open circuits. Use it
+/// only in a trusted network.
 ///
 /// ```no_run
 /// # async fn start(breaker: buttress::CircuitBreaker, peers: Vec<std::net::SocketAddr>) -> Result<(), Box<dyn std::error::Error>> {
@@ -25,7 +28,7 @@ pub struct Gossip {
     tasks: [AbortHandle; 2],
 }
 
-/// Configures a [`Gossip`].
+/// Builds a [`Gossip`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GossipBuilder {
@@ -40,46 +43,55 @@ struct Shared {
     known: MemoryStore,
 }
 
-/// More circuits than this are not taken from others, so that a stranger cannot fill the memory.
+/// Maximum number of circuits that are accepted from peers, so that a foreign sender cannot exhaust
+/// the memory.
 const MAX_CIRCUITS: usize = 1_000;
 
 impl Gossip {
-    /// Starts from the defaults.
+    /// Starts from the defaults: no peers, a round of 500 ms.
     pub fn builder() -> GossipBuilder {
         GossipBuilder { peers: Vec::new(), round: Duration::from_millis(500) }
     }
 
-    /// Where it listens.
+    /// Returns the local address of the socket.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the operating system does not return the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.shared.socket.local_addr()
     }
 }
 
 impl GossipBuilder {
-    /// Whom to tell. Default: nobody. Those that do not answer are told nevertheless.
+    /// Sets the addresses of the peers. The own address may be among them. Default: none. Peers that do
+    /// not answer are not removed.
     pub fn peers(mut self, peers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.peers = peers.into_iter().collect();
         self
     }
 
-    /// How often everything is told again. Default: 500 ms; at least 10 ms.
+    /// Sets the interval at which all announcements are sent again. At least 10 ms: smaller values are
+    /// raised to 10 ms. Default 500 ms.
     pub fn round(mut self, round: Duration) -> Self {
         self.round = round.max(Duration::from_millis(10));
         self
     }
 
-    /// Listens on `addr`, in tasks of the current runtime that end when the gossip is dropped.
+    /// Binds `addr` and spawns tasks on the current runtime. They end when the gossip is dropped.
     ///
     /// # Errors
     /// When the address cannot be bound.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub async fn bind(self, addr: impl tokio::net::ToSocketAddrs) -> io::Result<Gossip> {
         Ok(self.on(UdpSocket::bind(addr).await?))
     }
 
-    /// Uses a socket that is bound already.
+    /// Uses a socket that is already bound, and spawns tasks like [`bind`](Self::bind).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn on(self, socket: UdpSocket) -> Gossip {
         let shared = Arc::new(Shared { socket, peers: self.peers, known: MemoryStore::default() });
         let tasks = [
@@ -97,7 +109,7 @@ impl Drop for Gossip {
 }
 
 async fn receive(shared: Arc<Shared>) {
-    // One more than any word takes: what fills it was longer.
+    // One byte longer than the longest announcement, so that a longer datagram is detected.
     let mut datagram = [0; MAX_DATAGRAM + 1];
     loop {
         match shared.socket.recv(&mut datagram).await {
@@ -107,7 +119,7 @@ async fn receive(shared: Arc<Shared>) {
                     shared.known.merge(name, view, MAX_CIRCUITS);
                 }
             }
-            // A peer that is not there yet, as some systems tell. Not in a tight loop, whatever it is.
+            // Some systems report an unreachable peer here. The pause prevents a busy loop on a lasting error.
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
@@ -123,7 +135,7 @@ async fn resend(shared: Arc<Shared>, round: Duration) {
 }
 
 impl Shared {
-    /// A datagram that cannot be sent is one of those that are lost.
+    /// Sends an announcement to all peers. Errors are ignored, like datagrams that are lost on the way.
     async fn send(&self, name: &str, view: View) {
         if let Some(datagram) = encode(name, view) {
             for peer in &self.peers {
@@ -159,7 +171,10 @@ impl SharedState for Gossip {
     }
 }
 
-// === on the wire: "BTR1", version, node, milliseconds left (all ones: closed), failures, total, and the name ===
+// === Wire format ===
+//
+// "BTR1", then 5 big-endian u64: version, node, remaining milliseconds (all ones: closed), failures,
+// total; then the name in UTF-8, at most 255 bytes.
 
 const MAGIC: &[u8; 4] = b"BTR1";
 const NUMBERS: usize = 5;
@@ -167,7 +182,7 @@ const MAX_NAME: usize = 255;
 const MAX_DATAGRAM: usize = MAGIC.len() + NUMBERS * 8 + MAX_NAME;
 const CLOSED: u64 = u64::MAX;
 
-/// `None` for a name that is too long to be told.
+/// Returns `None` if the name is longer than [`MAX_NAME`].
 fn encode(name: &str, View { stamp, open, failures, total }: View) -> Option<Vec<u8>> {
     if name.len() > MAX_NAME {
         return None;
@@ -180,7 +195,7 @@ fn encode(name: &str, View { stamp, open, failures, total }: View) -> Option<Vec
     Some(datagram)
 }
 
-/// `None` for anything else than what [`encode`] makes.
+/// Returns `None` for a datagram that [`encode`] does not produce.
 fn decode(datagram: &[u8]) -> Option<(&str, View)> {
     let rest = datagram.strip_prefix(MAGIC)?;
     let (numbers, name) = rest.split_at_checked(NUMBERS * 8)?;

@@ -7,14 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A store in memory: for several circuits in one process, for tests, and to read before one writes a store of one's own.
+/// A store in memory: for several circuits in one process, for tests, and as a model for other
+/// implementations of [`SharedState`].
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, State, sharing::{MemoryStore, Mode, Sharing}};
+/// use std::{sync::Arc, time::Duration};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), buttress::InvalidConfig> {
+/// let store = Arc::new(MemoryStore::default());
+/// let [a, b] = [CircuitBreaker::builder("payments").consecutive_failures(1).build()?, CircuitBreaker::new("payments")];
+/// let _sharing = [
+///     Sharing::builder(a.clone(), store.clone()).mode(Mode::Shared).start()?,
+///     Sharing::builder(b.clone(), store).mode(Mode::Shared).start()?,
+/// ];
+/// # use buttress::{outcome::{Failure, FailureKind}, policy::{Permit, Policy}};
+/// # a.admit(&()).unwrap().settle(&Failure::new(FailureKind::Transport).into());
+/// // After a failed call of `a`:
+/// assert_eq!(a.state(), State::Open);
+/// tokio::time::sleep(Duration::from_millis(300)).await;
+/// assert_eq!(b.state(), State::Open);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<HashMap<String, Record>>);
 
 #[derive(Debug)]
 struct Record {
     stamp: Stamp,
-    /// `Some(None)` is open for longer than any clock reaches.
+    /// `None`: closed. `Some(None)`: the end of the open time is beyond the range of `Instant`.
     open: Option<Option<Instant>>,
     failures: u64,
     total: u64,
@@ -44,7 +65,7 @@ impl MemoryStore {
         Written::Accepted(stamp)
     }
 
-    /// Takes what somebody else has said, if it is newer than what is known.
+    /// Stores an announcement of a peer if it is newer than the stored one.
     #[cfg(feature = "gossip")]
     pub(super) fn merge(&self, name: &str, view: View, most: usize) {
         let (mut records, now) = (self.records(), TokioClock.now());

@@ -16,7 +16,8 @@ use tokio::{
     time::timeout,
 };
 
-/// Changes of state that wait to be told. More are not worth keeping: only the last one counts.
+/// Capacity of the queue of changes that the task has not processed. When it is full, changes are
+/// dropped: only the last change of a batch is announced.
 const QUEUE: usize = 128;
 
 pub(super) fn start(
@@ -39,17 +40,17 @@ struct Sharer {
     store: Arc<dyn SharedState>,
     config: Config,
     health: watch::Sender<StoreHealth>,
-    /// The last word on the circuit that was heard or said here.
+    /// Stamp of the last announcement that was read or written here.
     last_stamp: Option<Stamp>,
-    /// What this instance has to say.
+    /// An announcement that was not written yet.
     pending: Option<Pending>,
-    /// When the lease to probe runs out that is held.
+    /// Expiry of the probe lease that this instance holds.
     lease_ends: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
 struct Pending {
-    /// `Some(None)` is open for longer than any clock reaches.
+    /// `None`: closed. `Some(None)`: the end of the open time is beyond the range of `Instant`.
     open: Option<Option<Instant>>,
     failures: u64,
     total: u64,
@@ -77,7 +78,8 @@ impl Sharer {
         }
     }
 
-    /// What this instance has found out by itself is news. What a peer said is none, and what an operator does here concerns nobody else.
+    /// Records a change of state that the local rules caused. Changes that a peer announced are already
+    /// in the store, and what an operator does affects only this instance.
     fn record(&mut self, change: &Transition) {
         let open = match (change.to, change.cause) {
             (_, Cause::Peer | Cause::Operator | Cause::Reloaded) => return,
@@ -98,7 +100,8 @@ impl Sharer {
         self.pending = Some(Pending { open, failures, total });
     }
 
-    /// Listens first, then speaks: whoever spoke since the last time has the last word. Returns the time until the next look.
+    /// Reads the store first and writes second, so that newer announcements of others win. Returns the
+    /// time until the next call.
     async fn sync(&mut self) -> Result<Duration, BoxError> {
         let mut view = self.store.read(self.breaker.name()).await?;
         if view.map(|view| view.stamp) != self.last_stamp
@@ -144,36 +147,36 @@ impl Sharer {
         self.breaker.set_cautious(open_elsewhere);
     }
 
-    /// Sees to it that this instance may probe when it has a call to probe with, and holds a lease.
+    /// Takes or renews a lease if this instance may probe and has a call to probe with.
     async fn lease(&mut self, view: Option<View>) -> Result<(), BoxError> {
         let state = self.breaker.state();
         let (is_open, probing) = (matches!(state, State::Open | State::HalfOpen), state == State::HalfOpen);
-        // An instance without calls has nothing to probe with, and must not keep the others from it.
+        // An instance without calls cannot probe; a lease would keep the others from probing.
         let wanted = probing || self.breaker.lacks_probe();
         let due = view.filter(|view| wanted && view.open == Some(Duration::ZERO));
         if let Some(View { stamp, .. }) = due {
             let Config { node, lease: time, probes: of, .. } = self.config;
-            // From before the question on: ours runs out before the store's does.
+            // Measured from before the request, so that the lease expires here before it does in the store.
             let ends = TokioClock.now().checked_add(time);
             let granted = self.store.lease_probe(self.breaker.name(), stamp, ProbeLease { node, time, of }).await?;
             self.lease_ends = ends.filter(|_| granted);
             if probing && !granted {
-                // It has run out, and somebody else probes now.
+                // The lease expired, and another instance probes now.
                 self.breaker.follow(Some(Duration::ZERO));
             }
         }
         if self.lease_ends.is_some_and(|ends| ends <= TokioClock.now()) {
             self.lease_ends = None;
         }
-        // It is open here and not in the store, which has forgotten it, or an operator opened it
-        // here: no lease will ever be due, and without a probe it would stay shut.
+        // The circuit is open here but not in the store: the store lost the announcement, or an operator
+        // opened it here. No lease can be granted, and without probes the circuit would not close.
         let alone = is_open && view.is_none_or(|view| view.open.is_none());
         let allowed = (!alone).then_some(self.lease_ends.is_some().into());
         self.breaker.allow_probes(allowed);
         Ok(())
     }
 
-    /// Nobody else is asked any more.
+    /// Removes the effects of the other instances from the circuit.
     fn make_local(&self) {
         self.breaker.allow_probes(None);
         self.breaker.set_cautious(false);
@@ -204,7 +207,7 @@ impl Sharer {
     }
 }
 
-/// However the task ends, the circuit goes on alone.
+/// However the task ends, the circuit becomes local.
 impl Drop for Sharer {
     fn drop(&mut self) {
         self.make_local();
