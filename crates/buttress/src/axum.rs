@@ -1,4 +1,4 @@
-//! An error of a stack as a response of axum's.
+//! Converts errors of a stack into responses of axum.
 
 use crate::{Error, wire::OnTheWire};
 use axum_core::{
@@ -7,13 +7,23 @@ use axum_core::{
 };
 use http::{HeaderValue, StatusCode, header};
 
-/// For handlers that call other services and return what comes of it: a rejection becomes 503, 429,
-/// 504 or 403, as [`wire`](crate::wire) has it, with `Retry-After`; any other error becomes 502. The
-/// body is `application/problem+json` (RFC 9457) with the reason of a rejection. It names no policy
-/// and shows no inner error, since both are internal.
+/// For handlers that call other services and return the error.
 ///
-/// The response does not say that the request was not processed: the handler may have done half of
-/// its work.
+/// A rejection becomes 503, 429, 504 or 403, by the table in [`wire`](crate::wire), with
+/// `Retry-After`. Any other error becomes 502. The body is `application/problem+json` (RFC 9457) with
+/// the reason of a rejection. The name of the policy and inner errors are internal and left out.
+///
+/// The response does not claim that the request was not processed: the handler may have done a part
+/// of its work.
+///
+/// ```
+/// use axum_core::response::IntoResponse;
+/// use buttress::{Error, Rejection, bulkhead};
+///
+/// let response = Error::from(Rejection::new("bulkhead", &bulkhead::FULL)).into_response();
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// ```
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let rejection = self.rejection();
@@ -36,7 +46,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// As JSON wants it in a string (RFC 8259, section 7).
+/// Escapes a text for a JSON string (RFC 8259, section 7).
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         match c {
@@ -58,7 +68,7 @@ mod tests {
     fn of(error: impl Into<BoxError>) -> (u16, Option<String>, String) {
         let response = Error::from_inner(error).into_response();
         assert_eq!(response.headers()["content-type"], "application/problem+json");
-        assert_eq!(response.headers().get("x-buttress-rejected"), None, "half of the work may be done");
+        assert_eq!(response.headers().get("x-buttress-rejected"), None, "the handler may have done half of its work");
         let after = response.headers().get("retry-after").map(|after| after.to_str().unwrap().to_owned());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let body = runtime.block_on(http_body_util::BodyExt::collect(response.into_body())).unwrap().to_bytes();

@@ -149,7 +149,7 @@ impl Subscribe for CircuitBreaker {
             });
             sender
         });
-        sender.expect("nothing else is attached to a circuit of this crate").subscribe()
+        sender.expect("the attachment has one type").subscribe()
     }
 }
 

@@ -12,9 +12,9 @@
 //! # Ok::<(), buttress::InvalidConfig>(())
 //! ```
 //!
-//! Any [policy](Policy) that implements [`Idle`] and [`Report`] can be keyed. Its type can be written down:
-//! the function that makes policies is boxed, and the one that reads keys can be a function
-//! pointer, a [`BoxKey`], or a type of your own that implements [`KeyOf`].
+//! Any [policy](Policy) that implements [`Idle`] and [`Report`] can be keyed. The type of a keyed
+//! policy can be named: the function that makes policies is boxed, and the function that reads keys
+//! can be a function pointer, a [`BoxKey`], or a type that implements [`KeyOf`].
 //!
 //! ```
 //! use buttress::{Bulkhead, keyed::{BoxKey, Keyed}};
@@ -36,33 +36,33 @@
 //! # let _ = (app.tenants, app.shards);
 //! ```
 //!
-//! Circuits and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are no
+//! Circuit breakers and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are not
 //! policies.
 //!
 //! # Memory
 //!
-//! At most `max_keys` policies are kept. When a new key comes and there is no room, an [idle](Idle)
-//! policy that was not used lately is evicted (CLOCK, also called second chance): up to 16
-//! candidates are looked at, so a new key costs the same with 100 keys as with 100,000. A policy
-//! that protects something, such as an open circuit, or that has calls in flight, is not evicted.
-//! If none of the candidates is idle, the call is admitted by a new policy that is not kept, and
-//! [counted](Stats::untracked).
+//! At most `max_keys` policies are kept. If a new key has no place, an [idle](Idle) policy that was
+//! not used recently is evicted, by the CLOCK algorithm (second chance). It examines at most 16
+//! candidates, so that a new key costs the same with 100 keys as with 100,000. A policy that is not
+//! idle, such as an open or disabled circuit or a policy with calls in flight, is not evicted. If no
+//! candidate is idle, the call is admitted by a new policy that is not kept, and is counted as
+//! [untracked](Stats::untracked).
 //!
-//! Policies are made [compact]. A key with a closed circuit takes some 1.3 kB.
+//! Policies are made [compact]. A key with a closed circuit takes about 1.3 kB.
 //!
-//! Keys are not names: give policies a name with a bounded number of values if you make metrics of
-//! names. The metrics of a keyed policy are sums over its keys.
+//! Keys are not names. If metrics use the names of policies, give these names a bounded number of
+//! values. The metrics of a keyed policy are sums over its keys.
 //!
 //! # Cost
 //!
-//! A lookup hashes the key and takes no lock and no reference count. Making a policy, deciding
-//! whether one is idle, and everything that listeners do happens outside of locks, so all of them
-//! may use the keyed policy, with one exception: the function that makes the policy of a key must
-//! not ask for that key.
+//! A lookup hashes the key. It takes no lock and no reference count. Making policies, checking
+//! whether they are idle, and calling listeners happens outside of locks, so that all of these may
+//! use the keyed policy. The only exception: the function that makes the policy of a key must not use
+//! that key.
 //!
-//! A call that looks up a policy at the moment of its eviction is still admitted by it. To be
-//! evicted it must have been idle then, and unused since the last round of evictions or as good as
-//! its 15 neighbours.
+//! A call can look up a policy while it is evicted. That policy still admits the call. It was idle
+//! then, and either unused since the last round of evictions or no more recently used than its
+//! 15 neighbours.
 //!
 //! # Differences
 //!
@@ -84,13 +84,14 @@ use std::{
     },
 };
 
-/// How many policies are looked at to find one that can be evicted. Where half of the policies are
-/// idle, one search in 65,000 finds none.
+/// Number of policies to examine for one that can be evicted. If half of the policies are idle, one
+/// search in 65,000 (2^16) finds none.
 const CANDIDATES: usize = 16;
 
 const DEFAULT_MAX_KEYS: usize = 1000;
 
-/// Reads the key of a request. Implemented by functions, and by types that want a name.
+/// Reads the key of a request. Implemented by functions; implement it for a type to name the type of
+/// a [`Keyed`] policy.
 ///
 /// ```
 /// use buttress::{Bulkhead, keyed::{Keyed, KeyOf}};
@@ -105,10 +106,11 @@ const DEFAULT_MAX_KEYS: usize = 1000;
 /// }
 ///
 /// let keyed: Keyed<usize, Bulkhead, PerLength> = Keyed::new(PerLength, |_| Bulkhead::new(1));
-/// # let _ = keyed;
+/// let _permit = buttress::policy::Policy::admit(&keyed, "four").unwrap();
+/// assert!(keyed.get(&4).is_some());
 /// ```
 pub trait KeyOf<Req: ?Sized, K> {
-    /// The key of `request`.
+    /// Returns the key of `request`.
     fn key_of(&self, request: &Req) -> K;
 }
 
@@ -119,24 +121,35 @@ impl<Req: ?Sized, K, F: Fn(&Req) -> K> KeyOf<Req, K> for F {
     }
 }
 
-/// A function that reads keys and captures something.
+/// A boxed function that reads keys, for closures that capture.
 pub type BoxKey<Req, K> = Box<dyn Fn(&Req) -> K + Send + Sync>;
 
-/// The numbers of a [`Keyed`] policy.
+/// Counters of a [`Keyed`] policy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys that have a policy.
+    /// Number of keys that have a policy.
     pub keys: usize,
-    /// Keys whose policy was evicted so far.
+    /// Number of keys whose policy was evicted.
     pub evicted: u64,
-    /// Calls so far that were admitted by a policy of their own, because no policy could be
+    /// Number of calls that were admitted by a policy that was not kept, because no policy could be
     /// evicted.
     pub untracked: u64,
 }
 
-/// A policy for each key of the requests. See the [module](self). A cheap handle; clones share the
-/// policies.
+/// One policy for each key. A cheap handle; clones share the policies.
+///
+/// The [module](self) describes memory and cost.
+///
+/// ```
+/// use buttress::{Bulkhead, keyed::Keyed, policy::Policy};
+///
+/// let tenants = Keyed::new(|request: &(u32, String)| request.0, |_: &u32| Bulkhead::new(1));
+/// let first = (7, "first".to_owned());
+/// let _permit = tenants.admit(&first).unwrap();
+/// assert!(tenants.admit(&(7, "second".to_owned())).is_err());
+/// assert!(tenants.admit(&(8, "third".to_owned())).is_ok());
+/// ```
 pub struct Keyed<K, Pol, KeyFn>(Arc<Store<K, Pol, KeyFn>>);
 
 /// Makes the policy of a key.
@@ -150,15 +163,15 @@ struct Store<K, Pol, KeyFn> {
     entries: papaya::HashMap<K, Entry<Pol>>,
     ring: Mutex<Ring<K>>,
     evicted: Counter,
-    /// What evicted policies counted, so that sums do not fall.
+    /// Counters of evicted policies, so that sums do not fall.
     evicted_counts: Mutex<Sums>,
     untracked: Counter,
 }
 
 struct Entry<Pol> {
     policy: OnceLock<Pol>,
-    /// Whether it was looked up since the ring came by. New entries start without, so that a flood
-    /// of keys that come once does not push out those that come again.
+    /// Whether the key was looked up since the ring last passed it. False for a new key, so that a
+    /// flood of keys that come once does not evict those that come again.
     used: AtomicBool,
 }
 
@@ -168,15 +181,15 @@ impl<Pol> Default for Entry<Pol> {
     }
 }
 
-/// The order in which keys are looked at for eviction. Each key is in it once, or in one
-/// [`Candidate`].
+/// Queue of keys in the order in which they are examined for eviction. Each key is in it once, or in
+/// one [`Candidate`].
 struct Ring<K> {
     keys: VecDeque<K>,
-    /// Places taken: keys in the ring, candidates, and keys that are about to be added.
+    /// Number of places in use: keys in the ring, candidates, and keys that are being added.
     taken: usize,
 }
 
-/// A key that was taken off the ring to be looked at. Dropped, it goes to the end of the ring.
+/// A key that was taken from the ring to be examined. Dropping it adds it to the end of the ring.
 struct Candidate<'a, K> {
     ring: &'a Mutex<Ring<K>>,
     key: Option<K>,
@@ -197,9 +210,9 @@ impl<K> Drop for Candidate<'_, K> {
 }
 
 enum Verdict {
-    /// Idle, and not used lately.
+    /// Idle, and not used recently.
     Evict,
-    /// Idle, but used lately.
+    /// Idle, but used recently, or not made yet. Evicted if no candidate is better.
     LastResort,
     Keep,
 }
@@ -209,17 +222,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
-    /// `key` reads the key of a request, `make` makes the policy of a new key. At most 1,000 keys.
+    /// Creates a keyed policy for at most 1,000 keys. `key` reads the key of a request, `make` makes the
+    /// policy of a new key.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreaker, keyed::Keyed};
+    ///
+    /// let hosts = Keyed::new(|url: &(String, String)| url.0.clone(), |_: &String| CircuitBreaker::new("host"));
+    /// assert!(hosts.is_empty());
+    /// ```
     pub fn new(key: KeyFn, make: impl Fn(&K) -> Pol + Send + Sync + 'static) -> Self {
         Self(Store::new(None, key, Box::new(make), DEFAULT_MAX_KEYS))
     }
 
-    /// The same, with settings.
+    /// Starts from the defaults: no name, at most 1,000 keys.
+    ///
+    /// ```
+    /// use buttress::{Bulkhead, keyed::Keyed};
+    ///
+    /// let tenants = Keyed::builder(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10))
+    ///     .name("tenants")
+    ///     .max_keys(10_000)
+    ///     .build()?;
+    /// # let _ = tenants;
+    /// # Ok::<(), buttress::InvalidConfig>(())
+    /// ```
     pub fn builder(key: KeyFn, make: impl Fn(&K) -> Pol + Send + Sync + 'static) -> Builder<K, Pol, KeyFn> {
         Builder { name: None, key, make: Box::new(make), max_keys: DEFAULT_MAX_KEYS }
     }
 
-    /// The policy of `key`, if it has one.
+    /// Returns the policy of `key`, if it has one.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreaker, keyed::Keyed, policy::Policy};
+    ///
+    /// let hosts = Keyed::new(|host: &u32| *host, |_: &u32| CircuitBreaker::new("host"));
+    /// drop(hosts.admit(&7));
+    /// hosts.get(&7).unwrap().force_open();
+    /// assert!(hosts.admit(&7).is_err());
+    /// ```
     pub fn get(&self, key: &K) -> Option<Pol>
     where
         Pol: Clone,
@@ -227,7 +268,17 @@ impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
         self.0.entries.pin().get(key)?.policy.get().cloned()
     }
 
-    /// Every key and its policy.
+    /// Returns every key with its policy.
+    ///
+    /// ```
+    /// use buttress::{Bulkhead, keyed::Keyed, policy::Policy};
+    ///
+    /// let tenants = Keyed::new(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10));
+    /// let _permit = tenants.admit(&7);
+    /// for (tenant, bulkhead) in tenants.policies() {
+    ///     println!("tenant {tenant}: {} calls in flight", bulkhead.in_flight());
+    /// }
+    /// ```
     pub fn policies(&self) -> Vec<(K, Pol)>
     where
         K: Clone,
@@ -238,7 +289,13 @@ impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
         all
     }
 
-    /// Calls `act` with every key and its policy, for example to change a limit.
+    /// Calls `act` with every key and its policy.
+    ///
+    /// ```
+    /// # use buttress::{Bulkhead, keyed::Keyed};
+    /// let tenants = Keyed::new(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10));
+    /// tenants.for_each(|_tenant, bulkhead| bulkhead.set_limit(20));
+    /// ```
     pub fn for_each(&self, mut act: impl FnMut(&K, &Pol)) {
         for (key, entry) in &self.0.entries.pin() {
             if let Some(policy) = entry.policy.get() {
@@ -247,28 +304,35 @@ impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
         }
     }
 
-    /// How many keys have a policy.
+    /// Returns the number of keys that have a policy.
     pub fn len(&self) -> usize {
         self.0.entries.len()
     }
 
-    /// Whether no key has a policy.
+    /// Returns whether no key has a policy.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Keys whose policy was evicted so far.
+    /// Returns the number of keys whose policy was evicted.
     pub fn evicted(&self) -> u64 {
         self.0.evicted.sum()
     }
 
-    /// Calls so far that were admitted by a policy of their own, because no policy could be
-    /// evicted.
+    /// Returns the number of calls that were admitted by a policy that was not kept, because no policy
+    /// could be evicted.
     pub fn untracked(&self) -> u64 {
         self.0.untracked.sum()
     }
 
-    /// How many keys there are, and what became of others.
+    /// Returns the counters.
+    ///
+    /// ```
+    /// # use buttress::{Bulkhead, keyed::Keyed, policy::Policy};
+    /// let tenants = Keyed::new(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10));
+    /// drop(tenants.admit(&7));
+    /// assert_eq!(tenants.stats().keys, 1);
+    /// ```
     pub fn stats(&self) -> Stats {
         Stats { keys: self.len(), evicted: self.evicted(), untracked: self.untracked() }
     }
@@ -291,12 +355,12 @@ impl<K: Hash + Eq, Pol, KeyFn> Store<K, Pol, KeyFn> {
 }
 
 impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
-    /// Asks the policy of `key`, which is made if it is a new one.
+    /// Calls `act` with the policy of `key`, which is made if the key is new.
     #[inline]
     fn with_policy<R>(&self, key: K, act: impl FnOnce(&Pol) -> R) -> R {
         let entries = self.entries.pin();
         if let Some(entry) = entries.get(&key) {
-            // A busy key costs no shared write.
+            // Test first: storing on every call would contend for the cache line of a busy key.
             if !entry.used.load(Ordering::Relaxed) {
                 entry.used.store(true, Ordering::Relaxed);
             }
@@ -318,12 +382,12 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
                 entry
             }
             Err(other) => {
-                // Another thread was faster.
+                // Another thread added the key in between.
                 lock(&self.ring).taken -= 1;
                 other.current
             }
         };
-        // Outside of locks. Other threads with the same key wait here.
+        // Not under the lock. Other threads with the same key wait here.
         act(entry.policy.get_or_init(|| self.make(key)))
     }
 
@@ -331,7 +395,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
         compact(|| (self.make)(key))
     }
 
-    /// Takes a place for a new key, by evicting another one where there is none.
+    /// Takes a place for a new key. Evicts another key if all places are in use.
     fn take_place(&self) -> bool {
         {
             let mut ring = lock(&self.ring);
@@ -362,7 +426,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
         let Some(entry) = candidate.key.as_ref().and_then(|key| entries.get(key)) else { return Verdict::Evict };
         let used = entry.used.swap(false, Ordering::Relaxed);
         match entry.policy.get() {
-            // It is being made, or making it panicked.
+            // The policy is being made, or making it panicked.
             None => Verdict::LastResort,
             Some(policy) if !policy.is_idle() => Verdict::Keep,
             Some(_) if used => Verdict::LastResort,
@@ -370,7 +434,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
         }
     }
 
-    /// Its place is the caller's now.
+    /// Removes a candidate with its policy. The caller takes over its place.
     fn evict(&self, candidate: Candidate<'_, K>) -> bool {
         let Some(key) = candidate.into_key() else { return false };
         let entries = self.entries.pin();
@@ -385,8 +449,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
     }
 }
 
-/// Without a request there is no key, and so no policy to ask: a keyed layer decides when it is
-/// called.
+/// Without a request there is no key, and no policy to peek at: a keyed layer decides in `call`.
 impl<Req: ?Sized, K, Pol, KeyFn> Policy<Req> for Keyed<K, Pol, KeyFn>
 where
     K: Hash + Eq + Clone,
@@ -403,10 +466,13 @@ where
 
 const KEYS: Metric = Metric::gauge("resilience.keyed.keys", "keys", "Keys that have a policy");
 const EVICTED: Metric = Metric::counter("resilience.keyed.evicted", "keys", "Keys whose policy was evicted");
-const UNTRACKED: Metric =
-    Metric::counter("resilience.keyed.untracked", "calls", "Calls of keys for which there was no room");
+const UNTRACKED: Metric = Metric::counter(
+    "resilience.keyed.untracked",
+    "calls",
+    "Calls whose key got no place, as no policy could be evicted",
+);
 
-/// Its own metrics, and the sums over the policies of all keys.
+/// Reports its own metrics, and the sums over the policies of all keys.
 impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
     fn metrics() -> Vec<Metric> {
         [vec![KEYS, EVICTED, UNTRACKED], Pol::metrics()].concat()
@@ -416,7 +482,7 @@ impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
         self.0.name.as_deref()
     }
 
-    /// Looks at each policy: some 20 milliseconds for 100,000 keys.
+    /// Reads every policy: about 20 ms for 100,000 keys.
     fn report(&self, sink: &mut dyn Sink) {
         sink.gauge(&KEYS, self.len() as f64);
         sink.counter(&EVICTED, self.evicted());
@@ -429,7 +495,7 @@ impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
     }
 }
 
-/// The values of several policies, added up.
+/// Sums of the values of several policies.
 #[derive(Clone, Debug, Default)]
 struct Sums(Vec<(Metric, LabelValues, Value)>);
 
@@ -479,18 +545,20 @@ pub struct Builder<K, Pol, KeyFn> {
 }
 
 impl<K: Hash + Eq, Pol, KeyFn> Builder<K, Pol, KeyFn> {
-    /// The name in metrics. None by default.
+    /// Sets the name in metrics. Default: none.
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// How many keys have a policy at the most. At least 1. Default 1,000.
+    /// Sets the maximum number of keys that have a policy. At least 1. Default 1,000.
     pub fn max_keys(mut self, max_keys: usize) -> Self {
         self.max_keys = max_keys;
         self
     }
 
+    /// Builds the policy.
+    ///
     /// # Errors
     /// When `max_keys` is 0.
     pub fn build(self) -> Result<Keyed<K, Pol, KeyFn>, InvalidConfig> {

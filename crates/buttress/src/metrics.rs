@@ -7,27 +7,26 @@
 //! let exporter = Exporter::new();
 //! exporter.add(&breaker);
 //! exporter.add(&bulkhead);
-//! // before each scrape, or on a timer:
+//! // Before each scrape, or on a timer:
 //! exporter.publish();
 //! ```
 //!
 //! Everything that implements [`Report`] can be added: circuit breakers, bulkheads, budgets, keyed
 //! policies, health, the counters of [retry](crate::RetryLayer::stats) and
-//! [timeout](crate::TimeoutLayer::stats) layers, and policies of your own. The name of the handle
-//! becomes the label `policy`; what has no name is published without that label.
+//! [timeout](crate::TimeoutLayer::stats) layers, and custom policies. The name of the handle is the
+//! value of the label `policy`; without a name there is no such label.
 //!
-//! The hot paths know nothing of it: what they count anyway is read when it is published. The
-//! exporter may be made before a recorder is installed.
+//! Metrics add no cost to calls: `publish` reads counters that exist anyway. The exporter may be made
+//! before a recorder is installed.
 //!
 #![doc = include_str!("metrics/table.md")]
 //!
-//! Rates are absent until the window holds enough calls, and NaN, which charts leave out, once it
-//! no longer does.
+//! Rates are absent until the window holds enough calls, and NaN, which charts skip, when it no longer
+//! does.
 //!
-//! At most 100 values of `policy` are published under their names; further ones are published
-//! together as `other`. What is published under one name is summed, and rates are those of all
-//! calls together. A keyed policy is published as one, with the sums over its keys, whose number is
-//! not bounded.
+//! At most 100 values of the label `policy` are published; further policies are summed under `other`.
+//! Policies of the same name are summed, and their rates are those of all their calls. A keyed policy
+//! is published as one policy with the sums over its keys, because the number of keys is not bounded.
 
 mod batch;
 
@@ -44,23 +43,28 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How many policies have a label of their own.
+/// Number of policies with their own value of the label `policy`. Bounds the number of time series.
 const MAX_LABELS: usize = 100;
 
-/// The label of the others.
+/// Value of the label for all other policies.
 const OTHER: &str = "other";
 
 const CALLS: Metric =
-    Metric::histogram("resilience.breaker.calls", "seconds", "Calls that the circuit admitted, where asked for")
+    Metric::histogram("resilience.breaker.calls", "seconds", "Duration of admitted calls, if enabled for the circuit")
         .labels(&["outcome"]);
 const NOT_PERMITTED: Metric = Metric::counter(
     "resilience.breaker.not_permitted",
     "calls",
-    "Calls that the circuit rejected, by reason, where asked for",
+    "Calls that the circuit rejected, by reason, if enabled for the circuit",
 )
 .labels(&["reason"]);
 
-/// All metrics of this crate.
+/// Returns the descriptions of all metrics of this crate.
+///
+/// ```
+/// let names: Vec<_> = buttress::metrics::all().iter().map(|metric| metric.name).collect();
+/// assert!(names.contains(&"resilience.bulkhead.in_flight"));
+/// ```
 pub fn all() -> Vec<Metric> {
     let mut all = [
         CircuitBreaker::metrics(),
@@ -78,7 +82,7 @@ pub fn all() -> Vec<Metric> {
     all
 }
 
-/// In place of the policies of a keyed policy, which have metrics of their own.
+/// Stands for the policies of a keyed policy, whose metrics `all` lists separately.
 struct NoPolicy;
 
 impl Report for NoPolicy {
@@ -93,7 +97,15 @@ impl Report for NoPolicy {
     fn report(&self, _: &mut dyn buttress_core::report::Sink) {}
 }
 
-/// Publishes the numbers of policies. A cheap handle; clones share the list.
+/// Publishes metrics of policies. A cheap handle; clones share the list of policies.
+///
+/// ```
+/// use buttress::{Bulkhead, metrics::Exporter};
+///
+/// let exporter = Exporter::new();
+/// exporter.add(&Bulkhead::named("payments", 10));
+/// exporter.publish();
+/// ```
 #[derive(Clone, Default)]
 pub struct Exporter(Arc<Mutex<List>>);
 
@@ -101,21 +113,29 @@ pub struct Exporter(Arc<Mutex<List>>);
 struct List {
     labels: Vec<Arc<str>>,
     sources: Vec<Source>,
-    /// What the sources have.
+    /// The metrics of the sources.
     metrics: BTreeSet<Metric>,
-    /// Rates that have a value at the recorder.
+    /// Rates to which the recorder has a value.
     shown: BTreeSet<Name>,
 }
 
 type Source = Arc<dyn Fn(&mut Batch) + Send + Sync>;
 
 impl Exporter {
-    /// Publishes nothing yet.
+    /// Creates an exporter without policies.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a policy, or the counters of a layer, under its name.
+    /// Adds a policy or the counters of a layer, under its name.
+    ///
+    /// ```
+    /// use buttress::{RetryLayer, metrics::Exporter};
+    ///
+    /// let (exporter, layer) = (Exporter::new(), RetryLayer::new(3).named("payments"));
+    /// exporter.add(&layer.stats());
+    /// exporter.add(layer.stats().budget());
+    /// ```
     pub fn add<R: Report + Clone + Send + Sync + 'static>(&self, source: &R) {
         let policy = source.name().map(|name| self.label(name));
         let source = source.clone();
@@ -126,7 +146,7 @@ impl Exporter {
         }));
     }
 
-    /// Publishes all that was added, to the recorder that is installed now.
+    /// Publishes the current values of all added policies to the installed recorder.
     pub fn publish(&self) {
         let (sources, metrics) = {
             let list = self.list();
@@ -134,8 +154,7 @@ impl Exporter {
         };
         describe(&metrics);
         let mut batch = Batch::default();
-        // Outside the lock: a look at a circuit may change its state, and a listener may look at
-        // the exporter.
+        // Not under the lock: reading a circuit may change its state, and a listener may use the exporter.
         sources.iter().for_each(|source| source(&mut batch));
         batch.publish(&mut self.list().shown);
     }
@@ -144,7 +163,7 @@ impl Exporter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The label under which `name` is published.
+    /// Returns the value of the label `policy` for `name`.
     fn label(&self, name: &str) -> Arc<str> {
         let labels = &mut self.list().labels;
         if let Some(label) = labels.iter().find(|label| &***label == name) {
@@ -157,14 +176,23 @@ impl Exporter {
         labels[labels.len() - 1].clone()
     }
 
-    /// Adds every call of a circuit breaker, with its time. Unlike all else here this is done as
-    /// the calls end, and makes the circuit read the clock twice for each.
+    /// Adds a histogram of all calls of a circuit breaker, and a counter of its rejections by reason.
+    ///
+    /// Unlike the other metrics it is updated when calls end, and the circuit reads the clock twice for
+    /// each call.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreaker, metrics::Exporter};
+    ///
+    /// let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
+    /// exporter.add(&breaker);
+    /// exporter.circuit_breaker_calls(&breaker);
+    /// ```
     pub fn circuit_breaker_calls(&self, breaker: &crate::CircuitBreaker) {
         const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
         self.list().metrics.extend([CALLS, NOT_PERMITTED]);
         let policy = self.label(breaker.name());
-        // Keys and not handles: a handle belongs to the recorder that was installed when it was
-        // made, or to none.
+        // Keys, not handles: a handle belongs to the recorder that was installed when it was made.
         let [success, failure, ignored] = ["success", "failure", "ignored"].map(|outcome| {
             let labels = vec![Label::new("policy", policy.clone()), Label::new("outcome", outcome)];
             Key::from_parts(CALLS.name, labels)
@@ -192,14 +220,14 @@ impl fmt::Debug for Exporter {
     }
 }
 
-/// Describes the metrics to the recorder: with each publication, since it may have been installed
-/// since the last one.
+/// Describes the metrics to the recorder. Done with each publication, because a recorder may have been
+/// installed since the last one.
 fn describe(metrics: &BTreeSet<Metric>) {
     for Metric { name, kind, help, .. } in metrics {
         match kind {
             MetricKind::Counter => describe_counter!(*name, Unit::Count, *help),
             MetricKind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
-            // The facade has no unit for shares of 1: its percent are hundredths.
+            // The facade has no unit for a share from 0 to 1. Its percent are from 0 to 100.
             MetricKind::Rate => describe_gauge!(*name, *help),
             _ => describe_gauge!(*name, Unit::Count, *help),
         }

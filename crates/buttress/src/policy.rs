@@ -1,4 +1,4 @@
-//! For authors of policies: what a policy of your own needs.
+//! Items for custom policies.
 //!
 //! A policy decides whether calls may start. With a [`GateLayer`] around it and an
 //! [ending](crate::ending), it is a layer like those of this crate:
@@ -28,30 +28,33 @@
 //!     }
 //! }
 //!
-//! let layer = GateLayer::with_policy(Paced(Arc::default(), Duration::from_secs(1))).plain();
+//! let paced = Paced(Arc::default(), Duration::from_secs(1));
+//! assert!(paced.admit("a request").is_ok());
+//! assert_eq!(paced.admit("a request").unwrap_err().reason(), &TOO_SOON);
+//! let layer = GateLayer::with_policy(paced).plain();
 //! # let _ = layer;
 //! ```
 //!
 //! # Rejections
 //!
-//! A [`Reason`] is a `static` beside the policy: a word for metrics and the wire, a text for people,
-//! and a [`Class`], by which protocols answer: [`wire`](crate::wire) has the table. The policy above
-//! answers 429 with HTTP and `RESOURCE_EXHAUSTED` with gRPC.
+//! A [`Reason`] is a `static` beside the policy. It has a word for metrics and protocols, a text for
+//! people, and a [`Class`], which determines the status: [`wire`](crate::wire) has the table. The
+//! policy above returns 429 in HTTP and `RESOURCE_EXHAUSTED` in gRPC.
 //!
 //! # Time
 //!
 //! Take the time from [`TokioClock`], so that tests can pause it.
 //!
-//! # More than admission
+//! # Other features of policies
 //!
-//! | to | implement |
+//! | feature | implement |
 //! |---|---|
-//! | count calls in flight, or learn from outcomes | a [`Permit`] of your own |
+//! | count calls in flight, or use outcomes | your own [`Permit`] |
 //! | reject before the inner service is ready | [`Policy::peek`] |
-//! | exert backpressure | [`Reserve`] |
-//! | be keyed by tenant, host or route | [`Idle`] and [`Report`] |
-//! | count rejections by reason | nothing: put a [`Counted`] around the policy |
-//! | have metrics of its own | [`Report`] |
+//! | backpressure | [`Reserve`] |
+//! | one policy for each tenant, host or route | [`Idle`] and [`Report`] |
+//! | metrics by reason of rejection | nothing: put a [`Counted`] around the policy |
+//! | metrics of its own | [`Report`] |
 
 mod counted;
 

@@ -37,7 +37,7 @@ impl<S: Service<Req>, Req> Future for ReadyCall<S, Req, S::Future> {
             match self.as_mut().project() {
                 Proj::Waiting { service, request } => {
                     ready!(service.poll_ready(cx))?;
-                    let future = service.call(request.take().expect("the request leaves only with the call"));
+                    let future = service.call(request.take().expect("the request is taken once"));
                     self.set(Self::Called { future });
                 }
                 Proj::Called { future } => return future.poll(cx),

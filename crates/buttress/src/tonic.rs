@@ -1,13 +1,21 @@
-//! The one thing about gRPC that this crate knows: how its error becomes a `Status`. It cannot be elsewhere, for the orphan rule.
+//! Converts errors into `tonic::Status`. It is in this crate because of the orphan rule; everything
+//! else about gRPC is in `buttress-http`.
 
 use crate::{Error, wire::OnTheWire};
 use std::sync::Arc;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-/// A rejection gets the code that its reason stands for, with `grpc-retry-pushback-ms` where it
-/// knows when to come back, and stays in the sources of the status, also where an error of another
-/// type is around it. A timeout of tonic is `DEADLINE_EXCEEDED`. Other errors are converted as
-/// tonic would.
+/// A rejection becomes the code of its class, with `grpc-retry-pushback-ms` (gRFC A6) if the time is
+/// known, also when an error of another type is around it. The status keeps the error as its source.
+/// A timeout of tonic becomes `DEADLINE_EXCEEDED`. Other errors are converted as by
+/// [`Status::from_error`].
+///
+/// ```
+/// use buttress::{Error, Rejection, timeout};
+///
+/// let error = Error::from(Rejection::new("timeout", &timeout::TOTAL));
+/// assert_eq!(tonic::Status::from(error).code(), tonic::Code::DeadlineExceeded);
+/// ```
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let Some(rejection) = error.rejection() else {
@@ -18,7 +26,7 @@ impl From<Error> for Status {
                     status
                 }
                 Error::Inner(inner) => Self::from_error(inner),
-                Error::Rejected(_) => unreachable!("a rejection has been looked for"),
+                Error::Rejected(_) => unreachable!("`rejection` returned None"),
             };
         };
         let mut status = Self::new(Code::from(rejection.grpc_status()), rejection.to_string());

@@ -163,7 +163,7 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Queued { place, max_wait, timer, ahead, bulkhead, call } => match place.poll_acquire(cx) {
                     Poll::Ready(permit) => {
-                        let call = call.take().expect("the call leaves only with its place");
+                        let call = call.take().expect("the call is taken once");
                         State::Running { call, permit: InFlight::new(permit) }
                     }
                     Poll::Pending => {

@@ -113,7 +113,7 @@ async fn open_circuits_and_policies_in_use_are_not_evicted() {
 #[tokio::test(start_paused = true)]
 async fn a_circuit_whose_time_is_over_makes_room() {
     let keyed = circuits(1000);
-    // Hosts that failed until their circuits opened, and that are not called again.
+    // These circuits open, and their hosts are not called again.
     for key in 0..3000 {
         assert!((0..5).all(|_| call(&keyed, key, &FAILURE)));
     }
@@ -183,7 +183,7 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
     assert_eq!(keyed.len(), 2);
 }
 
-/// Asks for other keys whenever it is asked whether it is idle, as a listener might.
+/// A policy that uses other keys in `is_idle`, as a listener might.
 struct Nosy(Arc<OnceLock<Keyed<u32, Nosy, Key>>>);
 
 impl Report for Nosy {
@@ -236,7 +236,7 @@ fn policies_and_their_makers_may_use_the_keyed_policy() {
     assert!(evicted >= 90);
 }
 
-/// The sums over all keys, of what is not zero.
+/// Returns the nonzero sums over all keys.
 fn sums(keyed: &Circuits) -> Vec<(&'static str, LabelValues, Value)> {
     let mut sums = Sums::default();
     keyed.report(&mut sums);

@@ -21,13 +21,13 @@ impl Name {
     }
 }
 
-/// The values of one publication, summed by name. Counters only grow and policies stay on the list,
-/// so sums of counters only grow too.
+/// Values of one publication, summed by name. The sums of counters never fall, because counters only
+/// grow and policies are never removed.
 #[derive(Default)]
 pub(super) struct Batch(BTreeMap<Name, Value>);
 
 impl Batch {
-    /// `shown`: rates that have a value at the recorder.
+    /// Publishes the values. `shown`: rates to which the recorder has a value.
     pub(super) fn publish(self, shown: &mut BTreeSet<Name>) {
         for (name, value) in self.0 {
             let (metric, labels) = (name.metric.name, name.labels());
@@ -38,7 +38,7 @@ impl Batch {
                     gauge!(metric, labels).set(part as f64 / whole as f64);
                     shown.insert(name);
                 }
-                // A gauge cannot be taken back.
+                // The facade cannot remove a gauge.
                 Value::Rate { .. } if shown.remove(&name) => gauge!(metric, labels).set(f64::NAN),
                 _ => {}
             }
@@ -46,7 +46,7 @@ impl Batch {
     }
 }
 
-/// Takes the values of one policy into a [`Batch`].
+/// Adds the values of one policy to a [`Batch`].
 pub(super) struct PolicySink<'a> {
     pub(super) batch: &'a mut Batch,
     pub(super) policy: Option<&'a Arc<str>>,

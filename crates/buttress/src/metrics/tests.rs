@@ -3,7 +3,7 @@ use crate::{Bulkhead, CircuitBreaker, policy::Policy};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use std::collections::BTreeMap;
 
-/// The values of a metric, by their labels in the order of the table.
+/// Returns the values of a metric with their labels, sorted by label.
 fn values(snapshotter: &Snapshotter, name: &str) -> Vec<(Vec<String>, f64)> {
     let mut values: Vec<_> = snapshotter
         .snapshot()
@@ -39,7 +39,7 @@ fn a_circuit_shows_one_state_at_a_time_and_every_change_of_it() {
         assert!(breaker.admit(&()).is_err());
         exporter.publish();
     });
-    // A snapshot takes counters with it, so each metric is asked for once, the gauges first.
+    // A snapshot resets counters, so each metric is read once, the gauges first.
     let all: Vec<_> = values(&snapshotter, "resilience.breaker.state");
     let ones: Vec<_> = all.iter().filter(|(_, value)| *value == 1.0).collect();
     assert_eq!(ones, [&(labels(["payments", "forced-open"]), 1.0)]);
@@ -213,7 +213,7 @@ fn a_keyed_policy_is_published_as_one() {
     assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value)).into());
 }
 
-/// The table in the documentation, from the descriptions.
+/// Returns the table for the documentation, made from the descriptions.
 fn table() -> String {
     let mut table = String::from("| metric | kind, unit | labels | what it says |\n|---|---|---|---|\n");
     for Metric { name, kind, unit, labels, help } in all() {
@@ -222,7 +222,7 @@ fn table() -> String {
             MetricKind::Gauge => format!("gauge, {unit}"),
             MetricKind::Rate => "gauge, 0 to 1".to_owned(),
             MetricKind::Histogram => format!("histogram, {unit}"),
-            _ => unreachable!("a kind of metric that the table does not know"),
+            _ => unreachable!("a kind of metric without a row in the table"),
         };
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
         table += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));

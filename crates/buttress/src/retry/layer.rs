@@ -15,7 +15,29 @@ use std::{
 };
 use tower_layer::Layer;
 
-/// Retries as a layer, once it has an [ending](crate::ending). See the [module](super).
+/// Retries as a layer. It implements [`Layer`] once it has an [ending](crate::ending).
+///
+/// The [module](super) describes what is repeated.
+///
+/// ```
+/// use buttress::{PlainExt, RetryLayer};
+/// use std::{io, sync::atomic::{AtomicU32, Ordering}};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// static CALLS: AtomicU32 = AtomicU32::new(0);
+/// let layer = RetryLayer::new(3);
+/// let stats = layer.stats();
+/// let service = ServiceBuilder::new().layer(layer.plain()).service_fn(|_: ()| async {
+///     match CALLS.fetch_add(1, Ordering::Relaxed) {
+///         0 => Err(io::Error::other("the first call fails")),
+///         _ => Ok("done"),
+///     }
+/// });
+/// assert_eq!(service.oneshot(()).await.unwrap(), "done");
+/// assert_eq!(stats.retries(), 1);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RetryLayer<E = NoEnding, Attempts = Same> {
     pub(super) ends: E,
@@ -23,18 +45,18 @@ pub struct RetryLayer<E = NoEnding, Attempts = Same> {
     pub(super) shared: Sharded<Shared>,
 }
 
-/// What all services of a layer share, and a call holds a ticket to.
+/// State that the services of a layer share. A call holds a ticket to it.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) stats: Arc<Stats>,
-    /// Seeds the jitter of each call. One sequence for the layer: calls that drew the same pauses
-    /// would come back together.
+    /// Seeds the jitter of each call. One sequence for the layer: calls with equal pauses would reach
+    /// the backend together again.
     pub(super) rng: Mutex<Rng>,
 }
 
 impl Shared {
-    /// The jitter of one call.
+    /// Returns the generator for the jitter of one call.
     pub(super) fn fork_rng(&self) -> Rng {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
     }
@@ -59,8 +81,10 @@ pub(super) struct Stats {
 }
 
 impl RetryLayer {
-    /// At most `attempts` attempts, the first included; 0 is taken for 1, which is no retry. With a backoff of 50 ms to 20 s with
-    /// full jitter (the AWS SDKs' standard mode) and a budget of its own.
+    /// Allows at most `attempts` attempts, including the first. 0 and 1 mean no retry.
+    ///
+    /// Defaults: full jitter from 50 ms to 20 s (the AWS SDKs' standard mode), a budget of its own, and a
+    /// [`max_hint`](Self::max_hint) of 60 s.
     pub fn new(attempts: u32) -> Self {
         let config = Config {
             attempts: attempts.max(1),
@@ -75,14 +99,14 @@ impl RetryLayer {
 }
 
 impl<E, Attempts> RetryLayer<E, Attempts> {
-    /// Gives it a name, for metrics. None by default.
+    /// Sets the name in metrics. Default: none.
     pub fn named(self, name: impl Into<Name>) -> Self {
         let name = name.into();
         self.configure(|config| config.name = Some(name))
     }
 
-    /// Reads from the request how many attempts it gets, the first included. 0 is taken for 1, and
-    /// `None` leaves it to the layer. For attempts per method or route.
+    /// Reads the number of attempts, including the first, from the request, for numbers that differ by
+    /// method or route. 0 means 1; `None` uses the number of the layer.
     ///
     /// ```
     /// # use buttress::{PlainExt, RetryLayer};
@@ -97,33 +121,51 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
         RetryLayer { ends: self.ends, attempts: By(attempts), shared: self.shared }
     }
 
-    /// The pauses between attempts.
+    /// Sets the pauses between attempts.
+    ///
+    /// ```
+    /// use buttress::{Backoff, RetryLayer};
+    /// use std::time::Duration;
+    ///
+    /// let layer = RetryLayer::new(3).backoff(Backoff::constant(Duration::from_millis(100)));
+    /// # let _ = layer;
+    /// ```
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.configure(|config| config.backoff = backoff)
     }
 
-    /// The budget that all callers of one destination should share.
+    /// Sets the budget. All callers of one destination should share one.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryLayer};
+    ///
+    /// let budget = RetryBudget::new();
+    /// let (reads, writes) = (RetryLayer::new(3).budget(budget.clone()), RetryLayer::new(2).budget(budget));
+    /// # let _ = (reads, writes);
+    /// ```
     pub fn budget(self, budget: RetryBudget) -> Self {
         self.configure(|config| config.budget = budget)
     }
 
-    /// A backend that asks us to stay away for longer than this is not asked again. Default 60 seconds.
+    /// Sets the longest pause that a backend may ask for. A failure that asks for a longer one is not
+    /// retried. Default 60 s.
     pub fn max_hint(self, max_hint: Duration) -> Self {
         self.configure(|config| config.max_hint = max_hint)
     }
 
-    /// Makes the jitter of this layer repeatable: the same seed and the same order of calls draw
-    /// the same pauses. Each call draws its own.
+    /// Makes the jitter repeatable: the same seed and order of calls draw the same pauses. The calls of
+    /// a layer still draw different ones.
     pub fn seed(self, seed: u64) -> Self {
         self.configure(|config| config.seed = Some(seed))
     }
 
-    /// Changes its ending.
+    /// Replaces the ending by the result of `map`.
     pub fn map_ending<Next>(self, map: impl FnOnce(E) -> Next) -> RetryLayer<Next, Attempts> {
         RetryLayer { ends: map(self.ends), attempts: self.attempts, shared: self.shared }
     }
 
-    /// What it has done so far. Shared by all services of this layer, whatever is set afterwards.
+    /// Returns the counters of the layer. All services of the layer share them, also those made after
+    /// further settings.
     pub fn stats(&self) -> RetryStats {
         let Config { name, budget, .. } = &self.shared.config;
         RetryStats { counts: self.shared.stats.clone(), name: name.clone(), budget: budget.clone() }
@@ -158,7 +200,7 @@ impl<S, E: Ended + Clone, Attempts: Clone> Layer<S> for RetryLayer<E, Attempts> 
     }
 }
 
-/// Counters of a [`RetryLayer`], since it was made.
+/// Counters of a [`RetryLayer`], from when it was made.
 #[derive(Clone, Debug)]
 pub struct RetryStats {
     counts: Arc<Stats>,
@@ -167,28 +209,28 @@ pub struct RetryStats {
 }
 
 impl RetryStats {
-    /// The budget that the layer draws on.
+    /// Returns the budget of the layer.
     pub fn budget(&self) -> &RetryBudget {
         &self.budget
     }
 
-    /// Attempts after the first, without the [transparent](Self::transparent) ones.
+    /// Returns the number of attempts after the first, without the [transparent](Self::transparent) ones.
     pub fn retries(&self) -> u64 {
         self.counts.retries.sum()
     }
 
-    /// Free repetitions of requests that the transport handed back before the backend looked at
-    /// them.
+    /// Returns the number of free retries: of requests that the transport returned before the backend
+    /// processed them.
     pub fn transparent(&self) -> u64 {
         self.counts.transparent.sum()
     }
 
-    /// Failures that were not repeated because the budget was empty.
+    /// Returns the number of failures that were not retried because the budget was empty.
     pub fn out_of_budget(&self) -> u64 {
         self.counts.out_of_budget.sum()
     }
 
-    /// Failures that were not repeated because all attempts were used.
+    /// Returns the number of failures that were not retried because all attempts were used.
     pub fn out_of_attempts(&self) -> u64 {
         self.counts.out_of_attempts.sum()
     }
@@ -198,7 +240,7 @@ const RETRIES: Metric = Metric::counter("resilience.retry.retries", "retries", "
 const TRANSPARENT: Metric = Metric::counter(
     "resilience.retry.transparent",
     "attempts",
-    "Free repetitions of requests that the transport handed back unprocessed",
+    "Free retries of requests that the transport returned unprocessed",
 );
 const OUT_OF_BUDGET: Metric =
     Metric::counter("resilience.retry.out_of_budget", "calls", "Retries denied by the budget");

@@ -19,14 +19,14 @@ use std::{
 };
 use tower_service::Service;
 
-/// The shortest step of the backoff when the backend sheds load: the AWS SDKs' base for throttled calls.
+/// Base of the backoff when the backend sheds load. Source: the AWS SDKs' base for throttled calls.
 const OVERLOAD_BASE: Duration = Duration::from_secs(1);
 
-/// How many attempts of one call may fail without having been sent. They do not count as attempts,
-/// and without a bound of their own a front that refuses connections would be hammered.
+/// Number of attempts of one call that may fail without having been sent. They do not count as
+/// attempts; without this limit a proxy that refuses connections would be called in a loop.
 const NEVER_SENT: u32 = 3;
 
-/// A service that repeats failed calls.
+/// A service behind a [`RetryLayer`](crate::RetryLayer).
 #[derive(Clone, Debug)]
 pub struct Retry<S, E, Attempts = Same> {
     pub(super) inner: S,
@@ -65,7 +65,7 @@ where
         } else {
             (ends.only(request), None)
         };
-        // The instance that was polled ready makes the first attempt; further ones drive it to readiness again.
+        // The instance that was polled ready makes the first attempt. Later ones poll it ready again.
         let fresh = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, fresh);
         let future = service.call(attempt);
@@ -83,24 +83,24 @@ where
     }
 }
 
-/// What a further attempt needs.
+/// State for further attempts.
 struct Repeat<S, Stored> {
     kept: Stored,
     service: S,
     pauses: Option<Pauses>,
-    /// Attempts that it gets.
+    /// Attempts that are allowed.
     attempts: u32,
-    /// Attempts made.
+    /// Attempts that were made.
     made: u32,
-    /// Attempts that count.
+    /// Attempts that count against `attempts`.
     counted: u32,
-    /// Attempts that failed without having been sent.
+    /// Attempts that failed before they were sent.
     never_sent: u32,
-    /// Whether the one free repetition of a request that the transport handed back is used up.
+    /// Whether the one free retry of a request that the transport returned is used up.
     transparent: bool,
 }
 
-/// How to go on after a failed attempt.
+/// The next attempt after a failed one.
 struct Next<Req> {
     request: Req,
     pause: Duration,
@@ -108,7 +108,7 @@ struct Next<Req> {
 }
 
 impl<S, Stored: Kept> Repeat<S, Stored> {
-    /// Decides in the order that the module documents. `None`: the failure is the answer.
+    /// Applies the rules of the module in their order. `None`: the failure is the result.
     fn next(&mut self, failure: &Failure, shared: &Shared) -> Option<Next<Stored::Attempt>> {
         let Shared { config, stats, .. } = shared;
         if failure.no_retry {
@@ -123,7 +123,7 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             stats.transparent.add(1);
             return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
         }
-        // What was never sent loads no backend, so it costs nothing, and has a bound of its own.
+        // A request that was not sent did not load the backend. It is free, and limited by NEVER_SENT.
         let never_sent = sent == Sent::Never;
         self.never_sent += u32::from(never_sent);
         if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= self.attempts } {
@@ -134,8 +134,8 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             return None;
         }
         let pause = self.pause(failure, shared)?;
-        // Before the request is made again: that cuts off the body of the attempt before, which may
-        // still be sent.
+        // Withdraw before `again`: making the request again cuts off the body of the last attempt,
+        // which may still be sent.
         let withdrawal = match never_sent {
             true => None,
             false => {
@@ -171,7 +171,7 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
         }
         match (failure.retry_after, failure.kind) {
             (Some(hint), _) if hint > config.max_hint => None,
-            // gRFC A6: the pushback is the delay, and not a hint.
+            // gRFC A6: the pushback is the exact pause, not a lower bound.
             (Some(hint), FailureKind::Grpc(_)) => Some(hint),
             (Some(hint), _) => Some(config.backoff.hinted(pause, hint, pauses.rng())),
             (None, _) => Some(pause),
@@ -233,11 +233,10 @@ where
                     continue;
                 }
                 StateProj::Readying { request } => {
-                    let repeat = this.repeat.as_mut().expect("only a repeatable call gets ready again");
+                    let repeat = this.repeat.as_mut().expect("only a call with further attempts polls readiness again");
                     match ready!(repeat.service.poll_ready(cx)) {
                         Ok(()) => {
-                            let future =
-                                repeat.service.call(request.take().expect("the request leaves only with the call"));
+                            let future = repeat.service.call(request.take().expect("the request is taken once"));
                             this.state.set(State::Attempt { future });
                             continue;
                         }
@@ -258,7 +257,7 @@ where
             let Some(Next { request, pause, withdrawal }) = repeat.next(&failure, this.ticket) else {
                 return Poll::Ready(result);
             };
-            // The failed response goes before the pause: it may hold a connection.
+            // Drop the failed response before the pause: it may hold a connection.
             drop(result);
             this.state.set(State::Pausing { timer: Timer::after(pause), withdrawal, request: Some(request) });
         }

@@ -13,7 +13,23 @@ use tower_layer::Layer;
 
 const POLICY: &str = "timeout";
 
-/// A timeout as a layer, once it has an [ending](crate::ending). See the [module](self).
+/// A timeout as a layer. It implements [`Layer`] once it has an [ending](crate::ending).
+///
+/// The [module](super) describes what is bounded.
+///
+/// ```
+/// use buttress::{PlainExt, TimeoutLayer, timeout};
+/// use std::{convert::Infallible, time::Duration};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let service = ServiceBuilder::new()
+///     .layer(TimeoutLayer::total(Duration::from_secs(2)).plain())
+///     .service_fn(|_: ()| std::future::pending::<Result<(), Infallible>>());
+/// let error = service.oneshot(()).await.unwrap_err();
+/// assert_eq!(error.rejection().unwrap().reason(), &timeout::TOTAL);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TimeoutLayer<E = NoEnding, Limit = Same> {
     pub(super) bound: CallBound,
@@ -21,7 +37,7 @@ pub struct TimeoutLayer<E = NoEnding, Limit = Same> {
     pub(super) ends: E,
 }
 
-/// The bound on a call, and what is seldom set.
+/// The time limit of a call, and settings that are rarely used.
 #[derive(Clone, Debug)]
 pub(super) struct CallBound {
     pub(super) after: Duration,
@@ -36,12 +52,30 @@ struct Options {
 }
 
 impl TimeoutLayer {
-    /// For one attempt, until its response begins. [`Duration::MAX`] never runs out; zero only lets through what is ready at once.
+    /// Limits one attempt, until the head of its response.
+    ///
+    /// [`Duration::MAX`] never expires. Zero admits only calls that are ready at the first poll.
+    ///
+    /// ```
+    /// # use buttress::TimeoutLayer;
+    /// # use std::time::Duration;
+    /// let innermost = TimeoutLayer::attempt(Duration::from_millis(500));
+    /// # let _ = innermost;
+    /// ```
     pub const fn attempt(after: Duration) -> Self {
         Self::new(after, &ATTEMPT)
     }
 
-    /// For a whole call with all its attempts and the pauses between them, until its response begins.
+    /// Limits a call, with all its attempts and the pauses between them, until the head of its response.
+    ///
+    /// [`Duration::MAX`] never expires. Zero admits only calls that are ready at the first poll.
+    ///
+    /// ```
+    /// # use buttress::TimeoutLayer;
+    /// # use std::time::Duration;
+    /// let outermost = TimeoutLayer::total(Duration::from_secs(2));
+    /// # let _ = outermost;
+    /// ```
     pub const fn total(after: Duration) -> Self {
         Self::new(after, &TOTAL)
     }
@@ -52,8 +86,8 @@ impl TimeoutLayer {
 }
 
 impl<E, Limit> TimeoutLayer<E, Limit> {
-    /// Reads the bound from the request, for bounds per method or route. `None` leaves it to the
-    /// layer.
+    /// Reads the limit from the request, for limits that differ by method or route. `None` uses the
+    /// limit of the layer.
     ///
     /// ```
     /// # use buttress::{PlainExt, TimeoutLayer};
@@ -71,8 +105,15 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
         TimeoutLayer { bound: self.bound, limit: By(limit), ends: self.ends }
     }
 
-    /// Gives it a name, which its rejections carry, and counts the calls that time out: see
-    /// [`stats`](Self::stats).
+    /// Sets a name, which rejections and metrics carry, and counts calls that time out.
+    ///
+    /// ```
+    /// use buttress::TimeoutLayer;
+    /// use std::time::Duration;
+    ///
+    /// let layer = TimeoutLayer::total(Duration::from_secs(2)).named("payments");
+    /// assert_eq!(layer.stats().unwrap().timed_out(), 0);
+    /// ```
     pub fn named(self, name: impl Into<Name>) -> Self {
         let label = Label::named(POLICY, name.into());
         self.with(|options| {
@@ -81,26 +122,30 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
         })
     }
 
-    /// The longest time between two frames of the body of a response, while it is asked for one.
-    /// For HTTP endings. None by default: a stream of events may be silent for long.
+    /// Sets the maximum time between two frames of a response's body, while the body is polled.
+    ///
+    /// For HTTP endings. Default: no limit, because a stream of events may pause for long.
     pub fn body_idle(self, idle: Duration) -> Self {
         self.with(|options| options.bounds.idle = Some(idle))
     }
 
-    /// The longest time from the head of a response to the end of its body. For HTTP endings. None
-    /// by default.
+    /// Sets the maximum time from the head of a response to the end of its body.
+    ///
+    /// For HTTP endings. Default: no limit.
     pub fn body_total(self, total: Duration) -> Self {
         self.with(|options| options.bounds.total = Some(total))
     }
 
-    /// The longest time in which the body of a response is not asked for more, because its reader
-    /// has stopped. For HTTP endings. Default: 30 seconds for servers, none for clients.
-    /// [`Duration::MAX`] never runs out.
+    /// Sets the maximum time in which the reader does not poll the body of a response.
+    ///
+    /// For HTTP endings. Default: 30 s for servers, no limit for clients. [`Duration::MAX`] never
+    /// expires.
     pub fn reader_stall(self, stalled: Duration) -> Self {
         self.with(|options| options.bounds.stalled = Some(stalled))
     }
 
-    /// The counters of a [named](Self::named) timeout. Shared by all services of this layer.
+    /// Returns the counters of a [named](Self::named) timeout, which all services of the layer share.
+    /// `None` without a name.
     pub fn stats(&self) -> Option<TimeoutStats> {
         let Options { bounds, timed_out } = &**self.bound.options.as_ref()?;
         Some(TimeoutStats { label: bounds.label.clone()?, timed_out: timed_out.clone()? })
@@ -114,7 +159,7 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
     }
 }
 
-/// Counters of a [`TimeoutLayer`], since it got its name.
+/// Counters of a [named](TimeoutLayer::named) timeout, from when it got its name.
 #[derive(Clone, Debug)]
 pub struct TimeoutStats {
     label: Label,
@@ -122,7 +167,7 @@ pub struct TimeoutStats {
 }
 
 impl TimeoutStats {
-    /// Calls that timed out before their response began.
+    /// Returns the number of calls that timed out before the head of their response.
     pub fn timed_out(&self) -> u64 {
         self.timed_out.sum()
     }
@@ -145,7 +190,7 @@ impl Report for TimeoutStats {
     }
 }
 
-/// The bounds on the body of a layer that sets none.
+/// Bounds of a layer that sets none on the body.
 const NO_BOUNDS: &BodyBounds = &BodyBounds { idle: None, total: None, stalled: None, label: None };
 
 impl CallBound {

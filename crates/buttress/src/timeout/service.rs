@@ -14,7 +14,7 @@ use std::{
 };
 use tower_service::Service;
 
-/// A service with a timeout.
+/// A service behind a [`TimeoutLayer`].
 #[derive(Clone, Debug)]
 pub struct Timeout<S, E, Limit = Same> {
     inner: S,
@@ -63,7 +63,7 @@ pub struct ResponseFuture<F, E, Cx> {
     future: F,
     #[pin]
     timer: Deadline,
-    /// Leaves with the rejection.
+    /// Taken when the time expires.
     context: Cx,
     bound: CallBound,
     ends: E,
