@@ -119,3 +119,8 @@ pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{Backoff, InvalidConfig, Reason, Rejection};
+
+/// Runs the example of README.md as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,9 +1,8 @@
-//! Circuits that instances share.
+//! Tests of shared circuits.
 
 use crate::{MS, SECOND};
 use buttress::circuit_breaker::sharing::{
-    Announcement, BoxFuture, Gossip, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, StoreHealth, View,
-    Written,
+    Announcement, BoxFuture, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, StoreHealth, View, Written,
 };
 use buttress::circuit_breaker::{Cause, State};
 use buttress::{
@@ -17,7 +16,7 @@ use tokio::time::sleep;
 
 const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 
-/// An instance of the service: its circuit, and what makes it common.
+/// An instance of the service, with its circuit and its sharing.
 struct Instance {
     breaker: CircuitBreaker,
     sharing: Option<Sharing>,
@@ -65,6 +64,7 @@ impl Instance {
     }
 }
 
+/// Returns two instances with a common store.
 async fn two(mode: Mode) -> (Arc<Store>, Instance, Instance) {
     let store = Arc::new(Store::default());
     let [a, b] = [1, 2].map(|node| Instance::new(node, Some((store.clone(), mode))));
@@ -72,12 +72,12 @@ async fn two(mode: Mode) -> (Arc<Store>, Instance, Instance) {
     (store, a, b)
 }
 
-/// Long enough for everybody to look, and short against an open time.
+/// Waits until all instances have read the store. Short compared to an open time.
 async fn settled() {
     sleep(300 * MS).await;
 }
 
-/// A store that can be out of order.
+/// A store that can fail or hang.
 #[derive(Default)]
 struct Store {
     inner: MemoryStore,
@@ -94,7 +94,7 @@ impl Store {
 
     async fn pass(&self) -> Result<(), BoxError> {
         match self.trouble.load(Ordering::SeqCst) {
-            FAILS => Err("out of order".into()),
+            FAILS => Err("the store fails".into()),
             HANGS => std::future::pending().await,
             _ => Ok(()),
         }
@@ -138,7 +138,7 @@ impl SharedState for Store {
 async fn what_opens_on_one_instance_opens_on_all_for_the_same_time() {
     let (_store, a, b) = two(Mode::Shared).await;
     a.fail(2);
-    assert_eq!(b.state(), State::Closed, "not on the path of a call");
+    assert_eq!(b.state(), State::Closed, "sharing is not on the path of a call");
     settled().await;
     assert_eq!((b.state(), b.last_cause()), (State::Open, Some(Cause::Peer)));
     let [a, b] = [&a, &b].map(|instance| instance.breaker.snapshot().retry_after.unwrap());
@@ -150,14 +150,14 @@ async fn one_instance_probes_at_a_time_and_what_it_finds_holds_for_all() {
     let (_store, a, b) = two(Mode::Shared).await;
     a.fail(2);
     sleep(3 * SECOND).await;
-    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "nobody has a lease yet");
+    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "no instance has a lease yet");
     settled().await;
     let probe = a.breaker.admit(&()).ok().or_else(|| b.breaker.admit(&()).ok());
     let mut probe = probe.expect("one of them may probe");
-    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "and the other may not");
+    assert_eq!((a.call(FAILURE), b.call(FAILURE)), (false, false), "only the holder of the lease may probe");
     probe.settle(&Outcome::Success);
     settled().await;
-    assert!(a.call(Outcome::Success) ^ b.call(Outcome::Success), "the second probe is of the same round");
+    assert!(a.call(Outcome::Success) ^ b.call(Outcome::Success), "one instance makes the second probe");
     settled().await;
     assert_eq!((a.state(), b.state()), (State::Closed, State::Closed));
 }
@@ -169,10 +169,10 @@ async fn a_failed_probe_opens_all_of_them_again_and_for_longer() {
     sleep(3 * SECOND).await;
     assert!(!b.call(FAILURE));
     settled().await;
-    assert!(b.call(FAILURE), "only b asked, so b probes");
+    assert!(b.call(FAILURE), "only b had a call, so b has the lease");
     settled().await;
     assert_eq!((a.state(), b.state()), (State::Open, State::Open));
-    assert!(a.breaker.snapshot().retry_after.is_some(), "its time has begun anew");
+    assert!(a.breaker.snapshot().retry_after.is_some(), "a new open time has begun");
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,7 +215,7 @@ async fn an_instance_that_starts_late_starts_open() {
 async fn a_word_that_was_overtaken_is_not_said() {
     let (store, a, b) = two(Mode::Shared).await;
     let first = Announcement { node: 9, open: Some(7 * SECOND), failures: 1, total: 1 };
-    // Somebody else was faster, and `a` has not looked since.
+    // Another instance wrote, and `a` has not read since.
     store.inner.write("payments", None, first).await.unwrap();
     a.fail(2);
     settled().await;
@@ -232,19 +232,19 @@ async fn advice_makes_the_others_careful_and_no_more() {
     let mix =
         |instance: &Instance| (0..3).for_each(|_| assert!(instance.call(Outcome::Success) && instance.call(FAILURE)));
     mix(&b);
-    assert_eq!(b.state(), State::Closed, "six calls, three of them failures, are too few");
+    assert_eq!(b.state(), State::Closed, "6 calls are below the minimum throughput");
     b.breaker.reset();
     a.fail(2);
     settled().await;
     assert_eq!(b.state(), State::Closed);
     (0..2).for_each(|_| assert!(b.call(Outcome::Success) && b.call(FAILURE)));
     assert!(b.call(Outcome::Success) && b.call(FAILURE));
-    assert_eq!(b.state(), State::Open, "now five are enough");
+    assert_eq!(b.state(), State::Open, "half of the minimum throughput is enough");
     b.breaker.reset();
     sleep(5 * SECOND).await;
     mix(&b);
-    assert_eq!(b.state(), State::Closed, "a's time is over");
-    assert!(a.call(Outcome::Success), "a asks nobody for its probes");
+    assert_eq!(b.state(), State::Closed, "the open time of a is over");
+    assert!(a.call(Outcome::Success), "a probes without a lease");
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,7 +258,7 @@ async fn what_an_operator_does_stays_on_the_instance() {
     assert_eq!((a.state(), b.state()), (State::ForcedOpen, State::Open));
 }
 
-/// The same calls at the same times, on an instance of its own and on one whose store does not work.
+/// Makes the same calls at the same times on a local circuit and on one whose store is broken.
 async fn as_if_alone(trouble: u8) {
     let store = Arc::new(Store::default());
     store.trouble(trouble);
@@ -320,9 +320,11 @@ async fn bad_values_are_named() {
     assert_eq!(builder().lease(250 * MS).start().unwrap_err().field(), "lease");
 }
 
-/// Real sockets, so real time: waits for what must happen, for as long as it takes.
+/// With real sockets and in real time. Polls until the expected states are reached.
+#[cfg(feature = "gossip")]
 #[tokio::test]
 async fn instances_tell_each_other_over_udp() {
+    use buttress::circuit_breaker::sharing::Gossip;
     let sockets = [
         tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
         tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
@@ -343,14 +345,14 @@ async fn instances_tell_each_other_over_udp() {
         sleep(MS).await;
     }
     assert_eq!(b.last_cause(), Some(Cause::Peer));
-    // Each of them probes when its time is over, and the first to find it well closes both.
+    // Both probe after the open time. The first success closes both.
     while (a.state(), b.state()) != (State::Closed, State::Closed) {
         b.call(Outcome::Success);
         sleep(MS).await;
     }
 }
 
-/// A store that can be emptied, as one is that restarts.
+/// A store that can be emptied, as by a restart.
 #[derive(Default)]
 struct Forgetful(Mutex<Arc<MemoryStore>>);
 
@@ -370,10 +372,10 @@ impl SharedState for Forgetful {
         &'a self,
         name: &'a str,
         expected: Option<Stamp>,
-        said: Announcement,
+        announcement: Announcement,
     ) -> BoxFuture<'a, Result<Written, BoxError>> {
         let inner = self.inner();
-        Box::pin(async move { inner.write(name, expected, said).await })
+        Box::pin(async move { inner.write(name, expected, announcement).await })
     }
 
     fn lease_probe<'a>(
@@ -409,7 +411,7 @@ async fn a_circuit_that_an_operator_opened_here_for_a_time_closes_afterwards() {
     let (_, a, b) = two(Mode::Shared).await;
     for known in [false, true] {
         if known {
-            // The store has a word now: all is closed.
+            // The store has an announcement now: closed.
             b.fail(2);
             settled().await;
             assert_eq!(closes(&a, &b).await, [State::Closed; 2]);
@@ -420,7 +422,7 @@ async fn a_circuit_that_an_operator_opened_here_for_a_time_closes_afterwards() {
     }
 }
 
-/// The states after a minute of good calls.
+/// Returns the states after one minute of successful calls.
 async fn closes(a: &Instance, b: &Instance) -> [State; 2] {
     for _ in 0..60 {
         sleep(SECOND).await;
