@@ -1,5 +1,5 @@
-//! What policies cost in memory of which there is one for each key, by the pages that a process of
-//! many has. One test, because tests of one process share its memory. Linux only.
+//! Memory of policies that exist once for each key, measured as resident pages of a process with many
+//! of them. One test, because tests of one process share its memory. Linux only.
 #![cfg(target_os = "linux")]
 
 use buttress::{
@@ -12,17 +12,18 @@ use buttress_core::shard::compact;
 
 const MANY: usize = 20_000;
 
-/// The bytes that this process has in memory.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
+/// Returns the bytes that each of many values takes.
 fn each<T>(make: impl Fn() -> T) -> usize {
     let before = resident();
     let many: Vec<_> = (0..MANY).map(|_| compact(&make)).collect();
     let each = (resident() - before) / MANY;
-    // Kept: what one kind frees, the next would take without a new page.
+    // Leaked: the next measurement would reuse freed pages.
     std::mem::forget(many);
     each
 }
@@ -41,5 +42,5 @@ fn policies_of_a_keyed_policy_are_small() {
         circuits.admit(&key).unwrap().settle(&Outcome::Success);
     }
     let circuit = (resident() - before) / MANY;
-    assert!(circuit < 1500, "a key with a closed circuit takes {circuit} bytes: 100,000 of them more than 150 MB");
+    assert!(circuit < 1500, "a key with a closed circuit takes {circuit} bytes: more than 150 MB for 100,000 keys");
 }

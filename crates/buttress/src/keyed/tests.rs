@@ -31,7 +31,7 @@ fn call(keyed: &Circuits, key: u32, outcome: &Outcome) -> bool {
 
 fn open(keyed: &Circuits, key: u32) -> CircuitBreaker {
     assert!(call(keyed, key, &Outcome::Success));
-    let breaker = keyed.get(&key).expect("it was just used");
+    let breaker = keyed.get(&key).expect("the key was used");
     breaker.open_for(10 * S);
     breaker
 }
@@ -53,7 +53,7 @@ fn the_number_of_keys_is_bounded_exactly() {
             assert!(keyed.len() <= max);
         }
         assert_eq!((keyed.len(), keyed.evicted()), (max, 10_000 - max as u64));
-        assert!(keyed.get(&9_999).is_some(), "the newest key has a policy");
+        assert!(keyed.get(&9_999).is_some(), "the newest key has no policy");
     }
 }
 
@@ -184,9 +184,9 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
 }
 
 /// A policy that uses other keys in `is_idle`, as a listener might.
-struct Nosy(Arc<OnceLock<Keyed<u32, Nosy, Key>>>);
+struct UsesKeyedPolicy(Arc<OnceLock<Keyed<u32, UsesKeyedPolicy, Key>>>);
 
-impl Report for Nosy {
+impl Report for UsesKeyedPolicy {
     fn metrics() -> Vec<Metric> {
         Vec::new()
     }
@@ -198,18 +198,18 @@ impl Report for Nosy {
     fn report(&self, _: &mut dyn Sink) {}
 }
 
-impl Policy<u32> for Nosy {
+impl Policy<u32> for UsesKeyedPolicy {
     type Permit = ();
 
     fn admit(&self, _: &u32) -> Result<(), Rejection> {
-        self.0.get().expect("it is set").len();
+        self.0.get().expect("the cell is set").len();
         Ok(())
     }
 }
 
-impl Idle for Nosy {
+impl Idle for UsesKeyedPolicy {
     fn is_idle(&self) -> bool {
-        let keyed = self.0.get().expect("it is set");
+        let keyed = self.0.get().expect("the cell is set");
         keyed.stats();
         keyed.admit(&0).is_ok()
     }
@@ -220,11 +220,11 @@ fn policies_and_their_makers_may_use_the_keyed_policy() {
     let cell = Arc::new(OnceLock::new());
     let (inside, (done, is_done)) = (cell.clone(), std::sync::mpsc::channel());
     let make = move |key: &u32| {
-        let keyed: &Keyed<u32, Nosy, Key> = inside.get().expect("it is set");
+        let keyed: &Keyed<u32, UsesKeyedPolicy, Key> = inside.get().expect("the cell is set");
         if *key != 0 {
             keyed.admit(&0).unwrap();
         }
-        Nosy(inside.clone())
+        UsesKeyedPolicy(inside.clone())
     };
     let keyed = Keyed::builder((|key| *key) as Key, make).max_keys(8).build().unwrap();
     assert!(cell.set(keyed.clone()).is_ok());
@@ -232,7 +232,7 @@ fn policies_and_their_makers_may_use_the_keyed_policy() {
         (0..100).for_each(|key| keyed.admit(&key).unwrap());
         done.send(keyed.evicted()).unwrap();
     });
-    let evicted = is_done.recv_timeout(Duration::from_secs(20)).expect("no deadlock");
+    let evicted = is_done.recv_timeout(Duration::from_secs(20)).expect("deadlock");
     assert!(evicted >= 90);
 }
 

@@ -1,4 +1,4 @@
-//! The gate that takes its permit in `poll_ready`.
+//! Tests of the gate that takes its permit in `poll_ready`.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
 use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};
@@ -84,7 +84,7 @@ async fn a_reserved_permit_is_given_back_by_drop_and_not_copied_by_clone() {
     let bulkhead = Bulkhead::new(1);
     let (mut service, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
     assert_ready_ok!(service.poll_ready());
-    assert_ready_ok!(service.poll_ready(), "it is asked again, and takes nothing more");
+    assert_ready_ok!(service.poll_ready(), "a second poll takes no second permit");
     assert_eq!(bulkhead.in_flight(), 1);
     let mut clone = service.clone();
     assert_eq!(bulkhead.in_flight(), 1);
@@ -136,6 +136,6 @@ async fn a_gate_whose_inner_service_hangs_takes_no_turn_of_one_that_waits_for_a_
     assert_ready_ok!(other.poll_ready());
     assert_pending!(waits.poll_ready());
     drop(other);
-    assert!(waits.is_woken(), "the place is free, and the wake-up went to a gate that takes none");
+    assert!(waits.is_woken(), "the wake-up went to a gate that takes no place");
     assert_ready_ok!(waits.poll_ready());
 }

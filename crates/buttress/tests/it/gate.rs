@@ -1,4 +1,4 @@
-//! The gate that refuses at once.
+//! Tests of the gate that rejects at once.
 
 use crate::{SECOND, layer, no_request, refusal, request};
 use buttress::{
@@ -13,7 +13,7 @@ use buttress::{
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// Trips at the first failure.
+/// Returns a circuit that opens on the first failure.
 fn touchy() -> CircuitBreaker {
     CircuitBreaker::builder("touchy").consecutive_failures(1).build().unwrap()
 }
@@ -79,7 +79,7 @@ async fn a_gate_whose_inner_service_hangs_wakes_when_the_circuit_opens() {
     assert_pending!(service.poll_ready());
     assert!(!service.is_woken());
     breaker.force_open();
-    assert!(service.is_woken(), "the caller would wait for the inner service");
+    assert!(service.is_woken(), "the caller waits for the inner service although the circuit is open");
     assert_ready_ok!(service.poll_ready());
     assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::circuit_breaker::FORCED_OPEN);
 }
@@ -118,7 +118,7 @@ async fn a_failing_readiness_counts_no_rejection() {
     let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
     handle.send_error("no connection");
     assert_ready_ok!(service.poll_ready(), "the call would be rejected");
-    assert_eq!((breaker.snapshot().rejected, *events.lock().unwrap()), (0, 0), "no call was made");
+    assert_eq!((breaker.snapshot().rejected, *events.lock().unwrap()), (0, 0), "without a call there is no rejection");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,11 +128,7 @@ async fn a_call_that_was_not_polled_ready_is_refused_without_a_panic() {
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("b"));
     assert_pending!(call.poll());
-    assert_eq!(
-        refusal(&mut spawn(service.call("c"))),
-        &buttress::policy::NOT_READY,
-        "one poll_ready is good for one call"
-    );
+    assert_eq!(refusal(&mut spawn(service.call("c"))), &buttress::policy::NOT_READY, "one poll_ready allows one call");
     assert_eq!(request(&mut handle).0, "b");
 }
 
@@ -188,7 +184,7 @@ async fn an_observer_of_your_own_decides_what_is_a_failure() {
     }
 }
 
-/// Lets in what is spoken softly.
+/// Rejects requests with upper-case letters.
 #[derive(Clone)]
 struct Librarian;
 

@@ -1,4 +1,4 @@
-//! Health: answers in front of everything, and checks on a schedule.
+//! Tests of health: answers in front of all layers, and periodic checks.
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
@@ -17,7 +17,7 @@ use std::{
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 use tower_test::mock::{Mock, Spawn};
 
-/// A protocol of one word.
+/// A protocol whose only probe is `ping`.
 #[derive(Clone)]
 struct Ping;
 
@@ -93,7 +93,7 @@ async fn a_probe_is_answered_while_the_inner_service_is_broken_and_other_request
     assert_eq!(assert_ready_err!(work.poll()).to_string(), "broken");
 }
 
-/// Never ready, and counts how often it was asked.
+/// A service that is never ready and counts its polls.
 #[derive(Clone, Default)]
 struct Stuck(Arc<AtomicUsize>);
 
@@ -124,11 +124,11 @@ async fn probes_are_answered_for_an_hour_while_the_inner_service_is_never_ready(
         assert_eq!(service.clone().oneshot("ping").await, Ok("up"));
         pass(10 * SECOND).await;
     }
-    assert_eq!(stuck.0.load(SeqCst), 360, "probes do not touch the inner service");
+    assert_eq!(stuck.0.load(SeqCst), 360, "a probe polled the inner service");
 }
 
-/// A health that has started, and a check that counts its runs and gives these results, the last
-/// one again and again.
+/// Returns a started health with a check that counts its runs and returns `results` in order, then
+/// the last one.
 fn checked<const N: usize>(
     results: [Result<(), &'static str>; N],
 ) -> (Health, buttress::health::Check, Arc<AtomicUsize>) {
@@ -141,7 +141,7 @@ fn checked<const N: usize>(
     (health, check, runs)
 }
 
-/// Lets the next check run. Intervals vary by a tenth.
+/// Waits for the next run of the check. Intervals vary by 10 %.
 async fn next_check(runs: &AtomicUsize) {
     let before = runs.load(SeqCst);
     while runs.load(SeqCst) == before {
@@ -164,7 +164,7 @@ async fn a_check_runs_once_in_an_interval_and_three_failures_in_a_row_take_it_ou
     for expected in [Status::Up, Status::Up, Status::Down, Status::Up] {
         let before = runs.load(SeqCst);
         pass(9 * SECOND - 200 * MS).await;
-        assert_eq!(runs.load(SeqCst), before, "it came too early");
+        assert_eq!(runs.load(SeqCst), before, "the check ran too early");
         next_check(&runs).await;
         assert_eq!(health.status(Probe::Readiness), expected);
     }
@@ -195,10 +195,10 @@ async fn a_check_that_panics_does_not_become_healthy_by_it() {
     assert!(!health.status(Probe::Readiness).is_serving(), "{:?}", health.report());
 }
 
-/// An error that cannot be shown.
-struct Unshowable;
+/// An error whose `Display` panics.
+struct PanicsOnDisplay;
 
-impl std::fmt::Display for Unshowable {
+impl std::fmt::Display for PanicsOnDisplay {
     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         panic!("a bug in Display")
     }
@@ -210,7 +210,7 @@ async fn a_check_whose_error_panics_when_it_is_shown_is_down_and_runs_again() {
     health.started();
     let counter = runs.clone();
     let _check = health.check("db", Group::Readiness, CheckConfig::every(10 * SECOND), move || {
-        ready(if counter.fetch_add(1, SeqCst) < 3 { Err(Unshowable) } else { Ok(()) })
+        ready(if counter.fetch_add(1, SeqCst) < 3 { Err(PanicsOnDisplay) } else { Ok(()) })
     });
     next_check(&runs).await;
     assert_eq!(health.status(Probe::Readiness), Status::Down);

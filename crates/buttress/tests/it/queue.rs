@@ -1,4 +1,4 @@
-//! The bulkhead with a queue.
+//! Tests of the bulkhead with a queue.
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, refusal, request};
 use buttress::{Bulkhead, BulkheadLayer, PlainExt};
@@ -20,7 +20,7 @@ async fn those_who_wait_are_served_in_order() {
         assert_ready_ok!(service.poll_ready());
         spawn(service.call(name))
     });
-    // Polled in another order than they came.
+    // Polled in the reverse order of arrival.
     for call in calls.iter_mut().rev() {
         assert_pending!(call.poll());
     }
@@ -32,7 +32,7 @@ async fn those_who_wait_are_served_in_order() {
         no_request(&mut handle);
         answer.send_response("done");
         assert_ready_ok!(calls[place].poll());
-        assert!(calls.get(place + 1).is_none_or(|next| next.is_woken()), "the next one is called in");
+        assert!(calls.get(place + 1).is_none_or(|next| next.is_woken()), "the next waiter is not woken");
     }
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
 }
@@ -44,7 +44,7 @@ async fn a_newcomer_does_not_overtake() {
     let mut second = spawn(service.call("second"));
     assert_pending!(second.poll());
     drop(first);
-    // The place was handed to the second, which has not noticed yet.
+    // The second was granted the place and has not been polled since.
     let mut newcomer = spawn(service.call("newcomer"));
     assert_pending!(newcomer.poll());
     no_request(&mut handle);
@@ -102,7 +102,7 @@ async fn who_leaves_the_queue_passes_nothing_on_but_the_turn() {
     assert_eq!(bulkhead.waiting(), 2);
     drop(first);
     assert!(a.is_woken() && !c.is_woken());
-    // It was called in, and leaves before it noticed: the turn is the next one's.
+    // `a` was granted the place and is dropped before it is polled: the next waiter gets it.
     drop(a);
     assert!(c.is_woken());
     assert_pending!(c.poll());

@@ -1,4 +1,4 @@
-//! Retries.
+//! Tests of retries.
 
 use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
 use buttress::{
@@ -24,7 +24,7 @@ fn three() -> RetryLayer {
     RetryLayer::new(3).backoff(Backoff::constant(PAUSE))
 }
 
-/// Every error is this failure.
+/// Returns an ending that reads every error as `failure`.
 fn failing(failure: Failure) -> Plain<impl Judge<&'static str, Error> + Clone> {
     Plain::new().classify(move |result: Result<&&'static str, &Error>| match result {
         Ok(_) => Outcome::Success,
@@ -111,7 +111,7 @@ async fn a_backend_that_says_when_is_not_asked_before() {
     pass(2 * SECOND - MS).await;
     assert_pending!(call.poll());
     no_request(&mut handle);
-    // Up to a tenth later than asked.
+    // Jitter adds up to 10 % to the hint.
     pass(200 * MS + 2 * MS).await;
     assert_pending!(call.poll());
     assert_eq!(request(&mut handle).0, "a");
@@ -127,7 +127,7 @@ async fn a_grpc_pushback_is_the_pause_exactly() {
     assert_pending!(call.poll());
     pass(11 * MS).await;
     assert_pending!(call.poll());
-    assert_eq!(request(&mut handle).0, "a", "although the backoff is longer");
+    assert_eq!(request(&mut handle).0, "a", "the pushback replaces the longer backoff");
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +155,7 @@ async fn a_backend_that_forbids_it_is_not_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn overload_is_answered_with_longer_pauses() {
     let failure = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };
-    // Drawn from up to a second, where the backoff alone would draw from up to a millisecond.
+    // Drawn from 0 s to 1 s. The backoff alone would draw from 0 ms to 1 ms.
     let mut longest = Duration::ZERO;
     for seed in 0..20 {
         let retry = RetryLayer::new(2).seed(seed).backoff(Backoff::full_jitter(MS, 20 * SECOND));
@@ -231,7 +231,7 @@ async fn what_was_never_sent_costs_nothing() {
         assert_pending!(call.poll());
     }
     fail(&mut handle);
-    assert_ready_err!(call.poll(), "it has a bound of its own");
+    assert_ready_err!(call.poll(), "unsent attempts are not limited");
     assert_eq!(budget.balance(), 1.0);
 }
 
@@ -239,7 +239,7 @@ async fn what_was_never_sent_costs_nothing() {
 async fn what_was_never_sent_does_not_count_as_an_attempt() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let made = attempts.clone();
-    // Two refused connections, and then a backend that fails.
+    // Two refused connections, then failures of the backend.
     let classify = move |result: Result<&&'static str, &Error>| match result {
         Ok(_) => Outcome::Success,
         Err(_) if made.load(SeqCst) <= 2 => Failure::new(FailureKind::Connect).sent(Sent::Never).into(),
@@ -271,7 +271,7 @@ async fn each_call_of_a_seeded_layer_draws_its_own_pauses_and_the_layer_repeats_
     };
     let (first, again) = (pauses(7).await, pauses(7).await);
     assert_eq!(first, again);
-    assert!(first.iter().any(|pause| pause.abs_diff(first[0]) > 50), "all calls draw alike: {first:?}");
+    assert!(first.iter().any(|pause| pause.abs_diff(first[0]) > 50), "all calls draw the same pauses: {first:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The timeout.
+//! Tests of the timeout.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
 use buttress::{Backoff, PlainExt, RetryLayer, TimeoutLayer, timeout};
@@ -41,7 +41,7 @@ async fn the_request_may_set_the_bound_of_its_call() {
     }
 }
 
-/// Outside of a runtime, making a timer panics.
+/// Not in a runtime, where making a timer would panic.
 #[test]
 fn no_timer_is_made_for_a_call_that_is_ready_at_once() {
     let ready = tower::service_fn(async |text: &'static str| Ok::<_, Infallible>(text));
@@ -95,7 +95,7 @@ async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
     let mut call = spawn(service.call("a"));
     for _ in 0..2 {
         assert_pending!(call.poll());
-        // Kept, or the mock would fail the call.
+        // Held, because the mock fails a call whose response is dropped.
         let _never_answered = request(&mut handle);
         pass(SECOND - MS).await;
         assert_pending!(call.poll());
@@ -108,7 +108,7 @@ async fn an_attempt_that_timed_out_is_repeated_until_the_total_is_over() {
     assert_eq!(refusal(&mut call), &buttress::timeout::TOTAL);
 }
 
-/// After the total nobody waits for another attempt, wherever somebody put the retry.
+/// After the total the caller no longer waits, even if retry is outside the total.
 #[tokio::test(start_paused = true)]
 async fn a_total_that_is_over_is_not_repeated() {
     let retry = RetryLayer::new(3).backoff(Backoff::constant(Duration::ZERO)).plain();

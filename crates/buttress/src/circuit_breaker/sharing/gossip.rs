@@ -219,11 +219,11 @@ mod tests {
     #[test]
     fn what_is_told_is_what_is_heard() {
         for open in [None, Some(Duration::ZERO), Some(Duration::from_millis(1234))] {
-            let told = view(5, u64::MAX, open);
-            assert_eq!(decode(&encode("payments", told).unwrap()), Some(("payments", told)));
+            let sent = view(5, u64::MAX, open);
+            assert_eq!(decode(&encode("payments", sent).unwrap()), Some(("payments", sent)));
         }
-        let for_ever = decode(&encode("x", view(1, 1, Some(Duration::MAX))).unwrap()).unwrap().1;
-        assert_eq!(for_ever.open, Some(Duration::from_millis(u64::MAX - 1)));
+        let longest = decode(&encode("x", view(1, 1, Some(Duration::MAX))).unwrap()).unwrap().1;
+        assert_eq!(longest.open, Some(Duration::from_millis(u64::MAX - 1)));
         assert!(encode(&"x".repeat(MAX_NAME + 1), view(1, 1, None)).is_none());
     }
 
@@ -244,7 +244,7 @@ mod tests {
         }
         assert_eq!(decode(b""), None);
         assert_eq!(decode(&good[..MAGIC.len() + NUMBERS * 8 - 1]), None);
-        assert_eq!(decode(&[&good[..], &[0xff]].concat()), None, "a name is UTF-8");
+        assert_eq!(decode(&[&good[..], &[0xff]].concat()), None, "a name must be UTF-8");
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,7 +51,7 @@ impl MemoryStore {
         self.records().get(name).map(|record| record.view(TokioClock.now()))
     }
 
-    pub(super) fn announce(&self, name: &str, expected: Option<Stamp>, said: Announcement) -> Written {
+    pub(super) fn announce(&self, name: &str, expected: Option<Stamp>, announcement: Announcement) -> Written {
         let (mut records, now) = (self.records(), TokioClock.now());
         let last = records.get(name);
         if last.map(|record| record.stamp) != expected
@@ -60,23 +60,23 @@ impl MemoryStore {
             return Written::Outdated(last.view(now));
         }
         let version = expected.map_or(0, |stamp| stamp.version).saturating_add(1);
-        let stamp = Stamp { version, node: said.node };
-        records.insert(name.to_owned(), Record::new(stamp, said, now));
+        let stamp = Stamp { version, node: announcement.node };
+        records.insert(name.to_owned(), Record::new(stamp, announcement, now));
         Written::Accepted(stamp)
     }
 
     /// Stores an announcement of a peer if it is newer than the stored one.
     #[cfg(feature = "gossip")]
-    pub(super) fn merge(&self, name: &str, view: View, most: usize) {
+    pub(super) fn merge(&self, name: &str, view: View, max_circuits: usize) {
         let (mut records, now) = (self.records(), TokioClock.now());
         let newer = match records.get(name) {
             Some(known) => known.stamp < view.stamp,
-            None => records.len() < most,
+            None => records.len() < max_circuits,
         };
         if newer {
             let View { stamp, open, failures, total } = view;
-            let said = Announcement { node: stamp.node, open, failures, total };
-            records.insert(name.to_owned(), Record::new(stamp, said, now));
+            let announcement = Announcement { node: stamp.node, open, failures, total };
+            records.insert(name.to_owned(), Record::new(stamp, announcement, now));
         }
     }
 
@@ -88,8 +88,8 @@ impl MemoryStore {
 }
 
 impl Record {
-    fn new(stamp: Stamp, said: Announcement, now: Instant) -> Self {
-        let Announcement { open, failures, total, .. } = said;
+    fn new(stamp: Stamp, announcement: Announcement, now: Instant) -> Self {
+        let Announcement { open, failures, total, .. } = announcement;
         Self { stamp, open: open.map(|time| now.checked_add(time)), failures, total, leases: HashMap::new() }
     }
 
