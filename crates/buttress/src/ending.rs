@@ -207,6 +207,15 @@ pub trait Finish<Context, Res, Err> {
 
     /// Returns the result of a rejected call.
     ///
+    /// ```
+    /// use buttress::{Error, Rejection, bulkhead, ending::{Finish, Plain}};
+    ///
+    /// let plain = Plain::new().respond(|_: Rejection| "try later");
+    /// let full = Rejection::new("bulkhead", &bulkhead::FULL);
+    /// let response = Finish::<(), &str, Error>::reject::<()>(&plain, (), full);
+    /// assert_eq!(response.unwrap(), "try later");
+    /// ```
+    ///
     /// # Errors
     /// The rejection, for endings that return rejections as errors.
     fn reject<P: Permit>(&self, context: Context, rejection: Rejection) -> Result<Self::Response<P>, Self::Error>;
@@ -215,6 +224,14 @@ pub trait Finish<Context, Res, Err> {
     fn inner(&self, error: Err) -> Self::Error;
 
     /// Returns the outcome that a converted error means.
+    ///
+    /// ```
+    /// use buttress::{Error, Rejection, bulkhead, ending::{Finish, Plain}, outcome::{Ignored, Outcome}};
+    ///
+    /// let full = Error::from(Rejection::new("bulkhead", &bulkhead::FULL));
+    /// let outcome = Finish::<(), (), Error>::outcome(&Plain::new(), &full);
+    /// assert_eq!(outcome, Outcome::Ignored(Ignored::LocalReject));
+    /// ```
     fn outcome(&self, error: &Self::Error) -> Outcome;
 }
 
@@ -263,6 +280,29 @@ pub trait Replay<Req> {
 }
 
 /// The part of a request that is needed to repeat it.
+///
+/// ```
+/// use buttress::ending::Kept;
+///
+/// /// Repeats a read from the next replica.
+/// struct Read {
+///     key: &'static str,
+/// }
+///
+/// impl Kept for Read {
+///     type Attempt = (&'static str, u32);
+///
+///     fn again(&mut self, attempt: u32) -> Option<(&'static str, u32)> {
+///         Some((self.key, (attempt - 1) % 3))
+///     }
+///
+///     fn is_idempotent(&self) -> bool {
+///         true
+///     }
+/// }
+///
+/// assert_eq!(Read { key: "a" }.again(2), Some(("a", 1)));
+/// ```
 pub trait Kept {
     /// The request of the inner service.
     type Attempt;

@@ -179,6 +179,21 @@ impl<S, Pol: Clone, E: Ended + Clone> Layer<S> for GateLayer<Pol, E> {
 /// A service behind a policy that decides when the service is called.
 ///
 /// The [module](self) describes its readiness.
+///
+/// ```
+/// use buttress::{Bulkhead, BulkheadLayer, PlainExt, ending::Plain, gate::Gate};
+/// use tower::Layer;
+///
+/// /// A client with a named type.
+/// struct Client<S>(Gate<S, Bulkhead, Plain>);
+///
+/// impl<S> Client<S> {
+///     fn new(inner: S) -> Self {
+///         Self(BulkheadLayer::new(10).plain().layer(inner))
+///     }
+/// }
+/// # let _ = Client::new(()).0.get_ref();
+/// ```
 #[derive(Debug)]
 pub struct Gate<S, Pol, E> {
     inner: S,

@@ -315,6 +315,15 @@ impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
     }
 
     /// Returns the number of keys whose policy was evicted.
+    ///
+    /// ```
+    /// # use buttress::{Bulkhead, keyed::Keyed, policy::Policy};
+    /// let tenants = Keyed::builder(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10)).max_keys(1).build()?;
+    /// drop((tenants.admit(&1), tenants.admit(&1)));
+    /// drop(tenants.admit(&2));
+    /// assert_eq!((tenants.len(), tenants.evicted()), (1, 1));
+    /// # Ok::<(), buttress::InvalidConfig>(())
+    /// ```
     pub fn evicted(&self) -> u64 {
         self.0.evicted.sum()
     }
@@ -561,6 +570,12 @@ impl<K: Hash + Eq, Pol, KeyFn> Builder<K, Pol, KeyFn> {
     ///
     /// # Errors
     /// When `max_keys` is 0.
+    ///
+    /// ```
+    /// # use buttress::{Bulkhead, keyed::Keyed};
+    /// let tenants = Keyed::builder(|tenant: &u32| *tenant, |_: &u32| Bulkhead::new(10));
+    /// assert_eq!(tenants.max_keys(0).build().unwrap_err().field(), "max_keys");
+    /// ```
     pub fn build(self) -> Result<Keyed<K, Pol, KeyFn>, InvalidConfig> {
         if self.max_keys == 0 {
             return Err(InvalidConfig::new("max_keys", "must be at least 1"));

@@ -86,6 +86,15 @@ pub trait SharedState: Send + Sync + 'static {
     /// Replaces the announcement for the circuit `name`, if the last one still has the stamp `expected`.
     /// Compares and writes in one atomic step, and ends all probe leases of the circuit.
     ///
+    /// ```
+    /// # use buttress::circuit_breaker::sharing::{Announcement, MemoryStore, SharedState, Stamp, Written};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
+    /// let (store, closed) = (MemoryStore::default(), Announcement { node: 1, open: None, failures: 0, total: 0 });
+    /// let written = store.write("payments", None, closed).await?;
+    /// assert_eq!(written, Written::Accepted(Stamp { version: 1, node: 1 }));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// When the store fails. The circuit is then local until the store answers again.
     fn write<'a>(
@@ -299,8 +308,17 @@ impl Sharing {
         SharingBuilder { breaker, store, config }
     }
 
-    /// Returns a receiver of the health of the store, which is notified of changes. [`StoreHealth`] has
-    /// an example.
+    /// Returns a receiver of the health of the store, which is notified of changes.
+    ///
+    /// ```
+    /// # use buttress::CircuitBreaker;
+    /// # use buttress::circuit_breaker::sharing::{MemoryStore, Sharing, StoreHealth};
+    /// # use std::sync::Arc;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let sharing = Sharing::builder(CircuitBreaker::new("payments"), Arc::new(MemoryStore::default())).start()?;
+    /// sharing.health().wait_for(|health| *health == StoreHealth::Connected).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn health(&self) -> watch::Receiver<StoreHealth> {
         self.health.clone()
     }

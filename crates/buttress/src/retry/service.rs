@@ -27,6 +27,16 @@ const OVERLOAD_BASE: Duration = Duration::from_secs(1);
 const NEVER_SENT: u32 = 3;
 
 /// A service behind a [`RetryLayer`](crate::RetryLayer).
+///
+/// ```
+/// use buttress::{PlainExt, RetryLayer, ending::Plain, retry::Retry};
+/// use tower::Layer;
+///
+/// fn client<S>(inner: S) -> Retry<S, Plain> {
+///     RetryLayer::new(3).plain().layer(inner)
+/// }
+/// # let _ = client(());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Retry<S, E, Attempts = Same> {
     pub(super) inner: S,

@@ -15,6 +15,17 @@ use std::{
 use tower_service::Service;
 
 /// A service behind a [`TimeoutLayer`].
+///
+/// ```
+/// use buttress::{PlainExt, TimeoutLayer, ending::Plain, timeout::Timeout};
+/// use std::time::Duration;
+/// use tower::Layer;
+///
+/// fn client<S>(inner: S) -> Timeout<S, Plain> {
+///     TimeoutLayer::attempt(Duration::from_millis(500)).plain().layer(inner)
+/// }
+/// # let _ = client(());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Timeout<S, E, Limit = Same> {
     inner: S,
