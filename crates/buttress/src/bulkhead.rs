@@ -93,8 +93,8 @@ impl From<Bulkhead> for BulkheadLayer {
 impl<E> BulkheadLayer<E> {
     /// Adds a queue for at most `max_queue` calls, served in order, each for at most `max_wait`.
     ///
-    /// A `max_wait` of zero rejects a call that does not get a place at once. [`Duration::MAX`] waits
-    /// without limit.
+    /// A `max_wait` of zero rejects a call that does not get a place at once. [`Duration::MAX`]
+    /// waits without limit.
     ///
     /// The service is then always ready: it queues in the future of the call, and needs an inner
     /// service that is [`Clone`].

@@ -82,10 +82,10 @@ pub type CircuitBreakerService<S, E> = Gate<S, CircuitBreaker, E>;
 impl CircuitBreakerLayer {
     /// Creates a circuit breaker with the default settings.
     ///
-    /// The circuit opens on at least 5 failures in a row, or on more than half of at least 20 calls in
-    /// 10 s, in both cases only if the failures are too many to be random: see [`FailureStreak`] and
-    /// [`FailureRate`]. It is open for 5 s to 30 s. Then it admits 3 probes, one at a time, of which 2
-    /// must succeed.
+    /// The circuit opens on at least 5 failures in a row, or on more than half of at least 20 calls
+    /// in 10 s, in both cases only if the failures are too many to be random: see [`FailureStreak`]
+    /// and [`FailureRate`]. It is open for 5 s to 30 s. Then it admits 3 probes, one at a time, of
+    /// which 2 must succeed.
     ///
     /// ```
     /// use buttress::{CircuitBreakerLayer, circuit_breaker::State};
@@ -124,8 +124,8 @@ pub trait Subscribe {
     /// Returns a receiver of all changes of state from now on.
     ///
     /// The channel holds 64 changes. A receiver that falls further behind gets
-    /// [`Lagged`](broadcast::error::RecvError::Lagged) with the number of changes that it missed. All
-    /// receivers share one channel; a dropped receiver costs nothing.
+    /// [`Lagged`](broadcast::error::RecvError::Lagged) with the number of changes that it missed.
+    /// All receivers share one channel; a dropped receiver costs nothing.
     ///
     /// ```
     /// use buttress::circuit_breaker::{CircuitBreaker, State, Subscribe};
@@ -154,8 +154,8 @@ impl Subscribe for CircuitBreaker {
 }
 
 impl<E> CircuitBreakerLayer<E> {
-    /// Admits only requests for which `can_probe` returns true as probes of a half-open circuit. Other
-    /// requests are rejected until the circuit has closed.
+    /// Admits only requests for which `can_probe` returns true as probes of a half-open circuit.
+    /// Other requests are rejected until the circuit has closed.
     ///
     /// Use it to exclude large uploads, and requests that must not fail.
     ///
@@ -254,7 +254,8 @@ mod tests {
             drop(breaker.subscribe());
         }
         let mut receiver = breaker.subscribe();
-        // With one listener for each receiver, 8,000 dropped ones took a second: their removal was quadratic.
+        // With one listener for each receiver, 8,000 dropped ones took a second: their removal was
+        // quadratic.
         let start = TokioClock.now();
         breaker.force_open();
         assert!(TokioClock.now() - start < Duration::from_millis(100));

@@ -53,9 +53,9 @@ mod linux {
 
     /// The same moment on both clocks.
     ///
-    /// `CLOCK_MONOTONIC_COARSE` shows `CLOCK_MONOTONIC` as of the kernel's last tick. Nanoseconds count
-    /// from one day before the first reading: circuits may be older than that reading, and their times
-    /// must not be negative.
+    /// `CLOCK_MONOTONIC_COARSE` shows `CLOCK_MONOTONIC` as of the kernel's last tick. Nanoseconds
+    /// count from one day before the first reading: circuits may be older than that reading, and
+    /// their times must not be negative.
     struct Base {
         zero: Instant,
         nanos: u64,
@@ -98,8 +98,9 @@ mod linux {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
-    /// Detects whether tokio was compiled with `test-util`. `Builder::start_paused` exists only with
-    /// it. Method resolution prefers the inherent method, which returns a `Builder` and not `Missing`.
+    /// Detects whether tokio was compiled with `test-util`. `Builder::start_paused` exists only
+    /// with it. Method resolution prefers the inherent method, which returns a `Builder` and not
+    /// `Missing`.
     #[allow(dead_code, reason = "used without `test-util` only")]
     trait Pausable {
         fn start_paused(&mut self, _: bool) -> Missing {

@@ -32,7 +32,8 @@
 //!
 //! # Settings
 //!
-//! The settings and the ending of a layer can be set in any order. A second ending does not compile.
+//! The settings and the ending of a layer can be set in any order. A second ending does not
+//! compile.
 //!
 //! # An ending for another protocol
 //!
@@ -142,8 +143,8 @@ pub trait Ending: Sized {
     note = "HTTP endings take an `http::Request`; for requests of other types end the layer with `.plain()`"
 )]
 pub trait Begin<Req> {
-    /// What [`Finish`] needs to know about the request, such as whether it is a HEAD request or gRPC.
-    /// Taken from the future with the result, which leaves the default.
+    /// What [`Finish`] needs to know about the request, such as whether it is a HEAD request or
+    /// gRPC. Taken from the future with the result, which leaves the default.
     type Context: Default;
     /// Reads a request in advance while it waits in a queue.
     type Ahead: Ahead;
@@ -153,8 +154,8 @@ pub trait Begin<Req> {
 
     /// Returns a reader for a request that waits in a queue. `None`, the default, reads nothing.
     ///
-    /// An unread HTTP/2 body uses up the flow control window of its connection, and blocks other calls
-    /// on it.
+    /// An unread HTTP/2 body uses up the flow control window of its connection, and blocks other
+    /// calls on it.
     fn ahead(&self, _request: &mut Req) -> Option<Self::Ahead> {
         None
     }
@@ -162,8 +163,8 @@ pub trait Begin<Req> {
 
 /// Reads a request in advance while it waits in a queue.
 pub trait Ahead {
-    /// Reads the available data. Returns `Ready` when more was sent than is buffered for a waiting call.
-    /// The call must then be rejected, or it would block other calls on its connection.
+    /// Reads the available data. Returns `Ready` when more was sent than is buffered for a waiting
+    /// call. The call must then be rejected, or it would block other calls on its connection.
     fn poll_too_large(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()>;
 }
 
@@ -272,8 +273,8 @@ pub trait Replay<Req> {
     /// ```
     fn only(&self, request: Req) -> Self::Attempt;
 
-    /// Returns whether the request adds to the retry budget. A retry by a caller does not: otherwise
-    /// the budgets of several tiers would multiply.
+    /// Returns whether the request adds to the retry budget. A retry by a caller does not:
+    /// otherwise the budgets of several tiers would multiply.
     fn deposits(&self, _request: &Req) -> bool {
         true
     }
@@ -307,16 +308,16 @@ pub trait Kept {
     /// The request of the inner service.
     type Attempt;
 
-    /// Returns attempt number `attempt`, where the first was 1. `None` if the request cannot be replayed
-    /// any more.
+    /// Returns attempt number `attempt`, where the first was 1. `None` if the request cannot be
+    /// replayed any more.
     fn again(&mut self, attempt: u32) -> Option<Self::Attempt>;
 
     /// Returns whether processing the request twice has the same effect as once (RFC 9110, section
     /// 9.2.2).
     fn is_idempotent(&self) -> bool;
 
-    /// Returns whether the request has content of which the last attempt took nothing. If the transport
-    /// then ended that attempt by itself, the request was not processed.
+    /// Returns whether the request has content of which the last attempt took nothing. If the
+    /// transport then ended that attempt by itself, the request was not processed.
     fn is_untouched(&self) -> bool {
         false
     }
@@ -357,8 +358,8 @@ pub struct BodyBounds {
     pub idle: Option<Duration>,
     /// Maximum time from the head of the response to the end of its body.
     pub total: Option<Duration>,
-    /// Maximum time in which the reader does not poll the body. `None` uses the default of the ending:
-    /// 30 s for servers, no limit for clients.
+    /// Maximum time in which the reader does not poll the body. `None` uses the default of the
+    /// ending: 30 s for servers, no limit for clients.
     pub stalled: Option<Duration>,
     /// Policy name that the rejections of these bounds carry.
     pub label: Option<Label>,

@@ -9,8 +9,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// The error of a layer whose ending returns rejections as errors.
 ///
 /// It is flat: however many layers are stacked, and whatever boxes errors between them, a chain of
-/// sources contains at most one `Error`. An inner error keeps its type: [`source`](StdError::source)
-/// returns that error itself, so that `downcast_ref` and tonic find it.
+/// sources contains at most one `Error`. An inner error keeps its type:
+/// [`source`](StdError::source) returns that error itself, so that `downcast_ref` and tonic find
+/// it.
 ///
 /// ```
 /// use buttress::{Error, Rejection, bulkhead};
@@ -36,7 +37,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps the error of an inner service. An error that already is an `Error` is returned as it is.
+    /// Wraps the error of an inner service. An error that already is an `Error` is returned as it
+    /// is.
     ///
     /// ```
     /// use buttress::{Error, Rejection, bulkhead};

@@ -97,9 +97,9 @@ impl<Pol, E> GateLayer<Pol, E> {
     /// use buttress::CircuitBreakerLayer;
     ///
     /// let layer = CircuitBreakerLayer::new("payments");
-    /// let breaker = layer.handle().clone();
+    /// let breaker = layer.handle().clone(); // for an operator
     /// breaker.force_open();
-    /// # assert!(layer.handle().peek().is_err());
+    /// assert_eq!(layer.handle().state(), buttress::circuit_breaker::State::ForcedOpen);
     /// ```
     pub fn handle(&self) -> &Pol {
         &self.policy
@@ -121,8 +121,8 @@ impl<Pol, E> GateLayer<Pol, E> {
         GateLayer { policy: map(self.policy), ends: self.ends }
     }
 
-    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes the task
-    /// when that may have changed.
+    /// Takes the permit in `poll_ready`, which is pending while the policy refuses and wakes the
+    /// task when that may have changed.
     ///
     /// For callers that wait for readiness: a balancer then chooses another endpoint. A call is
     /// rejected only if the policy began to refuse after the service was ready, as when the circuit
@@ -140,11 +140,12 @@ impl<Pol, E> GateLayer<Pol, E> {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let echo = service_fn(|text: &'static str| async move { Ok::<_, BoxError>(text) });
     /// let mut service = BulkheadLayer::new(1).backpressure().plain().layer(echo);
-    /// let bulkhead = service.ready().await.unwrap().call("hello");
-    /// // The call holds the only place, so that a clone is not ready:
-    /// # let mut clone = service.clone();
-    /// # assert!(tokio_test::task::spawn(clone.ready()).poll().is_pending());
-    /// # drop(bulkhead);
+    /// let call = service.ready().await.unwrap().call("hello");
+    /// // The call holds the only place until it ends: a clone is not ready.
+    /// let mut clone = service.clone();
+    /// assert!(tokio_test::task::spawn(clone.ready()).poll().is_pending());
+    /// assert_eq!(call.await.unwrap(), "hello");
+    /// clone.ready().await.unwrap();
     /// # }
     /// ```
     pub fn backpressure(self) -> ReservingGateLayer<Pol, E>
@@ -293,7 +294,8 @@ where
                         let permit = permit.map_or_else(|_| InFlight::none(), InFlight::new);
                         Poll::Ready(Err(settle_error(&gate.ends, error, permit)))
                     }
-                    // The policy needs the request to count a failure. The next call reports the error.
+                    // The policy needs the request to count a failure. The next call reports the
+                    // error.
                     None => {
                         *unready = Some(Box::new(Unready::Failed(Box::new(gate.ends.inner(error)))));
                         Poll::Ready(Ok(()))
@@ -320,7 +322,8 @@ where
             return ResponseFuture { state, context, ends: ends.clone() };
         }
         let state = match policy.admit(&request) {
-            // The guard exists before the call, so that a panic in `call` settles the permit as a failure.
+            // The guard exists before the call, so that a panic in `call` settles the permit as a
+            // failure.
             Ok(permit) if readiness == Readiness::READY => {
                 let mut permit = InFlight::new(permit);
                 let inner = &mut self.inner;
@@ -334,8 +337,8 @@ where
 }
 
 impl<S, Pol, E> Gate<S, Pol, E> {
-    /// Ends an admitted call whose inner service is not ready: it failed to become ready, or the policy
-    /// refused in `poll_ready` and admits now.
+    /// Ends an admitted call whose inner service is not ready: it failed to become ready, or the
+    /// policy refused in `poll_ready` and admits now.
     #[cold]
     fn call_unready<F, P, OutErr, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, OutErr>
     where

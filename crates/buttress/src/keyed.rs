@@ -36,16 +36,16 @@
 //! # let _ = (app.tenants, app.shards);
 //! ```
 //!
-//! Circuit breakers and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are not
-//! policies.
+//! Circuit breakers and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are
+//! not policies.
 //!
 //! # Memory
 //!
 //! At most `max_keys` policies are kept. If a new key has no place, an [idle](Idle) policy that was
 //! not used recently is evicted, by the CLOCK algorithm (second chance). It examines at most 16
 //! candidates, so that a new key costs the same with 100 keys as with 100,000. A policy that is not
-//! idle, such as an open or disabled circuit or a policy with calls in flight, is not evicted. If no
-//! candidate is idle, the call is admitted by a new policy that is not kept, and is counted as
+//! idle, such as an open or disabled circuit or a policy with calls in flight, is not evicted. If
+//! no candidate is idle, the call is admitted by a new policy that is not kept, and is counted as
 //! [untracked](Stats::untracked).
 //!
 //! Policies are made [compact]. A key with a closed circuit takes about 1.3 kB.
@@ -57,8 +57,8 @@
 //!
 //! A lookup hashes the key. It takes no lock and no reference count. Making policies, checking
 //! whether they are idle, and calling listeners happens outside of locks, so that all of these may
-//! use the keyed policy. The only exception: the function that makes the policy of a key must not use
-//! that key.
+//! use the keyed policy. The only exception: the function that makes the policy of a key must not
+//! use that key.
 //!
 //! A call can look up a policy while it is evicted. That policy still admits the call. It was idle
 //! then, and either unused since the last round of evictions or no more recently used than its
@@ -90,8 +90,8 @@ const CANDIDATES: usize = 16;
 
 const DEFAULT_MAX_KEYS: usize = 1000;
 
-/// Reads the key of a request. Implemented by functions; implement it for a type to name the type of
-/// a [`Keyed`] policy.
+/// Reads the key of a request. Implemented by functions; implement it for a type to name the type
+/// of a [`Keyed`] policy.
 ///
 /// ```
 /// use buttress::{Bulkhead, keyed::{Keyed, KeyOf}};
@@ -181,8 +181,8 @@ impl<Pol> Default for Entry<Pol> {
     }
 }
 
-/// Queue of keys in the order in which they are examined for eviction. Each key is in it once, or in
-/// one [`Candidate`].
+/// Queue of keys in the order in which they are examined for eviction. Each key is in it once, or
+/// in one [`Candidate`].
 struct Ring<K> {
     keys: VecDeque<K>,
     /// Number of places in use: keys in the ring, candidates, and keys that are being added.
@@ -222,8 +222,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
-    /// Creates a keyed policy for at most 1,000 keys. `key` reads the key of a request, `make` makes the
-    /// policy of a new key.
+    /// Creates a keyed policy for at most 1,000 keys. `key` reads the key of a request, `make`
+    /// makes the policy of a new key.
     ///
     /// ```
     /// use buttress::{CircuitBreaker, keyed::Keyed};
@@ -328,8 +328,8 @@ impl<K: Hash + Eq, Pol, KeyFn> Keyed<K, Pol, KeyFn> {
         self.0.evicted.sum()
     }
 
-    /// Returns the number of calls that were admitted by a policy that was not kept, because no policy
-    /// could be evicted.
+    /// Returns the number of calls that were admitted by a policy that was not kept, because no
+    /// policy could be evicted.
     pub fn untracked(&self) -> u64 {
         self.0.untracked.sum()
     }

@@ -51,8 +51,9 @@
 //!
 //! # Testing your stack
 //!
-//! All layers take the time from tokio. With tokio's feature `test-util`, a test that pauses tokio's
-//! clock pauses the stack, and minutes pass without waiting. `seed` makes jitter repeatable.
+//! All layers take the time from tokio. With tokio's feature `test-util`, a test that pauses
+//! tokio's clock pauses the stack, and minutes pass without waiting. `seed` makes jitter
+//! repeatable.
 //!
 //! ```
 //! use buttress::{CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};

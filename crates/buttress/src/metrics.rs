@@ -16,17 +16,18 @@
 //! [timeout](crate::TimeoutLayer::stats) layers, and custom policies. The name of the handle is the
 //! value of the label `policy`; without a name there is no such label.
 //!
-//! Metrics add no cost to calls: `publish` reads counters that exist anyway. The exporter may be made
-//! before a recorder is installed.
+//! Metrics add no cost to calls: `publish` reads counters that exist anyway. The exporter may be
+//! made before a recorder is installed.
 //!
 #![doc = include_str!("metrics/table.md")]
 //!
-//! Rates are absent until the window holds enough calls, and NaN, which charts skip, when it no longer
-//! does.
+//! Rates are absent until the window holds enough calls, and NaN, which charts skip, when it no
+//! longer does.
 //!
-//! At most 100 values of the label `policy` are published; further policies are summed under `other`.
-//! Policies of the same name are summed, and their rates are those of all their calls. A keyed policy
-//! is published as one policy with the sums over its keys, because the number of keys is not bounded.
+//! At most 100 values of the label `policy` are published; further policies are summed under
+//! `other`. Policies of the same name are summed, and their rates are those of all their calls. A
+//! keyed policy is published as one policy with the sums over its keys, because the number of keys
+//! is not bounded.
 
 mod batch;
 
@@ -154,7 +155,8 @@ impl Exporter {
         };
         describe(&metrics);
         let mut batch = Batch::default();
-        // Not under the lock: reading a circuit may change its state, and a listener may use the exporter.
+        // Not under the lock: reading a circuit may change its state, and a listener may use the
+        // exporter.
         sources.iter().for_each(|source| source(&mut batch));
         batch.publish(&mut self.list().shown);
     }
@@ -176,10 +178,11 @@ impl Exporter {
         labels[labels.len() - 1].clone()
     }
 
-    /// Adds a histogram of all calls of a circuit breaker, and a counter of its rejections by reason.
+    /// Adds a histogram of all calls of a circuit breaker, and a counter of its rejections by
+    /// reason.
     ///
-    /// Unlike the other metrics it is updated when calls end, and the circuit reads the clock twice for
-    /// each call.
+    /// Unlike the other metrics it is updated when calls end, and the circuit reads the clock twice
+    /// for each call.
     ///
     /// ```
     /// use buttress::{CircuitBreaker, metrics::Exporter};
@@ -220,8 +223,8 @@ impl fmt::Debug for Exporter {
     }
 }
 
-/// Describes the metrics to the recorder. Done with each publication, because a recorder may have been
-/// installed since the last one.
+/// Describes the metrics to the recorder. Done with each publication, because a recorder may have
+/// been installed since the last one.
 fn describe(metrics: &BTreeSet<Metric>) {
     for Metric { name, kind, help, .. } in metrics {
         match kind {

@@ -37,9 +37,9 @@
 //!
 //! # Rejections
 //!
-//! A [`Reason`] is a `static` beside the policy. It has a word for metrics and protocols, a text for
-//! people, and a [`Class`], which determines the status: [`wire`](crate::wire) has the table. The
-//! policy above returns 429 in HTTP and `RESOURCE_EXHAUSTED` in gRPC.
+//! A [`Reason`] is a `static` beside the policy. It has a word for metrics and protocols, a text
+//! for people, and a [`Class`], which determines the status: [`wire`](crate::wire) has the table.
+//! The policy above returns 429 in HTTP and `RESOURCE_EXHAUSTED` in gRPC.
 //!
 //! # Time
 //!

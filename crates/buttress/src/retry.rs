@@ -16,23 +16,24 @@
 //!
 //! # What is repeated
 //!
-//! After each attempt, the first rule that applies decides. *Return* means that the result of the
-//! attempt is the result of the call.
+//! After each attempt these rules apply in order. *Return* means that the result of the attempt is
+//! the result of the call.
 //!
 //! 1. A success, or a rejection by a layer of this crate: return.
 //! 2. A failure for which the backend forbids a retry: return.
 //! 3. A request that the transport returned before the backend processed it (`REFUSED_STREAM`, a
-//!    GOAWAY, a connection that closed before a byte was written, or ended the request before it took
-//!    anything of its body): repeat at once, but only once. The attempt does not count.
+//!    GOAWAY, a connection that closed before a byte was written, or ended the request before it
+//!    took anything of its body): repeat at once, but only once. The attempt does not count.
 //! 4. A request that was never sent, because there was no connection: repeat up to two times. The
 //!    attempts do not count.
 //! 5. The failure of the last attempt: return.
 //! 6. A request that may have been processed: return, unless it is idempotent. A request that the
 //!    backend reports as not processed is repeated in any case.
-//! 7. The pause is drawn from the backoff, from 1 s on when the backend sheds load, and is at least as
-//!    long as the backend asks for. A failure that asks for more than
-//!    [`max_hint`](RetryLayer::max_hint): return.
-//! 8. A retry of a request that was sent is withdrawn from the budget. If the budget is empty: return.
+//! 7. The pause is drawn from the backoff, from 1 s on when the backend sheds load, and is at least
+//!    as long as the backend asks for. A gRPC pushback is the exact pause (gRFC A6). A failure that
+//!    asks for more than [`max_hint`](RetryLayer::max_hint): return.
+//! 8. A retry of a request that was sent is withdrawn from the budget. If the budget is empty:
+//!    return.
 //! 9. A request whose body cannot be replayed: return. The withdrawal is undone.
 //!
 //! # Where it belongs

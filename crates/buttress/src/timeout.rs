@@ -11,10 +11,10 @@
 //!
 //! # When to use it
 //!
-//! Use both timeouts. Without an attempt timeout, the first attempt can use up the total, and no time
-//! is left for a second one. Without a total, the times of the attempts add up. An attempt that timed
-//! out is a failure for the breakers around it and may be retried. A call that exceeded its total is
-//! not retried: the caller no longer waits.
+//! Use both timeouts. Without an attempt timeout, the first attempt can use up the total, and no
+//! time is left for a second one. Without a total, the times of the attempts add up. An attempt
+//! that timed out is a failure for the breakers around it and may be retried. A call that exceeded
+//! its total is not retried: the caller no longer waits.
 //!
 //! # What is bounded
 //!

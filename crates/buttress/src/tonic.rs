@@ -5,9 +5,9 @@ use crate::{Error, wire::OnTheWire};
 use std::sync::Arc;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-/// A rejection becomes the code of its class, with `grpc-retry-pushback-ms` (gRFC A6) if the time is
-/// known, also when an error of another type is around it. The status keeps the error as its source.
-/// A timeout of tonic becomes `DEADLINE_EXCEEDED`. Other errors are converted as by
+/// A rejection becomes the code of its class, with `grpc-retry-pushback-ms` (gRFC A6) if the time
+/// is known, also when an error of another type is around it. The status keeps the error as its
+/// source. A timeout of tonic becomes `DEADLINE_EXCEEDED`. Other errors are converted as by
 /// [`Status::from_error`].
 ///
 /// ```

@@ -31,8 +31,8 @@ pub trait OnTheWire {
     fn http_status(&self) -> u16;
 
     /// Returns the value of `Retry-After` in whole seconds, rounded up (RFC 9110, section 10.2.3).
-    /// 1 second, the shortest possible value, if the time is unknown. `None` for 403 and 504, which do
-    /// not invite a retry.
+    /// 1 second, the shortest possible value, if the time is unknown. `None` for 403 and 504, which
+    /// do not invite a retry.
     ///
     /// ```
     /// use buttress::{Rejection, bulkhead, timeout, wire::OnTheWire};

@@ -1,5 +1,5 @@
-//! Memory of policies that exist once for each key, measured as resident pages of a process with many
-//! of them. One test, because tests of one process share its memory. Linux only.
+//! Memory of policies that exist once for each key, measured as resident pages of a process with
+//! many of them. One test, because tests of one process share its memory. Linux only.
 #![cfg(target_os = "linux")]
 
 use buttress::{

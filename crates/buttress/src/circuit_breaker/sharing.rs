@@ -13,9 +13,9 @@
 //! # drop(sharing); Ok(()) }
 //! ```
 //!
-//! Detection stays local: each instance counts its own calls, and the rules apply to its own window.
-//! When the circuit of an instance opens or closes, the instance announces it to the others through
-//! a [`SharedState`].
+//! Detection stays local: each instance counts its own calls, and the rules apply to its own
+//! window. When the circuit of an instance opens or closes, the instance announces it to the others
+//! through a [`SharedState`].
 //!
 //! | mode | effect on the other instances |
 //! |---|---|
@@ -23,10 +23,10 @@
 //! | [`Mode::Advisory`] | While the circuit is open on another instance, half of the minimum throughput is enough for a rate to open it here. |
 //! | [`Mode::Shared`] | They open for the same time. Then as many instances as there are probe leases (1 by default) may probe, one call at a time each. The result of the probes applies to all instances. |
 //!
-//! Calls never wait for the store: a task reads and writes it, and calls use the last result. Writes
-//! are fenced: a write succeeds only if no other instance has written since this instance last read;
-//! otherwise this instance adopts what the other wrote. Times in the store are remaining times by
-//! the store's clock, so that the clocks of instances need not agree.
+//! Calls never wait for the store: a task reads and writes it, and calls use the last result.
+//! Writes are fenced: a write succeeds only if no other instance has written since this instance
+//! last read; otherwise this instance adopts what the other wrote. Times in the store are remaining
+//! times by the store's clock, so that the clocks of instances need not agree.
 //!
 //! While the store fails or does not answer in time, the circuit is local; [`Sharing::health`]
 //! reports it. What an operator does by hand affects only the instance on which it was done.
@@ -48,8 +48,8 @@ use buttress_core::InvalidConfig;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::AbortHandle};
 
-/// A boxed future. It keeps [`SharedState`] dyn compatible, so that a service can choose its store at
-/// start-up.
+/// A boxed future. It keeps [`SharedState`] dyn compatible, so that a service can choose its store
+/// at start-up.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A store through which instances exchange the states of circuits. Not called on the path of a
@@ -83,8 +83,9 @@ pub trait SharedState: Send + Sync + 'static {
     /// When the store fails. The circuit is then local until the store answers again.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<View>, BoxError>>;
 
-    /// Replaces the announcement for the circuit `name`, if the last one still has the stamp `expected`.
-    /// Compares and writes in one atomic step, and ends all probe leases of the circuit.
+    /// Replaces the announcement for the circuit `name`, if the last one still has the stamp
+    /// `expected`. Compares and writes in one atomic step, and ends all probe leases of the
+    /// circuit.
     ///
     /// ```
     /// # use buttress::circuit_breaker::sharing::{Announcement, MemoryStore, SharedState, Stamp, Written};
@@ -104,9 +105,9 @@ pub trait SharedState: Send + Sync + 'static {
         announcement: Announcement,
     ) -> BoxFuture<'a, Result<Written, BoxError>>;
 
-    /// Takes or renews a lease to probe the circuit `name`, in one atomic step. Returns true if the last
-    /// announcement still has the stamp `expected` and fewer than [`of`](ProbeLease::of) other instances
-    /// hold an unexpired lease.
+    /// Takes or renews a lease to probe the circuit `name`, in one atomic step. Returns true if the
+    /// last announcement still has the stamp `expected` and fewer than [`of`](ProbeLease::of) other
+    /// instances hold an unexpired lease.
     ///
     /// ```
     /// use buttress::circuit_breaker::sharing::{Announcement, MemoryStore, ProbeLease, SharedState, Written};
@@ -144,8 +145,8 @@ pub trait SharedState: Send + Sync + 'static {
 pub struct Stamp {
     /// Incremented by each announcement, from 1.
     pub version: u64,
-    /// The instance that made the announcement. Breaks ties between announcements of the same version,
-    /// which a store without compare-and-swap cannot prevent.
+    /// The instance that made the announcement. Breaks ties between announcements of the same
+    /// version, which a store without compare-and-swap cannot prevent.
     pub node: u64,
 }
 
@@ -176,8 +177,8 @@ pub struct Announcement {
 pub struct View {
     /// Version of the announcement.
     pub stamp: Stamp,
-    /// Remaining open time by the store's clock. Zero after it has passed. `None` when the circuit is
-    /// closed.
+    /// Remaining open time by the store's clock. Zero after it has passed. `None` when the circuit
+    /// is closed.
     pub open: Option<Duration>,
     /// Failures in the window of the instance that made the announcement.
     pub failures: u64,
@@ -294,8 +295,8 @@ impl Sharing {
     /// # let _ = builder;
     /// ```
     pub fn builder(breaker: CircuitBreaker, store: Arc<dyn SharedState>) -> SharingBuilder {
-        // The standard library seeds its maps randomly; the hash of the process id by such a seed is unique
-        // with high probability.
+        // The standard library seeds its maps randomly; the hash of the process id by such a seed
+        // is unique with high probability.
         let node = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let config = Config {
             mode: Mode::default(),
@@ -362,8 +363,9 @@ impl SharingBuilder {
         self
     }
 
-    /// Sets the time after which an instance must renew its lease to probe. If the instance dies, the
-    /// others wait for the rest of this time. Longer than [`refresh`](Self::refresh). Default 5 s.
+    /// Sets the time after which an instance must renew its lease to probe. If the instance dies,
+    /// the others wait for the rest of this time. Longer than [`refresh`](Self::refresh). Default
+    /// 5 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease;
         self

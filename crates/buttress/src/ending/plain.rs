@@ -106,19 +106,20 @@ impl<F: Fn(Result<&Res, &E>) -> Outcome, Res, E> Judge<Res, E> for F {
 }
 
 impl Plain {
-    /// Creates an ending by which responses are successes, and rejections are returned as [`Error`].
+    /// Creates an ending by which responses are successes, and rejections are returned as
+    /// [`Error`].
     pub const fn new() -> Self {
         Self { judge: Success, reject: AsError }
     }
 }
 
 impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
-    /// Reads outcomes with a function, for services whose results mean something else. It does not get
-    /// the rejections of this crate.
+    /// Reads outcomes with a function, for services whose results mean something else. It does not
+    /// get the rejections of this crate.
     ///
-    /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The error
-    /// is the layer's [`Error`](crate::Error); downcast `Error::Inner` to get the inner service's. After
-    /// [`respond`](Self::respond) the error is the inner service's.
+    /// A closure needs the type of its parameter: `|result: Result<&MyResponse, &Error>| ..`. The
+    /// error is the layer's [`Error`](crate::Error); downcast `Error::Inner` to get the inner
+    /// service's. After [`respond`](Self::respond) the error is the inner service's.
     ///
     /// ```
     /// use buttress::outcome::{Failure, FailureKind, Outcome};
@@ -135,7 +136,8 @@ impl<Outcomes, Rejections> Plain<Outcomes, Rejections> {
         Plain { judge: classify, reject: self.reject }
     }
 
-    /// Returns rejections as a response, for servers. The error type stays that of the inner service.
+    /// Returns rejections as a response, for servers. The error type stays that of the inner
+    /// service.
     ///
     /// ```
     /// use buttress::{BulkheadLayer, Ending, Rejection, ending::Plain};

@@ -50,10 +50,10 @@ impl<S, Pol: Reserve + Clone, E: Ended + Clone> Layer<S> for ReservingGateLayer<
 
 /// A service behind a policy that decides in `poll_ready`.
 ///
-/// `poll_ready` takes the permit first and polls the inner service second, so that a waiting service
-/// holds nothing of the inner service. An unused permit is returned on drop. A stale permit, from
-/// before the circuit opened, is returned by the next `poll_ready`. The measured time of a call
-/// begins with `call`.
+/// `poll_ready` takes the permit first and polls the inner service second, so that a waiting
+/// service holds nothing of the inner service. An unused permit is returned on drop. A stale
+/// permit, from before the circuit opened, is returned by the next `poll_ready`. The measured time
+/// of a call begins with `call`.
 pub struct ReservingGate<S, Pol: Reserve, E> {
     inner: S,
     /// Whether the inner service is ready for the next call.
@@ -131,8 +131,8 @@ struct Parked {
     timer: Option<Pin<Box<Timer>>>,
 }
 
-/// Interval at which to ask a policy that has no list of waiters and gives no `retry_after`. Without
-/// it the service would wait without end.
+/// Interval at which to ask a policy that has no list of waiters and gives no `retry_after`.
+/// Without it the service would wait without end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Interval at which to ask a policy that wakes its waiters. The waiter that was woken may be a
@@ -149,7 +149,8 @@ fn poll_reserve<Pol: Reserve>(policy: &Pol, parked: &mut Option<Parked>, cx: &mu
         if let Some(waiting) = &place.waiting {
             waiting.register(cx);
         }
-        // Ask again after registering: a permit that was returned before the registration woke no task.
+        // Ask again after registering: a permit that was returned before the registration woke no
+        // task.
         let refused = match policy.try_reserve() {
             Ok(permit) => {
                 served(parked);

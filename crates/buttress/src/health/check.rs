@@ -95,8 +95,8 @@ impl Drop for Check {
 pub trait HealthExt {
     /// Spawns a task that runs `check` at intervals. Probes read the last result and run nothing.
     ///
-    /// A panic in `check`, in its future or in the `Display` of its error is a failure. The check runs
-    /// again after the interval.
+    /// A panic in `check`, in its future or in the `Display` of its error is a failure. The check
+    /// runs again after the interval.
     ///
     /// ```
     /// use buttress::health::{CheckConfig, Group, Health, HealthExt, Probe, Status};
@@ -149,8 +149,8 @@ impl HealthExt for Health {
     }
 }
 
-/// Runs a check once. The future contains everything that may panic: polling `running`, dropping it,
-/// and formatting its error.
+/// Runs a check once. The future contains everything that may panic: polling `running`, dropping
+/// it, and formatting its error.
 async fn run<E: std::fmt::Display>(
     running: impl Future<Output = Result<(), E>>,
     limit: Duration,

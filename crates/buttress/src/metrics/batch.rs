@@ -21,8 +21,8 @@ impl Name {
     }
 }
 
-/// Values of one publication, summed by name. The sums of counters never fall, because counters only
-/// grow and policies are never removed.
+/// Values of one publication, summed by name. The sums of counters never fall, because counters
+/// only grow and policies are never removed.
 #[derive(Default)]
 pub(super) struct Batch(BTreeMap<Name, Value>);
 

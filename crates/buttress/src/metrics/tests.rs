@@ -215,7 +215,7 @@ fn a_keyed_policy_is_published_as_one() {
 
 /// Returns the table for the documentation, made from the descriptions.
 fn table() -> String {
-    let mut table = String::from("| metric | kind, unit | labels | what it says |\n|---|---|---|---|\n");
+    let mut table = String::from("| metric | kind, unit | labels | description |\n|---|---|---|---|\n");
     for Metric { name, kind, unit, labels, help } in all() {
         let kind = match kind {
             MetricKind::Counter => format!("counter, {unit}"),

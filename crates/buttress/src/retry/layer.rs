@@ -50,8 +50,8 @@ pub struct RetryLayer<E = NoEnding, Attempts = Same> {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) stats: Arc<Stats>,
-    /// Seeds the jitter of each call. One sequence for the layer: calls with equal pauses would reach
-    /// the backend together again.
+    /// Seeds the jitter of each call. One sequence for the layer: calls with equal pauses would
+    /// reach the backend together again.
     pub(super) rng: Mutex<Rng>,
 }
 
@@ -83,8 +83,8 @@ pub(super) struct Stats {
 impl RetryLayer {
     /// Allows at most `attempts` attempts, including the first. 0 and 1 mean no retry.
     ///
-    /// Defaults: full jitter from 50 ms to 20 s (the AWS SDKs' standard mode), a budget of its own, and a
-    /// [`max_hint`](Self::max_hint) of 60 s.
+    /// Defaults: full jitter from 50 ms to 20 s (the AWS SDKs' standard mode), a budget of its own,
+    /// and a [`max_hint`](Self::max_hint) of 60 s.
     pub fn new(attempts: u32) -> Self {
         let config = Config {
             attempts: attempts.max(1),
@@ -105,8 +105,8 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
         self.configure(|config| config.name = Some(name))
     }
 
-    /// Reads the number of attempts, including the first, from the request, for numbers that differ by
-    /// method or route. 0 means 1; `None` uses the number of the layer.
+    /// Reads the number of attempts, including the first, from the request, for numbers that differ
+    /// by method or route. 0 means 1; `None` uses the number of the layer.
     ///
     /// ```
     /// # use buttress::{PlainExt, RetryLayer};
@@ -147,14 +147,14 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
         self.configure(|config| config.budget = budget)
     }
 
-    /// Sets the longest pause that a backend may ask for. A failure that asks for a longer one is not
-    /// retried. Default 60 s.
+    /// Sets the longest pause that a backend may ask for. A failure that asks for a longer one is
+    /// not retried. Default 60 s.
     pub fn max_hint(self, max_hint: Duration) -> Self {
         self.configure(|config| config.max_hint = max_hint)
     }
 
-    /// Makes the jitter repeatable: the same seed and order of calls draw the same pauses. The calls of
-    /// a layer still draw different ones.
+    /// Makes the jitter repeatable: the same seed and order of calls draw the same pauses. The
+    /// calls of a layer still draw different ones.
     pub fn seed(self, seed: u64) -> Self {
         self.configure(|config| config.seed = Some(seed))
     }
@@ -164,8 +164,8 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
         RetryLayer { ends: map(self.ends), attempts: self.attempts, shared: self.shared }
     }
 
-    /// Returns the counters of the layer. All services of the layer share them, also those made after
-    /// further settings.
+    /// Returns the counters of the layer. All services of the layer share them, also those made
+    /// after further settings.
     pub fn stats(&self) -> RetryStats {
         let Config { name, budget, .. } = &self.shared.config;
         RetryStats { counts: self.shared.stats.clone(), name: name.clone(), budget: budget.clone() }
@@ -214,13 +214,14 @@ impl RetryStats {
         &self.budget
     }
 
-    /// Returns the number of attempts after the first, without the [transparent](Self::transparent) ones.
+    /// Returns the number of attempts after the first, without the [transparent](Self::transparent)
+    /// ones.
     pub fn retries(&self) -> u64 {
         self.counts.retries.sum()
     }
 
-    /// Returns the number of free retries: of requests that the transport returned before the backend
-    /// processed them.
+    /// Returns the number of free retries: of requests that the transport returned before the
+    /// backend processed them.
     pub fn transparent(&self) -> u64 {
         self.counts.transparent.sum()
     }

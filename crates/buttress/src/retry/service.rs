@@ -75,7 +75,8 @@ where
         } else {
             (ends.only(request), None)
         };
-        // The instance that was polled ready makes the first attempt. Later ones poll it ready again.
+        // The instance that was polled ready makes the first attempt. Later ones poll it ready
+        // again.
         let fresh = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, fresh);
         let future = service.call(attempt);
@@ -133,7 +134,8 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             stats.transparent.add(1);
             return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
         }
-        // A request that was not sent did not load the backend. It is free, and limited by NEVER_SENT.
+        // A request that was not sent did not load the backend. It is free, and limited by
+        // NEVER_SENT.
         let never_sent = sent == Sent::Never;
         self.never_sent += u32::from(never_sent);
         if if never_sent { self.never_sent >= NEVER_SENT } else { self.counted >= self.attempts } {

@@ -66,7 +66,8 @@ impl TimeoutLayer {
         Self::new(after, &ATTEMPT)
     }
 
-    /// Limits a call, with all its attempts and the pauses between them, until the head of its response.
+    /// Limits a call, with all its attempts and the pauses between them, until the head of its
+    /// response.
     ///
     /// [`Duration::MAX`] never expires. Zero admits only calls that are ready at the first poll.
     ///
@@ -144,8 +145,8 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
         self.with(|options| options.bounds.stalled = Some(stalled))
     }
 
-    /// Returns the counters of a [named](Self::named) timeout, which all services of the layer share.
-    /// `None` without a name.
+    /// Returns the counters of a [named](Self::named) timeout, which all services of the layer
+    /// share. `None` without a name.
     pub fn stats(&self) -> Option<TimeoutStats> {
         let Options { bounds, timed_out } = &**self.bound.options.as_ref()?;
         Some(TimeoutStats { label: bounds.label.clone()?, timed_out: timed_out.clone()? })

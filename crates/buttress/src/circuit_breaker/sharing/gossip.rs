@@ -3,8 +3,8 @@ use crate::error::BoxError;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::UdpSocket, task::AbortHandle, time::sleep};
 
-/// Shares circuits between instances over UDP, without a store. Each instance keeps the announcement
-/// with the greatest [`Stamp`].
+/// Shares circuits between instances over UDP, without a store. Each instance keeps the
+/// announcement with the greatest [`Stamp`].
 ///
 /// An announcement is sent to all peers at once, and again in every round, so that a lost datagram
 /// or a peer that starts later is delayed by one round. There is no instance that could grant
@@ -14,7 +14,8 @@ use tokio::{net::UdpSocket, task::AbortHandle, time::sleep};
 /// only in a trusted network.
 ///
 /// ```no_run
-/// # async fn start(breaker: buttress::CircuitBreaker, peers: Vec<std::net::SocketAddr>) -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::{error::Error, net::SocketAddr};
+/// # async fn start(breaker: buttress::CircuitBreaker, peers: Vec<SocketAddr>) -> Result<(), Box<dyn Error>> {
 /// use buttress::circuit_breaker::sharing::{Gossip, Sharing};
 /// use std::sync::Arc;
 ///
@@ -63,15 +64,15 @@ impl Gossip {
 }
 
 impl GossipBuilder {
-    /// Sets the addresses of the peers. The own address may be among them. Default: none. Peers that do
-    /// not answer are not removed.
+    /// Sets the addresses of the peers. The own address may be among them. Default: none. Peers
+    /// that do not answer are not removed.
     pub fn peers(mut self, peers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.peers = peers.into_iter().collect();
         self
     }
 
-    /// Sets the interval at which all announcements are sent again. At least 10 ms: smaller values are
-    /// raised to 10 ms. Default 500 ms.
+    /// Sets the interval at which all announcements are sent again. At least 10 ms: smaller values
+    /// are raised to 10 ms. Default 500 ms.
     pub fn round(mut self, round: Duration) -> Self {
         self.round = round.max(Duration::from_millis(10));
         self
@@ -119,7 +120,8 @@ async fn receive(shared: Arc<Shared>) {
                     shared.known.merge(name, view, MAX_CIRCUITS);
                 }
             }
-            // Some systems report an unreachable peer here. The pause prevents a busy loop on a lasting error.
+            // Some systems report an unreachable peer here. The pause prevents a busy loop on a
+            // lasting error.
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
@@ -135,7 +137,8 @@ async fn resend(shared: Arc<Shared>, round: Duration) {
 }
 
 impl Shared {
-    /// Sends an announcement to all peers. Errors are ignored, like datagrams that are lost on the way.
+    /// Sends an announcement to all peers. Errors are ignored, like datagrams that are lost on the
+    /// way.
     async fn send(&self, name: &str, view: View) {
         if let Some(datagram) = encode(name, view) {
             for peer in &self.peers {
@@ -173,8 +176,8 @@ impl SharedState for Gossip {
 
 // === Wire format ===
 //
-// "BTR1", then 5 big-endian u64: version, node, remaining milliseconds (all ones: closed), failures,
-// total; then the name in UTF-8, at most 255 bytes.
+// "BTR1", then 5 big-endian u64: version, node, remaining milliseconds (all ones: closed),
+// failures, total; then the name in UTF-8, at most 255 bytes.
 
 const MAGIC: &[u8; 4] = b"BTR1";
 const NUMBERS: usize = 5;

@@ -14,9 +14,11 @@ use std::{
 /// use buttress::circuit_breaker::{CircuitBreaker, State, sharing::{MemoryStore, Mode, Sharing}};
 /// use std::{sync::Arc, time::Duration};
 ///
-/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), buttress::InvalidConfig> {
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), buttress::InvalidConfig> {
 /// let store = Arc::new(MemoryStore::default());
-/// let [a, b] = [CircuitBreaker::builder("payments").consecutive_failures(1).build()?, CircuitBreaker::new("payments")];
+/// let a = CircuitBreaker::builder("payments").consecutive_failures(1).build()?;
+/// let b = CircuitBreaker::new("payments");
 /// let _sharing = [
 ///     Sharing::builder(a.clone(), store.clone()).mode(Mode::Shared).start()?,
 ///     Sharing::builder(b.clone(), store).mode(Mode::Shared).start()?,

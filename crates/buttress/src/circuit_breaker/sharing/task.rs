@@ -78,8 +78,8 @@ impl Sharer {
         }
     }
 
-    /// Records a change of state that the local rules caused. Changes that a peer announced are already
-    /// in the store, and what an operator does affects only this instance.
+    /// Records a change of state that the local rules caused. Changes that a peer announced are
+    /// already in the store, and what an operator does affects only this instance.
     fn record(&mut self, change: &Transition) {
         let open = match (change.to, change.cause) {
             (_, Cause::Peer | Cause::Operator | Cause::Reloaded) => return,
@@ -100,8 +100,8 @@ impl Sharer {
         self.pending = Some(Pending { open, failures, total });
     }
 
-    /// Reads the store first and writes second, so that newer announcements of others win. Returns the
-    /// time until the next call.
+    /// Reads the store first and writes second, so that newer announcements of others win. Returns
+    /// the time until the next call.
     async fn sync(&mut self) -> Result<Duration, BoxError> {
         let mut view = self.store.read(self.breaker.name()).await?;
         if view.map(|view| view.stamp) != self.last_stamp
@@ -156,7 +156,8 @@ impl Sharer {
         let due = view.filter(|view| wanted && view.open == Some(Duration::ZERO));
         if let Some(View { stamp, .. }) = due {
             let Config { node, lease: time, probes: of, .. } = self.config;
-            // Measured from before the request, so that the lease expires here before it does in the store.
+            // Measured from before the request, so that the lease expires here before it does in
+            // the store.
             let ends = TokioClock.now().checked_add(time);
             let granted = self.store.lease_probe(self.breaker.name(), stamp, ProbeLease { node, time, of }).await?;
             self.lease_ends = ends.filter(|_| granted);
@@ -168,8 +169,9 @@ impl Sharer {
         if self.lease_ends.is_some_and(|ends| ends <= TokioClock.now()) {
             self.lease_ends = None;
         }
-        // The circuit is open here but not in the store: the store lost the announcement, or an operator
-        // opened it here. No lease can be granted, and without probes the circuit would not close.
+        // The circuit is open here but not in the store: the store lost the announcement, or an
+        // operator opened it here. No lease can be granted, and without probes the circuit would
+        // not close.
         let alone = is_open && view.is_none_or(|view| view.open.is_none());
         let allowed = (!alone).then_some(self.lease_ends.is_some().into());
         self.breaker.allow_probes(allowed);
