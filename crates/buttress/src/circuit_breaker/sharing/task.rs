@@ -172,8 +172,8 @@ impl Sharer {
         // The circuit is open here but not in the store: the store lost the announcement, or an
         // operator opened it here. No lease can be granted, and without probes the circuit would
         // not close.
-        let alone = is_open && view.is_none_or(|view| view.open.is_none());
-        let allowed = (!alone).then_some(self.lease_ends.is_some().into());
+        let unknown_to_store = is_open && view.is_none_or(|view| view.open.is_none());
+        let allowed = (!unknown_to_store).then_some(self.lease_ends.is_some().into());
         self.breaker.allow_probes(allowed);
         Ok(())
     }
