@@ -481,10 +481,15 @@ const UNTRACKED: Metric = Metric::counter(
     "Calls whose key got no place, as no policy could be evicted",
 );
 
+/// Returns the metrics of a keyed policy, without those of the policies of its keys.
+pub(crate) fn own_metrics() -> Vec<Metric> {
+    vec![KEYS, EVICTED, UNTRACKED]
+}
+
 /// Reports its own metrics, and the sums over the policies of all keys.
 impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
     fn metrics() -> Vec<Metric> {
-        [vec![KEYS, EVICTED, UNTRACKED], Pol::metrics()].concat()
+        [own_metrics(), Pol::metrics()].concat()
     }
 
     fn name(&self) -> Option<&str> {

@@ -121,6 +121,22 @@ pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{Backoff, InvalidConfig, Reason, Rejection};
 
+/// The metrics of everything in this crate that reports some. A new layer adds its line.
+#[cfg(feature = "metrics")]
+const METRICS: &[fn() -> Vec<policy::Metric>] = {
+    use policy::Report;
+    &[
+        Bulkhead::metrics,
+        CircuitBreaker::metrics,
+        Health::metrics,
+        RetryBudget::metrics,
+        keyed::own_metrics,
+        policy::Counted::<()>::metrics,
+        retry::RetryStats::metrics,
+        timeout::TimeoutStats::metrics,
+    ]
+};
+
 /// Runs the example of README.md as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

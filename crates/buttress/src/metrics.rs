@@ -31,7 +31,7 @@
 
 mod batch;
 
-use crate::circuit_breaker::{CircuitBreaker, Event};
+use crate::circuit_breaker::Event;
 use batch::{Batch, Name, PolicySink};
 use buttress_core::{
     Outcome,
@@ -67,35 +67,9 @@ const NOT_PERMITTED: Metric = Metric::counter(
 /// assert!(names.contains(&"resilience.bulkhead.in_flight"));
 /// ```
 pub fn all() -> Vec<Metric> {
-    let mut all = [
-        CircuitBreaker::metrics(),
-        vec![CALLS, NOT_PERMITTED],
-        crate::Bulkhead::metrics(),
-        crate::keyed::Keyed::<(), NoPolicy, ()>::metrics(),
-        crate::retry::RetryStats::metrics(),
-        crate::RetryBudget::metrics(),
-        crate::timeout::TimeoutStats::metrics(),
-        crate::Health::metrics(),
-        crate::policy::Counted::<()>::metrics(),
-    ]
-    .concat();
+    let mut all: Vec<_> = crate::METRICS.iter().flat_map(|metrics| metrics()).chain([CALLS, NOT_PERMITTED]).collect();
     all.sort();
     all
-}
-
-/// Stands for the policies of a keyed policy, whose metrics `all` lists separately.
-struct NoPolicy;
-
-impl Report for NoPolicy {
-    fn metrics() -> Vec<Metric> {
-        Vec::new()
-    }
-
-    fn name(&self) -> Option<&str> {
-        None
-    }
-
-    fn report(&self, _: &mut dyn buttress_core::report::Sink) {}
 }
 
 /// Publishes metrics of policies. A cheap handle; clones share the list of policies.

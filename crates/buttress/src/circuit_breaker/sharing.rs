@@ -48,6 +48,10 @@ use buttress_core::InvalidConfig;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::AbortHandle};
 
+/// The longest lease. If an instance dies while it holds one, no other may probe for as long, and a
+/// lease that no clock reaches ends never.
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+
 /// A boxed future. It keeps [`SharedState`] dyn compatible, so that a service can choose its store
 /// at start-up.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -364,8 +368,8 @@ impl SharingBuilder {
     }
 
     /// Sets the time after which an instance must renew its lease to probe. If the instance dies,
-    /// the others wait for the rest of this time. Longer than [`refresh`](Self::refresh). Default
-    /// 5 s.
+    /// the others wait for the rest of this time. Longer than [`refresh`](Self::refresh), at most an
+    /// hour. Default 5 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease;
         self
@@ -395,6 +399,9 @@ impl SharingBuilder {
         }
         if config.probes == 0 {
             return Err(InvalidConfig::new("probes", "must be at least 1"));
+        }
+        if config.lease > LONGEST_LEASE {
+            return Err(InvalidConfig::new("lease", "must be at most an hour, or a dead instance keeps it"));
         }
         if config.lease <= config.refresh {
             return Err(InvalidConfig::new("lease", "must be longer than refresh, or it runs out between two looks"));

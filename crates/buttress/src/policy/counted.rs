@@ -43,8 +43,8 @@ const REJECTED: Metric =
 /// # let _ = layer;
 /// ```
 #[derive(Clone)]
-pub struct Counted<P> {
-    policy: P,
+pub struct Counted<Pol> {
+    policy: Pol,
     counts: Arc<Counts>,
 }
 
@@ -54,15 +54,15 @@ struct Counts {
     by_reason: [OnceLock<(&'static Reason, Counter)>; REASONS],
 }
 
-impl<P> Counted<P> {
+impl<Pol> Counted<Pol> {
     /// Counts the rejections of `policy`, under `name`.
-    pub fn new(name: impl Into<Name>, policy: P) -> Self {
+    pub fn new(name: impl Into<Name>, policy: Pol) -> Self {
         let counts = Counts { name: name.into(), by_reason: Default::default() };
         Self { policy, counts: Arc::new(counts) }
     }
 
     /// The policy.
-    pub fn policy(&self) -> &P {
+    pub fn policy(&self) -> &Pol {
         &self.policy
     }
 
@@ -86,11 +86,11 @@ impl<P> Counted<P> {
     }
 }
 
-impl<Req: ?Sized, P: Policy<Req>> Policy<Req> for Counted<P> {
-    type Permit = P::Permit;
+impl<Req: ?Sized, Pol: Policy<Req>> Policy<Req> for Counted<Pol> {
+    type Permit = Pol::Permit;
 
     #[inline]
-    fn admit(&self, request: &Req) -> Result<P::Permit, Rejection> {
+    fn admit(&self, request: &Req) -> Result<Pol::Permit, Rejection> {
         self.policy.admit(request).map_err(|rejection| self.count(rejection))
     }
 
@@ -103,11 +103,11 @@ impl<Req: ?Sized, P: Policy<Req>> Policy<Req> for Counted<P> {
         self.count(self.policy.refuse(request, refused))
     }
 
-    fn confirm(&self, permit: P::Permit, request: &Req) -> Result<P::Permit, Rejection> {
+    fn confirm(&self, permit: Pol::Permit, request: &Req) -> Result<Pol::Permit, Rejection> {
         self.policy.confirm(permit, request).map_err(|rejection| self.count(rejection))
     }
 
-    fn unready(&self) -> Option<Result<P::Permit, Refused>> {
+    fn unready(&self) -> Option<Result<Pol::Permit, Refused>> {
         self.policy.unready()
     }
 
@@ -116,14 +116,14 @@ impl<Req: ?Sized, P: Policy<Req>> Policy<Req> for Counted<P> {
     }
 }
 
-impl<P: Reserve> Reserve for Counted<P> {
-    type Permit = P::Permit;
+impl<Pol: Reserve> Reserve for Counted<Pol> {
+    type Permit = Pol::Permit;
 
-    fn try_reserve(&self) -> Result<P::Permit, Refused> {
+    fn try_reserve(&self) -> Result<Pol::Permit, Refused> {
         self.policy.try_reserve()
     }
 
-    fn holds(&self, permit: &P::Permit) -> bool {
+    fn holds(&self, permit: &Pol::Permit) -> bool {
         self.policy.holds(permit)
     }
 
@@ -132,13 +132,13 @@ impl<P: Reserve> Reserve for Counted<P> {
     }
 }
 
-impl<P: Idle> Idle for Counted<P> {
+impl<Pol: Idle> Idle for Counted<Pol> {
     fn is_idle(&self) -> bool {
         self.policy.is_idle()
     }
 }
 
-impl<P> Report for Counted<P> {
+impl<Pol> Report for Counted<Pol> {
     fn metrics() -> Vec<Metric> {
         vec![REJECTED]
     }
@@ -154,7 +154,7 @@ impl<P> Report for Counted<P> {
     }
 }
 
-impl<P: fmt::Debug> fmt::Debug for Counted<P> {
+impl<Pol: fmt::Debug> fmt::Debug for Counted<Pol> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counted").field("policy", &self.policy).field("name", &self.counts.name).finish_non_exhaustive()
     }

@@ -318,6 +318,7 @@ async fn bad_values_are_named() {
     assert_eq!(builder().patience(std::time::Duration::ZERO).start().unwrap_err().field(), "patience");
     assert_eq!(builder().probes(0).start().unwrap_err().field(), "probes");
     assert_eq!(builder().lease(250 * MS).start().unwrap_err().field(), "lease");
+    assert_eq!(builder().lease(std::time::Duration::MAX).start().unwrap_err().field(), "lease");
 }
 
 /// With real sockets and in real time. Polls until the expected states are reached.
