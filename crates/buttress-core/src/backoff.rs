@@ -1,19 +1,23 @@
-//! How long to wait before another attempt.
+//! Pauses between the attempts of a call.
 
 use fastrand::Rng;
 use std::time::Duration;
 
-/// A family of growing pauses. The first pause is number 0.
+/// A formula for the pauses between attempts, which grow with each attempt.
 ///
-/// The formulas are those of the AWS architecture blog's simulator; `U(a, b)` is uniform:
+/// Pauses are numbered from 0: pause 0 comes before the first retry. The formulas are those of
+/// AWS's [simulator](https://github.com/aws-samples/aws-arch-backoff-simulator); `U(a, b)` is
+/// uniformly distributed between `a` and `b`:
 ///
 /// | | pause `n` |
 /// |---|---|
 /// | [`full_jitter`](Self::full_jitter) | `U(0, v)` with `v = min(cap, base · 2^n)` |
 /// | [`equal_jitter`](Self::equal_jitter) | `v/2 + U(0, v/2)` |
-/// | [`decorrelated_jitter`](Self::decorrelated_jitter) | `min(cap, U(base, 3 · previous))`, previous₀ = base |
+/// | [`decorrelated_jitter`](Self::decorrelated_jitter) | `min(cap, U(base, 3 · previous))`, with `base` before pause 0 |
 /// | [`exponential`](Self::exponential) | `v` |
 /// | [`constant`](Self::constant) | `base` |
+///
+/// Pauses are computed in nanoseconds, up to 584 years.
 ///
 /// ```
 /// use buttress_core::Backoff;
@@ -40,72 +44,164 @@ enum Jitter {
 }
 
 impl Backoff {
-    /// For failures by overload, which need more time than others: full jitter, base 1 s, cap 20 s
-    /// (AWS SDKs, retry mode v2.1).
+    /// The backoff for failures by overload: full jitter, base 1 s, cap 20 s (AWS SDKs, retry mode
+    /// v2.1). A backend that sheds load needs longer pauses than one that has failed.
     pub const OVERLOAD: Self = Self::full_jitter(Duration::from_secs(1), Duration::from_secs(20));
 
-    /// Spreads a crowd best, and may wait next to nothing. The default: base 50 ms, cap 20 s.
+    /// Creates a backoff with full jitter: a pause between zero and the exponential step.
+    ///
+    /// Spreads callers that failed together best, and may return a pause near zero.
+    /// [`Backoff::default`] is this one with a base of 50 ms and a cap of 20 s.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::full_jitter(Duration::from_millis(50), Duration::from_secs(20));
+    /// assert_eq!(backoff, Backoff::default());
+    /// ```
     pub const fn full_jitter(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::Full, base, cap }
     }
 
-    /// Never waits less than half of the exponential pause.
+    /// Creates a backoff with equal jitter: a pause between half of the exponential step and all of
+    /// it.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::from_secs(60));
+    /// let pause = backoff.pause(3, &mut fastrand::Rng::with_seed(7));
+    /// assert!((4..=8).contains(&pause.as_secs()));
+    /// ```
     pub const fn equal_jitter(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::Equal, base, cap }
     }
 
-    /// Grows at random from the previous pause.
+    /// Creates a backoff with decorrelated jitter: a pause between the base and three times the
+    /// previous pause.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let base = Duration::from_millis(50);
+    /// let backoff = Backoff::decorrelated_jitter(base, Duration::from_secs(20));
+    /// let mut pauses = backoff.pauses(fastrand::Rng::with_seed(7));
+    /// let (first, second) = (pauses.next_pause(), pauses.next_pause());
+    /// assert!(base <= first && first <= 3 * base);
+    /// assert!(base <= second && second <= 3 * first);
+    /// ```
     pub const fn decorrelated_jitter(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::Decorrelated, base, cap }
     }
 
-    /// Doubles without jitter. Callers that failed together come back together: prefer a jittered
-    /// one.
+    /// Creates a backoff that doubles without jitter.
+    ///
+    /// Callers that failed together retry together: prefer a backoff with jitter.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_millis(300));
+    /// let mut pauses = backoff.pauses(fastrand::Rng::new());
+    /// let pauses: Vec<_> = (0..4).map(|_| pauses.next_pause().as_millis()).collect();
+    /// assert_eq!(pauses, [50, 100, 200, 300]);
+    /// ```
     pub const fn exponential(base: Duration, cap: Duration) -> Self {
         Self { jitter: Jitter::None, base, cap }
     }
 
-    /// Always the same pause.
+    /// Creates a backoff whose pauses are all equal to `pause`.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::constant(Duration::from_secs(1));
+    /// let pause = backoff.pauses(fastrand::Rng::new()).next_pause();
+    /// assert_eq!(pause, Duration::from_secs(1));
+    /// ```
     pub const fn constant(pause: Duration) -> Self {
         Self { jitter: Jitter::None, base: pause, cap: pause }
     }
 
-    /// The longest pause that this backoff makes by itself.
+    /// Returns the longest pause without a [hint](Self::hinted).
+    ///
+    /// ```
+    /// # use buttress_core::Backoff;
+    /// assert_eq!(Backoff::default().cap().as_secs(), 20);
+    /// ```
     pub const fn cap(&self) -> Duration {
         self.cap
     }
 
-    /// The shortest exponential step, before jitter.
+    /// Returns the first exponential step, before jitter.
+    ///
+    /// ```
+    /// # use buttress_core::Backoff;
+    /// assert_eq!(Backoff::default().base().as_millis(), 50);
+    /// ```
     pub const fn base(&self) -> Duration {
         self.base
     }
 
-    /// The pause before an attempt that the server asked to put off by `hint`, where `pause` is the
-    /// backoff's own.
+    /// Returns the pause before an attempt that the server asked to delay by `hint`, for example
+    /// with `Retry-After`. `pause` is the pause without the hint.
     ///
-    /// A pause that is longer than the hint stays as it is. A hint that is longer is spread by up
-    /// to a tenth, so that the callers that got it together do not come back together, but not
-    /// beyond the cap. A hint that is not below the cap is taken as it is. So the result is never
-    /// below the hint and never above the longer of cap and hint. Callers that do not want to wait
-    /// for longer than some time have to compare the hint with it first.
+    /// * If `pause`, limited to the cap, is not shorter than the hint, it is returned.
+    /// * A hint at or above the cap is returned unchanged.
+    /// * Any other hint is lengthened at random by up to 10 %, limited to the cap, so that callers
+    ///   that received the same hint do not retry together. (Envoy adds up to 50 %, the AWS SDKs up
+    ///   to 5 seconds.)
     ///
-    /// (Envoy spreads by up to a half, the AWS SDKs allow up to 5 seconds more.)
+    /// The result is at least the hint, and at most the larger of the cap and the hint. A caller
+    /// that limits how long it waits must compare the hint with that limit first.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let mut rng = fastrand::Rng::with_seed(7);
+    /// let pause = Backoff::default().hinted(Duration::from_millis(80), Duration::from_secs(5), &mut rng);
+    /// assert!((5_000..=5_500).contains(&pause.as_millis()));
+    /// ```
     pub fn hinted(&self, pause: Duration, hint: Duration, rng: &mut Rng) -> Duration {
         let pause = pause.min(self.cap);
         if pause >= hint {
             return pause;
         }
-        // Beyond 584 years `uniform` falls short, hence the `max`.
+        // `uniform` is limited to 584 years, and the hint may be longer.
         uniform(rng, hint, hint.saturating_add(hint / 10).min(self.cap)).max(hint)
     }
 
-    /// The pauses of one call, in order.
+    /// Returns the pauses of one call, in order.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    ///
+    /// let mut pauses = Backoff::default().pauses(fastrand::Rng::with_seed(7));
+    /// let mut again = Backoff::default().pauses(fastrand::Rng::with_seed(7));
+    /// assert_eq!(pauses.next_pause(), again.next_pause());
+    /// ```
     pub fn pauses(&self, rng: Rng) -> Pauses {
         Pauses { backoff: *self, n: 0, previous: self.base, rng }
     }
 
-    /// Pause number `n` of the families that do not depend on the previous one. A decorrelated one
-    /// is drawn from its whole range.
+    /// Returns pause number `n`, from 0.
+    ///
+    /// A decorrelated pause depends on the previous one, which is unknown here: it is drawn between
+    /// the base and the exponential step. Use [`pauses`](Self::pauses) for the exact formula.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_secs(20));
+    /// assert_eq!(backoff.pause(4, &mut fastrand::Rng::new()), Duration::from_millis(800));
+    /// ```
     pub fn pause(&self, n: u32, rng: &mut Rng) -> Duration {
         let v = self.step(n);
         match self.jitter {
@@ -116,7 +212,7 @@ impl Backoff {
         }
     }
 
-    /// `min(cap, base · 2^n)`, without overflow.
+    /// Returns `min(cap, base · 2^n)`, without overflow.
     fn step(&self, n: u32) -> Duration {
         if self.base.is_zero() {
             return Duration::ZERO;
@@ -126,13 +222,22 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// Full jitter, base 50 ms, cap 20 s (AWS SDKs, retry mode v2.1).
+    /// Returns full jitter with a base of 50 ms and a cap of 20 s (AWS SDKs, retry mode v2.1).
     fn default() -> Self {
         Self::full_jitter(Duration::from_millis(50), Duration::from_secs(20))
     }
 }
 
-/// The pauses of one call.
+/// The pauses of one call, made by [`Backoff::pauses`].
+///
+/// ```
+/// use buttress_core::Backoff;
+///
+/// let mut pauses = Backoff::default().pauses(fastrand::Rng::with_seed(7));
+/// for _attempt in 2..=3 {
+///     assert!(pauses.next_pause() <= Backoff::default().cap());
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Pauses {
     backoff: Backoff,
@@ -142,7 +247,16 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// The next pause. Never more than the cap.
+    /// Returns the next pause, which is at most the cap.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(2));
+    /// let mut pauses = backoff.pauses(fastrand::Rng::new());
+    /// assert_eq!((pauses.next_pause().as_secs(), pauses.next_pause().as_secs()), (1, 2));
+    /// ```
     pub fn next_pause(&mut self) -> Duration {
         let pause = match self.backoff.jitter {
             Jitter::Decorrelated => {
@@ -156,7 +270,18 @@ impl Pauses {
         pause
     }
 
-    /// Randomness of the same seed, for decisions about the same call.
+    /// Returns the random number generator, for other decisions about the same call.
+    ///
+    /// ```
+    /// use buttress_core::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::default();
+    /// let mut pauses = backoff.pauses(fastrand::Rng::with_seed(7));
+    /// let pause = pauses.next_pause();
+    /// let hinted = backoff.hinted(pause, Duration::from_secs(5), pauses.rng());
+    /// assert!(hinted >= Duration::from_secs(5));
+    /// ```
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng
     }
@@ -167,7 +292,7 @@ fn uniform(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
     Duration::from_nanos(if low >= high { low } else { rng.u64(low..=high) })
 }
 
-/// 584 years are enough for a pause.
+/// Returns the nanoseconds, limited to `u64::MAX`, which are 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,31 +4,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Returns the time when it is asked, and only then: reading a clock is half the cost of a fast
-/// circuit breaker, and most calls do not need it.
+/// A source of monotonic time.
 ///
-/// A policy owns its clock. In production that is a type of size zero; tests and simulations use a
-/// [`ManualClock`]. A plain [`Instant`] is a clock that stands still.
+/// A policy owns its clock and reads it only when it needs the time: a reading is half the cost of
+/// a closed circuit breaker, and most calls need none. In production the clock is a type of size
+/// zero. Tests and simulations use a [`ManualClock`]. An [`Instant`] is a clock that always shows
+/// that moment.
+///
+/// ```
+/// use buttress_core::Clock;
+/// use std::time::Instant;
+///
+/// #[derive(Clone, Debug, Default)]
+/// struct SystemClock;
+///
+/// impl Clock for SystemClock {
+///     fn now(&self) -> Instant {
+///         Instant::now()
+///     }
+/// }
+///
+/// assert!(SystemClock.now() <= SystemClock.now());
+/// ```
 pub trait Clock: Clone + fmt::Debug + Send + Sync + 'static {
-    /// The current monotonic time. It should not go back; where it does, the algorithms treat the
-    /// step as zero.
+    /// Returns the current time. It should not go back. If it does, the algorithms treat the elapsed
+    /// time as zero.
     fn now(&self) -> Instant;
 
-    /// The same time, perhaps some milliseconds ago, for a fraction of the cost. For what is
-    /// measured in tenths of seconds.
+    /// Returns a time that may be some milliseconds behind [`now`](Self::now), at a fraction of its
+    /// cost. Used where a precision of 100 ms is enough. Calls [`now`](Self::now) by default.
     #[inline]
     fn coarse(&self) -> Instant {
         self.now()
     }
 
-    /// The coarse time in nanoseconds since [`zero`](Self::zero), where the clock counts so. Making
-    /// an [`Instant`] of it, and a number of that again, costs more than reading it.
+    /// Returns the coarse time in nanoseconds since [`zero`](Self::zero), or `None`, the default, if
+    /// the clock does not provide it. Converting the number to an [`Instant`] and back would cost
+    /// more than reading it.
     #[inline]
     fn coarse_nanos(&self) -> Option<u64> {
         None
     }
 
-    /// The moment from which [`coarse_nanos`](Self::coarse_nanos) counts.
+    /// Returns the moment from which [`coarse_nanos`](Self::coarse_nanos) counts. `None` by default.
     fn zero(&self) -> Option<Instant> {
         None
     }
@@ -40,8 +58,7 @@ impl Clock for Instant {
     }
 }
 
-/// A clock that is set by hand, for tests and simulations. A cheap handle; clones show the same
-/// time.
+/// A clock that tests and simulations set. A cheap handle; clones show the same time.
 ///
 /// ```
 /// use buttress_core::{Clock, ManualClock};
@@ -56,23 +73,44 @@ impl Clock for Instant {
 pub struct ManualClock(Arc<Mutex<Instant>>);
 
 impl ManualClock {
-    /// A clock that shows the present moment until it is changed.
+    /// Creates a clock that shows the current time until it is changed.
     #[expect(clippy::disallowed_methods, reason = "an Instant can only be made by reading the clock once")]
     pub fn new() -> Self {
         Self::starting_at(Instant::now())
     }
 
-    /// A clock that shows `now` until it is changed.
+    /// Creates a clock that shows `now` until it is changed.
+    ///
+    /// ```
+    /// use buttress_core::{Clock, ManualClock};
+    ///
+    /// let start = ManualClock::new().now();
+    /// assert_eq!(ManualClock::starting_at(start).now(), start);
+    /// ```
     pub fn starting_at(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(now)))
     }
 
     /// Moves the clock forward by `time`.
+    ///
+    /// # Panics
+    /// If the time overflows [`Instant`].
     pub fn advance(&self, time: Duration) {
         *self.time() += time;
     }
 
-    /// Sets the clock, forward or back.
+    /// Sets the clock to `now`, forward or back.
+    ///
+    /// ```
+    /// use buttress_core::{Clock, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let start = clock.now();
+    /// clock.advance(Duration::from_secs(60));
+    /// clock.set(start);
+    /// assert_eq!(clock.now(), start);
+    /// ```
     pub fn set(&self, now: Instant) {
         *self.time() = now;
     }

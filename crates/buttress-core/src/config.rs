@@ -1,5 +1,4 @@
-/// A configuration that breaks a rule. Names the setting and the rule, so that the message alone is
-/// enough to correct it.
+/// The error of an invalid configuration. Names the setting and the rule that its value breaks.
 ///
 /// ```
 /// use buttress_core::InvalidConfig;
@@ -15,48 +14,85 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    /// `rule` completes the sentence "`field` …", for example "must be at least 1".
+    /// Creates an error about the setting `field`. `rule` completes the sentence that begins with
+    /// the name of the field, for example "must be at least 1".
     pub const fn new(field: &'static str, rule: &'static str) -> Self {
         Self { field, rule }
     }
 
-    /// The field, as the builder's setter is called.
+    /// Returns the field, under the name of the builder's setter.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let error = RetryBudget::<ManualClock>::builder().burst(0).build().unwrap_err();
+    /// assert_eq!(error.field(), "burst");
+    /// ```
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// The rule that the value breaks.
+    /// Returns the rule that the value breaks.
+    ///
+    /// ```
+    /// use buttress_core::InvalidConfig;
+    ///
+    /// assert_eq!(InvalidConfig::new("max_keys", "must be at least 1").rule(), "must be at least 1");
+    /// ```
     pub fn rule(&self) -> &'static str {
         self.rule
     }
 }
 
-/// A share between 0 and 1, kept in millionths so that comparing counts with it is exact.
+/// A share between 0 and 1, in millionths, so that comparing counts with it is exact.
 ///
 /// In floating point, 3 failures of 30 are *less* than a rate of 0.1, because `0.1 * 30.0 > 3.0`.
+///
+/// ```
+/// use buttress_core::Ratio;
+///
+/// let tenth = Ratio::new(0.1).unwrap();
+/// assert!(tenth.reached_by(3, 30));
+/// assert!(!tenth.reached_by(2, 30));
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Ratio(u32);
 
 impl Ratio {
     const ONE: u32 = 1_000_000;
 
-    /// Rounds down to a millionth, so that two thirds of 3 are 2; a share that misses one by the error of floating point is taken for it.
-    /// `None` unless `share` lies in `0.0..=1.0`.
+    /// Creates a ratio from a share in `0.0..=1.0`; returns `None` for any other number.
+    ///
+    /// The share is rounded down to a millionth, so that two thirds of 3 are 2. A share that is
+    /// below a millionth by a rounding error of floating point counts as that millionth.
+    ///
+    /// ```
+    /// use buttress_core::Ratio;
+    ///
+    /// assert_eq!(Ratio::new(2.0 / 3.0).unwrap().of(3), 2);
+    /// assert_eq!(Ratio::new(1.1), None);
+    /// assert_eq!(Ratio::new(f64::NAN), None);
+    /// ```
     pub fn new(share: f64) -> Option<Self> {
         (0.0..=1.0).contains(&share).then(|| Self((share * f64::from(Self::ONE) + 1e-6) as u32))
     }
 
-    /// Whether `part` of `whole` is at least this share. Nothing of nothing is no share at all.
+    /// Returns whether `part` of `whole` is at least this share. False if `whole` is 0, where the
+    /// share is unknown.
     pub fn reached_by(self, part: u64, whole: u64) -> bool {
         whole > 0 && u128::from(part) * u128::from(Self::ONE) >= u128::from(self.0) * u128::from(whole)
     }
 
-    /// The smallest count out of `whole` that reaches this share.
+    /// Returns the smallest count out of `whole` that reaches this share.
+    ///
+    /// ```
+    /// assert_eq!(buttress_core::Ratio::new(0.5).unwrap().of(3), 2);
+    /// ```
     pub fn of(self, whole: u32) -> u32 {
         (u64::from(self.0) * u64::from(whole)).div_ceil(u64::from(Self::ONE)) as u32
     }
 
-    /// The share as a number between 0 and 1.
+    /// Returns the share as a number between 0 and 1.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0) / f64::from(Self::ONE)
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// The policy that a rejection comes from: its kind, and its name if it has one. Cheap to clone.
+/// The policy that made a rejection: its kind, and its name if it has one. Cheap to clone.
 ///
 /// ```
 /// use buttress_core::Label;
@@ -23,7 +23,7 @@ enum LabelRepr {
     Named(Arc<Named>),
 }
 
-/// On lines of its own, because the count of the `Arc` around it goes up with every rejection.
+/// On cache lines of its own: the reference count of its `Arc` is incremented by every rejection.
 #[derive(Debug, Eq, PartialEq)]
 #[repr(align(128))]
 struct Named {
@@ -32,17 +32,18 @@ struct Named {
 }
 
 impl Label {
-    /// A policy without a name.
+    /// Creates the label of a policy without a name. `policy` is the kind of policy in words, such
+    /// as `"circuit breaker"`.
     pub const fn new(policy: &'static str) -> Self {
         Self(LabelRepr::Plain(policy))
     }
 
-    /// A policy with a name.
+    /// Creates the label of a policy with a name.
     pub fn named(policy: &'static str, name: Name) -> Self {
         Self(LabelRepr::Named(Arc::new(Named { policy, name })))
     }
 
-    /// The kind of policy, in words.
+    /// Returns the kind of policy, in words.
     pub fn policy(&self) -> &'static str {
         match &self.0 {
             LabelRepr::Plain(policy) => policy,
@@ -50,7 +51,7 @@ impl Label {
         }
     }
 
-    /// The name that the policy was given.
+    /// Returns the name of the policy, if it has one.
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
             LabelRepr::Plain(_) => None,
@@ -59,8 +60,8 @@ impl Label {
     }
 }
 
-/// The label of a policy that rejects on many threads: a copy for each shard, so that rejections do
-/// not contend for its reference count. The copies are made by the first rejection.
+/// The label of a policy that rejects on many threads: one copy per shard, so that rejections do not
+/// contend for its reference count. The first rejection makes the copies.
 #[derive(Debug)]
 pub(crate) struct Labels {
     policy: &'static str,
@@ -88,7 +89,15 @@ impl Labels {
     }
 }
 
-/// The name of a policy. A literal costs nothing to clone, not even a reference count.
+/// The name of a policy. Cloning a name made from a literal does not touch a reference count.
+///
+/// ```
+/// use buttress_core::Name;
+///
+/// let literal = Name::from("payments");
+/// let owned = Name::from(format!("shard-{}", 7));
+/// assert_eq!((&*literal, owned.to_string()), ("payments", "shard-7".to_owned()));
+/// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Name(Repr);
 

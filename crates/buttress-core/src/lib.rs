@@ -1,21 +1,48 @@
-//! The algorithms behind the Tower layers of Buttress, and the vocabulary that they share.
+//! The algorithms of the Buttress layers, without I/O, a runtime or a clock.
 //!
-//! This crate has no I/O, no runtime and no clock of its own. Time comes from a [`Clock`], which is
-//! a [`ManualClock`] in tests, and randomness is seeded, so that every algorithm can be stepped by
-//! hand. The crate `buttress` puts these algorithms behind Tower layers of the same names; depend
-//! on that one unless you need an algorithm without tokio.
+//! The crate [`buttress`](https://docs.rs/buttress) contains the Tower layers of the same names.
+//! Depend on this crate only to use an algorithm without tokio, or to write a policy of your own.
 //!
-//! A protective policy answers three questions:
+//! Time comes from a [`Clock`], which is a [`ManualClock`] in tests, and randomness can be seeded.
+//! Every algorithm can therefore be tested step by step.
 //!
-//! * May this call start? A [`Policy`] returns a [`Permit`] or a [`Rejection`].
-//! * What was its result? An [`Outcome`].
-//! * What does the policy learn from it? [`Permit::settle`].
+//! | module or type | purpose |
+//! |---|---|
+//! | [`circuit_breaker`] | stops calling a backend that fails, and probes it until it has recovered |
+//! | [`bulkhead`] | limits calls in flight, with a bounded queue |
+//! | [`Backoff`] | computes pauses between attempts |
+//! | [`retry_budget`] | limits retries to a share of the requests |
+//! | [`health`] | liveness, readiness and start-up of a service |
+//! | [`policy`] | the traits of a policy, also for policies of your own |
+//! | [`outcome`] | the outcomes of calls |
+//! | [`report`] | the metrics of policies |
+//!
+//! # Example
+//!
+//! A [`Policy`] admits a call with a [`Permit`] or rejects it with a [`Rejection`]. The permit
+//! reports the [`Outcome`] of the call, from which the policy learns:
+//!
+//! ```
+//! use buttress_core::circuit_breaker::{CircuitBreaker, State};
+//! use buttress_core::{Failure, FailureKind, ManualClock, Permit, Policy};
+//!
+//! let breaker = CircuitBreaker::<ManualClock>::builder("payments").consecutive_failures(2).build()?;
+//! for _ in 0..2 {
+//!     let mut permit = breaker.admit("a request")?;
+//!     permit.settle(&Failure::new(FailureKind::Connect).into());
+//! }
+//! assert_eq!(breaker.state(), State::Open);
+//!
+//! let rejection = breaker.admit("a request").unwrap_err();
+//! assert!(rejection.to_string().starts_with("circuit breaker `payments`: open; try again in"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `tracing` | changes of a circuit's state as events of the `tracing` crate |
+//! | feature | default | enables |
+//! |---|---|---|
+//! | `tracing` | no | logs changes of a circuit's state as events of the `tracing` crate |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;
@@ -33,7 +60,7 @@ mod reason;
 mod rejection;
 pub mod report;
 pub mod retry_budget;
-// For the crates of this workspace.
+// Public for the other crates of the workspace only.
 #[doc(hidden)]
 pub mod shard;
 mod sync;
@@ -56,7 +83,10 @@ mod testing {
 
     type Reported = (&'static str, LabelValues, Value);
 
-    /// All that a policy reports, by the names of its metrics. They are those that it says it has.
+    /// Returns the values that a policy reports, with the names of their metrics.
+    ///
+    /// # Panics
+    /// If it reports a metric that `P::metrics` does not list.
     pub(crate) fn reported<P: Report>(policy: &P) -> Vec<Reported> {
         struct List(Vec<(Metric, LabelValues, Value)>);
 

@@ -1,32 +1,50 @@
-//! What became of a call: one vocabulary for breakers, retries, balancers and metrics.
+//! Outcomes of calls: one vocabulary for breakers, retries, balancers and metrics.
+//!
+//! A classifier turns a response or an error into an [`Outcome`], and the policies learn from it by
+//! [`Permit::settle`](crate::Permit::settle).
 
 use std::time::Duration;
 
-/// What became of a finished (or abandoned) call.
+/// The outcome of a call that has ended or was dropped.
 ///
-/// The elapsed time is not part of it: whoever needs it took the start time at admission, and everybody else is
-/// spared two readings of the clock.
+/// It does not contain the elapsed time: a policy that needs it records the start at admission, and
+/// the others do not read the clock.
+///
+/// ```
+/// use buttress_core::{Failure, FailureKind, Outcome};
+///
+/// let outcome = Outcome::from(Failure::new(FailureKind::Http(503)));
+/// assert!(outcome.is_failure() && !Outcome::CANCELLED.is_failure());
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The other side did its work. A 404 or an `INVALID_ARGUMENT` is a success here: the backend is well.
+    /// The backend answered. A 404 or an `INVALID_ARGUMENT` is a success: the backend works.
     Success,
-    /// The other side, or the way there, failed.
+    /// The backend, or the connection to it, failed.
     Failure(Failure),
-    /// Says nothing about the other side.
+    /// No evidence about the backend.
     Ignored(Ignored),
 }
 
 impl Outcome {
-    /// The call was dropped before its end.
+    /// The outcome of a call that was dropped before its end.
     pub const CANCELLED: Self = Self::Ignored(Ignored::Cancelled);
 
-    /// Whether this is a [`Failure`].
+    /// Returns whether this is a [`Failure`].
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failure(_))
     }
 
-    /// The failure, if it is one.
+    /// Returns the failure, if it is one.
+    ///
+    /// ```
+    /// use buttress_core::{Failure, FailureKind, Outcome};
+    ///
+    /// let outcome = Outcome::from(Failure::new(FailureKind::Connect));
+    /// assert_eq!(outcome.failure().map(|failure| failure.kind), Some(FailureKind::Connect));
+    /// assert_eq!(Outcome::Success.failure(), None);
+    /// ```
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failure(failure) => Some(failure),
@@ -41,33 +59,58 @@ impl From<Failure> for Outcome {
     }
 }
 
-/// A call that failed: how, how far it got, and what the other side asked for.
+/// How a call failed, how far its request got, and what the backend asked for.
+///
+/// ```
+/// use buttress_core::{Failure, FailureKind};
+/// use std::time::Duration;
+///
+/// let shed = Failure {
+///     overload: true,
+///     retry_after: Some(Duration::from_secs(2)),
+///     ..Failure::new(FailureKind::Http(429))
+/// };
+/// assert!(shed.overload && !shed.no_retry);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Failure {
     /// Where it failed.
     pub kind: FailureKind,
-    /// Whether the other side may have acted on it.
+    /// Whether the backend may have processed the request.
     pub sent: Sent,
-    /// How long the other side asked us to stay away (`Retry-After`, `grpc-retry-pushback-ms`).
+    /// How long the backend asked to wait before a retry (`Retry-After`, `grpc-retry-pushback-ms`).
     pub retry_after: Option<Duration>,
-    /// The other side forbade another attempt (a negative or unreadable gRPC pushback, gRFC A6).
+    /// The backend forbade another attempt (a negative or unreadable gRPC pushback, gRFC A6).
     pub no_retry: bool,
-    /// The other side is up and sheds load (429, `RESOURCE_EXHAUSTED`). Counts in failure rates, not in consecutive
-    /// failures: one refused call is no outage. (linkerd2-proxy's unified breaker makes the same distinction.)
+    /// The backend is up and sheds load (429, `RESOURCE_EXHAUSTED`). It counts in failure rates and
+    /// not as a consecutive failure, as in linkerd2-proxy's unified breaker.
     pub overload: bool,
-    /// The other side, or the connection, ended in good order before it looked at the request (a
-    /// GOAWAY without error, `REFUSED_STREAM`, a connection that was closed before a byte was
-    /// written). The call may be repeated, and is no evidence against the other side.
+    /// The backend, or the connection, ended gracefully before the request was processed: a GOAWAY
+    /// without error, `REFUSED_STREAM`, a connection that was closed before a byte was written. The
+    /// call may be repeated, and is no evidence against the backend.
     pub graceful: bool,
 }
 
 impl Failure {
-    /// A failure that may have been processed, with no hint from the other side.
+    /// Creates a failure of a request that may have been processed, without a hint from the backend.
+    ///
+    /// ```
+    /// use buttress_core::{Failure, FailureKind, Sent};
+    ///
+    /// assert_eq!(Failure::new(FailureKind::Transport).sent, Sent::MaybeProcessed);
+    /// ```
     pub const fn new(kind: FailureKind) -> Self {
         Self { kind, sent: Sent::MaybeProcessed, retry_after: None, no_retry: false, overload: false, graceful: false }
     }
 
-    /// The same, with what is known of how far the request got.
+    /// Sets how far the request got.
+    ///
+    /// ```
+    /// use buttress_core::{Failure, FailureKind, Sent};
+    ///
+    /// let refused = Failure::new(FailureKind::Connect).sent(Sent::Never);
+    /// assert_eq!(refused.sent, Sent::Never);
+    /// ```
     pub const fn sent(mut self, sent: Sent) -> Self {
         self.sent = sent;
         self
@@ -78,43 +121,44 @@ impl Failure {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// No connection: refused, unreachable, DNS, TLS.
+    /// No connection was established: refused, unreachable, DNS, TLS.
     Connect,
-    /// A connection that broke or a protocol that was violated.
+    /// The connection broke, or the backend violated the protocol.
     Transport,
-    /// An attempt timeout of ours ran out while the other side was at work.
+    /// A timeout of this process expired while the backend had the request.
     Timeout,
-    /// An HTTP status that stands for a failure.
+    /// An HTTP status that is classified as a failure.
     Http(u16),
-    /// A gRPC status code that stands for a failure.
+    /// A gRPC status code that is classified as a failure.
     Grpc(i32),
-    /// The response began and its body broke.
+    /// The head of the response arrived, and its body failed.
     Body,
     /// An error of the service itself.
     Application,
 }
 
-/// How far a failed request got. Decides whether repeating it is safe.
+/// How far a failed request got, which decides whether repeating it is safe.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Sent {
-    /// It never left this process: repeating it is always safe.
+    /// It did not leave this process: repeating it is always safe.
     Never,
-    /// The other side says that no application saw it (`REFUSED_STREAM`, `GOAWAY` beyond the last stream).
+    /// No application has seen it, according to the protocol: `REFUSED_STREAM`, or a stream above
+    /// the last one of a `GOAWAY` (RFC 9113, sections 6.8 and 8.7).
     NotProcessed,
-    /// It may have been acted upon.
+    /// It may have been processed.
     MaybeProcessed,
 }
 
-/// Why an outcome says nothing about the other side.
+/// Why an outcome is no evidence about the backend.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Ignored {
     /// The caller dropped the call.
     Cancelled,
-    /// One of our own layers refused it before it was sent.
+    /// A layer of this process rejected it before it was sent.
     LocalReject,
     /// Another attempt of the same call won.
     Superseded,
-    /// A classifier said so.
+    /// A classifier ignores it.
     Classified,
 }

@@ -1,142 +1,227 @@
-//! Admission: whether a call may start, and what its outcome changes.
+//! The traits of policies: whether a call may start, and what its outcome changes.
+//!
+//! The crate `buttress` has a layer around any [`Policy`], so that a policy of a user needs no Tower
+//! code of its own:
+//!
+//! ```
+//! use buttress_core::{Class, Outcome, Permit, Policy, Reason, Rejection};
+//! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+//!
+//! static TOO_MANY_FAILURES: Reason =
+//!     Reason::new("too_many_failures", "too many failures", Class::Unavailable);
+//!
+//! /// Rejects all calls after `max` failures.
+//! #[derive(Clone)]
+//! struct MaxFailures {
+//!     max: u64,
+//!     failures: Arc<AtomicU64>,
+//! }
+//!
+//! struct FailurePermit(Arc<AtomicU64>);
+//!
+//! impl<Req: ?Sized> Policy<Req> for MaxFailures {
+//!     type Permit = FailurePermit;
+//!
+//!     fn admit(&self, _: &Req) -> Result<FailurePermit, Rejection> {
+//!         if self.failures.load(Ordering::Relaxed) >= self.max {
+//!             return Err(Rejection::new("max failures", &TOO_MANY_FAILURES));
+//!         }
+//!         Ok(FailurePermit(self.failures.clone()))
+//!     }
+//! }
+//!
+//! impl Permit for FailurePermit {
+//!     fn settle(&mut self, outcome: &Outcome) {
+//!         self.0.fetch_add(outcome.is_failure().into(), Ordering::Relaxed);
+//!     }
+//! }
+//!
+//! # use buttress_core::{Failure, FailureKind};
+//! let policy = MaxFailures { max: 1, failures: Arc::default() };
+//! policy.admit("a request").unwrap().settle(&Failure::new(FailureKind::Connect).into());
+//! assert_eq!(policy.admit("a request").err().unwrap().reason(), &TOO_MANY_FAILURES);
+//! ```
 
 use crate::{Class, Outcome, Reason, Rejection, Waiters};
 use std::time::Duration;
 
-/// `call` came without the `poll_ready` before it, or the inner service was not ready.
+/// The service was called without `poll_ready` before it, or the inner service was not ready.
 pub static NOT_READY: Reason = Reason::new("not_ready", "called before it was ready", Class::Unavailable);
 
 /// Decides whether calls with requests of type `Req` may start.
 ///
-/// A policy is a cheap handle: its state lives behind it, never in a Tower service, because axum
-/// makes services anew for every connection. Only [`admit`](Self::admit) has to be written, and
-/// [`peek`](Self::peek) where a policy can tell without the request that it would refuse.
+/// A policy is a cheap handle to shared state. The state must not be in a Tower service, because
+/// axum builds new services for every connection. Only [`admit`](Self::admit) is required.
+/// Implement [`peek`](Self::peek) as well if the policy can refuse without the request.
+///
+/// See the [module](self) for an example.
 pub trait Policy<Req: ?Sized> {
-    /// Owned by an admitted call while it is in flight.
+    /// The permit that an admitted call owns while it is in flight.
     type Permit: Permit;
 
-    /// Decides whether a call may start.
+    /// Admits or rejects a call.
     ///
     /// # Errors
-    /// The rejection of a call that may not start.
+    /// The rejection, if the call may not start.
     fn admit(&self, request: &Req) -> Result<Self::Permit, Rejection>;
 
-    /// Returns whether every call would be refused now, whatever its request. Takes nothing, counts
-    /// nothing and promises nothing. `poll_ready` asks it, so that a call that will be rejected
-    /// does not wait for the inner service. By default, no call would be.
+    /// Checks whether every call would be refused now, whatever its request. Changes nothing, and
+    /// guarantees nothing about the next [`admit`](Self::admit). `poll_ready` calls it, so that a
+    /// call that will be rejected does not wait for the inner service. Returns `Ok` by default.
     ///
     /// # Errors
-    /// When every call would be refused, with the time after which it is worth asking again.
+    /// If every call would be refused, with the time after which to check again.
     fn peek(&self) -> Result<(), Refused> {
         Ok(())
     }
 
-    /// Returns the rejection of a call that [`peek`](Self::peek) said would be refused. By default
-    /// the policy is asked again; if it admits now, the call is rejected as [`NOT_READY`], because
-    /// the inner service was not made ready for it.
+    /// Returns the rejection of a call that [`peek`](Self::peek) refused. By default it calls
+    /// [`admit`](Self::admit); if that admits the call now, the rejection is [`NOT_READY`], because
+    /// the inner service was not polled ready for it.
     fn refuse(&self, request: &Req, _refused: Refused) -> Rejection {
         match self.admit(request) {
             Err(rejection) => rejection,
-            // Dropping the permit gives it back.
+            // Dropping the permit releases it.
             Ok(_permit) => Rejection::new("policy", &NOT_READY),
         }
     }
 
-    /// Decides again about a permit that was [reserved](Reserve::try_reserve), now that the request
-    /// is known. By default it stays good.
+    /// Admits or rejects a call that has a [reserved](Reserve::try_reserve) permit, once its request
+    /// is known. Returns the permit by default.
     ///
     /// # Errors
-    /// The rejection of a call that may not start.
+    /// The rejection, if the call may not start.
     fn confirm(&self, permit: Self::Permit, _request: &Req) -> Result<Self::Permit, Rejection> {
         Ok(permit)
     }
 
-    /// Returns a permit for the evidence that the inner service failed to become ready, which is
-    /// found before there is a request; an error where a call would be refused, so that there is no
-    /// evidence. `None`, the default, for a policy that needs the request: the next call fails with
-    /// the error, and the policy learns from that. Not asked where permits do not
-    /// [learn](Permit::LEARNS).
+    /// Returns a permit with which to settle the failure of an inner service to become ready. There
+    /// is no request yet.
+    ///
+    /// * `Some(Err(_))` if a call would be refused now: the failure is then not counted.
+    /// * `None`, the default, for a policy that needs the request: the next call fails with the
+    ///   same error, and the policy learns from that.
+    ///
+    /// Not called if permits do not [learn](Permit::LEARNS).
     fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
         None
     }
 
-    /// Returns the list of tasks that are woken when the policy begins to refuse all calls. `None`,
-    /// the default, for a policy that wakes none, and for one that [wakes them one by
-    /// one](Waiters::wake_one): a wake-up would go to a task that takes no permit.
+    /// Returns the list of tasks that are woken when the policy begins to refuse all calls. `None`
+    /// by default.
+    ///
+    /// It must be `None` for a policy that [wakes waiters one by one](Waiters::wake_one): a wake-up
+    /// would be lost on a task that takes no permit.
     fn watchers(&self) -> Option<Waiters> {
         None
     }
 }
 
-/// A [`Policy`] whose permits can be taken before the request is known. Required for backpressure.
+/// A [`Policy`] whose permits can be taken before the request is known, as backpressure requires.
+///
+/// ```
+/// use buttress_core::{Reserve, bulkhead::Bulkhead};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let reserved = bulkhead.try_reserve().unwrap();
+/// assert!(bulkhead.try_reserve().is_err());
+/// assert_eq!(bulkhead.rejected(), 0, "no call was rejected");
+/// # drop(reserved);
+/// ```
 pub trait Reserve {
     /// The same type as [`Policy::Permit`].
     type Permit: Permit;
 
-    /// Takes a permit for a service that waits for its turn. Where there is none, no call was
-    /// rejected: nothing is counted, and no listener is called.
+    /// Takes a permit for a service in `poll_ready`. If there is none, no call was rejected: the
+    /// policy counts nothing and calls no listener.
     ///
     /// # Errors
-    /// When there is no permit, with the time after which it is worth asking again.
+    /// If there is no permit, with the time after which to try again.
     fn try_reserve(&self) -> Result<Self::Permit, Refused>;
 
-    /// Returns whether a permit that was reserved is still good for a call. That of a circuit that
-    /// has opened since is not. By default it is.
+    /// Returns whether a reserved permit is still valid for a call. For example, a permit of a
+    /// circuit is not valid if the circuit has opened since. True by default.
     fn holds(&self, _permit: &Self::Permit) -> bool {
         true
     }
 
-    /// Returns the list of services that wait for a permit. A policy without one, which is the
-    /// default, is asked again when [`Refused::retry_after`] has passed.
+    /// Returns the list of services that wait for a permit. If it is `None`, the default, a service
+    /// tries again after [`Refused::retry_after`].
     fn waiters(&self) -> Option<Waiters> {
         None
     }
 }
 
-/// Returned by [`Policy::peek`] and [`Reserve::try_reserve`]: a call would be refused.
+/// The error of [`Policy::peek`] and [`Reserve::try_reserve`]: a call would be refused.
+///
+/// ```
+/// use buttress_core::{Refused, bulkhead::Bulkhead};
+///
+/// let bulkhead = Bulkhead::new(0);
+/// assert_eq!(bulkhead.peek(), Err(Refused { retry_after: None }));
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Refused {
-    /// The time after which it is worth asking again; `None` where only a wake-up can tell.
+    /// The time after which to try again; `None` if it is unknown, so that only a wake-up helps.
     pub retry_after: Option<Duration>,
 }
 
 /// A policy that a keyed policy can evict.
+///
+/// ```
+/// use buttress_core::{Idle, Policy, bulkhead::Bulkhead};
+///
+/// let bulkhead = Bulkhead::new(8);
+/// let permit = bulkhead.admit("a request").unwrap();
+/// assert!(!bulkhead.is_idle());
+/// drop(permit);
+/// assert!(bulkhead.is_idle());
+/// ```
 pub trait Idle {
-    /// Returns whether nothing is lost with this policy: a new one would decide alike, because this
-    /// one refuses no call and has none in flight.
+    /// Returns whether a new policy could replace this one without a visible difference: no permit
+    /// is held, and no call would be refused.
     fn is_idle(&self) -> bool;
 }
 
-/// Owned by a call while it is in flight, up to the end of its response's stream.
+/// A guard that an admitted call owns while it is in flight, to the end of its response's body.
 ///
-/// Settled at most once. Dropped unsettled, the call was cancelled, and the permit gives back what
-/// it held. It is settled in place, because moving it costs more than settling it.
-#[must_use = "a permit that is dropped at once lets the next call in"]
+/// It is settled at most once, in place, because moving it costs more than settling it. If it is
+/// dropped before, the call was cancelled. Dropping it releases everything it holds.
+///
+/// ```
+/// use buttress_core::circuit_breaker::CircuitBreaker;
+/// use buttress_core::{ManualClock, Outcome, Permit, Policy};
+///
+/// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+/// let mut permit = breaker.admit("a request").unwrap();
+/// permit.settle(&Outcome::Success);
+/// assert_eq!(breaker.snapshot().counts.succeeded, 1);
+/// ```
+#[must_use = "dropping a permit releases it"]
 pub trait Permit: Send + 'static {
-    /// Whether the permit stands for a place that is taken until the body of the response has
-    /// ended, even when the outcome is known before.
+    /// Whether the call must hold the permit until the body of its response has ended, even if its
+    /// outcome is known before. False by default.
     const HOLDS_UNTIL_BODY_END: bool = false;
 
-    /// Whether the policy uses the outcomes of calls. Where it does not, outcomes need not be read.
+    /// Whether the policy uses the outcomes of calls. If not, a layer need not classify them. True by
+    /// default.
     const LEARNS: bool = true;
 
-    /// Reports the outcome of the call. Called at most once, after which the permit is only
-    /// dropped.
+    /// Reports the outcome of the call. Called at most once; after it, the permit is only dropped.
     fn settle(&mut self, outcome: &Outcome);
 
-    /// Reports a sign of life of an unsettled call: a part of its response arrived. Does nothing by
-    /// default.
+    /// Reports that a part of the response of an unsettled call has arrived. Does nothing by default.
     ///
-    /// A circuit breaker renews a probe's lease by it, and takes the time of a call to the head of
-    /// its response.
+    /// A circuit breaker renews the lease of a probe with it, and measures the time to the head of
+    /// the response.
     fn progress(&mut self, _progress: Progress) {}
 }
 
-/// The part of a response that arrived.
+/// The part of a response that has arrived.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The head of the response, which reports no failure so far.
+    /// The head of the response, which is not classified as a failure.
     Head,
     /// A frame of the response's body.
     Frame,

@@ -1,7 +1,8 @@
 use std::fmt;
 
-/// Why a policy did not let a call through, or gave up on it. Defined as a `static` beside the
-/// policy, also by policies of users.
+/// Why a policy rejected a call, or gave up on it.
+///
+/// Each is a `static` beside its policy. Policies of users define their own.
 ///
 /// ```
 /// use buttress_core::{Class, Reason, Rejection};
@@ -20,28 +21,42 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// `word` is for metrics, logs and the wire: lower case with underscores. `text` is for people
-    /// and follows the name of the policy. `class` decides how protocols answer.
+    /// Creates the reason of a rejection.
+    ///
+    /// * `word` is used in metrics, logs and headers: lower case with underscores.
+    /// * `text` is used in error messages, after the name of the policy.
+    /// * `class` decides how protocols answer.
     pub const fn new(word: &'static str, text: &'static str, class: Class) -> Self {
         Self { word, text, class, timeout: None }
     }
 
-    /// A timeout of a call that was sent: the other side may have processed it.
+    /// Creates the reason of a timeout. The call was sent, so the backend may have processed it. The
+    /// class is [`Class::Deadline`].
+    ///
+    /// ```
+    /// use buttress_core::{Class, Reason, TimeoutKind};
+    ///
+    /// static SLOW_UPLOAD: Reason =
+    ///     Reason::timeout("upload_timeout", "the upload took too long", TimeoutKind::Total);
+    ///
+    /// assert_eq!(SLOW_UPLOAD.class(), Class::Deadline);
+    /// assert_eq!(SLOW_UPLOAD.timeout_kind(), Some(TimeoutKind::Total));
+    /// ```
     pub const fn timeout(word: &'static str, text: &'static str, kind: TimeoutKind) -> Self {
         Self { word, text, class: Class::Deadline, timeout: Some(kind) }
     }
 
-    /// One word, as in labels of metrics and in the header `x-buttress-rejected`.
+    /// Returns the word for labels of metrics and for the header `x-buttress-rejected`.
     pub const fn word(&self) -> &'static str {
         self.word
     }
 
-    /// What kind of refusal it is.
+    /// Returns the class, which decides how protocols answer.
     pub const fn class(&self) -> Class {
         self.class
     }
 
-    /// The time that ran out, if one did.
+    /// Returns which time limit expired; `None` if the reason is not a timeout.
     pub const fn timeout_kind(&self) -> Option<TimeoutKind> {
         self.timeout
     }
@@ -53,36 +68,39 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The kinds of refusal. Protocols answer each in their own way; there are no others.
+/// The class of a rejection, which decides the HTTP status and the gRPC code of the answer.
+///
+/// There are no others: a protocol can match all of them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Class {
     /// The service behind the policy is not available: 503, `UNAVAILABLE`.
     Unavailable,
-    /// No place or other resource is free: 503, `RESOURCE_EXHAUSTED`.
+    /// No permit or other resource is free: 503, `RESOURCE_EXHAUSTED`.
     Exhausted,
-    /// The caller sends too much: 429, `RESOURCE_EXHAUSTED`.
+    /// The caller exceeds its rate: 429, `RESOURCE_EXHAUSTED`.
     RateLimited,
-    /// The time is over, or too short: 504, `DEADLINE_EXCEEDED`.
+    /// The deadline has passed, or the time left is too short: 504, `DEADLINE_EXCEEDED`.
     Deadline,
     /// The policy does not allow this request, now or later: 403, `PERMISSION_DENIED`.
     Refused,
 }
 
-/// Which time ran out. Only [`Attempt`](TimeoutKind::Attempt) may be retried: after
-/// [`Total`](TimeoutKind::Total) the caller does not wait any more, and the others end a response
-/// whose head the caller has.
+/// The time limit that expired.
+///
+/// Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) the
+/// caller no longer waits, and the others end a response whose head the caller has received.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TimeoutKind {
-    /// One attempt, until its response began.
+    /// The limit of one attempt, until the head of its response.
     Attempt,
-    /// The whole call, with all attempts and the pauses between them.
+    /// The limit of the whole call, with all attempts and the pauses between them.
     Total,
-    /// The time between two frames of a response's body.
+    /// The limit between two frames of a response's body.
     Idle,
-    /// The response's body, from its head to its end.
+    /// The limit of a response's body, from its head to its end.
     Body,
-    /// The time in which the reader of a response did not ask for more. No evidence against the
-    /// backend.
+    /// The limit for the caller to ask for the next frame of a response's body. Its expiry is no
+    /// evidence against the backend.
     Reader,
 }

@@ -1,11 +1,10 @@
 use crate::{Failure, FailureKind, Ignored, Label, Outcome, Reason, TimeoutKind};
 use std::{fmt, time::Duration};
 
-/// A call that a policy did not let through, or gave up on: which policy, why, and when to come
-/// back.
+/// The error of a call that a policy rejected, or gave up on: which policy, why, and when to retry.
 ///
-/// Four words, made without an allocation. It travels where a permit or a response would, and those
-/// are moved in pieces as wide as it.
+/// It is four words long and made without an allocation. A `Result` that holds it is returned in
+/// place of a permit or a response, and its size is part of the cost of moving them.
 ///
 /// ```
 /// use buttress_core::{Rejection, bulkhead};
@@ -19,8 +18,8 @@ use std::{fmt, time::Duration};
 #[must_use]
 pub struct Rejection {
     label: Label,
-    /// Nanoseconds; [`UNKNOWN`] where there is no such number. The time to come back, or, of a
-    /// timeout, the time that ran out: no timeout says when to come back.
+    /// Nanoseconds; [`UNKNOWN`] if there is no such time. Of a timeout, the limit that expired; of
+    /// any other reason, the time until a retry may succeed. A timeout has no time to retry.
     nanos: u64,
     reason: &'static Reason,
 }
@@ -28,22 +27,44 @@ pub struct Rejection {
 const UNKNOWN: u64 = u64::MAX;
 
 impl Rejection {
-    /// `policy` is the kind of policy in words, such as `"circuit breaker"`.
+    /// Creates a rejection by a policy without a name. `policy` is the kind of policy in words, such
+    /// as `"circuit breaker"`.
     pub const fn new(policy: &'static str, reason: &'static Reason) -> Self {
         Self::labelled(Label::new(policy), reason)
     }
 
-    /// By the policy that the label names.
+    /// Creates a rejection by the policy that the label names.
+    ///
+    /// ```
+    /// use buttress_core::{Label, Rejection, circuit_breaker};
+    ///
+    /// let label = Label::named("circuit breaker", "payments".into());
+    /// let rejection = Rejection::labelled(label, &circuit_breaker::OPEN);
+    /// assert_eq!(rejection.to_string(), "circuit breaker `payments`: open");
+    /// ```
     pub const fn labelled(label: Label, reason: &'static Reason) -> Self {
         Self { label, nanos: UNKNOWN, reason }
     }
 
-    /// By a timeout of `limit`, which ran out.
+    /// Creates the rejection of a call whose time limit expired.
+    ///
+    /// ```
+    /// use buttress_core::{Label, Reason, Rejection, TimeoutKind};
+    /// use std::time::Duration;
+    ///
+    /// static TOO_SLOW: Reason =
+    ///     Reason::timeout("attempt_timeout", "the attempt took too long", TimeoutKind::Attempt);
+    ///
+    /// let rejection = Rejection::timed_out(Label::new("timeout"), &TOO_SLOW, Duration::from_millis(500));
+    /// assert_eq!(rejection.to_string(), "timeout: the attempt took too long (500ms)");
+    /// assert!(!rejection.is_unprocessed());
+    /// ```
     pub fn timed_out(label: Label, reason: &'static Reason, limit: Duration) -> Self {
         Self { label, nanos: nanos(limit), reason }
     }
 
-    /// The earliest moment, from now, at which another try may go through. A timeout has none.
+    /// Sets the time until a retry may be admitted; `None` if it is unknown. Has no effect on a
+    /// timeout.
     pub fn after(mut self, retry_after: Option<Duration>) -> Self {
         if !self.is_timeout() {
             self.nanos = retry_after.map_or(UNKNOWN, nanos);
@@ -51,27 +72,27 @@ impl Rejection {
         self
     }
 
-    /// The kind of policy, in words.
+    /// Returns the kind of policy, in words.
     pub fn policy(&self) -> &'static str {
         self.label.policy()
     }
 
-    /// The name that the policy was given.
+    /// Returns the name of the policy, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.label.name()
     }
 
-    /// Why the call was rejected.
+    /// Returns why the call was rejected.
     pub fn reason(&self) -> &'static Reason {
         self.reason
     }
 
-    /// How long to wait before another try can succeed; `None` where that is not known.
+    /// Returns how long to wait before a retry can succeed; `None` if that is unknown.
     pub fn retry_after(&self) -> Option<Duration> {
         (!self.is_timeout() && self.nanos != UNKNOWN).then(|| Duration::from_nanos(self.nanos))
     }
 
-    /// The time that ran out, of a rejection by a timeout.
+    /// Returns the time limit that expired; `None` if the rejection is not a timeout.
     pub fn limit(&self) -> Option<Duration> {
         (self.is_timeout() && self.nanos != UNKNOWN).then(|| Duration::from_nanos(self.nanos))
     }
@@ -80,14 +101,25 @@ impl Rejection {
         self.reason.timeout_kind().is_some()
     }
 
-    /// Whether the other side cannot have processed the call, because it was rejected before it was
-    /// sent.
+    /// Returns whether the call was rejected before it was sent, so that the backend cannot have
+    /// processed it.
     pub fn is_unprocessed(&self) -> bool {
         !self.is_timeout()
     }
 
-    /// What this rejection tells the layers around the one that made it. A refusal of our own is no
-    /// evidence against a backend; an attempt that timed out while the backend had it, is.
+    /// Returns the outcome that the layers outside the rejecting one record.
+    ///
+    /// A rejection before the call was sent is [`Ignored::LocalReject`]: it is no evidence against
+    /// the backend. (An inner bulkhead that tripped an outer breaker is resilience4j#1657.) A timeout
+    /// of a call that was sent is a failure, except that of [`TimeoutKind::Reader`], which is
+    /// [`Outcome::CANCELLED`].
+    ///
+    /// ```
+    /// use buttress_core::{Ignored, Outcome, Rejection, bulkhead};
+    ///
+    /// let rejection = Rejection::new("bulkhead", &bulkhead::FULL);
+    /// assert_eq!(rejection.outcome(), Outcome::Ignored(Ignored::LocalReject));
+    /// ```
     pub fn outcome(&self) -> Outcome {
         match self.reason.timeout_kind() {
             Some(TimeoutKind::Reader) => Outcome::CANCELLED,
@@ -117,7 +149,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// 584 years stand for all longer times.
+/// Returns the nanoseconds, limited to 584 years.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(UNKNOWN - 1)
 }

@@ -11,7 +11,7 @@ pub(crate) use std::sync::{
     atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// Locks, whatever happened to an earlier holder: no state here is left half-changed by a panic.
+/// Locks a mutex and ignores poisoning: no state in this crate is left half-changed by a panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

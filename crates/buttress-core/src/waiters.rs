@@ -5,22 +5,45 @@ use std::{
     task::Waker,
 };
 
-/// Tasks that wait until a policy may admit again, in the order in which they came. A cheap handle;
-/// clones share the list.
+/// A list of tasks that wait until a policy may admit again, in the order of their arrival. A cheap
+/// handle; clones share the list.
 ///
-/// A waiter takes a [`key`](Self::key) once, [registers](Self::register) it whenever it has to
-/// wait, and then asks the policy once more: what becomes free after that question wakes it. When
-/// it is done it calls [`served`](Self::served) if it got its permit, and
-/// [`deregister`](Self::deregister) if it gave up. While no task waits, waking is a single load.
+/// # Waiters
 ///
-/// A policy whose places become free one by one calls [`wake_one`](Self::wake_one) for each: a
-/// release with 4,000 waiters is as cheap as with one. A policy whose answer changes for all
-/// callers, such as a circuit that opens or closes, calls [`wake`](Self::wake).
+/// A waiter takes a [`key`](Self::key) once, [registers](Self::register) its waker each time it has
+/// to wait, and then tries the policy once more: any permit that becomes free after that try wakes
+/// it. When it stops waiting, it calls [`served`](Self::served) if it got a permit, and
+/// [`deregister`](Self::deregister) if not.
 ///
-/// A waiter that was woken by `wake_one` owns that wake-up until it registers again or calls one of
-/// the other two. If it gives up, the next in line is woken in its stead. A waiter that is neither
-/// polled nor dropped after its wake-up, for example an idle service that a balancer keeps, holds
-/// it up: only time can reveal that, so a layer also asks again after a while.
+/// # Policies
+///
+/// A policy that frees permits one at a time calls [`wake_one`](Self::wake_one) for each, which
+/// costs the same with 4,000 waiters as with one. A policy whose answer changes for all callers,
+/// such as a circuit that opens or closes, calls [`wake`](Self::wake). While no task waits, waking
+/// is a single load.
+///
+/// A waiter that `wake_one` has woken owns that wake-up until it registers again, or calls
+/// `served` or `deregister`. `deregister` passes the wake-up on to the next waiter. A waiter that is
+/// neither polled nor dropped after its wake-up, such as an idle service kept by a balancer, does
+/// not pass it on. A layer must therefore also try again after a time limit.
+///
+/// ```
+/// use buttress_core::{Policy, Reserve, bulkhead::Bulkhead};
+/// use std::task::Waker;
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let permit = bulkhead.admit("a request").unwrap();
+///
+/// let waiters = bulkhead.waiters().unwrap();
+/// let key = waiters.key();
+/// waiters.register(key, Waker::noop());
+/// assert!(bulkhead.try_reserve().is_err());
+///
+/// drop(permit); // wakes the waiter
+/// let permit = bulkhead.try_reserve().unwrap();
+/// waiters.served(key);
+/// # drop(permit);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Waiters(Arc<Shared>);
 
@@ -32,24 +55,24 @@ struct Shared {
     next: AtomicU64,
 }
 
-/// In the order of their keys, which is the order in which they came.
+/// The registered waiters in the order of their keys, which is the order of their arrival.
 #[derive(Debug, Default)]
 struct Line {
     waiting: BTreeMap<u64, Waker>,
-    /// Woken by `wake_one`, and not polled since.
+    /// Waiters that `wake_one` has woken and that have not been polled since.
     woken: BTreeSet<u64>,
 }
 
 impl Waiters {
-    /// A key for one waiting service, and its place in line.
+    /// Returns a new key for one waiting service. The key is its place in line.
     pub fn key(&self) -> u64 {
         self.0.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Registers the task of the waiting service `key`, or replaces its waker.
+    /// Registers the waker of the waiting service `key`, or replaces it.
     pub fn register(&self, key: u64, waker: &Waker) {
-        // Wakers are dropped outside the lock: the last one of a task may drop a future that
-        // deregisters.
+        // Drop wakers outside the lock: the last waker of a task may drop a future that calls
+        // `deregister`, which would deadlock.
         let _replaced = {
             let mut line = lock(&self.0.line);
             line.woken.remove(&key);
@@ -58,25 +81,25 @@ impl Waiters {
             self.0.count.store(line.waiting.len(), Ordering::SeqCst);
             replaced
         };
-        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the
-        // waiter's next question sees the release.
+        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the waiter's
+        // next try sees the release.
         crate::sync::fence(Ordering::SeqCst);
     }
 
-    /// Takes the waiting service `key` off the list, because it gave up. If it had been woken, the
-    /// next in line is woken.
+    /// Removes the waiting service `key`, which no longer wants a permit. If it had been woken,
+    /// wakes the next one.
     pub fn deregister(&self, key: u64) {
         if self.remove(key) {
             self.wake_one();
         }
     }
 
-    /// Takes the waiting service `key` off the list, because it got its permit.
+    /// Removes the waiting service `key`, which has got its permit.
     pub fn served(&self, key: u64) {
         self.remove(key);
     }
 
-    /// Whether it had been woken.
+    /// Removes a waiter and returns whether it had been woken.
     fn remove(&self, key: u64) -> bool {
         let (_waker, was_woken) = {
             let mut line = lock(&self.0.line);
@@ -87,7 +110,7 @@ impl Waiters {
         was_woken
     }
 
-    /// Wakes all: the answer of the policy has changed for every caller.
+    /// Wakes all waiters, because the answer of the policy has changed for every caller.
     pub fn wake(&self) {
         crate::sync::fence(Ordering::SeqCst);
         if self.0.count.load(Ordering::SeqCst) == 0 {
@@ -101,18 +124,18 @@ impl Waiters {
         woken.into_values().for_each(Waker::wake);
     }
 
-    /// Whether any waits, for a caller that has made the fence of [`wake_many`](Self::wake_many)
-    /// itself.
+    /// Returns whether any task waits. The caller must have issued the fence of
+    /// [`wake_many`](Self::wake_many).
     pub(crate) fn any(&self) -> bool {
         self.0.count.load(Ordering::SeqCst) != 0
     }
 
-    /// Wakes the next in line: one place became free.
+    /// Wakes the next waiter, because one permit became free.
     pub fn wake_one(&self) {
         self.wake_many(1);
     }
 
-    /// Wakes the next `places` in line.
+    /// Wakes the next `places` waiters.
     pub fn wake_many(&self, places: usize) {
         crate::sync::fence(Ordering::SeqCst);
         for _ in 0..places {
