@@ -1,18 +1,22 @@
-//! A bound on calls in flight, with an optional queue that is bounded too.
+//! A limit on calls in flight, with an optional bounded queue.
 //!
-//! # How it scales
+//! A call in flight holds a *place*. A call without a place is rejected, or waits in the queue.
 //!
-//! An exact count is one word, and threads that take and release places meet on it. So a thread
-//! keeps a place that it released in the *spares* of its shard and takes it from there again,
-//! without touching the word. A spare counts as taken in the word, so there is never a call more
-//! than the limit. A call that finds the word full takes a spare of another shard; only when there
-//! is none either is the bulkhead full. While a call waits in the queue, or after the limit was
-//! lowered, released places go to the word. At most half of the limit is kept as spares, and a
-//! limit that is small for the number of shards keeps none.
+//! # Algorithm
 //!
-//! A call that looks for a spare while others take and release them can miss a place that moves
-//! from shard to shard: close to the limit a call may be rejected although a place was free at
-//! every moment.
+//! One atomic word contains the exact numbers of calls in flight and in the queue. Threads that
+//! take and release places would contend for it, so a thread keeps a place that it has released as
+//! a *spare* of its shard and takes it from there again, without touching the word. A spare counts
+//! as taken in the word, so calls in flight never exceed the limit. A call that finds the word full
+//! takes a spare of any shard, and is rejected or queued only if there is none.
+//!
+//! While a call waits in the queue, and while more calls are in flight than a lowered limit allows,
+//! released places go to the word. At most half of the limit is kept as spares. A limit below twice
+//! the number of shards keeps none.
+//!
+//! A call that searches the shards while others take and release places can miss a place that moves
+//! from one shard to another. Near the limit, a call may therefore be rejected although some place
+//! was free at every moment.
 
 mod queue;
 mod spares;
@@ -29,19 +33,19 @@ use spares::Spares;
 use state::{State, WAITING, clamp, in_flight, waiting};
 use std::task::Waker;
 
-/// As many calls as allowed are in flight.
+/// The bulkhead is full: as many calls are in flight as its limit allows.
 pub static FULL: Reason = Reason::new("bulkhead_full", "full", Class::Exhausted);
-/// The bulkhead is full, and so is its queue.
+/// The bulkhead and its queue are full.
 pub static QUEUE_FULL: Reason = Reason::new("queue_full", "full, and so is its queue", Class::Exhausted);
-/// The call waited in the queue of a bulkhead for as long as it may.
+/// The call waited in the queue of the bulkhead for its maximum time.
 pub static QUEUE_TIMEOUT: Reason = Reason::new("queue_timeout", "full, no place became free in time", Class::Exhausted);
 
 const POLICY: &str = "bulkhead";
 
-/// A bulkhead: at most `limit` calls in flight. A cheap handle; clones share the count.
+/// Limits calls in flight. A cheap handle; clones share the count.
 ///
-/// A place is held to the end of the response's stream and freed whatever happens to the call. The
-/// queue is served in order, and new calls do not overtake it.
+/// A call holds its place to the end of the response's body; dropping the permit releases it. The
+/// queue is first in, first out, and new calls do not overtake it.
 ///
 /// ```
 /// use buttress_core::{Policy, bulkhead::Bulkhead};
@@ -56,13 +60,28 @@ const POLICY: &str = "bulkhead";
 pub struct Bulkhead(Sharded<State>);
 
 impl Bulkhead {
-    /// At most `limit` calls in flight, up to `u32::MAX`. 0 lets nothing through, until
-    /// [`set_limit`](Self::set_limit).
+    /// Creates a bulkhead that admits up to `limit` calls in flight.
+    ///
+    /// A limit above `u32::MAX` is `u32::MAX`. A limit of 0 rejects every call until
+    /// [`set_limit`](Self::set_limit) raises it.
+    ///
+    /// ```
+    /// use buttress_core::bulkhead::Bulkhead;
+    ///
+    /// assert_eq!(Bulkhead::new(25).limit(), 25);
+    /// ```
     pub fn new(limit: usize) -> Self {
         Self::with_name(limit, None)
     }
 
-    /// The same, with a name that rejections and metrics carry.
+    /// Creates a bulkhead with a name, which rejections and metrics contain.
+    ///
+    /// ```
+    /// use buttress_core::{Policy, bulkhead::Bulkhead};
+    ///
+    /// let rejection = Bulkhead::named("stock", 0).admit("a request").unwrap_err();
+    /// assert_eq!(rejection.to_string(), "bulkhead `stock`: full");
+    /// ```
     pub fn named(name: impl Into<Name>, limit: usize) -> Self {
         Self::with_name(limit, Some(name.into()))
     }
@@ -76,7 +95,8 @@ impl Bulkhead {
         Self(Sharded::new(shards, state))
     }
 
-    /// With one shard that keeps so many spares: the model checker's threads are all of one shard.
+    /// Creates a bulkhead with one shard that keeps up to `spares` places, because the model
+    /// checker's threads all belong to one shard.
     #[cfg(loom)]
     pub(crate) fn with_spares(limit: usize, spares: u32) -> Self {
         let bulkhead = Self::with_shards(limit, None, if spares > 0 { 2 } else { 1 });
@@ -84,41 +104,86 @@ impl Bulkhead {
         bulkhead
     }
 
-    /// The name, if it has one.
+    /// Returns the name, if it has one.
+    ///
+    /// ```
+    /// # use buttress_core::bulkhead::Bulkhead;
+    /// assert_eq!(Bulkhead::named("stock", 8).name(), Some("stock"));
+    /// ```
     pub fn name(&self) -> Option<&str> {
         self.0.labels.name().map(|name| &**name)
     }
 
-    /// Calls in flight now. More than [`limit`](Self::limit) only after the limit was lowered.
+    /// Returns the number of calls in flight. It exceeds [`limit`](Self::limit) only after the limit
+    /// was lowered.
+    ///
+    /// ```
+    /// use buttress_core::{Policy, bulkhead::Bulkhead};
+    ///
+    /// let bulkhead = Bulkhead::new(8);
+    /// let _place = bulkhead.admit("a request").unwrap();
+    /// assert_eq!(bulkhead.in_flight(), 1);
+    /// ```
     pub fn in_flight(&self) -> usize {
-        // First the spares: one that is given back in between is then counted twice and not missed.
+        // Count the spares first. A spare that is returned to the word between the two reads would
+        // otherwise be counted as a call in flight.
         let spares = self.0.spares.count();
         in_flight(self.0.word.load(Ordering::SeqCst)).saturating_sub(spares) as usize
     }
 
-    /// Calls in the queue now.
+    /// Returns the number of calls in the queue.
+    ///
+    /// ```
+    /// # use buttress_core::bulkhead::Bulkhead;
+    /// assert_eq!(Bulkhead::new(8).waiting(), 0);
+    /// ```
     pub fn waiting(&self) -> usize {
         waiting(self.0.word.load(Ordering::Acquire)) as usize
     }
 
-    /// How many calls may be in flight.
+    /// Returns how many calls may be in flight.
+    ///
+    /// ```
+    /// # use buttress_core::bulkhead::Bulkhead;
+    /// assert_eq!(Bulkhead::new(8).limit(), 8);
+    /// ```
     pub fn limit(&self) -> usize {
         self.0.limit.load(Ordering::Acquire) as usize
     }
 
-    /// How many calls were refused so far.
+    /// Returns the number of calls rejected since the bulkhead was created.
+    ///
+    /// ```
+    /// use buttress_core::{Policy, bulkhead::Bulkhead};
+    ///
+    /// let bulkhead = Bulkhead::new(0);
+    /// let _ = bulkhead.admit("a request");
+    /// assert_eq!(bulkhead.rejected(), 1);
+    /// ```
     pub fn rejected(&self) -> u64 {
         self.0.rejected.sum()
     }
 
-    /// Changes the limit. Raising it serves the queue at once; lowering it cancels nothing.
+    /// Changes the limit. Raising it admits calls from the queue at once. Lowering it does not
+    /// cancel calls in flight.
+    ///
+    /// ```
+    /// use buttress_core::{Policy, bulkhead::Bulkhead};
+    ///
+    /// let bulkhead = Bulkhead::new(2);
+    /// let places = [bulkhead.admit("a request").unwrap(), bulkhead.admit("another").unwrap()];
+    /// bulkhead.set_limit(1);
+    /// assert_eq!((bulkhead.limit(), bulkhead.in_flight()), (1, 2));
+    /// # drop(places);
+    /// ```
     pub fn set_limit(&self, limit: usize) {
         let state = &*self.0;
         let (served, room) = {
             let mut queue = lock(&state.queue);
             let limit = clamp(limit);
             state.limit.store(limit, Ordering::SeqCst);
-            // A releaser that keeps a spare after this looks at the limit afterwards.
+            // Must come after the limit is stored: a thread that keeps a spare after this drain
+            // checks the limit afterwards, and returns the spare if the limit is exceeded.
             state.spares.resize(limit);
             let spares = state.spares.drain();
             state.word.fetch_sub(spares.into(), Ordering::SeqCst);
@@ -132,8 +197,19 @@ impl Bulkhead {
     /// Takes a place, or queues for one.
     ///
     /// # Errors
-    /// [`QUEUE_FULL`] when `max_queue` calls are in the queue; [`FULL`] when
-    /// `max_queue` is 0.
+    /// [`QUEUE_FULL`] if `max_queue` calls are in the queue; [`FULL`] if `max_queue` is 0 and no
+    /// place is free.
+    ///
+    /// ```
+    /// use buttress_core::{Policy, bulkhead::{Acquire, Bulkhead, QUEUE_FULL}};
+    ///
+    /// let bulkhead = Bulkhead::new(1);
+    /// let place = bulkhead.admit("a request").unwrap();
+    /// let queued = bulkhead.acquire_or_queue(1).unwrap();
+    /// assert!(matches!(queued, Acquire::Queued(_)));
+    /// assert_eq!(bulkhead.acquire_or_queue(1).unwrap_err().reason(), &QUEUE_FULL);
+    /// # drop((place, queued));
+    /// ```
     pub fn acquire_or_queue(&self, max_queue: usize) -> Result<Acquire, Rejection> {
         let state = &*self.0;
         if state.try_take() {
@@ -159,7 +235,8 @@ impl Bulkhead {
             let number = line.next;
             line.next += 1;
             line.waiting.insert(number, Waker::noop().clone());
-            // A releaser that did not see this call has kept a spare before.
+            // A thread that released a place without seeing this call has kept a spare, which the
+            // drain below finds.
             crate::sync::fence(Ordering::SeqCst);
             let spares = state.spares.drain();
             state.word.fetch_sub(spares.into(), Ordering::SeqCst);
@@ -167,24 +244,40 @@ impl Bulkhead {
             let room = state.room();
             drop(queue);
             served.into_iter().for_each(Waker::wake);
-            // A service that looked while this call was the one in the queue has found no place.
+            // A service that tried while this call was alone in the queue found no place. If this
+            // call was served and places are left, no release wakes that service.
             state.wake_many(room);
             return Ok(Acquire::Queued(Place { ticket: self.0.ticket(), number, done: false }));
         }
     }
 
-    /// Counts a rejection and returns it: for a layer whose call waited in the queue for as long as
-    /// it may.
+    /// Counts and returns a rejection, for a layer whose call waited in the queue for its maximum
+    /// time.
+    ///
+    /// ```
+    /// use buttress_core::bulkhead::{Bulkhead, QUEUE_TIMEOUT};
+    ///
+    /// let bulkhead = Bulkhead::named("stock", 8);
+    /// let rejection = bulkhead.reject(&QUEUE_TIMEOUT);
+    /// assert_eq!((rejection.name(), bulkhead.rejected()), (Some("stock"), 1));
+    /// ```
     pub fn reject(&self, reason: &'static Reason) -> Rejection {
         self.0.rejected.add(1);
         self.0.labels.reject(reason)
     }
 
-    /// Returns whether every call would be refused now. Takes nothing, counts nothing and promises
-    /// nothing.
+    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing about
+    /// the next call.
     ///
     /// # Errors
-    /// When every call would be refused.
+    /// If every call would be refused.
+    ///
+    /// ```
+    /// use buttress_core::bulkhead::Bulkhead;
+    ///
+    /// assert!(Bulkhead::new(1).peek().is_ok());
+    /// assert!(Bulkhead::new(0).peek().is_err());
+    /// ```
     #[inline]
     pub fn peek(&self) -> Result<(), Refused> {
         let word = self.0.word.load(Ordering::SeqCst);
@@ -229,7 +322,7 @@ impl Reserve for Bulkhead {
 }
 
 impl Idle for Bulkhead {
-    /// No call is in flight, and none in the queue.
+    /// Returns whether no call is in flight and none is in the queue.
     fn is_idle(&self) -> bool {
         self.in_flight() == 0 && self.waiting() == 0
     }
@@ -257,7 +350,16 @@ impl Report for Bulkhead {
     }
 }
 
-/// A place in a bulkhead, held by a call in flight. Given back on drop.
+/// A place in a bulkhead, held by a call in flight. Dropping it releases the place.
+///
+/// ```
+/// use buttress_core::{Policy, bulkhead::{Bulkhead, BulkheadPermit}};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let permit: BulkheadPermit = bulkhead.admit("a request").unwrap();
+/// drop(permit);
+/// assert_eq!(bulkhead.in_flight(), 0);
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct BulkheadPermit {

@@ -9,29 +9,54 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Everything that decides about the queue, limit included, happens under its lock. Releasers that
-/// see an empty queue in the state word take no lock.
+/// The queue. All decisions about it, and changes of the limit, happen under its lock. A release
+/// that sees an empty queue in the state word takes no lock.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) next: u64,
-    /// By number. As many as the state word says.
+    /// Waiters by number. The state word contains how many there are.
     pub(super) waiting: BTreeMap<u64, Waker>,
     /// Waiters that were granted a place, which is counted in the state word, and have not been
     /// polled since.
     pub(super) granted: BTreeSet<u64>,
 }
 
-/// What [`Bulkhead::acquire_or_queue`](super::Bulkhead::acquire_or_queue) got.
+/// The result of [`Bulkhead::acquire_or_queue`](super::Bulkhead::acquire_or_queue).
+///
+/// ```
+/// use buttress_core::bulkhead::{Acquire, Bulkhead};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let first = bulkhead.acquire_or_queue(10).unwrap();
+/// let second = bulkhead.acquire_or_queue(10).unwrap();
+/// assert!(matches!((&first, &second), (Acquire::Taken(_), Acquire::Queued(_))));
+/// ```
 #[derive(Debug)]
 pub enum Acquire {
-    /// There was room.
+    /// A place was free.
     Taken(BulkheadPermit),
-    /// There was none yet.
+    /// The call waits in the queue.
     Queued(Place),
 }
 
-/// A place in the queue. Dropping it gives it up, also when it was just granted: the next in line
-/// gets it.
+/// A call's place in the queue.
+///
+/// Dropping it leaves the queue. If a place in the bulkhead was granted to it and not yet polled,
+/// the next call in the queue gets that place.
+///
+/// ```
+/// use buttress_core::bulkhead::{Acquire, Bulkhead};
+/// use std::task::{Context, Waker};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let Acquire::Taken(permit) = bulkhead.acquire_or_queue(10).unwrap() else { panic!() };
+/// let Acquire::Queued(mut place) = bulkhead.acquire_or_queue(10).unwrap() else { panic!() };
+///
+/// let mut cx = Context::from_waker(Waker::noop());
+/// assert!(place.poll_acquire(&mut cx).is_pending());
+/// drop(permit);
+/// assert!(place.poll_acquire(&mut cx).is_ready());
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Place {
@@ -41,10 +66,27 @@ pub struct Place {
 }
 
 impl Place {
-    /// Ready once this place was granted. Not to be polled again after that.
+    /// Polls for the permit. Ready once a place in the bulkhead was granted to this call; must not
+    /// be polled again after that. Registers the waker of `cx` if it is pending.
+    ///
+    /// ```
+    /// # use buttress_core::bulkhead::{Acquire, Bulkhead};
+    /// use std::future::poll_fn;
+    ///
+    /// # let bulkhead = Bulkhead::new(1);
+    /// # let held = bulkhead.acquire_or_queue(10).unwrap();
+    /// # let Acquire::Queued(mut place) = bulkhead.acquire_or_queue(10).unwrap() else { panic!() };
+    /// # drop(held);
+    /// # let mut task = std::pin::pin!(async move {
+    /// let permit = poll_fn(|cx| place.poll_acquire(cx)).await;
+    /// # drop(permit);
+    /// # });
+    /// # let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # assert!(std::future::Future::poll(task.as_mut(), &mut cx).is_ready());
+    /// ```
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<BulkheadPermit> {
-        // Wakers are dropped outside the lock: the last one of a task may drop a future with a
-        // place of its own.
+        // Drop wakers outside the lock: the last waker of a task may drop a future that has a place
+        // in this queue, which would deadlock.
         let _replaced = {
             let mut guard = lock(&self.ticket.queue);
             let queue = guard.get_or_insert_default();

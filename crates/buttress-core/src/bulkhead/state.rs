@@ -9,19 +9,19 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Name, Waiters};
 use std::{sync::OnceLock, task::Waker};
 
-/// The state word is `waiting << 32 | in_flight`, so that "there is room, and the queue is empty"
-/// is one load.
+/// One waiting call in the state word, which is `waiting << 32 | in_flight`: one load tells whether a
+/// place is free and the queue is empty.
 pub(super) const WAITING: u64 = 1 << 32;
 
-/// What the handles and permits of one bulkhead share.
+/// The state that the handles and permits of one bulkhead share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) word: AtomicU64,
     pub(super) limit: AtomicU32,
-    /// Places that count as in flight in the word and are free.
+    /// Free places, which count as in flight in the word.
     pub(super) spares: Spares,
     pub(super) labels: Labels,
-    /// Made when a call queues for the first time: most bulkheads of a keyed policy never need it.
+    /// Made when a call queues for the first time: most bulkheads of a keyed policy never do.
     pub(super) queue: Mutex<Option<Box<Queue>>>,
     /// Made when a service waits for the first time.
     pub(super) waiters: OnceLock<Waiters>,
@@ -36,32 +36,33 @@ impl State {
             spares: Spares::new(shards, limit),
             labels: Labels::new(POLICY, name, shards),
             queue: Mutex::default(),
-            // The model checker does not see that a `OnceLock` of the standard library orders its
-            // making before its use.
+            // The model checker does not see that a `OnceLock` of the standard library synchronizes
+            // its initialization with its readers.
             waiters: if cfg!(loom) { Waiters::default().into() } else { OnceLock::new() },
             rejected: Counter::default(),
         }
     }
 
+    /// Returns whether the word has a free place and the queue is empty.
     pub(super) fn has_room(&self, word: u64) -> bool {
         waiting(word) == 0 && in_flight(word) < self.limit.load(Ordering::Acquire)
     }
 
-    /// Whether spares may be kept and taken: no call waits in the queue, and the limit was not
-    /// lowered below what is taken.
+    /// Returns whether spares may be kept and taken: no call waits in the queue, and the word is not
+    /// above the limit, which may have been lowered.
     #[inline]
     pub(super) fn keeps_spares(&self, word: u64) -> bool {
         waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)
     }
 
+    /// Takes a place: a spare of this thread's shard first.
     #[inline]
     pub(super) fn try_take(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
-        (self.keeps_spares(word) && self.spares.take(thread_index())) || self.take_otherwise()
+        (self.keeps_spares(word) && self.spares.take(thread_index())) || self.take_from_word_or_any_shard()
     }
 
-    /// From the word, or a spare of another shard.
-    pub(super) fn take_otherwise(&self) -> bool {
+    fn take_from_word_or_any_shard(&self) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         while self.has_room(word) {
             match self.word.compare_exchange_weak(word, word + 1, Ordering::SeqCst, Ordering::Relaxed) {
@@ -72,30 +73,33 @@ impl State {
         self.keeps_spares(word) && self.find_spare(Spares::take_any)
     }
 
-    /// Looks for a spare of any shard.
+    /// Searches all shards for a spare.
     #[cold]
     pub(super) fn find_spare(&self, look: impl FnOnce(&Spares) -> Found) -> bool {
         let Found { found, hidden } = look(&self.spares);
         if hidden {
-            // A service that looked meanwhile has not seen the shard.
+            // A service that searched in that moment has skipped the shard, and may sleep although
+            // the shard keeps more places.
             self.wake_many(1);
         }
         found
     }
 
-    /// How many places are free.
+    /// Returns how many places are free in the word.
     pub(super) fn room(&self) -> u32 {
         self.limit.load(Ordering::SeqCst).saturating_sub(in_flight(self.word.load(Ordering::SeqCst)))
     }
 
+    /// Releases a place: to the spares of this thread's shard, to the word, or to the queue.
     #[inline]
     pub(super) fn release(&self) {
         let shard = thread_index();
         if !self.spares.keep(shard) {
             return self.give_back();
         }
-        // After the fence of `keep`, which pairs with the fences of those that count themselves as
-        // waiting before they look at the spares.
+        // This load comes after the fence of `keep`, which pairs with the fences of calls and
+        // services that register as waiting before they search the spares. Either this load sees
+        // the waiting call, or that call finds the spare.
         if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
             self.wake_one();
         } else if self.spares.take(shard) {
@@ -103,8 +107,8 @@ impl State {
         }
     }
 
-    /// To the word, or to the first in the queue.
-    pub(super) fn give_back(&self) {
+    /// Returns a place to the word, or grants it to the first call in the queue.
+    fn give_back(&self) {
         let mut word = self.word.load(Ordering::Relaxed);
         while waiting(word) == 0 {
             match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
@@ -115,9 +119,8 @@ impl State {
                 Err(now) => word = now,
             }
         }
-        // Freed and granted again under one lock. If the release looked at the limit before taking
-        // the lock, it could free a place that a limit raised in between had already declared
-        // taken, and serve no waiter.
+        // Free and grant the place under one lock. A release that read the limit before taking the
+        // lock could free a place while the limit is raised, and serve no waiter.
         let served = {
             let mut queue = lock(&self.queue);
             self.word.fetch_sub(1, Ordering::SeqCst);
@@ -132,7 +135,7 @@ impl State {
         }
     }
 
-    /// Wakes as many of the services that wait as there are places.
+    /// Wakes up to `places` services that wait for a permit.
     pub(super) fn wake_many(&self, places: u32) {
         crate::sync::fence(Ordering::SeqCst);
         if let Some(waiters) = self.waiters.get().filter(|_| places > 0) {
@@ -140,15 +143,16 @@ impl State {
         }
     }
 
-    /// Wakes the next service that waits, after a fence: a waiter whose list this call does not see
-    /// yet looks for a place after it has made the list.
+    /// Wakes the next service that waits for a permit. The caller must have issued a SeqCst fence.
+    /// If the list of waiters does not exist yet for this thread, its first waiter tries to take a
+    /// place after creating it, and finds this one.
     pub(super) fn wake_one(&self) {
         if let Some(waiters) = self.waiters.get().filter(|waiters| waiters.any()) {
             waiters.wake_one();
         }
     }
 
-    /// Grants a place to the first in the queue, if there is room.
+    /// Grants a place to the first call in the queue, if one is free. Returns its waker.
     pub(super) fn serve_next(&self, queue: &mut Option<Box<Queue>>) -> Option<Waker> {
         let queue = queue.as_mut()?;
         let mut word = self.word.load(Ordering::SeqCst);

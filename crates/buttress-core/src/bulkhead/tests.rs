@@ -46,7 +46,7 @@ fn a_place_dropped_in_the_queue_or_just_after_it_was_granted_is_passed_on() {
     drop(first);
     assert_eq!(bulkhead.waiting(), 2);
     drop(held);
-    drop(second); // granted, and not polled since
+    drop(second); // granted, not polled since
     assert!(poll(&mut third).is_some());
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
 }
@@ -80,7 +80,7 @@ fn raising_the_limit_serves_the_queue_and_lowering_it_cancels_nothing() {
 
 #[test]
 fn a_compact_bulkhead_takes_at_most_512_bytes() {
-    // The rest is for its one ticket, a label, and reference counts.
+    // The other half is for its one ticket, a label and the reference counts.
     assert!(size_of::<State>() <= 256, "{}", size_of::<State>());
 }
 
@@ -123,7 +123,7 @@ fn zero_lets_nothing_through_until_it_is_raised() {
 #[test]
 fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    // Few for each shard, so that spares run out and are taken from other shards all the time.
+    // Few spares per shard, so that threads often take those of other shards.
     let bulkhead = Bulkhead::with_shards(10, None, 4);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -232,7 +232,7 @@ fn a_place_in_the_queue_goes_before_a_waiter() {
     assert_eq!(flag.0.load(Ordering::SeqCst), 1);
 }
 
-/// What a bulkhead does, in the plainest way there is.
+/// A naive model of a bulkhead, without atomics.
 #[derive(Debug, Default)]
 struct Model {
     limit: usize,
