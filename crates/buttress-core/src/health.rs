@@ -1,9 +1,14 @@
-//! The health that a service reports: liveness, readiness, start-up.
+//! The health of a service: liveness, readiness and start-up.
 //!
-//! Answers come from the last reports of indicators; a probe checks nothing. The groups follow
-//! Kubernetes: *liveness* says whether a restart would help and so must not depend on anything
-//! outside the process, *readiness* says whether to send traffic, *start-up* says whether the other
-//! two mean anything yet. The status of a group is that of its worst member.
+//! Indicators report statuses, and a probe is answered from their last reports: it runs no check
+//! itself. The status of a group is that of its worst indicator. The groups follow
+//! [Kubernetes](https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/):
+//!
+//! | probe | if it fails | indicators |
+//! |---|---|---|
+//! | liveness | the process is restarted | must not depend on anything outside the process |
+//! | readiness | the instance receives no traffic | what every request needs, such as a database |
+//! | start-up | the other two are not probed yet | none: [`Health::started`] decides |
 
 use crate::Clock;
 use crate::report::{Metric, Sink, Value};
@@ -17,32 +22,51 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How well something is, from best to worst.
+/// The status of an indicator or a group, from best to worst.
+///
+/// ```
+/// use buttress_core::health::Status;
+///
+/// assert_eq!([Status::Up, Status::Down, Status::Degraded].into_iter().max(), Some(Status::Down));
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Status {
-    /// Well.
+    /// Works.
     Up,
-    /// Works, with less than it should have: an open circuit, a replica gone. Still takes traffic.
+    /// Works with reduced capacity or function: an open circuit, a missing replica. Still receives
+    /// traffic.
     Degraded,
     /// No report yet, or the last one is too old.
     Unknown,
-    /// Taken out on purpose: starting or draining.
+    /// Out of service on purpose: starting or draining.
     OutOfService,
-    /// Broken.
+    /// Does not work.
     Down,
 }
 
 impl Status {
-    /// All of them, from best to worst.
+    /// All statuses, from best to worst.
     pub const ALL: [Self; 5] = [Self::Up, Self::Degraded, Self::Unknown, Self::OutOfService, Self::Down];
 
-    /// Whether traffic should come here.
+    /// Returns whether an instance of this status should receive traffic: [`Up`](Self::Up) or
+    /// [`Degraded`](Self::Degraded).
+    ///
+    /// ```
+    /// use buttress_core::health::Status;
+    ///
+    /// assert!(Status::Degraded.is_serving() && !Status::Unknown.is_serving());
+    /// ```
     pub fn is_serving(self) -> bool {
         self <= Self::Degraded
     }
 
-    /// A lower-case word, as in reports.
+    /// Returns the status as a lower-case word, such as `out-of-service`.
+    ///
+    /// ```
+    /// # use buttress_core::health::Status;
+    /// assert_eq!(Status::OutOfService.as_str(), "out-of-service");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -60,33 +84,53 @@ impl fmt::Display for Status {
     }
 }
 
-/// Which answer an indicator belongs to.
+/// The group of an indicator, which decides which probe it affects.
+///
+/// ```
+/// use buttress_core::{ManualClock, health::{Group, Health, Probe, Rules, Status}};
+///
+/// let health = Health::<ManualClock>::new();
+/// health.started();
+/// let circuit = health.indicator("payments", Group::Dependencies, Rules::AT_ONCE);
+/// circuit.down("circuit open");
+/// assert_eq!(health.status(Probe::Readiness), Status::Up);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Group {
-    /// Would a restart help? Nothing outside the process belongs here.
+    /// Affects liveness: an instance that is not live is restarted. Must not depend on anything
+    /// outside the process.
     Liveness,
-    /// Should traffic come here?
+    /// Affects readiness: an instance that is not ready receives no traffic.
     Readiness,
-    /// Shown in reports, and changes no answer: circuits to other services belong here. In
+    /// Affects no probe and is listed in reports, for example a circuit to another service. In
     /// readiness, one service that is down would take all its callers out of rotation.
     Dependencies,
 }
 
-/// The question of a probe.
+/// The kind of a probe.
+///
+/// ```
+/// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+///
+/// let health = Health::<ManualClock>::new();
+/// assert_eq!(health.status(Probe::Startup), Status::OutOfService);
+/// health.started();
+/// assert_eq!(health.status(Probe::Startup), Status::Up);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Probe {
-    /// `/livez`
+    /// Whether the process works: `/livez`.
     Liveness,
-    /// `/readyz`
+    /// Whether the instance should receive traffic: `/readyz`.
     Readiness,
-    /// `/startupz`
+    /// Whether the service has started: `/startupz`.
     Startup,
 }
 
-/// The health of one service. A cheap handle; clones share it.
+/// The health of one service. A cheap handle; clones share the state.
 ///
-/// It begins as starting: neither started nor ready.
+/// A new one is neither started nor ready. `C` is its clock, by which reports become too old.
 ///
 /// ```
 /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
@@ -99,7 +143,7 @@ pub enum Probe {
 /// assert_eq!(health.status(Probe::Readiness), Status::Up);
 /// health.drain();
 /// assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
-/// assert_eq!(health.status(Probe::Liveness), Status::Up, "draining is no reason to be killed");
+/// assert_eq!(health.status(Probe::Liveness), Status::Up, "draining must not cause a restart");
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Health<C> {
@@ -124,83 +168,198 @@ struct Entry {
     detail: Option<String>,
     reported: Option<Instant>,
     rules: Rules,
-    /// Reports in a row that contradict the status that is shown.
+    /// Consecutive reports that contradict the current status.
     contrary: u32,
 }
 
-/// When an indicator's reports change its status.
+/// How many reports change the status of an indicator, and how long a report is valid.
+///
+/// A report on an indicator whose status is unknown changes it at once.
+///
+/// ```
+/// use buttress_core::{ManualClock, health::{Group, Health, Probe, Rules, Status}};
+/// use std::time::Duration;
+///
+/// let health = Health::<ManualClock>::new();
+/// health.started();
+/// let rules = Rules { fall: 2, ..Rules::every(Duration::from_secs(10)) };
+/// let database = health.indicator("database", Group::Readiness, rules);
+/// database.up();
+/// database.down("timeout");
+/// assert_eq!(health.status(Probe::Readiness), Status::Up, "one failed check does not count");
+/// database.down("timeout");
+/// assert_eq!(health.status(Probe::Readiness), Status::Down);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rules {
-    /// Good reports in a row after which the status is good. Default 1 (Kubernetes'
-    /// successThreshold).
-    ///
-    /// A report on an indicator whose status is unknown counts at once, good or bad.
+    /// Consecutive good reports after which a bad status becomes good. 1 in both constructors
+    /// (Kubernetes' `successThreshold`).
     pub rise: u32,
-    /// Bad reports in a row after which the status is bad. Default 3 (Kubernetes'
-    /// failureThreshold), and 1 for indicators that are set by hand.
+    /// Consecutive bad reports after which a good status becomes bad. 3 in [`every`](Self::every)
+    /// (Kubernetes' `failureThreshold`), 1 in [`AT_ONCE`](Self::AT_ONCE).
     pub fall: u32,
-    /// After this time without a report the status is [`Status::Unknown`]. `None` for reports that
-    /// stay true.
+    /// The time without a report after which the status becomes [`Status::Unknown`]. `None` if a
+    /// report is valid until the next one.
     pub max_age: Option<Duration>,
 }
 
 impl Rules {
-    /// Every report counts at once, and until the next one.
+    /// Each report changes the status at once and is valid until the next one.
     pub const AT_ONCE: Self = Self { rise: 1, fall: 1, max_age: None };
 
-    /// For a check every `interval`: 1 good or 3 bad in a row, unknown after three intervals of
-    /// silence.
+    /// Returns the rules of a check that runs every `interval`: 1 good report or 3 consecutive bad
+    /// ones change the status, which becomes unknown after three intervals without a report.
+    ///
+    /// ```
+    /// use buttress_core::health::Rules;
+    /// use std::time::Duration;
+    ///
+    /// let rules = Rules::every(Duration::from_secs(10));
+    /// assert_eq!((rules.rise, rules.fall, rules.max_age), (1, 3, Some(Duration::from_secs(30))));
+    /// ```
     pub const fn every(interval: Duration) -> Self {
         Self { rise: 1, fall: 3, max_age: Some(interval.saturating_mul(3)) }
     }
 }
 
 impl<C: Clock + Default> Health<C> {
-    /// A service that is starting.
+    /// Creates the health of a service that is starting.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
+    /// assert_eq!(health.status(Probe::Liveness), Status::Up);
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 }
 
 impl<C: Clock> Health<C> {
-    /// A service that is starting, with a clock for tests and simulations.
+    /// Creates the health of a service that is starting, with a clock of its own.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Group, Health, Probe, Rules, Status}};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let health = Health::with_clock(clock.clone());
+    /// health.started();
+    /// let rules = Rules::every(Duration::from_secs(10));
+    /// let database = health.indicator("database", Group::Readiness, rules);
+    /// database.up();
+    /// clock.advance(Duration::from_secs(31));
+    /// assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+    /// ```
     pub fn with_clock(clock: C) -> Self {
         Self { state: Arc::default(), clock }
     }
 
-    /// The service has started. This is final.
+    /// Marks the service as started. This cannot be undone.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// health.started();
+    /// assert_eq!(health.status(Probe::Startup), Status::Up);
+    /// ```
     pub fn started(&self) {
         self.state.started.store(true, Ordering::Release);
     }
 
-    /// The service is about to stop: readiness ends now, liveness goes on. This is final: no later
-    /// report brings readiness back.
+    /// Marks the service as draining, before it stops: it is no longer ready, and still live. This
+    /// cannot be undone; no later report makes it ready again.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// health.started();
+    /// health.drain();
+    /// assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
+    /// assert_eq!(health.status(Probe::Liveness), Status::Up);
+    /// ```
     pub fn drain(&self) {
         self.state.draining.store(true, Ordering::Release);
     }
 
-    /// Whether [`drain`](Self::drain) was called.
+    /// Returns whether [`drain`](Self::drain) was called.
+    ///
+    /// ```
+    /// # use buttress_core::{ManualClock, health::Health};
+    /// let health = Health::<ManualClock>::new();
+    /// health.drain();
+    /// assert!(health.is_draining());
+    /// ```
     pub fn is_draining(&self) -> bool {
         self.state.draining.load(Ordering::Acquire)
     }
 
-    /// An indicator of readiness that is set by hand.
+    /// Adds an indicator to the group [`Group::Readiness`], with [`Rules::AT_ONCE`]. Its status is
+    /// unknown until its first report. Dropping it removes it.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// health.started();
+    /// let database = health.readiness("database");
+    /// assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+    /// database.up();
+    /// assert_eq!(health.status(Probe::Readiness), Status::Up);
+    /// ```
     pub fn readiness(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Readiness, Rules::AT_ONCE)
     }
 
-    /// An indicator of liveness that is set by hand.
+    /// Adds an indicator to the group [`Group::Liveness`], with [`Rules::AT_ONCE`]. Its status is
+    /// unknown until its first report. Dropping it removes it.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// let event_loop = health.liveness("event loop");
+    /// event_loop.down("no tick for 60 s");
+    /// assert_eq!(health.status(Probe::Liveness), Status::Down);
+    /// ```
     pub fn liveness(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Liveness, Rules::AT_ONCE)
     }
 
-    /// An indicator of a dependency that is set by hand.
+    /// Adds an indicator to the group [`Group::Dependencies`], with [`Rules::AT_ONCE`]. Its status is
+    /// unknown until its first report. Dropping it removes it.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// health.started();
+    /// let payments = health.dependency("payments");
+    /// payments.down("circuit open");
+    /// assert_eq!(health.status(Probe::Readiness), Status::Up);
+    /// assert_eq!(health.report().indicators[0].status, Status::Down);
+    /// ```
     pub fn dependency(&self, name: impl Into<String>) -> Indicator<C> {
         self.indicator(name, Group::Dependencies, Rules::AT_ONCE)
     }
 
-    /// An indicator with rules of its own. It is unknown until its first report, and gone when it
-    /// is dropped.
+    /// Adds an indicator with the given rules. Its status is unknown until its first report. Dropping
+    /// it removes it.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Group, Health, Rules}};
+    /// use std::time::Duration;
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// let rules = Rules::every(Duration::from_secs(10));
+    /// let disk = health.indicator("disk", Group::Readiness, rules);
+    /// disk.down("90 % full");
+    /// assert_eq!(health.report().indicators[0].detail.as_deref(), Some("90 % full"));
+    /// ```
     pub fn indicator(&self, name: impl Into<String>, group: Group, rules: Rules) -> Indicator<C> {
         let id = self.state.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.state.indicators).push(Entry {
@@ -216,7 +375,18 @@ impl<C: Clock> Health<C> {
         Indicator { health: self.clone(), id }
     }
 
-    /// The answer to a probe.
+    /// Returns the status for a probe.
+    ///
+    /// A service that has not started, or that is draining, is [`Status::OutOfService`] for
+    /// readiness. A group without indicators is [`Status::Up`].
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::{Health, Probe}};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// let code = if health.status(Probe::Readiness).is_serving() { 200 } else { 503 };
+    /// assert_eq!(code, 503);
+    /// ```
     pub fn status(&self, probe: Probe) -> Status {
         let worst = |group| {
             let now = self.clock.now();
@@ -236,7 +406,16 @@ impl<C: Clock> Health<C> {
         }
     }
 
-    /// All indicators and answers, for people.
+    /// Returns all indicators and statuses, for operators.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, health::Health};
+    ///
+    /// let health = Health::<ManualClock>::new();
+    /// let _database = health.readiness("database");
+    /// let report = health.report();
+    /// assert_eq!((report.started, report.indicators[0].name.as_str()), (false, "database"));
+    /// ```
     pub fn report(&self) -> Report {
         let now = self.clock.now();
         let indicators = lock(&self.state.indicators)
@@ -278,9 +457,21 @@ impl Entry {
     }
 }
 
-/// Reports on one part of a service's health.
+/// Reports the status of one part of a service. Dropping it removes it from its [`Health`].
+///
+/// ```
+/// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
+///
+/// let health = Health::<ManualClock>::new();
+/// health.started();
+/// let cache = health.readiness("cache");
+/// cache.report(Status::Degraded, Some("one of two nodes".to_owned()));
+/// assert!(health.status(Probe::Readiness).is_serving());
+/// drop(cache);
+/// assert_eq!(health.status(Probe::Readiness), Status::Up);
+/// ```
 #[derive(Debug)]
-#[must_use = "dropping an indicator takes it out of the answer"]
+#[must_use = "dropping an indicator removes it"]
 pub struct Indicator<C> {
     health: Health<C>,
     id: u64,
@@ -288,16 +479,40 @@ pub struct Indicator<C> {
 
 impl<C: Clock> Indicator<C> {
     /// Reports [`Status::Up`].
+    ///
+    /// ```
+    /// # use buttress_core::{ManualClock, health::{Health, Status}};
+    /// # let health = Health::<ManualClock>::new();
+    /// let database = health.readiness("database");
+    /// database.up();
+    /// assert_eq!(health.report().indicators[0].status, Status::Up);
+    /// ```
     pub fn up(&self) {
         self.report(Status::Up, None);
     }
 
-    /// Reports [`Status::Down`], and why.
+    /// Reports [`Status::Down`] with its cause.
+    ///
+    /// ```
+    /// # use buttress_core::{ManualClock, health::Health};
+    /// # let health = Health::<ManualClock>::new();
+    /// let database = health.readiness("database");
+    /// database.down("connection refused");
+    /// assert_eq!(health.report().indicators[0].detail.as_deref(), Some("connection refused"));
+    /// ```
     pub fn down(&self, detail: impl Into<String>) {
         self.report(Status::Down, Some(detail.into()));
     }
 
-    /// Reports a status, and why.
+    /// Reports a status with its cause.
+    ///
+    /// ```
+    /// # use buttress_core::{ManualClock, health::{Health, Status}};
+    /// # let health = Health::<ManualClock>::new();
+    /// let replicas = health.dependency("replicas");
+    /// replicas.report(Status::Degraded, Some("2 of 3".to_owned()));
+    /// assert_eq!(health.report().indicators[0].status, Status::Degraded);
+    /// ```
     pub fn report(&self, status: Status, detail: Option<String>) {
         let now = self.health.clock.now();
         let mut indicators = lock(&self.health.state.indicators);
@@ -313,19 +528,28 @@ impl<C> Drop for Indicator<C> {
     }
 }
 
-/// All that a service's health consists of.
+/// The health of a service at one moment, from [`Health::report`].
+///
+/// ```
+/// use buttress_core::{ManualClock, health::{Health, Report}};
+///
+/// let health = Health::<ManualClock>::new();
+/// health.readiness("database").down("gone"); // dropped, so it is not listed
+/// let Report { started, draining, indicators, .. } = health.report();
+/// assert!(!started && !draining && indicators.is_empty());
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Whether it has started.
+    /// Whether the service has started.
     pub started: bool,
-    /// Whether it is about to stop.
+    /// Whether the service is draining.
     pub draining: bool,
-    /// Should traffic come here?
+    /// The status for [`Probe::Readiness`].
     pub readiness: Status,
-    /// Would a restart help, if not up?
+    /// The status for [`Probe::Liveness`].
     pub liveness: Status,
-    /// Every indicator, in the order in which they were made.
+    /// All indicators, in the order of their creation.
     pub indicators: Vec<Line>,
 }
 
@@ -335,7 +559,7 @@ const SERVING: Metric =
 const INDICATORS: Metric =
     Metric::gauge("resilience.health.indicators", "indicators", "Indicators that have the status").labels(&["status"]);
 
-/// Its own name is that of the process, so that its metrics have no label `policy`.
+/// The metrics have no label `policy`: there is one health per process.
 impl<C: Clock> crate::report::Report for Health<C> {
     fn metrics() -> Vec<Metric> {
         vec![SERVING, INDICATORS]
@@ -364,13 +588,13 @@ impl<C: Clock> crate::report::Report for Health<C> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Line {
-    /// Its name.
+    /// The name of the indicator.
     pub name: String,
-    /// Which answer it belongs to.
+    /// Its group.
     pub group: Group,
-    /// Its status.
+    /// Its status, by its [`Rules`].
     pub status: Status,
-    /// Why.
+    /// The cause of the status, if it was reported.
     pub detail: Option<String>,
 }
 

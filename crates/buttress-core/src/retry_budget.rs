@@ -1,5 +1,5 @@
-//! A budget that keeps retries a share of the traffic, so that they cannot bury a backend that is
-//! down.
+//! A budget that limits retries to a share of the requests, so that retries cannot overload a
+//! backend that is recovering.
 
 use crate::report::{Metric, Report, Sink};
 use crate::shard::Counter;
@@ -10,33 +10,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A thousandth of a retry: all arithmetic is exact in it.
+/// Thousandths in a retry. The budget counts in thousandths, so its arithmetic is exact.
 const MILLI: u64 = 1000;
 
 /// Nanoseconds in a second.
 const NANOS: u128 = 1_000_000_000;
 
-/// A clock that is further back than this was set back: time counts from there. Times that differ
-/// by less come from threads that read their clocks in another order than they took the lock, and
-/// adding them up twice would break the guarantee.
+/// The longest step back that is not a clock that was set back.
+///
+/// Threads may read the clock in one order and take the lock in the other. The time between such
+/// readings is less than this and must not be added twice. After a longer step back, the refill
+/// continues from the new time.
 const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 
-/// A token bucket of retries, shared by every layer that talks to one destination.
+/// A token bucket of retries. A cheap handle; clones share the balance.
 ///
-/// Each request deposits `percent` hundredths of a retry, time adds `min_per_second`, each retry
-/// withdraws one. At most `burst` are ever saved up, and the bucket starts full.
+/// Use one budget for all layers that call one destination. Each request deposits `percent` / 100
+/// retries, each second adds `min_per_second`, and each retry withdraws one. The balance is at most
+/// `burst`, with which the bucket starts.
 ///
-/// **Guarantee**: over *any* interval, retries ≤ `percent`/100 · requests + `min_per_second` ·
-/// seconds + `burst`, and the balance is never negative, however many threads withdraw at once.
+/// # Guarantee
 ///
-/// Deposits need no clock and no shared cache line: they are counted per thread and folded into the
-/// balance by the next withdrawal, which is exact, because between two withdrawals only deposits
-/// happen and a cap over sums does not depend on their order. Time is exact as well: what is left
-/// of a nanosecond's share is carried over.
+/// Over *any* interval, retries ≤ `percent` / 100 · requests + `min_per_second` · seconds +
+/// `burst`. The balance is never negative, even if several threads withdraw at the same time.
 ///
-/// Differences from `tower`'s `TpsBudget`: that rounds a share to 1/n (0.7 lets every request be
-/// retried) and checks before it subtracts, so threads overdraw it; both come from Finagle's
-/// expiring window, which bounds only intervals longer than its time to live.
+/// # Algorithm
+///
+/// Deposits need no clock and no shared cache line: they are counted per thread, and the next
+/// withdrawal adds them to the balance. This is exact: between two withdrawals there are only
+/// deposits, and the capped sum does not depend on their order. The refill by time is exact as well:
+/// fractions of a thousandth of a retry are carried over to the next refill.
+///
+/// # Differences from `tower`'s `TpsBudget`
+///
+/// `TpsBudget` rounds the share to 1/n, so that 0.7 allows a retry for every request. It checks the
+/// balance before it subtracts, so that concurrent threads overdraw it. Its window of expiring
+/// deposits, from Finagle, limits only intervals that are longer than the deposits' time to live.
 ///
 /// ```
 /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
@@ -74,44 +83,87 @@ struct State {
 struct Ledger {
     /// In thousandths of a retry.
     balance: u64,
-    /// Deposits that are in the balance already.
+    /// Deposits that are included in the balance.
     folded: u64,
     refilled_at: Option<Instant>,
-    /// The part of a thousandth that the time up to `refilled_at` added, in billionths of it.
+    /// The fraction of a thousandth that the time up to `refilled_at` has added, in billionths of a
+    /// thousandth.
     carried: u32,
 }
 
 impl<C: Clock + Default> RetryBudget<C> {
-    /// 20 % of the requests, 3 a second, 100 saved up at most.
+    /// Creates a budget of 20 % of the requests and 3 retries per second, with a burst of 100.
     ///
-    /// (Finagle and tower allow 20 % and 10 a second; AWS's SDKs save up 500 credits of 5 each.)
+    /// (Finagle and tower: 20 % and 10 per second. AWS SDKs: a bucket of 500 credits, of which a
+    /// retry takes 5.)
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// assert_eq!(RetryBudget::<ManualClock>::new().balance(), 100.0);
+    /// ```
     pub fn new() -> Self {
         Builder::default().into_budget()
     }
 
-    /// Starts from the values of [`new`](Self::new).
+    /// Returns a builder with the values of [`new`](Self::new).
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().percent(10.0).build()?;
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn builder() -> Builder<C> {
         Builder::default()
     }
 }
 
 impl<C: Clock> RetryBudget<C> {
-    /// The name, if it has one.
+    /// Returns the name, if it has one.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().name("stock").build()?;
+    /// assert_eq!(budget.name(), Some("stock"));
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn name(&self) -> Option<&str> {
         self.state.name.as_deref()
     }
 
     /// Counts one request. Call it once for each logical request, not for its retries.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().percent(50.0).burst(2).build()?;
+    /// budget.try_withdraw().unwrap().spend();
+    /// budget.deposit();
+    /// assert_eq!(budget.balance(), 1.5);
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn deposit(&self) {
         self.state.deposits.add(1);
     }
 
-    /// Takes one retry out of the budget; `None` when it has none left.
+    /// Withdraws one retry; returns `None` if the balance is less than one.
     ///
-    /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) gives the retry back,
-    /// so that a call that is given up during its pause costs nothing. `try_withdraw(..).is_some()`
-    /// therefore only tests the budget.
-    #[must_use = "a withdrawal that is dropped unspent gives the retry back"]
+    /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) returns the retry, so
+    /// that a call that is dropped during its pause costs nothing. `try_withdraw().is_some()` only
+    /// tests the budget.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().burst(1).build()?;
+    /// let withdrawal = budget.try_withdraw().unwrap();
+    /// assert!(budget.try_withdraw().is_none());
+    /// withdrawal.spend();
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    #[must_use = "a withdrawal that is dropped unspent returns the retry"]
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
         let state = &*self.state;
         let mut ledger = lock(&state.ledger);
@@ -120,7 +172,19 @@ impl<C: Clock> RetryBudget<C> {
         Some(Withdrawal { budget: self.state.clone(), spent: false })
     }
 
-    /// How many retries are left. May be fractional.
+    /// Returns how many retries are left. May be fractional.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let clock = ManualClock::new();
+    /// let builder = RetryBudget::<ManualClock>::builder().min_per_second(0.5).burst(8);
+    /// let budget = builder.clock(clock.clone()).build()?;
+    /// budget.try_withdraw().unwrap().spend();
+    /// clock.advance(std::time::Duration::from_secs(1));
+    /// assert_eq!(budget.balance(), 7.5);
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn balance(&self) -> f64 {
         let mut ledger = lock(&self.state.ledger);
         self.state.fold(&mut ledger, self.clock.now());
@@ -151,10 +215,12 @@ impl<C: Clock + Default> Default for RetryBudget<C> {
 }
 
 impl State {
+    /// Returns the burst, in thousandths of a retry.
     fn burst(&self) -> u64 {
         u64::from(self.burst) * MILLI
     }
 
+    /// Adds the deposits and the time since the last call to the balance.
     fn fold(&self, ledger: &mut Ledger, now: Instant) {
         let deposits = self.deposits.sum();
         let deposited = deposits.saturating_sub(ledger.folded).saturating_mul(self.per_deposit.into());
@@ -162,13 +228,12 @@ impl State {
         let income = deposited.saturating_add(self.refill(ledger, now));
         ledger.balance = ledger.balance.saturating_add(income).min(self.burst());
         if ledger.balance == self.burst() {
-            // A full bucket saves nothing, or a part of a thousandth would come on top of the
-            // burst.
+            // Otherwise a fraction of a thousandth would be saved beyond the burst.
             ledger.carried = 0;
         }
     }
 
-    /// What the time since the last refill adds, in thousandths of a retry.
+    /// Returns what the time since the last refill adds, in thousandths of a retry.
     fn refill(&self, ledger: &mut Ledger, now: Instant) -> u64 {
         let since = *ledger.refilled_at.get_or_insert(now);
         if now <= since {
@@ -184,17 +249,36 @@ impl State {
     }
 }
 
-/// A retry that was taken out of the budget. Dropped without [`spend`](Self::spend), because the
-/// call was given up during its pause, it is put back.
+/// A guard of one retry that was withdrawn from a budget.
+///
+/// Dropping it without [`spend`](Self::spend) returns the retry to the budget.
+///
+/// ```
+/// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+///
+/// let budget = RetryBudget::<ManualClock>::builder().burst(1).build()?;
+/// drop(budget.try_withdraw().unwrap()); // the call was dropped during its pause
+/// assert_eq!(budget.balance(), 1.0);
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Debug)]
-#[must_use = "a withdrawal that is dropped unspent gives the retry back"]
+#[must_use = "a withdrawal that is dropped unspent returns the retry"]
 pub struct Withdrawal {
     budget: Arc<State>,
     spent: bool,
 }
 
 impl Withdrawal {
-    /// The retry is on its way.
+    /// Spends the retry. Call it when the retry is sent.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().burst(1).build()?;
+    /// budget.try_withdraw().unwrap().spend();
+    /// assert_eq!(budget.balance(), 0.0);
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn spend(mut self) {
         self.spent = true;
     }
@@ -210,6 +294,14 @@ impl Drop for Withdrawal {
 }
 
 /// Builds a [`RetryBudget`].
+///
+/// ```
+/// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+///
+/// let builder = RetryBudget::<ManualClock>::builder().name("stock").percent(10.0).min_per_second(1.0);
+/// assert_eq!(builder.burst(50).build()?.balance(), 50.0);
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder<C> {
@@ -227,41 +319,66 @@ impl<C: Default> Default for Builder<C> {
 }
 
 impl<C: Clock> Builder<C> {
-    /// The name in metrics. None by default.
+    /// Sets the name in metrics. None by default.
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Takes another clock, for tests and simulations.
+    /// Sets the clock, for tests and simulations.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let clock = ManualClock::new();
+    /// let budget = RetryBudget::<ManualClock>::builder().clock(clock.clone()).build()?;
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn clock<D: Clock>(self, clock: D) -> Builder<D> {
         let Self { name, clock: _, percent, min_per_second, burst } = self;
         Builder { name, clock, percent, min_per_second, burst }
     }
 
-    /// Retries for each hundred requests, 0 to 1000, exact to a tenth of a percent. Default 20.
+    /// Sets the retries for each hundred requests: 0 to 1000, rounded to a tenth. Default 20
+    /// (Finagle, tower).
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let builder = RetryBudget::<ManualClock>::builder();
+    /// assert_eq!(builder.percent(-1.0).build().unwrap_err().field(), "percent");
+    /// ```
     pub fn percent(mut self, percent: f64) -> Self {
         self.percent = percent;
         self
     }
 
-    /// Retries that are allowed each second whatever the traffic, 0 to 1,000,000, exact to a
-    /// thousandth. Default 3.
+    /// Sets the retries that each second adds, whatever the traffic: 0 to 1,000,000, rounded to a
+    /// thousandth. Default 3: enough for a client with few requests, and less than the 10 of Finagle
+    /// and tower.
     pub fn min_per_second(mut self, retries: f64) -> Self {
         self.min_per_second = retries;
         self
     }
 
-    /// How many retries are saved up at most, and are there at the start. At least 1. Default 100.
+    /// Sets the maximum balance, in retries, with which the budget starts. At least 1. Default 100
+    /// (the AWS SDKs' bucket, in retries).
     pub fn burst(mut self, retries: u32) -> Self {
         self.burst = retries;
         self
     }
 
-    /// Makes the budget.
+    /// Creates the budget.
     ///
     /// # Errors
-    /// When a value is out of its range. The error names the setting and the rule that it breaks.
+    /// If a value is out of its range. The error names the setting and the rule that it breaks.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let error = RetryBudget::<ManualClock>::builder().burst(0).build().unwrap_err();
+    /// assert_eq!(error.field(), "burst");
+    /// ```
     pub fn build(self) -> Result<RetryBudget<C>, InvalidConfig> {
         if !(0.0..=1000.0).contains(&self.percent) {
             return Err(InvalidConfig::new("percent", "must be between 0 and 1000"));
@@ -270,7 +387,7 @@ impl<C: Clock> Builder<C> {
             return Err(InvalidConfig::new("min_per_second", "must be between 0 and 1,000,000"));
         }
         if self.burst == 0 {
-            return Err(InvalidConfig::new("burst", "must be at least 1: with 0 no retry is ever allowed"));
+            return Err(InvalidConfig::new("burst", "must be at least 1, or no retry is allowed"));
         }
         Ok(self.into_budget())
     }
@@ -309,7 +426,7 @@ mod tests {
     fn empty(percent: f64, min_per_second: f64, burst: u32) -> RetryBudget {
         let budget =
             RetryBudget::builder().percent(percent).min_per_second(min_per_second).burst(burst).build().unwrap();
-        // So that the clock can be set back on a machine that has just been started.
+        // An `Instant` cannot be set back beyond the start of the machine.
         budget.clock.advance(2 * 3600 * SECOND);
         budget.balance();
         lock(&budget.state.ledger).balance = 0;
@@ -365,7 +482,7 @@ mod tests {
         for rate in [0.7, 3.0, 700_000.0] {
             let budget = empty(0.0, rate, u32::MAX);
             let start = budget.clock.now();
-            // 7 and 700 do not divide a second: every reading leaves a part of a thousandth.
+            // 77,777 ns does not divide a second: every reading leaves a fraction of a thousandth.
             while budget.clock.now() < start + SECOND {
                 budget.clock.advance(Duration::from_nanos(77_777));
                 budget.balance();
@@ -397,9 +514,9 @@ mod tests {
 
     #[test]
     fn a_compact_budget_takes_at_most_256_bytes() {
-        // The reference counts, the state, and the one line of a compact counter.
+        // The reference counts and the state. A compact counter is part of the state.
         let counts = 2 * size_of::<usize>();
-        assert!(counts + size_of::<State>() + 128 <= 256, "{}", size_of::<State>());
+        assert!(counts + size_of::<State>() <= 256, "{}", size_of::<State>());
     }
 
     #[test]
