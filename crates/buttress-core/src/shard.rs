@@ -12,7 +12,10 @@
 //!   write to it, and it keeps the others;
 //! * a call takes the *ticket* of its thread's shard.
 
-use crate::sync::{AtomicU64, Ordering};
+mod counter;
+
+pub use counter::Counter;
+
 use std::{
     cell::Cell,
     fmt,
@@ -234,53 +237,6 @@ pub fn thread_index() -> usize {
     }
 }
 
-/// A counter that threads add to without contention. Reading sums the shards.
-#[derive(Debug)]
-pub struct Counter(Count);
-
-#[derive(Debug)]
-enum Count {
-    One(AtomicU64),
-    Many(Box<[Line]>),
-}
-
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Line(AtomicU64);
-
-impl Counter {
-    /// A counter of zero over `shards` shards.
-    pub fn new(shards: usize) -> Self {
-        Self(match shards {
-            0 | 1 => Count::One(AtomicU64::new(0)),
-            _ => Count::Many((0..shards).map(|_| Line::default()).collect()),
-        })
-    }
-
-    /// Adds to the current thread's shard.
-    pub fn add(&self, n: u64) {
-        let shard = match &self.0 {
-            Count::One(count) => count,
-            Count::Many(lines) => &lines[thread_index() % lines.len()].0,
-        };
-        shard.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// The sum: at least everything added before the reading began.
-    pub fn sum(&self) -> u64 {
-        match &self.0 {
-            Count::One(count) => count.load(Ordering::Relaxed),
-            Count::Many(lines) => lines.iter().map(|line| line.0.load(Ordering::Relaxed)).sum(),
-        }
-    }
-}
-
-impl Default for Counter {
-    fn default() -> Self {
-        Self::new(shards())
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -367,16 +323,5 @@ mod tests {
         let panicked = std::panic::catch_unwind(|| compact(|| panic!("while making a policy")));
         assert!(panicked.is_err());
         assert_eq!(shards(), usual);
-    }
-
-    #[test]
-    fn a_counter_sums_over_threads() {
-        let counter = Arc::new(Counter::new(4));
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| counter.add(1)));
-            }
-        });
-        assert_eq!(counter.sum(), 4000);
     }
 }
