@@ -1,16 +1,17 @@
-//! Shared state that threads reach without meeting on one cache line.
+//! Shared state whose reference counts are sharded, so that threads do not contend for one cache
+//! line.
 //!
-//! A handle to shared state is cloned for every call, because services are (axum, retry and tonic
-//! do it), and an admitted call has to own the state until it settles. With one shared [`Arc`],
-//! every clone and every call of every thread increments and decrements the same reference count,
-//! and that line is all there is to scaling: two threads get 0.4 times the work of one done. So
-//! both are counted per shard, and a thread uses the counts of the shard it belongs to:
+//! A handle to shared state is cloned for every call, because axum, tonic and retries clone their
+//! services, and an admitted call must own the state until it is settled. With one shared [`Arc`],
+//! each clone and each call of every thread changes the same reference count. That cache line then
+//! limits throughput: two threads complete 0.4 times the calls of one thread. Handles and calls are
+//! therefore counted per shard, and a thread uses the counts of its own shard:
 //!
-//! * a handle is an `Arc` of a *home*. Each shard has one. Cloned on a thread of its shard, a
-//!   handle counts there; cloned on another, it becomes a handle of that thread's home. The home
-//!   that a value was put into is the origin. It is no shard's, so that threads read it and do not
-//!   write to it, and it keeps the others;
-//! * a call takes the *ticket* of its thread's shard.
+//! * A handle is an `Arc` of a *home*, of which each shard has one. A clone made on a thread of the
+//!   same shard counts in that home; a clone made on another thread is a handle of that thread's
+//!   home. The *origin* is the home that [`Sharded::new`] creates. It belongs to no shard, so that
+//!   threads read it and do not write to it, and it owns the other homes.
+//! * A call takes the *ticket* of its thread's shard.
 
 mod counter;
 
@@ -23,11 +24,11 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-/// State behind one home and one ticket per shard. Clones share it.
+/// A handle to shared state with sharded reference counts. Clones share the state.
 pub struct Sharded<T>(Handle<T>);
 
 enum Handle<T> {
-    /// A single shard, which has one home.
+    /// The handle of a state with a single shard.
     One(Arc<Shared<T>>),
     Many(Arc<Home<T>>),
 }
@@ -37,28 +38,29 @@ struct Shared<T> {
     tickets: Arc<[Arc<Slot<T>>]>,
 }
 
-/// What handles of one shard share, on lines of its own: what threads write here, others read.
+/// The data that handles of one shard share. On cache lines of its own: its reference count is
+/// written by the threads of its shard.
 #[repr(align(128))]
 struct Home<T> {
     shared: Shared<T>,
-    /// [`ORIGIN`] where it is no shard's.
+    /// The index of its shard; [`ORIGIN`] for an origin.
     shard: usize,
-    /// The home that keeps this one; none for an origin. Without it, because all its handles are
-    /// gone, this home is an origin itself.
+    /// The home that owns this one; empty for an origin. Once all handles of the origin are
+    /// dropped, this home is an origin itself.
     origin: Weak<Self>,
-    /// The homes of other shards, for an origin. They do not keep it, so that the last handle frees
-    /// all.
+    /// The homes of the shards, owned by the origin. They refer to it weakly, so that dropping the
+    /// last handle frees all of them.
     homes: OnceLock<Homes<T>>,
 }
 
-/// In place of the shard of an origin.
+/// The shard index of an origin.
 const ORIGIN: usize = usize::MAX;
 
 type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
 
-/// As large as two lines of 64 bytes, with the counts of the `Arc` around it: adjacent-line
-/// prefetch makes neighbours of them. The size keeps two counts apart as well as an alignment does,
-/// at half of the memory.
+/// A ticket's data, padded so that with the counts of its `Arc` it is 128 bytes long: two cache
+/// lines, because the adjacent-line prefetcher loads lines in pairs. The padding separates two
+/// counts as an alignment of 128 would, with half of the memory.
 struct Slot<T> {
     value: Arc<T>,
     shard: usize,
@@ -66,7 +68,8 @@ struct Slot<T> {
 }
 
 impl<T> Sharded<T> {
-    /// Puts `value` behind `shards` tickets, or the next power of two of them; see [`shards`].
+    /// Creates a handle to `value` with `shards` shards, rounded up to a power of two. See
+    /// [`shards`] for the number.
     pub fn new(shards: usize, value: T) -> Self {
         let value = Arc::new(value);
         let tickets: Arc<[_]> = (0..shards.next_power_of_two())
@@ -77,14 +80,15 @@ impl<T> Sharded<T> {
         Self(if is_one { Handle::One(Arc::new(shared)) } else { Handle::Many(Home::new(shared, ORIGIN, Weak::new())) })
     }
 
-    /// The ticket of the current thread's shard.
+    /// Takes a ticket of the current thread's shard.
     #[inline]
     pub fn ticket(&self) -> Ticket<T> {
         let tickets = &self.shared().tickets;
         Ticket(tickets[shard_of_thread(tickets)].clone())
     }
 
-    /// How many tickets are out: a sum over the shards, exact while none is taken or returned.
+    /// Returns how many tickets are held: a sum over the shards, exact while none is taken or
+    /// dropped.
     pub fn tickets_out(&self) -> usize {
         self.shared().tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
     }
@@ -98,7 +102,7 @@ impl<T> Sharded<T> {
     }
 }
 
-/// The shard of the current thread. There is a power of two of them.
+/// Returns the shard of the current thread. The length of `tickets` is a power of two.
 #[inline]
 fn shard_of_thread<T>(tickets: &[T]) -> usize {
     thread_index() & (tickets.len() - 1)
@@ -109,10 +113,10 @@ impl<T> Home<T> {
         Arc::new(Self { shared, shard, origin, homes: OnceLock::new() })
     }
 
-    /// The home of another shard.
+    /// Returns the home of another shard.
     #[inline(never)]
     fn of_shard(self: &Arc<Self>, shard: usize) -> Arc<Self> {
-        // A home asks its origin, so that each shard has one home and no line of descendants.
+        // Only the origin owns homes. Otherwise a shard would get a home for each path of clones.
         let origin = self.origin.upgrade();
         let origin = origin.as_ref().unwrap_or(self);
         if shard == origin.shard {
@@ -157,17 +161,17 @@ impl<T: fmt::Debug> fmt::Debug for Sharded<T> {
     }
 }
 
-/// Owns the state behind it, counted on its shard's own cache line.
+/// A guard that owns the state, counted in the cache line of its shard.
 pub struct Ticket<T>(Arc<Slot<T>>);
 
 impl<T> Ticket<T> {
-    /// The shard this ticket was taken from. It stays the same when the call moves to another
-    /// thread.
+    /// Returns the shard that this ticket was taken from. It does not change if the call moves to
+    /// another thread.
     pub fn shard(&self) -> usize {
         self.0.shard
     }
 
-    /// Another ticket of the same shard.
+    /// Takes another ticket of the same shard.
     pub fn again(&self) -> Self {
         Self(self.0.clone())
     }
@@ -189,13 +193,14 @@ impl<T: fmt::Debug> fmt::Debug for Ticket<T> {
 }
 
 thread_local! {
-    /// Whether policies that the current thread makes are compact.
+    /// Whether policies that the current thread creates are compact.
     static COMPACT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `make`, in which every new policy gets a single shard: for policies of which there are
-/// many, such as those of a keyed policy. They take less memory, and threads that share one of them
-/// meet on a cache line.
+/// Runs `make`, in which every new policy has a single shard.
+///
+/// For policies of which there are many, such as those of a keyed policy: they take less memory, and
+/// threads that call the same one contend for its cache line.
 pub fn compact<T>(make: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -207,8 +212,11 @@ pub fn compact<T>(make: impl FnOnce() -> T) -> T {
     make()
 }
 
-/// How many shards to make: four for each core, so that few threads share one, as a power of two
-/// between 4 and 64; one inside [`compact`].
+/// Returns the number of shards for a new policy: one inside [`compact`], otherwise four per core,
+/// rounded up to a power of two, between 4 and 64.
+///
+/// With one shard per core, threads would often share one by chance. Bit sets of shards have 64
+/// bits.
 pub fn shards() -> usize {
     if cfg!(loom) || COMPACT.get() {
         return 1;
@@ -217,8 +225,8 @@ pub fn shards() -> usize {
     (cores * 4).next_power_of_two().clamp(4, 64)
 }
 
-/// A small number for the current thread. Threads that start one after the other get neighbouring
-/// numbers, hence different shards.
+/// Returns a small number for the current thread. Threads that call this for the first time one
+/// after the other get consecutive numbers, and so different shards.
 #[inline]
 pub fn thread_index() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -244,7 +252,7 @@ mod tests {
     fn home<T>(sharded: &Sharded<T>) -> &Arc<Home<T>> {
         match &sharded.0 {
             Handle::Many(home) => home,
-            Handle::One(_) => panic!("it has one shard"),
+            Handle::One(_) => panic!("a single shard has no home"),
         }
     }
 
@@ -254,7 +262,7 @@ mod tests {
             let sharded = sharded.clone();
             std::thread::spawn(move || {
                 let moved = Sharded::clone(&sharded);
-                assert_eq!(home(&moved).shard, thread_index() & 3, "it is at home on this thread's shard");
+                assert_eq!(home(&moved).shard, thread_index() & 3, "a clone uses the home of its thread's shard");
                 drop(sharded);
                 moved
             })
@@ -269,14 +277,14 @@ mod tests {
         let handles = elsewhere(&sharded, 8);
         let again: Vec<_> = handles.iter().flat_map(|handle| elsewhere(handle, 4)).collect();
         for handle in handles.iter().chain(&again) {
-            // Other tests draw numbers too, so that not every shard is among the first eight.
+            // Other tests draw thread numbers too, so the first eight need not cover all shards.
             let mut all = handles.iter().chain([&sharded]).chain(&again);
-            let known = all.find(|known| home(known).shard == home(handle).shard).expect("itself at the least");
+            let known = all.find(|known| home(known).shard == home(handle).shard).expect("handle itself");
             assert!(Arc::ptr_eq(home(known), home(handle)), "a second home of shard {}", home(handle).shard);
         }
         assert!(
             handles.iter().any(|handle| home(handle).shard != home(&handles[0]).shard),
-            "eight threads use several shards"
+            "eight threads should use several shards"
         );
         drop((sharded, handles, again));
         assert_eq!(Arc::strong_count(&value), 1);
@@ -310,8 +318,8 @@ mod tests {
             std::thread::spawn(move || sharded.ticket().shard())
         };
         let (a, b) = (shard(&sharded), shard(&sharded));
-        // Other tests' threads draw numbers too, so only the usual case can be asserted: two draws
-        // of a run of at most `shards()`.
+        // Other tests' threads draw numbers too, so the two shards may be equal. Only their range
+        // can be asserted.
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         assert!(a < shards() && b < shards());
     }

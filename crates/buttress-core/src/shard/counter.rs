@@ -1,7 +1,7 @@
 use super::{shards, thread_index};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A counter that threads add to without contention. Reading sums the shards.
+/// A sharded counter, to which threads add without contention. Reading it sums the shards.
 #[derive(Debug)]
 pub struct Counter(Count);
 
@@ -16,7 +16,7 @@ enum Count {
 struct Line(AtomicU64);
 
 impl Counter {
-    /// A counter of zero over `shards` shards.
+    /// Creates a counter of zero with `shards` shards.
     pub fn new(shards: usize) -> Self {
         Self(match shards {
             0 | 1 => Count::One(AtomicU64::new(0)),
@@ -24,7 +24,7 @@ impl Counter {
         })
     }
 
-    /// Adds to the current thread's shard.
+    /// Adds `n` to the current thread's shard.
     pub fn add(&self, n: u64) {
         let shard = match &self.0 {
             Count::One(count) => count,
@@ -33,7 +33,7 @@ impl Counter {
         shard.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// The sum: at least everything added before the reading began.
+    /// Returns the sum, which contains everything added before the call.
     pub fn sum(&self) -> u64 {
         match &self.0 {
             Count::One(count) => count.load(Ordering::Relaxed),
