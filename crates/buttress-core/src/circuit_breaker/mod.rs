@@ -41,6 +41,7 @@ mod overdue;
 mod permit;
 mod ramp;
 mod report;
+mod round;
 mod rules;
 mod settings;
 mod streak;

@@ -1,7 +1,7 @@
 use super::{
     circuit::Circuit,
     event::{Event, State},
-    machine::{Probe, Verdict},
+    round::{Probe, Verdict},
     settings::OnDrop,
     ticks::{TICK, TICK_BITS},
     time_window::Category,
