@@ -11,22 +11,46 @@ use crate::{Clock, Reason, Rejection, Waiters};
 use std::time::Duration;
 
 impl<C: Clock> CircuitBreaker<C> {
-    /// Returns whether every call would be refused now. Takes nothing, counts nothing and promises
-    /// nothing.
+    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing about
+    /// the next call.
     ///
     /// # Errors
-    /// When every call would be refused, with the time after which it is worth asking again.
+    /// If every call would be refused, with the time after which to check again.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
+    /// use std::time::Duration;
+    ///
+    /// let builder = CircuitBreaker::<ManualClock>::builder("payments");
+    /// let breaker = builder.clock(ManualClock::new()).build()?;
+    /// breaker.open_for(Duration::from_secs(60));
+    /// assert_eq!(breaker.peek().unwrap_err().retry_after, Some(Duration::from_secs(60)));
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     #[inline]
     pub fn peek(&self) -> Result<(), Refused> {
         let word = self.circuit.hot.word.load(Ordering::Acquire);
         if State::of_word(word).admits_all() { Ok(()) } else { self.refusal(word) }
     }
 
-    /// Admits a call, where `may_probe` decides whether it may be a probe of a half-open circuit.
-    /// It is called only when that matters.
+    /// Admits a call that is a probe only if `may_probe` returns true, for example because the
+    /// request is idempotent.
+    ///
+    /// `may_probe` is called at most once, and only if the circuit would admit the call as a probe.
     ///
     /// # Errors
-    /// The rejection of a call that is not admitted.
+    /// The rejection, if the call is not admitted; [`PROBES_EXHAUSTED`] if it may not be a probe.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, PROBES_EXHAUSTED}};
+    /// use std::time::Duration;
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// breaker.open_for(Duration::ZERO);
+    /// let rejection = breaker.admit_if(|| false).unwrap_err();
+    /// assert_eq!(rejection.reason(), &PROBES_EXHAUSTED);
+    /// assert!(breaker.admit_if(|| true).unwrap().is_probe());
+    /// ```
     pub fn admit_if(&self, may_probe: impl FnOnce() -> bool) -> Result<CircuitBreakerPermit<C>, Rejection> {
         let word = self.circuit.hot.word.load(Ordering::Acquire);
         let mut may_probe = Some(may_probe);
@@ -35,20 +59,20 @@ impl<C: Clock> CircuitBreaker<C> {
             return Err(self.circuit.reject(&PROBES_EXHAUSTED, None));
         }
         let permit = self.admit_call(true)?;
-        // The open time may have ended since it was peeked at. Dropping the permit gives the slot
-        // back.
+        // The open time may have ended since `peek`. Dropping the permit releases the slot.
         if permit.is_probe() && must_not() {
             return Err(self.circuit.reject(&PROBES_EXHAUSTED, None));
         }
         Ok(permit)
     }
 
-    /// Counts a rejection and returns it, with this circuit's name.
+    /// Counts and returns a rejection with this circuit's name, for a layer that rejects a call
+    /// itself.
     pub fn reject(&self, reason: &'static Reason) -> Rejection {
         self.circuit.reject(reason, None)
     }
 
-    /// `begins`: whether the call begins now, or a place is reserved for it.
+    /// Admits a call. `begins` is false if a permit is only reserved.
     #[inline(always)]
     fn admit_call(&self, begins: bool) -> Result<CircuitBreakerPermit<C>, Rejection> {
         let word = self.circuit.hot.word.load(Ordering::Acquire);
@@ -58,7 +82,7 @@ impl<C: Clock> CircuitBreaker<C> {
         self.admit_closed(word, begins).map_err(|refusal| self.rejection(refusal))
     }
 
-    /// Admits a call in a state that admits all, apart from a recovery ramp.
+    /// Admits a call in a state that admits all calls, unless a recovery ramp rejects it.
     #[inline(always)]
     fn admit_closed(&self, word: u64, begins: bool) -> Result<CircuitBreakerPermit<C>, Refusal> {
         let circuit = &*self.circuit;
@@ -71,15 +95,15 @@ impl<C: Clock> CircuitBreaker<C> {
         Ok(CircuitBreakerPermit::new(self.circuit.ticket(), word, timed, begins, self.clock.clone()))
     }
 
-    /// Rejects in one frame with the refusal, which is the way of most calls of an open circuit.
+    /// Admits or rejects a call in any other state. Most calls here are rejected, so the rejection is
+    /// inlined.
     #[cold]
     #[inline(never)]
     fn admit_cold(&self, word: u64, begins: bool) -> Result<CircuitBreakerPermit<C>, Rejection> {
         self.admit_probe(word, begins).map_err(|refusal| self.rejection(refusal))
     }
 
-    /// Admits a probe where one is due, or any call where the circuit has closed since `word` was
-    /// read.
+    /// Admits a probe if a slot is free, or any call if the circuit has closed since `word` was read.
     #[inline(always)]
     fn admit_probe(&self, word: u64, begins: bool) -> Result<CircuitBreakerPermit<C>, Refusal> {
         let circuit = &*self.circuit;
@@ -103,7 +127,9 @@ impl<C: Clock> CircuitBreaker<C> {
         self.circuit.reject(reason, retry_after)
     }
 
-    /// Uses the coarse clock until 20 ms before the time to refuse is over, then the precise one.
+    /// Returns the refusal of a state that does not admit all calls, unless it may admit a probe now.
+    ///
+    /// Uses the coarse clock until 20 ms before the end of the time to refuse, then the precise one.
     fn refusal(&self, word: u64) -> Result<(), Refused> {
         const NEAR: u64 = 20_000_000;
         let circuit = &*self.circuit;
@@ -132,13 +158,13 @@ impl<C: Clock> CircuitBreaker<C> {
     }
 }
 
-/// A call that is not admitted, before it counts as rejected.
+/// The reason and the time of a rejection that is not counted yet.
 struct Refusal {
     reason: &'static Reason,
     retry_after: Option<Duration>,
 }
 
-/// Why a circuit in the state of `word` refuses.
+/// Returns why a circuit in the state of `word` refuses calls.
 fn reason(word: u64) -> &'static Reason {
     match State::of_word(word) {
         State::ForcedOpen => &FORCED_OPEN,
@@ -164,8 +190,8 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for CircuitBreaker<C> {
         self.circuit.reject(reason(self.circuit.hot.word.load(Ordering::Acquire)), retry_after)
     }
 
-    /// A permit of an earlier generation, or of a probe whose slot is gone, is not good any more:
-    /// the call is admitted anew, or rejected.
+    /// Begins the call of a reserved permit. If the permit is of an earlier generation, or of a probe
+    /// that has lost its slot, the call is admitted again or rejected.
     fn confirm(&self, mut permit: CircuitBreakerPermit<C>, _: &Req) -> Result<CircuitBreakerPermit<C>, Rejection> {
         if permit.begin() {
             return Ok(permit);
@@ -186,8 +212,8 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for CircuitBreaker<C> {
 impl<C: Clock> Reserve for CircuitBreaker<C> {
     type Permit = CircuitBreakerPermit<C>;
 
-    /// A reserved probe whose call does not come within the lease gives its slot back, and counts
-    /// as nothing.
+    /// Reserves a permit. If it is that of a probe whose call does not begin within the lease, its
+    /// slot is released and nothing is counted.
     fn try_reserve(&self) -> Result<CircuitBreakerPermit<C>, Refused> {
         let word = self.circuit.hot.word.load(Ordering::Acquire);
         let admitted = match State::of_word(word).admits_all() {
@@ -197,8 +223,8 @@ impl<C: Clock> Reserve for CircuitBreaker<C> {
         admitted.map_err(|Refusal { retry_after, .. }| Refused { retry_after })
     }
 
-    /// A permit of an earlier generation, or of a probe that has lost its slot, is not good any
-    /// more.
+    /// Returns whether a permit is still valid: not if it is of an earlier generation, or of a probe
+    /// that has lost its slot.
     fn holds(&self, permit: &CircuitBreakerPermit<C>) -> bool {
         permit.holds()
     }
@@ -209,8 +235,8 @@ impl<C: Clock> Reserve for CircuitBreaker<C> {
 }
 
 impl<C: Clock> Idle for CircuitBreaker<C> {
-    /// No call is in flight, and the circuit is closed, or would admit a probe now. An operator's
-    /// state is never idle.
+    /// Returns whether no permit is held and the circuit is closed or would admit a probe now. A
+    /// state that an operator set is never idle.
     fn is_idle(&self) -> bool {
         self.is_idle()
     }

@@ -11,10 +11,10 @@ use crate::{Clock, InvalidConfig, Name};
 use fastrand::Rng;
 use std::{fmt, time::Duration};
 
-/// A circuit breaker: a cheap handle; clones share one circuit. See the [module](super) for how it
-/// works.
+/// A circuit breaker. A cheap handle; clones share one circuit.
 ///
-/// `C` is its clock. The crate `buttress` names the type with tokio's.
+/// See the [module](super) for its states. `C` is the clock; the crate `buttress` has an alias of
+/// this type with tokio's clock.
 ///
 /// ```
 /// use buttress_core::circuit_breaker::{CircuitBreaker, State};
@@ -41,13 +41,15 @@ pub struct CircuitBreaker<C> {
 }
 
 impl<C: Clock + Default> CircuitBreaker<C> {
-    /// With the defaults of [`Builder`]: failures in a row that chance does not explain, at least
-    /// 5, or more than half of at least 20 calls in 10 seconds, by what chance explains.
+    /// Creates a circuit breaker with the defaults of [`Builder`].
+    ///
+    /// It trips on 5 or more consecutive failures, or if clearly more than half of at least 20 calls
+    /// in 10 seconds failed, and stays open for 5 to 30 seconds.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None, C::default())
     }
 
-    /// Starts from the defaults.
+    /// Returns a builder with the default settings.
     pub fn builder(name: impl Into<Name>) -> Builder<C> {
         Builder::new(name.into())
     }
@@ -59,13 +61,20 @@ impl<C: Clock> CircuitBreaker<C> {
         Self { circuit: Sharded::new(shards, Circuit::new(name, config, rng, shards)), clock }
     }
 
-    /// The name, as it stands in rejections, logs and metrics.
+    /// Returns the name, which rejections, logs and metrics contain.
     pub fn name(&self) -> &Name {
         self.circuit.name()
     }
 
-    /// The state at this moment. An open circuit whose time is over stays open until a call comes
-    /// that can be its probe.
+    /// Returns the current state. After its open time, a circuit stays open until the next call,
+    /// which becomes a probe.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, State}};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// assert_eq!(breaker.state(), State::Closed);
+    /// ```
     pub fn state(&self) -> State {
         match State::of_word(self.circuit.hot.word.load(Ordering::Acquire)) {
             State::HalfOpen => self.circuit.change(self.clock.now(), |machine, now, steps| {
@@ -76,7 +85,16 @@ impl<C: Clock> CircuitBreaker<C> {
         }
     }
 
-    /// One look at everything.
+    /// Returns the state, the results and the counters at this moment.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, Outcome, Permit, Policy, circuit_breaker::CircuitBreaker};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// breaker.admit("a request").unwrap().settle(&Outcome::Success);
+    /// let snapshot = breaker.snapshot();
+    /// assert_eq!((snapshot.counts.total(), snapshot.rejected), (1, 0));
+    /// ```
     pub fn snapshot(&self) -> Snapshot {
         let (circuit, now) = (&*self.circuit, self.clock.now());
         let (state, generation, openings, retry_after) = circuit.change(now, |machine, now, steps| {
@@ -98,68 +116,107 @@ impl<C: Clock> CircuitBreaker<C> {
         }
     }
 
-    /// Refuses every call until another of these methods is called.
+    /// Rejects every call, until [`reset`](Self::reset) or another method sets the state.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, Policy, circuit_breaker::{CircuitBreaker, FORCED_OPEN}};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// breaker.force_open();
+    /// assert_eq!(breaker.admit("a request").unwrap_err().reason(), &FORCED_OPEN);
+    /// breaker.reset();
+    /// assert!(breaker.admit("a request").is_ok());
+    /// ```
     pub fn force_open(&self) {
         self.set(State::ForcedOpen);
     }
 
-    /// Lets every call through and counts nothing, until another of these methods is called.
+    /// Admits every call and counts nothing, until [`reset`](Self::reset) or another method sets the
+    /// state.
     pub fn disable(&self) {
         self.set(State::Disabled);
     }
 
-    /// Lets every call through and counts, but never trips, until another of these methods is
-    /// called.
+    /// Admits and counts every call but never trips, until [`reset`](Self::reset) or another method
+    /// sets the state. For trying rules in production: a rule that is met emits
+    /// [`Event::RateExceeded`].
     pub fn metrics_only(&self) {
         self.set(State::MetricsOnly);
     }
 
-    /// Closes the circuit and forgets all results.
+    /// Closes the circuit and clears all results.
     pub fn reset(&self) {
         self.set(State::Closed);
     }
 
-    /// Opens the circuit for `time`; then it probes as after a trip.
+    /// Opens the circuit for `time`, for example before maintenance of the backend. After it, the
+    /// circuit is half-open, as after a trip.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, Policy, circuit_breaker::CircuitBreaker};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let builder = CircuitBreaker::<ManualClock>::builder("payments");
+    /// let breaker = builder.clock(clock.clone()).build()?;
+    /// breaker.open_for(Duration::from_secs(60));
+    /// assert!(breaker.admit("a request").is_err());
+    /// clock.advance(Duration::from_secs(60));
+    /// assert!(breaker.admit("a request").unwrap().is_probe());
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn open_for(&self, time: Duration) {
         self.circuit.change(self.clock.now(), |machine, now, steps| steps.push(machine.open_for(time, now)));
     }
 
-    /// Opens for `time` as another instance did, or closes as it did for `None`; then it goes on as
-    /// after a trip or a recovery of its own, with a time that the next relapse lengthens as if
-    /// there had been none. In an operator's state it stays.
+    /// Follows another instance of this service that has opened its circuit to the same backend for
+    /// `open`, or has closed it (`None`).
+    ///
+    /// The circuit then continues as after its own trip or recovery, except that a followed opening
+    /// does not lengthen the next open time. A state that an operator set stays.
     pub fn follow(&self, open: Option<Duration>) {
         self.circuit.change(self.clock.now(), |machine, now, steps| steps.extend(machine.follow(open, now)));
     }
 
-    /// Allows at most so many probes at a time here, of those that the configuration allows,
-    /// because instances share them; `None` for all. While it is 0, an open circuit stays open
-    /// beyond its time.
+    /// Limits the probes in flight of this instance, because the instances of a service share them;
+    /// `None` for no limit beside [`Builder::concurrent_probes`]. While the limit is 0, an open
+    /// circuit stays open beyond its open time.
     pub fn allow_probes(&self, allowed: Option<u32>) {
         self.circuit.change(self.clock.now(), |machine, _, _| machine.allow_probes(allowed));
     }
 
-    /// Whether a call would have been a probe had one been [allowed](Self::allow_probes), since the
-    /// circuit opened.
+    /// Returns whether a call since the circuit opened would have been a probe, had
+    /// [`allow_probes`](Self::allow_probes) not set the limit to 0.
     pub fn lacks_probe(&self) -> bool {
         self.circuit.change(self.clock.now(), |machine, _, _| machine.probe_denied)
     }
 
-    /// Whether half of the minimum throughput is enough for the rates, because other instances have
-    /// seen enough.
+    /// Sets whether half of the minimum throughput, rounded up, is enough for the rate rules,
+    /// because the circuit of another instance is open.
     pub fn set_cautious(&self, cautious: bool) {
         self.circuit.rules.set_cautious(cautious);
         self.circuit.rules_changed();
     }
 
-    /// Changes the configuration while it runs. State and results stay, and are judged by the new
-    /// thresholds at once: a circuit whose results meet them trips, and a half-open one with enough
-    /// successes closes. A time window of another length begins anew. The name, the seed and a
-    /// custom rule are not reloaded.
+    /// Replaces the settings of a live circuit.
+    ///
+    /// State and results stay, and the new rules are evaluated at once: a circuit whose results meet
+    /// them trips, and a half-open circuit with enough successes closes. A time window of another
+    /// length starts empty. The name, the clock, the seed and the custom rule are not replaced.
     ///
     /// # Errors
-    /// When the new configuration breaks a rule, or asks for what a live circuit cannot change:
-    /// whether it has a window, of which kind, how many results a count window holds, and whether
-    /// it counts overdue calls. The old configuration stays then.
+    /// If a value is out of its range, or the new settings change what is fixed in a live circuit:
+    /// whether it has a window, the kind of the window, the number of results of a count window,
+    /// whether it counts overdue calls, and the slow threshold if it does. The old settings stay.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// let settings = CircuitBreaker::<ManualClock>::builder("payments").failure_rate(0.3);
+    /// breaker.reload(&settings)?;
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
     pub fn reload(&self, builder: &Builder<C>) -> Result<(), InvalidConfig> {
         let config = builder.settings.parse()?;
         let (circuit, now) = (&*self.circuit, self.clock.now());
@@ -168,7 +225,7 @@ impl<C: Clock> CircuitBreaker<C> {
             if let Resize::Impossible = resize {
                 return Err(InvalidConfig::new(
                     "window",
-                    "cannot change its kind, or how many results it counts, on a live circuit",
+                    "cannot change its kind, or the number of results of a count window, on a live circuit",
                 ));
             }
             let threshold = config.slow_threshold.map(super::nanos);
@@ -177,7 +234,7 @@ impl<C: Clock> CircuitBreaker<C> {
             {
                 return Err(InvalidConfig::new(
                     "count_overdue",
-                    "cannot change on a live circuit, nor can its slow_threshold",
+                    "cannot change on a live circuit, and neither can the slow_threshold while it is on",
                 ));
             }
             let changed = circuit.rules.set(&config);
@@ -196,8 +253,23 @@ impl<C: Clock> CircuitBreaker<C> {
         Ok(())
     }
 
-    /// Calls `listener` with every change of state, on the thread that caused it, outside any lock.
-    /// A panic in it is contained. It stays for as long as the circuit does.
+    /// Adds a listener that is called with every change of state, for the lifetime of the circuit.
+    ///
+    /// It is called on the thread that caused the change, outside any lock. A panic in it is caught.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// let log = Arc::new(Mutex::new(Vec::new()));
+    /// let sink = log.clone();
+    /// breaker.on_transition(move |change| {
+    ///     sink.lock().unwrap().push(format!("{} -> {}", change.from, change.to));
+    /// });
+    /// breaker.force_open();
+    /// assert_eq!(*log.lock().unwrap(), ["closed -> forced-open"]);
+    /// ```
     pub fn on_transition(&self, listener: impl Fn(&Transition) + Send + Sync + 'static) {
         self.on_transition_while(move |transition| {
             listener(transition);
@@ -205,7 +277,8 @@ impl<C: Clock> CircuitBreaker<C> {
         });
     }
 
-    /// The same, for as long as `listener` returns true.
+    /// Adds a listener like [`on_transition`](Self::on_transition), and removes it once it returns
+    /// false.
     pub fn on_transition_while(&self, listener: impl Fn(&Transition) -> bool + Send + Sync + 'static) {
         self.circuit.listen(false, move |event| match event {
             Event::Transition(transition) => listener(transition),
@@ -213,15 +286,35 @@ impl<C: Clock> CircuitBreaker<C> {
         });
     }
 
-    /// Calls `listener` with every [`Event`], for as long as it returns true: every call that ends
-    /// or is refused too, on the thread of the call, outside any lock. A panic in it is contained.
-    /// Calls are timed while there is such a listener, which costs two readings of the clock each.
-    /// A call that was admitted before the listener was added causes no event.
+    /// Adds a listener that is called with every [`Event`], and removes it once it returns false.
+    ///
+    /// It is called on the thread of the call, outside any lock, also for calls that end or are
+    /// rejected. A panic in it is caught. While there is such a listener, calls are timed, which
+    /// costs two readings of the clock per call. A call that was admitted before the listener was
+    /// added, and was not timed, emits no [`Event::Called`].
     pub fn on_event_while(&self, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
         self.circuit.listen(true, listener);
     }
 
-    /// The same, for as long as the circuit exists.
+    /// Adds a listener like [`on_event_while`](Self::on_event_while), for the lifetime of the
+    /// circuit.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, Outcome, Permit, Policy};
+    /// use buttress_core::circuit_breaker::{CircuitBreaker, Event};
+    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+    ///
+    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+    /// let calls = Arc::new(AtomicU32::new(0));
+    /// let counter = calls.clone();
+    /// breaker.on_event(move |event| {
+    ///     if let Event::Called { .. } = event {
+    ///         counter.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// });
+    /// breaker.admit("a request").unwrap().settle(&Outcome::Success);
+    /// assert_eq!(calls.load(Ordering::Relaxed), 1);
+    /// ```
     pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
         self.on_event_while(move |event| {
             listener(event);
@@ -229,25 +322,26 @@ impl<C: Clock> CircuitBreaker<C> {
         });
     }
 
-    /// Returns how often the state changed so far, by the state before and after.
+    /// Returns how often the state has changed since the circuit was created, by the state before
+    /// and after.
     pub fn transitions(&self) -> Vec<(State, State, u32)> {
         self.circuit.change(self.clock.now(), |machine, _, _| machine.changes())
     }
 
-    /// A value of a layer that lives as long as the circuit and is made when it is first asked for.
-    /// There is one in each circuit; `None` if it is of another type.
+    /// Returns a value that a layer attaches to the circuit, for the circuit's lifetime. The first
+    /// call creates it with `make`. There is one per circuit; returns `None` if it has another type.
     pub fn attachment<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Option<&T> {
         self.circuit.attachment.get_or_init(|| Box::new(make())).downcast_ref()
     }
 
-    /// How many permits are out.
+    /// Returns how many permits are held.
     pub fn in_flight(&self) -> usize {
         self.circuit.tickets_out()
     }
 
-    /// Whether nothing would be lost with this circuit: no permit is out, and it is closed, or
-    /// would admit a probe now. An operator's state is never idle. [Keyed
-    /// policies](crate::shard::compact) forget such circuits first.
+    /// Returns whether the circuit can be evicted: no permit is held, and it is closed or would
+    /// admit a probe now. A state that an operator set is never idle. Keyed policies evict idle
+    /// circuits first.
     pub fn is_idle(&self) -> bool {
         if self.in_flight() != 0 {
             return false;
@@ -278,7 +372,7 @@ impl<C> fmt::Debug for CircuitBreaker<C> {
 
 #[cfg(all(test, not(loom)))]
 impl<C: Clock> CircuitBreaker<C> {
-    /// Goes on as if there had been so many changes of state, and one more, which closes it.
+    /// Sets the generation, and closes the circuit with the next one.
     pub(super) fn jump_to(&self, generation: u64) {
         self.circuit.change(self.clock.now(), |machine, _, steps| {
             machine.generation = generation;

@@ -24,16 +24,17 @@ use std::{
 };
 
 const POLICY: &str = "circuit breaker";
-/// Nanoseconds by which two threads may disagree on the time. More is a clock that was set back.
-pub(super) const RACE: u64 = 2_000_000_000;
-/// More nanoseconds than any clock reaches.
+/// Nanoseconds by which the times of two threads may differ. A larger difference means that the clock
+/// was set back.
+pub(super) const MAX_CLOCK_SKEW: u64 = 2_000_000_000;
+/// A time in nanoseconds that no clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 
-/// The state of a circuit, as its handle and its permits share it.
+/// The state that the handles and permits of a circuit share.
 ///
-/// Its fields stay in this order: what every call reads lies between what is hardly ever written,
-/// so that no other object is on its cache lines, and that takes no alignment, which would double
-/// the size of a small circuit.
+/// The order of the fields is fixed: the fields that every call reads lie between fields that are
+/// rarely written, so that no other object shares their cache lines. An alignment would do the same
+/// but double the size of a small circuit.
 #[repr(C)]
 pub(super) struct Circuit {
     pub(super) rules: Rules,
@@ -45,41 +46,42 @@ pub(super) struct Circuit {
     waiters: OnceLock<Waiters>,
     pub(super) listeners: Listeners,
     pub(super) attachment: OnceLock<Box<dyn Any + Send + Sync>>,
-    machine: Mutex<Seldom>,
+    machine: Mutex<LazyMachine>,
     pub(super) rejected: Counter,
     pub(super) stale: AtomicU64,
 }
 
-/// What every call reads. It is written only when something fails or changes, so that healthy
-/// threads share the line without disturbing each other.
+/// The fields that every call reads. They are written only if a call fails or the state changes, so
+/// threads share their cache line without contention.
 pub(super) struct Hot {
     /// `generation << 3 | state`.
     pub(super) word: AtomicU64,
-    /// In a state that refuses: nothing can be admitted before this many nanoseconds.
+    /// In a state that does not admit all calls: the time in nanoseconds before which no call can be
+    /// admitted.
     pub(super) refuses_until: AtomicU64,
-    /// The same, from the moment on at which it was decided.
+    /// The length of that time, from the moment at which `refuses_until` was set.
     refuses_for: AtomicU64,
     pub(super) streak: Streak,
     pub(super) ramp: Ramp,
-    /// Not 0 where calls are timed: because some are slow, or because a listener wants calls.
+    /// Not 0 if calls are timed, for a slow threshold or for a listener of calls.
     timed: AtomicU32,
 }
 
-/// The machine of a circuit, which is made when something looks at it for the first time: most
-/// circuits of a keyed policy are closed all their lives.
-enum Seldom {
+/// The machine of a circuit, created when it is needed for the first time: most circuits of a keyed
+/// policy are never anything but closed.
+enum LazyMachine {
     Closed(Recovery, Rng),
-    Made(Box<Machine>),
+    Created(Box<Machine>),
 }
 
-impl Seldom {
-    fn machine(&mut self) -> &mut Machine {
+impl LazyMachine {
+    fn get(&mut self) -> &mut Machine {
         if let Self::Closed(config, rng) = self {
-            *self = Self::Made(Box::new(Machine::new(config.clone(), rng.clone())));
+            *self = Self::Created(Box::new(Machine::new(config.clone(), rng.clone())));
         }
         match self {
-            Self::Made(machine) => machine,
-            Self::Closed(..) => unreachable!("it was made just now"),
+            Self::Created(machine) => machine,
+            Self::Closed(..) => unreachable!("created above"),
         }
     }
 }
@@ -102,7 +104,7 @@ impl Circuit {
             window,
             overdue: overdue.map(|threshold| Box::new(Overdue::new(threshold))),
             time: Timeline::default(),
-            machine: Mutex::new(Seldom::Closed(config.recovery, rng)),
+            machine: Mutex::new(LazyMachine::Closed(config.recovery, rng)),
             labels: Labels::new(POLICY, Some(&name), shards),
             waiters: OnceLock::new(),
             listeners: Listeners::default(),
@@ -126,10 +128,10 @@ impl Circuit {
         // Set the origin first; otherwise an open period could end at 0.
         self.nanos(now);
         let mut steps = Vec::new();
-        let mut seldom = lock(&self.machine);
-        let machine = seldom.machine();
+        let mut guard = lock(&self.machine);
+        let machine = guard.get();
         let before = machine.refuses_until();
-        machine.see(now);
+        machine.observe(now);
         let result = step(machine, now, &mut steps);
         let after = machine.refuses_until();
         let changed = !steps.is_empty() || before != after;
@@ -137,8 +139,8 @@ impl Circuit {
         if changed {
             self.publish(machine, &steps, now);
         }
-        drop(seldom);
-        // A lease that is only renewed lets nothing in.
+        drop(guard);
+        // The renewal of a lease admits no call, so it wakes no waiter.
         let renewed = steps.is_empty() && matches!((before, after), (Until::Moment(a), Until::Moment(b)) if a < b);
         if changed && !renewed {
             self.wake();
@@ -154,8 +156,9 @@ impl Circuit {
         }
     }
 
-    /// First the times, then the state: a thread that sees the new state sees its times too. One
-    /// that sees the old state with new times asks again under the lock.
+    /// Writes the state of the machine to the atomics: the times before the state, so that a thread
+    /// that reads the new state also reads its times. A thread that reads the old state with the new
+    /// times checks again under the lock.
     fn publish(&self, machine: &Machine, steps: &[Step], now: Instant) {
         let refuses_until = match machine.refuses_until() {
             Until::Now => 0,
@@ -176,11 +179,11 @@ impl Circuit {
         self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
     }
 
-    /// Whether more of a time to refuse is left than there was when it began: the clock was set
-    /// back. Moves that time back with it.
+    /// Returns whether the clock was set back: `left`, the rest of the time to refuse, is longer than
+    /// the whole. If so, moves that time back with the clock.
     #[inline]
     pub(super) fn clock_was_set_back(&self, left: u64, clock: &impl Clock) -> bool {
-        let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(RACE);
+        let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(MAX_CLOCK_SKEW);
         if set_back {
             self.change(clock.now(), |_, _, _| {});
         }
@@ -198,7 +201,7 @@ impl Circuit {
         self.set_timed();
     }
 
-    /// What follows from rules that have changed.
+    /// Updates what depends on the rules, after they have changed.
     pub(super) fn rules_changed(&self) {
         self.set_timed();
         if let Some(window) = &self.window {
@@ -206,7 +209,7 @@ impl Circuit {
         }
     }
 
-    /// Times calls where a rule or a listener needs it. One that was admitted before is not timed.
+    /// Turns the timing of calls on if a rule or a listener needs it. Calls in flight are not timed.
     fn set_timed(&self) {
         let timed = self.rules.times_calls() || self.listeners.wants_calls();
         self.hot.timed.store(timed.into(), Ordering::Relaxed);
@@ -217,16 +220,18 @@ impl Circuit {
         self.hot.timed.load(Ordering::Relaxed) != 0
     }
 
-    /// Frees the slot of a probe that was dropped without a clock. What else is due waits for the
-    /// next look.
+    /// Releases the slot of a probe that was dropped.
+    ///
+    /// Reads no clock, because the release of a slot does not depend on the time. Leases that have
+    /// expired meanwhile are revoked by the next [`change`](Self::change).
     #[cold]
     #[inline(never)]
-    pub(super) fn give_back(&self, probe: Probe) {
-        let mut seldom = lock(&self.machine);
-        if seldom.machine().give_back(probe) {
+    pub(super) fn release_slot(&self, probe: Probe) {
+        let mut machine = lock(&self.machine);
+        if machine.get().release_slot(probe) {
             self.hot.refuses_until.store(0, Ordering::Release);
         }
-        drop(seldom);
+        drop(machine);
         self.wake();
     }
 
@@ -258,7 +263,8 @@ impl Circuit {
         self.hot.word.load(Ordering::Acquire) >> State::BITS
     }
 
-    /// A circuit that has no window is asked here on every call, so this much is in line.
+    /// Counts a result in the window. The check for a window is inlined, because a circuit without
+    /// one gets here with every call.
     #[inline(always)]
     pub(super) fn record(&self, ticket: &Ticket<Self>, generation: u64, category: Category, clock: &impl Clock) {
         if let Some(counting) = &self.window {
@@ -282,7 +288,7 @@ impl Circuit {
         self.window.as_ref().map_or_else(Counts::default, |window| window.counts(generation, self.nanos(now)))
     }
 
-    /// After a failure or a slow call: does any rule trip? In the order in which they are reported.
+    /// Returns the first rule that is met after a failed or slow call: the streak, then the rates.
     pub(super) fn verdict(&self, generation: u64, streak: u32, now: Instant) -> Option<Cause> {
         if let Some(cause) = self.rules.fixed_streak(streak) {
             return Some(cause);
@@ -300,7 +306,7 @@ impl Circuit {
         cause
     }
 
-    /// Judges the results that are there by rules that have changed.
+    /// Evaluates the present results after the rules have changed.
     pub(super) fn judge(&self, now: Instant) {
         let word = self.hot.word.load(Ordering::Acquire);
         let generation = word >> State::BITS;
@@ -311,21 +317,21 @@ impl Circuit {
         }
     }
 
-    /// The results in the window, and the calls that are overdue, as slow ones.
+    /// Returns the results in the window, with overdue calls counted as slow.
     pub(super) fn with_overdue(&self, generation: u64, now: Instant) -> Counts {
         let mut counts = self.counts(generation, now);
         counts.slow += self.overdue(generation, now);
         counts
     }
 
-    /// Calls in flight past the slow threshold, where they are counted.
+    /// Returns the calls in flight that have exceeded the slow threshold; 0 if they are not counted.
     pub(super) fn overdue(&self, generation: u64, now: Instant) -> u64 {
         self.overdue
             .as_ref()
             .map_or(0, |overdue| overdue.count(overdue.tag(self.time.ticks(now), generation), generation))
     }
 
-    /// Trips, unless the circuit has moved on since `generation`.
+    /// Trips, unless the state has changed since `generation`.
     pub(super) fn trip(&self, generation: u64, cause: Cause, failure: Option<Failure>, now: Instant) {
         self.change(now, |machine, now, steps| {
             if machine.generation == generation {

@@ -5,12 +5,13 @@ use super::{
 use crate::{Backoff, InvalidConfig, Ratio};
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-/// The fewest calls with which [`FailureRate::Calibrated`] can be met: all of 9 failed.
-const CERTAIN_FROM: u32 = 9;
+/// The smallest number of calls that can meet [`FailureRate::Calibrated`]: with 8 calls or fewer,
+/// `n/2 + 1.5 √n` is more than `n`.
+const MIN_CALIBRATED_WINDOW: u32 = 9;
 
 pub(super) type CustomRule = Arc<dyn Fn(&Counts) -> bool + Send + Sync>;
 
-/// What a builder was told, before it is checked.
+/// The settings of a builder, before they are checked.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) consecutive_failures: FailureStreak,
@@ -82,7 +83,7 @@ impl Settings {
         rule(
             rates || self.consecutive_failures != FailureStreak::Off,
             "consecutive_failures",
-            "cannot be off when every other rule is off too: nothing would ever trip",
+            "cannot be off if every other trip rule is off",
         )?;
         let needs_window = rates || self.consecutive_failures == FailureStreak::Calibrated;
         rule(self.minimum_throughput >= 1, "minimum_throughput", "must be at least 1")?;
@@ -99,12 +100,12 @@ impl Settings {
                 rule(
                     !needs_window || self.minimum_throughput <= n,
                     "minimum_throughput",
-                    "must not be more than the window holds, or no rate would ever count",
+                    "must not be more than the number of results in the window",
                 )?;
                 rule(
-                    self.failure_rate != FailureRate::Calibrated || n >= CERTAIN_FROM,
+                    self.failure_rate != FailureRate::Calibrated || n >= MIN_CALIBRATED_WINDOW,
                     "failure_rate",
-                    "needs a window of at least 9 calls to be calibrated; give an exact share",
+                    "needs a window of at least 9 calls if it is calibrated; set an exact share",
                 )?;
             }
         }
@@ -150,7 +151,7 @@ impl Settings {
     }
 }
 
-/// A configuration that holds together: only [`Settings::parse`] makes one.
+/// A valid configuration. Only [`Settings::parse`] creates one.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) consecutive_failures: FailureStreak,
@@ -160,7 +161,7 @@ pub(super) struct Config {
     pub(super) call_time: CallTime,
     pub(super) custom: Option<CustomRule>,
     pub(super) minimum_throughput: u32,
-    /// None when no rule needs one.
+    /// `None` if no rule needs a window.
     pub(super) window: Option<Window>,
     pub(super) on_drop: OnDrop,
     pub(super) count_overdue: bool,
@@ -168,7 +169,7 @@ pub(super) struct Config {
     pub(super) recovery: Recovery,
 }
 
-/// A [`FailureRate`] that is in its range and not off.
+/// A [`FailureRate`] that is in its range and not [`Off`](FailureRate::Off).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RateRule {
     Calibrated,
@@ -190,7 +191,7 @@ impl Default for Config {
     fn default() -> Self {
         match Settings::default().parse() {
             Ok(config) => config,
-            Err(error) => unreachable!("the defaults keep the rules: {error}"),
+            Err(error) => unreachable!("the defaults are valid: {error}"),
         }
     }
 }

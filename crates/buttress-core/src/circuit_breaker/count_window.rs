@@ -7,22 +7,22 @@ const SKIP_BITS: u32 = 64 - GENERATION_BITS;
 const SKIP: u64 = (1 << SKIP_BITS) - 1;
 const POSITION: u64 = (1 << (64 - CATEGORY_BITS - GENERATION_BITS)) - 1;
 
-/// Exact counts over the last results, a fixed number of them.
+/// Exact counts of a fixed number of the last results.
 ///
-/// A result takes the next position and writes itself into that position's slot, tagged with its
-/// generation, so that a new generation starts empty without clearing. Summing is a pass over the
-/// ring, but it is rare: after a sum, the breaker knows how many more failures the rule needs at
-/// the least, and does not sum again before they have come.
+/// A result takes the next position and writes its category to the slot of that position, tagged
+/// with its generation, so that a new generation starts empty without clearing. A sum reads the
+/// whole ring. Sums are rare: a sum yields how many more bad results (failures or slow calls) the
+/// nearest rule lacks, and there is no other sum before these have arrived.
 #[derive(Debug)]
 pub(super) struct CountWindow {
     head: AtomicU64,
-    /// Failures and slow calls since the beginning.
+    /// The number of bad results since the window was created.
     bad: AtomicU64,
-    /// `generation | bad`: below this number of bad results, no rule can be met in that generation.
+    /// `generation | bad`: before this number of bad results, no rule can be met in that generation.
     skip_until: AtomicU64,
     results: u64,
-    /// `generation | position | category`; the first position is 1. As many as there are results,
-    /// rounded up to a power of two, so that a position keeps its slot when positions wrap.
+    /// `generation | position | category`; the first position is 1. The number of results, rounded
+    /// up to a power of two, so that a position keeps its slot when positions wrap.
     slots: Box<[AtomicU64]>,
 }
 
@@ -37,7 +37,7 @@ impl CountWindow {
         }
     }
 
-    /// Whether it counts over so many results.
+    /// Returns whether this window counts over `results` results.
     pub(super) fn holds(&self, results: u32) -> bool {
         self.results == u64::from(results)
     }
@@ -47,8 +47,8 @@ impl CountWindow {
         let slot = &self.slots[position as usize % self.slots.len()];
         let word = generation << (64 - GENERATION_BITS) | position << CATEGORY_BITS | category as u64;
         let mut seen = slot.load(Ordering::Relaxed);
-        // A result of a whole ring later owns the slot; one that was overtaken is out of the
-        // window.
+        // If another thread has written a later position to the slot, this result is already out of
+        // the window.
         while position_of(seen) < position || position_of(seen) - position > POSITION / 2 {
             match slot.compare_exchange_weak(seen, word, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -68,7 +68,8 @@ impl CountWindow {
         for slot in &self.slots {
             let word = slot.load(Ordering::SeqCst);
             let behind = head.wrapping_sub(position_of(word)) & POSITION;
-            // A slot whose owner has not written yet still shows what fell out of the window.
+            // The slot of a position that is taken and not yet written still contains a result that
+            // has left the window.
             let live = word != 0 && (behind < self.results || behind > POSITION / 2);
             if live && word >> (64 - GENERATION_BITS) == tag_of(generation) {
                 match word & 0b11 {
@@ -82,8 +83,8 @@ impl CountWindow {
         counts
     }
 
-    /// Counts one bad result, which has been recorded, and returns its number; `None` when it
-    /// cannot be the one that meets a rule.
+    /// Counts one bad result, which must have been recorded, and returns its number; `None` if no
+    /// rule can be met yet.
     pub(super) fn next_check(&self, generation: u64) -> Option<u64> {
         let number = self.bad.fetch_add(1, Ordering::SeqCst) + 1;
         let skip = self.skip_until.load(Ordering::SeqCst);
@@ -91,15 +92,16 @@ impl CountWindow {
         (!skips).then_some(number)
     }
 
-    /// Skips sums: one taken after bad result `number` lacked `missing` more. All bad results up to
-    /// `number` were in that sum or had slid out, so no result before `number + missing` can meet a
-    /// rule. Any thread's bound is valid, so either may stay.
+    /// Skips sums until `missing` more bad results have arrived after number `number`, because a sum
+    /// taken after `number` lacked as many. All bad results up to `number` were in that sum or had
+    /// left the window, so no result before `number + missing` can meet a rule. If two threads store
+    /// a bound at the same time, both are valid, and either may remain.
     pub(super) fn skip_until(&self, generation: u64, number: u64, missing: u32) {
         self.skip_until
             .store(tag_of(generation) << SKIP_BITS | ((number + u64::from(missing)) & SKIP), Ordering::SeqCst);
     }
 
-    /// The rules have changed, and with them how much is missing.
+    /// Sums again with the next bad result, because the rules have changed.
     pub(super) fn invalidate(&self) {
         self.skip_until.store(0, Ordering::SeqCst);
     }
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn positions_may_wrap() {
         let window = CountWindow::new(10);
-        // Twenty results before positions wrap, and one ring later.
+        // Positions wrap after 20 of the 40 results.
         window.head.store(POSITION - 20, Ordering::Relaxed);
         for n in 0..40 {
             window.record(1, if n % 2 == 0 { Category::Failed } else { Category::Succeeded });
@@ -133,7 +135,8 @@ mod tests {
     fn a_result_whose_slot_was_taken_by_a_later_one_is_out_of_the_window() {
         let window = CountWindow::new(4);
         (0..4).for_each(|_| window.record(0, Category::Succeeded));
-        // A writer that took position 2, was overtaken by a whole ring, and comes now.
+        // A thread took position 2 and writes after another thread has written position 6 to the
+        // same slot.
         window.head.store(1, Ordering::Relaxed);
         window.slots[2].store(6 << CATEGORY_BITS, Ordering::Relaxed);
         window.record(0, Category::Failed);
@@ -144,7 +147,7 @@ mod tests {
     fn a_slot_that_still_shows_what_fell_out_does_not_count() {
         let window = CountWindow::new(4);
         (0..4).for_each(|_| window.record(0, Category::Failed));
-        // The next position is taken, and its result is not written yet.
+        // A thread has taken the next position and has not written its result.
         window.head.fetch_add(1, Ordering::Relaxed);
         assert_eq!(window.counts(0).failed, 3);
     }
@@ -156,7 +159,7 @@ mod tests {
         window.skip_until(7, 1, 3);
         assert_eq!((window.next_check(7), window.next_check(7), window.next_check(7)), (None, None, Some(4)));
         window.skip_until(7, 4, 3);
-        assert_eq!(window.next_check(8), Some(5), "a new generation knows nothing of it");
+        assert_eq!(window.next_check(8), Some(5), "the bound is for one generation");
         assert_eq!(window.next_check(7), None);
     }
 

@@ -2,29 +2,36 @@ use crate::{Failure, Name, Outcome, Reason};
 use std::{fmt, time::Duration};
 
 /// The state of a circuit.
+///
+/// ```
+/// use buttress_core::circuit_breaker::State;
+///
+/// assert_eq!(State::HalfOpen.to_string(), "half-open");
+/// assert_eq!(State::ALL[State::HalfOpen as usize], State::HalfOpen);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum State {
-    /// Calls go through and are counted.
+    /// Calls are admitted and counted.
     Closed = 0,
-    /// By an operator: calls go through and are counted, and nothing trips.
+    /// Set by an operator: calls are admitted and counted, and no rule trips the circuit.
     MetricsOnly = 1,
-    /// By an operator: calls go through and nothing is counted.
+    /// Set by an operator: calls are admitted and not counted.
     Disabled = 2,
-    /// Calls are refused until a time.
+    /// Calls are rejected until the open time has elapsed.
     Open = 3,
-    /// Probes go through; the rest is refused.
+    /// A limited number of probes is admitted; other calls are rejected.
     HalfOpen = 4,
-    /// By an operator: calls are refused until the operator says otherwise.
+    /// Set by an operator: calls are rejected until the operator sets another state.
     ForcedOpen = 5,
 }
 
 impl State {
-    /// All states, each at the index that it has as a number.
+    /// All states. The index of each is its discriminant.
     pub const ALL: [Self; 6] =
         [Self::Closed, Self::MetricsOnly, Self::Disabled, Self::Open, Self::HalfOpen, Self::ForcedOpen];
 
-    /// The bits of the state word that hold the state.
+    /// The number of bits of the circuit's word that contain the state.
     pub(super) const BITS: u32 = 3;
 
     pub(super) fn of_word(word: u64) -> Self {
@@ -42,7 +49,7 @@ impl State {
         matches!(self, Self::Closed | Self::MetricsOnly | Self::Disabled)
     }
 
-    /// A lower-case word, as for logs and metrics.
+    /// Returns the state in lower case, such as `half-open`, for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -61,21 +68,29 @@ impl fmt::Display for State {
     }
 }
 
-/// Results in the window.
+/// The numbers of results in the window.
+///
+/// ```
+/// use buttress_core::circuit_breaker::Counts;
+///
+/// let counts = Counts { succeeded: 6, failed: 1, slow: 2, slow_failed: 1 };
+/// assert_eq!((counts.total(), counts.failures(), counts.slow_calls()), (10, 2, 3));
+/// assert_eq!((counts.failure_rate(), counts.slow_rate()), (Some(0.2), Some(0.3)));
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
-    /// Calls that succeeded in time.
+    /// Calls that succeeded and were not slow.
     pub succeeded: u64,
-    /// Calls that failed in time.
+    /// Calls that failed and were not slow.
     pub failed: u64,
-    /// Calls that succeeded, and took longer than the slow threshold.
+    /// Calls that succeeded and took longer than the slow threshold.
     pub slow: u64,
-    /// Calls that failed, and took longer than the slow threshold.
+    /// Calls that failed and took longer than the slow threshold.
     pub slow_failed: u64,
 }
 
 impl Counts {
-    /// Sums until two sums in a row agree, a few times at most.
+    /// Calls `sum` until two consecutive sums agree, up to five times.
     pub(super) fn agreed(sum: impl Fn() -> Self) -> Self {
         let mut last = sum();
         for _ in 0..4 {
@@ -88,8 +103,8 @@ impl Counts {
         last
     }
 
-    /// These without so many failures, those that were slow last; none of them where there are not
-    /// so many.
+    /// Returns the counts without `failures` failures: first those that were not slow, then slow
+    /// ones. Stops at zero.
     pub(super) fn without_failures(mut self, failures: u64) -> Self {
         let slow = failures.saturating_sub(self.failed);
         self.failed = self.failed.saturating_sub(failures);
@@ -97,42 +112,49 @@ impl Counts {
         self
     }
 
-    /// All calls.
+    /// Returns the number of all calls.
     pub fn total(&self) -> u64 {
         self.succeeded + self.failed + self.slow + self.slow_failed
     }
 
-    /// All failures, slow or not.
+    /// Returns the number of failures, slow or not.
     pub fn failures(&self) -> u64 {
         self.failed + self.slow_failed
     }
 
-    /// All slow calls, failed or not.
+    /// Returns the number of slow calls, failed or not.
     pub fn slow_calls(&self) -> u64 {
         self.slow + self.slow_failed
     }
 
-    /// The share of failures; `None` without calls.
+    /// Returns the share of failures; `None` without calls.
     pub fn failure_rate(&self) -> Option<f64> {
         (self.total() > 0).then(|| self.failures() as f64 / self.total() as f64)
     }
 
-    /// The share of slow calls; `None` without calls.
+    /// Returns the share of slow calls; `None` without calls.
     pub fn slow_rate(&self) -> Option<f64> {
         (self.total() > 0).then(|| self.slow_calls() as f64 / self.total() as f64)
     }
 }
 
-/// Why a circuit changed its state, with the numbers that led to it.
+/// The cause of a change of state, with its numbers.
+///
+/// ```
+/// use buttress_core::circuit_breaker::{Cause, Counts};
+///
+/// let counts = Counts { succeeded: 3, failed: 17, ..Counts::default() };
+/// assert_eq!(Cause::FailureRate(counts).to_string(), "17 of 20 calls failed");
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// This many failures in a row.
+    /// This many consecutive failures: a [fixed number](super::FailureStreak::Fixed), or 5 or more
+    /// while the failure rate is unknown.
     ConsecutiveFailures(u32),
-    /// This many failures in a row, which are too many to be chance at the failure rate of the
-    /// other results.
+    /// More consecutive failures than chance explains at the failure rate of the other results.
     FailureStreak {
-        /// In a row.
+        /// The number of consecutive failures.
         failures: u32,
         /// The results in the window without those failures.
         others: Counts,
@@ -141,23 +163,26 @@ pub enum Cause {
     FailureRate(Counts),
     /// The rate of slow calls among these results.
     SlowRate(Counts),
-    /// The custom rule.
+    /// The custom rule, called with these results.
     Custom(Counts),
-    /// The open time is over.
+    /// The open time has elapsed.
     OpenTimeElapsed,
-    /// Enough probes succeeded.
+    /// Enough probes, this many, succeeded.
     ProbesSucceeded(u32),
-    /// A probe failed, or too many did.
+    /// Too many probes, this many, failed.
     ProbesFailed(u32),
-    /// A probe did not come back within its lease.
+    /// The lease of a probe expired before its result arrived.
     ProbeLeaseExpired,
-    /// A probe failed, and no other one returned within the bound on half-open time.
+    /// A probe failed, and no other result arrived within
+    /// [`max_half_open`](super::Builder::max_half_open).
     HalfOpenTimedOut,
-    /// A call of a method of the handle.
+    /// An operator called a method of the handle, such as
+    /// [`force_open`](super::CircuitBreaker::force_open).
     Operator,
-    /// The configuration was reloaded with another window.
+    /// The settings were reloaded with a window of another length.
     Reloaded,
-    /// Another instance of this service opened or closed the same circuit.
+    /// Another instance of this service opened or closed its circuit:
+    /// [`follow`](super::CircuitBreaker::follow).
     Peer,
 }
 
@@ -184,11 +209,11 @@ impl fmt::Display for Cause {
             Self::ProbesSucceeded(n) => write!(f, "{n} probes succeeded"),
             Self::ProbesFailed(1) => f.write_str("1 probe failed"),
             Self::ProbesFailed(n) => write!(f, "{n} probes failed"),
-            Self::ProbeLeaseExpired => f.write_str("a probe did not come back"),
+            Self::ProbeLeaseExpired => f.write_str("the lease of a probe expired"),
             Self::HalfOpenTimedOut => f.write_str("the probes did not decide in time"),
-            Self::Operator => f.write_str("by hand"),
+            Self::Operator => f.write_str("set by an operator"),
             Self::Reloaded => f.write_str("reloaded with another window"),
-            Self::Peer => f.write_str("by another instance"),
+            Self::Peer => f.write_str("set by another instance"),
         }
     }
 }
@@ -199,96 +224,96 @@ impl fmt::Display for Cause {
 pub struct Transition {
     /// The circuit's name.
     pub name: Name,
-    /// Before.
+    /// The state before.
     pub from: State,
-    /// After.
+    /// The state after.
     pub to: State,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// The generation that begins with it. Listeners on several threads may receive two transitions
-    /// in either order; the one with the smaller generation came first.
+    /// The generation that begins with the change. Listeners on several threads may receive two
+    /// transitions in either order; the one with the smaller generation came first.
     pub generation: u64,
-    /// How long the circuit stays open, where it opens for a time.
+    /// The open time; `None` if the circuit does not open or has no end of its open time.
     pub open_for: Option<Duration>,
-    /// The failure that tripped it, or that opened it again; `None` where that was something else,
-    /// such as a slow call or a lease.
+    /// The failure that opened the circuit; `None` for any other cause, such as a slow call or an
+    /// expired lease.
     pub last_failure: Option<Failure>,
 }
 
-/// What happens at a circuit, for listeners of more than its [transitions](Transition).
+/// An event of a circuit, for [`CircuitBreaker::on_event`](super::CircuitBreaker::on_event).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A call ended, or was dropped, and the circuit took note of it.
+    /// A call was settled in the generation in which it was admitted.
     Called {
-        /// What became of it.
+        /// The outcome.
         outcome: Outcome,
-        /// From its admission to the head of its response, or to its end where no head was reported
-        /// or [`CallTime::ToEnd`](super::CallTime::ToEnd) is chosen. To within 10 microseconds, up
-        /// to 93 hours.
+        /// The time from its admission to the head of its response, or to its end if no head was
+        /// reported or with [`CallTime::ToEnd`](super::CallTime::ToEnd). To within 10 microseconds,
+        /// up to 93 hours.
         elapsed: Duration,
-        /// Whether that is more than the slow threshold.
+        /// Whether the time exceeds the slow threshold.
         slow: bool,
     },
-    /// A call was refused.
+    /// A call was rejected.
     NotPermitted {
-        /// Why.
+        /// The reason of the rejection.
         reason: &'static Reason,
-        /// How long nothing can be admitted.
+        /// The time after which a call may be admitted; `None` if it is unknown.
         retry_after: Option<Duration>,
     },
-    /// A result came back from an earlier generation, or from a probe that had been given up, and
-    /// changed nothing.
+    /// A result of an earlier generation, or of a probe whose lease had expired, arrived and changed
+    /// nothing.
     Stale(Outcome),
-    /// A rule is met: a closed circuit trips next, one that is metrics-only does not. Emitted with
-    /// every bad result for which it is met.
+    /// A trip rule is met. A closed circuit trips next; a circuit that is metrics-only does not.
+    /// Emitted for each failed or slow call after which the rule is met.
     RateExceeded(Cause),
-    /// A probe did not come back within its lease and is counted as failed.
+    /// The lease of a probe expired, and the probe counts as failed.
     ProbeLeaseExpired,
-    /// The state changed. A reset is one to [`State::Closed`] by [`Cause::Operator`].
+    /// The state changed. A reset is a transition to [`State::Closed`] by [`Cause::Operator`].
     Transition(Transition),
-    /// The configuration was reloaded.
+    /// The settings were reloaded.
     Reloaded,
 }
 
-/// One look at a circuit.
+/// The state, the results and the counters of a circuit at one moment, from
+/// [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The circuit's name.
     pub name: Name,
-    /// Its state.
+    /// The state.
     pub state: State,
-    /// How many changes of state there were.
+    /// The number of changes of state since the circuit was created.
     pub generation: u64,
-    /// Results in the window; zeros without one.
+    /// The results in the window; zeros if the circuit has no window.
     pub counts: Counts,
-    /// Calls in flight past the slow threshold, where they are counted.
+    /// Calls in flight that have exceeded the slow threshold; 0 without
+    /// [`count_overdue`](super::Builder::count_overdue).
     pub overdue: u64,
     /// Failures since the last success. Overload does not count.
     pub consecutive_failures: u32,
-    /// Openings since it was last closed.
+    /// How often the circuit has opened since it was last closed.
     pub openings: u32,
-    /// How long to wait before another try can succeed; `None` when one can now, or when that is
+    /// How long to wait before a call can be admitted; `None` if it can be now, or if the time is
     /// unknown.
     pub retry_after: Option<Duration>,
-    /// Results that the window has to hold before its rates mean anything.
+    /// The number of results in the window from which the rate rules apply.
     pub minimum_throughput: u64,
-    /// Calls refused since it was made.
+    /// Calls rejected since the circuit was created.
     pub rejected: u64,
-    /// Results that came back from an earlier generation, since it was made.
+    /// Results since the circuit was created that changed nothing: see [`Event::Stale`].
     pub stale: u64,
 }
 
 impl Snapshot {
-    /// The share of calls in the window that failed; `None` below the minimum throughput, where it
-    /// is unknown.
+    /// Returns the share of calls in the window that failed; `None` below the minimum throughput.
     pub fn failure_rate(&self) -> Option<f64> {
         self.counts.failure_rate().filter(|_| self.is_known())
     }
 
-    /// The share of calls in the window that were slow; `None` below the minimum throughput, where
-    /// it is unknown.
+    /// Returns the share of calls in the window that were slow; `None` below the minimum throughput.
     pub fn slow_rate(&self) -> Option<f64> {
         self.counts.slow_rate().filter(|_| self.is_known())
     }

@@ -6,19 +6,20 @@ use std::{
     sync::Arc,
 };
 
-/// Event listeners. Check [`wants_calls`](Self::wants_calls) before building an event of a call.
+/// The event listeners of a circuit. Check [`wants_calls`](Self::wants_calls) before building an
+/// event of a call.
 #[derive(Default)]
 pub(super) struct Listeners {
-    /// `None` until the first one comes.
+    /// `None` until the first listener is added.
     list: Mutex<Option<Arc<Vec<Listener>>>>,
-    /// How many of them listen to calls too, and not only to changes.
+    /// The number of listeners that are called for calls as well as for changes of state.
     of_calls: AtomicU32,
 }
 
 #[derive(Clone)]
 struct Listener {
     of_calls: bool,
-    /// Returns whether it stays.
+    /// Returns false to be removed.
     call: Arc<dyn Fn(&Event) -> bool + Send + Sync>,
 }
 
@@ -31,19 +32,19 @@ impl Listeners {
         self.of_calls.load(Ordering::Relaxed) != 0
     }
 
-    /// Calls the listeners on this thread, outside the lock.
+    /// Logs a change of state, and calls the listeners on this thread, outside the lock.
     pub(super) fn emit(&self, event: &Event) {
         if let Event::Transition(transition) = event {
             log::transition(transition);
         }
         let Some(list) = lock(&self.list).clone() else { return };
         let wanted = |listener: &&Listener| listener.of_calls || matches!(event, Event::Transition(_));
-        // A listener is for watching. If it panics, the call that caused the event goes on.
-        let leaves = |listener: &&Listener| !catch_unwind(AssertUnwindSafe(|| (listener.call)(event))).unwrap_or(true);
+        // A listener that panics must not fail the call that caused the event.
+        let is_done = |listener: &&Listener| !catch_unwind(AssertUnwindSafe(|| (listener.call)(event))).unwrap_or(true);
         let address = |listener: &Listener| Arc::as_ptr(&listener.call).cast::<()>();
-        let gone: HashSet<_> = list.iter().filter(wanted).filter(leaves).map(address).collect();
-        if !gone.is_empty() {
-            self.change(|list| list.retain(|known| !gone.contains(&address(known))));
+        let done: HashSet<_> = list.iter().filter(wanted).filter(is_done).map(address).collect();
+        if !done.is_empty() {
+            self.change(|list| list.retain(|known| !done.contains(&address(known))));
         }
     }
 

@@ -1,6 +1,6 @@
 use super::event::Transition;
 
-/// Logs a change of state. What opens a circuit is a warning, with the failure that did.
+/// Logs a change of state. An opening is a warning that contains the failure that caused it.
 #[cfg(feature = "tracing")]
 pub(super) fn transition(transition: &Transition) {
     use super::event::State;
@@ -24,7 +24,7 @@ pub(super) fn transition(transition: &Transition) {
         FailureKind::Body => "body",
         FailureKind::Application => "application",
     });
-    // A subscriber that panics must not end the call that caused the change.
+    // A subscriber that panics must not fail the call that caused the change.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         if matches!(to, State::Open | State::ForcedOpen) {
             tracing::warn!(

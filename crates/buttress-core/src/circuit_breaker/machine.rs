@@ -7,38 +7,39 @@ use crate::Failure;
 use fastrand::Rng;
 use std::time::{Duration, Instant};
 
-/// A clock that is further behind than this was set back. Less is the disagreement of threads that
-/// read it at the same time.
-const SET_BACK: Duration = Duration::from_secs(1);
+/// The longest step back that is not a clock that was set back: threads may read the clock in one
+/// order and take the lock in the other.
+const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 
-/// The part of a circuit that changes seldom: its state, and the probes of a half-open round. Pure:
-/// stepped with the time, under the breaker's lock.
+/// The state machine of a circuit: its state, and the probes of a half-open round. The time is an
+/// argument, and the circuit's lock protects it.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) config: Recovery,
     pub(super) state: State,
     pub(super) generation: u64,
-    /// Openings since it was last closed.
+    /// How often it has opened since it was last closed.
     pub(super) openings: u32,
-    /// The end of the open time; `None` for one that no clock reaches.
+    /// The end of the open time; `None` if it overflows an [`Instant`].
     pub(super) open_until: Option<Instant>,
-    /// When one of its own rules opened it; `None` where an operator or another instance did.
+    /// When a trip rule or probes opened it; `None` if an operator or another instance did.
     opened: Option<Instant>,
     pub(super) round: Round,
-    /// Leases that were revoked since the last look.
+    /// Leases that were revoked and whose events have not been emitted.
     pub(super) expired: u32,
-    /// How many probes may be in flight here when instances share them; `None` for no such limit.
+    /// How many probes may be in flight in this instance, if instances share them; `None` for no
+    /// such limit.
     pub(super) allowed: Option<u32>,
-    /// A probe was due and not allowed: nothing is admitted until that changes.
+    /// Whether a probe was due and not allowed. No call is admitted until `allowed` changes.
     pub(super) probe_denied: bool,
     /// The latest time seen.
     latest: Option<Instant>,
-    /// How often the state changed, by the state before and after.
+    /// The number of changes of state, by the state before and after.
     changes: [[u32; State::ALL.len()]; State::ALL.len()],
     rng: Rng,
 }
 
-/// A change of state, as the machine knows it.
+/// A change of state: a [`Transition`](super::event::Transition) without the circuit's name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) from: State,
@@ -49,7 +50,7 @@ pub(super) struct Step {
     pub(super) last_failure: Option<Failure>,
 }
 
-/// Until when every call is refused.
+/// The end of the time in which every call is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Until {
     Now,
@@ -76,13 +77,13 @@ impl Machine {
         }
     }
 
-    /// Takes note of the time. When the clock was set back, every moment that is kept here moves
-    /// back with it: else an open time of 5 seconds would last an hour longer.
-    pub(super) fn see(&mut self, now: Instant) {
+    /// Detects a clock that was set back, and moves all times of the machine back with it. Otherwise,
+    /// after an hour's step an open time of 5 seconds would last an hour longer.
+    pub(super) fn observe(&mut self, now: Instant) {
         let latest = self.latest.map_or(now, |latest| latest.max(now));
         let back = latest.saturating_duration_since(now);
-        self.latest = Some(if back > SET_BACK { now } else { latest });
-        if back <= SET_BACK {
+        self.latest = Some(if back > MAX_STEP_BACK { now } else { latest });
+        if back <= MAX_STEP_BACK {
             return;
         }
         let moved = |moment: Instant| moment.checked_sub(back).unwrap_or(now);
@@ -94,23 +95,23 @@ impl Machine {
         }
     }
 
-    /// Until when every call is refused, unless something else happens before.
+    /// Returns until when every call is refused, if nothing else happens before.
     pub(super) fn refuses_until(&self) -> Until {
         let moment = |moment: Option<Instant>| moment.map_or(Until::Forever, Until::Moment);
         match self.state {
             State::ForcedOpen => Until::Forever,
             State::Open if self.probe_denied => Until::Forever,
             State::Open => moment(self.open_until),
-            State::HalfOpen if !self.has_free_slot() => {
-                moment(self.round.leases.iter().filter_map(|lease| self.lease_end(lease)).chain(self.bound()).min())
-            }
+            State::HalfOpen if !self.has_free_slot() => moment(
+                self.round.leases.iter().filter_map(|lease| self.lease_end(lease)).chain(self.time_limit()).min(),
+            ),
             _ => Until::Now,
         }
     }
 
-    /// When another try is worth it; `None` where one is now, or where that cannot be told. In a
-    /// half-open circuit it is never more than the first open time: slots become free by results,
-    /// and the end of a lease is only the latest moment.
+    /// Returns the time until a call may be admitted; `None` if it may be now, or if the time is
+    /// unknown. In a half-open circuit, at most the first open time: a result may free a slot long
+    /// before a lease expires.
     pub(super) fn retry_after(&self, now: Instant) -> Option<Duration> {
         let first = self.config.open_time.base();
         match (self.refuses_until(), self.state) {
@@ -122,7 +123,7 @@ impl Machine {
         }
     }
 
-    /// Whether nothing is lost when this circuit is forgotten, apart from calls in flight.
+    /// Returns whether a new circuit would decide in the same way, apart from permits that are held.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.state {
             State::Closed | State::HalfOpen => true,
@@ -131,13 +132,13 @@ impl Machine {
         }
     }
 
-    /// Opens a closed circuit. `failure` is the result that tripped it.
+    /// Opens a closed circuit. `failure` is the failure that tripped it, if one did.
     pub(super) fn trip(&mut self, cause: Cause, failure: Option<Failure>, now: Instant) -> Option<Step> {
         (self.state == State::Closed).then(|| self.open(cause, failure, now))
     }
 
-    /// An operator's choice. Choosing the state it is in already changes nothing, except that
-    /// [`State::Closed`] always clears the windows.
+    /// Sets the state, by an operator. Setting the current state changes nothing, except that
+    /// [`State::Closed`] always begins a new generation and so clears the results.
     pub(super) fn set(&mut self, state: State) -> Option<Step> {
         if self.state == state && state != State::Closed {
             return None;
@@ -153,7 +154,7 @@ impl Machine {
         self.enter(to, Cause::Operator, Some(time), None)
     }
 
-    /// Opens or closes because another instance did. An operator's state stays.
+    /// Opens or closes because another instance did. A state that an operator set stays.
     pub(super) fn follow(&mut self, open: Option<Duration>, now: Instant) -> Option<Step> {
         match (self.state, open) {
             (State::Closed | State::Open | State::HalfOpen, Some(time)) => {
@@ -168,7 +169,7 @@ impl Machine {
         }
     }
 
-    /// How often the state changed so far, by the state before and after.
+    /// Returns the numbers of changes of state that are not 0, by the state before and after.
     pub(super) fn changes(&self) -> Vec<(State, State, u32)> {
         let pairs = State::ALL.into_iter().flat_map(|from| State::ALL.map(|to| (from, to)));
         pairs
@@ -177,19 +178,20 @@ impl Machine {
             .collect()
     }
 
-    /// Changes how many probes may be in flight here. Those that are stay.
+    /// Sets how many probes may be in flight in this instance. Probes in flight are not cancelled.
     pub(super) fn allow_probes(&mut self, allowed: Option<u32>) {
         self.probe_denied &= allowed == Some(0);
         self.allowed = allowed;
     }
 
-    /// Begins a new generation in the same state, because old results do not fit a new window.
+    /// Begins a new generation in the same state, because the results do not fit a window of another
+    /// length.
     pub(super) fn renew(&mut self) -> Step {
         self.enter(self.state, Cause::Reloaded, None, None)
     }
 
-    /// Takes a new configuration, which may decide a round at once and end an open time that it
-    /// would not have allowed.
+    /// Replaces the configuration. It may decide a round at once, and shortens an open time that is
+    /// longer than its maximum.
     pub(super) fn reload(&mut self, config: Recovery, now: Instant, steps: &mut Vec<Step>) {
         self.roll(now, steps);
         self.config = config;
@@ -225,7 +227,7 @@ impl Machine {
         *times = times.saturating_add(1);
         self.probe_denied = false;
         self.generation += 1;
-        // Probes of an earlier generation are stale, also in a new round.
+        // Probes of an earlier generation are stale.
         if from != to || to != State::HalfOpen {
             self.round.leases.clear();
         }

@@ -1,31 +1,63 @@
-//! A circuit breaker: stops calling what fails, and finds out carefully when it is well again.
+//! A circuit breaker: stops calling a backend that fails, and probes it until it has recovered.
 //!
-//! * **Closed**: every call is admitted. A streak of failures, a failure rate, a rate of slow calls
-//!   over a window, or a custom rule trips it. By default, the streak and the failure rate trip it
-//!   only when chance does not explain them: see [`FailureStreak`] and [`FailureRate`].
-//! * **Open**: every call is refused, with the time to come back, for a jittered time that grows
-//!   with each relapse.
-//! * **Half-open**: a few probes are let through. They close it or open it again, and nothing else
-//!   does: a backend that is called once in ten minutes closes its circuit with the second call. A
-//!   probe has a lease, which every part of its response renews: one that hangs is given up and
-//!   counted as failed, and one that is cancelled gives its slot back.
+//! # States
 //!
-//! Every change of state begins a new *generation*, and a permit remembers the one it was given in.
-//! What comes back from an earlier generation is counted as stale and changes nothing: a slow
-//! success from before the trip must not close the circuit.
+//! * **Closed**: every call is admitted. The circuit trips on a streak of failures, a failure rate,
+//!   a rate of slow calls in a window, or a custom rule. By default, a streak and a failure rate
+//!   trip it only if chance does not explain them: see [`FailureStreak`] and [`FailureRate`].
+//! * **Open**: every call is rejected, with the time after which to retry. The open time has jitter
+//!   and doubles each time the probes fail.
+//! * **Half-open**: a limited number of calls is admitted as probes, and the other calls are
+//!   rejected. Only the results of probes close the circuit or open it again. A probe has a lease,
+//!   which every part of its response renews. If the lease expires, the probe counts as failed. A
+//!   probe that is cancelled releases its slot.
 //!
-//! # How it is fast
+//! An operator can also set a circuit to forced-open, disabled or metrics-only: see [`State`].
+//!
+//! Every change of state begins a new *generation*, and a permit contains the generation in which
+//! it was issued. A result of an earlier generation is counted as stale and changes nothing:
+//! otherwise, a slow success from before the trip could close the circuit.
+//!
+//! ```
+//! use buttress_core::circuit_breaker::{CircuitBreaker, State};
+//! use buttress_core::{Failure, FailureKind, ManualClock, Outcome, Permit, Policy};
+//! use std::time::Duration;
+//!
+//! let clock = ManualClock::new();
+//! let breaker = CircuitBreaker::<ManualClock>::builder("payments")
+//!     .consecutive_failures(3)
+//!     .open_time(Duration::from_secs(5)..=Duration::from_secs(30))
+//!     .probes(1)
+//!     .clock(clock.clone())
+//!     .build()?;
+//! let call = |outcome: Outcome| breaker.admit("a request").map(|mut permit| permit.settle(&outcome));
+//!
+//! for _ in 0..3 {
+//!     call(Failure::new(FailureKind::Http(503)).into())?;
+//! }
+//! assert_eq!(breaker.state(), State::Open);
+//! assert!(call(Outcome::Success).is_err());
+//!
+//! clock.advance(Duration::from_secs(5));
+//! call(Outcome::Success)?; // a probe
+//! assert_eq!(breaker.state(), State::Closed);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Performance
 //!
 //! State and generation are one atomic word, so admission in the closed state is one load.
-//! Successes are counted on a shard per thread ([`Sharded`](crate::shard::Sharded)), and failures
-//! and slow calls in one place, so that the shards are summed only when those are enough to meet a
-//! rule. A breaker that trips on a fixed number of failures in a row alone writes nothing at all
-//! while it is healthy, and reads no clock. The lock is for changes of state, probes and operators.
+//! Successes are counted per shard of threads ([`Sharded`](crate::shard::Sharded)). Failures and
+//! slow calls are counted in one place, and the shards are summed only if these are enough to meet
+//! a rule. A breaker whose only rule is a fixed number of consecutive failures writes nothing and
+//! reads no clock while calls succeed. A lock is taken for changes of state, probes, and the methods
+//! for operators.
 //!
-//! # Clocks
+//! # Clocks that are set back
 //!
-//! Time is expected not to go back. Where it does, by up to two hours, what is timed is taken for
-//! shorter, and open times, leases and windows begin again at the new time.
+//! Time should not go back. If a clock is set back by up to two hours, the calls that are being
+//! timed count as shorter, open times and leases are moved back with the clock, and windows and
+//! recovery ramps start again.
 
 mod admission;
 mod breaker;
@@ -58,18 +90,20 @@ pub use settings::{CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Wind
 
 use crate::{Class, Reason};
 
-/// The circuit is open.
+/// The circuit is open, so the call was rejected.
 pub static OPEN: Reason = Reason::new("circuit_open", "open", Class::Unavailable);
-/// The circuit is half-open and all its probes are in flight, or this request may not be a probe.
+/// The circuit is half-open, and either all its probes are in flight, or the request may not be a
+/// probe.
 pub static PROBES_EXHAUSTED: Reason =
     Reason::new("probes_exhausted", "half-open, all probes are in flight", Class::Unavailable);
-/// The circuit has just closed, and admits a growing share of the calls.
+/// The circuit has closed recently and admits only a share of the calls, which grows with time. See
+/// [`Builder::recovery_ramp`].
 pub static RECOVERING: Reason =
     Reason::new("recovering", "recovering, only a share of the calls is let through", Class::Unavailable);
-/// An operator opened the circuit.
+/// An operator has opened the circuit: see [`CircuitBreaker::force_open`].
 pub static FORCED_OPEN: Reason = Reason::new("forced_open", "forced open by an operator", Class::Unavailable);
 
-/// As many as fit: 584 years.
+/// Returns the nanoseconds, limited to `u64::MAX`, which are 584 years.
 #[inline]
 fn nanos(duration: std::time::Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())

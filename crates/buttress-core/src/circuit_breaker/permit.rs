@@ -14,37 +14,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The permission of a call, and the generation it was given in.
+/// The permit of a call, with the generation in which it was issued.
 ///
-/// Two words, because it is moved on every call, and two words travel in registers.
-#[must_use]
+/// With a clock of size zero it is two words long, which are passed in registers: it is moved
+/// several times per call. Dropping it unsettled releases the slot of a probe, and counts nothing.
+///
+/// ```
+/// use buttress_core::{ManualClock, Outcome, Permit, Policy, circuit_breaker::CircuitBreaker};
+///
+/// let breaker = CircuitBreaker::<ManualClock>::new("payments");
+/// let mut permit = breaker.admit("a request").unwrap();
+/// assert!(!permit.is_probe());
+/// permit.settle(&Outcome::Success);
+/// ```
+#[must_use = "dropping a permit unsettled cancels its call"]
 pub struct CircuitBreakerPermit<C: Clock> {
     clock: C,
     ticket: Ticket<Circuit>,
-    /// The lower bits are those of the circuit's word when the permit was given, or a generation
-    /// with a [mark](HEAD). With [`State::HalfOpen`] in them, the upper ones are a probe's number.
-    /// Otherwise they are 0 for a call that is not timed, the [time](super::ticks::Timeline::ticks)
-    /// at which it started, or how long its head took.
+    /// The lower bits are those of the circuit's word when the permit was issued, or the generation
+    /// with [`HEAD`] or [`RESERVED`] in place of the state. If the state is [`State::HalfOpen`], the
+    /// upper bits are the number of a probe. Otherwise they are 0 for a call that is not timed, its
+    /// start in [ticks](super::ticks::Timeline::ticks), or, with [`HEAD`], the ticks to its head.
     bits: u64,
 }
 
 const LOW_BITS: u32 = u64::BITS - TICK_BITS;
-/// The part of a circuit's word that a permit keeps: a stale permit is taken for a current one
-/// after 2^26 changes of state.
+/// The bits of a circuit's word that a permit keeps. They contain 26 bits of the generation, so a
+/// stale permit is taken for a current one after 2^26 changes of state.
 const LOW: u64 = (1 << LOW_BITS) - 1;
 const MARK: u64 = (1 << State::BITS) - 1;
-/// In place of a state, which the generation tells too: the head has arrived, and the upper half
-/// says how long it took.
+/// In place of a state: the head has arrived, and the upper bits are the ticks it took. The state is
+/// that of the generation.
 const HEAD: u64 = 6;
-/// In place of a state: the permit was reserved, and its call has not begun.
+/// In place of a state: the permit was reserved and its call has not begun.
 const RESERVED: u64 = 7;
-/// The bits of a permit that was settled: reserved, and without the time that a reserved permit
-/// has.
+/// The bits of a settled permit: [`RESERVED`] without a time, which no other permit has.
 const SETTLED: u64 = LOW;
 
 impl<C: Clock> CircuitBreakerPermit<C> {
-    /// `timed` is read before the ticket is taken: what is read after that waits for it. `begins`:
-    /// see [`begin`](Self::begin).
+    /// Creates the permit of a call that is not a probe. `begins` is false for a reserved permit.
+    ///
+    /// The caller reads `timed` before it takes the ticket: a load after that atomic increment would
+    /// have to wait for it.
     #[inline(always)]
     pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: C) -> Self {
         let bits = if timed { start(&ticket, word, begins, &clock) } else { word & LOW };
@@ -55,7 +66,7 @@ impl<C: Clock> CircuitBreakerPermit<C> {
         Self { clock, ticket, bits: u64::from(probe.0) << LOW_BITS | word & LOW }
     }
 
-    /// The call of a reserved permit begins. Returns whether the permit is still good.
+    /// Begins the call of a reserved permit. Returns whether the permit is still valid.
     pub(super) fn begin(&mut self) -> bool {
         let circuit = &*self.ticket;
         if self.is_probe() {
@@ -72,7 +83,8 @@ impl<C: Clock> CircuitBreakerPermit<C> {
         true
     }
 
-    /// Whether a reserved permit is still good for a call. Of a probe it renews nothing.
+    /// Returns whether a reserved permit is still valid for a call. Does not renew the lease of a
+    /// probe.
     pub(super) fn holds(&self) -> bool {
         let circuit = &*self.ticket;
         if self.is_probe() {
@@ -82,13 +94,13 @@ impl<C: Clock> CircuitBreakerPermit<C> {
         is_current(self.bits, circuit.hot.word.load(Ordering::Acquire))
     }
 
-    /// Whether this call is a probe of a half-open circuit.
+    /// Returns whether this call is a probe of a half-open circuit.
     #[inline]
     pub fn is_probe(&self) -> bool {
         self.bits & MARK == State::HalfOpen as u64
     }
 
-    /// Whether its call counts, is not timed and is no probe.
+    /// Returns whether the call is counted, is not timed and is not a probe.
     #[inline(always)]
     fn is_plain(&self) -> bool {
         self.bits >> LOW_BITS == 0 && self.bits & MARK <= State::MetricsOnly as u64
@@ -96,8 +108,10 @@ impl<C: Clock> CircuitBreakerPermit<C> {
 }
 
 impl<C: Clock> Permit for CircuitBreakerPermit<C> {
-    /// Only a success of an untimed call is settled in line: the other results take a frame of
-    /// their own, and with them in line, registers are saved and restored on every call.
+    /// Settles the call.
+    ///
+    /// Only the success of an untimed call is inlined. If the other results were, every call would
+    /// save and restore registers for them.
     #[inline(always)]
     fn settle(&mut self, outcome: &Outcome) {
         let (bits, circuit) = (self.bits, &*self.ticket);
@@ -107,18 +121,18 @@ impl<C: Clock> Permit for CircuitBreakerPermit<C> {
             circuit.hot.streak.reset(generation);
             circuit.record(&self.ticket, generation, Category::Succeeded, &self.clock);
         } else {
-            settle_otherwise(&self.ticket, bits, outcome, &self.clock);
+            settle_slow_path(&self.ticket, bits, outcome, &self.clock);
         }
-        // Nothing is left for the drop to give back.
+        // The drop has nothing left to release.
         self.bits = SETTLED;
     }
 
-    /// Renews the lease of a probe, and ends the time of a timed call. All other calls are one
-    /// test.
+    /// Renews the lease of a probe, and ends the time of a timed call. For all other calls it is a
+    /// single test.
     #[inline(always)]
     fn progress(&mut self, _: Progress) {
         if self.bits >> LOW_BITS != 0 && self.bits & MARK != HEAD {
-            self.bits = progress_otherwise(&self.ticket, self.bits, &self.clock);
+            self.bits = progress_slow_path(&self.ticket, self.bits, &self.clock);
         }
     }
 }
@@ -132,8 +146,8 @@ impl<C: Clock> Drop for CircuitBreakerPermit<C> {
     }
 }
 
-// What follows is out of line and takes the permit in pieces, so that a permit can stay in
-// registers on its way.
+// The functions below are not inlined and take the fields of a permit. A reference to the permit
+// would force it out of the registers.
 
 #[inline]
 fn is_current(bits: u64, word: u64) -> bool {
@@ -144,8 +158,8 @@ fn probe_of(bits: u64) -> Probe {
     Probe((bits >> LOW_BITS) as u32)
 }
 
-/// Times a call from now on, or its reservation. Where calls in flight are counted, counts one that
-/// begins, and trips when too many before it are overdue.
+/// Returns the bits of a call that is timed from now on, or of its reservation. If overdue calls are
+/// counted, counts a call that begins, and trips if too many earlier ones are overdue.
 #[inline(never)]
 fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
     let (generation, now) = (word >> State::BITS, clock.now());
@@ -156,7 +170,7 @@ fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 
     if let Some(overdue) = &circuit.overdue {
         overdue.start(overdue.tag(started, generation), generation);
         if State::of_word(word) == State::Closed
-            && overdue.look(circuit.nanos(now))
+            && overdue.is_check_due(circuit.nanos(now))
             && let Some(cause) = circuit.rules.rates(circuit.with_overdue(generation, now))
         {
             circuit.trip(generation, cause, None, now);
@@ -167,7 +181,7 @@ fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 
 
 #[cold]
 #[inline(never)]
-fn progress_otherwise(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -> u64 {
+fn progress_slow_path(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -> u64 {
     let circuit = &**ticket;
     if bits & MARK == State::HalfOpen as u64 {
         circuit.change(clock.now(), |machine, now, steps| machine.progress(probe_of(bits), now, steps));
@@ -183,7 +197,7 @@ fn progress_otherwise(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -
 }
 
 #[inline(never)]
-fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, clock: &impl Clock) {
+fn settle_slow_path(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, clock: &impl Clock) {
     let circuit = &**ticket;
     if bits & MARK == State::HalfOpen as u64 {
         return settle_probe(circuit, probe_of(bits), outcome, clock);
@@ -221,13 +235,14 @@ fn settle_otherwise(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, cloc
 #[inline(never)]
 fn drop_unsettled(ticket: &Ticket<Circuit>, bits: u64) {
     if bits & MARK == State::HalfOpen as u64 {
-        ticket.give_back(probe_of(bits));
+        ticket.release_slot(probe_of(bits));
     } else {
         end(ticket, bits);
     }
 }
 
-/// How many nanoseconds a timed call took, to its head or until now.
+/// Returns the nanoseconds that a timed call took to its head, or until now without a head. `None`
+/// for a call that is not timed.
 fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
     match (bits & MARK, bits >> LOW_BITS) {
         (HEAD, took) => Some(took * TICK),
@@ -236,8 +251,8 @@ fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
     }
 }
 
-/// Takes a call off the count of those in flight. Those of an earlier generation are not counted
-/// any more.
+/// Removes a call from the count of overdue calls. Calls of an earlier generation are no longer in
+/// it.
 #[inline]
 fn end(circuit: &Circuit, bits: u64) {
     let started = bits >> LOW_BITS;
@@ -253,12 +268,12 @@ fn end(circuit: &Circuit, bits: u64) {
     }
 }
 
-/// `None` for what is no evidence.
+/// Returns how an outcome is counted; `None` if it is no evidence.
 #[inline]
 fn category(circuit: &Circuit, outcome: &Outcome, slow: bool) -> Option<Category> {
     match outcome {
         Outcome::Success => Some(Category::new(false, slow)),
-        // The other side handed the request back in good order.
+        // The request was not processed: see `Failure::graceful`.
         Outcome::Failure(Failure { graceful: true, .. }) => None,
         Outcome::Failure(_) => Some(Category::new(true, slow)),
         Outcome::Ignored(Ignored::Cancelled) if slow => match circuit.rules.on_drop() {
@@ -278,9 +293,9 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
         let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(super::nanos(elapsed)));
         let never_began = *outcome == Outcome::CANCELLED && !machine.has_begun(probe);
         let verdict = match category(circuit, outcome, slow).filter(|_| !never_began) {
-            None => Verdict::Nothing,
+            None => Verdict::Ignored,
             Some(Category::Succeeded) => Verdict::Succeeded,
-            // A probe that is slow where slowness trips the circuit says that nothing is well yet.
+            // If slow calls trip the circuit, a slow probe is no evidence of recovery.
             Some(Category::Slow) if !circuit.rules.has_slow_rate() => Verdict::Succeeded,
             Some(_) => Verdict::Failed,
         };
@@ -307,7 +322,7 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
         (Outcome::Failure(failure), _) if failure.overload => 0,
         (_, Category::Failed | Category::SlowFailed) => circuit.hot.streak.extend(generation),
         _ => {
-            // A slow call that was dropped did not succeed either.
+            // A slow call that was dropped has not succeeded, and does not end a streak.
             if *outcome == Outcome::Success {
                 circuit.hot.streak.reset(generation);
             }

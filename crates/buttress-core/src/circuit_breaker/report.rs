@@ -21,7 +21,7 @@ const FAILURE_RATE: Metric = Metric::rate("resilience.breaker.failure_rate", "Fa
 const SLOW_RATE: Metric = Metric::rate("resilience.breaker.slow_rate", "Slow calls among the calls in the window");
 const IN_FLIGHT: Metric = Metric::gauge("resilience.breaker.in_flight", "calls", "Calls that hold a permit");
 
-/// The metrics of every circuit breaker.
+/// The metrics that every circuit breaker reports.
 pub const METRICS: [Metric; 7] = [STATE, TRANSITIONS, IN_FLIGHT, REJECTED, STALE, FAILURE_RATE, SLOW_RATE];
 
 impl<C: Clock> Report for CircuitBreaker<C> {
@@ -33,7 +33,8 @@ impl<C: Clock> Report for CircuitBreaker<C> {
         Some(self.name())
     }
 
-    /// Rates are unknown while the window holds less than the minimum throughput.
+    /// Reports all values. Rates are unknown while the window contains fewer calls than the minimum
+    /// throughput.
     fn report(&self, sink: &mut dyn Sink) {
         let snapshot = self.snapshot();
         for state in State::ALL {
@@ -46,7 +47,8 @@ impl<C: Clock> Report for CircuitBreaker<C> {
         sink.gauge(&IN_FLIGHT, self.in_flight() as f64);
         sink.counter(&REJECTED, snapshot.rejected);
         sink.counter(&STALE, snapshot.stale);
-        // Rates are added up: the failures of an unknown one must not count in that of others.
+        // Rates of circuits with the same name are added. Without this, the failures of a circuit
+        // below its minimum throughput would change the rate of the others.
         let counts = snapshot.failure_rate().map_or_else(Counts::default, |_| snapshot.counts);
         sink.rate(&FAILURE_RATE, counts.failures(), counts.total());
         sink.rate(&SLOW_RATE, counts.slow_calls(), counts.total());

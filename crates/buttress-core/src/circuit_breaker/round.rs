@@ -5,11 +5,11 @@ use super::{
 use crate::Failure;
 use std::time::{Duration, Instant};
 
-/// One half-open round. It ends by its probes alone; see [`Machine::roll`] for the bound on its
-/// time.
+/// A half-open round: its leases and results. Only probes end it; see [`Machine::roll`] for its time
+/// limit.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// Its beginning, or the last result or sign of life of a probe.
+    /// When the round began, or when the last result or part of a response of a probe arrived.
     pub(super) since: Option<Instant>,
     pub(super) leases: Vec<Lease>,
     /// The number of the last probe.
@@ -22,17 +22,17 @@ pub(super) struct Round {
 pub(super) struct Lease {
     pub(super) probe: Probe,
     pub(super) started: Instant,
-    /// Its beginning, or the last sign of life. The lease runs from here, so that a reload of its
-    /// length takes effect at once.
+    /// When the lease began, or when the last part of the response arrived. The start and not the
+    /// end, so that a reload of the length takes effect at once.
     pub(super) since: Instant,
-    /// How long the head of the response took.
+    /// The time to the head of the response.
     pub(super) to_head: Option<Duration>,
-    /// Whether its call has begun. A slot that was reserved for a call that never came says nothing
-    /// when its lease ends.
+    /// Whether its call has begun. The expiry of a reserved lease whose call has not begun is not
+    /// counted.
     pub(super) begun: bool,
 }
 
-/// The number of a probe, from 1 on. No two probes of a circuit that are in flight share one.
+/// The number of a probe, from 1. Different for all probes of a circuit that are in flight.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Probe(pub(super) u32);
 
@@ -41,23 +41,25 @@ pub(super) struct Probe(pub(super) u32);
 pub(super) enum Verdict {
     Succeeded,
     Failed,
-    /// No evidence: its slot is free again.
-    Nothing,
+    /// No evidence: only the slot is released.
+    Ignored,
 }
 
 impl Machine {
-    /// Brings the state up to `now`: revokes leases, and ends a round that has gone quiet after
-    /// something failed in it. Both happen as of the moment at which they were due, which may be
-    /// long ago, as they are evaluated with the next look only.
+    /// Advances the state to `now`: revokes expired leases, and opens the circuit if a probe has
+    /// failed and the time limit of the round has expired.
     ///
-    /// A round in which nothing failed goes on for as long as it takes: a backend that is called
-    /// once in ten minutes has to be able to close its circuit.
+    /// There is no timer, so this may run long after that time. It acts as of the moment of the
+    /// expiry: an open time starts then, and not now.
+    ///
+    /// A round without a failed probe has no time limit: with one, the circuit of a backend that is
+    /// called once in ten minutes would never close.
     pub(super) fn roll(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let mut revoked = None;
         while self.state == State::HalfOpen {
             let ends = self.round.leases.iter().filter_map(|lease| self.lease_end(lease));
             let due = ends.filter(|end| *end <= now).min();
-            let bound = self.bound().filter(|bound| *bound <= now);
+            let bound = self.time_limit().filter(|bound| *bound <= now);
             match (due, bound) {
                 (Some(due), bound) if bound.is_none_or(|bound| due <= bound) => {
                     self.revoke(due);
@@ -73,7 +75,8 @@ impl Machine {
         }
     }
 
-    /// Takes a probe's slot, beginning a half-open round when the open time is over.
+    /// Takes the slot of a probe, if one is free. Begins a half-open round if the open time has
+    /// elapsed.
     pub(super) fn take_probe(&mut self, begun: bool, now: Instant, steps: &mut Vec<Step>) -> Option<Probe> {
         self.roll(now, steps);
         if self.state == State::Open && self.open_until.is_some_and(|until| now >= until) {
@@ -87,34 +90,36 @@ impl Machine {
         if self.state != State::HalfOpen || !self.has_free_slot() {
             return None;
         }
-        // Never 0: a permit whose upper half is 0 is not asked for progress.
+        // Never 0: a permit whose upper bits are 0 ignores progress.
         self.round.last = self.round.last.checked_add(1).unwrap_or(1);
         let probe = Probe(self.round.last);
         self.round.leases.push(Lease { probe, started: now, since: now, to_head: None, begun });
         Some(probe)
     }
 
-    /// The call of a reserved slot begins, and its lease with it. `false` when the slot is gone.
+    /// Begins the call of a reserved slot, and restarts its lease. Returns false if the lease has
+    /// expired or the round is over.
     pub(super) fn begin(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) -> bool {
         self.roll(now, steps);
         let lease = self.round.leases.iter_mut().find(|lease| lease.probe == probe);
         lease.map(|lease| (lease.started, lease.since, lease.begun) = (now, now, true)).is_some()
     }
 
-    /// Whether a probe still has its slot.
+    /// Returns whether a probe still has its slot.
     pub(super) fn has_lease(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) -> bool {
         self.roll(now, steps);
         self.round.leases.iter().any(|lease| lease.probe == probe)
     }
 
-    /// A part of a probe's response arrived: its lease begins anew, and so does the bound of the
-    /// round.
+    /// Renews the lease of a probe and the time limit of the round, because a part of the probe's
+    /// response has arrived.
     pub(super) fn progress(&mut self, probe: Probe, now: Instant, steps: &mut Vec<Step>) {
         self.roll(now, steps);
         let lease_time = self.config.probe_lease;
         let Some(lease) = self.round.leases.iter_mut().find(|lease| lease.probe == probe) else { return };
         let renewal = now.saturating_duration_since(lease.since);
-        // A stream of many frames renews its lease sixteen times in it, and not with every frame.
+        // At most sixteen renewals per lease time, not one for each frame of a stream: each renewal
+        // writes the circuit's atomics.
         if lease.to_head.is_none() || renewal >= lease_time / 16 {
             lease.to_head.get_or_insert(now.saturating_duration_since(lease.started));
             (lease.since, lease.begun) = (now, true);
@@ -122,20 +127,20 @@ impl Machine {
         }
     }
 
-    /// How long a probe took to the head of its response, or has been out.
+    /// Returns the time to the head of a probe's response, or until now without a head.
     pub(super) fn elapsed(&self, probe: Probe, to_end: bool, now: Instant) -> Option<Duration> {
         let lease = self.round.leases.iter().find(|lease| lease.probe == probe)?;
         let to_head = lease.to_head.filter(|_| !to_end);
         Some(to_head.unwrap_or_else(|| now.saturating_duration_since(lease.started)))
     }
 
-    /// Whether the call of a probe has begun.
+    /// Returns whether the call of a probe has begun.
     pub(super) fn has_begun(&self, probe: Probe) -> bool {
         self.round.leases.iter().any(|lease| lease.probe == probe && lease.begun)
     }
 
-    /// Settles a probe. `false` when its lease had been revoked or its round was over: then nothing
-    /// changes.
+    /// Settles a probe. Returns false, and changes nothing, if its lease has expired or its round is
+    /// over.
     pub(super) fn settle_probe(
         &mut self,
         probe: Probe,
@@ -144,14 +149,14 @@ impl Machine {
         now: Instant,
         steps: &mut Vec<Step>,
     ) -> bool {
-        // A lease that ran out before its probe came back has been revoked, also when there was no
-        // look in between.
+        // Revokes the lease first if it has expired, so that a late result is stale even if nothing
+        // called `roll` since.
         self.roll(now, steps);
-        if !self.give_back(probe) {
+        if !self.release_slot(probe) {
             return false;
         }
         match verdict {
-            Verdict::Nothing => return true,
+            Verdict::Ignored => return true,
             Verdict::Succeeded => self.round.succeeded += 1,
             Verdict::Failed => self.round.failed += 1,
         }
@@ -160,8 +165,8 @@ impl Machine {
         true
     }
 
-    /// Frees the slot of a probe that was dropped. `false` when it held none.
-    pub(super) fn give_back(&mut self, probe: Probe) -> bool {
+    /// Releases the slot of a probe. Returns false if it has none.
+    pub(super) fn release_slot(&mut self, probe: Probe) -> bool {
         let before = self.round.leases.len();
         self.round.leases.retain(|lease| lease.probe != probe);
         self.state == State::HalfOpen && self.round.leases.len() < before
@@ -171,12 +176,12 @@ impl Machine {
         lease.since.checked_add(self.config.probe_lease)
     }
 
-    /// When a round in which something failed opens the circuit again for lack of results.
-    pub(super) fn bound(&self) -> Option<Instant> {
+    /// Returns when the round opens the circuit for lack of results; `None` if no probe has failed.
+    pub(super) fn time_limit(&self) -> Option<Instant> {
         self.round.since.filter(|_| self.round.failed > 0)?.checked_add(self.config.max_half_open)
     }
 
-    /// Takes back the leases that have ended by `due`. Those of calls count as failed.
+    /// Revokes the leases that have expired by `due`. Those whose calls have begun count as failed.
     fn revoke(&mut self, due: Instant) {
         let lease_time = self.config.probe_lease;
         let ended = |lease: &Lease| lease.since.checked_add(lease_time).is_some_and(|end| end <= due);
@@ -193,7 +198,7 @@ impl Machine {
             && live + succeeded + failed < self.config.probes
     }
 
-    /// Decides as soon as the probes that are left cannot change it.
+    /// Closes or opens the circuit, as soon as the remaining probes cannot change the decision.
     pub(super) fn decide(&mut self, cause: Cause, failure: Option<Failure>, now: Instant) -> Option<Step> {
         let (config, round) = (&self.config, &self.round);
         if round.succeeded >= config.successes_needed {

@@ -11,38 +11,37 @@ use std::{
 };
 
 const OFF: u32 = u32::MAX;
-/// In place of a number of failures, [`FailureStreak::Calibrated`]; in place of a share of them,
-/// [`FailureRate::Calibrated`](super::FailureRate::Calibrated).
+/// Stands for [`FailureStreak::Calibrated`] in place of a number of failures, and for
+/// [`FailureRate::Calibrated`](super::FailureRate::Calibrated) in place of a share.
 const CALIBRATED: u32 = 0;
-/// The shortest streak that the calibrated rule takes for an outage: the fixed number of Finagle,
-/// Envoy and Istio.
-const SHORTEST: u32 = 5;
-/// The longest that it asks for. At a failure rate of 81 % and more, chance explains it more often
-/// than once in 10^9 calls, and such a backend is down in any case.
-const LONGEST: u32 = 100;
-/// How rarely chance may explain a streak: once in this many calls.
-const RARE: f64 = 1e9;
-/// How many other results make a failure rate by which a streak is judged. Not the minimum
-/// throughput: a user who raises that one asks for fewer trips, and not for shorter streaks.
-const KNOWN: u64 = 10;
-/// More nanoseconds than any call takes.
+/// The shortest streak that meets the calibrated rule: the fixed number of Finagle, Envoy and Istio.
+const MIN_STREAK: u32 = 5;
+/// The longest streak that the calibrated rule requires. At a failure rate from 82 % on, chance
+/// produces it more often than once in 10^9 calls, but such a backend is down in any case.
+const MAX_STREAK: u32 = 100;
+/// Chance may produce a streak that meets the calibrated rule once in this many calls.
+const CALLS_PER_CHANCE_STREAK: f64 = 1e9;
+/// The minimum number of other results from which a failure rate is computed. Not the minimum
+/// throughput: raising that means fewer trips, and must not make streaks shorter.
+const MIN_OTHER_RESULTS: u64 = 10;
+/// A slow threshold in nanoseconds that no call exceeds.
 const NEVER: u64 = u64::MAX;
 
-/// When results trip the circuit. Every field is an atomic of its own, so that a reload needs no
-/// lock and no pause: a call that is judged meanwhile sees old and new thresholds mixed, once.
+/// The rules by which results trip the circuit. Each field is an atomic, so that a reload takes no
+/// lock. A result that is evaluated during a reload may see old and new thresholds.
 pub(super) struct Rules {
     consecutive_failures: AtomicU32,
     failure_rate: AtomicU32,
     slow_rate: AtomicU32,
     minimum_throughput: AtomicU32,
-    /// 1 while a peer's circuit is open: then half of the minimum throughput is enough.
+    /// 1 while the circuit of another instance is open: half of the minimum throughput is enough.
     cautious: AtomicU32,
     on_drop: AtomicU32,
-    /// 1 where calls are timed to their end and not to the head of their response.
+    /// 1 if calls are timed to their end and not to the head of their response.
     to_end: AtomicU32,
     slow: AtomicU64,
     ramp: AtomicU64,
-    /// Nanoseconds of the first open time.
+    /// The first open time in nanoseconds.
     first_open: AtomicU64,
     custom: Option<CustomRule>,
 }
@@ -66,8 +65,8 @@ impl Rules {
         rules
     }
 
-    /// The custom rule stays: it is code, and code is not reloaded. Returns whether anything has
-    /// changed that results are judged by.
+    /// Replaces all rules except the custom one, which is code. Returns whether a trip rule has
+    /// changed.
     pub(super) fn set(&self, config: &Config) -> bool {
         let failure_rate = match config.failure_rate {
             Some(RateRule::Calibrated) => CALIBRATED,
@@ -93,7 +92,7 @@ impl Rules {
         changes.into_iter().fold(false, |changed, (rule, new)| rule.swap(new, Ordering::Relaxed) != new || changed)
     }
 
-    /// Whether anything is slow, so that calls have to be timed.
+    /// Returns whether there is a slow threshold, so that calls must be timed.
     pub(super) fn times_calls(&self) -> bool {
         self.slow.load(Ordering::Relaxed) != NEVER
     }
@@ -103,17 +102,18 @@ impl Rules {
         nanos > self.slow.load(Ordering::Relaxed)
     }
 
-    /// Nanoseconds of the recovery ramp.
+    /// Returns the length of the recovery ramp in nanoseconds.
     pub(super) fn ramp(&self) -> u64 {
         self.ramp.load(Ordering::Relaxed)
     }
 
-    /// The longest that a half-open circuit asks its callers to wait, in nanoseconds.
+    /// Returns the first open time in nanoseconds, which limits the `retry_after` of a half-open
+    /// circuit.
     pub(super) fn first_open(&self) -> u64 {
         self.first_open.load(Ordering::Relaxed)
     }
 
-    /// Whether calls are timed to their end and not to the head of their response.
+    /// Returns whether calls are timed to their end and not to the head of their response.
     pub(super) fn times_to_end(&self) -> bool {
         self.to_end.load(Ordering::Relaxed) != 0
     }
@@ -134,41 +134,42 @@ impl Rules {
         }
     }
 
-    /// Whether a streak is judged by the other results in the window.
+    /// Returns whether a streak must be compared with the other results in the window.
     pub(super) fn calibrates(&self, streak: u32) -> bool {
-        streak >= SHORTEST && self.consecutive_failures.load(Ordering::Relaxed) == CALIBRATED
+        streak >= MIN_STREAK && self.consecutive_failures.load(Ordering::Relaxed) == CALIBRATED
     }
 
-    /// A streak as long as the fixed number.
+    /// Returns the cause, if a streak reaches the fixed number.
     pub(super) fn fixed_streak(&self, streak: u32) -> Option<Cause> {
         let needed = self.consecutive_failures.load(Ordering::Relaxed);
         (needed != CALIBRATED && streak >= needed).then_some(Cause::ConsecutiveFailures(streak))
     }
 
-    /// A streak that chance does not explain, at the failure rate of the results that are not part
-    /// of it. `counts` holds all of them.
+    /// Returns the cause, if chance does not explain a streak at the failure rate of the results that
+    /// are not part of it. `counts` contains all results.
     pub(super) fn calibrated_streak(&self, streak: u32, counts: Counts) -> Option<Cause> {
         if !self.calibrates(streak) {
             return None;
         }
         let others = counts.without_failures(streak.into());
-        if others.total() < KNOWN {
+        if others.total() < MIN_OTHER_RESULTS {
             return Some(Cause::ConsecutiveFailures(streak));
         }
-        (streak >= needed(others)).then_some(Cause::FailureStreak { failures: streak, others })
+        (streak >= required_streak(others)).then_some(Cause::FailureStreak { failures: streak, others })
     }
 
     pub(super) fn set_cautious(&self, cautious: bool) {
         self.cautious.store(cautious.into(), Ordering::Relaxed);
     }
 
-    /// The minimum throughput, or the half of it, rounded up.
+    /// Returns the minimum throughput, or half of it, rounded up, while
+    /// [cautious](Self::set_cautious).
     pub(super) fn minimum(&self) -> u64 {
         let whole = u64::from(self.minimum_throughput.load(Ordering::Relaxed));
         if self.cautious.load(Ordering::Relaxed) == 0 { whole } else { whole.div_ceil(2) }
     }
 
-    /// The first of the rate rules that is met.
+    /// Returns the first rate rule that is met: the failure rate, the slow rate, the custom rule.
     pub(super) fn rates(&self, counts: Counts) -> Option<Cause> {
         let total = counts.total();
         let minimum = self.minimum();
@@ -189,8 +190,8 @@ impl Rules {
         }
     }
 
-    /// How many more bad results the nearest rate rule lacks at the least, while the total does not
-    /// shrink. 0 where a custom rule decides.
+    /// Returns the minimum number of further bad results after which a rate rule can be met, as long
+    /// as no result leaves the window. 0 with a custom rule, about which nothing is known.
     pub(super) fn missing(&self, counts: Counts) -> u32 {
         if self.custom.is_some() {
             return 0;
@@ -207,17 +208,17 @@ impl Rules {
     }
 }
 
-/// The failures in a row that come by chance once in 10^9 calls, when `others` tell how often calls
-/// fail.
-fn needed(others: Counts) -> u32 {
+/// Returns the number of consecutive failures that chance produces once in 10^9 calls at the failure
+/// rate of `others`, at least 5 and at most 100.
+fn required_streak(others: Counts) -> u32 {
     let rate = others.failures() as f64 / others.total() as f64;
-    let needed = (RARE.ln() / rate.ln().abs()).ceil();
-    // A rate of 1 makes it infinite, and one of 0 makes it 0.
-    (needed.min(f64::from(LONGEST)) as u32).max(SHORTEST)
+    // Infinite for a rate of 1, and 0 for a rate of 0.
+    let required = (CALLS_PER_CHANCE_STREAK.ln() / rate.ln().abs()).ceil();
+    (required.min(f64::from(MAX_STREAK)) as u32).max(MIN_STREAK)
 }
 
-/// The fewest failures of so many calls that are three standard deviations above a half of them:
-/// `n/2 + 1.5 √n`. It grows with the calls, as [`Rules::missing`] requires.
+/// Returns the smallest number of failures of `calls` calls that is three standard deviations above
+/// one half: `n/2 + 1.5 √n`. It never decreases with more calls, as [`Rules::missing`] requires.
 fn beyond_chance(calls: u64) -> u64 {
     let squared = calls.saturating_mul(9);
     let root = squared.isqrt();
@@ -244,9 +245,9 @@ mod tests {
 
     #[test]
     fn the_more_fails_at_random_the_longer_a_streak_has_to_be() {
-        let of = |failed| needed(Counts { succeeded: 100 - failed, failed, ..Counts::default() });
+        let of = |failed| required_streak(Counts { succeeded: 100 - failed, failed, ..Counts::default() });
         assert_eq!([0, 1, 2, 5, 10, 20, 40, 50].map(of), [5, 5, 6, 7, 9, 13, 23, 30]);
-        assert_eq!([81, 90, 100].map(of), [99, 100, 100], "bounded");
+        assert_eq!([81, 90, 100].map(of), [99, 100, 100], "at most 100");
     }
 
     #[test]

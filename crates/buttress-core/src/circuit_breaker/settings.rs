@@ -1,43 +1,65 @@
-//! The values that a [`Builder`] takes.
+//! The settings of a [`Builder`] that are not numbers or durations.
 
 #[cfg(doc)]
 use super::builder::Builder;
 use std::time::Duration;
 
 /// The results over which rates are computed.
+///
+/// A [`Duration`] converts into [`Time`](Self::Time).
+///
+/// ```
+/// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, Window}};
+/// use std::time::Duration;
+///
+/// assert_eq!(Window::from(Duration::from_secs(60)), Window::Time(Duration::from_secs(60)));
+/// let builder = CircuitBreaker::<ManualClock>::builder("payments");
+/// let breaker = builder.window(Window::Count(100)).minimum_throughput(50).build()?;
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Window {
-    /// The results of this time, in ten buckets: between nine tenths of it and all of it.
+    /// The results of this time, from 10 ms to a day, in ten buckets: a result stays in the window
+    /// for 90 % to 100 % of the time.
     Time(Duration),
-    /// This many of the last results. Exact, and threads contend for it: prefer a time window under
-    /// load.
+    /// This many of the last results, from 1 to 1,000,000. Exact, but every result writes to one
+    /// shared counter: prefer a time window for many calls on many threads.
     Count(u32),
 }
 
-/// Which failures in a row, without a success in between, trip the circuit. Overload does not
-/// count.
+/// How many consecutive failures, without a success between them, trip the circuit.
 ///
-/// Numbers convert into [`Fixed`](Self::Fixed), and `None` into [`Off`](Self::Off).
+/// Failures by [overload](crate::Failure::overload) do not count. A number converts into
+/// [`Fixed`](Self::Fixed), `None` into [`Off`](Self::Off).
+///
+/// ```
+/// use buttress_core::circuit_breaker::FailureStreak;
+///
+/// assert_eq!(FailureStreak::from(10), FailureStreak::Fixed(10));
+/// assert_eq!(FailureStreak::from(None), FailureStreak::Off);
+/// assert_eq!(FailureStreak::default(), FailureStreak::Calibrated);
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum FailureStreak {
-    /// At least 5, and so many that chance explains them less than once in 10^9 calls: with `p` as
-    /// the failure rate of the window without the streak, `ln(1e-9) / ln(p)` of them, at most 100.
-    /// That is 5 up to an error rate of 1 %, 7 at 5 %, 13 at 20 % and 23 at 40 %.
+    /// A number that depends on the failure rate `p` of the other results in the window:
+    /// `ln(1e-9) / ln(p)`, at least 5 and at most 100. Chance produces such a streak less than once
+    /// in 10^9 calls. The number is 5 for a failure rate up to 1 %, 7 at 5 %, 13 at 20 % and 23 at
+    /// 40 %. With fewer than 10 other results in the window, the rate is unknown, and the number is
+    /// 5 (Finagle, Envoy, Istio).
     ///
-    /// A fixed number cannot be right for both a healthy backend and one with random errors: 5 in a
-    /// row come by chance after some 4,000 calls of which 20 % fail, which is every 4 seconds at
-    /// 1,000 calls a second. With fewer than 10 other results in the window, no rate is known, and
-    /// 5 are enough.
+    /// A fixed number does not suit both a healthy backend and one with random errors: if 20 % of
+    /// the calls fail, chance produces 5 consecutive failures once in about 4,000 calls, which is
+    /// every 4 seconds at 1,000 calls per second.
     ///
-    /// The rate is that of a sample. With some 100 calls in the window, as at 10 calls a second,
-    /// chance trips it about once in 10^7 calls.
+    /// The rate is measured from a sample. With about 100 calls in the window, as at 10 calls per
+    /// second, chance trips the circuit about once in 10^7 calls.
     #[default]
     Calibrated,
-    /// This many. At least 1. For endpoints that hardly ever fail at random.
+    /// This number, at least 1. For backends without random errors.
     Fixed(u32),
-    /// No number of them.
+    /// Consecutive failures do not trip the circuit.
     Off,
 }
 
@@ -53,35 +75,43 @@ impl From<Option<u32>> for FailureStreak {
     }
 }
 
-/// At which share of failures among the calls in the window the circuit trips, from the [minimum
-/// throughput](Builder::minimum_throughput) on.
+/// The share of failures among the calls in the window at which the circuit trips.
 ///
-/// Numbers convert into [`Exact`](Self::Exact), and `None` into [`Off`](Self::Off).
+/// It applies from the [minimum throughput](Builder::minimum_throughput) on. A number converts into
+/// [`Exact`](Self::Exact), `None` into [`Off`](Self::Off).
+///
+/// ```
+/// use buttress_core::circuit_breaker::FailureRate;
+///
+/// assert_eq!(FailureRate::from(0.3), FailureRate::Exact(0.3));
+/// assert_eq!(FailureRate::from(None), FailureRate::Off);
+/// assert_eq!(FailureRate::default(), FailureRate::Calibrated);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum FailureRate {
-    /// Half of the calls, and more by so much that chance does not explain it: of `n` calls,
-    /// `n/2 + 1.5 √n` failed. Those are 17 of 20 calls, 65 of 100, 548 of 1,000 and 5,150 of
-    /// 10,000.
+    /// At least `n/2 + 1.5 √n` failures of `n` calls: 17 of 20 calls, 65 of 100, 548 of 1,000 and
+    /// 5,150 of 10,000. This is three standard deviations (`√n / 2` each) above the mean of a backend
+    /// that fails half of its calls.
     ///
-    /// An exact half cannot be judged from few calls: of 20 calls to a backend that fails 40 % of
-    /// them, half fail with a probability of 24 %. The number of failures among `n` calls to a
-    /// backend that fails half of them has a standard deviation of `√n / 2`, so this is three of
-    /// them above the mean. Chance goes beyond that in at most `exp(-2 · 1.5²)` = 1.1 % of all
-    /// windows (Hoeffding's bound for any `n`), and in 0.13 % where `n` is large. With 40 % of
-    /// errors it is 0.005 % of windows of 20 calls and 0.00004 % of those of 100, and a circuit of
-    /// the default window trips by chance about once in 10 hours at 2 calls a second, and once in
-    /// 300 hours at 10 (simulated).
+    /// A share of exactly one half (Hystrix, resilience4j) trips by chance if the window holds few
+    /// calls: of 20 calls to a backend that fails 40 % of its calls, at least half fail with a
+    /// probability of 24 %. This rule is met by chance:
     ///
-    /// What is above a half is found as soon as it is certain: with 20 calls where 90 % fail, 57
-    /// where 70 % do, and 225 where 60 % do. A backend that fails no more than half of its calls
-    /// hardly ever trips it: give an exact share where that is too many, and where the window holds
-    /// fewer than 9 calls, which are never enough.
+    /// * with 50 % of errors, in at most `exp(-2 · 1.5²)` = 1.1 % of all windows (Hoeffding's
+    ///   inequality, for any `n`), and in 0.13 % for large `n`;
+    /// * with 40 % of errors, in 0.005 % of windows of 20 calls, and in 0.00004 % of windows of 100
+    ///   calls. With the default window, that is about once in 10 hours at 2 calls per second, and
+    ///   once in 300 hours at 10 calls per second (simulated).
+    ///
+    /// A failure rate of 90 % meets the rule from 20 calls on, 70 % from 57 and 60 % from 225. A
+    /// rate up to 50 % hardly ever meets it: use [`Exact`](Self::Exact) if such a rate must trip
+    /// the circuit, or if a count window holds fewer than 9 calls, which cannot meet the rule.
     #[default]
     Calibrated,
-    /// This share, however few calls it is computed from. Above 0, up to 1.
+    /// At least this share, whatever the number of calls. Above 0, up to 1.
     Exact(f64),
-    /// No share of them.
+    /// The failure rate does not trip the circuit.
     Off,
 }
 
@@ -97,41 +127,66 @@ impl From<Option<f64>> for FailureRate {
     }
 }
 
-/// What the time of a call is, which is compared with the [slow
-/// threshold](Builder::slow_threshold).
+/// The time of a call that is compared with the [slow threshold](Builder::slow_threshold).
+///
+/// ```
+/// use buttress_core::circuit_breaker::CallTime;
+///
+/// assert_eq!(CallTime::default(), CallTime::ToHead);
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum CallTime {
-    /// The time to the head of its response, or to the first part of it that was reported. A stream
-    /// that lasts for minutes is not slow.
+    /// The time to the head of its response, or to the first part that is reported by
+    /// [`Permit::progress`](crate::Permit::progress). A long stream is not slow.
     #[default]
     ToHead,
     /// The time to the end of its response.
     ToEnd,
 }
 
-/// When probes close the circuit. Either way it is decided as soon as the remaining probes cannot
-/// change it.
+/// How many probes must succeed to close the circuit. The circuit changes its state as soon as the
+/// remaining probes cannot change the decision.
+///
+/// ```
+/// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, CloseRule}};
+///
+/// let builder = CircuitBreaker::<ManualClock>::builder("payments");
+/// let breaker = builder.probes(5).close_rule(CloseRule::Share(0.8)).build()?; // 4 of 5
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CloseRule {
-    /// All probes succeed. The first failure opens it again.
+    /// All of them. The first failure opens the circuit again.
     AllProbes,
-    /// At least this share of the probes succeeds, between 0 (exclusive) and 1.
+    /// At least this share of them: above 0, up to 1.
     Share(f64),
 }
 
-/// How to count a call that was dropped after the slow threshold and before its end (or the head of
-/// its response). A call that was dropped sooner is not counted.
+/// How to count a call that was dropped after the [slow threshold](Builder::slow_threshold) and
+/// before its end, or before the head of its response. A call that was dropped sooner is not
+/// counted.
+///
+/// ```
+/// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, OnDrop}};
+/// use std::time::Duration;
+///
+/// let breaker = CircuitBreaker::<ManualClock>::builder("payments")
+///     .slow_threshold(Duration::from_secs(1))
+///     .on_drop(OnDrop::Failure)
+///     .build()?;
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OnDrop {
-    /// Not at all.
+    /// Does not count it.
     Ignore = 0,
-    /// As slow. A backend that hangs under an outer timeout trips the slow rate.
+    /// Counts it as slow: a backend that hangs under an outer timeout meets the slow rate.
     #[default]
     Slow = 1,
-    /// As slow and failed. A backend that hangs under an outer timeout trips any rule.
+    /// Counts it as slow and failed: a backend that hangs under an outer timeout meets any rule.
     Failure = 2,
 }
 

@@ -1,9 +1,9 @@
 use crate::sync::{AtomicU64, Ordering};
 
-/// Counts the failures since the last success, in one generation: `generation << 32 | failures`.
+/// The number of failures since the last success, in one generation: `generation << 32 | failures`.
 ///
-/// Generations are compared by their lower halves, as the distance between them, which is right
-/// across a wrap.
+/// Generations are compared by the signed distance of their lower 32 bits, which is correct when
+/// they wrap.
 #[derive(Debug, Default)]
 pub(super) struct Streak(AtomicU64);
 
@@ -13,23 +13,24 @@ impl Streak {
         if ahead(word, generation) == 0 { word as u32 } else { 0 }
     }
 
-    /// A success ends a streak. Writes only where there is one.
+    /// Ends the streak after a success. Writes only if there is a streak.
     #[inline]
     pub(super) fn reset(&self, generation: u64) {
         let word = self.0.load(Ordering::Relaxed);
         if word as u32 != 0 && ahead(word, generation) == 0 {
-            // When it fails, a failure came in between, and this success was before it.
+            // If the exchange fails, another thread has counted a failure after this success.
             let _ = self.0.compare_exchange(word, generation << 32, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Counts a failure, and returns how many there are.
+    /// Counts a failure and returns the length of the streak; 0 for a failure of an earlier
+    /// generation.
     pub(super) fn extend(&self, generation: u64) -> u32 {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let next = match ahead(word, generation) {
                 0 => generation << 32 | u64::from((word as u32).saturating_add(1)),
-                // The circuit has moved on since this result was found current.
+                // The state has changed since this result was found to be current.
                 1.. => return 0,
                 _ => generation << 32 | 1,
             };
@@ -41,7 +42,7 @@ impl Streak {
     }
 }
 
-/// By how many generations the word is ahead of `generation`.
+/// Returns by how many generations the word is ahead of `generation`.
 #[inline]
 fn ahead(word: u64, generation: u64) -> i32 {
     ((word >> 32) as u32).wrapping_sub(generation as u32) as i32
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_result_that_was_overtaken_by_a_transition_leaves_the_streak_alone() {
-        // The second one is about to wrap.
+        // The second generation wraps in its lower 32 bits.
         for generation in [5, u64::from(u32::MAX)] {
             let streak = Streak::default();
             streak.0.store((generation - 1) << 32 | 7, Ordering::Relaxed);

@@ -4,31 +4,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nanoseconds of a tick: calls are timed to within these.
+/// The length of a tick in nanoseconds, and so the precision to which calls are timed.
 pub(super) const TICK: u64 = 10_000;
-/// Ticks are counted in as many bits as a permit has for them, and wrap after 95 hours.
+/// The bits of a time in ticks, which are those that a permit has for it. Ticks wrap after 95 hours.
 pub(super) const TICK_BITS: u32 = 35;
 const TICKS: u64 = (1 << TICK_BITS) - 1;
-/// How far a clock may be set back: a circuit's time begins this long before the first moment that
-/// it sees.
+/// How far a clock may be set back. A circuit's time begins this long before the first moment at
+/// which it reads the clock.
 const SET_BACK: Duration = Duration::from_secs(2 * 3600);
 
-/// The time of one circuit: nanoseconds and ticks since a moment of its own.
+/// The time of one circuit: nanoseconds and ticks since an origin of its own.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     origin: OnceLock<Instant>,
-    /// By how many nanoseconds this time is ahead of that of a clock that counts its own.
+    /// By how many nanoseconds this time is ahead of the clock's [`Clock::coarse_nanos`], wrapping.
     coarse_ahead: OnceLock<u64>,
 }
 
 impl Timeline {
+    /// Returns the nanoseconds since the origin, which the first call sets.
     #[inline]
     pub(super) fn nanos(&self, now: Instant) -> u64 {
         let origin = self.origin.get_or_init(|| now.checked_sub(SET_BACK).unwrap_or(now));
         super::nanos(now.saturating_duration_since(*origin))
     }
 
-    /// The time by the coarse clock.
+    /// Returns the nanoseconds since the origin by the coarse clock.
     #[inline]
     pub(super) fn coarse_nanos(&self, clock: &impl Clock) -> u64 {
         match (clock.coarse_nanos(), self.coarse_ahead.get()) {
@@ -44,27 +45,26 @@ impl Timeline {
         let now = clock.now();
         let nanos = self.nanos(now);
         if let Some(zero) = clock.zero() {
-            // Wrapping: the origin can be before the clock's zero or after it. A machine that has
-            // just been started has a zero that is later than the origin of its first circuit.
+            // Wrapping, because the origin can be before the clock's zero or after it. On a machine
+            // that has just started, the zero is later than the origin of the first circuit.
             let counted = super::nanos(now.saturating_duration_since(zero));
             let _ = self.coarse_ahead.set(nanos.wrapping_sub(counted));
         }
         nanos
     }
 
-    /// The time in ticks. It is never 0, which stands for a call that is not timed.
+    /// Returns the time in ticks. Never 0, which stands for a call that is not timed.
     #[inline]
     pub(super) fn ticks(&self, now: Instant) -> u64 {
         ((self.nanos(now) / TICK) & TICKS).max(1)
     }
 
-    /// The ticks since `started`. Exact up to 93 hours.
+    /// Returns the ticks since `started`, up to 93 hours.
     #[inline]
     pub(super) fn ticks_since(&self, started: u64, now: Instant) -> u64 {
         const BACK: u64 = SET_BACK.as_secs() * 1_000_000_000 / TICK;
         let elapsed = self.ticks(now).wrapping_sub(started) & TICKS;
-        // A call that seems to start later than it ends was timed by two clocks, or by one that was
-        // set back.
+        // If the start is after the end, two threads have read the clock, or it was set back.
         if elapsed > TICKS - BACK { 0 } else { elapsed }
     }
 }

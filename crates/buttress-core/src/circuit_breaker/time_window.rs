@@ -2,34 +2,34 @@ use super::event::Counts;
 use crate::sync::{AtomicU64, Ordering};
 use std::{sync::OnceLock, time::Duration};
 
-/// How many buckets are live. Ten is what Polly, linkerd, Finagle and Hystrix use.
+/// The number of buckets in the window. Polly, linkerd, Finagle and Hystrix use ten as well.
 #[cfg(not(loom))]
 const LIVE: u32 = 10;
-/// How many there are. A power of two, so that a tag keeps its slot when tags wrap, and more than
-/// are live.
+/// The number of slots: more than [`LIVE`], and a power of two, so that a tag keeps its slot when
+/// tags wrap.
 #[cfg(not(loom))]
 const SLOTS: usize = 16;
-/// The model checker walks through every load: the smallest ring that is one.
+/// The model checker branches at every load, so its ring is the smallest possible.
 #[cfg(loom)]
 const LIVE: u32 = 1;
 #[cfg(loom)]
 const SLOTS: usize = 2;
-/// How far tags jump with a new generation: more than [`LIVE`], so that nothing old is live, and
-/// enough for a writer that read its clock up to 200 buckets after the one that began the
+/// By how much tags increase with a new generation: more than [`LIVE`], so that no earlier result is
+/// live, even if its thread read the clock up to 200 buckets after the thread that began the
 /// generation.
 const GENERATION: u32 = 256;
-/// Nanoseconds by which a writer of the current generation may be late. One that seems to be later
-/// has a clock that was set back.
+/// Nanoseconds by which a thread may write a result of the current generation after it read the
+/// clock. A larger difference means that the clock was set back.
 const LATE: u64 = 10_000_000_000;
-/// The bits of [`TimeWindow::scale`] that hold the offset, in units of as many tags. 44 bits are
-/// left for the width, which is 2.4 hours at most.
+/// The bits of [`TimeWindow::scale`] that contain the offset, in units of [`OFFSET_UNIT`] tags. The
+/// other 44 bits contain the width, which is at most 2.4 hours.
 const OFFSET_BITS: u32 = 20;
 const OFFSET_UNIT: u32 = 1 << (32 - OFFSET_BITS);
-/// Words between the successes of two shards: adjacent-line prefetch makes neighbours of two lines
-/// of 64 bytes.
-const APART: usize = 16;
+/// Words of padding between the successes of two shards: two cache lines of 64 bytes, because the
+/// adjacent-line prefetcher loads lines in pairs.
+const PADDING: usize = 16;
 
-/// The category of a result; the order in which [`Counts`] names them.
+/// The category of a result, in the order of the fields of [`Counts`].
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Category {
     Succeeded = 0,
@@ -49,28 +49,29 @@ impl Category {
     }
 }
 
-/// Exact counts over a sliding time.
+/// Exact counts over a sliding time window.
 ///
-/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin,
-/// and jumps ahead with each generation. So a writer that finds an older tag begins a new bucket
-/// with the same CAS that counts its result, and a reader skips slots whose tags are not live.
-/// Nothing sweeps and nothing clears: the window rolls on read and on write, after any idle time.
+/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin, and
+/// increases with each generation. A thread that finds an older tag begins a new bucket with the
+/// same compare-and-swap that counts its result, and a reader skips slots whose tags are not live.
+/// Nothing has to clear expired buckets, after any idle time.
 ///
-/// Successes are counted on a shard for each thread. Everything else is counted in one place, so
-/// that a bad result can be judged without a sum over the shards wherever there are too few of them
-/// to meet a rule.
+/// Successes are counted per shard of threads. Bad results (failures and slow calls) are counted in
+/// one place, so that the shards are summed only if there are enough bad results to meet a rule.
 #[derive(Debug)]
 pub(super) struct TimeWindow {
-    /// `nanoseconds of a bucket << 20 | offset`. One word, because tags of one width and another
-    /// offset would be far ahead of all that follow. Changed by a reload only, together with the
+    /// `nanoseconds of a bucket << 20 | offset`. One word, because tags of an old width with a new
+    /// offset would be far ahead of all later ones. Changed only by a reload, together with the
     /// generation.
     scale: AtomicU64,
-    /// `tag << 32 | bad results`: below this number of them, no rule can be met in that bucket.
+    /// `tag << 32 | bad results`: below this number of bad results, no rule can be met in that
+    /// bucket.
     skip_until: AtomicU64,
+    /// The successes of each shard.
     good: Box<[AtomicU64]>,
     /// Words from one shard to the next in `good`.
     stride: usize,
-    /// Made by the first result that is not a success.
+    /// Created by the first bad result.
     bad: OnceLock<Box<[Ring; 3]>>,
 }
 
@@ -78,23 +79,23 @@ type Ring = [AtomicU64; SLOTS];
 
 impl TimeWindow {
     pub(super) fn new(window: Duration, shards: usize) -> Self {
-        let stride = if shards > 1 { SLOTS + APART } else { SLOTS };
+        let stride = if shards > 1 { SLOTS + PADDING } else { SLOTS };
         Self {
             scale: AtomicU64::new(width_of(window) << OFFSET_BITS),
             skip_until: AtomicU64::new(0),
             good: (0..shards * stride).map(|_| AtomicU64::new(0)).collect(),
             stride,
-            // The model checker does not see that a `OnceLock` of the standard library orders its
-            // making before its use.
+            // The model checker does not see that a `OnceLock` of the standard library synchronizes
+            // its initialization with its readers.
             bad: if cfg!(loom) { OnceLock::from(Box::default()) } else { OnceLock::new() },
         }
     }
 
-    /// Changes the time that is covered, when a new generation begins at `nanos` since the origin.
+    /// Changes the length of the window, when a new generation begins at `nanos` since the origin.
     pub(super) fn resize(&self, window: Duration, nanos: u64) {
         let (old, width) = (self.scale.load(Ordering::Relaxed), width_of(window));
-        // Bucket numbers become smaller when buckets become wider. Without an offset that keeps
-        // tags ahead of all earlier ones, every slot would look newer than its writers, for hours.
+        // Bucket numbers decrease when buckets become wider. Without an offset that keeps new tags
+        // ahead of all earlier ones, every slot would look newer than its writers, for hours.
         let behind = ((nanos / (old >> OFFSET_BITS)) as u32).wrapping_sub((nanos / width) as u32);
         let units = if behind as i32 > 0 { behind.div_ceil(OFFSET_UNIT) } else { 0 };
         let offset = old.wrapping_add(units.into()) & ((1 << OFFSET_BITS) - 1);
@@ -102,30 +103,31 @@ impl TimeWindow {
         self.invalidate();
     }
 
-    /// Whether another length takes other buckets.
+    /// Returns whether a window of the given length has buckets of another width.
     pub(super) fn differs(&self, window: Duration) -> bool {
         self.scale.load(Ordering::Relaxed) >> OFFSET_BITS != width_of(window)
     }
 
-    /// Whether a clock that is a few milliseconds behind is precise enough.
+    /// Returns whether a clock that is a few milliseconds behind is precise enough: if buckets are
+    /// 100 ms or longer.
     #[inline]
     pub(super) fn is_coarse(&self) -> bool {
         self.scale.load(Ordering::Relaxed) >= 100_000_000 << OFFSET_BITS
     }
 
-    /// The tag of the bucket at `nanos` since the origin, in `generation`.
+    /// Returns the tag of the bucket at `nanos` since the origin, in `generation`.
     #[inline]
     pub(super) fn tag(&self, nanos: u64, generation: u64) -> u32 {
         let scale = self.scale.load(Ordering::Relaxed);
         let bucket = (nanos / (scale >> OFFSET_BITS)) as u32;
-        // The first tag is `LIVE`, so that slots that were never written are never live.
+        // The first tag is `LIVE`, so that a slot that was never written is not live.
         bucket
             .wrapping_add((generation as u32).wrapping_mul(GENERATION))
             .wrapping_add((scale as u32) << (32 - OFFSET_BITS))
             .wrapping_add(LIVE)
     }
 
-    /// Counts a result. `is_current` says whether its generation still is the current one.
+    /// Counts a result. `is_current` returns whether its generation is still the current one.
     #[inline]
     pub(super) fn record(&self, shard: usize, tag: u32, category: Category, is_current: impl Fn() -> bool) {
         let slot = tag as usize % SLOTS;
@@ -147,8 +149,8 @@ impl TimeWindow {
                 ahead @ 1.. if !self.is_set_back(ahead, &is_current) => return,
                 _ => u64::from(tag) << 32 | 1,
             };
-            // Ordered after all earlier records of other threads that this one may have to be
-            // summed with: see `counts`.
+            // SeqCst, so that of two threads that record at the same time and then sum, one sees
+            // both results.
             match slot.compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = now,
@@ -156,9 +158,9 @@ impl TimeWindow {
         }
     }
 
-    /// Whether the slot is ahead of its writer because the clock was set back, or because tags have
-    /// wrapped. Otherwise the bucket is out of the window already, or the slot belongs to a later
-    /// generation.
+    /// Returns whether the slot is ahead of its writer because the clock was set back, or because
+    /// tags have wrapped. Otherwise the writer's bucket has left the window, or the slot belongs to a
+    /// later generation.
     #[cold]
     #[inline(never)]
     fn is_set_back(&self, ahead: i32, is_current: &impl Fn() -> bool) -> bool {
@@ -166,36 +168,36 @@ impl TimeWindow {
         (ahead as u64).saturating_mul(width) > LATE && is_current()
     }
 
-    /// Sums the live buckets. What was recorded before is counted. A result that is recorded
-    /// meanwhile may be missed, so the sums are taken until two in a row agree: then they are what
-    /// the window held between the two.
+    /// Sums the live buckets. All results that were recorded before the call are counted. One that is
+    /// recorded during a sum may be missed, so sums are repeated until two consecutive ones agree:
+    /// they are then what the window contained between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
         Counts::agreed(|| {
-            // Failures before successes: where the sums are not one moment's, the rate comes out
-            // too low, never too high.
+            // Failures before successes: a result that is recorded between the two sums can only make
+            // the failure rate too low.
             let bad = self.bad(tag);
             let shards = self.good.chunks(self.stride).map(|shard| live(&shard[..SLOTS], tag));
             Counts { succeeded: shards.sum(), ..bad }
         })
     }
 
-    /// Whether the bad results in the window may be enough for a rule: else the successes need not
-    /// be summed.
+    /// Returns whether the bad results in the window may be enough to meet a rule. If not, the
+    /// successes need not be summed.
     pub(super) fn needs_check(&self, tag: u32) -> bool {
         let skip = self.skip_until.load(Ordering::SeqCst);
         let bad = self.bad(tag);
         tag_of(skip) != tag || bad.total() >= u64::from(skip as u32)
     }
 
-    /// Skips sums: with `counts`, every rule lacks at least `missing` more bad results. That holds
-    /// for the bucket of `tag`, in which nothing leaves the window.
+    /// Skips sums until there are `missing` more bad results than in `counts`, which every rule
+    /// lacks. Valid for the bucket of `tag`, during which no result leaves the window.
     pub(super) fn skip_until(&self, tag: u32, counts: Counts, missing: u32) {
         let bad = u32::try_from(counts.total() - counts.succeeded).unwrap_or(u32::MAX);
         let needed = bad.saturating_add(missing);
         self.skip_until.store(u64::from(tag) << 32 | u64::from(needed), Ordering::SeqCst);
     }
 
-    /// The rules have changed, and with them how much is missing.
+    /// Sums again with the next bad result, because the rules have changed.
     pub(super) fn invalidate(&self) {
         self.skip_until.store(0, Ordering::SeqCst);
     }
@@ -211,7 +213,7 @@ impl TimeWindow {
     }
 }
 
-/// The sum of the slots that are live at `tag`.
+/// Returns the sum of the slots that are live at `tag`.
 fn live(slots: &[AtomicU64], tag: u32) -> u64 {
     let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
     slots.iter().map(|slot| live(slot.load(Ordering::SeqCst))).sum()
@@ -261,7 +263,7 @@ mod tests {
         let window = window();
         window.record(0, window.tag(0, 0), Category::Failed, current);
         assert_eq!(window.counts(window.tag(0, 1)), Counts::default());
-        // A writer of the old generation whose clock is far ahead.
+        // A writer of the old generation that read the clock 200 buckets later.
         window.record(0, window.tag(200 * WIDTH, 0), Category::Failed, overtaken);
         assert_eq!(window.counts(window.tag(0, 1)), Counts::default());
     }
@@ -352,7 +354,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of all results, counted anew each time.
+        /// Compares it with a list of all results.
         #[test]
         fn counts_are_those_of_a_list(events in prop::collection::vec((0u64..4_000_000_000, 0usize..2, 0usize..4), 1..200)) {
             let window = window();

@@ -1,17 +1,18 @@
 use super::{count_window::CountWindow, event::Counts, settings::Window, time_window::TimeWindow};
 
-/// The results by which a circuit is judged.
+/// The window of the results to which the rules apply.
 pub(super) enum Counting {
     Time(TimeWindow),
     Count(Box<CountWindow>),
 }
 
-/// How a window has to change for other settings.
+/// How a window must change for new settings.
 pub(super) enum Resize<'a> {
     Unchanged,
-    /// To a time of another length.
+    /// The length of the time window changes.
     Time(&'a TimeWindow, std::time::Duration),
-    /// Its kind or its number of results differs, which a live circuit cannot change.
+    /// The kind of the window or the number of its results differs, which a live circuit cannot
+    /// change.
     Impossible,
 }
 
@@ -23,7 +24,7 @@ impl Counting {
         }
     }
 
-    /// Forgets that no rule could be met for a while, because the rules have changed.
+    /// Sums again with the next bad result, because the rules have changed.
     pub(super) fn invalidate(&self) {
         match self {
             Self::Time(window) => window.invalidate(),
@@ -31,7 +32,7 @@ impl Counting {
         }
     }
 
-    /// The results of a generation, at `nanos`.
+    /// Returns the results of a generation at `nanos`.
     pub(super) fn counts(&self, generation: u64, nanos: u64) -> Counts {
         match self {
             Self::Time(window) => window.counts(window.tag(nanos, generation)),
@@ -39,8 +40,8 @@ impl Counting {
         }
     }
 
-    /// Whether the bad result that was just counted can meet a rule, so that the results have to be
-    /// summed.
+    /// Returns whether the bad result that was recorded last can meet a rule, so that the results
+    /// must be summed.
     pub(super) fn check(&self, generation: u64, nanos: u64) -> Check {
         match self {
             Self::Time(window) => {
@@ -54,7 +55,7 @@ impl Counting {
         }
     }
 
-    /// Skips sums until `missing` more bad results have come, because `counts` met no rule.
+    /// Skips sums until there are `missing` more bad results, because `counts` met no rule.
     pub(super) fn skip(&self, check: Check, generation: u64, counts: Counts, missing: u32) {
         match self {
             Self::Time(window) => window.skip_until(check.at as u32, counts, missing),
@@ -73,10 +74,10 @@ impl Counting {
     }
 }
 
-/// Where a sum of the results was asked for.
+/// The result of [`Counting::check`].
 #[derive(Clone, Copy)]
 pub(super) struct Check {
     pub(super) needed: bool,
-    /// The tag of the time, or the number of the bad result.
+    /// The tag of the current bucket, or the number of the bad result.
     at: u64,
 }

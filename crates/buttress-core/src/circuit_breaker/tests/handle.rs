@@ -153,11 +153,11 @@ fn states_causes_and_counts_speak_for_themselves() {
         (Cause::OpenTimeElapsed, "the open time is over"),
         (Cause::ProbesSucceeded(1), "1 probe succeeded"),
         (Cause::ProbesFailed(2), "2 probes failed"),
-        (Cause::ProbeLeaseExpired, "a probe did not come back"),
+        (Cause::ProbeLeaseExpired, "the lease of a probe expired"),
         (Cause::HalfOpenTimedOut, "the probes did not decide in time"),
-        (Cause::Operator, "by hand"),
+        (Cause::Operator, "set by an operator"),
         (Cause::Reloaded, "reloaded with another window"),
-        (Cause::Peer, "by another instance"),
+        (Cause::Peer, "set by another instance"),
     ];
     for (cause, words) in causes {
         assert_eq!(cause.to_string(), words);
