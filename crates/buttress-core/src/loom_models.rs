@@ -1,5 +1,5 @@
-//! Models of the lock-free parts, run through every interleaving of up to three threads, to a bound
-//! on preemptions, by loom:
+//! Loom models of the lock-free parts. Loom runs them through the interleavings of up to three
+//! threads with at most three preemptions:
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test --release -p buttress-core --lib loom_models
@@ -27,7 +27,7 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
     builder.check(check);
 }
 
-/// Settles one failure on each of two threads, at the same time.
+/// Settles one failure on each of two threads at the same time.
 fn fail_twice_at_once(breaker: &CircuitBreaker) {
     let fail = |breaker: CircuitBreaker| {
         let mut permit = breaker.admit(&()).expect("closed");
@@ -101,7 +101,7 @@ fn one_slot_is_given_to_one_probe() {
         let mine = ask();
         let theirs = thread.join().unwrap();
         assert_eq!(admitted.load(Ordering::SeqCst), 1);
-        // Dropped at once, its slot is free again.
+        // Dropping the probe releases its slot.
         drop((mine, theirs));
         assert!(breaker.admit(&()).is_ok());
     });
@@ -115,7 +115,7 @@ impl Wake for Flag {
     }
 }
 
-/// A bulkhead whose places go to its word when they are released, and one whose shard keeps one.
+/// Checks a model without spares, and with one spare per shard.
 fn with_and_without_spares(check: impl Fn(u32) + Copy + Send + Sync + 'static) {
     for spares in [0, 1] {
         model(move || check(spares));
@@ -141,7 +141,7 @@ fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
                 if permit.is_none() {
                     assert_eq!(flag.0.load(Ordering::SeqCst), 1, "the waiter was not woken");
                     let Poll::Ready(taken) = place.poll_acquire(&mut Context::from_waker(&waker)) else {
-                        panic!("woken for nothing")
+                        panic!("woken without a place")
                     };
                     permit = Some(taken);
                 }
@@ -181,7 +181,7 @@ fn a_spare_that_is_taken_while_the_limit_is_lowered_is_not_one_too_many() {
         let thread = thread::spawn(move || changed.set_limit(1));
         drop(first);
         thread.join().unwrap();
-        assert!(bulkhead.admit(&()).is_err(), "one is in flight, and one is the limit");
+        assert!(bulkhead.admit(&()).is_err(), "one call is in flight, and the limit is one");
         drop(second);
         assert_eq!(bulkhead.in_flight(), 0);
         assert!(bulkhead.admit(&()).is_ok());
@@ -209,8 +209,8 @@ fn three_threads_never_hold_more_than_the_limit() {
     });
 }
 
-/// A release at the same time as a limit that goes down and up again. `limit` places are taken, a
-/// call queues, and afterwards there is room for it.
+/// Releases a place while the limit is raised. `limit` places are taken, a call queues, the limit is
+/// lowered by one and raised again, and a place is then free for the call in the queue.
 fn release_while_the_limit_is_raised(limit: usize) {
     with_and_without_spares(move |spares| {
         let bulkhead = Bulkhead::with_spares(limit, spares);
@@ -266,10 +266,10 @@ fn a_woken_waiter_that_is_dropped_wakes_the_next() {
             key
         });
         let thread = thread::spawn(move || drop(held));
-        // The first gives up, before or after it is woken.
+        // The first waiter deregisters, before or after it is woken.
         waiters.deregister(keys[0]);
         thread.join().unwrap();
-        assert_eq!(flags[1].0.load(Ordering::SeqCst), 1, "a free place, and the next in line sleeps");
+        assert_eq!(flags[1].0.load(Ordering::SeqCst), 1, "a place is free, and the next waiter was not woken");
         waiters.served(keys[1]);
     });
 }
@@ -293,8 +293,8 @@ fn a_waiter_that_registers_while_a_woken_one_gives_up_is_not_forgotten() {
     });
 }
 
-/// Two places are released as spares at the same time as `other` looks for one and a service waits.
-/// With one place taken by `other` there is one left, so the service has seen it or is woken.
+/// Releases two places as spares while `other` takes one and a service waits. One place is left, so
+/// the service must find it or be woken.
 fn a_waiter_does_not_sleep_beside_a_free_place(other: fn(&Bulkhead) -> Box<dyn Send>) {
     model(move || {
         let bulkhead = Bulkhead::with_spares(2, 2);

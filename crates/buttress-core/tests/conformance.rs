@@ -1,5 +1,5 @@
-//! Runs the traces of `tests/conformance` against our circuit breaker, on virtual time. What a
-//! trace is, is written there.
+//! Runs the traces of `tests/conformance` in the repository against the circuit breaker, on virtual
+//! time. The README there specifies the format.
 
 #[path = "../../../tests/conformance/trace.rs"]
 #[allow(dead_code, reason = "the other runner uses the rest")]
@@ -18,7 +18,7 @@ use trace::{Admission, Feature, Op, Operator, Part, Trace};
 type CircuitBreaker = buttress_core::circuit_breaker::CircuitBreaker<ManualClock>;
 type CircuitBreakerPermit = buttress_core::circuit_breaker::CircuitBreakerPermit<ManualClock>;
 
-/// Names the traces, so that each is a test of its own.
+/// Generates a test for each trace.
 macro_rules! traces {
     ($($name:ident)*) => {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
@@ -110,14 +110,14 @@ traces! {
     what_says_nothing_changes_nothing
 }
 
-/// What ours does otherwise on purpose, as its documentation says. A trace that requires it is for
-/// other breakers.
+/// Features that this circuit breaker does not have on purpose. Traces that require one are for other
+/// implementations.
 const LACKS: [Feature; 3] = [
-    // Another probe goes out when the first has failed, succeeded, or lost its lease.
+    // The next probe is admitted when the previous one is settled or its lease has expired.
     Feature::HungProbeBypassed,
-    // The place of a cancelled probe is free at once.
+    // The slot of a cancelled probe is free at once.
     Feature::ProbesPaced,
-    // Rates are evaluated with bad results only, so that a success costs nothing.
+    // Rates are evaluated after failed and slow calls only, so that a success costs nothing.
     Feature::RateAfterSuccess,
 ];
 
@@ -188,7 +188,7 @@ impl Run {
                 if let Some(within) = retry_within_ms
                     && retry_after.is_none_or(|after| after > Duration::from_millis(*within))
                 {
-                    return Err(format!("expected to be asked back within {within} ms, but it is {retry_after:?}"));
+                    return Err(format!("expected retry_after within {within} ms, got {retry_after:?}"));
                 }
                 if let (Some(call), Some(permit)) = (call, permit) {
                     self.calls.entry(call.clone()).or_default().push(permit);
@@ -256,7 +256,7 @@ impl Run {
         same(Admission::Admitted, answer)
     }
 
-    /// The answer, the permit, and when a rejection asks its caller to come back.
+    /// Returns the admission, the permit, and the time after which a rejected call may retry.
     fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>, Option<Duration>) {
         match self.breaker.admit(&()) {
             Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit), None),
@@ -279,5 +279,5 @@ impl Run {
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(expected: T, actual: T) -> Result<(), String> {
-    if expected == actual { Ok(()) } else { Err(format!("expected {expected:?}, but it is {actual:?}")) }
+    if expected == actual { Ok(()) } else { Err(format!("expected {expected:?}, got {actual:?}")) }
 }

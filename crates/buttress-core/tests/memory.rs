@@ -1,4 +1,4 @@
-//! What a circuit costs in memory, by the pages that a process of many has. Linux only.
+//! The memory of a circuit, measured by the resident pages of a process with many. Linux only.
 #![cfg(target_os = "linux")]
 
 use buttress_core::{Clock, ManualClock, Outcome, Permit, Policy, circuit_breaker::CircuitBreaker, shard::compact};
@@ -6,7 +6,7 @@ use std::{sync::LazyLock, time::Instant};
 
 const CIRCUITS: usize = 20_000;
 
-/// A clock of size zero, like that of production.
+/// A clock of size zero, like the one used in production.
 #[derive(Clone, Debug, Default)]
 struct Still;
 
@@ -17,7 +17,7 @@ impl Clock for Still {
     }
 }
 
-/// The bytes that this process has in memory.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096

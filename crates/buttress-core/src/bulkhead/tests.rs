@@ -68,12 +68,12 @@ fn raising_the_limit_serves_the_queue_and_lowering_it_cancels_nothing() {
     let first = take(&bulkhead).unwrap();
     let mut queued = queue(&bulkhead);
     bulkhead.set_limit(2);
-    let second = poll(&mut queued).expect("room for two now");
+    let second = poll(&mut queued).expect("there is room for two calls");
     bulkhead.set_limit(1);
     assert_eq!(bulkhead.in_flight(), 2);
     let mut queued = queue(&bulkhead);
     drop(first);
-    assert!(poll(&mut queued).is_none(), "one is in flight, and one is the limit");
+    assert!(poll(&mut queued).is_none(), "one call is in flight, and the limit is one");
     drop(second);
     assert!(poll(&mut queued).is_some());
 }

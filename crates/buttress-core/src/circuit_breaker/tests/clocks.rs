@@ -1,4 +1,4 @@
-//! Times that are long, times that go back, and numbers that wrap.
+//! Long times, clocks that are set back, and numbers that wrap.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn the_head_of_a_response_ends_the_time_of_its_call() {
     bench.wait(SECOND + MS);
     permit.progress(Progress::Head);
     bench.settle(permit, Outcome::Success);
-    assert_eq!(bench.state(), State::Open, "a head that was late is slow");
+    assert_eq!(bench.state(), State::Open, "a late head is slow");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_call_is_timed_from_its_beginning_and_not_from_its_reservation() {
     bench.wait(10 * SECOND);
     assert_eq!(bench.breaker.snapshot().overdue, 0);
     drop(bench.admit());
-    assert_eq!(bench.state(), State::Closed, "reservations that wait are not overdue");
+    assert_eq!(bench.state(), State::Closed, "reserved permits are not overdue");
     let begun = bench.confirm(reserved).unwrap();
     bench.wait(SECOND);
     bench.settle(begun, Outcome::Success);
@@ -78,7 +78,7 @@ fn a_call_is_timed_from_its_beginning_and_not_from_its_reservation() {
     unused.settle(&Outcome::CANCELLED);
     let counts = bench.breaker.snapshot().counts;
     assert_eq!((bench.state(), counts.slow_calls()), (State::Closed, 0));
-    // From its beginning on it counts like any other.
+    // Once begun, it counts like any other call.
     let begun = bench.confirm(bench.reserve()).unwrap();
     bench.wait(2 * SECOND);
     assert_eq!(bench.breaker.snapshot().overdue, 1);
@@ -129,7 +129,7 @@ fn calls_in_flight_across_a_wrap_of_ticks_are_young() {
 
 #[test]
 fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
-    // Wide buckets, narrow ones, and an uptime that is shorter than the step.
+    // Wide buckets, narrow buckets, and an uptime that is shorter than the step back.
     for (window, uptime) in [(10 * SECOND, 2 * HOUR), (1000 * SECOND, 2 * HOUR), (MS * 10, HOUR), (10 * SECOND, SECOND)]
     {
         let bench = Bench::new(|builder| {
@@ -157,7 +157,7 @@ fn a_clock_an_hour_back_does_not_make_it_deaf_or_keep_it_open() {
         bench.set_back(HOUR / 4);
         assert_eq!(bench.state(), State::HalfOpen);
         bench.wait(30 * SECOND);
-        assert_eq!(bench.state(), State::Open, "its lease ran out");
+        assert_eq!(bench.state(), State::Open, "its lease expired");
         drop(hung);
         bench.wait_open();
         bench.calls(3, Outcome::Success);
@@ -206,7 +206,7 @@ fn rates_are_unknown_below_the_minimum_throughput() {
     assert_eq!((snapshot.failure_rate(), snapshot.slow_rate()), (Some(0.25), Some(0.0)));
 }
 
-/// Generations have 61 bits, and the parts of them that are kept elsewhere wrap.
+/// Generations have 61 bits. Permits, windows and streaks keep some of them, which wrap.
 #[test]
 fn changes_of_state_beyond_every_wrap_keep_permits_apart_and_streaks_right() {
     let bench = Bench::consecutive(2, |builder| builder);

@@ -1,4 +1,4 @@
-//! What trips a closed circuit, and what does not.
+//! Which results trip a closed circuit, and which do not.
 
 use super::*;
 use std::sync::Mutex;
@@ -77,7 +77,7 @@ fn a_time_window_forgets_also_without_calls() {
     assert_eq!(bench.breaker.snapshot().counts.total(), 0);
 }
 
-/// tower-resilience never slides: after 50,000 good calls it took 50,000 failures to open.
+/// The window of tower-resilience does not slide: after 50,000 successes it took 50,000 failures.
 #[test]
 fn a_count_window_slides_so_that_a_long_healthy_past_does_not_matter() {
     let bench = Bench::new(|builder| {
@@ -135,8 +135,8 @@ fn a_custom_rule_sees_the_counts_and_a_panic_in_it_counts_as_no() {
     assert_eq!(bench.state(), State::Open);
 }
 
-/// tower-resilience, recloser and failsafe: 200 calls in a row hang and are dropped by an outer
-/// timeout, and nothing is recorded.
+/// tower-resilience, recloser and failsafe record nothing if 200 consecutive calls hang and are
+/// dropped by an outer timeout.
 #[test]
 fn a_backend_that_hangs_under_an_outer_timeout_trips_it() {
     let hang = |rule| {
@@ -172,8 +172,8 @@ fn calls_that_are_still_in_flight_past_the_threshold_trip_it_when_asked_for() {
     bench.wait(200 * MS);
     assert_eq!(bench.breaker.snapshot().overdue, 4);
     let late = bench.admit();
-    assert_eq!(bench.state(), State::Open, "nothing has ended, and everything hangs");
-    // Their end is stale, and the next generation starts without them.
+    assert_eq!(bench.state(), State::Open, "no call has ended, and all of them hang");
+    // Their results are stale, and the next generation starts without them.
     hanging.into_iter().chain([late]).for_each(|permit| bench.settle(permit, Outcome::Success));
     bench.breaker.reset();
     assert_eq!(bench.breaker.snapshot().overdue, 0);
@@ -191,7 +191,7 @@ fn calls_that_end_are_not_overdue_and_those_dropped_without_a_word_neither() {
     assert_eq!(bench.breaker.snapshot().overdue, 1);
     bench.settle(stays, Outcome::Success);
     assert_eq!(bench.breaker.snapshot().overdue, 0);
-    // One of an earlier generation is not counted in this one, in either direction.
+    // The start and the end of a call of an earlier generation do not change the count.
     let old = bench.admit();
     bench.breaker.reset();
     let new = bench.admit();

@@ -1,9 +1,9 @@
-//! Half-open: a round ends by its probes, however rare, long or streaming they are.
+//! The half-open round: only its probes end it, even if calls are rare, long or streams.
 
 use super::*;
 use std::sync::atomic::AtomicBool;
 
-/// A circuit that five failures opened, at the end of its open time. Three probes have to succeed.
+/// A circuit that five failures opened, at the end of its open time. Three probes must succeed.
 fn due() -> Bench {
     due_with(|builder| builder.probes(3).close_rule(CloseRule::AllProbes))
 }
@@ -84,12 +84,12 @@ fn a_probe_without_a_sign_of_life_is_revoked_and_its_late_result_is_stale() {
             hung.progress(Progress::Head);
         }
         bench.wait(7200 * SECOND);
-        // The first look for two hours, by the frame that comes too late.
+        // A frame that arrives after the lease, and nothing has evaluated the circuit for two hours.
         hung.progress(Progress::Frame);
         assert_eq!(bench.state(), State::Open);
         bench.settle(hung, Outcome::Success);
         assert_eq!(bench.breaker.snapshot().stale, 1);
-        assert!(bench.admit().is_probe(), "it opened again two hours ago");
+        assert!(bench.admit().is_probe(), "it opened two hours ago, when the lease expired");
     }
 }
 
@@ -101,7 +101,7 @@ fn a_stream_of_many_frames_renews_its_lease_a_few_times() {
     bench.wait(SECOND);
     stream.progress(Progress::Frame);
     bench.wait(30 * SECOND - MS);
-    assert_eq!(bench.state(), State::Open, "a sixteenth of the lease had not passed");
+    assert_eq!(bench.state(), State::Open, "a frame within a sixteenth of the lease must not renew it");
     let bench = due();
     let mut stream = bench.admit();
     stream.progress(Progress::Head);
@@ -144,7 +144,7 @@ fn a_lease_that_runs_out_after_the_bound_ends_the_round_when_it_runs_out() {
     let bench = bears_a_failure();
     let _hung = bench.admit();
     bench.wait(60 * SECOND - MS);
-    assert_eq!(bench.state(), State::HalfOpen, "nothing has failed yet");
+    assert_eq!(bench.state(), State::HalfOpen, "no probe has failed yet");
     bench.wait(500 * MS);
     let left = bench.breaker.snapshot().retry_after;
     assert_eq!(bench.state(), State::Open);
@@ -240,18 +240,18 @@ fn it_is_idle_when_it_could_be_forgotten() {
     let idle = |bench: &Bench| bench.breaker.is_idle();
     assert!(idle(&bench));
     let permit = bench.admit();
-    assert!(!idle(&bench), "a permit is out");
+    assert!(!idle(&bench), "a permit is held");
     bench.settle(permit, FAILURE);
     assert!(!idle(&bench), "open");
     bench.wait_open();
-    assert!(idle(&bench), "its open time is over");
+    assert!(idle(&bench), "its open time has elapsed");
     let probe = bench.admit();
-    assert!(!idle(&bench), "a probe is out");
+    assert!(!idle(&bench), "a probe is in flight");
     drop(probe);
     assert!(idle(&bench));
     for set in [CircuitBreaker::force_open, CircuitBreaker::disable, CircuitBreaker::metrics_only] {
         set(&bench.breaker);
-        assert!(!idle(&bench), "an operator's state");
+        assert!(!idle(&bench), "a state that an operator set");
     }
 }
 
@@ -264,7 +264,7 @@ fn a_waiting_call_takes_what_is_free_and_is_no_rejection_otherwise() {
     assert_eq!(bench.breaker.try_reserve().unwrap_err().retry_after, Some(5 * SECOND));
     assert!(bench.breaker.holds(&probe));
     bench.wait(30 * SECOND);
-    assert!(!bench.breaker.holds(&probe), "its slot went to another call");
+    assert!(!bench.breaker.holds(&probe), "its slot was given to another call");
     assert_eq!(bench.breaker.snapshot().rejected, before);
     drop(probe);
     bench.calls(3, Outcome::Success);
@@ -282,10 +282,10 @@ fn a_waiting_call_of_a_recovering_circuit_gets_a_time_to_ask_again() {
     bench.wait_open();
     bench.call(Outcome::Success);
     let refused = (0..10).find_map(|_| bench.breaker.try_reserve().err()).unwrap();
-    assert!(refused.retry_after.is_some(), "nothing wakes it");
+    assert!(refused.retry_after.is_some(), "no wake-up comes");
 }
 
-/// Time passes with each reading.
+/// A clock that advances by 1 ms with each reading.
 #[derive(Clone, Debug, Default)]
 struct Ticking(ManualClock);
 

@@ -1,4 +1,4 @@
-//! Operators, listeners and configurations.
+//! The handle: operators, listeners and invalid configurations.
 
 use super::*;
 use std::sync::Mutex;
@@ -29,7 +29,7 @@ fn opened_for_a_time_it_probes_afterwards() {
     bench.call(Outcome::Success);
     assert_eq!(bench.state(), State::Closed);
     bench.breaker.open_for(Duration::MAX);
-    assert_eq!(bench.state(), State::ForcedOpen, "a time that no clock reaches does not end");
+    assert_eq!(bench.state(), State::ForcedOpen, "a time that overflows the clock does not end");
 }
 
 #[test]
@@ -54,10 +54,10 @@ fn a_reload_keeps_state_and_results_and_another_window_begins_anew() {
 fn listeners_get_every_change_with_its_numbers_outside_the_lock_and_may_panic() {
     let bench = Bench::consecutive(2, |builder| builder);
     let heard = Arc::new(Mutex::new(Vec::new()));
-    bench.breaker.on_transition(|_| panic!("a listener breaks"));
+    bench.breaker.on_transition(|_| panic!("a listener panics"));
     let (breaker, list) = (bench.breaker.clone(), heard.clone());
     bench.breaker.on_transition(move |transition| {
-        // Would deadlock under the lock.
+        // Deadlocks if listeners are called under the lock.
         let state = breaker.state();
         list.lock().unwrap().push((transition.from, transition.to, transition.cause, transition.generation, state));
     });
@@ -196,7 +196,7 @@ fn extremes_are_values_like_others() {
     let early = bench.now();
     bench.wait(SECOND);
     bench.call(Outcome::Success);
-    bench.clock.set(early); // a clock that jumps back
+    bench.clock.set(early); // the clock is set back
     bench.call(FAILURE);
     assert_eq!(bench.state(), State::Open);
     bench.wait(1_000_000_000 * SECOND);
@@ -235,7 +235,7 @@ fn bad_values_are_named() {
     assert_eq!(field(|b| b.max_half_open(Duration::ZERO)), "max_half_open");
 }
 
-/// The events that a circuit's listener gets while `act` runs.
+/// Returns the events that a listener receives while `act` runs.
 fn heard<C: Clock>(breaker: &crate::circuit_breaker::CircuitBreaker<C>, act: impl FnOnce()) -> Vec<Event> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let (list, listening) = (heard.clone(), Arc::new(Mutex::new(true)));
@@ -274,7 +274,7 @@ fn listeners_of_events_get_every_call_with_its_time() {
     assert_eq!(events[1], called(FAILURE, SECOND, false));
     assert_eq!(events[2], called(Outcome::CANCELLED, 2 * SECOND, true));
     assert!(matches!(&events[3], Event::Transition(transition) if transition.to == State::Disabled));
-    assert_eq!(events[4], called(OVERLOAD, Duration::ZERO, false), "not counted, and still an event");
+    assert_eq!(events[4], called(OVERLOAD, Duration::ZERO, false), "not counted, but emitted");
     assert_eq!(events.len(), 5);
 }
 
@@ -342,7 +342,7 @@ fn a_reservation_that_is_given_back_is_no_call() {
         let mut probe = bench.reserve();
         probe.settle(&Outcome::CANCELLED);
     });
-    assert_eq!(events.len(), 1, "the transition alone: {events:?}");
+    assert_eq!(events.len(), 1, "only the transition: {events:?}");
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn a_listener_of_changes_gets_no_call_and_calls_are_timed_only_for_listeners_of_
     breaker.on_transition(|transition| panic!("{transition:?}"));
     assert_eq!(reads(), 0);
     heard(&breaker, || assert_eq!(reads(), 2));
-    // The listener leaves with the next event, and the last calls are timed until the next reload.
+    // The listener is removed with the next event. Calls are timed until the next reload.
     call();
     breaker.reload(&builder).unwrap();
     assert_eq!(reads(), 0);

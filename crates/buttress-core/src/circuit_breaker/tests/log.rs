@@ -1,4 +1,4 @@
-//! What changes of state leave in the log.
+//! The log of changes of state.
 
 use super::*;
 use std::{collections::BTreeMap, fmt, sync::Mutex};
@@ -8,7 +8,7 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-/// A subscriber that keeps the level and the fields of every event.
+/// A subscriber that stores the level and the fields of each event.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<(Level, Fields)>>>);
 
@@ -116,7 +116,7 @@ fn a_subscriber_that_panics_does_not_end_the_call_that_changed_the_state() {
         fn record_follows_from(&self, _: &Id, _: &Id) {}
 
         fn event(&self, _: &Event<'_>) {
-            panic!("a subscriber breaks");
+            panic!("a subscriber panics");
         }
 
         fn enter(&self, _: &Id) {}

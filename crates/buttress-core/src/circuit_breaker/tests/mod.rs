@@ -1,4 +1,4 @@
-//! Every rule by name, and every defect that a peer was found to have.
+//! A test for each rule, and for each defect that was found in another implementation.
 
 mod clocks;
 mod closed;
@@ -34,14 +34,14 @@ const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 const OVERLOAD: Outcome = Outcome::Failure(Failure { overload: true, ..Failure::new(FailureKind::Http(429)) });
 const GRACEFUL: Outcome = Outcome::Failure(Failure { graceful: true, ..Failure::new(FailureKind::Transport) });
 
-/// Trips on `n` failures in a row and on nothing else; open for exactly a second at first; all
-/// probes decide, and there is one.
+/// Returns a circuit that trips only on `n` consecutive failures. It is open for exactly one second
+/// at first, and one probe closes it.
 fn consecutive(n: u32) -> Builder {
     let builder = CircuitBreaker::builder("test").seed(1).consecutive_failures(n).failure_rate(None);
     builder.open_time(SECOND..=60 * SECOND).probes(1).close_rule(CloseRule::AllProbes)
 }
 
-/// A circuit and a clock that is turned by hand.
+/// A circuit with a manual clock.
 struct Bench {
     breaker: CircuitBreaker,
     clock: ManualClock,
@@ -52,7 +52,7 @@ impl Bench {
         Self::of(configure(CircuitBreaker::builder("test").seed(1)))
     }
 
-    /// A circuit of [`consecutive`].
+    /// Returns a circuit of [`consecutive`].
     fn consecutive(n: u32, configure: impl FnOnce(Builder) -> Builder) -> Self {
         Self::of(configure(consecutive(n)))
     }
@@ -82,12 +82,12 @@ impl Bench {
         self.breaker.admit(&())
     }
 
-    /// A permit of a call that has not begun.
+    /// Reserves a permit, whose call has not begun.
     fn reserve(&self) -> CircuitBreakerPermit {
         self.breaker.try_reserve().unwrap()
     }
 
-    /// The call of a permit that was reserved begins.
+    /// Begins the call of a reserved permit.
     fn confirm(&self, permit: CircuitBreakerPermit) -> Result<CircuitBreakerPermit, Rejection> {
         self.breaker.confirm(permit, &())
     }
@@ -108,14 +108,14 @@ impl Bench {
         self.breaker.state()
     }
 
-    /// Waits until the open time is over, whatever jitter drew.
+    /// Waits until the open time has elapsed, with its jitter.
     fn wait_open(&self) {
         self.wait(self.breaker.snapshot().retry_after.expect("it is open"));
     }
 }
 
-/// A clock whose coarse reading is as far behind as a kernel's tick may be, and that counts how
-/// often the fine one is read.
+/// A clock whose coarse time is 10 ms behind, the length of a long kernel tick, and which counts the
+/// readings of its fine time.
 #[derive(Clone, Debug, Default)]
 struct Lagging {
     time: ManualClock,
@@ -123,7 +123,7 @@ struct Lagging {
 }
 
 impl Lagging {
-    /// How often the fine one was read since the last time.
+    /// Returns how often the fine time was read since the last call.
     fn reads(&self) -> u32 {
         self.reads.swap(0, Ordering::Relaxed)
     }

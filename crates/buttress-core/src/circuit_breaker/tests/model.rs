@@ -1,5 +1,5 @@
-//! The circuit against a naive model of it: a list of all results, judged anew each time, and one
-//! `match` over the rules.
+//! Compares the circuit with a naive model: a list of all results that is evaluated anew for each
+//! result, and one `match` over the rules.
 
 use super::*;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ const BUCKET: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 struct Rules {
-    /// Calibrated without a number.
+    /// `None` for the calibrated rule.
     consecutive: Option<u32>,
     failure: Rate,
     slow: Option<u32>,
@@ -37,14 +37,14 @@ enum Op {
     Reload,
 }
 
-/// What the circuit has to be.
+/// The expected state of the circuit.
 struct Model {
     rules: Rules,
     state: State,
     generation: u64,
-    /// When, failed, slow: the results of this generation.
+    /// The results of this generation: the bucket, whether it failed, whether it was slow.
     results: Vec<(u32, bool, bool)>,
-    row: u32,
+    streak: u32,
     open_until: Duration,
     round: Round,
     stale: u64,
@@ -64,7 +64,7 @@ struct Lease {
     to_head: Option<Duration>,
 }
 
-/// A call whose permit is out, as the model knows it.
+/// A call in flight, in the model.
 struct Call {
     id: usize,
     generation: u64,
@@ -82,17 +82,17 @@ impl Model {
         self.state = state;
         self.generation += 1;
         self.results.clear();
-        self.row = 0;
+        self.streak = 0;
     }
 
-    /// The open time is drawn by the circuit: the model checks its bounds, and takes it over.
+    /// Checks the bounds of the open time, which has jitter, and copies it from the circuit.
     fn open(&mut self, at: Duration, bench: &Bench, start: Instant) {
         self.enter(State::Open);
         let now = bench.now() - start;
         let rest = bench.breaker.snapshot().retry_after.expect("open for a time");
         assert!(
             rest <= 4 * SECOND && (now + rest - at >= SECOND),
-            "{rest:?} left of what began at {at:?}, now {now:?}"
+            "{rest:?} left of an open time that began at {at:?}, now {now:?}"
         );
         assert!(rest.is_zero() || now + rest - at <= 4 * SECOND);
         self.open_until = now + rest;
@@ -143,7 +143,7 @@ impl Model {
         matches!(self.state, State::Closed | State::Disabled | State::MetricsOnly)
     }
 
-    /// Whether a call is admitted; `Some(true)` as a probe.
+    /// Returns whether an admitted call is a probe; `None` for a rejected call.
     fn admit(&mut self, now: Duration, id: usize, bench: &Bench, start: Instant) -> Option<bool> {
         self.roll(now, bench, start);
         if self.admits_all() {
@@ -177,7 +177,7 @@ impl Model {
         let lease = self.round.leases.iter().find(|lease| lease.id == call.id);
         let to_head = lease.and_then(|lease| lease.to_head).or(call.to_head);
         let slow = to_head.unwrap_or(now - call.started) > SLOW;
-        let taught = match outcome {
+        let evidence = match outcome {
             Outcome::Success => Some(false),
             Outcome::Failure(Failure { graceful: true, .. }) => None,
             Outcome::Failure(_) => Some(true),
@@ -187,7 +187,7 @@ impl Model {
         if call.probe {
             let held = self.state == State::HalfOpen && lease.is_some();
             self.round.leases.retain(|lease| lease.id != call.id);
-            match taught {
+            match evidence {
                 _ if !held => self.stale += 1,
                 None => {}
                 Some(failed) => {
@@ -203,12 +203,12 @@ impl Model {
             self.stale += 1;
             return;
         }
-        let (Some(failed), true) = (taught, self.state != State::Disabled) else { return };
+        let (Some(failed), true) = (evidence, self.state != State::Disabled) else { return };
         self.results.push(((now.as_millis() / BUCKET.as_millis()) as u32, failed, slow));
         match outcome {
             Outcome::Failure(failure) if failure.overload => {}
-            Outcome::Failure(_) => self.row += 1,
-            Outcome::Success => self.row = 0,
+            Outcome::Failure(_) => self.streak += 1,
+            Outcome::Success => self.streak = 0,
             Outcome::Ignored(_) => {}
         }
         if self.state != State::Closed || !(failed || slow) {
@@ -227,10 +227,10 @@ impl Model {
             Rate::Off => false,
         };
         let needed = self.rules.consecutive.unwrap_or_else(|| self.calibrated(&live));
-        let in_a_row = self.row >= needed && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
+        let consecutive = self.streak >= needed && failed && !matches!(outcome, Outcome::Failure(f) if f.overload);
         let rates = live.len() >= self.rules.minimum
             && (failing || self.rules.slow.is_some_and(|percent| reached(percent, slow)));
-        if in_a_row || rates {
+        if consecutive || rates {
             self.open(now, bench, start);
         }
     }
@@ -239,7 +239,7 @@ impl Model {
 impl Model {
     fn calibrated(&self, live: &[(bool, bool)]) -> u32 {
         let failures = live.iter().filter(|(failed, _)| *failed).count();
-        let streak = failures.min(self.row as usize);
+        let streak = failures.min(self.streak as usize);
         let (failures, others) = (failures - streak, live.len() - streak);
         if others < 10 {
             return 5;
@@ -306,10 +306,10 @@ proptest! {
     fn the_circuit_is_what_the_model_says(rules in rules(), ops in prop::collection::vec(op(), 1..120)) {
         let bench = Bench::of(build(&rules));
         let start = bench.now();
-        // The circuit counts its buckets from the first moment that it sees.
+        // The first reading of the clock sets the origin of the circuit's buckets.
         bench.breaker.snapshot();
         let mut model = Model {
-            rules: rules.clone(), state: State::Closed, generation: 0, results: Vec::new(), row: 0,
+            rules: rules.clone(), state: State::Closed, generation: 0, results: Vec::new(), streak: 0,
             open_until: Duration::ZERO, round: Round::default(), stale: 0,
         };
         let (mut out, mut next): (Vec<(CircuitBreakerPermit, Call)>, usize) = (Vec::new(), 0);
@@ -356,7 +356,7 @@ proptest! {
                     4..10 => { bench.breaker.reset(); model.enter(State::Closed); }
                     _ => {}
                 },
-                // I9: the same configuration again changes nothing.
+                // A reload of equal settings changes nothing.
                 Op::Reload => bench.breaker.reload(&build(&rules)).unwrap(),
                 _ => {}
             }
@@ -366,16 +366,16 @@ proptest! {
             prop_assert_eq!(snapshot.state, model.state);
             prop_assert_eq!(snapshot.generation, model.generation);
             prop_assert_eq!(snapshot.stale, model.stale);
-            prop_assert_eq!(snapshot.consecutive_failures, model.row);
+            prop_assert_eq!(snapshot.consecutive_failures, model.streak);
             let live = model.live(now);
-            // I7: exactly the results of this generation that are in the window. Without a rate
-            // rule there is no window.
+            // The window contains exactly the results of this generation. Without a rate rule there
+            // is no window.
             if rules.failure != Rate::Off || rules.slow.is_some() || rules.consecutive.is_none() {
                 prop_assert_eq!(snapshot.counts.total(), live.len() as u64);
                 prop_assert_eq!(snapshot.counts.failures(), live.iter().filter(|(failed, _)| *failed).count() as u64);
                 prop_assert_eq!(snapshot.counts.slow_calls(), live.iter().filter(|(_, slow)| *slow).count() as u64);
             }
-            // I1 and I3.
+            // Probes never exceed their limit, and every permit is counted exactly once.
             prop_assert!(model.round.leases.len() as u32 <= rules.concurrent || model.state != State::HalfOpen);
             prop_assert_eq!(bench.breaker.in_flight(), out.len());
         }

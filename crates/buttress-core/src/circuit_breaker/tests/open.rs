@@ -1,4 +1,4 @@
-//! Open, half-open and closed again: times, probes, leases, and results that come too late.
+//! From open to half-open and closed: open times, probes, leases, and results that arrive too late.
 
 use super::*;
 use std::sync::Mutex;
@@ -33,7 +33,7 @@ fn the_backends_retry_after_lengthens_the_open_time_up_to_its_end() {
     }
 }
 
-/// recloser and failsafe let all of 1000 callers through to a dead backend while half-open.
+/// recloser and failsafe admit all of 1000 calls to a backend that is down while half-open.
 #[test]
 fn half_open_lets_only_the_probes_through() {
     let bench = Bench::consecutive(1, |builder| builder.probes(3).concurrent_probes(2));
@@ -44,7 +44,7 @@ fn half_open_lets_only_the_probes_through() {
     assert_eq!(bench.try_admit().unwrap_err().reason(), &PROBES_EXHAUSTED);
     bench.settle(first, Outcome::Success);
     let third = bench.admit();
-    assert!(bench.try_admit().is_err(), "three probes decide, and three are out or back");
+    assert!(bench.try_admit().is_err(), "of three probes, one is settled and two are in flight");
     bench.settle(second, Outcome::Success);
     assert_eq!(bench.state(), State::HalfOpen);
     bench.settle(third, Outcome::Success);
@@ -78,7 +78,7 @@ fn a_share_of_the_probes_decides_as_soon_as_the_rest_cannot_change_it() {
     assert_eq!(round(&[FAILURE, FAILURE]), State::Open);
 }
 
-/// linkerd's breaker stays shut after one cancelled probe; Polly counts it as a success and closes.
+/// linkerd's breaker stays open after one cancelled probe; Polly counts it as a success and closes.
 #[test]
 fn a_cancelled_probe_gives_its_slot_back_and_decides_nothing() {
     let bench = Bench::consecutive(1, |builder| builder);
@@ -92,7 +92,7 @@ fn a_cancelled_probe_gives_its_slot_back_and_decides_nothing() {
     assert_eq!(bench.state(), State::Closed);
 }
 
-/// resilience4j, Polly and tower-resilience never give up a hung probe.
+/// In resilience4j, Polly and tower-resilience, a probe that hangs has no time limit.
 #[test]
 fn a_probe_that_hangs_is_given_up_when_its_lease_ends_and_counts_as_failed() {
     let bench = Bench::consecutive(1, |builder| builder.probe_lease(5 * SECOND));
@@ -109,8 +109,8 @@ fn a_probe_that_hangs_is_given_up_when_its_lease_ends_and_counts_as_failed() {
     assert_eq!((bench.state(), bench.breaker.snapshot().stale), (State::Open, stale + 1));
 }
 
-/// tower-resilience: with a time window, successes of probes expire while their permits are used
-/// up, and it is wedged.
+/// tower-resilience, with a time window: the successes of probes expire, but their permits stay
+/// used, so that the breaker stays half-open.
 #[test]
 fn probes_count_however_far_apart_they_are() {
     let bench =
@@ -123,8 +123,8 @@ fn probes_count_however_far_apart_they_are() {
     assert_eq!(bench.state(), State::Closed);
 }
 
-/// resilience4j, Polly, failsafe-go, Sentinel, linkerd and tower-resilience let such a result
-/// decide.
+/// In resilience4j, Polly, failsafe-go, Sentinel, linkerd and tower-resilience, such a result
+/// closes or opens the breaker.
 #[test]
 fn late_results_from_before_the_trip_neither_close_nor_reopen_it() {
     for late_outcome in [Outcome::Success, FAILURE] {
@@ -174,9 +174,9 @@ fn results_of_the_past_do_not_count_after_closing() {
 #[test]
 fn a_request_that_may_not_be_a_probe_is_refused_only_where_it_would_be_one() {
     let bench = Bench::consecutive(1, |builder| builder);
-    assert!(bench.breaker.admit_if(|| unreachable!("not asked while closed")).is_ok());
+    assert!(bench.breaker.admit_if(|| unreachable!("called while closed")).is_ok());
     bench.call(FAILURE);
-    assert_eq!(bench.breaker.admit_if(|| unreachable!("nor while open")).unwrap_err().reason(), &OPEN);
+    assert_eq!(bench.breaker.admit_if(|| unreachable!("called while open")).unwrap_err().reason(), &OPEN);
     bench.wait_open();
     assert_eq!(bench.breaker.admit_if(|| false).unwrap_err().reason(), &PROBES_EXHAUSTED);
     assert!(bench.breaker.admit_if(|| true).unwrap().is_probe());
@@ -189,7 +189,7 @@ fn a_recovering_circuit_admits_a_growing_share() {
     bench.wait_open();
     bench.call(Outcome::Success);
     let admitted = |bench: &Bench| (0..1000).filter(|_| bench.try_admit().is_ok()).count();
-    assert_eq!(admitted(&bench), 100, "a tenth to begin with");
+    assert_eq!(admitted(&bench), 100, "a tenth at first");
     assert_eq!(bench.try_admit().unwrap_err().reason(), &RECOVERING);
     bench.wait(5 * SECOND);
     assert!((499..=501).contains(&admitted(&bench)));
@@ -206,7 +206,7 @@ fn a_reserved_place_that_is_not_used_decides_nothing() {
     assert!(reserved.is_probe() && bench.try_admit().is_err());
     bench.wait(5 * SECOND);
     assert_eq!(bench.state(), State::HalfOpen, "no call began, so none has failed");
-    // Its slot went to another call, and comes back to it when that is over.
+    // Its slot is taken by another call, and free after that call.
     let other = bench.admit();
     assert!(bench.confirm(reserved).is_err());
     drop(other);
@@ -252,7 +252,7 @@ fn what_was_due_before_the_next_look_happened_when_it_was_due() {
     assert_eq!(bench.breaker.snapshot().openings, 2);
 }
 
-/// Two of three probes close it, so that one may fail.
+/// A circuit that two of three probes close, so that one may fail.
 fn bears_a_failure(builder: Builder) -> Builder {
     builder.probes(3).close_rule(CloseRule::Share(0.6))
 }
@@ -307,7 +307,7 @@ fn a_probe_is_slow_when_it_is_strictly_slower() {
     }
 }
 
-/// A clock that counts its coarse time itself, and how often its fine time is read.
+/// A clock with [`coarse_nanos`](Clock::coarse_nanos), which counts the readings of its fine time.
 #[derive(Clone, Debug)]
 struct Counting {
     zero: Instant,
@@ -330,7 +330,8 @@ impl Clock for Counting {
 
 #[test]
 fn a_clock_that_counts_is_read_once_however_long_it_has_been_counting() {
-    // A machine that was started a minute or a day ago: the circuit's own count begins in between.
+    // A machine that was started a minute or a day ago: the origin of the circuit's time, two hours
+    // before now, is before the clock's zero or after it.
     for uptime in [60, 86_400] {
         let fine = Lagging::default();
         let start = fine.time.now();
@@ -357,7 +358,7 @@ fn the_open_time_ends_by_the_fine_clock_which_is_asked_only_near_its_end() {
         clock.time.set(start + elapsed);
         (breaker.peek().map_err(|refused| refused.retry_after), clock.reads())
     };
-    assert_eq!(refused_at(500 * MS), (Err(Some(510 * MS)), 0), "some milliseconds too long, for a cheap look");
+    assert_eq!(refused_at(500 * MS), (Err(Some(510 * MS)), 0), "10 ms too long, by the coarse clock");
     assert_eq!(refused_at(999 * MS), (Err(Some(MS)), 1));
     assert_eq!(refused_at(SECOND), (Ok(()), 1));
 }

@@ -1,4 +1,4 @@
-//! What other instances of the same service have to say.
+//! The circuit follows other instances of the same service and shares probes with them.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn it_opens_and_closes_as_another_instance_did() {
     let rejection = bench.try_admit().unwrap_err();
     assert_eq!((rejection.reason(), rejection.retry_after()), (&OPEN, Some(3 * SECOND)));
     bench.breaker.follow(Some(5 * SECOND));
-    assert_eq!(bench.try_admit().unwrap_err().retry_after(), Some(5 * SECOND), "the newer word counts");
+    assert_eq!(bench.try_admit().unwrap_err().retry_after(), Some(5 * SECOND), "the later opening counts");
     bench.breaker.follow(None);
     assert_eq!(bench.state(), State::Closed);
     bench.breaker.follow(None);
@@ -54,7 +54,7 @@ fn no_more_probes_are_in_flight_than_are_allowed() {
     assert_eq!(bench.try_admit().unwrap_err().reason(), &PROBES_EXHAUSTED);
     bench.breaker.allow_probes(Some(1));
     bench.settle(first, Outcome::Success);
-    assert!(bench.try_admit().is_err(), "two are still out");
+    assert!(bench.try_admit().is_err(), "two are still in flight");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn an_open_circuit_without_a_probe_stays_open_until_it_gets_one() {
     bench.wait_open();
     let rejection = bench.try_admit().unwrap_err();
     assert_eq!((rejection.reason(), bench.state()), (&OPEN, State::Open));
-    assert_eq!(bench.breaker.peek().map_err(|refused| refused.retry_after), Err(None), "that is unknown");
+    assert_eq!(bench.breaker.peek().map_err(|refused| refused.retry_after), Err(None), "the time is unknown");
     bench.breaker.allow_probes(Some(1));
     assert!(bench.breaker.peek().is_ok());
     bench.call(Outcome::Success);
@@ -95,9 +95,9 @@ fn while_a_peer_is_in_trouble_half_of_the_minimum_throughput_is_enough() {
         let bench = Bench::new(configure(window));
         bench.calls(4, FAILURE);
         bench.breaker.set_cautious(true);
-        assert_eq!(bench.state(), State::Closed, "{window:?}: judged with the next result");
+        assert_eq!(bench.state(), State::Closed, "{window:?}: evaluated with the next result");
         bench.call(FAILURE);
-        assert_eq!(bench.state(), State::Open, "{window:?}: five are the half of nine, rounded up");
+        assert_eq!(bench.state(), State::Open, "{window:?}: five is half of nine, rounded up");
 
         let bench = Bench::new(configure(window));
         bench.breaker.set_cautious(true);

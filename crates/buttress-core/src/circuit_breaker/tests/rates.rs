@@ -1,15 +1,15 @@
-//! The calibrated failure rate: half of the calls, and more by what chance explains.
+//! The calibrated failure rate: half of the calls plus three standard deviations.
 
 use super::*;
 use fastrand::Rng;
 use std::sync::Mutex;
 
-/// Without the streak, so that only the rate can trip.
+/// A circuit whose only rule is the failure rate.
 fn rate_alone(window: impl Into<Window>) -> Bench {
     Bench::new(|builder| builder.consecutive_failures(None).window(window))
 }
 
-/// Alternating as long as there are successes left, so that failures do not come first.
+/// Makes calls that alternate between success and failure, so that failures do not come first.
 fn mixed(bench: &Bench, successes: u32, failures: u32) {
     for n in 0..successes.max(failures) {
         if n < successes {
@@ -49,7 +49,7 @@ fn it_waits_for_the_minimum_throughput_and_for_nine_calls() {
 
     let bench = Bench::new(|builder| builder.consecutive_failures(None).minimum_throughput(1));
     bench.calls(8, FAILURE);
-    assert_eq!(bench.state(), State::Closed, "of 8, all fail once in 256 times where a half does");
+    assert_eq!(bench.state(), State::Closed, "if half of the calls fail, 8 of 8 do with a probability of 1/256");
     bench.call(FAILURE);
     assert_eq!(bench.state(), State::Open);
 }
@@ -73,8 +73,8 @@ fn random_errors_of_forty_percent_do_not_trip_it_and_seventy_do() {
     }
 }
 
-/// Sums are skipped while too few bad results have come to meet the rule, and a sum that is skipped
-/// for too long would be an outage that is not seen.
+/// Sums are skipped while there are too few bad results to meet the rule. If too many were skipped,
+/// an outage would not be detected.
 #[test]
 fn it_trips_at_once_after_any_number_of_skipped_sums() {
     for window in [Window::Time(10 * SECOND), Window::Count(500)] {

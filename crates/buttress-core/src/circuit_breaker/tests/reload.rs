@@ -1,4 +1,4 @@
-//! A reload takes effect at once, at every uptime, and an equal one changes nothing.
+//! Reloads: they take effect at once, at every uptime, and equal settings change nothing.
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn thresholds_that_are_met_already_trip_it_at_once() {
         bench.calls(4, FAILURE);
         bench.calls(6, Outcome::Success);
         bench.breaker.reload(&builder().window(window)).unwrap();
-        assert_eq!(bench.breaker.snapshot().generation, 0, "{window:?}: an equal one changes nothing");
+        assert_eq!(bench.breaker.snapshot().generation, 0, "{window:?}: equal settings change nothing");
         bench.breaker.reload(&builder().failure_rate(0.4).window(window)).unwrap();
         assert_eq!(bench.state(), State::Open, "{window:?}");
     }

@@ -1,16 +1,16 @@
-//! What a circuit reports for metrics.
+//! The metrics of a circuit.
 
 use super::*;
 use crate::report::{LabelValues, Report, Value};
 use crate::testing::reported;
 
-/// The values of a metric, with the values of its labels.
+/// Returns the values of a metric, with the values of its labels.
 fn values(breaker: &CircuitBreaker, name: &str) -> Vec<(LabelValues, Value)> {
     let of_name = |(metric, labels, value): (&str, _, _)| (metric == name).then_some((labels, value));
     reported(breaker).into_iter().filter_map(of_name).collect()
 }
 
-/// The value of a metric that has no labels.
+/// Returns the value of a metric without labels.
 fn value(breaker: &CircuitBreaker, name: &str) -> Value {
     match values(breaker, name)[..] {
         [(["", ""], value)] => value,
@@ -85,7 +85,7 @@ fn it_is_in_one_state_and_in_no_other() {
     assert_eq!(is_in(), ["forced-open"]);
 }
 
-/// Rates are added up over the circuits of a name: failures without their calls would raise the
+/// Rates of circuits with the same name are added, so failures without their calls would raise the
 /// rate of the others.
 #[test]
 fn a_rate_below_the_minimum_throughput_adds_nothing() {
@@ -123,7 +123,7 @@ fn transitions_are_counted_by_the_states_before_and_after() {
         (State::HalfOpen, State::Open, 3),
     ];
     assert_eq!(bench.breaker.transitions(), expected);
-    assert_eq!(bench.breaker.snapshot().generation, 15, "each of them began a generation");
+    assert_eq!(bench.breaker.snapshot().generation, 15, "each change begins a generation");
     let reported = expected.map(|(from, to, times)| ([from.as_str(), to.as_str()], Value::Counter(times.into())));
     assert_eq!(values(&bench.breaker, "resilience.breaker.transitions"), reported);
 
@@ -132,7 +132,11 @@ fn transitions_are_counted_by_the_states_before_and_after() {
     bench.breaker.reset();
     bench.breaker.reset();
     let of = |from, to| bench.breaker.transitions().into_iter().find(|change| (change.0, change.1) == (from, to));
-    assert_eq!(of(State::Closed, State::Disabled), Some((State::Closed, State::Disabled, 1)), "once, if repeated");
+    assert_eq!(
+        of(State::Closed, State::Disabled),
+        Some((State::Closed, State::Disabled, 1)),
+        "counted once if repeated"
+    );
     assert_eq!(of(State::Disabled, State::Closed), Some((State::Disabled, State::Closed, 1)));
-    assert_eq!(of(State::Closed, State::Closed), Some((State::Closed, State::Closed, 1)), "a reset clears");
+    assert_eq!(of(State::Closed, State::Closed), Some((State::Closed, State::Closed, 1)), "a reset is counted");
 }

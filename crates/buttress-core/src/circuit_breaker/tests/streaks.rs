@@ -1,15 +1,15 @@
-//! Failures in a row, calibrated: chance does not open a circuit, and an outage does.
+//! The calibrated streak: chance does not open a circuit, and an outage does.
 
 use super::*;
 use fastrand::Rng;
 use std::sync::Mutex;
 
-/// A circuit of the calibrated rule alone, with its window full of calls of which `percent` fail,
-/// so many a second.
+/// Returns a circuit whose only rule is the calibrated streak, with a window full of calls of which
+/// `percent` fail, at `per_second` calls per second.
 fn with_errors(percent: u32, per_second: u32, seed: u64) -> (Bench, Rng) {
     let bench = Bench::new(|builder| builder.failure_rate(None));
     let mut rng = Rng::with_seed(seed);
-    // Few samples tell nothing of the rate, and then five in a row are enough.
+    // With fewer than 10 results the rate is unknown, and 5 consecutive failures trip it.
     bench.calls(20, Outcome::Success);
     random_calls(&bench, &mut rng, percent, per_second, 10 * per_second);
     (bench, rng)
@@ -33,7 +33,7 @@ fn random_errors_do_not_trip_it_at_any_rate_of_calls() {
     }
 }
 
-/// With the defaults, as in docs/trips.md, which has the whole simulation.
+/// With the defaults, as in the simulation of docs/trips.md in the repository.
 #[test]
 fn a_long_run_of_random_errors_refuses_no_call_and_the_outage_after_it_opens_at_once() {
     for (percent, most) in [(1, 7), (5, 9), (10, 12), (20, 18)] {
@@ -107,7 +107,7 @@ fn a_higher_minimum_throughput_makes_no_streak_shorter() {
 fn ten_other_results_make_a_rate_and_nine_do_not() {
     for (others, needed) in [(9, 5), (10, 30)] {
         let bench = Bench::new(|builder| builder.minimum_throughput(1).failure_rate(None));
-        // Half of them failed, and the last one did not.
+        // Half of them fail, and the last one succeeds.
         for n in (0..others).rev() {
             bench.call(if n % 2 == 1 { FAILURE } else { Outcome::Success });
         }
@@ -148,7 +148,7 @@ fn an_outage_outlasts_the_window_that_it_is_judged_by() {
     for n in 0..100 {
         bench.call(if n % 2 == 0 { FAILURE } else { Outcome::Success });
     }
-    // A call a second: half of them failed before, and then the window has forgotten that.
+    // One call per second: until the failures before the outage have left the window.
     let needed = (1..).find(|_| {
         bench.wait(SECOND);
         bench.call(FAILURE);
