@@ -114,8 +114,8 @@ impl Bulkhead {
         self.0.labels.name().map(|name| &**name)
     }
 
-    /// Returns the number of calls in flight. It exceeds [`limit`](Self::limit) only after the limit
-    /// was lowered.
+    /// Returns the number of calls in flight. It exceeds [`limit`](Self::limit) only after the
+    /// limit was lowered.
     ///
     /// ```
     /// use buttress_core::{Policy, bulkhead::Bulkhead};
@@ -200,6 +200,8 @@ impl Bulkhead {
     /// [`QUEUE_FULL`] if `max_queue` calls are in the queue; [`FULL`] if `max_queue` is 0 and no
     /// place is free.
     ///
+    /// # Example
+    ///
     /// ```
     /// use buttress_core::{Policy, bulkhead::{Acquire, Bulkhead, QUEUE_FULL}};
     ///
@@ -266,11 +268,13 @@ impl Bulkhead {
         self.0.labels.reject(reason)
     }
 
-    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing about
-    /// the next call.
+    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing
+    /// about the next call.
     ///
     /// # Errors
     /// If every call would be refused.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::bulkhead::Bulkhead;

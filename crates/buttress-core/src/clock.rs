@@ -27,8 +27,8 @@ use std::{
 /// assert!(SystemClock.now() <= SystemClock.now());
 /// ```
 pub trait Clock: Clone + fmt::Debug + Send + Sync + 'static {
-    /// Returns the current time. It should not go back. If it does, the algorithms treat the elapsed
-    /// time as zero.
+    /// Returns the current time. It should not go back. If it does, the algorithms treat the
+    /// elapsed time as zero.
     fn now(&self) -> Instant;
 
     /// Returns a time that may be some milliseconds behind [`now`](Self::now), at a fraction of its
@@ -38,15 +38,16 @@ pub trait Clock: Clone + fmt::Debug + Send + Sync + 'static {
         self.now()
     }
 
-    /// Returns the coarse time in nanoseconds since [`zero`](Self::zero), or `None`, the default, if
-    /// the clock does not provide it. Converting the number to an [`Instant`] and back would cost
-    /// more than reading it.
+    /// Returns the coarse time in nanoseconds since [`zero`](Self::zero), or `None`, the default,
+    /// if the clock does not provide it. Converting the number to an [`Instant`] and back would
+    /// cost more than reading it.
     #[inline]
     fn coarse_nanos(&self) -> Option<u64> {
         None
     }
 
-    /// Returns the moment from which [`coarse_nanos`](Self::coarse_nanos) counts. `None` by default.
+    /// Returns the moment from which [`coarse_nanos`](Self::coarse_nanos) counts. `None` by
+    /// default.
     fn zero(&self) -> Option<Instant> {
         None
     }

@@ -330,8 +330,8 @@ impl<C: Clock> Health<C> {
         self.indicator(name, Group::Liveness, Rules::AT_ONCE)
     }
 
-    /// Adds an indicator to the group [`Group::Dependencies`], with [`Rules::AT_ONCE`]. Its status is
-    /// unknown until its first report. Dropping it removes it.
+    /// Adds an indicator to the group [`Group::Dependencies`], with [`Rules::AT_ONCE`]. Its status
+    /// is unknown until its first report. Dropping it removes it.
     ///
     /// ```
     /// use buttress_core::{ManualClock, health::{Health, Probe, Status}};
@@ -347,8 +347,8 @@ impl<C: Clock> Health<C> {
         self.indicator(name, Group::Dependencies, Rules::AT_ONCE)
     }
 
-    /// Adds an indicator with the given rules. Its status is unknown until its first report. Dropping
-    /// it removes it.
+    /// Adds an indicator with the given rules. Its status is unknown until its first report.
+    /// Dropping it removes it.
     ///
     /// ```
     /// use buttress_core::{ManualClock, health::{Group, Health, Rules}};

@@ -60,8 +60,8 @@ impl Label {
     }
 }
 
-/// The label of a policy that rejects on many threads: one copy per shard, so that rejections do not
-/// contend for its reference count. The first rejection makes the copies.
+/// The label of a policy that rejects on many threads: one copy per shard, so that rejections do
+/// not contend for its reference count. The first rejection makes the copies.
 #[derive(Debug)]
 pub(crate) struct Labels {
     policy: &'static str,

@@ -209,8 +209,8 @@ fn three_threads_never_hold_more_than_the_limit() {
     });
 }
 
-/// Releases a place while the limit is raised. `limit` places are taken, a call queues, the limit is
-/// lowered by one and raised again, and a place is then free for the call in the queue.
+/// Releases a place while the limit is raised. `limit` places are taken, a call queues, the limit
+/// is lowered by one and raised again, and a place is then free for the call in the queue.
 fn release_while_the_limit_is_raised(limit: usize) {
     with_and_without_spares(move |spares| {
         let bulkhead = Bulkhead::with_spares(limit, spares);

@@ -92,7 +92,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Creates a failure of a request that may have been processed, without a hint from the backend.
+    /// Creates a failure of a request that may have been processed, without a hint from the
+    /// backend.
     ///
     /// ```
     /// use buttress_core::{Failure, FailureKind, Sent};

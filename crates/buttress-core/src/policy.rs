@@ -1,7 +1,7 @@
 //! The traits of policies: whether a call may start, and what its outcome changes.
 //!
-//! The crate `buttress` has a layer around any [`Policy`], so that a policy of a user needs no Tower
-//! code of its own:
+//! The crate `buttress` has a layer around any [`Policy`], so that a policy of a user needs no
+//! Tower code of its own:
 //!
 //! ```
 //! use buttress_core::{Class, Outcome, Permit, Policy, Reason, Rejection};
@@ -86,8 +86,8 @@ pub trait Policy<Req: ?Sized> {
         }
     }
 
-    /// Admits or rejects a call that has a [reserved](Reserve::try_reserve) permit, once its request
-    /// is known. Returns the permit by default.
+    /// Admits or rejects a call that has a [reserved](Reserve::try_reserve) permit, once its
+    /// request is known. Returns the permit by default.
     ///
     /// # Errors
     /// The rejection, if the call may not start.
@@ -203,14 +203,15 @@ pub trait Permit: Send + 'static {
     /// outcome is known before. False by default.
     const HOLDS_UNTIL_BODY_END: bool = false;
 
-    /// Whether the policy uses the outcomes of calls. If not, a layer need not classify them. True by
-    /// default.
+    /// Whether the policy uses the outcomes of calls. If not, a layer need not classify them. True
+    /// by default.
     const LEARNS: bool = true;
 
     /// Reports the outcome of the call. Called at most once; after it, the permit is only dropped.
     fn settle(&mut self, outcome: &Outcome);
 
-    /// Reports that a part of the response of an unsettled call has arrived. Does nothing by default.
+    /// Reports that a part of the response of an unsettled call has arrived. Does nothing by
+    /// default.
     ///
     /// A circuit breaker renews the lease of a probe with it, and measures the time to the head of
     /// the response.

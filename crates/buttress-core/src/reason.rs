@@ -30,8 +30,8 @@ impl Reason {
         Self { word, text, class, timeout: None }
     }
 
-    /// Creates the reason of a timeout. The call was sent, so the backend may have processed it. The
-    /// class is [`Class::Deadline`].
+    /// Creates the reason of a timeout. The call was sent, so the backend may have processed it.
+    /// The class is [`Class::Deadline`].
     ///
     /// ```
     /// use buttress_core::{Class, Reason, TimeoutKind};

@@ -27,8 +27,8 @@ pub struct Rejection {
 const UNKNOWN: u64 = u64::MAX;
 
 impl Rejection {
-    /// Creates a rejection by a policy without a name. `policy` is the kind of policy in words, such
-    /// as `"circuit breaker"`.
+    /// Creates a rejection by a policy without a name. `policy` is the kind of policy in words,
+    /// such as `"circuit breaker"`.
     pub const fn new(policy: &'static str, reason: &'static Reason) -> Self {
         Self::labelled(Label::new(policy), reason)
     }
@@ -110,9 +110,9 @@ impl Rejection {
     /// Returns the outcome that the layers outside the rejecting one record.
     ///
     /// A rejection before the call was sent is [`Ignored::LocalReject`]: it is no evidence against
-    /// the backend. (An inner bulkhead that tripped an outer breaker is resilience4j#1657.) A timeout
-    /// of a call that was sent is a failure, except that of [`TimeoutKind::Reader`], which is
-    /// [`Outcome::CANCELLED`].
+    /// the backend. (An inner bulkhead that tripped an outer breaker is resilience4j#1657.) A
+    /// timeout of a call that was sent is a failure, except that of [`TimeoutKind::Reader`], which
+    /// is [`Outcome::CANCELLED`].
     ///
     /// ```
     /// use buttress_core::{Ignored, Outcome, Rejection, bulkhead};

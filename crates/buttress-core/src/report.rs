@@ -89,8 +89,8 @@ impl Metric {
         Self { kind: MetricKind::Histogram, ..Self::counter(name, unit, help) }
     }
 
-    /// Sets the keys of the labels besides `policy`, at most two. Each must have few values, because
-    /// each combination is a time series.
+    /// Sets the keys of the labels besides `policy`, at most two. Each must have few values,
+    /// because each combination is a time series.
     ///
     /// ```
     /// use buttress_core::report::Metric;
@@ -120,8 +120,8 @@ pub enum Value {
     Counter(u64),
     /// The value of a gauge.
     Gauge(f64),
-    /// The share `part / whole`; unknown if `whole` is 0. Both numbers are added separately, so that
-    /// the rate of several policies is that of all their calls.
+    /// The share `part / whole`; unknown if `whole` is 0. Both numbers are added separately, so
+    /// that the rate of several policies is that of all their calls.
     Rate {
         /// The calls that are counted, such as failures.
         part: u64,
@@ -158,8 +158,8 @@ impl Value {
 /// have.
 pub type LabelValues = [&'static str; 2];
 
-/// A source of metrics. Implemented by policies and by the counters of layers. Users implement it for
-/// their own.
+/// A source of metrics. Implemented by policies and by the counters of layers. Users implement it
+/// for their own.
 ///
 /// ```
 /// use buttress_core::report::{Metric, Report, Sink};

@@ -38,14 +38,16 @@ const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 ///
 /// Deposits need no clock and no shared cache line: they are counted per thread, and the next
 /// withdrawal adds them to the balance. This is exact: between two withdrawals there are only
-/// deposits, and the capped sum does not depend on their order. The refill by time is exact as well:
-/// fractions of a thousandth of a retry are carried over to the next refill.
+/// deposits, and the capped sum does not depend on their order. The refill by time is exact as
+/// well: fractions of a thousandth of a retry are carried over to the next refill.
 ///
 /// # Differences from `tower`'s `TpsBudget`
 ///
 /// `TpsBudget` rounds the share to 1/n, so that 0.7 allows a retry for every request. It checks the
 /// balance before it subtracts, so that concurrent threads overdraw it. Its window of expiring
 /// deposits, from Finagle, limits only intervals that are longer than the deposits' time to live.
+///
+/// # Example
 ///
 /// ```
 /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
@@ -57,7 +59,7 @@ const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 ///     withdrawal.spend();
 ///     retries += 1;
 /// }
-/// assert_eq!(retries, 5, "10 % of 100 requests, but no more than the burst at once");
+/// assert_eq!(retries, 5, "10 % of 100 requests, limited to the burst");
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -354,8 +356,8 @@ impl<C: Clock> Builder<C> {
     }
 
     /// Sets the retries that each second adds, whatever the traffic: 0 to 1,000,000, rounded to a
-    /// thousandth. Default 3: enough for a client with few requests, and less than the 10 of Finagle
-    /// and tower.
+    /// thousandth. Default 3: enough for a client with few requests, and less than the 10 of
+    /// Finagle and tower.
     pub fn min_per_second(mut self, retries: f64) -> Self {
         self.min_per_second = retries;
         self
@@ -372,6 +374,8 @@ impl<C: Clock> Builder<C> {
     ///
     /// # Errors
     /// If a value is out of its range. The error names the setting and the rule that it breaks.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::{ManualClock, retry_budget::RetryBudget};

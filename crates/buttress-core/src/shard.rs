@@ -199,8 +199,8 @@ thread_local! {
 
 /// Runs `make`, in which every new policy has a single shard.
 ///
-/// For policies of which there are many, such as those of a keyed policy: they take less memory, and
-/// threads that call the same one contend for its cache line.
+/// For policies of which there are many, such as those of a keyed policy: they take less memory,
+/// and threads that call the same one contend for its cache line.
 pub fn compact<T>(make: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {

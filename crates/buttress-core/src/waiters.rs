@@ -22,10 +22,12 @@ use std::{
 /// such as a circuit that opens or closes, calls [`wake`](Self::wake). While no task waits, waking
 /// is a single load.
 ///
-/// A waiter that `wake_one` has woken owns that wake-up until it registers again, or calls
-/// `served` or `deregister`. `deregister` passes the wake-up on to the next waiter. A waiter that is
-/// neither polled nor dropped after its wake-up, such as an idle service kept by a balancer, does
-/// not pass it on. A layer must therefore also try again after a time limit.
+/// A waiter that `wake_one` has woken owns that wake-up until it registers again, or calls `served`
+/// or `deregister`. `deregister` passes the wake-up on to the next waiter. A waiter that is neither
+/// polled nor dropped after its wake-up, such as an idle service kept by a balancer, does not pass
+/// it on. A layer must therefore also try again after a time limit.
+///
+/// # Example
 ///
 /// ```
 /// use buttress_core::{Policy, Reserve, bulkhead::Bulkhead};
@@ -81,8 +83,8 @@ impl Waiters {
             self.0.count.store(line.waiting.len(), Ordering::SeqCst);
             replaced
         };
-        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the waiter's
-        // next try sees the release.
+        // Pairs with the fence in `wake_many`: either the releaser sees this waiter, or the
+        // waiter's next try sees the release.
         crate::sync::fence(Ordering::SeqCst);
     }
 

@@ -110,8 +110,8 @@ traces! {
     what_says_nothing_changes_nothing
 }
 
-/// Features that this circuit breaker does not have on purpose. Traces that require one are for other
-/// implementations.
+/// Features that this circuit breaker does not have on purpose. Traces that require one are for
+/// other implementations.
 const LACKS: [Feature; 3] = [
     // The next probe is admitted when the previous one is settled or its lease has expired.
     Feature::HungProbeBypassed,

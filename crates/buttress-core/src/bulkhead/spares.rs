@@ -39,8 +39,8 @@ impl Spares {
         spares
     }
 
-    /// Sets how many places a shard keeps: at most half of the limit over all shards, so that a call
-    /// seldom has to search every shard for a place.
+    /// Sets how many places a shard keeps: at most half of the limit over all shards, so that a
+    /// call seldom has to search every shard for a place.
     pub(super) fn resize(&self, limit: u32) {
         if cfg!(loom) {
             // The models set the number by `keep_at_most`.

@@ -9,8 +9,8 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::{Name, Waiters};
 use std::{sync::OnceLock, task::Waker};
 
-/// One waiting call in the state word, which is `waiting << 32 | in_flight`: one load tells whether a
-/// place is free and the queue is empty.
+/// One waiting call in the state word, which is `waiting << 32 | in_flight`: one load tells whether
+/// a place is free and the queue is empty.
 pub(super) const WAITING: u64 = 1 << 32;
 
 /// The state that the handles and permits of one bulkhead share.
@@ -48,8 +48,8 @@ impl State {
         waiting(word) == 0 && in_flight(word) < self.limit.load(Ordering::Acquire)
     }
 
-    /// Returns whether spares may be kept and taken: no call waits in the queue, and the word is not
-    /// above the limit, which may have been lowered.
+    /// Returns whether spares may be kept and taken: no call waits in the queue, and the word is
+    /// not above the limit, which may have been lowered.
     #[inline]
     pub(super) fn keeps_spares(&self, word: u64) -> bool {
         waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)

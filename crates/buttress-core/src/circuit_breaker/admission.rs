@@ -11,11 +11,13 @@ use crate::{Clock, Reason, Rejection, Waiters};
 use std::time::Duration;
 
 impl<C: Clock> CircuitBreaker<C> {
-    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing about
-    /// the next call.
+    /// Checks whether every call would be refused now. Changes nothing, and guarantees nothing
+    /// about the next call.
     ///
     /// # Errors
     /// If every call would be refused, with the time after which to check again.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
@@ -40,6 +42,8 @@ impl<C: Clock> CircuitBreaker<C> {
     ///
     /// # Errors
     /// The rejection, if the call is not admitted; [`PROBES_EXHAUSTED`] if it may not be a probe.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, PROBES_EXHAUSTED}};
@@ -95,15 +99,16 @@ impl<C: Clock> CircuitBreaker<C> {
         Ok(CircuitBreakerPermit::new(self.circuit.ticket(), word, timed, begins, self.clock.clone()))
     }
 
-    /// Admits or rejects a call in any other state. Most calls here are rejected, so the rejection is
-    /// inlined.
+    /// Admits or rejects a call in any other state. Most calls here are rejected, so the rejection
+    /// is inlined.
     #[cold]
     #[inline(never)]
     fn admit_cold(&self, word: u64, begins: bool) -> Result<CircuitBreakerPermit<C>, Rejection> {
         self.admit_probe(word, begins).map_err(|refusal| self.rejection(refusal))
     }
 
-    /// Admits a probe if a slot is free, or any call if the circuit has closed since `word` was read.
+    /// Admits a probe if a slot is free, or any call if the circuit has closed since `word` was
+    /// read.
     #[inline(always)]
     fn admit_probe(&self, word: u64, begins: bool) -> Result<CircuitBreakerPermit<C>, Refusal> {
         let circuit = &*self.circuit;
@@ -127,9 +132,11 @@ impl<C: Clock> CircuitBreaker<C> {
         self.circuit.reject(reason, retry_after)
     }
 
-    /// Returns the refusal of a state that does not admit all calls, unless it may admit a probe now.
+    /// Returns the refusal of a state that does not admit all calls, unless it may admit a probe
+    /// now.
     ///
-    /// Uses the coarse clock until 20 ms before the end of the time to refuse, then the precise one.
+    /// Uses the coarse clock until 20 ms before the end of the time to refuse, then the precise
+    /// one.
     fn refusal(&self, word: u64) -> Result<(), Refused> {
         const NEAR: u64 = 20_000_000;
         let circuit = &*self.circuit;
@@ -190,8 +197,8 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for CircuitBreaker<C> {
         self.circuit.reject(reason(self.circuit.hot.word.load(Ordering::Acquire)), retry_after)
     }
 
-    /// Begins the call of a reserved permit. If the permit is of an earlier generation, or of a probe
-    /// that has lost its slot, the call is admitted again or rejected.
+    /// Begins the call of a reserved permit. If the permit is of an earlier generation, or of a
+    /// probe that has lost its slot, the call is admitted again or rejected.
     fn confirm(&self, mut permit: CircuitBreakerPermit<C>, _: &Req) -> Result<CircuitBreakerPermit<C>, Rejection> {
         if permit.begin() {
             return Ok(permit);
@@ -223,8 +230,8 @@ impl<C: Clock> Reserve for CircuitBreaker<C> {
         admitted.map_err(|Refusal { retry_after, .. }| Refused { retry_after })
     }
 
-    /// Returns whether a permit is still valid: not if it is of an earlier generation, or of a probe
-    /// that has lost its slot.
+    /// Returns whether a permit is still valid: not if it is of an earlier generation, or of a
+    /// probe that has lost its slot.
     fn holds(&self, permit: &CircuitBreakerPermit<C>) -> bool {
         permit.holds()
     }

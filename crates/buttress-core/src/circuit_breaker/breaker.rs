@@ -43,8 +43,8 @@ pub struct CircuitBreaker<C> {
 impl<C: Clock + Default> CircuitBreaker<C> {
     /// Creates a circuit breaker with the defaults of [`Builder`].
     ///
-    /// It trips on 5 or more consecutive failures, or if clearly more than half of at least 20 calls
-    /// in 10 seconds failed, and stays open for 5 to 30 seconds.
+    /// It trips on 5 or more consecutive failures, or if clearly more than half of at least 20
+    /// calls in 10 seconds failed, and stays open for 5 to 30 seconds.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None, C::default())
     }
@@ -131,8 +131,8 @@ impl<C: Clock> CircuitBreaker<C> {
         self.set(State::ForcedOpen);
     }
 
-    /// Admits every call and counts nothing, until [`reset`](Self::reset) or another method sets the
-    /// state.
+    /// Admits every call and counts nothing, until [`reset`](Self::reset) or another method sets
+    /// the state.
     pub fn disable(&self) {
         self.set(State::Disabled);
     }
@@ -200,14 +200,17 @@ impl<C: Clock> CircuitBreaker<C> {
 
     /// Replaces the settings of a live circuit.
     ///
-    /// State and results stay, and the new rules are evaluated at once: a circuit whose results meet
-    /// them trips, and a half-open circuit with enough successes closes. A time window of another
-    /// length starts empty. The name, the clock, the seed and the custom rule are not replaced.
+    /// State and results stay, and the new rules are evaluated at once: a circuit whose results
+    /// meet them trips, and a half-open circuit with enough successes closes. A time window of
+    /// another length starts empty. The name, the clock, the seed and the custom rule are not
+    /// replaced.
     ///
     /// # Errors
     /// If a value is out of its range, or the new settings change what is fixed in a live circuit:
     /// whether it has a window, the kind of the window, the number of results of a count window,
     /// whether it counts overdue calls, and the slow threshold if it does. The old settings stay.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
@@ -255,7 +258,8 @@ impl<C: Clock> CircuitBreaker<C> {
 
     /// Adds a listener that is called with every change of state, for the lifetime of the circuit.
     ///
-    /// It is called on the thread that caused the change, outside any lock. A panic in it is caught.
+    /// It is called on the thread that caused the change, outside any lock. A panic in it is
+    /// caught.
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
@@ -329,7 +333,8 @@ impl<C: Clock> CircuitBreaker<C> {
     }
 
     /// Returns a value that a layer attaches to the circuit, for the circuit's lifetime. The first
-    /// call creates it with `make`. There is one per circuit; returns `None` if it has another type.
+    /// call creates it with `make`. There is one per circuit; returns `None` if it has another
+    /// type.
     pub fn attachment<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Option<&T> {
         self.circuit.attachment.get_or_init(|| Box::new(make())).downcast_ref()
     }

@@ -107,8 +107,8 @@ impl<C: Clock> Builder<C> {
     /// If the layer does not report the head, the whole call is timed; see also
     /// [`call_time`](Self::call_time). A reserved permit
     /// ([`Reserve::try_reserve`](crate::Reserve::try_reserve)) is timed from
-    /// [`Policy::confirm`](crate::Policy::confirm) on. Calls are timed to within 10 microseconds, up
-    /// to 93 hours.
+    /// [`Policy::confirm`](crate::Policy::confirm) on. Calls are timed to within 10 microseconds,
+    /// up to 93 hours.
     pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
         self.settings.slow_threshold = threshold.into();
         self
@@ -124,8 +124,8 @@ impl<C: Clock> Builder<C> {
     /// Trips if `rule` returns true for the results in the window.
     ///
     /// It is called after each failed and each slow call, if the window contains at least
-    /// [`minimum_throughput`](Self::minimum_throughput) calls. A panic in it counts as false. None by
-    /// default.
+    /// [`minimum_throughput`](Self::minimum_throughput) calls. A panic in it counts as false. None
+    /// by default.
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
@@ -186,8 +186,8 @@ impl<C: Clock> Builder<C> {
     /// Sets how many probes must succeed. Default: `CloseRule::Share(0.6)`, which is 2 of 3 probes.
     ///
     /// With [`CloseRule::AllProbes`], random errors keep a circuit open after an outage: if 20 % of
-    /// the calls fail, all of 3 probes succeed with a probability of 51 %, and 2 of 3 with 90 %. The
-    /// cost of the default is a second probe each time, while the backend is down.
+    /// the calls fail, all of 3 probes succeed with a probability of 51 %, and 2 of 3 with 90 %.
+    /// The cost of the default is a second probe each time, while the backend is down.
     pub fn close_rule(mut self, rule: CloseRule) -> Self {
         self.settings.close_rule = rule;
         self
@@ -206,8 +206,9 @@ impl<C: Clock> Builder<C> {
     /// Sets the time without a result or a part of a response of any probe after which a half-open
     /// circuit opens again, if a probe has failed. Above zero. Default 60 seconds.
     ///
-    /// It matters only if the [`close_rule`](Self::close_rule) tolerates failures. A circuit without
-    /// a failed probe stays half-open until enough probes have succeeded, even if calls are rare.
+    /// It matters only if the [`close_rule`](Self::close_rule) tolerates failures. A circuit
+    /// without a failed probe stays half-open until enough probes have succeeded, even if calls are
+    /// rare.
     pub fn max_half_open(mut self, bound: Duration) -> Self {
         self.settings.max_half_open = bound;
         self
@@ -220,20 +221,20 @@ impl<C: Clock> Builder<C> {
         self
     }
 
-    /// Counts a call as slow while it is still in flight, once it has exceeded the slow threshold, to
-    /// within an eighth of the threshold. Default: off.
+    /// Counts a call as slow while it is still in flight, once it has exceeded the slow threshold,
+    /// to within an eighth of the threshold. Default: off.
     ///
     /// Calls to a backend that hangs do not end, so that without this only a timeout makes them
     /// count. A call is no longer overdue when the head of its response arrives, unless
-    /// [`call_time`](Self::call_time) is [`CallTime::ToEnd`]. Needs a [`slow_rate`](Self::slow_rate).
-    /// Costs two more atomic writes per call.
+    /// [`call_time`](Self::call_time) is [`CallTime::ToEnd`]. Needs a
+    /// [`slow_rate`](Self::slow_rate). Costs two more atomic writes per call.
     pub fn count_overdue(mut self, yes: bool) -> Self {
         self.settings.count_overdue = yes;
         self
     }
 
-    /// After probes have closed the circuit, increases the share of admitted calls from 10 % to 100 %
-    /// over this time, so that a backend with cold caches is not overloaded (Envoy's slow start).
+    /// After probes have closed the circuit, increases the share of admitted calls from 10 % to 100
+    /// % over this time, so that a backend with cold caches is not overloaded (Envoy's slow start).
     /// The other calls are rejected as [`RECOVERING`](super::RECOVERING). Default: zero, no ramp.
     pub fn recovery_ramp(mut self, time: Duration) -> Self {
         self.settings.recovery_ramp = time;
@@ -265,6 +266,8 @@ impl<C: Clock> Builder<C> {
     /// # Errors
     /// If a value is out of its range, or every trip rule is off. The error names the setting and
     /// the rule that it breaks.
+    ///
+    /// # Example
     ///
     /// ```
     /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};

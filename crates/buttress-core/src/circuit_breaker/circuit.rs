@@ -24,8 +24,8 @@ use std::{
 };
 
 const POLICY: &str = "circuit breaker";
-/// Nanoseconds by which the times of two threads may differ. A larger difference means that the clock
-/// was set back.
+/// Nanoseconds by which the times of two threads may differ. A larger difference means that the
+/// clock was set back.
 pub(super) const MAX_CLOCK_SKEW: u64 = 2_000_000_000;
 /// A time in nanoseconds that no clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
@@ -56,8 +56,8 @@ pub(super) struct Circuit {
 pub(super) struct Hot {
     /// `generation << 3 | state`.
     pub(super) word: AtomicU64,
-    /// In a state that does not admit all calls: the time in nanoseconds before which no call can be
-    /// admitted.
+    /// In a state that does not admit all calls: the time in nanoseconds before which no call can
+    /// be admitted.
     pub(super) refuses_until: AtomicU64,
     /// The length of that time, from the moment at which `refuses_until` was set.
     refuses_for: AtomicU64,
@@ -157,8 +157,8 @@ impl Circuit {
     }
 
     /// Writes the state of the machine to the atomics: the times before the state, so that a thread
-    /// that reads the new state also reads its times. A thread that reads the old state with the new
-    /// times checks again under the lock.
+    /// that reads the new state also reads its times. A thread that reads the old state with the
+    /// new times checks again under the lock.
     fn publish(&self, machine: &Machine, steps: &[Step], now: Instant) {
         let refuses_until = match machine.refuses_until() {
             Until::Now => 0,
@@ -179,8 +179,8 @@ impl Circuit {
         self.hot.word.store(word_of(machine.generation, machine.state), Ordering::SeqCst);
     }
 
-    /// Returns whether the clock was set back: `left`, the rest of the time to refuse, is longer than
-    /// the whole. If so, moves that time back with the clock.
+    /// Returns whether the clock was set back: `left`, the rest of the time to refuse, is longer
+    /// than the whole. If so, moves that time back with the clock.
     #[inline]
     pub(super) fn clock_was_set_back(&self, left: u64, clock: &impl Clock) -> bool {
         let set_back = left > self.hot.refuses_for.load(Ordering::Relaxed).saturating_add(MAX_CLOCK_SKEW);
@@ -209,7 +209,8 @@ impl Circuit {
         }
     }
 
-    /// Turns the timing of calls on if a rule or a listener needs it. Calls in flight are not timed.
+    /// Turns the timing of calls on if a rule or a listener needs it. Calls in flight are not
+    /// timed.
     fn set_timed(&self) {
         let timed = self.rules.times_calls() || self.listeners.wants_calls();
         self.hot.timed.store(timed.into(), Ordering::Relaxed);
@@ -324,7 +325,8 @@ impl Circuit {
         counts
     }
 
-    /// Returns the calls in flight that have exceeded the slow threshold; 0 if they are not counted.
+    /// Returns the calls in flight that have exceeded the slow threshold; 0 if they are not
+    /// counted.
     pub(super) fn overdue(&self, generation: u64, now: Instant) -> u64 {
         self.overdue
             .as_ref()

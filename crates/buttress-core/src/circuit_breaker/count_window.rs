@@ -18,7 +18,8 @@ pub(super) struct CountWindow {
     head: AtomicU64,
     /// The number of bad results since the window was created.
     bad: AtomicU64,
-    /// `generation | bad`: before this number of bad results, no rule can be met in that generation.
+    /// `generation | bad`: before this number of bad results, no rule can be met in that
+    /// generation.
     skip_until: AtomicU64,
     results: u64,
     /// `generation | position | category`; the first position is 1. The number of results, rounded
@@ -57,7 +58,7 @@ impl CountWindow {
         }
     }
 
-    /// Sums until two sums in a row agree: see `TimeWindow::counts`.
+    /// Sums until two consecutive sums agree: see `TimeWindow::counts`.
     pub(super) fn counts(&self, generation: u64) -> Counts {
         Counts::agreed(|| self.scan(generation))
     }
@@ -92,10 +93,10 @@ impl CountWindow {
         (!skips).then_some(number)
     }
 
-    /// Skips sums until `missing` more bad results have arrived after number `number`, because a sum
-    /// taken after `number` lacked as many. All bad results up to `number` were in that sum or had
-    /// left the window, so no result before `number + missing` can meet a rule. If two threads store
-    /// a bound at the same time, both are valid, and either may remain.
+    /// Skips sums until `missing` more bad results have arrived after number `number`, because a
+    /// sum taken after `number` lacked as many. All bad results up to `number` were in that sum or
+    /// had left the window, so no result before `number + missing` can meet a rule. If two threads
+    /// store a bound at the same time, both are valid, and either may remain.
     pub(super) fn skip_until(&self, generation: u64, number: u64, missing: u32) {
         self.skip_until
             .store(tag_of(generation) << SKIP_BITS | ((number + u64::from(missing)) & SKIP), Ordering::SeqCst);

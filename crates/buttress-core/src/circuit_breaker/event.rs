@@ -262,8 +262,8 @@ pub enum Event {
         /// The time after which a call may be admitted; `None` if it is unknown.
         retry_after: Option<Duration>,
     },
-    /// A result of an earlier generation, or of a probe whose lease had expired, arrived and changed
-    /// nothing.
+    /// A result of an earlier generation, or of a probe whose lease had expired, arrived and
+    /// changed nothing.
     Stale(Outcome),
     /// A trip rule is met. A closed circuit trips next; a circuit that is metrics-only does not.
     /// Emitted for each failed or slow call after which the rule is met.
@@ -313,7 +313,8 @@ impl Snapshot {
         self.counts.failure_rate().filter(|_| self.is_known())
     }
 
-    /// Returns the share of calls in the window that were slow; `None` below the minimum throughput.
+    /// Returns the share of calls in the window that were slow; `None` below the minimum
+    /// throughput.
     pub fn slow_rate(&self) -> Option<f64> {
         self.counts.slow_rate().filter(|_| self.is_known())
     }

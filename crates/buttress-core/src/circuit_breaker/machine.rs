@@ -77,8 +77,8 @@ impl Machine {
         }
     }
 
-    /// Detects a clock that was set back, and moves all times of the machine back with it. Otherwise,
-    /// after an hour's step an open time of 5 seconds would last an hour longer.
+    /// Detects a clock that was set back, and moves all times of the machine back with it.
+    /// Otherwise, after an hour's step an open time of 5 seconds would last an hour longer.
     pub(super) fn observe(&mut self, now: Instant) {
         let latest = self.latest.map_or(now, |latest| latest.max(now));
         let back = latest.saturating_duration_since(now);
@@ -123,7 +123,8 @@ impl Machine {
         }
     }
 
-    /// Returns whether a new circuit would decide in the same way, apart from permits that are held.
+    /// Returns whether a new circuit would decide in the same way, apart from permits that are
+    /// held.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.state {
             State::Closed | State::HalfOpen => true,
@@ -184,8 +185,8 @@ impl Machine {
         self.allowed = allowed;
     }
 
-    /// Begins a new generation in the same state, because the results do not fit a window of another
-    /// length.
+    /// Begins a new generation in the same state, because the results do not fit a window of
+    /// another length.
     pub(super) fn renew(&mut self) -> Step {
         self.enter(self.state, Cause::Reloaded, None, None)
     }

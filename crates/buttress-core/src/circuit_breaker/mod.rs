@@ -50,8 +50,8 @@
 //! Successes are counted per shard of threads ([`Sharded`](crate::shard::Sharded)). Failures and
 //! slow calls are counted in one place, and the shards are summed only if these are enough to meet
 //! a rule. A breaker whose only rule is a fixed number of consecutive failures writes nothing and
-//! reads no clock while calls succeed. A lock is taken for changes of state, probes, and the methods
-//! for operators.
+//! reads no clock while calls succeed. A lock is taken for changes of state, probes, and the
+//! methods for operators.
 //!
 //! # Clocks that are set back
 //!

@@ -9,23 +9,23 @@ const CALLS_BITS: u32 = 24;
 const BUCKET_BITS: u32 = 24;
 const CALLS: u64 = (1 << CALLS_BITS) - 1;
 const BUCKET: u64 = (1 << BUCKET_BITS) - 1;
-/// Nanoseconds by which a call may be counted after it read the clock. A larger difference means that
-/// the clock was set back.
+/// Nanoseconds by which a call may be counted after it read the clock. A larger difference means
+/// that the clock was set back.
 const LATE: u64 = 10_000_000_000;
 
-/// Counts calls in flight by the time at which they started, so that overdue calls count before they
-/// end: calls to a backend that hangs do not end.
+/// Counts calls in flight by the time at which they started, so that overdue calls count before
+/// they end: calls to a backend that hangs do not end.
 ///
-/// Each slot of a ring contains the calls of one bucket. When a slot is reused for a new bucket, its
-/// calls are added to `older`. A call that ends is subtracted from its slot, or from `older` if the
-/// slot contains another bucket or no call.
+/// Each slot of a ring contains the calls of one bucket. When a slot is reused for a new bucket,
+/// its calls are added to `older`. A call that ends is subtracted from its slot, or from `older` if
+/// the slot contains another bucket or no call.
 #[derive(Debug)]
 pub(super) struct Overdue {
     /// The length of a bucket in nanoseconds.
     width: u64,
     slots: [AtomicU64; SLOTS],
-    /// `generation << 32 | calls`, of the buckets that are older than the ring. The number wraps: it
-    /// is below 0 while a call has ended and its slot has not been added yet.
+    /// `generation << 32 | calls`, of the buckets that are older than the ring. The number wraps:
+    /// it is below 0 while a call has ended and its slot has not been added yet.
     older: AtomicU64,
     /// The time of the next check in nanoseconds.
     next_check: AtomicU64,
@@ -92,8 +92,8 @@ impl Overdue {
         self.add_older(generation, u32::MAX);
     }
 
-    /// Returns how many calls in flight started longer ago than the threshold, to within an eighth of
-    /// it. `tag` is that of the current time.
+    /// Returns how many calls in flight started longer ago than the threshold, to within an eighth
+    /// of it. `tag` is that of the current time.
     pub(super) fn count(&self, tag: u64, generation: u64) -> u64 {
         // The age is negative if another thread's clock is ahead of this one's: not overdue.
         let is_overdue = |word: u64| same_generation(word, tag) && age(tag, word) > PARTS as i32;

@@ -32,9 +32,10 @@ pub struct CircuitBreakerPermit<C: Clock> {
     clock: C,
     ticket: Ticket<Circuit>,
     /// The lower bits are those of the circuit's word when the permit was issued, or the generation
-    /// with [`HEAD`] or [`RESERVED`] in place of the state. If the state is [`State::HalfOpen`], the
-    /// upper bits are the number of a probe. Otherwise they are 0 for a call that is not timed, its
-    /// start in [ticks](super::ticks::Timeline::ticks), or, with [`HEAD`], the ticks to its head.
+    /// with [`HEAD`] or [`RESERVED`] in place of the state. If the state is [`State::HalfOpen`],
+    /// the upper bits are the number of a probe. Otherwise they are 0 for a call that is not timed,
+    /// its start in [ticks](super::ticks::Timeline::ticks), or, with [`HEAD`], the ticks to its
+    /// head.
     bits: u64,
 }
 
@@ -43,8 +44,8 @@ const LOW_BITS: u32 = u64::BITS - TICK_BITS;
 /// stale permit is taken for a current one after 2^26 changes of state.
 const LOW: u64 = (1 << LOW_BITS) - 1;
 const MARK: u64 = (1 << State::BITS) - 1;
-/// In place of a state: the head has arrived, and the upper bits are the ticks it took. The state is
-/// that of the generation.
+/// In place of a state: the head has arrived, and the upper bits are the ticks it took. The state
+/// is that of the generation.
 const HEAD: u64 = 6;
 /// In place of a state: the permit was reserved and its call has not begun.
 const RESERVED: u64 = 7;
@@ -54,8 +55,8 @@ const SETTLED: u64 = LOW;
 impl<C: Clock> CircuitBreakerPermit<C> {
     /// Creates the permit of a call that is not a probe. `begins` is false for a reserved permit.
     ///
-    /// The caller reads `timed` before it takes the ticket: a load after that atomic increment would
-    /// have to wait for it.
+    /// The caller reads `timed` before it takes the ticket: a load after that atomic increment
+    /// would have to wait for it.
     #[inline(always)]
     pub(super) fn new(ticket: Ticket<Circuit>, word: u64, timed: bool, begins: bool, clock: C) -> Self {
         let bits = if timed { start(&ticket, word, begins, &clock) } else { word & LOW };
@@ -158,8 +159,8 @@ fn probe_of(bits: u64) -> Probe {
     Probe((bits >> LOW_BITS) as u32)
 }
 
-/// Returns the bits of a call that is timed from now on, or of its reservation. If overdue calls are
-/// counted, counts a call that begins, and trips if too many earlier ones are overdue.
+/// Returns the bits of a call that is timed from now on, or of its reservation. If overdue calls
+/// are counted, counts a call that begins, and trips if too many earlier ones are overdue.
 #[inline(never)]
 fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
     let (generation, now) = (word >> State::BITS, clock.now());

@@ -2,8 +2,8 @@ use super::circuit::MAX_CLOCK_SKEW;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The share of calls that is admitted at the beginning of the ramp, in units of 1 / [`SCALE`]: 10 %,
-/// as Envoy's slow start.
+/// The share of calls that is admitted at the beginning of the ramp, in units of 1 / [`SCALE`]: 10
+/// %, as Envoy's slow start.
 const FIRST_SHARE: u64 = SCALE / 10;
 const SCALE: u64 = 1_000_000;
 
@@ -62,8 +62,8 @@ impl Ramp {
         if (n + 1) * share / SCALE > n * share / SCALE {
             return Ok(());
         }
-        // The fractional parts of multiples of the golden ratio are spread evenly, for any number of
-        // them.
+        // The fractional parts of multiples of the golden ratio are spread evenly, for any number
+        // of them.
         const GOLDEN: u64 = 618_034;
         let later = u128::from(length - elapsed) * u128::from(n * GOLDEN % SCALE) / u128::from(SCALE);
         Err(Duration::from_nanos((later as u64).max(1)))

@@ -5,8 +5,8 @@ use super::{
 use crate::Failure;
 use std::time::{Duration, Instant};
 
-/// A half-open round: its leases and results. Only probes end it; see [`Machine::roll`] for its time
-/// limit.
+/// A half-open round: its leases and results. Only probes end it; see [`Machine::roll`] for its
+/// time limit.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// When the round began, or when the last result or part of a response of a probe arrived.
@@ -139,8 +139,8 @@ impl Machine {
         self.round.leases.iter().any(|lease| lease.probe == probe && lease.begun)
     }
 
-    /// Settles a probe. Returns false, and changes nothing, if its lease has expired or its round is
-    /// over.
+    /// Settles a probe. Returns false, and changes nothing, if its lease has expired or its round
+    /// is over.
     pub(super) fn settle_probe(
         &mut self,
         probe: Probe,

@@ -14,7 +14,8 @@ const OFF: u32 = u32::MAX;
 /// Stands for [`FailureStreak::Calibrated`] in place of a number of failures, and for
 /// [`FailureRate::Calibrated`](super::FailureRate::Calibrated) in place of a share.
 const CALIBRATED: u32 = 0;
-/// The shortest streak that meets the calibrated rule: the fixed number of Finagle, Envoy and Istio.
+/// The shortest streak that meets the calibrated rule: the fixed number of Finagle, Envoy and
+/// Istio.
 const MIN_STREAK: u32 = 5;
 /// The longest streak that the calibrated rule requires. At a failure rate from 82 % on, chance
 /// produces it more often than once in 10^9 calls, but such a backend is down in any case.
@@ -145,8 +146,8 @@ impl Rules {
         (needed != CALIBRATED && streak >= needed).then_some(Cause::ConsecutiveFailures(streak))
     }
 
-    /// Returns the cause, if chance does not explain a streak at the failure rate of the results that
-    /// are not part of it. `counts` contains all results.
+    /// Returns the cause, if chance does not explain a streak at the failure rate of the results
+    /// that are not part of it. `counts` contains all results.
     pub(super) fn calibrated_streak(&self, streak: u32, counts: Counts) -> Option<Cause> {
         if !self.calibrates(streak) {
             return None;
@@ -190,8 +191,8 @@ impl Rules {
         }
     }
 
-    /// Returns the minimum number of further bad results after which a rate rule can be met, as long
-    /// as no result leaves the window. 0 with a custom rule, about which nothing is known.
+    /// Returns the minimum number of further bad results after which a rate rule can be met, as
+    /// long as no result leaves the window. 0 with a custom rule, about which nothing is known.
     pub(super) fn missing(&self, counts: Counts) -> u32 {
         if self.custom.is_some() {
             return 0;
@@ -208,8 +209,8 @@ impl Rules {
     }
 }
 
-/// Returns the number of consecutive failures that chance produces once in 10^9 calls at the failure
-/// rate of `others`, at least 5 and at most 100.
+/// Returns the number of consecutive failures that chance produces once in 10^9 calls at the
+/// failure rate of `others`, at least 5 and at most 100.
 fn required_streak(others: Counts) -> u32 {
     let rate = others.failures() as f64 / others.total() as f64;
     // Infinite for a rate of 1, and 0 for a rate of 0.

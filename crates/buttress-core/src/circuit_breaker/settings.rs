@@ -91,8 +91,8 @@ impl From<Option<u32>> for FailureStreak {
 #[non_exhaustive]
 pub enum FailureRate {
     /// At least `n/2 + 1.5 √n` failures of `n` calls: 17 of 20 calls, 65 of 100, 548 of 1,000 and
-    /// 5,150 of 10,000. This is three standard deviations (`√n / 2` each) above the mean of a backend
-    /// that fails half of its calls.
+    /// 5,150 of 10,000. This is three standard deviations (`√n / 2` each) above the mean of a
+    /// backend that fails half of its calls.
     ///
     /// A share of exactly one half (Hystrix, resilience4j) trips by chance if the window holds few
     /// calls: of 20 calls to a backend that fails 40 % of its calls, at least half fail with a

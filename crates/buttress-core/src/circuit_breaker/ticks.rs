@@ -6,7 +6,8 @@ use std::{
 
 /// The length of a tick in nanoseconds, and so the precision to which calls are timed.
 pub(super) const TICK: u64 = 10_000;
-/// The bits of a time in ticks, which are those that a permit has for it. Ticks wrap after 95 hours.
+/// The bits of a time in ticks, which are those that a permit has for it. Ticks wrap after 95
+/// hours.
 pub(super) const TICK_BITS: u32 = 35;
 const TICKS: u64 = (1 << TICK_BITS) - 1;
 /// How far a clock may be set back. A circuit's time begins this long before the first moment at

@@ -14,8 +14,8 @@ const SLOTS: usize = 16;
 const LIVE: u32 = 1;
 #[cfg(loom)]
 const SLOTS: usize = 2;
-/// By how much tags increase with a new generation: more than [`LIVE`], so that no earlier result is
-/// live, even if its thread read the clock up to 200 buckets after the thread that began the
+/// By how much tags increase with a new generation: more than [`LIVE`], so that no earlier result
+/// is live, even if its thread read the clock up to 200 buckets after the thread that began the
 /// generation.
 const GENERATION: u32 = 256;
 /// Nanoseconds by which a thread may write a result of the current generation after it read the
@@ -51,10 +51,10 @@ impl Category {
 
 /// Exact counts over a sliding time window.
 ///
-/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin, and
-/// increases with each generation. A thread that finds an older tag begins a new bucket with the
-/// same compare-and-swap that counts its result, and a reader skips slots whose tags are not live.
-/// Nothing has to clear expired buckets, after any idle time.
+/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin,
+/// and increases with each generation. A thread that finds an older tag begins a new bucket with
+/// the same compare-and-swap that counts its result, and a reader skips slots whose tags are not
+/// live. Nothing has to clear expired buckets, after any idle time.
 ///
 /// Successes are counted per shard of threads. Bad results (failures and slow calls) are counted in
 /// one place, so that the shards are summed only if there are enough bad results to meet a rule.
@@ -159,8 +159,8 @@ impl TimeWindow {
     }
 
     /// Returns whether the slot is ahead of its writer because the clock was set back, or because
-    /// tags have wrapped. Otherwise the writer's bucket has left the window, or the slot belongs to a
-    /// later generation.
+    /// tags have wrapped. Otherwise the writer's bucket has left the window, or the slot belongs to
+    /// a later generation.
     #[cold]
     #[inline(never)]
     fn is_set_back(&self, ahead: i32, is_current: &impl Fn() -> bool) -> bool {
@@ -168,13 +168,13 @@ impl TimeWindow {
         (ahead as u64).saturating_mul(width) > LATE && is_current()
     }
 
-    /// Sums the live buckets. All results that were recorded before the call are counted. One that is
-    /// recorded during a sum may be missed, so sums are repeated until two consecutive ones agree:
-    /// they are then what the window contained between the two.
+    /// Sums the live buckets. All results that were recorded before the call are counted. One that
+    /// is recorded during a sum may be missed, so sums are repeated until two consecutive ones
+    /// agree: they are then what the window contained between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
         Counts::agreed(|| {
-            // Failures before successes: a result that is recorded between the two sums can only make
-            // the failure rate too low.
+            // Failures before successes: a result that is recorded between the two sums can only
+            // make the failure rate too low.
             let bad = self.bad(tag);
             let shards = self.good.chunks(self.stride).map(|shard| live(&shard[..SLOTS], tag));
             Counts { succeeded: shards.sum(), ..bad }

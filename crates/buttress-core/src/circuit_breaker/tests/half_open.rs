@@ -84,7 +84,8 @@ fn a_probe_without_a_sign_of_life_is_revoked_and_its_late_result_is_stale() {
             hung.progress(Progress::Head);
         }
         bench.wait(7200 * SECOND);
-        // A frame that arrives after the lease, and nothing has evaluated the circuit for two hours.
+        // A frame that arrives after the lease, and nothing has evaluated the circuit for two
+        // hours.
         hung.progress(Progress::Frame);
         assert_eq!(bench.state(), State::Open);
         bench.settle(hung, Outcome::Success);

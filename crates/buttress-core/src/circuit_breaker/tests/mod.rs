@@ -114,8 +114,8 @@ impl Bench {
     }
 }
 
-/// A clock whose coarse time is 10 ms behind, the length of a long kernel tick, and which counts the
-/// readings of its fine time.
+/// A clock whose coarse time is 10 ms behind, the length of a long kernel tick, and which counts
+/// the readings of its fine time.
 #[derive(Clone, Debug, Default)]
 struct Lagging {
     time: ManualClock,
