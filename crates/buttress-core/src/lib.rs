@@ -76,6 +76,10 @@ pub use reason::{Class, Reason, TimeoutKind};
 pub use rejection::Rejection;
 pub use waiters::Waiters;
 
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 #[cfg(all(test, not(loom)))]
 mod testing {
     use crate::report::{LabelValues, Metric, Report, Sink, Value};
