@@ -11,9 +11,9 @@ use std::{
 /// # Waiters
 ///
 /// A waiter takes a [`key`](Self::key) once, [registers](Self::register) its waker each time it has
-/// to wait, and then tries the policy once more: any permit that becomes free after that try wakes
-/// it. When it stops waiting, it calls [`served`](Self::served) if it got a permit, and
-/// [`deregister`](Self::deregister) if not.
+/// to wait, and then tries the policy once more: a permit that becomes free after that try wakes
+/// the next waiter. When it stops waiting, it calls [`served`](Self::served) if it got a permit,
+/// and [`deregister`](Self::deregister) if not.
 ///
 /// # Policies
 ///

@@ -17,7 +17,8 @@ use std::{
 /// The permit of a call, with the generation in which it was issued.
 ///
 /// With a clock of size zero it is two words long, which are passed in registers: it is moved
-/// several times per call. Dropping it unsettled releases the slot of a probe, and counts nothing.
+/// several times per call. Dropping it unsettled releases the slot of a probe and counts nothing,
+/// even with [`OnDrop::Failure`]: settle it with [`Outcome::CANCELLED`] to apply that rule.
 ///
 /// ```
 /// use buttress_core::{ManualClock, Outcome, Permit, Policy, circuit_breaker::CircuitBreaker};

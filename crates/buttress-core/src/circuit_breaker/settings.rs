@@ -168,6 +168,10 @@ pub enum CloseRule {
 /// before its end, or before the head of its response. A call that was dropped sooner is not
 /// counted.
 ///
+/// A layer reports the drop by settling the permit with
+/// [`Outcome::CANCELLED`](crate::Outcome::CANCELLED). A permit that is dropped without being
+/// settled is not counted.
+///
 /// ```
 /// use buttress_core::{ManualClock, circuit_breaker::{CircuitBreaker, OnDrop}};
 /// use std::time::Duration;
