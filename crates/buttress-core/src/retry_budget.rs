@@ -517,10 +517,10 @@ mod tests {
     }
 
     #[test]
-    fn a_compact_budget_takes_at_most_256_bytes() {
+    fn a_compact_budget_takes_at_most_128_bytes() {
         // The reference counts and the state. A compact counter is part of the state.
         let counts = 2 * size_of::<usize>();
-        assert!(counts + size_of::<State>() <= 256, "{}", size_of::<State>());
+        assert!(counts + size_of::<State>() <= 128, "{}", size_of::<State>());
     }
 
     #[test]
