@@ -99,7 +99,11 @@ impl Metric {
     ///     Metric::gauge("shop.link.state", "links", "Links in the state").labels(&["state"]);
     /// assert_eq!(STATE.labels, ["state"]);
     /// ```
+    ///
+    /// # Panics
+    /// If there are more than two. In a constant, that is an error of the compiler.
     pub const fn labels(self, labels: &'static [&'static str]) -> Self {
+        assert!(labels.len() <= 2, "a metric has at most two labels besides `policy`");
         Self { labels, ..self }
     }
 }
