@@ -1,10 +1,11 @@
-//! Request bodies that are read while their calls wait in a queue.
+//! Reads request bodies while their calls wait in a queue.
 //!
 //! HTTP/2 has one flow-control window for all streams of a connection. A call that waits in a queue
-//! does not read its body, so that the bodies of waiting calls fill that window, and the calls that
-//! are at work starve on it: with more bytes under way than the window, the server stands still
-//! until the queue times out. So the body of a waiting call is read ahead, up to a bound. A call
-//! that sends more is rejected, which gives its part of the window back.
+//! does not read its body, so the bodies of waiting calls fill that window, and the calls in flight
+//! receive no data. When the unread bodies fill the whole window, the connection stalls until the
+//! calls leave the queue by its timeout. Therefore the body of a waiting call is read ahead, up to
+//! a bound. A call that sends more than the bound is rejected, which releases its share of the
+//! window.
 
 use buttress::{BoxError, ending::Ahead};
 use bytes::{Bytes, BytesMut};
@@ -23,40 +24,46 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// How much is kept of the body of one call: the stream window that hyper's servers grant, which is
-/// what a client can have sent before anything was read.
+/// Maximum number of bytes kept of one call: 1 MiB, the default stream window of hyper's server,
+/// which is what a client can send before the server reads anything.
 const MAX_CALL: usize = 1024 * 1024;
 
-/// How much is kept of all calls of the process.
+/// Maximum number of bytes kept of all calls of the process: 64 calls with [`MAX_CALL`] each.
 const MAX_ALL: usize = 64 * 1024 * 1024;
 
-/// Frames that are smaller are put together: whatever a frame holds, it takes some 100 bytes
-/// itself, and keeps a buffer of the connection.
+/// Frames below this size are merged. A frame takes about 100 bytes besides its content and keeps a
+/// read buffer of the connection alive, so many small frames would exceed the bounds above.
 const SMALL: usize = 1024;
 
+/// Number of bytes kept of all calls of the process.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 type Source = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
-/// Reads the body of a request that waits. See the module's source for why.
+/// Reads the body of an HTTP/2 request while its call waits in a queue.
+///
+/// Keeps up to 1 MiB of one call and 64 MiB of all calls of the process; a call that sends more
+/// while it waits is rejected. Unread bodies of waiting calls would fill the flow-control window of
+/// the connection and stall the calls in flight on it. Made by the server endings.
 pub struct ReadAhead(Arc<Mutex<Shared>>);
 
 struct Shared {
     source: Source,
     frames: VecDeque<Frame<Bytes>>,
-    /// What came after these in small frames.
+    /// The content of small frames that followed `frames`.
     small: BytesMut,
+    /// Number of bytes in `frames` and `small`, which is counted in [`KEPT`].
     kept: usize,
     error: Option<BoxError>,
     is_over: bool,
 }
 
-/// What the handler reads: what was read ahead, and then the rest.
+/// The body that the handler reads: the frames that were read ahead, then the rest of the source.
 struct AheadBody(Arc<Mutex<Shared>>);
 
 impl ReadAhead {
-    /// For an HTTP/2 request whose body is that of axum or tonic: others cannot be replaced by
-    /// another of the same type.
+    /// Replaces the body of an HTTP/2 request if it is a body of axum or tonic. Other body types
+    /// cannot hold a replacement.
     pub(crate) fn of<B: 'static>(request: &mut Request<B>) -> Option<Self> {
         if request.version() != Version::HTTP_2 {
             return None;
@@ -72,7 +79,8 @@ impl ReadAhead {
     }
 }
 
-/// `unwrap` takes off what `new` puts around an error: extractors look for their causes at a certain depth.
+/// Replaces a body of type `B`. `unwrap` removes the layer that `new` adds around an error: axum's
+/// extractors look for the cause of an error at a fixed depth.
 fn replace<B>(body: &mut dyn Any, new: impl Fn(AheadBody) -> B, unwrap: fn(B::Error) -> BoxError) -> Option<ReadAhead>
 where
     B: Body<Data = Bytes> + Default + Send + 'static,
@@ -116,11 +124,12 @@ impl Shared {
     }
 
     fn push(&mut self, frame: Frame<Bytes>) {
-        self.put_together();
+        self.flush_small();
         self.frames.push_back(frame);
     }
 
-    fn put_together(&mut self) {
+    /// Makes one frame of the small ones.
+    fn flush_small(&mut self) {
         if !self.small.is_empty() {
             self.frames.push_back(Frame::data(std::mem::take(&mut self.small).freeze()));
         }
@@ -128,7 +137,7 @@ impl Shared {
 
     fn pop(&mut self) -> Option<Frame<Bytes>> {
         if self.frames.is_empty() {
-            self.put_together();
+            self.flush_small();
         }
         let frame = self.frames.pop_front()?;
         let bytes = frame.data_ref().map_or(0, Bytes::len);
@@ -177,7 +186,7 @@ impl Body for AheadBody {
     }
 }
 
-/// The queue reads before the handler does, so the lock is not contended.
+/// The queue and the handler never read at the same time, so the lock is not contended.
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -210,7 +219,7 @@ mod tests {
         KEPT.load(Ordering::Relaxed)
     }
 
-    /// One test: what is kept is counted for the whole process.
+    /// One test, because [`KEPT`] counts for the whole process.
     #[tokio::test]
     async fn what_is_kept_of_waiting_calls_is_given_back_once_it_is_read_or_dropped() {
         let mut waits = request(5);
@@ -229,7 +238,7 @@ mod tests {
         drop(ahead);
         assert_eq!(kept(), 0);
 
-        // Small frames take no more memory than what is in them.
+        // Small frames are merged.
         let parts = ["a", "", "bc"].map(Part::Data).into_iter().cycle().take(3000).chain([Part::Never]);
         let mut waits = Request::new(AxumBody::new(TestBody::new(parts)));
         *waits.version_mut() = Version::HTTP_2;
@@ -250,7 +259,7 @@ mod tests {
     #[test]
     fn only_a_body_that_shares_a_connection_with_others_is_read_ahead() {
         assert!(ReadAhead::of(&mut Request::new(AxumBody::new(Full::from("over HTTP/1")))).is_none());
-        assert!(ReadAhead::of(&mut request(0)).is_none(), "nothing is left to read");
+        assert!(ReadAhead::of(&mut request(0)).is_none(), "an empty body is not read ahead");
         assert!(ReadAhead::of(&mut request(0).map(|_| Full::<Bytes>::from("of another type"))).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Responses that a layer makes itself.
+//! Responses made by a layer instead of the inner service.
 
 use buttress::{Rejection, wire::OnTheWire};
 use bytes::{Buf, Bytes};
@@ -11,11 +11,11 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Names the reason of a rejection on the wire, so that a client knows that the request was not
-/// processed.
+/// The header that carries the reason of a rejection. A client that reads it may repeat the
+/// request: it was not processed.
 pub(crate) const REJECTED: HeaderName = HeaderName::from_static("x-buttress-rejected");
 
-/// The body of the inner service, or of a response that a layer made.
+/// The body of a response of the inner service, or of one that a layer made.
 #[pin_project(project = AnswerProj)]
 pub(crate) enum AnswerBody<B: Body> {
     Inner(#[pin] B),
@@ -67,19 +67,20 @@ impl<B: Body + fmt::Debug> fmt::Debug for AnswerBody<B> {
     }
 }
 
-/// A rejection as an HTTP response, with `Retry-After` where its status invites one. The typed
-/// [`Rejection`] is in the extensions of the response, for layers outside that want to say more.
+/// Makes the HTTP response of a rejection, with `Retry-After` where the rejection has one.
+///
+/// The typed [`Rejection`] is in the extensions of the response, where outer layers can read it.
 pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(rejection.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     if let Some(seconds) = rejection.http_retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
-    signed(response, rejection)
+    with_rejection(response, rejection)
 }
 
-/// A rejection as a trailers-only gRPC response, with `grpc-status`, `grpc-message`, and
-/// `grpc-retry-pushback-ms` where it is known when to come back.
+/// Makes the trailers-only gRPC response of a rejection, with `grpc-status`, `grpc-message`, and
+/// `grpc-retry-pushback-ms` (gRFC A6) where the rejection has a time for the next attempt.
 pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -91,12 +92,13 @@ pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
     if let Some(millis) = rejection.grpc_pushback() {
         headers.insert("grpc-retry-pushback-ms", millis.into());
     }
-    signed(response, rejection)
+    with_rejection(response, rejection)
 }
 
-fn signed<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
+/// Adds [`REJECTED`] if the request was not processed, and the rejection as an extension.
+fn with_rejection<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
     if rejection.is_unprocessed() {
-        // A word that is no header value is left out.
+        // A user's reason may have a word that is not a valid header value.
         if let Ok(word) = HeaderValue::from_maybe_shared(Bytes::from_static(rejection.reason().word().as_bytes())) {
             response.headers_mut().insert(REJECTED, word);
         }
@@ -105,7 +107,8 @@ fn signed<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
     response
 }
 
-/// As the gRPC protocol wants `grpc-message`: printable ASCII but `%` stands for itself.
+/// Encodes a `grpc-message` as the gRPC protocol requires (`doc/PROTOCOL-HTTP2.md`): printable
+/// ASCII characters except `%` are unchanged, all other bytes become `%XX`.
 fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         match byte {
@@ -140,7 +143,7 @@ mod tests {
     fn a_rejection_names_its_reason_on_the_wire_and_a_timeout_does_not() {
         assert_eq!(answer(&buttress::circuit_breaker::OPEN, None).headers()["x-buttress-rejected"], "circuit_open");
         let timeout = answer(&buttress::timeout::TOTAL, None);
-        assert_eq!(timeout.headers().get("x-buttress-rejected"), None, "it may have been processed");
+        assert_eq!(timeout.headers().get("x-buttress-rejected"), None, "the request may have been processed");
     }
 
     #[test]

@@ -14,13 +14,42 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// A response body with a permit inside, which is settled at the true end of the response: at the
-/// trailers, after the last frame, at an error, or at the drop.
+/// A response body that holds the permit of its call and settles it when the response ends.
 ///
-/// A body that is dropped before its end is settled as its head said: hyper drops a body unread
-/// that it need not send, and a caller that does not read on has got what it wanted. A gRPC stream
-/// has no outcome before its status, so one that is dropped before says nothing. Each frame is a
-/// sign of life.
+/// The permit is settled at the trailers, after the last frame, at an error, or when the body is
+/// dropped:
+///
+/// | end | HTTP | gRPC |
+/// |---|---|---|
+/// | trailers | success | the outcome of `grpc-status`; `UNKNOWN` if there is none |
+/// | end without trailers | success | `UNKNOWN` |
+/// | error | failure of the body; a rejection by a bound on the body counts as that bound says | as HTTP |
+/// | dropped before its end | success | ignored, as a call that its caller cancelled |
+///
+/// If the head has decided the outcome already (a status of 500, `grpc-status` in the headers), the
+/// end does not change it. An HTTP body that is dropped early counts as success, because hyper
+/// drops the bodies that it does not send (HEAD, 304), and a caller that stops reading has what it
+/// asked for. A gRPC stream has no outcome before its status. Each frame is reported to the permit
+/// as progress. On a server, a failure after the caller broke off its upload is ignored.
+///
+/// ```
+/// use buttress_http::{ObservedBody, prelude::*};
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let bulkhead = Bulkhead::new(10);
+/// let handler = service_fn(async |_: Request<()>| Ok::<_, std::io::Error>(Response::new("content".to_owned())));
+/// let server = BulkheadLayer::from(bulkhead.clone()).http().layer(handler);
+///
+/// let response: Response<ObservedBody<_, _>> = server.oneshot(Request::new(())).await?;
+/// assert_eq!(bulkhead.in_flight(), 1); // until the body ends or is dropped
+/// drop(response);
+/// assert_eq!(bulkhead.in_flight(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[pin_project]
 pub struct ObservedBody<B: Body, P: Permit> {
     #[pin]
@@ -31,18 +60,18 @@ pub struct ObservedBody<B: Body, P: Permit> {
 struct Watch<P: Permit> {
     permit: InFlight<P>,
     ending: StreamEnd,
-    /// On a server, whether the caller broke off its upload: then a failure is no evidence.
+    /// On a server, whether the caller broke off its upload. A failure is ignored then.
     upload: Option<Upload>,
 }
 
-/// What it means that a body ends.
+/// The outcome of each way in which a body can end.
 #[derive(Debug)]
 pub(crate) enum StreamEnd {
-    /// The head has decided already; the permit is kept to the end all the same.
+    /// The head has decided the outcome. The permit is held until the body ends.
     Decided(Box<Outcome>),
-    /// Its end is a success, and so is its drop.
+    /// An HTTP body: its end is a success, and so is its drop.
     Http,
-    /// Its trailers say.
+    /// A gRPC body: the outcome is in its trailers.
     Grpc,
 }
 
@@ -63,7 +92,8 @@ impl StreamEnd {
         }
     }
 
-    /// A bound on the body says itself what it is evidence of: a reader that stopped is none.
+    /// A rejection by a bound on the body carries its own outcome: a stalled reader is ignored, an
+    /// idle body is a failure.
     fn at_error<E: 'static>(&self, error: &E) -> Outcome {
         match self {
             Self::Decided(outcome) => **outcome,
@@ -92,34 +122,36 @@ impl<B: Body, P: Permit> ObservedBody<B, P> {
         Self { inner: AnswerBody::inner(inner), watch }
     }
 
-    /// A body that no policy waits for.
+    /// Makes a body without a permit.
     pub(crate) fn unobserved(inner: B) -> Self {
         Self::answer(AnswerBody::inner(inner))
     }
 
-    /// The body of a response that no service made.
+    /// Makes the body of a response that a layer made.
     pub(crate) fn answer(inner: AnswerBody<B>) -> Self {
         Self { inner, watch: Watch { permit: InFlight::none(), ending: StreamEnd::Http, upload: None } }
     }
 }
 
-/// An empty body: layers of tower-http that answer for the service inside (CORS, timeout) make one.
+/// Makes an empty body, which layers of tower-http need that answer instead of the inner service
+/// (CORS, timeout).
 impl<B: Body, P: Permit> Default for ObservedBody<B, P> {
     fn default() -> Self {
         Self::answer(AnswerBody::own(None))
     }
 }
 
-/// A failure after the caller broke off its upload says that the caller went away.
+/// Turns a failure into [`Outcome::CANCELLED`] if the caller broke off its upload: the handler
+/// failed because of the caller.
 #[inline]
-pub(crate) fn judged(outcome: Outcome, upload: Option<&Upload>) -> Outcome {
+pub(crate) fn unless_upload_broke(outcome: Outcome, upload: Option<&Upload>) -> Outcome {
     if outcome.is_failure() && upload.is_some_and(Upload::is_broken) { Outcome::CANCELLED } else { outcome }
 }
 
 impl<P: Permit> Watch<P> {
     #[inline]
     fn settle(&mut self, outcome: Outcome) {
-        self.permit.settle(&judged(outcome, self.upload.as_ref()));
+        self.permit.settle(&unless_upload_broke(outcome, self.upload.as_ref()));
     }
 }
 

@@ -1,4 +1,7 @@
-//! The one place that knows what an HTTP status, a gRPC code and a transport error mean.
+//! The rules that turn an HTTP status, a gRPC code or a transport error into an [`Outcome`].
+//!
+//! In the tables, an empty cell in the last two columns means that the call is not repeated. A
+//! "free" attempt takes no token from the retry budget.
 //!
 //! | HTTP | breakers | repeated when idempotent | repeated otherwise |
 //! |---|---|---|---|
@@ -7,7 +10,7 @@
 //! | 429 | overload | yes | yes |
 //! | 500, 502, 503, 504 and other 5xx | failure | yes | |
 //! | 501 | failure | | |
-//! | any of these with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
+//! | any of these failures with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //!
 //! | gRPC | breakers | repeated when idempotent | repeated otherwise |
 //! |---|---|---|---|
@@ -22,39 +25,39 @@
 //! |---|---|---|---|
 //! | not connected: refused, unreachable, DNS, TLS | failure | yes, free | yes, free |
 //! | `REFUSED_STREAM`, a GOAWAY below this stream, a connection that closed before a byte was written | none | at once, once, free | at once, once, free |
-//! | hyper gave the request up: its connection ended before it had a stream | none | yes | once, free, if nothing of its body was taken |
+//! | hyper dropped the request: its connection ended before it had a stream | none | yes | once, free, if none of its body was read |
 //! | the connection broke, the protocol was violated | failure | yes | |
-//! | the caller broke its upload off | none | | |
+//! | the caller broke off its upload | none | | |
 //! | reqwest did not accept the request's URI, or did not follow a redirect | none | | |
 //! | a timeout of an attempt, also tower's, tonic's and reqwest's | failure | yes | |
-//! | a rejection by a layer of this family, or by tower's load shed | none | | |
+//! | a rejection by a Buttress layer, or by tower's load shed | none | | |
 //!
-//! reqwest's timeout of a whole call does not say whether the connection was there already; its
-//! `connect_timeout` is "not connected". An error made of a status by `error_for_status` counts as
-//! that status does, without its headers.
+//! reqwest's timeout of a whole call does not say whether the connection existed; its
+//! `connect_timeout` counts as "not connected". An error that `error_for_status` made counts as its
+//! status does, without the headers.
 //!
-//! Overload counts in failure rates, and not as a failure in a row. What the server says it did not
-//! process, because it rejected the request at admission, is repeated whatever its method. A 503
-//! with `Retry-After` and a bare `UNAVAILABLE` do not say so: a handler that has done half its work
-//! and passes on the failure of another service answers the same.
+//! Overload counts in failure rates, not as a consecutive failure. A request that the server
+//! rejected at admission was not processed, so it is repeated whatever its method. A 503 with
+//! `Retry-After` and an `UNAVAILABLE` without a pushback are not such rejections: a handler that
+//! has done half its work returns them too, when a service that it calls has failed.
 //!
-//! # What was not written
+//! # Requests that were not processed
 //!
-//! These errors are taken for "no byte of the request was processed", from the sources of hyper
+//! These errors mean that the server did not process the request, according to the sources of hyper
 //! 1.12 and h2 0.4:
 //!
-//! * `hyper::Error::is_canceled` is made where a request is still in the channel to the
-//!   connection's task when that ends (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or where the
-//!   connection was not ready to take it (`client/conn/*.rs`). A request that the task has taken
+//! * `hyper::Error::is_canceled` is returned for a request that is still in the channel to the
+//!   connection's task when that task ends (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or that
+//!   the connection was not ready to take (`client/conn/*.rs`). A request that the task has taken
 //!   gets another error (`IncompleteMessage`, `Io`).
-//! * `h2::Error::is_go_away` with `is_remote` is given to streams above the last stream that the
-//!   GOAWAY names, and to no others (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113, section
-//!   6.8: those were not and will not be processed. hyper returns the same error for one request
-//!   more: one whose headers it has just queued when a GOAWAY arrives (`proto/h2/client.rs`,
-//!   `ClientTask::poll`). It resets that stream and sends nothing of the body. Where the GOAWAY is
-//!   the first one of a graceful shutdown, which names the largest stream there is, the server may
-//!   see these headers. So a handler that acts before it has read the body can see such a request
-//!   twice.
+//! * `h2::Error::is_go_away` with `is_remote` is returned for streams above the last stream that
+//!   the GOAWAY names, and for no others (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113,
+//!   section 6.8: the server has not processed them and will not. hyper returns the same error for
+//!   one more request: one whose headers were queued just before the GOAWAY arrived
+//!   (`proto/h2/client.rs`, `ClientTask::poll`). It resets that stream and sends none of the body.
+//!   If the GOAWAY is the first one of a graceful shutdown, which names the largest possible
+//!   stream, the server may receive these headers. A handler that acts before it has read the body
+//!   can therefore process such a request twice.
 //! * `REFUSED_STREAM`: RFC 9113, section 8.7.
 
 use crate::{
@@ -68,11 +71,11 @@ use buttress::{
 use http::{HeaderMap, HeaderName, StatusCode};
 use std::error::Error as StdError;
 
-/// gRPC's `UNKNOWN`, which also stands for a stream that ended without a status.
+/// gRPC's `UNKNOWN`, also the code of a stream that ended without a status
+/// (`doc/statuscodes.md` of gRPC).
 const UNKNOWN: i32 = 2;
 
-/// Headers by which a server, or a proxy before it, says that it rejected a request at admission:
-/// ours, and Envoy's.
+/// Headers of a response that was rejected at admission: by a Buttress layer, or by Envoy.
 const AT_ADMISSION: [HeaderName; 3] =
     [REJECTED, HeaderName::from_static("x-envoy-overloaded"), HeaderName::from_static("x-envoy-ratelimited")];
 
@@ -80,7 +83,24 @@ fn rejected_at_admission(headers: &HeaderMap) -> bool {
     AT_ADMISSION.iter().any(|name| headers.contains_key(name))
 }
 
-/// What an HTTP status means.
+/// Returns the outcome of an HTTP status.
+///
+/// `headers` are those of the response: `Retry-After` sets [`Failure::retry_after`], and the
+/// headers of a rejection at admission set [`Failure::overload`] and [`Sent::NotProcessed`].
+///
+/// ```
+/// use buttress::outcome::{Outcome, Sent};
+/// use buttress_http::classify::http_status;
+/// use http::{HeaderMap, StatusCode};
+/// use std::time::Duration;
+///
+/// assert_eq!(http_status(StatusCode::NOT_FOUND, &HeaderMap::new()), Outcome::Success);
+///
+/// let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, "3".parse().unwrap())]);
+/// let failure = *http_status(StatusCode::TOO_MANY_REQUESTS, &headers).failure().unwrap();
+/// assert_eq!(failure.retry_after, Some(Duration::from_secs(3)));
+/// assert_eq!((failure.overload, failure.sent), (true, Sent::NotProcessed));
+/// ```
 pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
     if !(status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)) {
         return Outcome::Success;
@@ -102,14 +122,41 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
     failure.into()
 }
 
-/// What the `grpc-status` in headers or trailers means; `None` when there is none.
+/// Returns the outcome of the `grpc-status` in headers or trailers, or `None` if there is none.
+///
+/// A `grpc-status` that is not a number counts as `UNKNOWN`. `grpc-retry-pushback-ms` is read as
+/// gRFC A6 says: a negative or unreadable value forbids another attempt.
+///
+/// ```
+/// use buttress::outcome::{FailureKind, Outcome};
+/// use buttress_http::classify::grpc_headers;
+/// use http::{HeaderMap, HeaderName};
+///
+/// let status = |code: &str| HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), code.parse().unwrap())]);
+/// assert_eq!(grpc_headers(&status("5")), Some(Outcome::Success)); // NOT_FOUND
+/// let unavailable = grpc_headers(&status("14")).unwrap();
+/// assert_eq!(unavailable.failure().unwrap().kind, FailureKind::Grpc(14));
+/// assert_eq!(grpc_headers(&HeaderMap::new()), None);
+/// ```
 pub fn grpc_headers(headers: &HeaderMap) -> Option<Outcome> {
     let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN);
     Some(grpc_code(code, headers))
 }
 
-/// An HTTP response to a gRPC call that has no `grpc-status`: something on the way speaks HTTP
-/// only. The statuses mean what gRPC's own table says (`doc/http-grpc-status-mapping.md`).
+/// Returns the outcome of an HTTP response to a gRPC call, if it has no `grpc-status`.
+///
+/// Such a response is made by a proxy that does not handle gRPC. The statuses are mapped as in
+/// gRPC's own table (`doc/http-grpc-status-mapping.md`).
+///
+/// ```
+/// use buttress::outcome::{FailureKind, Outcome};
+/// use buttress_http::classify::grpc_without_status_over_http as outcome;
+/// use http::{HeaderMap, StatusCode};
+///
+/// assert_eq!(outcome(StatusCode::UNAUTHORIZED, &HeaderMap::new()), Outcome::Success);
+/// let bad_gateway = outcome(StatusCode::BAD_GATEWAY, &HeaderMap::new());
+/// assert_eq!(bad_gateway.failure().unwrap().kind, FailureKind::Http(502));
+/// ```
 pub fn grpc_without_status_over_http(status: StatusCode, headers: &HeaderMap) -> Outcome {
     match status.as_u16() {
         // UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED
@@ -122,7 +169,7 @@ pub fn grpc_without_status_over_http(status: StatusCode, headers: &HeaderMap) ->
     }
 }
 
-/// A gRPC stream that ended without a status.
+/// Returns the outcome of a gRPC stream that ended without a status: a failure with `UNKNOWN`.
 pub fn grpc_without_status() -> Outcome {
     grpc_code(UNKNOWN, &HeaderMap::new())
 }
@@ -146,14 +193,28 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
         // UNKNOWN, INTERNAL, DATA_LOSS
         2 | 13 | 15 => failure.no_retry = true,
         0..=16 => return Outcome::Success,
-        // Codes that do not exist.
+        // Codes that gRPC does not define.
         _ => failure.no_retry = true,
     }
     failure.into()
 }
 
-/// What an error of a client means, as far as its chain of sources tells. With feature `hyper` it reads hyper's, hyper-util's and h2's
-/// errors, with features `reqwest` and `tonic` those of these too.
+/// Returns the outcome of an error of a client, by the first error in its chain of sources that is
+/// known.
+///
+/// Rejections by Buttress layers and the errors of tower and of `std::io` are always known. Feature
+/// `hyper` adds the errors of hyper, hyper-util and h2; features `reqwest` and `tonic` add those of
+/// reqwest and tonic. An unknown error counts as a failure that may have been processed.
+///
+/// ```
+/// use buttress::outcome::{FailureKind, Sent};
+/// use buttress_http::classify;
+/// use std::io;
+///
+/// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+/// let failure = *classify::error(&refused).failure().unwrap();
+/// assert_eq!((failure.kind, failure.sent), (FailureKind::Connect, Sent::Never));
+/// ```
 pub fn error(error: &(dyn StdError + 'static)) -> Outcome {
     if let Some(rejection) = buttress::error::find_rejection(error) {
         return rejection.outcome();
@@ -161,7 +222,8 @@ pub fn error(error: &(dyn StdError + 'static)) -> Outcome {
     sources(error).find_map(known).unwrap_or_else(|| buttress::error::outcome(error))
 }
 
-/// Looks at an error of any type as a chain, as [`buttress::error::as_chain`] does, and knows the clients that are put directly under a layer.
+/// Casts an error of any type to a chain of sources, as [`buttress::error::as_chain`] does. Also
+/// casts the error types of the clients that stand directly under a layer.
 pub(crate) fn as_chain<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
     let known = buttress::error::as_chain(error);
     #[cfg(feature = "hyper")]
@@ -191,12 +253,12 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
             if error.is_canceled() {
-                return Some(handed_back());
+                return Some(not_processed());
             }
-            if is_given_up(error) {
+            if is_dispatch_gone(error) {
                 return Some(Failure { graceful: true, ..Failure::new(FailureKind::Transport) }.into());
             }
-            // The caller's body failed, or the caller did.
+            // The body of the request failed.
             if error.is_user() {
                 return Some(Outcome::CANCELLED);
             }
@@ -217,7 +279,8 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
         if error.is::<::tonic::TimeoutExpired>() {
             return failed(FailureKind::Timeout, Sent::MaybeProcessed);
         }
-        // A status that only wraps a transport error is read by that error, further down the chain.
+        // A status that wraps a transport error is classified by that error, further down the
+        // chain.
         if let Some(status) = error.downcast_ref::<::tonic::Status>()
             && error.source().is_none()
         {
@@ -228,19 +291,20 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
     None
 }
 
-/// The transport handed a request back before the other side looked at it: that is no evidence
-/// against it.
+/// Returns the outcome of a request that the transport returned before the server processed it.
+/// Says nothing about the server.
 #[cfg(feature = "hyper")]
-fn handed_back() -> Outcome {
+fn not_processed() -> Outcome {
     Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()
 }
 
-/// The task of the connection ended under a request that it had taken. hyper calls it a fault of
-/// the user, which it is only where the runtime ends; it also happens to the one request that waits
-/// for a stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) of a connection that shuts down. hyper has no
-/// method that says so: the text is that of hyper 1.12.
+/// Returns whether the connection's task ended while it held the request.
+///
+/// hyper reports this as an error of the user, which is right only if the runtime was shut down. It
+/// also happens to the one request that waits for a stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) on a
+/// connection that shuts down. hyper has no method for it; the text is that of hyper 1.12.
 #[cfg(feature = "hyper")]
-fn is_given_up(error: &hyper::Error) -> bool {
+fn is_dispatch_gone(error: &hyper::Error) -> bool {
     error.is_user() && error.to_string() == "dispatch task is gone"
 }
 
@@ -251,14 +315,15 @@ fn h2_outcome(error: &h2::Error) -> Outcome {
         let graceful = refused || error.reason() == Some(h2::Reason::NO_ERROR);
         return Failure { graceful, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into();
     }
-    // A reset by this side: the caller's body failed.
+    // The client reset the stream because the body of the request failed.
     if error.is_reset() && !error.is_remote() && !error.is_library() {
         return Outcome::CANCELLED;
     }
     Failure::new(FailureKind::Transport).into()
 }
 
-/// What reqwest itself decided. An error that it passes on is read further down the chain.
+/// Returns the outcome of an error that reqwest made itself. An error that it wraps is classified
+/// further down the chain.
 #[cfg(feature = "reqwest")]
 fn reqwest_outcome(error: &reqwest::Error) -> Option<Outcome> {
     if let Some(status) = error.status() {
@@ -270,14 +335,16 @@ fn reqwest_outcome(error: &reqwest::Error) -> Option<Outcome> {
     is_reqwest_timeout(error).then(|| Failure::new(FailureKind::Timeout).into())
 }
 
-/// A timeout of reqwest, whose type is private. Not one that it passes on: of a connection that was
-/// not made in time, of the system's TCP, or of a response that the caller was uploading.
+/// Returns whether reqwest's own timeout expired, whose type is private.
+///
+/// Timeouts that reqwest wraps are excluded: of connecting, of the system's TCP, or of a response
+/// body that is the body of this request.
 #[cfg(feature = "reqwest")]
 fn is_reqwest_timeout(error: &reqwest::Error) -> bool {
-    let is_passed_on = |error: &(dyn StdError + 'static)| {
+    let is_wrapped = |error: &(dyn StdError + 'static)| {
         error.is::<hyper_util::client::legacy::Error>() || error.is::<hyper::Error>() || error.is::<std::io::Error>()
     };
-    error.is_timeout() && !sources(error).any(is_passed_on)
+    error.is_timeout() && !sources(error).any(is_wrapped)
 }
 
 #[cfg(test)]

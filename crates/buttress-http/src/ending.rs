@@ -1,4 +1,6 @@
-//! The endings of the layers for HTTP and gRPC, written once for every layer.
+//! The HTTP and gRPC endings of every layer.
+//!
+//! An ending says how a layer reads outcomes and how its rejections leave:
 //!
 //! | | outcomes are read from | rejections leave as |
 //! |---|---|---|
@@ -7,17 +9,21 @@
 //! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`; 504 for a timeout |
 //! | [`.grpc()`](HttpExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
 //!
-//! The HTTP endings recognise gRPC by the content type of the request and treat such a call as the
-//! gRPC endings do, so that axum and tonic on one port need one ending.
+//! The HTTP endings detect gRPC by the content type of the request (`application/grpc`, without
+//! gRPC-Web) and handle such a call as the gRPC endings do, so a server with axum and tonic on one
+//! port needs one ending.
 //!
-//! # What you change keeps the rest
+//! # Customise an ending
+//!
+//! A custom classification or response replaces only that part of an ending. Bodies are still read
+//! to their end, and a `None` leaves a response to the usual rules
+//! ([`classify`](mod@crate::classify)).
 //!
 //! ```
 //! use buttress::{CircuitBreakerLayer, Ending, outcome::{Failure, FailureKind}};
 //! use buttress_http::ending::HttpClient;
 //!
-//! // A backend that answers 200 with a header where it means 500. `None` leaves a response to the usual rules, and
-//! // bodies are read to their end all the same.
+//! // A backend that reports its errors in a header of a response with status 200.
 //! let ending = HttpClient::new().classify(|head| {
 //!     head.headers.contains_key("x-error").then(|| Failure::new(FailureKind::Application).into())
 //! });
@@ -33,7 +39,7 @@ pub use server::{GrpcServer, HttpServer, Respond, Server};
 
 use crate::{
     ObservedBody,
-    body::{StreamEnd, judged},
+    body::{StreamEnd, unless_upload_broke},
     classify,
     replay::Replays,
     upgrade::Bridge,
@@ -48,27 +54,111 @@ use buttress::{
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 
-/// Ends a layer for HTTP or gRPC. Only for a layer that has no ending yet, so that nothing set is
-/// lost.
+/// Gives a layer an ending for HTTP or gRPC.
+///
+/// Implemented for layers without an ending only: a second ending would discard the settings of the
+/// first.
+///
+/// ```
+/// use buttress_http::prelude::*;
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let handler = service_fn(async |_: Request<()>| Ok::<_, std::io::Error>(Response::new(String::new())));
+/// let full = BulkheadLayer::new(0);
+///
+/// // The server ending rejects with a response.
+/// let response = full.clone().http().layer(handler).oneshot(Request::new(())).await?;
+/// assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse()?));
+///
+/// // The client ending rejects with an error.
+/// let error = full.http_client().layer(handler).oneshot(Request::new(())).await.unwrap_err();
+/// assert!(error.rejection().is_some());
+/// # Ok(())
+/// # }
+/// ```
 pub trait HttpExt: Ending<Now = NoEnding> {
-    /// For an HTTP server: rejections leave as 503 with `Retry-After`, timeouts as 504, and both as
-    /// gRPC has it for a gRPC request.
+    /// Adds the ending for an HTTP server.
+    ///
+    /// Rejections leave as 503 with `Retry-After`, timeouts as 504, and rejections with a reason of
+    /// your own by its class (see [`OnTheWire`](buttress::wire::OnTheWire)). If the request is a
+    /// gRPC call, they leave as gRPC responses.
+    ///
+    /// ```
+    /// use buttress_http::prelude::*;
+    /// use tower::ServiceBuilder;
+    ///
+    /// let layers = ServiceBuilder::new()
+    ///     .layer(HealthLayer::new(Health::new()).http())
+    ///     .layer(BulkheadLayer::new(64).http());
+    /// # let _ = layers;
+    /// ```
     fn http(self) -> Self::With<HttpServer> {
         self.end(HttpServer::new())
     }
 
-    /// For a gRPC server: rejections leave as `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or
-    /// `DEADLINE_EXCEEDED`.
+    /// Adds the ending for a gRPC server.
+    ///
+    /// Rejections leave as trailers-only responses with `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or
+    /// `DEADLINE_EXCEEDED`, and rejections with a reason of your own by its class (see
+    /// [`OnTheWire`](buttress::wire::OnTheWire)).
+    ///
+    /// ```
+    /// use buttress_http::prelude::*;
+    /// use http::{Request, Response};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let handler = service_fn(async |_: Request<()>| Ok::<_, std::io::Error>(Response::new(String::new())));
+    /// let server = BulkheadLayer::new(0).grpc().layer(handler);
+    /// let response = server.oneshot(Request::new(())).await?;
+    /// assert_eq!(response.headers()["grpc-status"], "8"); // RESOURCE_EXHAUSTED
+    /// # Ok(())
+    /// # }
+    /// ```
     fn grpc(self) -> Self::With<GrpcServer> {
         self.end(GrpcServer::new())
     }
 
-    /// For an HTTP client: rejections leave as [`buttress::Error`].
+    /// Adds the ending for an HTTP client. Rejections leave as [`buttress::Error`].
+    ///
+    /// ```
+    /// use buttress_http::prelude::*;
+    /// use http::{Request, Response};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let breaker = CircuitBreaker::builder("payments").consecutive_failures(1).build().unwrap();
+    /// let backend = service_fn(async |_: Request<()>| {
+    ///     Ok::<_, std::io::Error>(Response::builder().status(500).body(String::new()).unwrap())
+    /// });
+    /// let client = CircuitBreakerLayer::from(breaker).http_client().layer(backend);
+    /// assert_eq!(client.clone().oneshot(Request::new(())).await.unwrap().status(), 500);
+    /// let error = client.oneshot(Request::new(())).await.unwrap_err();
+    /// assert!(error.rejection().is_some(), "the status of 500 opened the circuit");
+    /// # }
+    /// ```
     fn http_client(self) -> Self::With<HttpClient> {
         self.end(HttpClient::new())
     }
 
-    /// For a gRPC client: rejections leave as [`buttress::Error`].
+    /// Adds the ending for a gRPC client. Rejections leave as [`buttress::Error`].
+    ///
+    /// ```
+    /// use buttress_http::prelude::*;
+    /// use std::time::Duration;
+    /// use tower::ServiceBuilder;
+    ///
+    /// let layers = ServiceBuilder::new()
+    ///     .layer(RetryLayer::new(3).grpc_client())
+    ///     .layer(CircuitBreakerLayer::new("greeter").grpc_client())
+    ///     .layer(TimeoutLayer::attempt(Duration::from_millis(500)).grpc_client());
+    /// # let _ = layers;
+    /// ```
     fn grpc_client(self) -> Self::With<GrpcClient> {
         self.end(GrpcClient::new())
     }
@@ -76,19 +166,19 @@ pub trait HttpExt: Ending<Now = NoEnding> {
 
 impl<L: Ending<Now = NoEnding>> HttpExt for L {}
 
-/// Marks an ending that recognises gRPC by its content type.
+/// The protocol of an ending that handles HTTP, and calls with the content type of gRPC as gRPC.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Http;
 
-/// Marks an ending that speaks gRPC only.
+/// The protocol of an ending that handles every call as gRPC.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grpc;
 
-/// The usual rules. See [`classify`](mod@crate::classify).
+/// The usual rules and responses. See [`classify`](mod@crate::classify).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard;
 
-/// What an ending speaks: [`Http`] or [`Grpc`].
+/// The protocol of an ending: [`Http`] or [`Grpc`]. Sealed.
 pub trait Speaks: sealed::Speaks + Copy + Send + Sync + 'static {}
 
 impl Speaks for Http {}
@@ -99,14 +189,15 @@ mod sealed {
 
     pub trait Speaks {
         fn is_grpc(headers: &HeaderMap) -> bool;
-        /// The header by which a repeated request says which attempt it is, and whether its method
-        /// says that it is idempotent.
+        /// The usual rules for repeating requests: which are idempotent, and which header carries
+        /// the number of the attempt.
         fn replays() -> super::Replays;
     }
 
     impl Speaks for super::Http {
         fn is_grpc(headers: &HeaderMap) -> bool {
-            // Not gRPC-Web, whose status is in the body: to HTTP it is an answer like any other.
+            // gRPC-Web is excluded: its status is in the body, so its response is classified by its
+            // HTTP status.
             let grpc = |kind: &http::HeaderValue| {
                 let rest = kind.as_bytes().strip_prefix(b"application/grpc");
                 rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
@@ -130,7 +221,16 @@ mod sealed {
     }
 }
 
-/// The head of a request, for a classification of your own.
+/// The head of a request, as a custom classification sees it.
+///
+/// ```
+/// use buttress_http::ending::RequestHead;
+///
+/// /// A note for `classify_by`.
+/// fn is_search(request: RequestHead<'_>) -> bool {
+///     request.uri.path().starts_with("/search")
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
@@ -142,11 +242,22 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// The extensions.
     pub extensions: &'a Extensions,
-    /// Whether it is a gRPC call.
+    /// Whether the call is handled as gRPC.
     pub is_grpc: bool,
 }
 
-/// The head of a response, for a classification of your own.
+/// The head of a response, as a custom classification sees it.
+///
+/// ```
+/// use buttress::outcome::{Failure, FailureKind, Outcome};
+/// use buttress_http::ending::ResponseHead;
+///
+/// /// A function for `classify`.
+/// fn maintenance_page(head: &ResponseHead<'_>) -> Option<Outcome> {
+///     let is_html = head.headers.get("content-type").is_some_and(|kind| kind == "text/html");
+///     is_html.then(|| Failure::new(FailureKind::Application).into())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
@@ -156,20 +267,23 @@ pub struct ResponseHead<'a> {
     pub headers: &'a HeaderMap,
     /// The extensions.
     pub extensions: &'a Extensions,
-    /// Whether the request was a gRPC call.
+    /// Whether the call is handled as gRPC.
     pub is_grpc: bool,
 }
 
-/// Reads the outcome of the head of a response. [`Standard`] leaves it to the usual rules; the
-/// others are made by [`Client::classify`] and [`Client::classify_by`], and those of [`Server`].
+/// Reads an outcome from the head of a response.
+///
+/// [`Standard`] leaves every response to the usual rules. [`Client::classify`],
+/// [`Client::classify_by`], [`Server::classify`] and [`Server::classify_by`] make the other
+/// implementations.
 pub trait ClassifyHead {
-    /// What is kept of the request until the response comes.
+    /// The part of the request that is kept until the response arrives.
     type Note: Default;
 
-    /// Looks at the request.
+    /// Reads the request before it is sent to the inner service.
     fn note(&self, request: RequestHead<'_>) -> Self::Note;
 
-    /// The outcome, which is final; `None` leaves it to the usual rules.
+    /// Returns the outcome, which is final, or `None` to leave it to the usual rules.
     fn classify(&self, note: &Self::Note, head: &ResponseHead<'_>) -> Option<Outcome>;
 }
 
@@ -185,7 +299,8 @@ impl ClassifyHead for Standard {
     }
 }
 
-/// Classifies by a function of the response's head.
+/// Classifies by a function of the response's head. Made by [`Client::classify`] and
+/// [`Server::classify`].
 #[derive(Clone, Copy)]
 pub struct ByHead<F>(F);
 
@@ -200,7 +315,8 @@ impl<F: Fn(&ResponseHead<'_>) -> Option<Outcome>> ClassifyHead for ByHead<F> {
     }
 }
 
-/// Classifies by a function of the response's head and of what another has read from the request.
+/// Classifies by a function of the response's head and of a note that another function took from
+/// the request. Made by [`Client::classify_by`] and [`Server::classify_by`].
 #[derive(Clone, Copy)]
 pub struct ByCall<G, F> {
     note: G,
@@ -236,19 +352,19 @@ macro_rules! opaque {
 
 opaque!(ByHead<F>, ByCall<G, F>);
 
-/// What the end of a call must know of its request.
+/// The state of a request that an ending needs when the response arrives.
 #[derive(Debug, Default)]
 pub struct HttpContext<N = ()> {
     is_grpc: bool,
-    /// Their responses have no body.
+    /// Responses to HEAD have no body.
     is_head: bool,
-    /// A response that is a success makes a tunnel of the connection.
+    /// A successful response to CONNECT turns the connection into a tunnel.
     is_connect: bool,
-    /// For a classification of the user's own.
+    /// The note of a custom classification.
     note: N,
-    /// On a server, whether the caller broke off its upload, where the policy learns from outcomes.
+    /// On a server whose policy learns from outcomes: whether the caller broke off its upload.
     upload: Option<Upload>,
-    /// Of a request that may be upgraded, where a place must be held until the upgraded connection
+    /// For a request that can be upgraded, if the permit must be held until the upgraded connection
     /// closes.
     upgrade: Option<Box<Bridge>>,
 }
@@ -270,12 +386,12 @@ fn begin<S: Speaks, P: Permit, B, C: ClassifyHead>(request: &mut Request<B>, cla
     }
 }
 
-/// The outcome of a head, and whether it is final.
+/// Returns the outcome of a head, and whether it is final.
 #[inline]
 fn head<B, C: ClassifyHead>(context: &HttpContext<C::Note>, response: &Response<B>, custom: &C) -> (Outcome, bool) {
     let is_grpc = context.is_grpc;
     let (status, headers, extensions) = (response.status(), response.headers(), response.extensions());
-    // A rejection of a layer underneath, which left as a response.
+    // An inner layer rejected the call, and its rejection left as a response.
     if let Some(rejection) = extensions.get::<Rejection>() {
         return (rejection.outcome(), true);
     }
@@ -293,7 +409,7 @@ fn head<B, C: ClassifyHead>(context: &HttpContext<C::Note>, response: &Response<
     (outcome, outcome.is_failure())
 }
 
-/// Puts the permit into the body of the response, or settles it where there is none.
+/// Moves the permit into the body of the response, or settles it if the outcome is final.
 #[inline]
 fn observe<B: Body, P: Permit, C: ClassifyHead>(
     context: HttpContext<C::Note>,
@@ -302,7 +418,7 @@ fn observe<B: Body, P: Permit, C: ClassifyHead>(
     custom: &C,
 ) -> Response<ObservedBody<B, P>> {
     let (outcome, is_final) = head(&context, &response, custom);
-    let outcome = judged(outcome, context.upload.as_ref());
+    let outcome = unless_upload_broke(outcome, context.upload.as_ref());
     permit.progress(Progress::Head);
     let status = response.status();
     let is_upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (context.is_connect && status.is_success());
@@ -323,14 +439,16 @@ fn observe<B: Body, P: Permit, C: ClassifyHead>(
     response.map(|body| ObservedBody::new(body, permit.take(), ending, context.upload))
 }
 
-/// 1xx, 204 and 304 (RFC 9110, section 6.4.1): hyper drops such a body unread.
+/// Responses with status 1xx, 204 and 304 have no body (RFC 9110, section 6.4.1). hyper drops it
+/// unread, which must not delay the outcome.
 fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// An upgraded connection holds the permit until it closes: on a server through the bridge that was
-/// put into the request, on a client through one that is put into the response. Where there is no
-/// bridge the permit stays with the body.
+/// Holds the permit until an upgraded connection closes.
+///
+/// A server uses the bridge that `begin` put into the request; a client puts one into the response.
+/// Without a bridge the permit stays with the body.
 fn hold_to_close<B, P: Permit>(
     bridge: Option<Box<Bridge>>,
     response: &mut Response<B>,
@@ -342,7 +460,7 @@ fn hold_to_close<B, P: Permit>(
     }
 }
 
-/// The outcome of an error of a type that may not be one that can be looked into.
+/// Returns the outcome of an error of any type. An unknown type counts as a transport failure.
 fn error_outcome<E: 'static>(error: &E) -> Outcome {
     match classify::as_chain(error) {
         Some(chain) => classify::error(chain),

@@ -4,17 +4,59 @@ use http::request::Parts;
 use std::marker::PhantomData;
 
 /// Settings of a retry layer with a client ending.
+///
+/// ```
+/// use buttress_http::prelude::*;
+///
+/// let layer = RetryLayer::new(3)
+///     .http_client()
+///     .max_body(1024 * 1024)
+///     // A search is a POST that changes nothing, so it may be repeated.
+///     .idempotent(|head| head.method.is_safe() || head.uri.path() == "/search");
+/// # let _ = layer;
+/// ```
 pub trait HttpRetryExt<S, C, M, I, L>: Sized {
-    /// How many bytes of a request's body are kept to repeat it. A larger body is sent once. Default 64 KiB.
+    /// Sets how many bytes of a request's body are kept to repeat it. Default 64 KiB.
+    ///
+    /// A request whose body is larger is sent once, unless the attempt failed before any of the
+    /// body was read.
     fn max_body(self, bytes: u64) -> Self;
 
-    /// Which requests may be done twice. For HTTP the default goes by the method and the
-    /// `Idempotency-Key`; for gRPC it is those with an `Idempotency-Key`. Others are repeated only
-    /// when the server did not process them.
+    /// Sets which requests may be processed twice.
+    ///
+    /// The default for HTTP is the idempotent methods of RFC 9110, section 9.2.2, and requests with
+    /// an `Idempotency-Key`; for gRPC it is requests with an `Idempotency-Key`. Other requests are
+    /// repeated only if the server did not process them.
     fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L>;
 
-    /// Converts the body of an attempt into the one that the service underneath takes. Not needed
-    /// for the bodies of tonic and axum, with the features of these names.
+    /// Converts the body of each attempt into the body type of the inner service.
+    ///
+    /// Not needed for the bodies of axum, reqwest and tonic, with the features of these names, nor
+    /// for an inner service that accepts any body.
+    ///
+    /// ```
+    /// use buttress_http::{ReplayBody, prelude::*};
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// type Body = UnsyncBoxBody<Bytes, buttress_http::buttress::BoxError>;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress_http::buttress::BoxError> {
+    /// // A client that takes boxed bodies only.
+    /// let client = service_fn(async |request: Request<Body>| {
+    ///     let content = request.into_body().collect().await?.to_bytes();
+    ///     Ok::<_, buttress_http::buttress::BoxError>(Response::new(Full::new(content)))
+    /// });
+    /// let boxed = |body: ReplayBody<Full<Bytes>>| body.boxed_unsync();
+    /// let stack = RetryLayer::new(3).http_client().map_request_body(boxed).layer(client);
+    /// let echoed = stack.oneshot(Request::new(Full::from("content"))).await?;
+    /// assert_eq!(echoed.into_body().collect().await?.to_bytes(), "content");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn map_request_body<N>(self, map: N) -> RetryLayer<Client<S, C, Replays<N, I>>, L>;
 }
 

@@ -12,30 +12,64 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 
-/// Answers `GET` and `HEAD` of `/livez`, `/readyz` and `/startupz`: 200 when the service is well,
-/// else 503, with the status in a word as the body. All other requests go to the service.
+/// The ending of a health layer that answers the probes `/livez`, `/readyz` and `/startupz`.
 ///
-/// With `?verbose` all indicators are listed, for requests that [`verbose_for`](Self::verbose_for)
-/// allows. By default it allows none, since the names and details of dependencies are not public.
+/// Answers `GET` and `HEAD` with 200 if the service is healthy and with 503 if it is not. The body
+/// is the status in one word. All other requests go to the inner service.
+///
+/// With `?verbose` the body lists all indicators, for requests that
+/// [`verbose_for`](Self::verbose_for) allows. The default allows none, because the names and
+/// details of dependencies are not public.
+///
+/// ```
+/// use buttress::health::{Group, Rules};
+/// use buttress_http::{HttpProbes, prelude::*};
+/// use http::{Request, Response};
+/// use http_body_util::BodyExt;
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let health = Health::new();
+/// health.started();
+/// let database = health.indicator("database", Group::Readiness, Rules::AT_ONCE);
+/// database.down("password wrong");
+///
+/// // Only requests from inside the cluster carry this header.
+/// let probes = HttpProbes::new().verbose_for(|headers| headers.contains_key("x-internal"));
+/// let handler = service_fn(async |_: Request<()>| Ok::<_, std::io::Error>(Response::new(String::new())));
+/// let server = HealthLayer::new(health).end(probes).layer(handler);
+///
+/// let response = server.clone().oneshot(Request::get("/readyz?verbose").body(())?).await?;
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.into_body().collect().await?.to_bytes(), "down\n");
+///
+/// let request = Request::get("/readyz?verbose").header("x-internal", "1").body(())?;
+/// let text = server.oneshot(request).await?.into_body().collect().await?.to_bytes();
+/// assert_eq!(text, "down\nReadiness database: down (password wrong)\n");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Under axum
 ///
-/// The probes are no routes: a `Router` has to hand them to its layers as requests to its fallback.
+/// The probes are not routes, so a `Router` passes them to its layers as requests to its fallback.
 /// Add the layer with `.layer(..)` to the outermost `Router`, after all routes and the fallback. A
-/// fallback that is set later takes the probes and answers them, perhaps with 200.
-/// `.route_layer(..)` never sees them, nor does a layer of a `Router` that is nested.
+/// fallback that is set later receives the probes and may answer them with 200.
+/// `.route_layer(..)` never receives them, nor does a layer of a nested `Router`.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpProbes {
     verbose: fn(&HeaderMap) -> bool,
 }
 
 impl HttpProbes {
-    /// Answers with the status only.
+    /// Makes an ending that answers with the status only.
     pub const fn new() -> Self {
         Self { verbose: |_| false }
     }
 
-    /// Lists all indicators for requests with such headers.
+    /// Lists all indicators in the body, for requests with `?verbose` whose headers `allowed`
+    /// accepts.
     pub const fn verbose_for(self, allowed: fn(&HeaderMap) -> bool) -> Self {
         Self { verbose: allowed }
     }
@@ -85,7 +119,7 @@ impl<In, B: Body<Data: From<Bytes>>> Answer<Request<In>, Response<B>> for HttpPr
     }
 }
 
-/// The probes that the server endings answer.
+/// The server endings answer the probes as [`HttpProbes::new`] does.
 impl<S: Speaks, C, R, In, B: Body<Data: From<Bytes>>> Answer<Request<In>, Response<B>> for Server<S, C, R> {
     type Response = Response<ObservedBody<B, ()>>;
 

@@ -1,9 +1,9 @@
-//! The hints of a server about when to try again.
+//! Reads the time that a server asks for before the next attempt.
 
 use http::{HeaderMap, header};
 use std::time::{Duration, SystemTime};
 
-/// When a server allows the next attempt.
+/// The time at which a server allows the next attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hint {
     After(Duration),
@@ -19,12 +19,14 @@ impl Hint {
     }
 }
 
-/// `Retry-After`: seconds, or a date. A date counts from the response's own `Date`, so that clocks
-/// that differ do no harm. A date in the past is zero. Returns `None` when it is unreadable.
+/// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
+///
+/// A date is compared with the `Date` of the response, so the clocks of client and server may
+/// differ. A date in the past is zero. Returns `None` if the header is missing or unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than a u64 holds: the longest time there is.
+        // More seconds than a u64 holds count as the longest time.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let until = httpdate::parse_http_date(value).ok()?;
@@ -32,8 +34,8 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(until.duration_since(date.unwrap_or_else(wall_clock)).unwrap_or_default())
 }
 
-/// `grpc-retry-pushback-ms`: a signed 32-bit number. Negative or unreadable means never (gRFC A6),
-/// and two values are unreadable.
+/// Reads `grpc-retry-pushback-ms` (gRFC A6): a signed 32-bit number of milliseconds. A negative or
+/// unreadable value means never, and so do two values.
 pub(crate) fn pushback(headers: &HeaderMap) -> Option<Hint> {
     let mut values = headers.get_all("grpc-retry-pushback-ms").iter();
     let value = values.next()?;
@@ -43,7 +45,7 @@ pub(crate) fn pushback(headers: &HeaderMap) -> Option<Hint> {
     Some(millis.map_or(Hint::Never, |millis| Hint::After(Duration::from_millis(millis))))
 }
 
-#[expect(clippy::disallowed_methods, reason = "an HTTP date without a Date header can only be read by the wall clock")]
+#[expect(clippy::disallowed_methods, reason = "without a Date header, an HTTP date is compared with the wall clock")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
 }

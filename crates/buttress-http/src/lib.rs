@@ -1,6 +1,7 @@
 //! The Buttress layers for HTTP and gRPC.
 //!
-//! One import gives every layer four endings; a layer without one is not a `Layer`:
+//! The [`prelude`] adds four endings to every layer of [`buttress`]. A layer without an ending does
+//! not implement `Layer`.
 //!
 //! | | outcomes are read from | rejections leave as |
 //! |---|---|---|
@@ -25,10 +26,10 @@
 //! # let _ = server;
 //! ```
 //!
-//! An outcome is only known when the response has ended: a server that answers 200 and then breaks
-//! off, or a gRPC stream that ends with `UNAVAILABLE` in its trailers, has failed. So a permit
-//! moves into the response's [body](ObservedBody) and is settled at the trailers, the end, an
-//! error, or the drop. See [`ending`].
+//! The outcome of a call is known when its response has ended: a server that answers 200 and then
+//! breaks off has failed, and so has a gRPC stream that ends with `UNAVAILABLE` in its trailers.
+//! Therefore a permit moves into the [body](ObservedBody) of the response and is settled at the
+//! trailers, the end, an error, or the drop. See [`ending`].
 //!
 //! # A client in a struct
 //!
@@ -65,27 +66,30 @@
 //! # let _ = Payments::new();
 //! ```
 //!
-//! The body of the client underneath is inferred there: retry sends a [`ReplayBody`] of most
-//! bodies, so that `build_http::<Full<Bytes>>()` does not compile. The body of a response under a
-//! timeout has the error [`BoxError`](buttress::BoxError), since the timeout may end it.
+//! The request body of hyper's client is inferred: a retry layer sends most bodies as a
+//! [`ReplayBody`], so `build_http::<Full<Bytes>>()` does not compile. The response body under a
+//! timeout layer has the error [`BoxError`](buttress::BoxError), because the timeout may end it.
 //!
-//! A stack with a retry takes requests with any body, so `ready()` on one that is not boxed cannot
-//! know which request comes. `stack.clone().oneshot(request)` does.
+//! A stack with a retry layer takes requests with any body. `ready()` on a stack that is not boxed
+//! does not compile, because the type of the request is unknown; use
+//! `stack.clone().oneshot(request)`.
 //!
 //! # Under axum
 //!
-//! The layer that is added last to a `Router` is the outermost; in a `ServiceBuilder` it is the
-//! first. A `Router` puts a layer around what it holds at that moment, so add layers after all
-//! routes and the fallback. See [`HttpProbes`] for health.
+//! The last layer added to a `Router` is the outermost; in a `ServiceBuilder` the first one is. A
+//! `Router` puts a layer around the routes that it has at that moment, so add layers after all
+//! routes and the fallback. [`HttpProbes`] answers health probes.
 //!
 //! # Features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `hyper` (default) | reads the errors of hyper and h2: what was never sent, and what the server refused to look at; holds places of upgraded connections |
-//! | `axum` | retry sends the bodies of axum again, and a queue reads them ahead |
-//! | `reqwest` | [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; its errors are read, and retry sends its bodies again |
-//! | `tonic` | the same for tonic, and [`tonic::StatusLayer`] |
+//! | feature | default | enables |
+//! |---|---|---|
+//! | `hyper` | yes | classifies the errors of hyper, hyper-util and h2: requests that were not sent, and requests that the server did not process; holds the permits of upgraded connections |
+//! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead |
+//! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
+//! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; retry layers send its bodies again; queues of bulkheads read them ahead |
+//!
+//! Rust 1.88 or newer.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "axum", feature = "tonic"))]
@@ -119,7 +123,14 @@ pub use timed::TimedBody;
 
 pub use buttress;
 
-/// The layers, and the endings that make them speak HTTP and gRPC.
+/// The layers, and the traits that give them HTTP and gRPC endings.
+///
+/// ```
+/// use buttress_http::prelude::*;
+///
+/// let layer = CircuitBreakerLayer::new("payments").http_client();
+/// # let _ = layer;
+/// ```
 pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{

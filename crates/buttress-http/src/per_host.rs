@@ -1,21 +1,33 @@
 use buttress::keyed::{KeyOf, Keyed};
 use http::{Request, header, uri::Authority};
 
-/// The key of [`per_host`]: the host that a request goes to, and its port where one is named.
+/// The key of [`per_host`]: the host of a request, with its port if the request names one.
+///
+/// ```
+/// use buttress::{Bulkhead, keyed::Keyed};
+/// use buttress_http::PerHost;
+///
+/// // As `per_host`, with a policy for each of 50 hosts.
+/// let bulkheads = Keyed::builder(PerHost, |_: &Box<str>| Bulkhead::new(10)).max_keys(50).build()?;
+/// # let _: Keyed<_, _, PerHost> = bulkheads;
+/// # Ok::<(), buttress::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerHost;
 
-/// A policy for each host that requests go to: by the authority of the URI, else by the `Host`
-/// header. A request with neither has the empty key.
+/// Makes a policy for each host that requests are sent to.
+///
+/// The host is the authority of the URI, or the `Host` header if the URI has none. A request with
+/// neither has the empty key. Policies are kept for at most 1,000 hosts; `Keyed::builder(PerHost,
+/// ..)` sets another number.
 ///
 /// ```
 /// use buttress::{CircuitBreaker, gate::GateLayer};
 /// use buttress_http::{per_host, prelude::*};
 ///
-/// // At most 1,000 hosts; `Keyed::builder(PerHost, ..)` sets another number.
-/// let circuits = per_host(|_| CircuitBreaker::new("any host"));
+/// let circuits = per_host(|host| CircuitBreaker::new(host.to_string()));
 /// let layer = GateLayer::with_policy(circuits.clone()).http_client();
-/// println!("{:?}", circuits.stats());
+/// assert_eq!(circuits.len(), 0); // a circuit is made at the first request to its host
 /// # let _ = layer;
 /// ```
 pub fn per_host<A>(make: impl Fn(&Box<str>) -> A + Send + Sync + 'static) -> Keyed<Box<str>, A, PerHost> {
@@ -23,8 +35,8 @@ pub fn per_host<A>(make: impl Fn(&Box<str>) -> A + Send + Sync + 'static) -> Key
 }
 
 impl<B> KeyOf<Request<B>, Box<str>> for PerHost {
-    /// In lower case, because hosts are (RFC 9110, section 4.2.3). What a URI says before an `@` is
-    /// no part of a host.
+    /// Returns the host in lower case, because hosts are case-insensitive (RFC 9110, section
+    /// 4.2.3), and without the user information before an `@`.
     fn key_of(&self, request: &Request<B>) -> Box<str> {
         let of_uri = request.uri().authority().map(Authority::as_str);
         let of_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());

@@ -1,8 +1,10 @@
-//! A request body that can be sent again.
+//! Request bodies that can be sent again.
 //!
-//! [`tee`] hands a body through as it comes and keeps a copy, up to a cap. Its [`Handle`] makes the next attempt's
-//! body: first what was kept, then what is left of the original. Nothing is buffered ahead, chunks are shared and not copied, and a
-//! body that outgrows the cap goes on, only not again. A body of which nothing was read yet is replayable whatever its size.
+//! [`tee`] forwards a body frame by frame and keeps its chunks, up to a cap in bytes. The
+//! [`Handle`] makes the body of the next attempt: first the kept chunks, then the rest of the
+//! original. Nothing is buffered ahead, and chunks are shared, not copied. A body that exceeds the
+//! cap is sent to its end, and cannot be replayed. A body of which nothing was read can be replayed
+//! whatever its size.
 
 mod request;
 
@@ -19,7 +21,30 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-/// Makes `body` replayable as long as at most `cap` bytes of it have been read. A body that is empty costs nothing.
+/// Makes `body` replayable while at most `cap` bytes of it have been read.
+///
+/// Returns the body of the first attempt, and the handle that makes the bodies of further attempts.
+/// An empty body allocates nothing.
+///
+/// ```
+/// use buttress_http::replay::tee;
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, Full};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// let (first, handle) = tee(Full::<Bytes>::from("content"), 64 * 1024);
+/// assert_eq!(first.collect().await?.to_bytes(), "content");
+///
+/// let second = handle.replay().expect("7 bytes are within the cap");
+/// assert_eq!(second.collect().await?.to_bytes(), "content");
+///
+/// let (first, handle) = tee(Full::<Bytes>::from("content"), 3);
+/// first.collect().await?;
+/// assert!(handle.replay().is_none(), "the body is larger than the cap");
+/// # Ok(())
+/// # }
+/// ```
 pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
     if body.is_end_stream() {
         return (ReplayBody { repr: Repr::Empty }, Handle(None));
@@ -43,12 +68,29 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
     )
 }
 
-/// Makes the bodies of further attempts. See [`tee`].
+/// A handle that makes the bodies of further attempts. Made by [`tee`].
 pub struct Handle<B>(Option<(Arc<Mutex<Shared<B>>>, SizeHint)>);
 
 impl<B: Body> Handle<B> {
-    /// The body of another attempt, or `None` when the original was too large or failed. The body of the attempt before it is cut off with an
-    /// error, if somebody still reads it: two attempts cannot share one source.
+    /// Returns the body of another attempt, or `None` if the original exceeded the cap or failed.
+    ///
+    /// The body of the previous attempt then ends with an error, because two attempts cannot read
+    /// one source.
+    ///
+    /// ```
+    /// use buttress_http::replay::tee;
+    /// use bytes::Bytes;
+    /// use http_body_util::{BodyExt, Full};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// let (mut first, handle) = tee(Full::<Bytes>::from("content"), 64 * 1024);
+    /// let second = handle.replay().expect("nothing was read yet");
+    /// assert!(first.frame().await.unwrap().is_err());
+    /// assert_eq!(second.collect().await?.to_bytes(), "content");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replay(&self) -> Option<ReplayBody<B>> {
         let Some((shared, hint)) = &self.0 else { return Some(ReplayBody { repr: Repr::Empty }) };
         let mut guard = lock(shared);
@@ -59,15 +101,30 @@ impl<B: Body> Handle<B> {
         guard.is_touched = false;
         let (attempt, reader) = (guard.attempt, guard.reader.take());
         drop(guard);
-        // The reader of the attempt before learns that it is cut off: the source will wake another
-        // task from now on.
+        // The source wakes the task of the new attempt from now on. The task that reads the
+        // previous attempt must be woken here, or it would wait without end.
         if let Some(reader) = reader {
             reader.wake();
         }
         Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: *hint } })
     }
 
-    /// Whether the body is not empty, and the latest attempt has not asked for any of it.
+    /// Returns whether the body is not empty and the latest attempt has not polled it.
+    ///
+    /// ```
+    /// use buttress_http::replay::tee;
+    /// use bytes::Bytes;
+    /// use http_body_util::{BodyExt, Full};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// let (mut first, handle) = tee(Full::<Bytes>::from("content"), 64 * 1024);
+    /// assert!(handle.is_untouched());
+    /// first.frame().await.unwrap()?;
+    /// assert!(!handle.is_untouched());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_untouched(&self) -> bool {
         self.0.as_ref().is_some_and(|(shared, _)| !lock(shared).is_touched)
     }
@@ -86,9 +143,9 @@ struct Shared<B> {
     kept: u64,
     cap: u64,
     state: State,
-    /// The attempt whose body may read.
+    /// The attempt whose body may read the source. Bodies of earlier attempts return an error.
     attempt: u32,
-    /// Whether that attempt has asked for a frame.
+    /// Whether that attempt has polled for a frame.
     is_touched: bool,
     ended: bool,
     /// The task that waits for a frame of the source.
@@ -102,19 +159,40 @@ enum State {
     Failed,
 }
 
-/// A request body that can be sent again. See [`tee`].
+/// A request body that can be sent again. Made by [`tee`].
+///
+/// A client under a retry layer takes requests with this body:
+///
+/// ```
+/// use buttress_http::{ReplayBody, buttress::BoxError, prelude::*};
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let client = service_fn(async |request: Request<ReplayBody<Full<Bytes>>>| {
+///     Ok::<_, BoxError>(Response::new(Full::new(request.into_body().collect().await?.to_bytes())))
+/// });
+/// let stack = RetryLayer::new(3).http_client().layer(client);
+/// let echoed = stack.oneshot(Request::new(Full::from("content"))).await?;
+/// assert_eq!(echoed.into_body().collect().await?.to_bytes(), "content");
+/// # Ok(())
+/// # }
+/// ```
 pub struct ReplayBody<B> {
     repr: Repr<B>,
 }
 
-/// An empty body: clients that follow redirects make one.
+/// Makes an empty body, which clients that follow redirects need.
 impl<B> Default for ReplayBody<B> {
     fn default() -> Self {
         Self { repr: Repr::Empty }
     }
 }
 
-/// The source is pinned in a box of its own.
+/// The source is pinned in its own box.
 impl<B> Unpin for ReplayBody<B> {}
 
 enum Repr<B> {
@@ -157,8 +235,8 @@ where
                 let rest = shared.trailers.is_none() && *next >= shared.chunks.len();
                 let ended = (rest && (shared.ended || shared.source.is_end_stream()))
                     || (shared.trailers.is_some() && *next > shared.chunks.len());
-                // One that is cut off ends with an error, or half a body would pass for a whole
-                // one.
+                // A superseded body must end with an error. If it were at its end, its reader would
+                // take half a body for the whole.
                 ended && shared.attempt == *attempt
             }
         }
@@ -183,8 +261,8 @@ impl<B: Body> Shared<B>
 where
     B::Error: Into<BoxError>,
 {
-    /// The frame at place `next` of the current attempt. While everything is kept, the kept chunks are the places; once too much has come, the one
-    /// reader is at the source.
+    /// Returns frame number `next` of the current attempt: from the kept chunks, or from the source
+    /// once all of them were read or the cap was exceeded.
     fn poll_from(&mut self, next: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.state == State::Kept {
             if let Some(chunk) = self.chunks.get(next) {
@@ -245,7 +323,7 @@ impl<B> fmt::Debug for ReplayBody<B> {
     }
 }
 
-/// One body reads at a time, so the lock is never contended but by a superseded one.
+/// One body reads at a time, so only a superseded body contends for the lock.
 fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

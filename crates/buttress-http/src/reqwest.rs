@@ -1,8 +1,9 @@
-//! For reqwest: its client as a service over the types of `http`, which the endings here speak.
+//! reqwest's client as a service over the types of `http`.
 //!
-//! `reqwest::Client` is a Tower service already, over requests and responses of its own types, so
-//! that only `.plain()` fits around it: a plain ending reads no status, no `Retry-After` and no end
-//! of a body, and repeats no body that streams. [`ReqwestService`] converts both ways:
+//! `reqwest::Client` is a Tower service over its own request and response types, so only `.plain()`
+//! fits around it. A plain ending reads no status, no `Retry-After` and no end of a body, and does
+//! not repeat a streaming body. [`ReqwestService`] converts requests and responses, so that the
+//! HTTP endings fit:
 //!
 //! ```
 //! use buttress_http::{prelude::*, reqwest::ReqwestService};
@@ -29,10 +30,10 @@
 //! #     socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npaid").await.unwrap();
 //! #     std::future::pending::<()>().await
 //! # });
-//! // A request of reqwest, with all that its builder offers.
+//! // A request made by reqwest's builder.
 //! let request = client.get_ref().post(url).bearer_auth("secret").body("42 EUR").build()?;
 //! let response = stack.clone().oneshot(http::Request::try_from(request)?).await?;
-//! // And a response of reqwest, with `json`, `bytes_stream` and `error_for_status`.
+//! // A response of reqwest, with `json`, `bytes_stream` and `error_for_status`.
 //! let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
 //! assert_eq!(response.error_for_status()?.text().await?, "paid");
 //! # Ok(())
@@ -41,8 +42,8 @@
 //!
 //! # Requests and responses of reqwest
 //!
-//! The stack takes any `http::Request`. Those who build requests with reqwest convert them as
-//! above, with the impls that reqwest has:
+//! The stack takes any `http::Request`. Requests and responses of reqwest are converted as above,
+//! with reqwest's own impls:
 //!
 //! | from | to | |
 //! |---|---|---|
@@ -50,51 +51,53 @@
 //! | `http::Response<B>` | `reqwest::Response` | `reqwest::Response::from(response.map(reqwest::Body::wrap))`, where `B` is `Sync`, as it is under the layers |
 //! | `http::Response<reqwest::Body>` | `reqwest::Response` | `reqwest::Response::from(response)`, where no layer wraps the body |
 //!
-//! The final URL (`reqwest::Response::url`), the address of the server and an upgrade survive both
-//! conversions, and so does the timeout of one request (`RequestBuilder::timeout`).
-//! `RequestBuilder::send` goes around the stack.
+//! The final URL (`reqwest::Response::url`), the address of the server, an upgrade, and the timeout
+//! of one request (`RequestBuilder::timeout`) are kept by both conversions. `RequestBuilder::send`
+//! bypasses the stack.
 //!
 //! # When to use it
 //!
-//! Where a program has a configured `reqwest::Client` (TLS, proxies, cookies, decompression), or
-//! builds requests with reqwest. hyper-util's client needs no adapter, and allocates less per call.
+//! Use it in a program that has a configured `reqwest::Client` (TLS, proxies, cookies,
+//! decompression) or builds requests with reqwest. hyper-util's client needs no adapter, and
+//! allocates less per call.
 //!
 //! # Where it belongs
 //!
-//! At the bottom, once per client. Clones share the pool of connections.
+//! Innermost in the stack, once per client. Clones share the pool of connections.
 //!
 //! # What to switch off
 //!
-//! [`ReqwestService::build`] takes a builder and switches off what the layers do:
+//! [`ReqwestService::build`] takes a builder and switches off two features that the layers replace:
 //!
-//! * **Redirects.** reqwest follows up to ten. They are one call to the layers: one place in a
-//!   bulkhead, one outcome, and with [`per_host`](crate::per_host()) all of it is counted for the
-//!   first host. Worse, when a POST was done and answered with a redirect to a host that refuses the
-//!   connection, the error says that the connection was refused, and the POST is done again. The
-//!   `FollowRedirectLayer` of tower-http, outermost, makes each hop a call of its own. A body that
-//!   streams, as those that retry sends do, reqwest cannot send to the next host: a redirect that
-//!   asks for that (307, 308) is returned. An error of a redirect policy is no evidence and is not
-//!   repeated.
-//! * **Retries.** reqwest repeats what an HTTP/2 server refused (`REFUSED_STREAM`, GOAWAY) up to
-//!   twice, where it can clone the body. The layers see one attempt, and no budget is asked.
+//! * **Redirects.** reqwest follows up to ten. The layers see them as one call: one permit of a
+//!   bulkhead, one outcome, and with [`per_host`](crate::per_host()) all hops count for the first
+//!   host. If a POST was processed and answered with a redirect to a host that refuses the
+//!   connection, the error says that the connection was refused, and a retry layer would send the
+//!   POST again. The `FollowRedirectLayer` of tower-http, outermost, makes each hop its own call.
+//!   reqwest cannot send a streaming body, such as that of a retry layer, to the next host: it
+//!   returns a redirect that requires it (307, 308). An error of a redirect policy is ignored by
+//!   policies and not repeated.
+//! * **Retries.** reqwest repeats requests that an HTTP/2 server refused (`REFUSED_STREAM`, GOAWAY)
+//!   up to twice, if it can clone the body. The layers see one attempt, and no retry budget is
+//!   asked.
 //!
-//! The rest is yours:
+//! Set the rest on the builder:
 //!
 //! * **Timeouts.** `ClientBuilder::timeout` and `RequestBuilder::timeout` bound each attempt with
-//!   its body. One that ends before the head counts as a timeout of an attempt, one after it as a
-//!   body that broke. [`TimeoutLayer`](buttress::TimeoutLayer) bounds the call with its retries too,
-//!   has counters, and its `body_idle` does what `read_timeout` does. Set `connect_timeout`: what was
-//!   not connected was never sent, and is tried again.
-//! * **The pool** bounds idle connections only. Concurrency is bounded by
-//!   [`BulkheadLayer`](buttress::BulkheadLayer).
+//!   its body. One that expires before the head counts as a timeout of an attempt, one after it as
+//!   a failure of the body. [`TimeoutLayer`](buttress::TimeoutLayer) also bounds the call with its
+//!   retries, has counters, and its `body_idle` replaces `read_timeout`. Set `connect_timeout`: a
+//!   request without a connection was not sent, so it is repeated whatever its method.
+//! * **The pool** bounds idle connections only. [`BulkheadLayer`](buttress::BulkheadLayer) bounds
+//!   the calls in flight.
 //!
 //! # Differences from hyper's client
 //!
 //! * The URI is parsed as a URL: dot segments are resolved, some characters are escaped, and the
 //!   port of the scheme is dropped.
-//! * Request extensions do not reach the connector. Layers of this stack see them all the same.
-//! * With reqwest's `gzip` and its like, `Content-Encoding` and `Content-Length` of a decompressed
-//!   response are gone.
+//! * Request extensions do not reach the connector. The layers of the stack see them.
+//! * With reqwest's features for decompression (`gzip` and others), a decompressed response has no
+//!   `Content-Encoding` and no `Content-Length`.
 
 use buttress::BoxError;
 use bytes::{Buf, Bytes};
@@ -112,15 +115,16 @@ use std::{
 use sync_wrapper::SyncWrapper;
 use tower_service::Service;
 
-/// A [`reqwest::Client`] as a service over `http::Request<B>`, for any body `B` that is
-/// `Send`. See the [module](self).
+/// A [`reqwest::Client`] as a service over `http::Request<B>`, for any body `B` that is `Send`.
+///
+/// See the [module](self) for a whole stack.
 ///
 /// ```
 /// use buttress_http::{prelude::*, reqwest::ReqwestService};
 /// use tower::Layer;
 ///
 /// # fn configured() -> reqwest::Client { reqwest::Client::new() }
-/// // A client that is configured elsewhere. What it should not do is in the module's documentation.
+/// // A client that is configured elsewhere, without redirects and retries.
 /// let client = ReqwestService::new(configured());
 /// let guarded = CircuitBreakerLayer::new("search").http_client().layer(client);
 /// # fn is_client(_: impl tower::Service<http::Request<String>, Response: Send>) {}
@@ -138,31 +142,60 @@ pub struct ReqwestService {
 }
 
 impl ReqwestService {
-    /// Around this client, which should neither follow redirects nor repeat requests itself.
+    /// Wraps a client, which should neither follow redirects nor repeat requests.
+    ///
+    /// [`build`](Self::build) switches both off; the [module](self#what-to-switch-off) says why.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Builds the client, and switches its redirects and retries off.
+    /// Builds a client, and switches its redirects and retries off.
+    ///
+    /// ```
+    /// use buttress_http::reqwest::ReqwestService;
+    /// use std::time::Duration;
+    ///
+    /// let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(1));
+    /// # let builder = builder.no_proxy();
+    /// let client = ReqwestService::build(builder)?;
+    /// # let _ = client;
+    /// # Ok::<(), reqwest::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`ClientBuilder::build`].
+    /// Returns the error of [`ClientBuilder::build`].
     pub fn build(builder: ClientBuilder) -> reqwest::Result<Self> {
         builder.redirect(redirect::Policy::none()).retry(retry::never()).build().map(Self::new)
     }
 
-    /// The client.
+    /// Returns a reference to the client, which can build requests.
+    ///
+    /// ```
+    /// use buttress_http::reqwest::ReqwestService;
+    ///
+    /// let client = ReqwestService::build(reqwest::Client::builder().no_proxy())?;
+    /// let request = client.get_ref().get("http://payments/status").bearer_auth("secret").build()?;
+    /// assert_eq!(http::Request::try_from(request)?.uri().path(), "/status");
+    /// # Ok::<(), reqwest::Error>(())
+    /// ```
     pub fn get_ref(&self) -> &Client {
         &self.client
     }
 
-    /// The client.
+    /// Returns a mutable reference to the client.
     pub fn get_mut(&mut self) -> &mut Client {
         &mut self.client
     }
 
-    /// The client.
+    /// Returns the client.
+    ///
+    /// ```
+    /// use buttress_http::reqwest::ReqwestService;
+    ///
+    /// # let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    /// let client: reqwest::Client = ReqwestService::new(client).into_inner();
+    /// ```
     pub fn into_inner(self) -> Client {
         self.client
     }
@@ -222,8 +255,8 @@ impl Future for ResponseFuture {
     }
 }
 
-/// With the final URL in the extensions, where reqwest looks for it when it converts the response
-/// back.
+/// Converts a response, and puts the final URL into its extensions, where reqwest reads it when the
+/// response is converted back.
 fn response(response: reqwest::Response) -> http::Response<Body> {
     let mut url = http::response::Builder::new().url(response.url().clone());
     let mut response = http::Response::from(response);
@@ -233,8 +266,8 @@ fn response(response: reqwest::Response) -> http::Response<Body> {
     response
 }
 
-/// A body of reqwest stays as it is, and an empty one becomes one: reqwest can clone it, which it
-/// does to follow a redirect.
+/// Converts a request body. A body of reqwest is kept, and an empty body becomes one of reqwest,
+/// because reqwest can clone these, which it needs to follow a redirect.
 fn body<B>(body: B) -> Body
 where
     B: HttpBody<Error: Into<BoxError>> + Send + 'static,
@@ -245,29 +278,29 @@ where
         return known.take().unwrap_or_default();
     }
     match body {
-        Some(body) if !body.is_end_stream() => Body::wrap(Shareable::new(body)),
+        Some(body) if !body.is_end_stream() => Body::wrap(SyncBody::new(body)),
         _ => Body::default(),
     }
 }
 
-/// Makes a body `Sync`, as reqwest asks, which the bodies of axum and tonic are not: what must be
-/// known through a shared reference is read after each frame.
+/// Makes a body `Sync`, which reqwest requires and the bodies of axum and tonic are not. The
+/// methods with a shared reference return values that are read after each frame.
 #[pin_project]
-struct Shareable<B> {
+struct SyncBody<B> {
     #[pin]
     inner: SyncWrapper<B>,
     hint: SizeHint,
     is_end_stream: bool,
 }
 
-impl<B: HttpBody> Shareable<B> {
+impl<B: HttpBody> SyncBody<B> {
     fn new(body: B) -> Self {
         let (hint, is_end_stream) = (body.size_hint(), body.is_end_stream());
         Self { inner: SyncWrapper::new(body), hint, is_end_stream }
     }
 }
 
-impl<B: HttpBody> HttpBody for Shareable<B> {
+impl<B: HttpBody> HttpBody for SyncBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -276,7 +309,7 @@ impl<B: HttpBody> HttpBody for Shareable<B> {
         let mut inner = this.inner.get_pin_mut();
         let frame = ready!(inner.as_mut().poll_frame(cx));
         (*this.hint, *this.is_end_stream) = (inner.size_hint(), inner.is_end_stream());
-        // Copies nothing where the data are `Bytes`.
+        // `copy_to_bytes` does not copy if the data are `Bytes`.
         let bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(bytes))))
     }
@@ -302,7 +335,7 @@ mod tests {
         assert_eq!(body(Full::<Bytes>::from("a transfer")).as_bytes(), None);
     }
 
-    /// HTTP/2 ends a stream with its last data where the body says that nothing follows.
+    /// HTTP/2 ends a stream with its last data frame if `is_end_stream` is true then.
     #[tokio::test]
     async fn what_is_left_of_a_body_is_known_after_each_frame() {
         let mut body = body(Full::<Bytes>::from("a transfer"));

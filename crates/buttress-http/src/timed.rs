@@ -1,4 +1,4 @@
-//! Bounds on the body of a response that hold also while the body is not polled.
+//! Bounds on a response body that expire even if the body is not polled.
 
 use crate::answer::AnswerBody;
 use buttress::{
@@ -23,12 +23,45 @@ use std::{
 };
 use tokio::runtime::Handle;
 
-/// A response body with bounds on its time: on the pause between two frames, on the whole, and on a
-/// reader that stops.
+/// A response body with bounds on its time. Made by a timeout layer with an HTTP or gRPC ending.
 ///
-/// When a bound runs out, the body of the inner service is dropped at that moment, with everything
-/// that it holds, and what reads this body gets a [`Rejection`] as an error. hyper does not poll a
-/// body while an HTTP/2 client grants no window, so the timer acts by itself and not in a poll.
+/// | bound | expires when | set by | default |
+/// |---|---|---|---|
+/// | idle | a polled body yields no frame for this time | [`body_idle`](buttress::TimeoutLayer::body_idle) | none |
+/// | total | the body has not ended after this time | [`body_total`](buttress::TimeoutLayer::body_total) | none |
+/// | reader stall | the reader does not poll the body for this time | [`reader_stall`](buttress::TimeoutLayer::reader_stall) | 30 s on servers, none on clients |
+///
+/// When a bound expires, the body of the inner service is dropped at once, with everything that it
+/// holds, and the reader of this body gets a [`Rejection`] as an error. hyper does not poll a body
+/// while an HTTP/2 client grants no window, so the timer acts outside of a poll. Without a tokio
+/// runtime the body has no bounds.
+///
+/// ```
+/// use buttress_http::{TimedBody, buttress::{error::find_rejection, timeout::BODY_TOTAL}, prelude::*};
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, channel::Channel};
+/// use std::{convert::Infallible, time::Duration};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// // A response whose body never ends.
+/// let (sender, body) = Channel::<Bytes, Infallible>::new(1);
+/// let response = std::sync::Mutex::new(Some(Response::new(body)));
+/// let backend = service_fn(move |_: Request<()>| {
+///     let response = response.lock().unwrap().take().unwrap();
+///     async move { Ok::<_, std::io::Error>(response) }
+/// });
+/// let timeout = TimeoutLayer::total(Duration::from_secs(2)).body_total(Duration::from_secs(60));
+///
+/// let response: Response<TimedBody<_>> = timeout.http_client().layer(backend).oneshot(Request::new(())).await?;
+/// let error = response.into_body().collect().await.unwrap_err();
+/// assert_eq!(find_rejection(&*error).unwrap().reason(), &BODY_TOTAL);
+/// # drop(sender);
+/// # Ok(())
+/// # }
+/// ```
 #[pin_project(PinnedDrop)]
 pub struct TimedBody<B: Body> {
     #[pin]
@@ -43,33 +76,35 @@ enum Repr<B: Body> {
 
 struct Bounded<B> {
     bounds: BodyBounds,
-    /// The one that fires the timer, wherever the body is polled.
+    /// The runtime of the timer. The body may be polled outside of it.
     runtime: Handle,
-    /// Whether the timer has fired, and what is due has not been looked at since.
+    /// Whether the timer has fired and the bounds have not been checked since.
     has_fired: AtomicBool,
     state: Mutex<State<B>>,
 }
 
 struct State<B> {
-    /// `None` once it has ended, or a bound ran out.
+    /// `None` once the body has ended or a bound has expired.
     body: Option<Pin<Box<B>>>,
-    /// When the body has to have ended.
+    /// The time at which the bound on the whole body expires.
     ends: Option<Instant>,
-    /// Since when it has been asked for a frame, or has not been.
+    /// The time at which `is_polled` last changed.
     since: Instant,
-    is_asked: bool,
+    /// Whether the reader waits for a frame. If not, the body waits for its reader.
+    is_polled: bool,
     timer: Option<Pin<Box<Timer>>>,
-    /// Whether the runtime has ended, and with it all timers.
-    is_untimed: bool,
-    /// The moment for which the timer is set.
+    /// Whether the runtime was shut down, so that no timer fires any more.
+    is_shut_down: bool,
+    /// The time for which the timer is set.
     fires: Instant,
     reader: Option<Waker>,
-    /// The bound that ran out, until the reader has it.
+    /// The rejection by the bound that expired, until the reader has received it.
     rejection: Option<Rejection>,
 }
 
 impl<B: Body + Send + 'static> TimedBody<B> {
-    /// Puts bounds around the body of a response, unless there are none, or nothing is left of it.
+    /// Puts bounds around the body of a response, unless there are no bounds or the body is at its
+    /// end. `stalled` is the default of the bound on a stalled reader.
     pub(crate) fn around(response: Response<B>, bounds: &BodyBounds, stalled: Option<Duration>) -> Response<Self> {
         let stalled = bounds.stalled.or(stalled).filter(|stalled| *stalled != Duration::MAX);
         let is_bounded = bounds.idle.is_some() || bounds.total.is_some() || stalled.is_some();
@@ -82,13 +117,14 @@ impl<B: Body + Send + 'static> TimedBody<B> {
 }
 
 impl<B: Body> TimedBody<B> {
-    /// The body of a response that no service made.
+    /// Makes the body of a response that a layer made.
     pub(crate) fn answer(body: AnswerBody<B>) -> Self {
         Self { repr: Repr::Unbounded(body) }
     }
 }
 
-/// An empty body, as of [`ObservedBody`](crate::ObservedBody).
+/// Makes an empty body, which layers of tower-http need that answer instead of the inner service
+/// (CORS, timeout).
 impl<B: Body> Default for TimedBody<B> {
     fn default() -> Self {
         Self::answer(AnswerBody::own(None))
@@ -102,23 +138,23 @@ impl<B: Send + 'static> Bounded<B> {
             body: Some(Box::pin(body)),
             ends: bounds.total.and_then(|total| now.checked_add(total)),
             since: now,
-            is_asked: false,
+            is_polled: false,
             timer: None,
-            is_untimed: false,
+            is_shut_down: false,
             fires: now,
             reader: None,
             rejection: None,
         };
         let bounded = Arc::new(Self { bounds, runtime, has_fired: AtomicBool::new(false), state: Mutex::new(state) });
         bounded.arm(&mut bounded.lock(), now);
-        bounded.look();
+        bounded.check_bounds();
         bounded
     }
 
-    /// Sees to it that the timer fires when the next bound runs out, or before.
+    /// Sets the timer, unless one is set that fires no later than the next bound expires.
     fn arm(self: &Arc<Self>, state: &mut State<B>, now: Instant) {
         let Some((_, _, due)) = self.next(state) else { return };
-        if state.is_untimed || (state.timer.is_some() && state.fires <= due) {
+        if state.is_shut_down || (state.timer.is_some() && state.fires <= due) {
             return;
         }
         let waker = Waker::from(self.clone());
@@ -126,8 +162,8 @@ impl<B: Send + 'static> Bounded<B> {
         let mut left = due.saturating_duration_since(now);
         loop {
             let mut timer = Box::pin(Timer::after(left.max(Duration::from_millis(1))));
-            // It is ready, and wakes no more, where this thread was held up for that long: then it
-            // is late, and not off.
+            // If this thread was delayed past `due`, the timer is ready and will not wake the
+            // waker. Set another one, so that the bound expires late instead of never.
             if timer.as_mut().poll_expired(&mut Context::from_waker(&waker)).is_pending() {
                 (state.timer, state.fires) = (Some(timer), due);
                 return;
@@ -142,31 +178,35 @@ impl<B> Bounded<B> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bound that runs out next as things are: what it is, how long it is, and when it runs
-    /// out.
+    /// Returns the bound that expires next: its reason, its length, and the time at which it
+    /// expires.
     fn next(&self, state: &State<B>) -> Option<(&'static Reason, Duration, Instant)> {
         let BodyBounds { idle, total, stalled, .. } = self.bounds;
-        let (reason, limit) = if state.is_asked { (&BODY_IDLE, idle) } else { (&READER_STALLED, stalled) };
+        let (reason, limit) = if state.is_polled { (&BODY_IDLE, idle) } else { (&READER_STALLED, stalled) };
         let pause = limit.and_then(|limit| Some((reason, limit, state.since.checked_add(limit)?)));
         let whole = total.zip(state.ends).map(|(total, ends)| (&BODY_TOTAL, total, ends));
         pause.into_iter().chain(whole).min_by_key(|(_, _, due)| *due)
     }
 }
 
-/// The timer fires, on the thread that fires all timers of the runtime.
+/// The timer fires on the thread that fires all timers of the runtime.
 impl<B: Send + 'static> Wake for Bounded<B> {
     fn wake(self: Arc<Self>) {
         self.has_fired.store(true, Ordering::Relaxed);
-        self.look();
+        self.check_bounds();
     }
 }
 
 impl<B: Send + 'static> Bounded<B> {
-    /// Looks at the bounds after the timer has fired. It does not wait for a thread that polls the
-    /// body, which may take long: that thread looks then, as all do that had the lock.
-    fn look(self: &Arc<Self>) {
+    /// Checks the bounds if the timer has fired.
+    ///
+    /// Does not wait for a thread that holds the lock: polling the body may take long, and would
+    /// delay all other timers of the runtime. Every thread calls this after it released the lock.
+    fn check_bounds(self: &Arc<Self>) {
         loop {
-            // Between the flag and the lock on one side, and the lock and the flag on the other.
+            // One thread sets the flag and then tries the lock; the other releases the lock and
+            // then reads the flag. The fence orders both, so that one of them sees the other's
+            // write.
             fence(Ordering::SeqCst);
             if !self.has_fired.load(Ordering::Relaxed) {
                 return;
@@ -188,10 +228,10 @@ impl<B: Send + 'static> Bounded<B> {
         }
         let now = TokioClock.now();
         state.timer = None;
-        // A timer is never early, but when the runtime ends it wakes all. It takes no more of them
-        // then.
+        // A timer never fires early. The runtime wakes all timers when it is shut down, and no
+        // timer can be made after that.
         if now < state.fires {
-            state.is_untimed = true;
+            state.is_shut_down = true;
             return;
         }
         let expired = self.next(&state).filter(|(_, _, due)| *due <= now);
@@ -200,7 +240,7 @@ impl<B: Send + 'static> Bounded<B> {
         state.rejection = Some(Rejection::timed_out(label, reason, limit));
         let (body, reader) = (state.body.take(), state.reader.take());
         drop(state);
-        // Outside the lock: it gives back whatever it holds.
+        // Without the lock, because the drop of the body runs code of the inner service.
         drop(body);
         if let Some(reader) = reader {
             reader.wake();
@@ -229,7 +269,7 @@ where
                 let state = bounded.lock();
                 let is_over = state.body.as_ref().map_or(state.rejection.is_none(), |body| body.is_end_stream());
                 drop(state);
-                bounded.look();
+                bounded.check_bounds();
                 is_over
             }
         }
@@ -246,7 +286,7 @@ where
                     None => SizeHint::with_exact(0),
                 };
                 drop(state);
-                bounded.look();
+                bounded.check_bounds();
                 hint
             }
         }
@@ -277,15 +317,15 @@ where
             if frame.is_pending() {
                 state.reader = Some(cx.waker().clone());
             }
-            if frame.is_ready() || !state.is_asked {
+            if frame.is_ready() || !state.is_polled {
                 let now = TokioClock.coarse();
-                (state.is_asked, state.since) = (frame.is_pending(), now);
+                (state.is_polled, state.since) = (frame.is_pending(), now);
                 self.arm(&mut state, now);
             }
         }
         drop(state);
         drop(over);
-        self.look();
+        self.check_bounds();
         frame.map_err(Into::into)
     }
 }
@@ -295,7 +335,7 @@ impl<B: Body> PinnedDrop for TimedBody<B> {
     fn drop(self: Pin<&mut Self>) {
         if let ReprProj::Bounded(bounded) = self.project().repr.project() {
             let mut state = bounded.lock();
-            // The timer holds the waker, which holds what holds the timer.
+            // The timer holds a waker that holds `bounded`, which holds the timer: break the cycle.
             let left = (state.timer.take(), state.body.take(), state.reader.take());
             drop(state);
             drop(left);
@@ -323,7 +363,7 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(20);
 
-    /// A bounded body, and its runtime.
+    /// Returns a body with bounds, and its runtime.
     fn bounded(parts: [Part; 2]) -> (Pin<Box<TimedBody<TestBody>>>, Runtime) {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(3600 * 50 * IDLE), ..BodyBounds::default() };
@@ -353,7 +393,7 @@ mod tests {
         assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     }
 
-    /// Each poll takes this long.
+    /// A body of which each poll blocks for this long.
     struct Slow(Duration);
 
     impl Body for Slow {
@@ -382,6 +422,6 @@ mod tests {
         runtime.block_on(async { tokio::time::sleep(4 * IDLE).await });
         let late = TokioClock.now() - started;
         assert_eq!(reader.join().unwrap(), [true, false]);
-        assert!(late < slow, "another timer of the runtime was held up for {late:?}");
+        assert!(late < slow, "another timer of the runtime was delayed by {late:?}");
     }
 }

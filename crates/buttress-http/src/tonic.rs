@@ -1,9 +1,8 @@
-//! For tonic clients: errors of a stack as a [`Status`] with the right code.
+//! The errors of a tonic client's stack as a [`Status`] with the right code.
 //!
-//! tonic turns an error it does not know into `UNKNOWN`. [`StatusLayer`], outermost, says what it
-//! is: an open circuit is `UNAVAILABLE`, a full bulkhead `RESOURCE_EXHAUSTED`, a timeout
-//! `DEADLINE_EXCEEDED`, also one in the middle of a stream. The typed rejection stays the status'
-//! source.
+//! tonic turns an unknown error into `UNKNOWN`. [`StatusLayer`] maps an open circuit to
+//! `UNAVAILABLE`, a full bulkhead to `RESOURCE_EXHAUSTED` and a timeout to `DEADLINE_EXCEEDED`,
+//! also in the middle of a stream. The typed rejection is the source of the status.
 //!
 //! ```
 //! use buttress_http::{prelude::*, tonic::StatusLayer};
@@ -36,7 +35,26 @@ use tonic::Status;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Turns the errors of a client stack into a [`Status`]. See the [module](self).
+/// A layer that turns the errors of a client stack into a [`Status`].
+///
+/// Place it outermost. See the [module](self).
+///
+/// ```
+/// use buttress_http::{prelude::*, tonic::StatusLayer};
+/// use http::{Request, Response};
+/// use tonic::{Code, Status};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let stack = ServiceBuilder::new()
+///     .layer(StatusLayer)
+///     .layer(BulkheadLayer::new(0).grpc_client())
+///     .service_fn(async |_: Request<()>| Ok::<_, Status>(Response::new(String::new())));
+/// let status = stack.oneshot(Request::new(())).await.unwrap_err();
+/// assert_eq!(status.code(), Code::ResourceExhausted);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StatusLayer;
 
@@ -48,10 +66,28 @@ impl<S> Layer<S> for StatusLayer {
     }
 }
 
-/// The body of a response whose errors are a [`Status`].
+/// A response body whose errors are a [`Status`].
 pub type StatusBody<B> = MapErr<B, fn(<B as Body>::Error) -> Status>;
 
-/// A service whose errors are a [`Status`], also those in the bodies of its responses.
+/// A service whose errors, also those of its response bodies, are a [`Status`]. Made by
+/// [`StatusLayer`].
+///
+/// ```
+/// use buttress_http::tonic::{StatusLayer, WithStatus};
+/// use tonic::transport::Channel;
+/// use tower::Layer;
+///
+/// /// A client whose type has a name.
+/// struct Greeter {
+///     channel: WithStatus<Channel>,
+/// }
+///
+/// impl Greeter {
+///     fn new(channel: Channel) -> Self {
+///         Self { channel: StatusLayer.layer(channel) }
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WithStatus<S> {
     inner: S,
@@ -97,7 +133,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = ready!(self.project().future.poll(cx));
-        // As a function pointer, so that the type of the body has a name.
+        // A function pointer, because the type of the body must have a name.
         let to_status: fn(B::Error) -> Status = status;
         Poll::Ready(result.map(|response| response.map(|body| body.map_err(to_status))).map_err(status))
     }

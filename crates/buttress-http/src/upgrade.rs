@@ -1,11 +1,13 @@
-//! Upgraded connections (WebSocket, CONNECT) hold the permit of their call until they close.
+//! Holds the permit of a call until its upgraded connection (WebSocket, CONNECT) closes.
 //!
-//! Once a response switches protocols, the connection belongs to the handler, and no body tells
-//! when it ends. hyper's `OnUpgrade` cannot be wrapped either. So the handler gets the upgrade of a
-//! connection in memory, and a task copies between that one and the real one, and holds the permit
-//! until both directions have closed, or the handler has dropped its end: then what it wrote before
-//! is delivered, and the real connection is dropped too. It costs one copy of what goes over the
-//! connection, where the policy holds its permits to the end, and nothing elsewhere.
+//! Once a response switches protocols, the handler owns the connection, and no body shows when it
+//! ends. hyper's `OnUpgrade` cannot be wrapped. Therefore the handler gets the upgrade of a
+//! connection in memory, and a task copies between that connection and the real one. The task holds
+//! the permit until both directions have closed or the handler has dropped its end. In the latter
+//! case, the bytes that the handler has written are delivered, and the real connection is dropped.
+//!
+//! All bytes of the connection are copied once more if the policy holds its permits until the end
+//! of the body. Other policies have no bridge.
 
 #[cfg(feature = "hyper")]
 pub(crate) use with_hyper::Bridge;
@@ -21,7 +23,7 @@ mod without_hyper {
     };
     use http::Extensions;
 
-    /// Without hyper there is nothing to upgrade.
+    /// Without hyper, no request has an upgrade.
     #[derive(Debug)]
     pub(crate) enum Bridge {}
 
@@ -66,13 +68,14 @@ mod with_hyper {
         time::timeout,
     };
 
-    /// Bytes under way between the real connection and the one in memory, in each direction.
+    /// Capacity in bytes of the connection in memory, in each direction.
     const BUFFER: usize = 64 * 1024;
 
-    /// How long the other side has to take what a handler wrote before it dropped its end.
+    /// Time that the peer has to receive the bytes that a handler wrote before it dropped its end.
+    /// The same as the default bound on a stalled reader of a body.
     const LINGER: Duration = Duration::from_secs(30);
 
-    /// The real connection, and the far end of the one in memory.
+    /// The real connection, and the far end of the connection in memory.
     pub(crate) struct Bridge {
         connection: OnUpgrade,
         far_end: FarEnd,
@@ -80,20 +83,21 @@ mod with_hyper {
 
     struct FarEnd {
         stream: DuplexStream,
-        /// Ends when the near end is dropped. Its stream does not tell that from a shutdown of its
+        /// Resolves when the near end is dropped. `stream` cannot tell that from a shutdown of the
         /// writing half.
-        gone: oneshot::Receiver<Infallible>,
+        dropped: oneshot::Receiver<Infallible>,
     }
 
-    /// What hyper gives to the handler.
+    /// The end of the connection in memory that hyper passes to the handler.
     struct NearEnd {
         stream: DuplexStream,
-        _here: oneshot::Sender<Infallible>,
+        /// Dropped with the near end, which resolves `FarEnd::dropped`.
+        _alive: oneshot::Sender<Infallible>,
     }
 
     impl Bridge {
-        /// Puts the upgrade of a connection in memory in the place of the real one. `None` where
-        /// there is no upgrade.
+        /// Replaces the upgrade in `extensions` by that of a connection in memory. Returns `None`
+        /// if there is no upgrade.
         pub(crate) fn into_extensions(extensions: &mut Extensions) -> Option<Self> {
             let connection = extensions.remove::<OnUpgrade>()?;
             match in_memory() {
@@ -108,7 +112,7 @@ mod with_hyper {
             }
         }
 
-        /// Holds `permit` until the connection has closed, and settles it then.
+        /// Spawns a task that holds `permit` until the connection has closed, then settles it.
         pub(crate) fn hold<P: Permit>(self, mut permit: InFlight<P>, outcome: Outcome) {
             let Self { connection, far_end } = self;
             let Ok(runtime) = Handle::try_current() else { return };
@@ -128,10 +132,10 @@ mod with_hyper {
         }
     }
 
-    /// Copies in both directions, until both have closed, one broke, or the handler has dropped its
-    /// end.
+    /// Copies in both directions until both have closed, one has failed, or the handler has dropped
+    /// its end.
     async fn carry(connection: impl AsyncRead + AsyncWrite, far_end: FarEnd) {
-        let FarEnd { stream, mut gone } = far_end;
+        let FarEnd { stream, mut dropped } = far_end;
         let (mut from_peer, mut to_peer) = split(connection);
         let (mut from_handler, mut to_handler) = split(stream);
         let mut outward = pin!(async move {
@@ -143,27 +147,29 @@ mod with_hyper {
             to_handler.shutdown().await
         });
         let (mut sent, mut received) = (false, false);
-        let broke = poll_fn(|cx| -> Poll<io::Result<()>> {
+        let copied = poll_fn(|cx| -> Poll<io::Result<()>> {
             if !sent {
                 sent = outward.as_mut().poll(cx)?.is_ready();
             }
             if !received {
                 received = inward.as_mut().poll(cx)?.is_ready();
             }
-            let is_over = (sent && received) || Pin::new(&mut gone).poll(cx).is_ready();
+            let is_over = (sent && received) || Pin::new(&mut dropped).poll(cx).is_ready();
             if is_over { Poll::Ready(Ok(())) } else { Poll::Pending }
         });
-        if broke.await.is_ok() && !sent {
+        if copied.await.is_ok() && !sent {
             let _ = timeout(LINGER, outward).await;
         }
     }
 
-    /// An upgrade that hyper has done on a connection in memory, and the other end of that
-    /// connection. Nothing in it waits, so that it is done in one go, whatever tokio's budget has
-    /// left for the task that it happens to be in.
+    /// Makes a connection in memory that hyper has upgraded, and returns its upgrade and its far
+    /// end.
+    ///
+    /// Nothing in it waits, so one poll completes it. It is `unconstrained`, because the task's
+    /// remaining cooperative budget could make it pending otherwise.
     fn in_memory() -> Option<(OnUpgrade, FarEnd)> {
-        let mut done = pin!(unconstrained(poll_fn(|cx| Poll::Ready(upgrade_in_memory(cx)))));
-        match done.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let mut upgraded = pin!(unconstrained(poll_fn(|cx| Poll::Ready(upgrade_in_memory(cx)))));
+        match upgraded.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(upgraded) => upgraded,
             Poll::Pending => None,
         }
@@ -172,8 +178,8 @@ mod with_hyper {
     fn upgrade_in_memory(cx: &mut Context<'_>) -> Option<(OnUpgrade, FarEnd)> {
         const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: memory\r\nconnection: upgrade\r\nupgrade: memory\r\n\r\n";
         let (near_end, mut far_end) = duplex(BUFFER);
-        let (here, gone) = oneshot::channel();
-        let near_end = NearEnd { stream: near_end, _here: here };
+        let (alive, dropped) = oneshot::channel();
+        let near_end = NearEnd { stream: near_end, _alive: alive };
         let written = Pin::new(&mut far_end).poll_write(cx, REQUEST);
         if !matches!(written, Poll::Ready(Ok(bytes)) if bytes == REQUEST.len()) {
             return None;
@@ -191,12 +197,12 @@ mod with_hyper {
         };
         let mut connection =
             pin!(http1::Builder::new().serve_connection(TokioIo::new(near_end), accept).with_upgrades());
-        // One poll reads the request and writes the answer; the bound is for the case that hyper
-        // takes more.
+        // One poll reads the request and writes the response. The bound of 8 stops the loop if a
+        // version of hyper needs more polls.
         let done = (0..8).any(|_| connection.as_mut().poll(cx).is_ready());
         let upgrade = upgrade.borrow_mut().take();
         let upgrade = upgrade.filter(|_| done && skip_head(&mut far_end, cx))?;
-        Some((upgrade, FarEnd { stream: far_end, gone }))
+        Some((upgrade, FarEnd { stream: far_end, dropped }))
     }
 
     impl AsyncRead for NearEnd {
@@ -231,7 +237,7 @@ mod with_hyper {
         }
     }
 
-    /// Reads the head of the answer, which ends with an empty line.
+    /// Reads the head of the response, which ends with an empty line.
     fn skip_head(far_end: &mut DuplexStream, cx: &mut Context<'_>) -> bool {
         let mut last = [0; 4];
         loop {
@@ -258,7 +264,7 @@ mod with_hyper {
 
         #[tokio::test]
         async fn an_upgrade_in_memory_carries_both_directions() {
-            let (upgrade, far_end) = in_memory().expect("hyper upgrades a connection in memory in one go");
+            let (upgrade, far_end) = in_memory().expect("hyper upgrades a connection in memory in one poll");
             let mut far_end = far_end.stream;
             let mut near_end = TokioIo::new(upgrade.await.unwrap());
             let mut four = [0; 4];
@@ -270,7 +276,7 @@ mod with_hyper {
             assert_eq!(&four, b"pong");
         }
 
-        /// Tells when it is gone.
+        /// A permit that sends a message when it is settled.
         struct Held(mpsc::Sender<()>);
 
         impl Permit for Held {
@@ -281,57 +287,57 @@ mod with_hyper {
             }
         }
 
-        /// A bridged connection: the end of the other side, the end of the handler, and what tells
-        /// that the permit was given back.
+        /// Returns a bridged connection: the end of the peer, the end of the handler, and the
+        /// channel that reports that the permit was settled.
         async fn bridged() -> (DuplexStream, TokioIo<Upgraded>, mpsc::Receiver<()>) {
             let (connection, peer) = in_memory().unwrap();
             let mut extensions = Extensions::new();
             extensions.insert(connection);
             let bridge = Bridge::into_extensions(&mut extensions).unwrap();
-            let (sender, given_back) = mpsc::channel();
+            let (sender, settled) = mpsc::channel();
             bridge.hold(InFlight::new(Held(sender)), Outcome::Success);
-            (peer.stream, TokioIo::new(extensions.remove::<OnUpgrade>().unwrap().await.unwrap()), given_back)
+            (peer.stream, TokioIo::new(extensions.remove::<OnUpgrade>().unwrap().await.unwrap()), settled)
         }
 
         #[tokio::test(start_paused = true)]
         async fn a_connection_that_its_handler_drops_is_closed_also_when_the_other_side_does_not_close_it() {
-            let (mut peer, mut handler, given_back) = bridged().await;
+            let (mut peer, mut handler, settled) = bridged().await;
             handler.write_all(b"bye").await.unwrap();
             drop(handler);
-            let mut said = Vec::new();
-            peer.read_to_end(&mut said).await.unwrap();
-            assert_eq!(said, b"bye", "what was written before is delivered");
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).await.unwrap();
+            assert_eq!(received, b"bye", "bytes written before the drop are delivered");
             sleep(Duration::from_secs(1)).await;
-            assert!(given_back.try_recv().is_ok(), "the place is held for a connection that has no handler");
+            assert!(settled.try_recv().is_ok(), "the permit is held for a connection without a handler");
             assert!(peer.write_all(b"hello?").await.is_err(), "the connection is still open");
         }
 
         #[tokio::test(start_paused = true)]
         async fn an_other_side_that_takes_nothing_does_not_hold_the_place_of_a_handler_that_is_gone() {
-            let (_peer, mut handler, given_back) = bridged().await;
+            let (_peer, mut handler, settled) = bridged().await;
             handler.write_all(&[7; BUFFER]).await.unwrap();
             sleep(Duration::from_secs(1)).await;
             handler.write_all(&[7; BUFFER]).await.unwrap();
             drop(handler);
             sleep(LINGER - Duration::from_secs(1)).await;
-            assert!(given_back.try_recv().is_err(), "it may still take the rest");
+            assert!(settled.try_recv().is_err(), "the peer has 30 s to receive the rest");
             sleep(Duration::from_secs(2)).await;
-            assert!(given_back.try_recv().is_ok());
+            assert!(settled.try_recv().is_ok());
         }
 
         #[tokio::test(start_paused = true)]
         async fn a_handler_that_has_said_all_still_hears_the_other_side() {
-            let (mut peer, mut handler, given_back) = bridged().await;
+            let (mut peer, mut handler, settled) = bridged().await;
             handler.shutdown().await.unwrap();
             assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
             peer.write_all(b"more").await.unwrap();
             let mut four = [0; 4];
             handler.read_exact(&mut four).await.unwrap();
-            assert_eq!((&four, given_back.try_recv().is_err()), (b"more", true));
+            assert_eq!((&four, settled.try_recv().is_err()), (b"more", true));
             drop(peer);
             assert_eq!(handler.read(&mut four).await.unwrap(), 0);
             sleep(Duration::from_secs(1)).await;
-            assert!(given_back.try_recv().is_ok());
+            assert!(settled.try_recv().is_ok());
         }
 
         #[tokio::test]

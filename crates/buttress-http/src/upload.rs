@@ -1,11 +1,12 @@
-//! Whether the caller broke off its upload. A server whose handler fails for that reason is well.
+//! Detects uploads that the caller broke off. A handler that fails for that reason says nothing
+//! about the server.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Says whether the body of a request failed while it was read.
+/// A flag that is set when the body of a request fails while it is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload(Arc<AtomicBool>);
 
@@ -29,8 +30,8 @@ mod watched {
     };
 
     impl Upload {
-        /// Watches the body of a request, if it is that of axum or tonic: others cannot be replaced
-        /// by another of the same type.
+        /// Watches the body of a request if it is a body of axum or tonic. Other body types cannot
+        /// hold a replacement.
         pub(crate) fn watch<B: 'static>(request: &mut Request<B>) -> Option<Self> {
             let body: &mut dyn Any = request.body_mut();
             let upload = None;
@@ -43,7 +44,8 @@ mod watched {
         }
     }
 
-    /// `unwrap` takes off what `new` puts around an error: extractors look for their causes at a certain depth.
+    /// Replaces a body of type `B`. `unwrap` removes the layer that `new` adds around an error:
+    /// axum's extractors look for the cause of an error at a fixed depth.
     fn watch<B>(body: &mut dyn Any, new: impl Fn(Watched<B>) -> B, unwrap: fn(B::Error) -> BoxError) -> Option<Upload>
     where
         B: Body + Default + 'static,

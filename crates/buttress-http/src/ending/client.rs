@@ -17,10 +17,20 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{convert::Infallible, marker::PhantomData};
 
-/// The ending for clients: rejections leave as [`buttress::Error`], in which an inner error is
-/// kept.
+/// The ending for clients.
 ///
-/// `C` classifies heads, `R` says how requests are repeated; see [`HttpRetryExt`](crate::HttpRetryExt).
+/// Rejections and errors of the inner service leave as [`buttress::Error`], which keeps an inner
+/// error as its source. `S` is the protocol, `C` classifies the heads of responses, and `R` holds
+/// the rules for repeating requests; see [`HttpRetryExt`](crate::HttpRetryExt).
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, Ending};
+/// use buttress_http::{ending::HttpClient, prelude::*};
+///
+/// // The same layer as `CircuitBreakerLayer::new("payments").http_client()`.
+/// let layer = CircuitBreakerLayer::new("payments").end(HttpClient::new());
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Client<S, C = Standard, R = Replays> {
     pub(crate) classify: C,
@@ -28,14 +38,14 @@ pub struct Client<S, C = Standard, R = Replays> {
     pub(crate) speaks: PhantomData<S>,
 }
 
-/// See [`HttpExt::http_client`](super::HttpExt::http_client).
+/// The ending of [`HttpExt::http_client`](super::HttpExt::http_client).
 pub type HttpClient<C = Standard, R = Replays> = Client<Http, C, R>;
 
-/// See [`HttpExt::grpc_client`](super::HttpExt::grpc_client).
+/// The ending of [`HttpExt::grpc_client`](super::HttpExt::grpc_client).
 pub type GrpcClient<C = Standard, R = Replays> = Client<Grpc, C, R>;
 
 impl<S: Speaks> Client<S> {
-    /// With the usual rules.
+    /// Makes an ending with the usual rules.
     pub fn new() -> Self {
         Self { classify: Standard, replays: S::replays(), speaks: PhantomData }
     }
@@ -48,20 +58,37 @@ impl<S: Speaks> Default for Client<S> {
 }
 
 impl<S, C, R> Client<S, C, R> {
-    /// Reads the outcome of a response's head with a function first. What it returns is final;
-    /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
+    /// Classifies the heads of responses with `classify` before the usual rules.
+    ///
+    /// An outcome that it returns is final; `None` leaves the response to the usual rules. It is
+    /// not called for rejections by Buttress layers inside this one.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreakerLayer, Ending, outcome::{Failure, FailureKind}};
+    /// use buttress_http::ending::HttpClient;
+    ///
+    /// // For this backend, 404 means that a replica has not loaded its data.
+    /// let ending = HttpClient::new().classify(|head| {
+    ///     (head.status == 404).then(|| Failure::new(FailureKind::Application).into())
+    /// });
+    /// let layer = CircuitBreakerLayer::new("search").end(ending);
+    /// # let _ = layer;
+    /// ```
     pub fn classify<F: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: F) -> Client<S, ByHead<F>, R> {
         Client { classify: ByHead(classify), replays: self.replays, speaks: PhantomData }
     }
 
-    /// The same, by method or route: `note` reads from the request what `classify` needs.
+    /// Classifies as [`classify`](Self::classify) does, with a note of the request.
+    ///
+    /// `note` is called with the head of each request; its result is kept and passed to `classify`,
+    /// which can so decide by method or route.
     ///
     /// ```
     /// use buttress::{CircuitBreakerLayer, Ending, outcome::Outcome};
     /// use buttress_http::ending::HttpClient;
     /// use http::{Method, StatusCode};
     ///
-    /// // A DELETE that is overtaken by another one is no failure.
+    /// // A DELETE that loses against a concurrent one is not a failure.
     /// let ending = HttpClient::new().classify_by(
     ///     |request| *request.method == Method::DELETE,
     ///     |is_delete, head| (*is_delete && head.status == StatusCode::CONFLICT).then_some(Outcome::Success),

@@ -18,14 +18,24 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{marker::PhantomData, time::Duration};
 
-/// How long the body of a response may wait for a reader that does not ask for more, unless the
-/// layer says otherwise.
+/// How long a response body waits for a reader that does not poll it, unless the layer sets another
+/// bound: 30 s, longer than the pauses of a slow client, and short enough that a client that stops
+/// reading does not hold a permit without end.
 const READER_STALL: Duration = Duration::from_secs(30);
 
-/// The ending for servers: rejections leave as responses, and the error type stays that of the
-/// inner service.
+/// The ending for servers.
 ///
-/// `C` classifies heads, `R` makes the responses.
+/// Rejections leave as responses, and the error type is that of the inner service. `S` is the
+/// protocol, `C` classifies the heads of responses, and `R` makes the responses of rejections.
+///
+/// ```
+/// use buttress::{BulkheadLayer, Ending};
+/// use buttress_http::ending::HttpServer;
+///
+/// // The same layer as `BulkheadLayer::new(64).http()`.
+/// let layer = BulkheadLayer::new(64).end(HttpServer::new());
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Server<S, C = Standard, R = Standard> {
     classify: C,
@@ -33,34 +43,51 @@ pub struct Server<S, C = Standard, R = Standard> {
     speaks: PhantomData<S>,
 }
 
-/// See [`HttpExt::http`](super::HttpExt::http).
+/// The ending of [`HttpExt::http`](super::HttpExt::http).
 pub type HttpServer<C = Standard, R = Standard> = Server<Http, C, R>;
 
-/// See [`HttpExt::grpc`](super::HttpExt::grpc).
+/// The ending of [`HttpExt::grpc`](super::HttpExt::grpc).
 pub type GrpcServer<C = Standard, R = Standard> = Server<Grpc, C, R>;
 
 impl<S: Speaks> Server<S> {
-    /// With the usual rules and responses.
+    /// Makes an ending with the usual rules and responses.
     pub const fn new() -> Self {
         Self { classify: Standard, respond: Standard, speaks: PhantomData }
     }
 }
 
 impl<S, C, R> Server<S, C, R> {
-    /// Reads the outcome of a response's head with a function first. What it returns is final;
-    /// `None` leaves a response to the usual rules. Rejections of this family never reach it.
+    /// Classifies the heads of responses with `classify` before the usual rules.
+    ///
+    /// An outcome that it returns is final; `None` leaves the response to the usual rules. It is
+    /// not called for rejections by Buttress layers inside this one.
+    ///
+    /// ```
+    /// use buttress::{CircuitBreakerLayer, Ending, outcome::Outcome};
+    /// use buttress_http::ending::HttpServer;
+    /// use http::StatusCode;
+    ///
+    /// // 507 says that the quota of one user is used up, not that the service fails.
+    /// let ending = HttpServer::new()
+    ///     .classify(|head| (head.status == StatusCode::INSUFFICIENT_STORAGE).then_some(Outcome::Success));
+    /// let layer = CircuitBreakerLayer::new("files").end(ending);
+    /// # let _ = layer;
+    /// ```
     pub fn classify<F: Fn(&ResponseHead<'_>) -> Option<Outcome>>(self, classify: F) -> Server<S, ByHead<F>, R> {
         Server { classify: ByHead(classify), respond: self.respond, speaks: PhantomData }
     }
 
-    /// The same, by method or route: `note` reads from the request what `classify` needs.
+    /// Classifies as [`classify`](Self::classify) does, with a note of the request.
+    ///
+    /// `note` is called with the head of each request; its result is kept and passed to `classify`,
+    /// which can so decide by method or route.
     ///
     /// ```
     /// use buttress::{CircuitBreakerLayer, Ending, outcome::Outcome};
     /// use buttress_http::ending::HttpServer;
     /// use http::{Method, StatusCode};
     ///
-    /// // A DELETE that is overtaken by another one is no failure.
+    /// // A DELETE that loses against a concurrent one is not a failure.
     /// let ending = HttpServer::new().classify_by(
     ///     |request| *request.method == Method::DELETE,
     ///     |is_delete, head| (*is_delete && head.status == StatusCode::CONFLICT).then_some(Outcome::Success),
@@ -77,8 +104,10 @@ impl<S, C, R> Server<S, C, R> {
         Server { classify: ByCall { note, classify }, respond: self.respond, speaks: PhantomData }
     }
 
-    /// Makes the responses of rejections with a function. It gets the usual response, without a
-    /// body, and the rejection; what it returns can have any content.
+    /// Makes the responses of rejections with `respond`.
+    ///
+    /// `respond` gets the usual response, without a body, and the rejection. The response that it
+    /// returns may have any content. Rejections of gRPC calls keep the usual response.
     ///
     /// ```
     /// use buttress::{BulkheadLayer, Ending, Rejection};
@@ -114,10 +143,12 @@ impl<S, C, R> Server<S, C, R> {
     }
 }
 
-/// Makes the response of a rejection, unless it is to a gRPC call: there the headers say all.
-/// Implemented by [`Standard`], for any body, and by functions, for bodies of [`Bytes`].
+/// Makes the response of a rejected HTTP call.
+///
+/// Not used for gRPC calls, whose rejections are in the headers. Implemented by [`Standard`], for
+/// any body, and by functions, for bodies whose data can be made from [`Bytes`].
 pub trait Respond<B: Body> {
-    /// The response, with its content. `response` is the usual one, without content.
+    /// Returns the response with its content. `response` is the usual one, without content.
     fn respond(&self, response: Response<()>, rejection: &Rejection) -> Response<Option<B::Data>>;
 }
 

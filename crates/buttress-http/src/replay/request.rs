@@ -4,10 +4,14 @@ use http::{HeaderName, HeaderValue, Method, Request, request::Parts};
 use http_body::Body;
 use std::fmt;
 
-/// How much of a request's body is kept, unless set otherwise: 64 KiB, as linkerd2-proxy does.
+/// Default number of bytes kept of a request's body: 64 KiB, as in linkerd2-proxy.
 const DEFAULT_MAX_BODY: u64 = 64 * 1024;
 
-/// How requests are repeated: the head is cloned, and the body is [teed](tee) as it is sent.
+/// The rules for repeating requests: which requests, how much of a body is kept, and how it is
+/// converted.
+///
+/// The head of a request is cloned, and its body goes through [`tee`] as it is sent. Part of a
+/// client ending; set with [`HttpRetryExt`](crate::HttpRetryExt).
 #[derive(Clone, Copy, Debug)]
 pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) max_body: u64,
@@ -16,11 +20,12 @@ pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) map: M,
 }
 
-/// The header by which a repeated request says which attempt it is.
+/// The header of a repeated request that carries the number of previous attempts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Marker {
+    /// `x-retry-attempt`.
     Http,
-    /// gRFC A6.
+    /// `grpc-previous-rpc-attempts` (gRFC A6).
     Grpc,
 }
 
@@ -34,32 +39,48 @@ impl Marker {
 }
 
 impl Replays {
-    /// Requests are idempotent by their method, or by an `Idempotency-Key`.
+    /// Returns the rules for HTTP: a request is idempotent by its method or an `Idempotency-Key`.
     pub(crate) fn http() -> Self {
         Self { max_body: DEFAULT_MAX_BODY, idempotent: ByMethod::Http, header: Marker::Http, map: Same }
     }
 
-    /// Requests are idempotent when you say so.
+    /// Returns the rules for gRPC: a request is idempotent by an `Idempotency-Key`.
     pub(crate) fn grpc() -> Self {
         Self { max_body: DEFAULT_MAX_BODY, idempotent: ByMethod::Grpc, header: Marker::Grpc, map: Same }
     }
 }
 
-/// Says which requests may be done twice. Implemented by [`ByMethod`] and by functions of the head
-/// of a request.
+/// Decides which requests may be processed twice.
+///
+/// Implemented by [`ByMethod`] and by functions of the head of a request.
 pub trait Idempotent {
-    /// Whether doing it twice is the same as doing it once.
+    /// Returns whether processing the request twice has the same effect as processing it once.
     fn is_idempotent(&self, head: &Parts) -> bool;
 }
 
-/// The usual rule. For HTTP: by the method (RFC 9110, section 9.2.2), or an `Idempotency-Key`. For
-/// gRPC, where the method is always POST: by an `Idempotency-Key` only.
+/// The usual rule for idempotent requests.
+///
+/// ```
+/// use buttress_http::replay::{ByMethod, Idempotent};
+/// use http::Request;
+///
+/// let (put, ()) = Request::put("/orders/7").body(())?.into_parts();
+/// assert!(ByMethod::Http.is_idempotent(&put));
+///
+/// let (post, ()) = Request::post("/orders").body(())?.into_parts();
+/// assert!(!ByMethod::Http.is_idempotent(&post));
+///
+/// let (keyed, ()) = Request::post("/orders").header("idempotency-key", "7").body(())?.into_parts();
+/// assert!(ByMethod::Http.is_idempotent(&keyed) && ByMethod::Grpc.is_idempotent(&keyed));
+/// # Ok::<(), http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum ByMethod {
-    /// For HTTP.
+    /// For HTTP: GET, HEAD, PUT, DELETE, OPTIONS, TRACE (RFC 9110, section 9.2.2), and requests
+    /// with an `Idempotency-Key`.
     Http,
-    /// For gRPC.
+    /// For gRPC, where every method is POST: requests with an `Idempotency-Key`.
     Grpc,
 }
 
@@ -77,15 +98,18 @@ impl<F: Fn(&Parts) -> bool> Idempotent for F {
     }
 }
 
-/// Converts a [`ReplayBody`] into the body that the service underneath takes.
+/// Converts a [`ReplayBody`] into the body type of the inner service.
+///
+/// Implemented by [`Same`] and by functions; see
+/// [`HttpRetryExt::map_request_body`](crate::HttpRetryExt::map_request_body).
 pub trait MapBody<B> {
-    /// The body it takes.
+    /// The body type of the inner service.
     type Body;
-    /// Converts it.
+    /// Converts the body of one attempt.
     fn map(&self, body: ReplayBody<B>) -> Self::Body;
 }
 
-/// The service underneath takes what [`Rebody`] makes of the body.
+/// Converts bodies as [`Rebody`] does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Same;
 
@@ -105,20 +129,48 @@ impl<B, T, F: Fn(ReplayBody<B>) -> T> MapBody<B> for F {
     }
 }
 
-/// A body that retry knows how to send again. Bodies that can hold any other body, as those of axum,
-/// reqwest and tonic (features `axum`, `reqwest` and `tonic`), keep their type; of others the
-/// service underneath gets a [`ReplayBody`].
+/// A body that a retry layer can send again.
+///
+/// The bodies of axum, reqwest and tonic (features `axum`, `reqwest` and `tonic`) can hold any
+/// body, so they keep their type. For other bodies the inner service receives a [`ReplayBody`].
+///
+/// ```
+/// use buttress_http::{ReplayBody, replay::Rebody};
+/// use bytes::Bytes;
+/// use http::HeaderMap;
+/// use http_body::{Body, Frame, SizeHint};
+/// use std::{convert::Infallible, pin::Pin, task::{Context, Poll}};
+///
+/// // A body of your own, which a retry layer sends again.
+/// struct Numbers(std::ops::Range<u8>);
+///
+/// impl Body for Numbers {
+///     type Data = Bytes;
+///     type Error = Infallible;
+///
+///     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+///         Poll::Ready(self.0.next().map(|number| Ok(Frame::data(vec![number].into()))))
+///     }
+/// }
+///
+/// impl Rebody for Numbers {
+///     type Attempt = ReplayBody<Self>;
+///
+///     fn rebody(body: ReplayBody<Self>) -> ReplayBody<Self> {
+///         body
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "retry does not know how to send the body `{Self}` again",
     label = "an unknown body",
     note = "add `.map_request_body(|body| ..)` to the retry layer, after its ending: it converts a `ReplayBody` into the \
-            body that the service underneath takes; the bodies of axum, reqwest and tonic are known with the features of these \
-            names"
+            body type of the inner service; the bodies of axum, reqwest and tonic need the features of these names"
 )]
 pub trait Rebody: Body + Sized {
-    /// The body of an attempt.
+    /// The body type that the inner service receives.
     type Attempt;
-    /// Converts it.
+    /// Converts the body of one attempt.
     fn rebody(body: ReplayBody<Self>) -> Self::Attempt;
 }
 
@@ -170,7 +222,7 @@ impl Rebody for reqwest::Body {
     type Attempt = Self;
 
     fn rebody(body: ReplayBody<Self>) -> Self {
-        // reqwest repeats an empty body of its own itself, when it follows a redirect.
+        // reqwest can clone its own empty body, which it needs to follow a redirect.
         if body.is_end_stream() { Self::default() } else { Self::wrap(body) }
     }
 }
@@ -184,7 +236,7 @@ impl Rebody for tonic::body::Body {
     }
 }
 
-/// What is kept of a request: its head, and a handle to its body.
+/// A request that is kept to be repeated: its head, and a handle to its body.
 pub struct KeptRequest<B, M> {
     head: Parts,
     body: Handle<B>,
@@ -204,8 +256,10 @@ impl<B, M> fmt::Debug for KeptRequest<B, M> {
 }
 
 impl<M: Clone, I: Idempotent> Replays<M, I> {
-    /// Every body is kept, up to the cap: also a request that may not be done twice is repeated
-    /// when the backend did not process it.
+    /// Returns the first attempt, and the request kept for further ones.
+    ///
+    /// The body of every request is kept up to the cap, not only of idempotent ones: a request that
+    /// the backend did not process is repeated whatever its method.
     pub(crate) fn first<B: Body>(&self, request: Request<B>) -> (Request<M::Body>, KeptRequest<B, M>)
     where
         M: MapBody<B>,
@@ -222,6 +276,7 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
         (Request::from_parts(head, self.map.map(body)), kept)
     }
 
+    /// Returns the only attempt of a request that will not be repeated.
     pub(crate) fn only<B: Body>(&self, request: Request<B>) -> Request<M::Body>
     where
         M: MapBody<B>,
@@ -229,7 +284,8 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
         request.map(|body| self.map.map(tee(body, 0).0))
     }
 
-    /// Not a retry of a caller further up.
+    /// Returns whether the request adds to the retry budget. A request that a caller repeats does
+    /// not, or the budgets of several tiers would multiply.
     pub(crate) fn deposits<B>(&self, request: &Request<B>) -> bool {
         !request.headers().contains_key(self.header.name())
     }

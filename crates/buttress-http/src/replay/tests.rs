@@ -34,7 +34,7 @@ async fn a_body_that_was_read_in_part_is_replayed_whole() {
     let mut second = handle.replay().unwrap();
     second.frame().await.unwrap().unwrap();
     second.frame().await.unwrap().unwrap();
-    assert!(first.frame().await.unwrap().is_err(), "the first attempt is cut off, never cut short in silence");
+    assert!(first.frame().await.unwrap().is_err(), "a superseded body ends with an error");
     assert_eq!(text(handle.replay().unwrap()).await, "abc");
     assert_eq!(text(handle.replay().unwrap()).await, "abc");
 }
@@ -51,7 +51,7 @@ async fn a_body_that_is_cut_off_is_never_at_its_end() {
     let (mut first, handle) = tee(chunks(&["aaa", "bbb", "ccc"]), 5);
     first.frame().await.unwrap().unwrap();
     assert_eq!(text(handle.replay().unwrap()).await, "aaabbbccc");
-    assert!(!first.is_end_stream(), "two thirds are missing");
+    assert!(!first.is_end_stream(), "two of three chunks are missing");
     assert!(first.frame().await.unwrap().is_err());
 }
 
@@ -128,7 +128,7 @@ async fn a_body_is_untouched_until_its_latest_attempt_asks_for_a_frame() {
     assert_eq!(text(second).await, "ab");
     assert!(!handle.is_untouched());
     let (_, empty) = tee(Empty::<Bytes>::new(), 100);
-    assert!(!empty.is_untouched(), "nothing can be told from an empty body");
+    assert!(!empty.is_untouched(), "an empty body does not count as untouched");
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,8 @@ async fn a_reader_that_waits_is_woken_when_another_attempt_supersedes_it() {
     let reader = tokio::spawn(async move { first.frame().await });
     tokio::task::yield_now().await;
     let second = handle.replay().unwrap();
-    let superseded = tokio::time::timeout(std::time::Duration::from_secs(1), reader).await.expect("it is woken");
+    let superseded =
+        tokio::time::timeout(std::time::Duration::from_secs(1), reader).await.expect("the reader is woken");
     assert!(superseded.unwrap().unwrap().is_err());
     sender.send_data(Bytes::from_static(b"a")).await.unwrap();
     drop(sender);

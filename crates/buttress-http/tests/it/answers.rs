@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use std::time::Duration;
 use tower::{Layer, Service, ServiceExt};
 
-/// What a layer answers around a service that never does.
+/// Returns the response of a layer whose inner service never answers.
 async fn answered<L, B>(layer: L, request: Request<()>) -> Response<B>
 where
     L: Layer<Inner, Service: Service<Request<TestBody>, Response = Response<B>, Error = BoxError>>,
@@ -16,7 +16,7 @@ where
 }
 
 fn reason<B>(response: &Response<B>) -> &'static Reason {
-    response.extensions().get::<Rejection>().expect("the typed rejection rides along").reason()
+    response.extensions().get::<Rejection>().expect("the response holds the typed rejection").reason()
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! When and as what a call is settled, frame by frame; and what the endings answer.
+//! When a call is settled and with which outcome, frame by frame, and the responses of the endings.
 
 mod answers;
 mod outcomes;

@@ -19,7 +19,7 @@ fn failed(kind: FailureKind) -> Outcome {
     Failure::new(kind).into()
 }
 
-/// A gRPC failure, without what the code says about repeating it.
+/// Returns the kind of a failure, without its hints about retries.
 fn kind(outcome: &Outcome) -> Option<FailureKind> {
     outcome.failure().map(|failure| failure.kind)
 }
@@ -42,7 +42,7 @@ fn body(parts: impl IntoIterator<Item = Part>) -> Response<TestBody> {
     Response::new(TestBody::new(parts))
 }
 
-/// The outcomes after the head, after each frame, and after the drop.
+/// Counts the outcomes after the head, after each frame, and after the drop.
 async fn steps<const HELD: bool>(recorder: &Recorder<HELD>, response: Observed<HELD>) -> Vec<usize> {
     let mut body = response.into_body();
     let mut steps = vec![recorder.outcomes().len()];

@@ -5,13 +5,13 @@ use buttress::{
 };
 use std::sync::{Arc, Mutex};
 
-/// A policy that admits everything and records the outcomes. `HELD` says whether its permits are
-/// held to the end of the body.
+/// A policy that admits every call and records its outcome. With `HELD`, its permits are held until
+/// the end of the body.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder<const HELD: bool>(Arc<Mutex<Vec<Outcome>>>);
 
 impl<const HELD: bool> Recorder<HELD> {
-    /// Every outcome up to now.
+    /// Returns the outcomes recorded so far.
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.0.lock().unwrap().clone()
     }
