@@ -123,6 +123,11 @@ pub use timed::TimedBody;
 
 pub use buttress;
 
+/// Compiles the example of the README.
+#[cfg(all(doctest, feature = "hyper"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The layers, and the traits that give them HTTP and gRPC endings.
 ///
 /// ```
