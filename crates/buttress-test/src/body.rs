@@ -14,38 +14,55 @@ use std::{
 };
 use tokio::time::{Sleep, sleep};
 
-/// What a [`TestBody`] does when it is polled.
+/// One step of a [`TestBody`].
 #[derive(Clone, Debug)]
 pub enum Part {
-    /// A frame of data.
+    /// Yields a frame of data.
     Data(&'static str),
-    /// The trailers, which are the last frame.
+    /// Yields the trailers, which are the last frame.
     Trailers(HeaderMap),
-    /// Pending once; wakes at once.
+    /// Is pending for one poll, and wakes the task at once.
     Pause,
-    /// Pending for this time.
+    /// Is pending for this time, measured by tokio's clock.
     Wait(Duration),
-    /// Pending without end.
+    /// Is pending without end.
     Never,
-    /// Breaks.
+    /// Yields an error with this message, and ends.
     Error(&'static str),
     /// Panics.
     Panic,
 }
 
-/// A body that follows a script. It knows its length and its end, so that a wrapper can be caught
-/// hiding them.
+/// A body that follows a script of [`Part`]s.
+///
+/// `is_end_stream` and `size_hint` are exact, so a test finds a wrapper that does not forward them.
+/// Polls after a [`Part::Wait`] need a tokio runtime with a timer.
+///
+/// ```
+/// use buttress_test::{Part, TestBody};
+/// use http_body::Body;
+/// use http_body_util::BodyExt;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let mut body = TestBody::new([Part::Data("one"), Part::Pause, Part::Error("connection reset")]);
+/// assert_eq!(body.size_hint().exact(), Some(3));
+/// assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+/// assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "connection reset");
+/// assert!(body.is_end_stream());
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct TestBody {
     parts: VecDeque<Part>,
-    /// Of the [`Part::Wait`] that is the first of the parts.
+    /// The timer of the [`Part::Wait`] at the front of `parts`.
     wait: Option<Pin<Box<Sleep>>>,
-    /// Counted by the service that made it, to see whether it is still somewhere.
+    /// Counts this body as alive in the [`Inner`](crate::Inner) that made it.
     _alive: Option<Alive>,
 }
 
 impl TestBody {
-    /// A body that does this, and then ends.
+    /// Makes a body that does `parts` in order and then ends.
     pub fn new(parts: impl IntoIterator<Item = Part>) -> Self {
         Self { parts: parts.into_iter().collect(), wait: None, _alive: None }
     }
@@ -65,6 +82,7 @@ impl Clone for TestBody {
     }
 }
 
+/// Makes a body of one frame, or an empty body. Leaks the text, because [`Part::Data`] is static.
 impl From<String> for TestBody {
     fn from(text: String) -> Self {
         Self::new((!text.is_empty()).then(|| Part::Data(text.leak())))

@@ -1,10 +1,62 @@
-//! What every layer has to keep, whatever its policy is.
+//! The contract of a layer: rules that hold whatever its policy is.
 //!
-//! [`check`] runs any layer through it. [`check_bound_of_one`] is for layers that admit one call at a time, like a bulkhead of 1 or a
-//! half-open circuit with one probe: there each lost permit shows at once, because the next call does not get through.
+//! [`check`] checks any layer:
 //!
-//! The layer is made anew for each scenario. Time is virtual: what the layer waits for passes at once, and an hour
-//! counts as for ever, so give it timeouts and leases of more than a day.
+//! * A response leaves unchanged: status, frames, trailers, `is_end_stream`, `size_hint`.
+//! * The layer waits for the readiness of the inner service, and returns its errors of `poll_ready`
+//!   and `call`.
+//! * A clone is called only after its own `poll_ready` returned ready.
+//! * A service, a future after any number of polls, and a body after any number of frames can be
+//!   dropped. A panic of the inner service unwinds through the caller.
+//! * After each of these, nothing of the inner service is held, and the next call reaches it: no
+//!   permit was lost.
+//!
+//! [`check_bound_of_one`] is for a layer that admits one call at a time, such as a bulkhead of 1 or
+//! a half-open circuit with one probe. A single lost permit rejects the next call there. It also
+//! checks that all services of the layer share the bound, that a clone does not copy a permit, and
+//! that an unused permit is passed on and its waiter woken.
+//!
+//! # When to use it
+//!
+//! In one test for each layer and each mode of it. [`traffic`](crate::traffic) checks whole stacks
+//! and takes longer.
+//!
+//! # Time
+//!
+//! Each scenario makes a new layer and runs on tokio's paused clock, which advances when every task
+//! waits. A call that has not ended after an hour counts as hung. Set the timeouts and leases of
+//! the layer to more than a day, so that they do not expire within a scenario.
+//!
+//! # Example
+//!
+//! A layer that adds a header:
+//!
+//! ```
+//! use buttress_test::contract;
+//! use http::{HeaderValue, Request};
+//! use std::task::{Context, Poll};
+//! use tower::{Service, layer::layer_fn};
+//!
+//! #[derive(Clone)]
+//! struct SetTenant<S>(S);
+//!
+//! impl<S: Service<Request<B>>, B> Service<Request<B>> for SetTenant<S> {
+//!     type Response = S::Response;
+//!     type Error = S::Error;
+//!     type Future = S::Future;
+//!
+//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+//!         self.0.poll_ready(cx)
+//!     }
+//!
+//!     fn call(&mut self, mut request: Request<B>) -> S::Future {
+//!         request.headers_mut().insert("x-tenant", HeaderValue::from_static("acme"));
+//!         self.0.call(request)
+//!     }
+//! }
+//!
+//! contract::check(|| layer_fn(SetTenant));
+//! ```
 
 mod any_layer;
 mod bound_of_one;
@@ -19,10 +71,22 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service};
 
-/// Checks a layer.
+/// Checks the contract of a layer. See the [module](self) for its rules.
+///
+/// `layer` makes a new layer for each scenario.
+///
+/// ```
+/// use buttress::{PlainExt, TimeoutLayer};
+/// use buttress_test::contract;
+/// use std::time::Duration;
+///
+/// // Two days: no timeout expires within a scenario.
+/// contract::check(|| TimeoutLayer::total(Duration::from_secs(2 * 24 * 3600)).plain());
+/// ```
 ///
 /// # Panics
-/// When the layer breaks the contract; the message says where.
+///
+/// Panics if the layer breaks the contract. The message says after which step and how.
 pub fn check<L, B>(layer: impl Fn() -> L)
 where
     L: Layer<Inner> + 'static,
@@ -43,10 +107,22 @@ where
     run(any_layer::a_panic_of_the_inner_service_breaks_one_call_only(&layer));
 }
 
-/// Checks a layer that admits one call at a time: all of [`check`], and that it keeps to its bound.
+/// Checks the contract of a layer that admits one call at a time: all rules of [`check`], and the
+/// bound.
+///
+/// All services that one layer makes must share the bound: a server such as axum makes one for each
+/// connection.
+///
+/// ```
+/// use buttress::{BulkheadLayer, PlainExt};
+/// use buttress_test::contract;
+///
+/// contract::check_bound_of_one(|| BulkheadLayer::new(1).plain());
+/// ```
 ///
 /// # Panics
-/// When the layer breaks the contract; the message says where.
+///
+/// Panics if the layer breaks the contract. The message says after which step and how.
 pub fn check_bound_of_one<L, B>(layer: impl Fn() -> L)
 where
     L: Layer<Inner> + 'static,
@@ -61,5 +137,5 @@ where
     run(bound_of_one::a_permit_that_is_not_used_is_passed_on(&layer));
 }
 
-/// Makes the layer anew.
+/// Makes a new layer.
 type Make<'a> = &'a dyn Fn() -> Subject;

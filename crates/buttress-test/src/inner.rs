@@ -19,14 +19,25 @@ use std::{
 use tokio::time::sleep;
 use tower::Service;
 
-/// What an [`Inner`] does.
+/// The behaviour of an [`Inner`]: how it becomes ready, and how and when it answers.
+///
+/// ```
+/// use buttress_test::{Answer, Part, Plan, Ready};
+/// use std::time::Duration;
+///
+/// // Ready at the second poll; after 20 ms, a body that breaks.
+/// let plan = Plan::of(Answer::Body(vec![Part::Data("half"), Part::Error("connection reset")]))
+///     .ready(Ready::After(1))
+///     .slow(Duration::from_millis(20));
+/// assert_eq!(plan.delay, Duration::from_millis(20));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How it becomes ready.
+    /// How the service becomes ready.
     pub ready: Ready,
-    /// How often its future is pending before it answers.
+    /// How many polls of its future are pending before it answers.
     pub polls: usize,
-    /// How long it takes to answer.
+    /// How long it takes to answer, after it has read the body of the request.
     pub delay: Duration,
     /// How it answers.
     pub answer: Answer,
@@ -35,46 +46,56 @@ pub struct Plan {
 /// How a service becomes ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ready {
-    /// Each instance after this many polls of its own, as one that has to connect.
+    /// Each clone is ready after this many pending polls since its last call, as a service that
+    /// connects on demand.
     After(usize),
-    /// With an error.
+    /// `poll_ready` returns an error.
     Fails,
-    /// Not at all.
+    /// `poll_ready` is pending without end.
     Never,
-    /// It panics.
+    /// `poll_ready` panics.
     Panics,
 }
 
-/// How a service answers, once it has read the body of the request.
+/// How a service answers after it has read the body of the request.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// 200 with this body.
+    /// Returns a 200 with this body.
     Body(Vec<Part>),
-    /// This response.
+    /// Returns this response.
     Response(Response<Vec<Part>>),
-    /// An error.
+    /// Returns an error with the message `the inner service fails`.
     Error,
-    /// This error.
+    /// Returns the error that this function makes.
     Fails(MakeError),
-    /// An error for this share of the calls, at random; the other answer for the rest. See
-    /// [`Inner::seed`].
+    /// Returns an error for this share of the calls (0.0 to 1.0), chosen at random, and the other
+    /// answer for the rest. [`Inner::seed`] sets the sequence.
     Sometimes(f64, Box<Answer>),
-    /// Not at all.
+    /// Is pending without end.
     Never,
-    /// Not at all, and each poll spends tokio's cooperative budget.
+    /// Is pending without end, and each poll spends tokio's cooperative budget of the task.
     SpendsBudget,
-    /// It panics in `call`.
+    /// Panics in `call`.
     PanicInCall,
-    /// Its future panics.
+    /// Panics when the future is polled.
     PanicInPoll,
 }
 
-/// Makes the error of [`Answer::Fails`].
+/// A function that makes the errors of [`Answer::Fails`].
+///
+/// ```
+/// use buttress_test::{Answer, MakeError, Plan};
+/// use std::io;
+///
+/// let refused = MakeError::new(|| io::Error::from(io::ErrorKind::ConnectionRefused));
+/// let plan = Plan::of(Answer::Fails(refused));
+/// # let _ = plan;
+/// ```
 #[derive(Clone)]
 pub struct MakeError(Arc<dyn Fn() -> BoxError + Send + Sync>);
 
 impl MakeError {
-    /// Calls `make` for each error.
+    /// Wraps a function that is called for each error.
     pub fn new<E: Into<BoxError>>(make: impl Fn() -> E + Send + Sync + 'static) -> Self {
         Self(Arc::new(move || make().into()))
     }
@@ -87,41 +108,68 @@ impl fmt::Debug for MakeError {
 }
 
 impl Plan {
-    /// Ready at once, and answers at once, in two frames.
+    /// Makes a plan that is ready at once and answers at once with 200 and the body `hello world`,
+    /// in two frames with a pending poll between them.
     pub fn healthy() -> Self {
         Self::of(Answer::Body(vec![Part::Data("hello "), Part::Pause, Part::Data("world")]))
     }
 
-    /// Ready at once, and answers at once.
+    /// Makes a plan that is ready at once and gives `answer` at once.
     pub fn of(answer: Answer) -> Self {
         Self { ready: Ready::After(0), polls: 0, delay: Duration::ZERO, answer }
     }
 
-    /// Becomes ready in another way.
+    /// Sets how the service becomes ready.
     pub fn ready(self, ready: Ready) -> Self {
         Self { ready, ..self }
     }
 
-    /// Answers after this many polls.
+    /// Sets how many polls are pending before the answer.
     pub fn after(self, polls: usize) -> Self {
         Self { polls, ..self }
     }
 
-    /// Answers after this time.
+    /// Sets the time before the answer.
     pub fn slow(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 }
 
-/// A backend that follows a [`Plan`]. Clones share the plan and the counters, and each has a
-/// readiness of its own.
+/// A mock backend that follows a [`Plan`].
 ///
-/// It reads the whole body of a request before it answers. Where that body breaks, it answers 400,
-/// or `CANCELLED` to a gRPC request, as a handler does.
+/// Clones share the plan and the counters. Each clone has its own readiness. The whole body of a
+/// request is read before the answer; if that body fails, the answer is 400, or `CANCELLED` to a
+/// gRPC request.
+///
+/// ```
+/// use buttress_test::{Answer, Inner, Plan, TestBody};
+/// use http::Request;
+/// use tower::{Layer, ServiceExt, timeout::TimeoutLayer};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let backend = Inner::new(Plan::of(Answer::Never));
+/// let service = TimeoutLayer::new(Duration::from_secs(1)).layer(backend.clone());
+/// let request = || Request::post("/pay").body(TestBody::from("42 EUR".to_owned())).unwrap();
+///
+/// assert!(service.clone().oneshot(request()).await.is_err(), "the timeout expires");
+/// assert_eq!(backend.alive(), 0, "the future of the backend was dropped");
+///
+/// backend.follow(Plan::healthy());
+/// assert_eq!(service.oneshot(request()).await.unwrap().status(), 200);
+/// assert_eq!((backend.calls(), backend.received().len()), (2, 2));
+/// assert_eq!(backend.received()[1].body, "42 EUR");
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// `call` panics if `poll_ready` of the same clone has not returned ready since the last call.
 #[derive(Debug)]
 pub struct Inner {
     shared: Arc<Shared>,
-    /// Polls of `poll_ready` since the last call.
+    /// Number of pending polls of `poll_ready` since the last call.
     polled: usize,
     ready: bool,
 }
@@ -135,7 +183,7 @@ struct Shared {
     alive: Arc<Count>,
 }
 
-/// A request that an [`Inner`] received.
+/// A request that an [`Inner`] has received.
 #[derive(Clone, Debug)]
 pub struct Received {
     /// The method.
@@ -146,11 +194,12 @@ pub struct Received {
     pub body: Bytes,
 }
 
-/// How many requests an [`Inner`] remembers.
-const REMEMBERED: usize = 100;
+/// Number of requests that an [`Inner`] keeps: bounds the memory of scenarios with many calls, and
+/// is more than the attempts of any one call.
+const KEPT_REQUESTS: usize = 100;
 
 impl Inner {
-    /// A service that follows `plan`.
+    /// Makes a service that follows `plan`.
     pub fn new(plan: Plan) -> Self {
         let shared = Shared {
             plan: Mutex::new(plan),
@@ -162,32 +211,33 @@ impl Inner {
         Self { shared: Arc::new(shared), polled: 0, ready: false }
     }
 
-    /// Follows another plan from now on.
+    /// Replaces the plan of all clones. Calls in flight keep the plan that they started with.
     pub fn follow(&self, plan: Plan) {
         *lock(&self.shared.plan) = plan;
     }
 
-    /// Starts another sequence of random errors.
+    /// Sets the seed of the random errors of [`Answer::Sometimes`]. Default 0.
     pub fn seed(&self, seed: u64) {
         *lock(&self.shared.rng) = fastrand::Rng::with_seed(seed);
     }
 
-    /// How many calls reached it.
+    /// Returns the number of calls since the service was made.
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::SeqCst)
     }
 
-    /// The last hundred requests whose bodies arrived whole.
+    /// Returns the last 100 requests whose bodies arrived whole, oldest first.
     pub fn received(&self) -> Vec<Received> {
         lock(&self.shared.received).iter().cloned().collect()
     }
 
-    /// How many of its futures and bodies have not been dropped.
+    /// Returns the number of its futures and bodies that have not been dropped.
     pub fn alive(&self) -> usize {
         self.shared.alive.now.load(Ordering::SeqCst)
     }
 
-    /// How many were alive at the same time at the most, since the last look.
+    /// Returns the highest number of futures and bodies that were alive at the same time since the
+    /// last call of this method, and resets it.
     pub fn take_peak(&self) -> usize {
         self.shared.alive.peak.swap(self.alive(), Ordering::SeqCst)
     }
@@ -203,7 +253,7 @@ impl Clone for Inner {
     }
 }
 
-/// Counts the futures and bodies of an [`Inner`].
+/// A guard that counts one future or body of an [`Inner`] as alive.
 #[derive(Debug)]
 pub(crate) struct Alive(Arc<Count>);
 
@@ -261,7 +311,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answering {
-        assert!(std::mem::take(&mut self.ready), "an instance was called that had not been polled ready");
+        assert!(std::mem::take(&mut self.ready), "a clone was called before its poll_ready returned ready");
         self.polled = 0;
         self.shared.calls.fetch_add(1, Ordering::SeqCst);
         let plan = self.plan();
@@ -287,7 +337,7 @@ where
     {
         let mut received = lock(&shared.received);
         received.push_back(Received { method: head.method, headers: head.headers, body: body.to_bytes() });
-        if received.len() > REMEMBERED {
+        if received.len() > KEPT_REQUESTS {
             received.pop_front();
         }
     }
@@ -314,7 +364,7 @@ where
     Ok(response.map(|parts| TestBody::new(parts).counted_by(alive)))
 }
 
-/// The answer to a request whose body broke.
+/// Returns the answer to a request whose body failed: 400, or `CANCELLED` (1) to a gRPC request.
 fn bad_request(headers: &HeaderMap) -> Response<TestBody> {
     let mut response = Response::new(TestBody::default());
     if headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
@@ -325,13 +375,12 @@ fn bad_request(headers: &HeaderMap) -> Response<TestBody> {
     response
 }
 
-/// A panic that is part of the script. It does not call the panic hook, because a thousand
-/// backtraces take longer than the test.
+/// Panics without the panic hook, because 1,000 backtraces take longer than the test.
 pub(crate) fn panics(message: &'static str) -> ! {
     resume_unwind(Box::new(message))
 }
 
-/// Pending once; wakes at once.
+/// Is pending for one poll, and wakes the task at once.
 async fn pause() {
     let mut paused = false;
     poll_fn(|cx| {
@@ -344,7 +393,7 @@ async fn pause() {
     .await;
 }
 
-/// Pending once nothing is left of the task's budget. Tokio has woken the task by then.
+/// Spends the budget of the task, then is pending. Tokio has woken the task by then.
 fn spend_budget<T>(cx: &mut Context<'_>) -> Poll<T> {
     while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
     Poll::Pending

@@ -6,13 +6,13 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use std::future::Future;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-/// What a scenario calls. Boxed, so that scenarios are not generic; readiness and clones go
-/// through.
+/// The service that a scenario calls. Boxed, so that scenarios are not generic. The box forwards
+/// `poll_ready` and `clone`.
 pub(crate) type Boxed = BoxCloneSyncService<Request<TestBody>, Response<AnyBody>, BoxError>;
 pub(crate) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Reply = Result<Response<AnyBody>, BoxError>;
 
-/// A layer whose types are forgotten.
+/// A layer with its types erased.
 pub(crate) struct Subject(Box<dyn Fn(Inner) -> Boxed>);
 
 impl Subject {
@@ -30,13 +30,13 @@ impl Subject {
         }))
     }
 
-    /// Another service of the layer, as axum makes one for each connection.
+    /// Makes another service of the layer, as axum does for each connection.
     pub(crate) fn service(&self, inner: &Inner) -> Boxed {
         (self.0)(inner.clone())
     }
 }
 
-/// Runs a scenario on a clock that stands still, and jumps when every task waits.
+/// Runs a scenario on a paused clock, which advances when every task waits.
 pub(crate) fn on_virtual_time(scenario: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime can be built").block_on(scenario);

@@ -1,4 +1,4 @@
-//! The contract, for every layer there is and every ending it can have.
+//! Checks the contract of every layer with every ending.
 
 use buttress::{gate::GateLayer, keyed::Keyed};
 use buttress_http::{ReplayBody, prelude::*};
@@ -6,10 +6,11 @@ use buttress_test::{TestBody, contract};
 use http::request::Parts;
 use std::time::Duration;
 
-/// For what must not run out while a test looks.
+/// For timeouts and leases that must not expire within a scenario.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A circuit that is half-open from its first call on, with one probe at a time, and that one success closes.
+/// Makes a circuit that is half-open at its first call, with one probe at a time. One success
+/// closes it.
 fn probing() -> CircuitBreakerLayer {
     let breaker = CircuitBreaker::builder("probed")
         .probes(100)
@@ -22,7 +23,7 @@ fn probing() -> CircuitBreakerLayer {
     breaker.into()
 }
 
-/// What the inner service is called with: it takes any request.
+/// Keeps the body of an attempt: the inner service takes any body.
 fn replayed(body: ReplayBody<TestBody>) -> ReplayBody<TestBody> {
     body
 }

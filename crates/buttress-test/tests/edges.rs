@@ -1,5 +1,5 @@
-//! The rows of the traffic that depend on how a layer is made: panics in code of the user, limits,
-//! reloads, many keys, and other people's layers.
+//! The rows of `docs/traffic.md` that depend on the settings of a layer: panics in the user's code,
+//! limits, reloads, many keys, and layers of tower and tower-http.
 
 use buttress::{
     Backoff, InvalidConfig,
@@ -47,7 +47,7 @@ fn path(request: &Request<TestBody>) -> String {
     request.uri().path().to_owned()
 }
 
-// Row 16: panics in code of the user.
+// Row 16: panics in the user's code.
 
 fn marked(name: &str) -> Shape {
     let mut response = Response::new(vec![]);
@@ -56,10 +56,10 @@ fn marked(name: &str) -> Shape {
     Shape::new(Row::Panics, name).header("x-panic", "1").backend(backend).means(Means::Anything)
 }
 
-/// A panic without the panic hook, whose backtraces would take longer than the test.
+/// Panics without the panic hook, whose backtraces would take longer than the test.
 fn panics_if(condition: bool) {
     if condition {
-        resume_unwind(Box::new("code of the user panics"));
+        resume_unwind(Box::new("the user's code panics"));
     }
 }
 
@@ -295,7 +295,7 @@ async fn zero_refuses_or_does_once_and_does_not_hang() {
     let queue = BulkheadLayer::new(0).queue(usize::MAX, Duration::ZERO);
     assert!(call(&queue.http_client().layer(inner.clone())).await.is_err());
     assert!(call(&BulkheadLayer::new(1).queue(0, Duration::ZERO).http_client().layer(inner.clone())).await.is_ok());
-    // What is ready at once needs no time.
+    // A call that is ready at its first poll needs no time.
     assert!(call(&TimeoutLayer::attempt(Duration::ZERO).http_client().layer(inner.clone())).await.is_ok());
     inner.follow(Plan::healthy().after(1));
     assert!(call(&TimeoutLayer::total(Duration::ZERO).http_client().layer(inner.clone())).await.is_err());
@@ -373,7 +373,7 @@ async fn a_circuit_with_every_limit_is_rejected_or_works() {
             breaker.reload(&builder).unwrap();
         }
         breaker.reset();
-        assert!(breaker.admit(&()).is_ok(), "{name}: a circuit that was reset refuses");
+        assert!(breaker.admit(&()).is_ok(), "{name}: a circuit rejects after a reset");
     }
 }
 
@@ -428,7 +428,7 @@ async fn a_new_limit_holds_at_once_for_calls_that_wait_and_for_every_key() {
             tokio::spawn(async move { call(&service).await.map(drop) })
         })
         .collect();
-    // The calls take a second each, and what is in flight stays when the limit falls.
+    // Each call takes a second. Calls in flight continue when the limit falls below their number.
     for (limit, at_once, a_second_later) in [(0, 0, 0), (10, 10, 10), (3, 10, 3), (100, 80, 0)] {
         bulkhead.set_limit(limit);
         sleep(Duration::from_millis(1)).await;
@@ -469,13 +469,13 @@ async fn a_hundred_thousand_keys_take_bounded_memory_and_lose_no_open_circuit() 
         let refused = service.clone().oneshot(to(format!("/down/{key}"))).await.unwrap_err();
         assert!(refused.rejection().is_some(), "the open circuit of a key is lost");
     }
-    // Nothing of it is kept for good: a day later a new key finds a place.
+    // Policies of idle keys are removed: a day later a new key gets one.
     advance(DAY).await;
     service.clone().oneshot(to("/new".to_owned())).await.unwrap();
     assert!(keyed.get(&"/new".to_owned()).is_some());
 }
 
-// Row 22: other people's layers.
+// Row 22: layers of tower and tower-http.
 
 #[test]
 fn towers_layers_on_every_side_of_ours() {

@@ -1,5 +1,5 @@
-//! The contract and the traffic have teeth: layers with the defects that were found in other
-//! people's are caught.
+//! The contract and the traffic harness find defects: each test runs a layer with a defect that was
+//! found in a published crate.
 
 use buttress::{
     Bulkhead, PlainExt, Rejection,
@@ -21,7 +21,7 @@ use std::{
 };
 use tower::{Service, layer::layer_fn};
 
-/// A policy whose permits are not given back when they are dropped unused.
+/// A policy whose permits are not released when their call is cancelled.
 #[derive(Clone)]
 struct Leaky(Bulkhead);
 
@@ -41,7 +41,7 @@ impl<Req: ?Sized> Policy<Req> for Leaky {
 
 impl Permit for LeakyPermit {
     fn settle(&mut self, outcome: &buttress::outcome::Outcome) {
-        let mut permit = self.0.take().expect("it is settled once");
+        let mut permit = self.0.take().expect("a permit is settled once");
         if outcome == &buttress::outcome::Outcome::CANCELLED {
             std::mem::forget(permit)
         } else {
@@ -51,18 +51,18 @@ impl Permit for LeakyPermit {
 }
 
 #[test]
-#[should_panic(expected = "the next call does not get through, a permit is lost")]
+#[should_panic(expected = "a permit is lost, the next call is not admitted")]
 fn a_permit_that_is_lost_with_a_dropped_future() {
     contract::check(|| GateLayer::with_policy(Leaky(Bulkhead::new(1))).plain());
 }
 
 #[test]
-#[should_panic(expected = "has a bound of its own")]
+#[should_panic(expected = "two services of the layer do not share their bound")]
 fn a_bound_for_each_connection() {
     contract::check_bound_of_one(|| layer_fn(|inner| tower::limit::ConcurrencyLimit::new(inner, 1)));
 }
 
-/// Calls a fresh clone, and not the instance that is ready.
+/// Calls a fresh clone instead of the service that is ready.
 #[derive(Clone)]
 struct CallsAClone<S>(S);
 
@@ -81,12 +81,12 @@ impl<S: Service<Req> + Clone, Req> Service<Req> for CallsAClone<S> {
 }
 
 #[test]
-#[should_panic(expected = "an instance was called that had not been polled ready")]
+#[should_panic(expected = "a clone was called before its poll_ready returned ready")]
 fn a_call_of_an_instance_that_is_not_ready() {
     contract::check(|| layer_fn(CallsAClone));
 }
 
-/// Hides the end and the size of the body, as a wrapper does that implements `poll_frame` only.
+/// Wraps bodies and implements `poll_frame` only, so `is_end_stream` and `size_hint` are lost.
 #[derive(Clone)]
 struct Wraps<S>(S);
 
@@ -117,12 +117,12 @@ impl<S: Service<Req, Response = Response<TestBody>, Future: Send + 'static>, Req
 }
 
 #[test]
-#[should_panic(expected = "the end or the size is hidden")]
+#[should_panic(expected = "is_end_stream or size_hint is not forwarded")]
 fn a_body_that_hides_its_end() {
     contract::check(|| layer_fn(Wraps));
 }
 
-/// Keeps calls going in a task of its own when nobody waits for them any more.
+/// Runs calls in spawned tasks, which continue when their caller has dropped the call.
 #[derive(Clone)]
 struct Detached<S>(S);
 
@@ -145,7 +145,7 @@ where
 }
 
 #[test]
-#[should_panic(expected = "something of the inner service is still held")]
+#[should_panic(expected = "a future or a body of the inner service is still held")]
 fn a_call_that_goes_on_without_its_caller() {
     contract::check(|| layer_fn(Detached));
 }
@@ -157,28 +157,28 @@ fn a_layer_that_does_nothing_keeps_the_contract() {
 
 #[test]
 #[should_panic(
-    expected = "row 7 (hang-ups), \"the caller hangs up after 0 polls\", through leaky: no call gets through"
+    expected = "row 7 (hang-ups), \"the caller hangs up after 0 polls\", through leaky: the next call is not admitted"
 )]
 fn traffic_finds_a_permit_that_is_lost_with_a_hang_up() {
     Traffic::through("leaky", || GateLayer::with_policy(Leaky(Bulkhead::new(10))).plain()).check_row(Row::HangUps);
 }
 
 #[test]
-#[should_panic(expected = "a call gets in while every place is held by a stream")]
+#[should_panic(expected = "a call is admitted while streams hold every permit")]
 fn traffic_finds_a_place_that_is_free_before_the_stream_has_ended() {
     let layer = || tower::limit::GlobalConcurrencyLimitLayer::new(10);
     Traffic::through("tower's concurrency limit", layer).at_once(10).check_row(Row::Streams);
 }
 
 #[test]
-#[should_panic(expected = "no call gets through any more")]
+#[should_panic(expected = "the next call is not admitted")]
 fn traffic_finds_a_circuit_where_none_is_promised() {
     let layer = || buttress::CircuitBreakerLayer::new("x").plain();
     Traffic::through("circuit breaker", layer).check_row(Row::Panics);
 }
 
 #[test]
-#[should_panic(expected = "of these do not open the circuit")]
+#[should_panic(expected = "of these calls do not open the circuit")]
 fn traffic_finds_a_circuit_that_does_not_see_what_it_should() {
     let layer = || buttress::CircuitBreakerLayer::new("x").plain();
     let mut down = Response::new(vec![]);
@@ -188,7 +188,7 @@ fn traffic_finds_a_circuit_that_does_not_see_what_it_should() {
 }
 
 #[test]
-#[should_panic(expected = "and not after 500ms")]
+#[should_panic(expected = "expected 500ms")]
 fn traffic_finds_a_timeout_that_does_not_fire() {
     Traffic::through("no timeout", tower::layer::util::Identity::new)
         .attempt_within(std::time::Duration::from_millis(500))

@@ -1,4 +1,4 @@
-//! The traffic, through every layer there is and every ending it can have.
+//! Sends the traffic through every layer with every ending.
 
 use buttress::{
     Reason, Rejection,
@@ -25,7 +25,7 @@ use tower::ServiceBuilder;
 const ATTEMPT: Duration = Duration::from_millis(500);
 const TOTAL: Duration = Duration::from_secs(2);
 
-/// What the inner service is called with: it takes any request.
+/// Keeps the body of an attempt: the inner service takes any body.
 fn replayed(body: ReplayBody<TestBody>) -> ReplayBody<TestBody> {
     body
 }
@@ -55,8 +55,8 @@ fn a_circuit_breaker_with_backpressure() {
         .opens());
 }
 
-/// A call is as long as the time to its head, so that streams, slow readers and idle services are
-/// not slow.
+/// The duration of a call ends at its head, so streams, slow readers and idle services do not count
+/// as slow.
 #[test]
 fn a_circuit_breaker_that_counts_slow_calls() {
     fn layer() -> CircuitBreakerLayer {
@@ -80,7 +80,7 @@ fn a_circuit_breaker_that_counts_slow_calls() {
         let grpc = Traffic::through("slow calls, .grpc_client()", || layer().grpc_client());
         grpc.speaking(Protocol::Grpc).opens().check_row(row);
     }
-    // A backend that hangs is a slow one, also where its callers do not wait for the answer.
+    // A backend that hangs counts as slow, even if its callers do not wait for the answer.
     let hangs = Shape::new(Row::Long, "an answer that no caller waits for")
         .backend(Plan::of(Answer::Never))
         .caller(Caller::HangsUpAfter(Duration::from_secs(1)))
@@ -157,7 +157,7 @@ fn a_bulkhead_for_each_key() {
     every_ending!("keyed bulkhead", layer(), |traffic| traffic.at_once(10));
 }
 
-/// A policy of a user: a bound on calls in flight.
+/// A user's own policy: a bound on the calls in flight.
 #[derive(Clone, Default)]
 struct Ten(Arc<AtomicUsize>);
 

@@ -14,7 +14,7 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(http::header::ETAG, "x".parse().expect("a header value"))])
 }
 
-/// Bodies of every kind: empty, of one piece, in pieces, with trailers, broken.
+/// Returns bodies of every kind: empty, one frame, several frames, with trailers, with an error.
 fn bodies() -> [Vec<Part>; 5] {
     [
         vec![],
@@ -42,7 +42,8 @@ pub(super) async fn the_ends_and_sizes_of_bodies_are_forwarded(layer: Make<'_>) 
         let mut body = reply(fixture.ready().await.call(request())).await.expect("a healthy call succeeds").into_body();
         loop {
             let seen = (body.is_end_stream(), body.size_hint().exact());
-            assert_eq!(seen, (bare.is_end_stream(), bare.size_hint().exact()), "the end or the size is hidden");
+            let expected = (bare.is_end_stream(), bare.size_hint().exact());
+            assert_eq!(seen, expected, "is_end_stream or size_hint is not forwarded");
             let (frame, bare_frame) = (body.frame().await, bare.frame().await);
             let kind =
                 |frame: Option<Result<http_body::Frame<_>, _>>| frame.map(|frame| frame.map(|f| f.is_data()).ok());
@@ -60,7 +61,7 @@ pub(super) async fn the_ends_and_sizes_of_bodies_are_forwarded(layer: Make<'_>) 
 pub(super) async fn an_inner_service_that_takes_time_to_be_ready_is_waited_for(layer: Make<'_>) {
     let fixture = Fixture::new(layer(), Plan::healthy().ready(Ready::After(2)));
     let response = reply(fixture.ready().await.call(request())).await;
-    assert_eq!(response.expect("it becomes ready").status(), 200);
+    assert_eq!(response.expect("the inner service becomes ready").status(), 200);
     assert_eq!(fixture.inner.calls(), 1);
     fixture.is_as_before("a call that waited for readiness").await;
 }
@@ -68,14 +69,16 @@ pub(super) async fn an_inner_service_that_takes_time_to_be_ready_is_waited_for(l
 pub(super) async fn an_inner_service_that_fails_to_become_ready_is_an_error(layer: Make<'_>) {
     let fixture = Fixture::new(layer(), Plan::healthy().ready(Ready::Fails));
     let mut service = fixture.service();
-    // A layer that is ready at once says so in the future.
+    // A layer whose `poll_ready` does not wait for the inner service returns the error from its
+    // future.
     let result = match become_ready(&mut service).await {
         Ok(()) => reply(service.call(request())).await.map(drop),
         Err(error) => Err(error),
     };
     let error = result.expect_err("the inner service cannot become ready");
-    assert!(error.to_string().contains("cannot become ready"), "another error came out: {error}");
-    // tower: a service whose readiness failed is to be dropped. It must not keep a permit until then either.
+    assert!(error.to_string().contains("cannot become ready"), "another error is returned: {error}");
+    // tower: a service must be dropped after an error of `poll_ready`. Until then it must not hold
+    // a permit.
     fixture.is_as_before("a failed readiness").await;
     drop(service);
 }
@@ -83,7 +86,7 @@ pub(super) async fn an_inner_service_that_fails_to_become_ready_is_an_error(laye
 pub(super) async fn an_inner_error_comes_out(layer: Make<'_>) {
     let fixture = Fixture::new(layer(), Plan::of(Answer::Error).after(1));
     let error = reply(fixture.ready().await.call(request())).await.expect_err("the inner service fails");
-    assert!(error.to_string().contains("the inner service fails"), "another error came out: {error}");
+    assert!(error.to_string().contains("the inner service fails"), "another error is returned: {error}");
     fixture.is_as_before("a failed call").await;
 }
 
@@ -92,8 +95,8 @@ pub(super) async fn a_clone_does_not_inherit_readiness(layer: Make<'_>) {
     let original = fixture.ready().await;
     let mut clone = original.clone();
     drop(original);
-    become_ready(&mut clone).await.expect("a clone becomes ready by itself");
-    // An instance that was not polled panics when it is called.
+    become_ready(&mut clone).await.expect("a clone becomes ready without its original");
+    // The inner service panics if the clone of it was not polled ready.
     reply(clone.call(request())).await.expect("a clone works");
     let mut original = fixture.ready().await;
     drop(original.clone());
@@ -122,7 +125,7 @@ pub(super) async fn a_future_can_be_dropped_after_any_poll(layer: Make<'_>) {
             if ended {
                 break;
             }
-            assert!(polls < 100, "the call never ends: {plan:?}");
+            assert!(polls < 100, "the call has not ended after 100 polls: {plan:?}");
         }
     }
 }
@@ -150,7 +153,7 @@ pub(super) async fn a_panic_of_the_inner_service_breaks_one_call_only(layer: Mak
             let mut call = task::spawn(service.call(request()));
             let _: std::task::Poll<_> = call.poll();
         }));
-        assert!(panic.is_err(), "the panic is swallowed: {answer:?}");
+        assert!(panic.is_err(), "the panic does not unwind to the caller: {answer:?}");
         drop(service);
         fixture.is_as_before(&format!("a {answer:?}")).await;
     }

@@ -7,7 +7,8 @@ use std::task::Poll;
 use tokio_test::task;
 use tower::Service;
 
-/// Tries a call on a service: polls its readiness once, and its future once. What waits is returned, to see it woken.
+/// Returns a future that calls the service once it is ready. A test polls it by hand and sees
+/// whether it is woken.
 fn attempt(mut service: Boxed) -> impl Future<Output = ()> {
     let mut call = None;
     std::future::poll_fn(move |cx| {
@@ -25,18 +26,18 @@ pub(super) async fn all_services_of_a_layer_share_its_state(layer: Make<'_>) {
     let fixture = Fixture::new(layer(), Plan::of(Answer::Never));
     let mut first = task::spawn(attempt(fixture.service()));
     assert!(first.poll().is_pending());
-    assert_eq!(fixture.inner.calls(), 1, "the first call does not get through");
+    assert_eq!(fixture.inner.calls(), 1, "the first call is not admitted");
 
     let mut second = task::spawn(attempt(fixture.service()));
-    let refused = second.poll().is_ready();
-    assert_eq!(fixture.inner.calls(), 1, "a service that was made by another call of `layer` has a bound of its own");
+    let rejected = second.poll().is_ready();
+    assert_eq!(fixture.inner.calls(), 1, "two services of the layer do not share their bound");
 
     fixture.inner.follow(Plan::healthy());
     drop(first);
-    if !refused {
-        assert!(second.is_woken(), "a waiting call is not woken when its turn has come");
+    if !rejected {
+        assert!(second.is_woken(), "a waiting call is not woken by the released permit");
         assert!(second.poll().is_ready());
-        assert_eq!(fixture.inner.calls(), 2, "a call whose turn has come does not get through");
+        assert_eq!(fixture.inner.calls(), 2, "a waiting call is not admitted with the released permit");
     }
     drop(second);
     fixture.is_as_before("two calls at once").await;
@@ -50,7 +51,7 @@ pub(super) async fn a_clone_does_not_copy_the_permit(layer: Make<'_>) {
     assert!(first.poll().is_pending());
     let mut second = task::spawn(attempt(clone));
     let _: Poll<()> = second.poll();
-    assert_eq!(fixture.inner.calls(), 1, "a clone went in with the permit of its original");
+    assert_eq!(fixture.inner.calls(), 1, "a clone is admitted with the permit of its original");
     drop((first, second, original));
     fixture.is_as_before("a call of a clone").await;
 }
@@ -62,8 +63,8 @@ pub(super) async fn a_permit_that_is_not_used_is_passed_on(layer: Make<'_>) {
     if other.poll().is_pending() {
         assert_eq!(fixture.inner.calls(), 0);
         drop(holder);
-        assert!(other.is_woken(), "nobody is woken by a permit that was given back unused");
+        assert!(other.is_woken(), "a waiting call is not woken by a permit that was released unused");
         assert!(other.poll().is_ready());
     }
-    assert_eq!(fixture.inner.calls(), 1, "the other call does not get through");
+    assert_eq!(fixture.inner.calls(), 1, "the other call is not admitted");
 }

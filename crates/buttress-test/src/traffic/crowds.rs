@@ -1,5 +1,5 @@
-//! Places are held as long as a response is on its way, and thousands of calls that wait for one
-//! cost little.
+//! Rows 3 and 21: a permit is held until the response body ends, and a released permit wakes few of
+//! thousands of waiting tasks.
 
 use super::{Field, Row, Traffic, shape::Outgoing, table};
 use crate::{Answer, Part, Plan, subject::Boxed};
@@ -11,14 +11,15 @@ use std::{
 use tokio_test::task::{self, Spawn};
 use tower::Service;
 
+/// Row 21 of `docs/traffic.md`.
 const TASKS: usize = 10_000;
 
-/// Tasks that one free place may wake: the next in line, and one whose timer is due.
+/// Tasks that one released permit may wake: the first in the queue, and one whose timer is due.
 const WAKES: usize = 2;
 
 type Reply = crate::subject::Reply;
 
-/// A call from readiness to its head, stepped by hand.
+/// Returns the future of a call from readiness to its head, which a test polls by hand.
 fn call(mut service: Boxed, request: &Outgoing) -> impl Future<Output = Reply> + use<> {
     let request = request.make();
     async move {
@@ -27,45 +28,45 @@ fn call(mut service: Boxed, request: &Outgoing) -> impl Future<Output = Reply> +
     }
 }
 
-/// A stream holds its place to its end, and gives it back when it is dropped.
+/// A stream holds its permit until it ends or is dropped.
 pub(super) fn places(traffic: &Traffic) {
     let Some(places) = traffic.at_once.filter(|places| *places > 0) else { return };
     let stream = || vec![Part::Data("first"), Part::Wait(Duration::from_secs(100)), Part::Data("last")];
     held(traffic, places, "streams", Plan::of(Answer::Body(stream())));
-    // Such a head decides the outcome, but not when the response has ended. Where failures open a
-    // circuit or are repeated, they say nothing of places.
+    // A status of 500 decides the outcome at the head, which must not release the permit. Where
+    // failures open a circuit or are repeated, such calls do not fill the permits.
     if traffic.opens || traffic.attempts > 1 {
         return;
     }
-    held(traffic, places, "responses with a status of 500", table::with_body(500, &[], stream()));
+    held(traffic, places, "responses with status 500", table::with_body(500, &[], stream()));
 }
 
 fn held(traffic: &Traffic, places: usize, what: &str, plan: Plan) {
-    traffic.run(Row::Streams, &format!("as many {what} as there are places"), async {
+    traffic.run(Row::Streams, &format!("as many {what} as permits"), async {
         let field = Field::new(traffic);
         field.inner.follow(plan);
         let mut streams: Vec<Response<_>> = Vec::new();
         for _ in 0..places {
             let reply = tokio::time::timeout(Duration::from_secs(1), call(field.service(), &field.request())).await;
-            streams.push(reply.expect("there is a place").expect("the backend answers"));
+            streams.push(reply.expect("a permit is free").expect("the backend answers"));
         }
         let mut other = task::spawn(call(field.service(), &field.request()));
-        let refused = other.poll().is_ready();
-        assert_eq!(field.inner.calls(), places, "a call gets in while every place is held by a stream");
+        let rejected = other.poll().is_ready();
+        assert_eq!(field.inner.calls(), places, "a call is admitted while streams hold every permit");
         drop(streams.pop());
-        if refused {
+        if rejected {
             other = task::spawn(call(field.service(), &field.request()));
         } else {
-            assert!(other.is_woken(), "a call that waits is not woken by a stream that is dropped");
+            assert!(other.is_woken(), "a waiting call is not woken when a stream is dropped");
         }
-        assert!(other.poll().is_ready(), "a stream that was dropped keeps its place");
-        assert_eq!(field.inner.calls(), places + 1, "a stream that was dropped keeps its place");
+        assert!(other.poll().is_ready(), "a dropped stream does not release its permit");
+        assert_eq!(field.inner.calls(), places + 1, "a dropped stream does not release its permit");
         drop((streams, other));
         field.is_as_before().await;
     });
 }
 
-/// Counts wake-ups, because time says nothing on a clock that stands still.
+/// Counts wake-ups instead of time, because work takes no time on a paused clock.
 pub(super) fn waiting_tasks(traffic: &Traffic) {
     let Some(places) = traffic.at_once.filter(|places| *places > 0) else { return };
     traffic.run(Row::Crowds, &format!("{TASKS} calls at once"), async {
@@ -78,17 +79,17 @@ pub(super) fn waiting_tasks(traffic: &Traffic) {
                 *task = None;
             }
         }
-        assert_eq!(field.inner.calls(), places, "another number of calls than there are places");
+        assert_eq!(field.inner.calls(), places, "the number of admitted calls is not the number of permits");
         for round in 0..10 {
             let waiting = tasks.iter().flatten().count();
-            assert_eq!(woken(&mut tasks), 0, "tasks are woken although no place is free");
-            // The oldest has a place: calls are admitted in order.
-            let oldest = tasks.iter_mut().find(|task| task.is_some()).expect("a call has a place");
+            assert_eq!(woken(&mut tasks), 0, "tasks are woken although no permit is free");
+            // Calls are admitted in order, so the oldest has a permit.
+            let oldest = tasks.iter_mut().find(|task| task.is_some()).expect("a call has a permit");
             *oldest = None;
             let woken = woken(&mut tasks);
             if waiting > places {
-                assert!((1..=WAKES).contains(&woken), "a place that became free wakes {woken} of {waiting} tasks");
-                assert_eq!(field.inner.calls(), places + round + 1, "the call that was woken does not get in");
+                assert!((1..=WAKES).contains(&woken), "a released permit wakes {woken} of {waiting} tasks");
+                assert_eq!(field.inner.calls(), places + round + 1, "the woken call is not admitted");
             }
         }
         drop(tasks);
@@ -96,7 +97,7 @@ pub(super) fn waiting_tasks(traffic: &Traffic) {
     });
 }
 
-/// Polls the tasks that are woken, and counts them.
+/// Polls the woken tasks, and returns their number.
 fn woken<F: Future<Output = Reply>>(tasks: &mut [Option<Spawn<F>>]) -> usize {
     let mut woken = 0;
     for slot in tasks {

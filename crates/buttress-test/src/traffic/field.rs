@@ -1,4 +1,4 @@
-//! One layer in the field: its services, its backend, and the calls that go through.
+//! A layer under test: its services, its backend, and calls through it.
 
 use super::{
     Caller, Traffic,
@@ -24,15 +24,16 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-/// Longer than any call or timeout of the traffic. Tokio's timers reach two years.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A call that takes longer counts as hung: longer than any call or timeout of the traffic, shorter
+/// than the two years that tokio's timers reach.
+const HUNG: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A service that is not ready after this time refuses: the backend of most shapes is ready at
-/// once.
-const REFUSES: Duration = Duration::from_millis(1);
+/// A service that is not ready after this time counts as rejecting: the backend of most shapes is
+/// ready at once.
+const READY_WITHIN: Duration = Duration::from_millis(1);
 
-/// After this time every circuit admits a probe: the longest open time is 30 seconds by default,
-/// and some tests set it to minutes.
+/// After this time every open circuit admits a probe: the longest open time is 30 seconds by
+/// default, and some tests set it to minutes.
 pub(super) const PROBES_BY: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Field<'a> {
@@ -54,18 +55,18 @@ impl Stopwatch {
     }
 }
 
-/// What a caller has seen of a call.
+/// The result of a call, as its caller sees it.
 #[derive(Debug)]
 pub(super) enum Came {
     /// The whole response.
     Whole(StatusCode, Bytes),
-    /// A response whose body broke.
+    /// A response whose body ended with an error.
     Broken(BoxError),
     Error(BoxError),
     Panic,
-    /// The caller was gone before.
+    /// The caller dropped the call or the body before its end.
     Left,
-    /// The service did not become ready.
+    /// The service was not ready within [`READY_WITHIN`].
     NotReady,
 }
 
@@ -73,19 +74,19 @@ impl fmt::Display for Came {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole(status, body) => write!(f, "{status}, {:?}", String::from_utf8_lossy(body)),
-            Self::Broken(error) => write!(f, "a body that breaks: {error}"),
+            Self::Broken(error) => write!(f, "a body with an error: {error}"),
             Self::Error(error) => write!(f, "an error: {error}"),
             Self::Panic => f.write_str("a panic"),
-            Self::Left => f.write_str("nothing, the caller has left"),
-            Self::NotReady => f.write_str("nothing, the service is not ready"),
+            Self::Left => f.write_str("nothing, because the caller left"),
+            Self::NotReady => f.write_str("nothing, because the service is not ready"),
         }
     }
 }
 
-/// One call.
+/// The observations of one call.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// How many attempts reached the backend.
+    /// Number of attempts that reached the backend.
     pub(super) reached: usize,
     pub(super) came: Came,
 }
@@ -99,7 +100,7 @@ impl Seen {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { reached, came } = self;
-        write!(f, "{reached} attempts reached the backend, and what came out is {came}")
+        write!(f, "{reached} attempts reached the backend, the caller got {came}")
     }
 }
 
@@ -108,7 +109,7 @@ impl<'a> Field<'a> {
         Self { inner: Inner::new(table::healthy(traffic.protocol)), traffic, layer: (traffic.layer)() }
     }
 
-    /// Another service of the layer, as axum makes one for each connection.
+    /// Makes another service of the layer, as axum does for each connection.
     pub(super) fn service(&self) -> Boxed {
         self.layer.service(&self.inner)
     }
@@ -117,7 +118,7 @@ impl<'a> Field<'a> {
         table::healthy(self.traffic.protocol)
     }
 
-    /// The request of calls that have no shape of their own.
+    /// Returns the request of calls that are not of a shape.
     pub(super) fn request(&self) -> Outgoing {
         match self.traffic.protocol {
             super::Protocol::Grpc => grpc(Outgoing::new(Method::POST)),
@@ -125,18 +126,19 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// One call, from readiness to the end of its body.
+    /// Makes one call, from readiness to the end of its body.
     pub(super) async fn call(&self, plan: &Plan, request: &Outgoing, caller: Caller) -> Seen {
         (self.traffic.between_calls)();
         self.inner.follow(plan.clone());
         let before = self.inner.calls();
-        let came = timeout(NEVER, unwinds(self.talk(request, caller))).await.expect("the call never ends");
+        let came =
+            timeout(HUNG, unwinds(self.talk(request, caller))).await.expect("the call has not ended after a year");
         Seen { reached: self.inner.calls() - before, came: came.unwrap_or(Came::Panic) }
     }
 
     async fn talk(&self, request: &Outgoing, caller: Caller) -> Came {
         let mut service = self.service();
-        match timeout(REFUSES, poll_fn(|cx| service.poll_ready(cx))).await {
+        match timeout(READY_WITHIN, poll_fn(|cx| service.poll_ready(cx))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Came::Error(error),
             Err(_) => return Came::NotReady,
@@ -170,12 +172,12 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A call to a healthy backend.
+    /// Makes a call to a healthy backend.
     pub(super) async fn healthy_call(&self) -> Seen {
         self.call(&self.healthy(), &self.request(), Caller::ReadsAll).await
     }
 
-    /// Calls a backend that fails until the circuit refuses. Returns how many calls reached it.
+    /// Calls a failing backend until the circuit rejects. Returns how many calls reached it.
     pub(super) async fn trip(&self) -> usize {
         let before = self.inner.calls();
         for _ in 0..200 {
@@ -183,22 +185,23 @@ impl<'a> Field<'a> {
                 return self.inner.calls() - before;
             }
         }
-        panic!("200 errors in a row do not open the circuit");
+        panic!("200 consecutive errors do not open the circuit");
     }
 
-    /// Nothing is left of what happened before, and a call gets through.
+    /// Asserts that nothing of the backend is held, and that the next call reaches it once.
     pub(super) async fn is_as_before(&self) {
         self.holds_nothing();
         let seen = self.healthy_call().await;
-        assert!(matches!(seen.came, Came::Whole(..)), "no call gets through any more: {seen}");
-        assert_eq!(seen.reached, 1, "one call arrives more than once");
+        assert!(matches!(seen.came, Came::Whole(..)), "the next call is not admitted: {seen}");
+        assert_eq!(seen.reached, 1, "the next call reaches the backend more than once");
     }
 
+    /// Asserts that all futures and bodies of the backend were dropped.
     pub(super) fn holds_nothing(&self) {
-        assert_eq!(self.inner.alive(), 0, "something of the backend's calls is still held");
+        assert_eq!(self.inner.alive(), 0, "a future or a body of the backend is still held");
     }
 
-    /// The circuit is closed: calls that hang do not keep others out.
+    /// Asserts that the circuit is closed: up to 10 calls that hang are all admitted.
     pub(super) async fn is_closed(&self) {
         let calls = self.traffic.at_once.unwrap_or(10).min(10);
         self.inner.follow(Plan::of(Answer::Never));
@@ -206,8 +209,8 @@ impl<'a> Field<'a> {
         let mut hung = Vec::new();
         for _ in 0..calls {
             let mut service = self.service();
-            let ready = timeout(REFUSES, poll_fn(|cx| service.poll_ready(cx))).await;
-            ready.expect("the circuit has not closed: a service is not ready").expect("it is ready");
+            let ready = timeout(READY_WITHIN, poll_fn(|cx| service.poll_ready(cx))).await;
+            ready.expect("the circuit has not closed: a service is not ready").expect("the service is ready");
             let mut call = Box::pin(service.call(self.request().make()));
             let polled = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
             assert!(polled.is_pending(), "the circuit has not closed: {polled:?}");
@@ -217,7 +220,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Reads a reply up to a frame.
+/// Reads up to `frames` frames of a reply.
 pub(super) async fn read(reply: Reply, frames: usize) -> Came {
     let response = match reply {
         Ok(response) => response,
@@ -239,7 +242,7 @@ async fn read_body(response: Response<AnyBody>, frames: usize) -> Came {
     Came::Left
 }
 
-/// Runs a part of a call as a task does: its panic is its end.
+/// Runs a part of a call as a task does: a panic ends it.
 async fn unwinds<T>(part: impl Future<Output = T>) -> Result<T, ()> {
     let mut part = pin!(part);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| part.as_mut().poll(cx))) {

@@ -1,4 +1,4 @@
-//! Rows 13 and 14: errors at random, and outages.
+//! Rows 13 and 14: random errors, and outages.
 
 use super::{
     Caller, Field, Row, Traffic,
@@ -8,32 +8,34 @@ use crate::{Answer, Plan};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{interval, sleep};
 
-/// Calls a second, and for how many seconds.
+/// Calls per second, and the duration in seconds. Row 13 and 14 of `docs/traffic.md`.
 const RATES: [(u32, u32); 3] = [(10, 60), (100, 10), (1000, 2)];
 
-/// Failures before a circuit opens: 5 in a row where there were no failures before, and a few that
-/// a retry adds.
-const HANDFUL: usize = 20;
+/// Maximum number of failures before a circuit opens: 5 consecutive ones by default, and those that
+/// a retry layer adds.
+const TO_OPEN: usize = 20;
 
-/// How long an outage lasts. By default a circuit probes after 5 and after some 10 seconds more.
+/// Duration of an outage. By default, a circuit probes after 5 s and again some 10 s later.
 const OUTAGE: Duration = Duration::from_secs(12);
 
-/// A circuit that opened twice in an outage of that length probes again, and needs two successes.
+/// Maximum time to recover: a circuit that has opened twice in [`OUTAGE`] probes again and needs
+/// two successes.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(20);
 
-/// After this time without a refusal it has recovered.
+/// The circuit has recovered after this time without a rejection.
 const CALM: Duration = Duration::from_secs(2);
 
-/// Probes at once, and calls that came in the moment in which the circuit opened or closed.
-const NO_CROWD: usize = 10;
+/// Maximum number of calls that reach a backend that is down: concurrent probes, and calls that
+/// arrive while the circuit opens or closes.
+const PROBES: usize = 10;
 
 fn every(per_second: u32) -> Duration {
     Duration::from_secs(1) / per_second
 }
 
-/// A circuit must not make an outage of an error rate that callers can live with.
+/// A circuit must not reject calls at an error rate that it is [promised](Traffic::bears) to bear.
 pub(super) fn random_errors(traffic: &Traffic) {
-    // Without a circuit, one share is like another.
+    // Without a circuit, the share makes no difference.
     let shares: &[u32] = if traffic.opens { &[1, 5, 10, 20, 30, 40] } else { &[20] };
     for percent in shares.iter().copied().filter(|percent| *percent <= traffic.bears) {
         for (rate, seconds) in RATES {
@@ -58,7 +60,7 @@ async fn random(traffic: &Traffic, percent: u32, rate: u32, seconds: u32) {
     }
     let refused = f64::from(refused) / f64::from(calls);
     let bound = if traffic.opens { 0.02 } else { 0.0 };
-    assert!(refused <= bound, "{:.1} % of the calls are refused", refused * 100.0);
+    assert!(refused <= bound, "{:.1} % of the calls are rejected", refused * 100.0);
     field.holds_nothing();
 }
 
@@ -73,7 +75,8 @@ async fn down_and_up(traffic: &Traffic, rate: u32) {
     let field = Field::new(traffic);
     let (request, down, well) = (field.request(), Plan::of(Answer::Error), field.healthy());
     for _ in 0..rate * 2 {
-        assert!(!field.call(&well, &request, Caller::ReadsAll).await.is_refused(), "a healthy backend is refused");
+        let seen = field.call(&well, &request, Caller::ReadsAll).await;
+        assert!(!seen.is_refused(), "a call to a healthy backend is rejected: {seen}");
         sleep(every(rate)).await;
     }
     let (mut reached, mut opened) = (0, false);
@@ -82,27 +85,27 @@ async fn down_and_up(traffic: &Traffic, rate: u32) {
         let seen = field.call(&down, &request, Caller::ReadsAll).await;
         reached += seen.reached;
         opened |= seen.is_refused();
-        assert!(opened || reached <= HANDFUL, "{reached} failures do not open the circuit");
+        assert!(opened || reached <= TO_OPEN, "{reached} failures do not open the circuit");
         sleep(every(rate)).await;
     }
     assert!(opened, "{reached} failures do not open the circuit");
-    assert!(reached <= HANDFUL + NO_CROWD, "{reached} calls reach a backend that is down");
+    assert!(reached <= TO_OPEN + PROBES, "{reached} calls reach a backend that is down");
     let (mut last_refusal, began) = (Duration::ZERO, Stopwatch::start());
     while last_refusal < RECOVERS_WITHIN {
         if field.call(&well, &request, Caller::ReadsAll).await.is_refused() {
             last_refusal = began.elapsed();
         }
-        // Between two rounds of probes, an open circuit refuses every call.
+        // Between two rounds of probes, an open circuit rejects every call.
         if began.elapsed() > last_refusal + CALM {
             break;
         }
         sleep(every(rate)).await;
     }
-    assert!(last_refusal < RECOVERS_WITHIN, "calls are refused {last_refusal:?} after the recovery");
+    assert!(last_refusal < RECOVERS_WITHIN, "calls are rejected {last_refusal:?} after the recovery");
     field.is_closed().await;
 }
 
-/// The backend is well again and takes its time. Until its first answer, only probes reach it.
+/// The backend has recovered and answers slowly. Until its first answer, only probes reach it.
 async fn no_crowd(traffic: &Traffic, rate: u32) {
     let field = Field::new(traffic);
     field.trip().await;
@@ -134,5 +137,5 @@ async fn no_crowd(traffic: &Traffic, rate: u32) {
         });
         assert!(sent < rate * 1200, "the circuit admits no probe");
     };
-    assert!(reached <= NO_CROWD, "{reached} calls reach a backend of which nothing is known");
+    assert!(reached <= PROBES, "{reached} calls reach the backend before its first answer");
 }

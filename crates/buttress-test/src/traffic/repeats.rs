@@ -1,4 +1,4 @@
-//! Row 6: how often a request with a body is sent, and whether its body arrives whole.
+//! Row 6: the number of times a request with a body is sent, and whether its body arrives whole.
 
 use super::{Caller, Field, Protocol, Row, Traffic, field::Stopwatch, shape::Outgoing, table};
 use crate::{Answer, Part, Plan};
@@ -6,18 +6,18 @@ use http::Method;
 use std::{io, time::Duration};
 use tokio::time::sleep;
 
-/// How often a request is sent by a layer that repeats.
+/// How many times a layer with retries sends a request.
 #[derive(Clone, Copy)]
 enum Sent {
     Once,
-    /// As often as there are attempts.
+    /// As many times as the layer has attempts.
     Attempts,
-    /// Never sent: three times at the most.
+    /// Three times: the request never left this process, which is repeated at most twice.
     ThreeTimes,
 }
 use Sent::{Attempts, Once, ThreeTimes};
 
-/// A message in pieces, as an upload sends it.
+/// A request body of several frames, as an upload sends it.
 const BODY: [Part; 5] =
     [Part::Data("one, "), Part::Pause, Part::Data("two, "), Part::Wait(Duration::from_millis(5)), Part::Data("three")];
 const WHOLE: &str = "one, two, three";
@@ -42,17 +42,17 @@ async fn arrives(traffic: &Traffic, request: &Outgoing, backend: &Plan, sent: Se
         let seen = field.call(backend, request, Caller::ReadsAll).await;
         let is_over = traffic.answers_within.is_some_and(|within| began.elapsed() >= within);
         let is_expected = seen.reached == expected || (is_over && (1..expected).contains(&seen.reached));
-        assert!(is_expected, "it is sent {} times, and not {expected} times: {seen}", seen.reached);
+        assert!(is_expected, "the request is sent {} times, expected {expected}: {seen}", seen.reached);
         let received = field.inner.received().split_off(before);
         assert_eq!(received.len(), seen.reached, "a body does not arrive");
         for (number, received) in received.iter().enumerate() {
             assert_eq!(received.body, WHOLE, "the body of attempt {} is not whole", number + 1);
-            assert_eq!(received.method, request.method, "the method of attempt {} is another", number + 1);
+            assert_eq!(received.method, request.method, "attempt {} has another method", number + 1);
         }
         field.holds_nothing();
-        // Apart, so that a circuit on the way does not open.
+        // A success and a pause between the failures, so that a circuit in the stack does not open.
         let well = field.call(&field.healthy(), request, Caller::ReadsAll).await;
-        assert_eq!(well.reached, 1, "a success is sent {} times", well.reached);
+        assert_eq!(well.reached, 1, "a request that succeeds is sent {} times", well.reached);
         sleep(Duration::from_secs(120)).await;
     }
 }

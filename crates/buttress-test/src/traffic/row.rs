@@ -1,44 +1,52 @@
 use std::fmt;
 
-/// A row of the table in `docs/traffic.md`. Rows 8 to 12 need real transports, and row 22 is a
-/// matter of types.
+/// A kind of traffic: a row of the table in `docs/traffic.md` of the repository.
+///
+/// Rows 8 to 12 need real transports, row 20 needs the handle of a layer, and row 22 is checked by
+/// composing a stack, so they are not here.
+///
+/// ```
+/// use buttress_test::traffic::Row;
+///
+/// assert_eq!(Row::Streams.to_string(), "row 3 (streaming responses)");
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Row {
-    /// A call every 30 seconds to 10 minutes.
+    /// Calls every 30 seconds, every minute and every 10 minutes.
     Rare,
     /// Calls that take 20 seconds to 60 days.
     Long,
-    /// Responses that take minutes, a frame a second.
+    /// Responses of three minutes with one frame per second.
     Streams,
-    /// Bodies that the caller does not read.
+    /// Bodies that the caller drops before their end.
     Unread,
-    /// HEAD, 204, 304, 1xx, empty bodies, `Content-Length`, and the errors of callers.
+    /// HEAD, 101, 204, 205, 304, statuses from 400 to 422, empty bodies, `Content-Length`.
     Empty,
-    /// POST and unary gRPC with a body that is not empty.
+    /// POST, PATCH, PUT and unary gRPC calls with a body of several frames.
     Uploads,
-    /// Callers that hang up, and uploads that break.
+    /// Callers that drop the call or the body, and uploads that fail or stop.
     HangUps,
-    /// Errors at random.
+    /// Random errors: 1 to 40 % of 10, 100 and 1,000 calls per second.
     RandomErrors,
-    /// A total outage, and the recovery.
+    /// An outage of 12 seconds, and the recovery.
     Outage,
-    /// Rejections by inner layers.
+    /// Rejections by inner layers, as errors and as responses.
     Rejections,
     /// Panics of the backend.
     Panics,
-    /// A backend that never answers, or spends tokio's cooperative budget.
+    /// A backend that never answers or spends tokio's cooperative budget, and a body that stops.
     Hung,
-    /// Services that are made ready, and called late or never.
+    /// Services that are ready and are called late or never.
     Ready,
-    /// Values at the limits.
+    /// `Retry-After`, pushbacks and statuses with values at and beyond the limits.
     Limits,
-    /// Ten thousand tasks that wait.
+    /// 10,000 waiting tasks.
     Crowds,
 }
 
 impl Row {
-    /// All rows.
+    /// All rows, in the order of their numbers.
     pub const ALL: [Self; 15] = [
         Self::Rare,
         Self::Long,
@@ -57,7 +65,7 @@ impl Row {
         Self::Crowds,
     ];
 
-    /// The number and the name of the row.
+    /// Returns the number and the name of the row.
     const fn label(self) -> (u32, &'static str) {
         match self {
             Self::Rare => (1, "rare calls"),

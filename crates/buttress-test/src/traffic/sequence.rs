@@ -1,4 +1,4 @@
-//! Sends one shape again and again: see the table in the [module](super).
+//! Sends the calls of one shape. The rules are in the table of the [module](super).
 
 use super::{
     Caller, Means, Row, Shape, Traffic,
@@ -9,18 +9,18 @@ use http::StatusCode;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// The pause between calls to a half-open circuit: short against every lease, long against every
-/// rounding.
+/// Pause between calls to a half-open circuit: shorter than a lease of a probe, longer than any
+/// rounding of times.
 const STEP: Duration = Duration::from_secs(1);
 
-/// How many calls a half-open circuit is given to close. The default needs two.
+/// Number of calls after which a half-open circuit must be closed. The default needs two successes.
 const TO_CLOSE: usize = 20;
 
-/// How many calls decide about a half-open circuit, by default.
+/// Number of calls that decide about a half-open circuit by default.
 const PROBES: usize = 3;
 
 pub(super) fn send(traffic: &Traffic, shape: &Shape) {
-    let means = meaning(traffic, shape);
+    let means = effective_means(traffic, shape);
     traffic.run(shape.row, &shape.name, through_a_closed_circuit(traffic, shape, means));
     if traffic.opens && shape.backend.delay.min(patience(shape)) <= traffic.probe_within {
         let what = format!("{}, to a circuit that is half-open", shape.name);
@@ -28,9 +28,9 @@ pub(super) fn send(traffic: &Traffic, shape: &Shape) {
     }
 }
 
-/// What a shape means for this layer: its timeouts make a failure, or a caller who has left, of
-/// what takes too long.
-fn meaning(traffic: &Traffic, shape: &Shape) -> Means {
+/// Returns the meaning of a shape for this layer: a timeout of the layer turns a slow answer into a
+/// failure or a cancelled call.
+fn effective_means(traffic: &Traffic, shape: &Shape) -> Means {
     let delay = shape.backend.delay;
     if traffic.attempt_within.is_some_and(|bound| delay > bound && patience(shape) > bound) {
         return Means::Failure;
@@ -41,7 +41,7 @@ fn meaning(traffic: &Traffic, shape: &Shape) -> Means {
     shape.means
 }
 
-/// How long the caller waits for an answer.
+/// Returns how long the caller waits for an answer.
 fn patience(shape: &Shape) -> Duration {
     match shape.caller {
         Caller::HangsUpAfter(time) => time,
@@ -64,12 +64,13 @@ async fn through_a_closed_circuit(traffic: &Traffic, shape: &Shape, means: Means
         sleep(PROBES_BY).await;
         field.is_as_before().await;
     } else if means == Means::Failure && traffic.opens {
-        // If the calls are rare, these are probes; otherwise the circuit has been open since.
+        // If the calls are rare, the circuit is half-open and these calls are probes. Otherwise it
+        // is open and rejects them.
         for _ in 0..PROBES {
             send_once(&field, shape).await;
         }
         let seen = field.healthy_call().await;
-        assert!(seen.is_refused(), "{} of these do not open the circuit: {seen}", shape.times);
+        assert!(seen.is_refused(), "{} of these calls do not open the circuit: {seen}", shape.times);
     } else {
         field.is_as_before().await;
     }
@@ -97,7 +98,7 @@ async fn through_a_half_open_circuit(traffic: &Traffic, shape: &Shape, means: Me
             }
             for _ in 0..TO_CLOSE {
                 let seen = field.healthy_call().await;
-                assert!(!seen.is_refused(), "afterwards a probe does not get through: {seen}");
+                assert!(!seen.is_refused(), "a probe after these calls is rejected: {seen}");
                 sleep(STEP).await;
             }
         }
@@ -107,7 +108,7 @@ async fn through_a_half_open_circuit(traffic: &Traffic, shape: &Shape, means: Me
                     return;
                 }
             }
-            panic!("{TO_CLOSE} of these do not open the circuit again");
+            panic!("{TO_CLOSE} of these calls do not open the circuit again");
         }
     }
     field.holds_nothing();
@@ -120,10 +121,10 @@ async fn send_once(field: &Field<'_>, shape: &Shape) -> Seen {
     seen
 }
 
-/// The call reached the backend once, and what the backend answered came out.
+/// Asserts that the call reached the backend once, and that its response arrived unchanged.
 fn is_a_success(shape: &Shape, number: usize, seen: &Seen) {
-    assert!(!seen.is_refused(), "call {number} is refused: {seen}");
-    assert_eq!(seen.reached, 1, "call {number} arrives more than once: {seen}");
+    assert!(!seen.is_refused(), "call {number} is rejected: {seen}");
+    assert_eq!(seen.reached, 1, "call {number} reaches the backend more than once: {seen}");
     if shape.row == Row::Panics {
         return;
     }
@@ -138,10 +139,10 @@ fn is_a_success(shape: &Shape, number: usize, seen: &Seen) {
             let data = |part: &Part| if let Part::Data(text) = part { *text } else { "" };
             let sent: String = parts.iter().map(data).collect();
             assert!(!breaks, "the error in the body of call {number} is lost");
-            assert_eq!((*came, &**text), (status, sent.as_bytes()), "another response comes out of call {number}");
+            assert_eq!((*came, &**text), (status, sent.as_bytes()), "the response of call {number} is changed");
         }
         Came::Left => {}
-        Came::Broken(_) => assert!(breaks, "call {number} breaks: {seen}"),
+        Came::Broken(_) => assert!(breaks, "the body of call {number} fails: {seen}"),
         _ => panic!("call {number} fails: {seen}"),
     }
 }

@@ -3,49 +3,72 @@ use crate::{Part, Plan, TestBody};
 use http::{HeaderMap, Method, Request};
 use std::time::Duration;
 
-/// What the calls speak.
+/// The protocol of the calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Protocol {
-    /// HTTP. For the endings `.http()` and `.http_client()`.
+    /// HTTP, for layers that read the status of a response: the endings `.http()` and
+    /// `.http_client()`.
     Http,
-    /// gRPC. For the endings `.grpc()` and `.grpc_client()`, and for the HTTP endings, which
-    /// recognise it.
+    /// gRPC: for the endings `.grpc()` and `.grpc_client()`, and for the HTTP endings, which detect
+    /// gRPC by its content type.
     Grpc,
-    /// HTTP requests through layers that look at no response: for the ending `.plain()`.
+    /// HTTP, for layers that do not read responses: the ending `.plain()`. Every response counts as
+    /// a success.
     Plain,
 }
 
-/// What a call means for a backend.
+/// The meaning of a call for the health of its backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Means {
-    /// The backend is well.
+    /// The call counts as a success.
     Success,
-    /// It is no evidence.
+    /// The call is no evidence: it counts neither as a success nor as a failure.
     Nothing,
-    /// The backend fails.
+    /// The call counts as a failure.
     Failure,
-    /// It may count or not, but must not break anything.
+    /// The call may count in any way, but must not lose a permit.
     Anything,
 }
 
-/// What the caller does.
+/// The behaviour of the caller.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Caller {
     /// Reads the response to its end.
     ReadsAll,
-    /// Reads so many frames of the body, and drops it.
+    /// Reads this number of frames of the body, then drops the body.
     ReadsFrames(usize),
-    /// Polls the call so many times, a millisecond apart, and drops it.
+    /// Polls the call this number of times, 1 ms apart, then drops it.
     Polls(usize),
-    /// Drops the call, or the body, at this time after the call.
+    /// Drops the call or the body when this time has passed since the call.
     HangsUpAfter(Duration),
-    /// Makes the service ready, and drops it after this time.
+    /// Makes the service ready, waits for this time, then drops the service.
     LeavesWhenReady(Duration),
-    /// Makes the service ready, and calls it after this time.
+    /// Makes the service ready, waits for this time, then calls it and reads the response.
     IdlesWhenReady(Duration),
 }
 
-/// One kind of call. See the [module](super).
+/// One kind of call: its request, its backend, its caller, its interval and its meaning.
+///
+/// See the [module](super) for the rules that are checked.
+///
+/// ```
+/// use buttress_test::{Answer, Part, Plan, traffic::{Caller, Means, Row, Shape, Traffic}};
+/// use http::Method;
+/// use std::time::Duration;
+/// use tower::layer::util::Identity;
+///
+/// let feed = vec![Part::Data("first"), Part::Wait(Duration::from_secs(30)), Part::Data("second")];
+/// let shape = Shape::new(Row::Streams, "a feed that the caller leaves after its first event")
+///     .method(Method::POST)
+///     .header("content-type", "application/json")
+///     .body([Part::Data("{}")])
+///     .backend(Plan::of(Answer::Body(feed)))
+///     .caller(Caller::ReadsFrames(1))
+///     .every(Duration::from_secs(60))
+///     .times(10)
+///     .means(Means::Success);
+/// Traffic::through("no layer", Identity::new).send(&shape);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub(super) row: Row,
@@ -67,7 +90,8 @@ pub(super) struct Outgoing {
 }
 
 impl Shape {
-    /// A GET that succeeds at once, and every second. It is a success.
+    /// Makes a shape: 60 GET requests, one per second, that succeed at once. `row` and `name`
+    /// appear in the message of a failure.
     pub fn new(row: Row, name: impl Into<String>) -> Self {
         Self {
             row,
@@ -81,45 +105,49 @@ impl Shape {
         }
     }
 
-    /// What the backend does.
+    /// Sets the behaviour of the backend. Default [`Plan::healthy`].
     pub fn backend(self, backend: Plan) -> Self {
         Self { backend, ..self }
     }
 
-    /// What the caller does.
+    /// Sets the behaviour of the caller. Default [`Caller::ReadsAll`].
     pub fn caller(self, caller: Caller) -> Self {
         Self { caller, ..self }
     }
 
-    /// What it means.
+    /// Sets the meaning of the call. Default [`Means::Success`].
     pub fn means(self, means: Means) -> Self {
         Self { means, ..self }
     }
 
-    /// How often it comes.
+    /// Sets the pause between two calls. Default 1 second.
     pub fn every(self, every: Duration) -> Self {
         Self { every, ..self }
     }
 
-    /// How many times it is sent through a closed circuit. Default 60, which is enough for any rate
-    /// rule with the usual minimum.
+    /// Sets the number of calls through a closed circuit. Default 60, which is enough for a failure
+    /// rate with the usual minimum of calls.
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
 
-    /// The method of the request.
+    /// Sets the method of the request. Default GET.
     pub fn method(mut self, method: Method) -> Self {
         self.request.method = method;
         self
     }
 
-    /// A header of the request.
+    /// Adds a header to the request.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `name` or `value` is not valid in a header.
     pub fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.request = self.request.header(name, value);
         self
     }
 
-    /// The body of the request.
+    /// Sets the body of the request. Default empty.
     pub fn body(mut self, body: impl IntoIterator<Item = Part>) -> Self {
         self.request.body = body.into_iter().collect();
         self

@@ -1,4 +1,4 @@
-//! The shapes of the rows that are sequences of calls.
+//! The shapes of the rows that are sequences of equal calls.
 
 use super::{
     Caller::{HangsUpAfter, IdlesWhenReady, LeavesWhenReady, Polls, ReadsFrames},
@@ -17,10 +17,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Longer than 2^32 milliseconds.
+/// 60 days: longer than 2^32 milliseconds, so that a truncated time fails.
 const LONG: Duration = Duration::from_secs(60 * 24 * 3600);
 
-/// All shapes for a protocol.
+/// Returns all shapes for a protocol.
 pub(super) fn shapes(protocol: Protocol) -> Vec<Shape> {
     let mut shapes = Vec::new();
     let table = [
@@ -46,19 +46,19 @@ fn as_grpc(mut shape: Shape) -> Shape {
     shape
 }
 
-/// A unary gRPC request: a POST with a message.
+/// Makes a unary gRPC request: a POST with a message.
 pub(super) fn grpc(request: Outgoing) -> Outgoing {
     let body = if request.body.is_empty() { vec![Part::Data("message")] } else { request.body.clone() };
     let request = Outgoing { method: Method::POST, ..request };
     request.header("content-type", "application/grpc").header("te", "trailers").body(&body)
 }
 
-/// A backend that is well.
+/// Returns the plan of a healthy backend.
 pub(super) fn healthy(protocol: Protocol) -> Plan {
     ok(protocol, vec![Part::Data("hello "), Part::Pause, Part::Data("world")])
 }
 
-/// A success with this body.
+/// Returns the plan of a successful response with this body.
 fn ok(protocol: Protocol, mut body: Vec<Part>) -> Plan {
     if protocol == Grpc {
         body.push(trailers("0"));
@@ -70,7 +70,7 @@ fn trailers(status: &str) -> Part {
     Part::Trailers(HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), status.parse().expect("a status"))]))
 }
 
-/// A response without a body.
+/// Returns the plan of a response without a body.
 pub(super) fn head(status: u16, headers: &[(&'static str, &'static str)]) -> Plan {
     with_body(status, headers, vec![])
 }
@@ -84,17 +84,18 @@ pub(super) fn with_body(status: u16, headers: &[(&'static str, &'static str)], b
     Plan::of(Answer::Response(response))
 }
 
-/// An error of the backend.
+/// Returns the plan of a backend that fails with an error.
 pub(super) fn error<E: Into<crate::BoxError>>(make: impl Fn() -> E + Send + Sync + 'static) -> Plan {
     Plan::of(Answer::Fails(MakeError::new(make)))
 }
 
-/// One frame a second.
+/// Returns a body with one frame per second.
 fn a_frame_a_second(frames: usize) -> Vec<Part> {
     (0..frames).flat_map(|_| [Part::Wait(SECOND), Part::Data("tick ")]).collect()
 }
 
-/// With an ending that does not look at a response, each response is a success.
+/// Returns the meaning of a response: a layer that does not read responses counts each as a
+/// success.
 fn unless_plain(protocol: Protocol, means: super::Means) -> super::Means {
     if protocol == Plain { Success } else { means }
 }
@@ -202,7 +203,7 @@ fn hang_ups(protocol: Protocol) -> Vec<Shape> {
     shapes
 }
 
-/// What a policy of a user may say.
+/// The reason of a user's own policy.
 static REFUSED: Reason = Reason::new("refused", "refused", Class::Refused);
 
 fn rejections(protocol: Protocol) -> Vec<Shape> {
@@ -259,7 +260,7 @@ fn readiness(protocol: Protocol) -> Vec<Shape> {
     let shape = |name: &str, caller| Shape::new(Row::Ready, name).backend(healthy(protocol)).caller(caller);
     vec![
         shape("ready, and dropped", LeavesWhenReady(Duration::ZERO)).means(Nothing),
-        // Often enough for a rate of slow calls.
+        // Enough calls within the window for a rule about slow calls.
         shape("ready and idle for 600 ms, and dropped", LeavesWhenReady(MS * 600)).means(Nothing).every(MS),
         shape("ready and idle for 600 ms", IdlesWhenReady(MS * 600)).every(MS),
         shape("ready and idle for 10 minutes, and dropped", LeavesWhenReady(MINUTE * 10)).means(Nothing),

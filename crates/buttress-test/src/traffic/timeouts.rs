@@ -1,4 +1,4 @@
-//! Row 17: a backend that never answers, and one that keeps its task busy.
+//! Row 17: a backend that never answers, and one whose future spends the budget of its task.
 
 use super::{
     Caller, Field, Row, Traffic,
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::advance;
 use tower::ServiceExt;
 
-/// A busy task keeps a paused clock from moving by itself, so that another task moves it by this
-/// much at a time.
+/// A paused clock does not advance while a task is busy, so another task advances it by this time
+/// in a loop.
 const TICK: Duration = Duration::from_millis(10);
 
 pub(super) fn all(traffic: &Traffic) {
@@ -36,37 +36,34 @@ async fn ends(traffic: &Traffic, answer: Answer, within: Duration) {
         let began = Stopwatch::start();
         let seen = field.call(&Plan::of(answer.clone()), &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
-        assert!(
-            !matches!(seen.came, Came::Left),
-            "call {number} has not ended after {took:?}, and not after {within:?}"
-        );
-        assert!(took <= within + TICK * 2, "call {number} ends after {took:?}, and not after {within:?}");
+        assert!(!matches!(seen.came, Came::Left), "call {number} has not ended after {took:?}, expected {within:?}");
+        assert!(took <= within + TICK * 2, "call {number} ends after {took:?}, expected {within:?}");
         field.holds_nothing();
     }
     ticker.abort();
 }
 
-/// Every place is taken, for good.
+/// Every permit is held by a call that never ends.
 fn waits(traffic: &Traffic) {
     let Some((within, places)) = traffic.waits_within.zip(traffic.at_once) else { return };
-    traffic.run(Row::Hung, &"every place is held by a call that hangs", async {
+    traffic.run(Row::Hung, &"every permit is held by a call that hangs", async {
         let field = Field::new(traffic);
         field.inner.follow(Plan::of(Answer::Never));
         let hung: Vec<_> = (0..places).map(|_| tokio::spawn(field.service().oneshot(field.request().make()))).collect();
         tokio::task::yield_now().await;
-        assert_eq!(field.inner.calls(), places, "another number of calls than there are places");
+        assert_eq!(field.inner.calls(), places, "the number of admitted calls is not the number of permits");
         let began = Stopwatch::start();
         let seen = field.call(&Plan::of(Answer::Never), &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
         assert!(seen.is_refused() && !matches!(seen.came, Came::Left), "the call waits for {took:?}: {seen}");
-        assert!(took <= within + TICK * 2, "the call is rejected after {took:?}, and not after {within:?}");
+        assert!(took <= within + TICK * 2, "the call is rejected after {took:?}, expected {within:?}");
         hung.iter().for_each(tokio::task::JoinHandle::abort);
         tokio::task::yield_now().await;
         field.is_as_before().await;
     });
 }
 
-/// The body of a response stops.
+/// The body of a response yields no more frames.
 fn stops(traffic: &Traffic) {
     let Some(within) = traffic.frame_within else { return };
     traffic.run(Row::Hung, &"a body that stops", async {
@@ -75,8 +72,8 @@ fn stops(traffic: &Traffic) {
         let began = Stopwatch::start();
         let seen = field.call(&plan, &field.request(), Caller::HangsUpAfter(within * 3)).await;
         let took = began.elapsed();
-        assert!(matches!(seen.came, Came::Broken(_)), "the body does not break within {within:?}: {seen}");
-        assert!(took <= within + TICK * 2, "the body breaks after {took:?}, and not after {within:?}");
+        assert!(matches!(seen.came, Came::Broken(_)), "the body does not end with an error within {within:?}: {seen}");
+        assert!(took <= within + TICK * 2, "the body ends with an error after {took:?}, expected {within:?}");
         field.is_as_before().await;
     });
 }

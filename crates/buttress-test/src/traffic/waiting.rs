@@ -1,4 +1,4 @@
-//! Row 18: services that were made ready, or were waiting for it, before the circuit opened.
+//! Row 18: services that were ready, or were waiting to be ready, when the circuit opened.
 
 use super::{Field, Row, Traffic, field::PROBES_BY};
 use crate::{Ready, subject::Boxed};
@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 use tokio_test::task;
 use tower::Service;
 
-/// A service whose backend never becomes ready does not wait for it once its calls would be
-/// rejected.
+/// A service that waits for its backend is woken when the circuit opens, because it would reject a
+/// call.
 pub(super) fn pending_when_it_opens(traffic: &Traffic) {
     traffic.run(Row::Ready, &"waits for the backend when the circuit opens", async {
         let field = Field::new(traffic);
@@ -17,16 +17,15 @@ pub(super) fn pending_when_it_opens(traffic: &Traffic) {
         let mut early = field.service();
         let mut waits = task::spawn(poll_fn(move |cx| early.poll_ready(cx)));
         if waits.poll().is_ready() {
-            // It waits in the future of the call, or calls are not held up by a backend that is not
-            // ready.
+            // The layer does not wait in `poll_ready`.
             return;
         }
         field.trip().await;
         field.inner.follow(never);
         let mut late = field.service();
         if task::spawn(poll_fn(move |cx| late.poll_ready(cx))).poll().is_ready() {
-            assert!(waits.is_woken(), "a new service rejects, and the one that waits is not woken");
-            assert!(waits.poll().is_ready(), "a new service rejects, and the one that waits goes on waiting");
+            assert!(waits.is_woken(), "a new service rejects, and the waiting service is not woken");
+            assert!(waits.poll().is_ready(), "a new service rejects, and the woken service is still pending");
         }
     });
 }
@@ -36,26 +35,27 @@ const AN_HOUR: Duration = Duration::from_secs(3600);
 pub(super) fn ready_when_it_opens(traffic: &Traffic) {
     traffic.run(Row::Ready, &"ready when the circuit opens", async {
         let field = Field::new(traffic);
-        let (mut early, mut asked_again) = (field.service(), field.service());
-        for service in [&mut early, &mut asked_again] {
+        let (mut early, mut polled_again) = (field.service(), field.service());
+        for service in [&mut early, &mut polled_again] {
             poll_fn(|cx| service.poll_ready(cx)).await.expect("the backend is ready");
         }
         field.trip().await;
         field.inner.follow(field.healthy());
         let is_ready = |service: &mut Boxed| task::spawn(poll_fn(|cx| service.poll_ready(cx))).poll().is_ready();
         let late = is_ready(&mut field.service());
-        assert_eq!(is_ready(&mut asked_again), late, "a service that was ready does not see that the circuit opened");
-        drop(asked_again);
+        assert_eq!(is_ready(&mut polled_again), late, "poll_ready of a ready service ignores that the circuit opened");
+        drop(polled_again);
         let before = field.inner.calls();
-        let reply = timeout(AN_HOUR, early.call(field.request().make())).await.expect("the call never ends");
-        assert!(field.inner.calls() - before <= 1, "the call arrives more than once: {reply:?}");
+        let reply = timeout(AN_HOUR, early.call(field.request().make())).await.expect("the call ends within an hour");
+        assert!(field.inner.calls() - before <= 1, "the call reaches the backend more than once: {reply:?}");
         drop(reply);
-        // It is a service like any other afterwards.
+        // After the call, the service must behave as a new one.
         sleep(PROBES_BY).await;
         for _ in 0..20 {
             let ready = timeout(AN_HOUR, poll_fn(|cx| early.poll_ready(cx)));
-            ready.await.expect("the service never becomes ready").expect("the backend is ready");
-            let reply = timeout(AN_HOUR, early.call(field.request().make())).await.expect("the call never ends");
+            ready.await.expect("the service is ready within an hour").expect("the backend is ready");
+            let reply =
+                timeout(AN_HOUR, early.call(field.request().make())).await.expect("the call ends within an hour");
             drop(super::field::read(reply, usize::MAX).await);
             sleep(Duration::from_secs(1)).await;
         }
