@@ -199,12 +199,13 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
     failure.into()
 }
 
-/// Returns the outcome of an error of a client, by the first error in its chain of sources that is
-/// known.
+/// Returns the outcome of an error of a client.
 ///
-/// Rejections by Buttress layers and the errors of tower and of `std::io` are always known. Feature
-/// `hyper` adds the errors of hyper, hyper-util and h2; features `reqwest` and `tonic` add those of
-/// reqwest and tonic. An unknown error counts as a failure that may have been processed.
+/// A rejection by a Buttress layer anywhere in the chain of sources decides, or else the first
+/// error in the chain that is known. Feature `hyper` classifies the errors of hyper, hyper-util and
+/// h2; features `reqwest` and `tonic` add those of reqwest and tonic. For all other errors,
+/// [`buttress::error::outcome`] decides: timeouts and load shed of tower, refused connections of
+/// `std::io`; an unknown error is a failure of a call that may have been processed.
 ///
 /// ```
 /// use buttress::outcome::{FailureKind, Sent};
@@ -258,7 +259,7 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
             if is_dispatch_gone(error) {
                 return Some(Failure { graceful: true, ..Failure::new(FailureKind::Transport) }.into());
             }
-            // The body of the request failed.
+            // The body of the request failed, or hyper did not accept the request.
             if error.is_user() {
                 return Some(Outcome::CANCELLED);
             }
@@ -337,8 +338,8 @@ fn reqwest_outcome(error: &reqwest::Error) -> Option<Outcome> {
 
 /// Returns whether reqwest's own timeout expired, whose type is private.
 ///
-/// Timeouts that reqwest wraps are excluded: of connecting, of the system's TCP, or of a response
-/// body that is the body of this request.
+/// Timeouts that reqwest wraps are excluded: of connecting, of the system's TCP, or of another
+/// response whose body is the body of this request.
 #[cfg(feature = "reqwest")]
 fn is_reqwest_timeout(error: &reqwest::Error) -> bool {
     let is_wrapped = |error: &(dyn StdError + 'static)| {

@@ -409,7 +409,8 @@ fn head<B, C: ClassifyHead>(context: &HttpContext<C::Note>, response: &Response<
     (outcome, outcome.is_failure())
 }
 
-/// Moves the permit into the body of the response, or settles it if the outcome is final.
+/// Moves the permit into the body of the response. Settles it now if the outcome is final and the
+/// policy does not hold permits until the end of the body.
 #[inline]
 fn observe<B: Body, P: Permit, C: ClassifyHead>(
     context: HttpContext<C::Note>,

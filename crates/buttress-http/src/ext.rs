@@ -18,8 +18,7 @@ use std::marker::PhantomData;
 pub trait HttpRetryExt<S, C, M, I, L>: Sized {
     /// Sets how many bytes of a request's body are kept to repeat it. Default 64 KiB.
     ///
-    /// A request whose body is larger is sent once, unless the attempt failed before any of the
-    /// body was read.
+    /// A request is not repeated if more bytes of its body were read.
     fn max_body(self, bytes: u64) -> Self;
 
     /// Sets which requests may be processed twice.

@@ -85,9 +85,9 @@
 //! | feature | default | enables |
 //! |---|---|---|
 //! | `hyper` | yes | classifies the errors of hyper, hyper-util and h2: requests that were not sent, and requests that the server did not process; holds the permits of upgraded connections |
-//! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead |
+//! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead; server endings detect uploads that the caller broke off |
 //! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
-//! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; retry layers send its bodies again; queues of bulkheads read them ahead |
+//! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; its bodies are handled as those of axum |
 //!
 //! Rust 1.88 or newer.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -18,8 +18,8 @@ pub struct PerHost;
 /// Makes a policy for each host that requests are sent to.
 ///
 /// The host is the authority of the URI, or the `Host` header if the URI has none. A request with
-/// neither has the empty key. Policies are kept for at most 1,000 hosts; `Keyed::builder(PerHost,
-/// ..)` sets another number.
+/// neither has the empty key. Policies are kept for at most 1,000 hosts;
+/// [`Keyed::builder`] with [`PerHost`] sets another number.
 ///
 /// ```
 /// use buttress::{CircuitBreaker, gate::GateLayer};

@@ -88,7 +88,8 @@ struct State<B> {
     body: Option<Pin<Box<B>>>,
     /// The time at which the bound on the whole body expires.
     ends: Option<Instant>,
-    /// The time at which `is_polled` last changed.
+    /// The start of the current pause: of the reader's wait for a frame, or of the body's wait for
+    /// its reader.
     since: Instant,
     /// Whether the reader waits for a frame. If not, the body waits for its reader.
     is_polled: bool,

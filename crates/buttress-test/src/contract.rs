@@ -2,7 +2,7 @@
 //!
 //! [`check`] checks any layer:
 //!
-//! * A response leaves unchanged: status, frames, trailers, `is_end_stream`, `size_hint`.
+//! * A response body leaves unchanged: data, frames, trailers, `is_end_stream`, `size_hint`.
 //! * The layer waits for the readiness of the inner service, and returns its errors of `poll_ready`
 //!   and `call`.
 //! * A clone is called only after its own `poll_ready` returned ready.

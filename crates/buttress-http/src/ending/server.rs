@@ -18,9 +18,8 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{marker::PhantomData, time::Duration};
 
-/// How long a response body waits for a reader that does not poll it, unless the layer sets another
-/// bound: 30 s, longer than the pauses of a slow client, and short enough that a client that stops
-/// reading does not hold a permit without end.
+/// Default time that a response body waits for a reader that does not poll it: 30 s. Without a
+/// bound, a client that stops reading holds the permit of its call without end.
 const READER_STALL: Duration = Duration::from_secs(30);
 
 /// The ending for servers.
