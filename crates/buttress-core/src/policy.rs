@@ -55,6 +55,10 @@ pub static NOT_READY: Reason = Reason::new("not_ready", "called before it was re
 /// Implement [`peek`](Self::peek) as well if the policy can refuse without the request.
 ///
 /// See the [module](self) for an example.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no policy for requests of type `{Req}`",
+    note = "implement `Policy<{Req}>` for it, or for all requests: `impl<Req: ?Sized> Policy<Req> for ..`"
+)]
 pub trait Policy<Req: ?Sized> {
     /// The permit that an admitted call owns while it is in flight.
     type Permit: Permit;
@@ -128,6 +132,11 @@ pub trait Policy<Req: ?Sized> {
 /// assert_eq!(bulkhead.rejected(), 0, "no call was rejected");
 /// # drop(reserved);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take a permit before the request is known",
+    label = "no backpressure",
+    note = "a policy that decides by the request, such as a keyed one, rejects in `call`: leave `.backpressure()` out"
+)]
 pub trait Reserve {
     /// The same type as [`Policy::Permit`].
     type Permit: Permit;

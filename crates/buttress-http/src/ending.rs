@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`.http_client()`](HttpExt::http_client) | HTTP status, body to its end | [`buttress::Error`] |
 //! | [`.grpc_client()`](HttpExt::grpc_client) | `grpc-status` in headers or trailers | [`buttress::Error`] |
-//! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`; 504 for a timeout |
+//! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`, 504 for a timeout; [the table](buttress::wire::OnTheWire) |
 //! | [`.grpc()`](HttpExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
 //!
 //! The HTTP endings detect gRPC by the content type of the request (`application/grpc`, without

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`.http_client()`](HttpExt::http_client) | HTTP status, body to its end | [`buttress::Error`] |
 //! | [`.grpc_client()`](HttpExt::grpc_client) | `grpc-status` in headers or trailers | [`buttress::Error`] |
-//! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`; 504 for a timeout |
+//! | [`.http()`](HttpExt::http) | HTTP status, body to its end | 503 with `Retry-After`, 504 for a timeout; [the table](buttress::wire::OnTheWire) |
 //! | [`.grpc()`](HttpExt::grpc) | `grpc-status` in headers or trailers | a trailers-only response |
 //!
 //! ```
@@ -85,11 +85,14 @@
 //! | feature | default | enables |
 //! |---|---|---|
 //! | `hyper` | yes | classifies the errors of hyper, hyper-util and h2: requests that were not sent, and requests that the server did not process; holds the permits of upgraded connections |
-//! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead; server endings detect uploads that the caller broke off |
+//! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead; server endings detect uploads that the caller broke off; `IntoResponse` for [`buttress::Error`] |
 //! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
 //! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; its bodies are handled as those of axum |
+//! | `tracing` | yes | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
+//! | `metrics` | no | [`metrics::Exporter`](https://docs.rs/buttress/latest/buttress/metrics/) of `buttress`: what policies count, through the `metrics` facade |
+//! | `gossip` | no | circuits that instances share by UDP |
 //!
-//! Rust 1.88 or newer.
+//! The order of layers in a stack is in [`buttress::ordering`]. Rust 1.88 or newer.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "axum", feature = "tonic"))]
@@ -140,6 +143,6 @@ pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
         Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending, Health, HealthLayer, PlainExt,
-        RetryBudget, RetryLayer, TimeoutLayer,
+        RetryBudget, RetryLayer, TimeoutLayer, health::HealthExt,
     };
 }

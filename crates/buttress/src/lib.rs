@@ -37,6 +37,7 @@
 //! | [`keyed`] | one policy for each host, route or tenant |
 //! | [`ending`], [`outcome`] | how outcomes are read and rejections are returned |
 //! | [`policy`] | what a custom policy needs |
+//! | [`ordering`] | the order of layers in a stack, and what each wrong order breaks |
 //! | [`metrics`], [`wire`] | metrics of policies; rejections as HTTP and gRPC statuses |
 //!
 //! # Features
@@ -96,6 +97,8 @@ pub mod keyed;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod per_request;
+#[doc = include_str!("ordering.md")]
+pub mod ordering {}
 pub mod policy;
 mod ready_call;
 pub mod retry;
