@@ -45,7 +45,7 @@ async fn an_answer_is_classified_by_the_method_of_its_request() {
     );
     for (method, state) in [(Method::DELETE, State::Closed), (Method::PUT, State::Open)] {
         let breaker = CircuitBreaker::builder("files").consecutive_failures(1).build().unwrap();
-        let service = CircuitBreakerLayer::from(breaker.clone()).end(ending.clone()).layer(client());
+        let service = CircuitBreakerLayer::from(breaker.clone()).end(ending).layer(client());
         let response: Response<_> = soon(service.oneshot(request(method.clone(), &server))).await.unwrap();
         assert_eq!(response.status(), 409);
         drop(response);

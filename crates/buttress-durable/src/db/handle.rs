@@ -88,8 +88,8 @@ impl<D: Database> Db<D> {
         self
     }
 
-    /// Calls `crash` at every fault point. Where it returns true, the operation never returns, as if
-    /// the process had crashed.
+    /// Calls `crash` at every fault point. Where it returns true, the operation never returns, as
+    /// if the process had crashed.
     #[cfg(feature = "fault-points")]
     #[must_use]
     pub fn with_faults(mut self, crash: impl Fn(super::FaultPoint) -> bool + Send + Sync + 'static) -> Self {

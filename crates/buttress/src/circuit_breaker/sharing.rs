@@ -368,8 +368,8 @@ impl SharingBuilder {
     }
 
     /// Sets the time after which an instance must renew its lease to probe. If the instance dies,
-    /// the others wait for the rest of this time. Longer than [`refresh`](Self::refresh), at most an
-    /// hour. Default 5 s.
+    /// the others wait for the rest of this time. Longer than [`refresh`](Self::refresh), at most
+    /// an hour. Default 5 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease;
         self
