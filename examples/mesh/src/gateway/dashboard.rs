@@ -37,8 +37,11 @@ pub(super) fn routes(feed: &Feed, addresses: &Addresses) -> Router {
     Router::new()
         .route("/", get(async || Redirect::temporary("/dashboard")))
         .route("/dashboard", get(page))
-        .route("/dashboard/page.css", get(async || file("text/css; charset=utf-8", include_str!("page.css"))))
-        .route("/dashboard/page.js", get(async || file("text/javascript; charset=utf-8", include_str!("page.js"))))
+        .route("/dashboard/page.css", get(async || file("text/css; charset=utf-8", include_str!("dashboard/page.css"))))
+        .route(
+            "/dashboard/page.js",
+            get(async || file("text/javascript; charset=utf-8", include_str!("dashboard/page.js"))),
+        )
         .route("/dashboard/events", get(events))
         .with_state(feed.clone())
         .merge(sagas::routes(orders))
@@ -46,7 +49,7 @@ pub(super) fn routes(feed: &Feed, addresses: &Addresses) -> Router {
 }
 
 async fn page() -> Response {
-    let mut page = file("text/html; charset=utf-8", include_str!("page.html"));
+    let mut page = file("text/html; charset=utf-8", include_str!("dashboard/page.html"));
     // The page loads only its own files. Text that customers entered is never executed as a script.
     let policy = HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'");
     page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
