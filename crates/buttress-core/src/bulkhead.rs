@@ -18,11 +18,12 @@
 //! from one shard to another. Near the limit, a call may therefore be rejected although some place
 //! was free at every moment.
 
+mod place;
 mod queue;
 mod spares;
 mod state;
 
-pub use queue::{Acquire, Place};
+pub use place::{Acquire, Place};
 
 use crate::policy::{Idle, Permit, Policy, Refused, Reserve};
 use crate::report::{Metric, Report, Sink};

@@ -9,11 +9,12 @@
 //! Time is virtual; calls are evenly spaced and take no time. Whether the backend would fail a call
 //! is drawn from the seed before admission, so that all breakers see the same backend.
 
+mod breaker;
 mod ours;
 mod report;
 mod seatbelt;
 mod simulation;
-mod subject;
+mod subjects;
 mod tower_resilience;
 
 use std::path::PathBuf;

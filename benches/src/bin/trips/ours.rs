@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use buttress_core::circuit_breaker::{self, State};
 use buttress_core::{Clock, Failure, FailureKind, ManualClock, Outcome, Permit, Policy};
 
-use crate::subject::Breaker;
+use crate::breaker::Breaker;
 
 type CircuitBreaker = circuit_breaker::CircuitBreaker<ManualClock>;
 type Builder = circuit_breaker::Builder<ManualClock>;

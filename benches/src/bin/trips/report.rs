@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::simulation::{Errors, Outage, rates};
-use crate::subject::SUBJECTS;
+use crate::subjects::SUBJECTS;
 
 pub(crate) fn tables(errors: &[Errors], outages: &[Outage]) -> String {
     let mut out = String::new();

@@ -10,7 +10,7 @@ use seatbelt::{RecoveryInfo, ResilienceContext};
 use tick::ClockControl;
 use tower::{Service, ServiceBuilder};
 
-use crate::subject::{Backend, Breaker, Failed, call};
+use crate::breaker::{Backend, Breaker, Failed, call};
 
 struct Seatbelt<S> {
     service: S,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde::Serialize;
 
-use crate::subject::{Breaker, SUBJECTS, Subject};
+use crate::breaker::Breaker;
+use crate::subjects::{SUBJECTS, Subject};
 
 const PER_SECOND: [u32; 3] = [10, 100, 1_000];
 const TEN_MINUTES: Duration = Duration::from_secs(600);

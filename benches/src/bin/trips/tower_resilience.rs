@@ -16,7 +16,7 @@ use tower_resilience_circuitbreaker::{
     CircuitState, DefaultClassifier,
 };
 
-use crate::subject::{Backend, Breaker, call};
+use crate::breaker::{Backend, Breaker, call};
 
 /// Its default open time.
 const OPEN: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@ use super::{
     round::Probe,
     rules::Rules,
     streak::Streak,
-    ticks::Timeline,
+    ticks::{MAX_CLOCK_SKEW, Timeline},
     time_window::Category,
     window::Counting,
 };
@@ -24,9 +24,6 @@ use std::{
 };
 
 const POLICY: &str = "circuit breaker";
-/// Nanoseconds by which the times of two threads may differ. A larger difference means that the
-/// clock was set back.
-pub(super) const MAX_CLOCK_SKEW: u64 = 2_000_000_000;
 /// A time in nanoseconds that no clock reaches.
 pub(super) const FOREVER: u64 = u64::MAX;
 

@@ -1,4 +1,4 @@
-use super::circuit::MAX_CLOCK_SKEW;
+use super::ticks::MAX_CLOCK_SKEW;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 

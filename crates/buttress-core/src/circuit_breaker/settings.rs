@@ -1,7 +1,5 @@
-//! The settings of a [`Builder`] that are not numbers or durations.
+//! The settings of a [`Builder`](super::Builder) that are not numbers or durations.
 
-#[cfg(doc)]
-use super::builder::Builder;
 use std::time::Duration;
 
 /// The results over which rates are computed.
@@ -77,7 +75,7 @@ impl From<Option<u32>> for FailureStreak {
 
 /// The share of failures among the calls in the window at which the circuit trips.
 ///
-/// It applies from the [minimum throughput](Builder::minimum_throughput) on. A number converts into
+/// It applies from the [minimum throughput](super::Builder::minimum_throughput) on. A number converts into
 /// [`Exact`](Self::Exact), `None` into [`Off`](Self::Off).
 ///
 /// ```
@@ -127,7 +125,7 @@ impl From<Option<f64>> for FailureRate {
     }
 }
 
-/// The time of a call that is compared with the [slow threshold](Builder::slow_threshold).
+/// The time of a call that is compared with the [slow threshold](super::Builder::slow_threshold).
 ///
 /// ```
 /// use buttress_core::circuit_breaker::CallTime;
@@ -164,7 +162,7 @@ pub enum CloseRule {
     Share(f64),
 }
 
-/// How to count a call that was dropped after the [slow threshold](Builder::slow_threshold) and
+/// How to count a call that was dropped after the [slow threshold](super::Builder::slow_threshold) and
 /// before its end, or before the head of its response. A call that was dropped sooner is not
 /// counted.
 ///

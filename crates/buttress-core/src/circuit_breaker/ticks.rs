@@ -10,6 +10,9 @@ pub(super) const TICK: u64 = 10_000;
 /// hours.
 pub(super) const TICK_BITS: u32 = 35;
 const TICKS: u64 = (1 << TICK_BITS) - 1;
+/// Nanoseconds by which the times of two threads may differ. A larger difference means that the
+/// clock was set back.
+pub(super) const MAX_CLOCK_SKEW: u64 = 2_000_000_000;
 /// How far a clock may be set back. A circuit's time begins this long before the first moment at
 /// which it reads the clock.
 const SET_BACK: Duration = Duration::from_secs(2 * 3600);

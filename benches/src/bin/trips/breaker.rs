@@ -6,22 +6,6 @@ use std::time::Duration;
 
 use tower::Service;
 
-use crate::{ours, seatbelt, tower_resilience};
-
-pub(crate) struct Subject {
-    pub(crate) name: &'static str,
-    /// Creates a breaker, with a seed if it takes one.
-    pub(crate) make: fn(u64) -> Box<dyn Breaker>,
-}
-
-pub(crate) const SUBJECTS: [Subject; 5] = [
-    Subject { name: "buttress", make: ours::default },
-    Subject { name: "buttress, 5 in a row", make: ours::fixed },
-    Subject { name: "tower-resilience", make: tower_resilience::default },
-    Subject { name: "tower-resilience, 5 in a row", make: tower_resilience::consecutive },
-    Subject { name: "seatbelt", make: seatbelt::default },
-];
-
 pub(crate) trait Breaker {
     /// Makes a call at this time, which the backend fails or not. Returns whether it was admitted.
     fn call(&mut self, now: Duration, fails: bool) -> bool;
