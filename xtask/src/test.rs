@@ -192,10 +192,10 @@ fn loom() -> anyhow::Result<()> {
 /// The mesh is there to be read, so its private parts are documented too, and links to them lead
 /// somewhere.
 fn doc() -> anyhow::Result<()> {
-    for packages in [["--workspace", "--exclude", "mesh"], ["--package", "mesh", "--document-private-items"]] {
-        run(cargo(["doc", "--no-deps"]).args(packages).env("RUSTDOCFLAGS", "-D warnings"))?;
-    }
-    Ok(())
+    let doc = |args: &[&str]| run(cargo(["doc", "--no-deps"]).args(args).env("RUSTDOCFLAGS", "-D warnings"));
+    // With all features, as docs.rs shows them.
+    doc(&["--workspace", "--exclude", "mesh", "--all-features"])?;
+    doc(&["--package", "mesh", "--document-private-items"])
 }
 
 /// They end by themselves, and with success only if what they show really happened.
