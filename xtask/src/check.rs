@@ -1,4 +1,4 @@
-//! Checks that no ready-made tool does the way we want it.
+//! Checks for which there is no ready-made tool.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,18 +31,18 @@ pub(crate) fn features() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who must not know of whom. Cargo keeps these true; here is where they are asked for.
+/// Dependencies that a package must not have, with these features.
 const ABSENT: [(&str, &[&str], &[&str]); 3] = [
-    // The core is pure: no runtime, no protocol, no middleware.
+    // The core has no runtime, no protocol and no middleware.
     (
         "buttress-core",
         &["--all-features"],
         &["tokio", "tower", "tower-service", "tower-layer", "http", "http-body", "hyper"],
     ),
-    // The layers serve any protocol. (Feature `tonic` is one conversion that the orphan rule keeps
-    // there, off by default.)
+    // The layers serve any protocol. The features `tonic` and `axum`, off by default, are there for
+    // impls that the orphan rule allows nowhere else.
     ("buttress", &[], &["http", "http-body", "hyper", "axum", "tonic", "reqwest"]),
-    // Who uses one of these does not pay for the others.
+    // A user of one of these does not compile the others.
     ("buttress-http", &["--no-default-features"], &["hyper", "axum", "axum-core", "tonic", "reqwest"]),
 ];
 
@@ -64,8 +64,8 @@ pub(crate) fn dependencies() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing is left for later and no test is switched off. In two parts, or this file would find
-/// itself.
+/// Marks of unfinished code and of tests that are switched off. Each is in two parts, so that this
+/// file does not contain it.
 const UNFINISHED: [&str; 4] =
     [concat!("to", "do!("), concat!("unim", "plemented!("), concat!("#[ig", "nore"), concat!("db", "g!(")];
 
@@ -107,7 +107,7 @@ fn walk(dir: &Path, look: &mut impl FnMut(&Path, &str)) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Comments are read side by side with other windows. Code may be as wide as rustfmt makes it.
+/// The width of comments in columns. Code may be as wide as rustfmt makes it.
 const COMMENT_WIDTH: usize = 100;
 
 /// No comment is wider than [`COMMENT_WIDTH`] columns, apart from tables, code and links.
@@ -137,15 +137,15 @@ fn may_be_wide(comment: &str) -> bool {
     comment.starts_with('|') || (comment.contains("://") && comment.split(' ').count() <= 3)
 }
 
-/// The least share of the public items with an example, in percent, in the crates of the layers.
+/// The minimum share of public items with an example in the crates of the layers, in percent.
 const EXAMPLES: f64 = 60.0;
 
-/// Enough of what is public in the crates of the layers is shown in use.
+/// Counts the public items with an example in the crates of the layers.
 pub(crate) fn examples_in_docs() -> anyhow::Result<()> {
     for package in ["buttress-core", "buttress", "buttress-http"] {
         let mut command = cargo(["rustdoc", "--quiet", "--package", package, "--all-features", "--"]);
         command.args(["-Z", "unstable-options", "--show-coverage", "--output-format", "json"]);
-        // rustdoc counts only with this flag, which it takes only as a nightly one.
+        // Counting is unstable, and this variable allows unstable flags in a stable rustdoc.
         let counts: Value = serde_json::from_str(&output(command.env("RUSTC_BOOTSTRAP", "1"))?)?;
         let files = counts.as_object().context("rustdoc's coverage is not what it was: no map of files")?;
         let sum = |what: &str| files.values().filter_map(|file| file[what].as_u64()).sum::<u64>();

@@ -1,4 +1,4 @@
-//! What there is to do in this repository besides writing code, as `cargo xtask COMMAND`.
+//! Tasks of this repository, as `cargo xtask COMMAND`.
 
 mod browser;
 mod check;

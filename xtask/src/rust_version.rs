@@ -1,9 +1,8 @@
-//! Whether the `rust-version` that each crate declares is true.
+//! Checks the `rust-version` that each crate declares.
 //!
 //! Cargo shows it to users and picks their dependencies by it, but checks nothing until an older
-//! compiler is used. Here two things are checked: that no dependency asks for more, with every
-//! feature, which needs no other compiler; and that the published crates compile with the compiler
-//! that they declare, where rustup can get it.
+//! compiler is used. This checks that no dependency needs a newer one, with every feature, and that
+//! the published crates compile with the compiler that they declare, if rustup can install it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +75,7 @@ fn asks_for_more<'a>(
     Ok(worst)
 }
 
-/// With the compilers that are declared, as far as they can be had.
+/// Compiles with the declared compilers that rustup has or can install.
 fn compile(published: &BTreeMap<Version, Vec<&str>>) -> anyhow::Result<Ran> {
     let mut missing = Vec::new();
     for (version, packages) in published {
@@ -125,7 +124,7 @@ fn read(metadata: &Value) -> anyhow::Result<BTreeMap<&str, Package<'_>>> {
     Ok(packages)
 }
 
-/// Not what only the model checker or a WebAssembly build needs.
+/// Whether a target is neither the model checker's nor WebAssembly.
 fn is_for_us(target: &Value) -> bool {
     target.as_str().is_none_or(|target| !target.contains("loom") && !target.contains("wasm"))
 }

@@ -1,8 +1,7 @@
-//! `cargo xtask test`: all that must hold before a change is merged. CI runs this and nothing else.
+//! `cargo xtask test`: all checks that a change must pass. CI runs this and nothing else.
 //!
-//! A step that fails does not stop the next ones, so that one run shows everything there is to
-//! repair. The tests come last, so that the last thing on the screen is what most people look for:
-//! the test runner's summary.
+//! A step that fails does not stop the next ones, so that one run shows all failures. The tests come
+//! last, so that the last lines are the test runner's summary.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ struct Step {
     run: fn() -> anyhow::Result<Ran>,
 }
 
-/// The mesh leaves librdkafka out unless asked, since that takes a minute to compile.
+/// The mesh builds librdkafka only with this feature, because that takes a minute.
 const KAFKA: [&str; 2] = ["--features", "mesh/kafka"];
 
 const STEPS: &[Step] = &[
@@ -181,7 +180,7 @@ fn deny() -> anyhow::Result<Ran> {
     all(run(&mut cargo(["deny", "--offline", "check", "bans", "licenses", "sources"])))
 }
 
-/// In a target directory of its own: its flags would have everything else compiled again.
+/// In a target directory of its own: its flags would rebuild everything else.
 fn loom() -> anyhow::Result<()> {
     let target = target().join("loom");
     run(cargo(["test", "--package", "buttress-core", "--release", "--lib", "loom_models"])
@@ -189,8 +188,7 @@ fn loom() -> anyhow::Result<()> {
         .env("CARGO_TARGET_DIR", target))
 }
 
-/// The mesh is there to be read, so its private parts are documented too, and links to them lead
-/// somewhere.
+/// The private items of the mesh are documented too, because it is an example to read.
 fn doc() -> anyhow::Result<()> {
     let doc = |args: &[&str]| run(cargo(["doc", "--no-deps"]).args(args).env("RUSTDOCFLAGS", "-D warnings"));
     // With all features, as docs.rs shows them.
@@ -198,7 +196,7 @@ fn doc() -> anyhow::Result<()> {
     doc(&["--package", "mesh", "--document-private-items"])
 }
 
-/// They end by themselves, and with success only if what they show really happened.
+/// The examples end by themselves, and fail if what they show did not happen.
 fn examples() -> anyhow::Result<()> {
     for package in ["axum-server", "tonic-client", "hyper-client", "reqwest-client"] {
         run(&mut cargo(["run", "--quiet", "--package", package]))?;
@@ -206,8 +204,8 @@ fn examples() -> anyhow::Result<()> {
     run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
 }
 
-/// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them. A
-/// real Kafka they find themselves, in `BUTTRESS_TEST_KAFKA`.
+/// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them.
+/// The tests look for a real Kafka in `BUTTRESS_TEST_KAFKA`.
 fn tests() -> anyhow::Result<()> {
     let mut tests = if works(&mut cargo(["nextest", "--version"])) {
         cargo(["nextest", "run", "--workspace", "--no-fail-fast"])
