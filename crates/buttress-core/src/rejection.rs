@@ -46,7 +46,8 @@ impl Rejection {
         Self { label, nanos: UNKNOWN, reason }
     }
 
-    /// Creates the rejection of a call whose time limit expired.
+    /// Creates the rejection of a call whose time limit expired. The limit of a `reason` that is no
+    /// [timeout](Reason::timeout) is not kept.
     ///
     /// ```
     /// use buttress_core::{Label, Reason, Rejection, TimeoutKind};
@@ -60,7 +61,8 @@ impl Rejection {
     /// assert!(!rejection.is_unprocessed());
     /// ```
     pub fn timed_out(label: Label, reason: &'static Reason, limit: Duration) -> Self {
-        Self { label, nanos: nanos(limit), reason }
+        let nanos = if reason.timeout_kind().is_some() { nanos(limit) } else { UNKNOWN };
+        Self { label, nanos, reason }
     }
 
     /// Sets the time until a retry may be admitted; `None` if it is unknown. Has no effect on a
@@ -176,6 +178,13 @@ mod tests {
         let after = rejection.after(Some(Duration::from_secs(1)));
         assert_eq!((after.retry_after(), after.limit()), (None, Some(Duration::from_millis(500))));
         assert_eq!(Rejection::new("timeout", &TOO_SLOW).limit(), None);
+    }
+
+    #[test]
+    fn the_limit_of_a_reason_that_is_no_timeout_is_not_taken_for_the_time_to_come_back() {
+        static TOO_LATE: Reason = Reason::new("too_late", "too little time is left", Class::Deadline);
+        let rejection = Rejection::timed_out(Label::new("deadline"), &TOO_LATE, Duration::from_millis(500));
+        assert_eq!((rejection.retry_after(), rejection.limit()), (None, None));
     }
 
     #[test]
