@@ -97,10 +97,13 @@ impl<C: Clock> CircuitBreaker<C> {
     /// ```
     pub fn snapshot(&self) -> Snapshot {
         let (circuit, now) = (&*self.circuit, self.clock.now());
-        let (state, generation, openings, retry_after) = circuit.change(now, |machine, now, steps| {
-            machine.roll(now, steps);
-            (machine.state, machine.generation, machine.openings, machine.retry_after(now))
-        });
+        let (state, generation, openings, retry_after) = match circuit.has_machine() {
+            true => circuit.change(now, |machine, now, steps| {
+                machine.roll(now, steps);
+                (machine.state, machine.generation, machine.openings, machine.retry_after(now))
+            }),
+            false => (State::Closed, 0, 0, None),
+        };
         Snapshot {
             name: circuit.name().clone(),
             state,
@@ -329,7 +332,10 @@ impl<C: Clock> CircuitBreaker<C> {
     /// Returns how often the state has changed since the circuit was created, by the state before
     /// and after.
     pub fn transitions(&self) -> Vec<(State, State, u32)> {
-        self.circuit.change(self.clock.now(), |machine, _, _| machine.changes())
+        match self.circuit.has_machine() {
+            true => self.circuit.change(self.clock.now(), |machine, _, _| machine.changes()),
+            false => Vec::new(),
+        }
     }
 
     /// Returns a value that a layer attaches to the circuit, for the circuit's lifetime. The first
@@ -377,6 +383,11 @@ impl<C> fmt::Debug for CircuitBreaker<C> {
 
 #[cfg(all(test, not(loom)))]
 impl<C: Clock> CircuitBreaker<C> {
+    /// Returns whether the circuit has created its machine.
+    pub(super) fn has_changed(&self) -> bool {
+        self.circuit.has_machine()
+    }
+
     /// Sets the generation, and closes the circuit with the next one.
     pub(super) fn jump_to(&self, generation: u64) {
         self.circuit.change(self.clock.now(), |machine, _, steps| {

@@ -147,6 +147,11 @@ impl Circuit {
         result
     }
 
+    /// Whether the machine was made. Until then the circuit is closed and always was.
+    pub(super) fn has_machine(&self) -> bool {
+        matches!(*lock(&self.machine), LazyMachine::Created(_))
+    }
+
     fn wake(&self) {
         if let Some(waiters) = self.waiters.get() {
             waiters.wake();

@@ -32,6 +32,22 @@ fn opened_for_a_time_it_probes_afterwards() {
     assert_eq!(bench.state(), State::ForcedOpen, "a time that overflows the clock does not end");
 }
 
+/// A keyed policy has many circuits, and an exporter looks at all of them.
+#[test]
+fn a_look_at_a_circuit_that_was_always_closed_takes_no_memory() {
+    let bench = Bench::new(|builder| builder.minimum_throughput(1));
+    bench.call(Outcome::Success);
+    let (before, transitions) = (bench.breaker.snapshot(), bench.breaker.transitions());
+    crate::testing::reported(&bench.breaker);
+    assert!(!bench.breaker.has_changed());
+    assert_eq!((before.state, before.generation, before.openings, before.retry_after), (State::Closed, 0, 0, None));
+    assert_eq!((before.counts.succeeded, transitions.len()), (1, 0));
+    bench.breaker.force_open();
+    assert!(bench.breaker.has_changed());
+    assert_eq!(bench.breaker.snapshot().state, State::ForcedOpen);
+    assert_eq!(bench.breaker.transitions(), [(State::Closed, State::ForcedOpen, 1)]);
+}
+
 #[test]
 fn a_reload_keeps_state_and_results_and_another_window_begins_anew() {
     let bench = Bench::new(|builder| builder.consecutive_failures(10));
