@@ -125,7 +125,9 @@ pub trait Subscribe {
     ///
     /// The channel holds 64 changes. A receiver that falls further behind gets
     /// [`Lagged`](broadcast::error::RecvError::Lagged) with the number of changes that it missed.
-    /// All receivers share one channel; a dropped receiver costs nothing.
+    /// All receivers share one channel; a dropped receiver costs nothing. Only if the circuit has
+    /// an [attachment](core::CircuitBreaker::attachment) of another type, each has a channel of its
+    /// own.
     ///
     /// ```
     /// use buttress::circuit_breaker::{CircuitBreaker, State, Subscribe};
@@ -141,7 +143,7 @@ pub trait Subscribe {
 impl Subscribe for CircuitBreaker {
     fn subscribe(&self) -> broadcast::Receiver<Transition> {
         let sender = self.attachment(|| {
-            let (sender, _) = broadcast::channel(64);
+            let (sender, _) = broadcast::channel(CHANGES);
             let changes = sender.clone();
             self.on_transition(move |transition| {
                 // An error means that there is no receiver.
@@ -149,8 +151,19 @@ impl Subscribe for CircuitBreaker {
             });
             sender
         });
-        sender.expect("the attachment has one type").subscribe()
+        sender.map_or_else(|| own_channel(self), broadcast::Sender::subscribe)
     }
+}
+
+/// Number of changes that the channel of a subscription holds.
+const CHANGES: usize = 64;
+
+/// Subscribes through a channel for one receiver, to a circuit whose attachment is of another type.
+#[cold]
+fn own_channel(breaker: &CircuitBreaker) -> broadcast::Receiver<Transition> {
+    let (sender, receiver) = broadcast::channel(CHANGES);
+    breaker.on_transition_while(move |transition| sender.send(transition.clone()).is_ok());
+    receiver
 }
 
 impl<E> CircuitBreakerLayer<E> {
@@ -261,6 +274,18 @@ mod tests {
         assert!(TokioClock.now() - start < Duration::from_millis(100));
         assert_eq!(receiver.try_recv().unwrap().to, State::ForcedOpen);
         assert!(receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_circuit_with_an_attachment_of_another_type_can_be_subscribed_to() {
+        let breaker = CircuitBreaker::new("x");
+        assert_eq!(breaker.attachment(|| 7_u32), Some(&7));
+        let mut receivers = [breaker.subscribe(), breaker.subscribe()];
+        breaker.force_open();
+        for receiver in &mut receivers {
+            assert_eq!(receiver.try_recv().unwrap().to, State::ForcedOpen);
+            assert!(receiver.try_recv().is_err());
+        }
     }
 
     #[test]
