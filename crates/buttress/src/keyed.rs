@@ -209,6 +209,15 @@ impl<K> Drop for Candidate<'_, K> {
     }
 }
 
+/// A place that nobody has taken over yet. Dropping it frees the place.
+struct Vacated<'a, K>(&'a Mutex<Ring<K>>);
+
+impl<K> Drop for Vacated<'_, K> {
+    fn drop(&mut self) {
+        lock(self.0).taken -= 1;
+    }
+}
+
 enum Verdict {
     /// Idle, and not used recently.
     Evict,
@@ -446,6 +455,8 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
     /// Removes a candidate with its policy. The caller takes over its place.
     fn evict(&self, candidate: Candidate<'_, K>) -> bool {
         let Some(key) = candidate.into_key() else { return false };
+        // The report of a user's policy may panic.
+        let place = Vacated(&self.ring);
         let entries = self.entries.pin();
         if let Some(policy) = entries.remove(&key).and_then(|entry| entry.policy.get()) {
             let mut sums = Sums::default();
@@ -454,6 +465,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
             sums.counters().for_each(|(metric, labels, value)| counts.value(&metric, labels, value));
         }
         self.evicted.add(1);
+        std::mem::forget(place);
         true
     }
 }

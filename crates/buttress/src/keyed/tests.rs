@@ -183,6 +183,51 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
     assert_eq!(keyed.len(), 2);
 }
 
+/// A policy whose numbers cannot be read while it is told to panic.
+struct Unreadable(Arc<AtomicBool>);
+
+impl Report for Unreadable {
+    fn metrics() -> Vec<Metric> {
+        Vec::new()
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    fn report(&self, _: &mut dyn Sink) {
+        assert!(!self.0.load(Ordering::Relaxed), "no numbers");
+    }
+}
+
+impl Policy<u32> for Unreadable {
+    type Permit = ();
+
+    fn admit(&self, _: &u32) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+impl Idle for Unreadable {
+    fn is_idle(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_policy_whose_report_panics_gives_its_place_to_a_later_key() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let is_broken = broken.clone();
+    let make = move |_: &u32| Unreadable(is_broken.clone());
+    let keyed: Keyed<u32, Unreadable, Key> = Keyed::builder((|key| *key) as Key, make).max_keys(2).build().unwrap();
+    let ask = |key| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keyed.admit(&key))).is_ok();
+    assert!(ask(1) && ask(2));
+    assert!((3..9).any(|key| !ask(key)), "the evicted policy was not read");
+    broken.store(false, Ordering::Relaxed);
+    assert!((10..20).all(ask));
+    assert_eq!((keyed.len(), keyed.untracked()), (2, 0));
+}
+
 /// A policy that uses other keys in `is_idle`, as a listener might.
 struct UsesKeyedPolicy(Arc<OnceLock<Keyed<u32, UsesKeyedPolicy, Key>>>);
 
