@@ -169,6 +169,30 @@ fn an_exporter_made_before_the_recorder_publishes_to_it_with_units() {
 }
 
 #[test]
+fn the_budget_that_a_named_retry_layer_made_is_published_under_its_name() {
+    use crate::{PlainExt, RetryBudget, RetryLayer};
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let shared = RetryBudget::builder().name("shared").burst(8).build().unwrap();
+    let layers = [
+        RetryLayer::new(3).named("payments").seed(7),
+        RetryLayer::new(3).named("stock"),
+        RetryLayer::new(3).named("mail").budget(shared.clone()),
+        RetryLayer::new(3).budget(shared).named("news"),
+    ];
+    let exporter = Exporter::new();
+    for layer in layers.map(PlainExt::plain) {
+        exporter.add(layer.stats().budget());
+    }
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    let balances = [("payments", 100.0), ("shared", 16.0), ("stock", 100.0)];
+    assert_eq!(
+        values(&snapshotter, "resilience.budget.balance"),
+        balances.map(|(name, balance)| (labels([name]), balance))
+    );
+}
+
+#[test]
 fn a_keyed_policy_is_published_as_one() {
     use crate::keyed::Keyed;
     let recorder = DebuggingRecorder::new();

@@ -68,6 +68,8 @@ pub(super) struct Config {
     pub(super) backoff: Backoff,
     pub(super) max_hint: Duration,
     pub(super) budget: RetryBudget,
+    /// Whether the layer made the budget itself.
+    has_own_budget: bool,
     pub(super) seed: Option<u64>,
     name: Option<Name>,
 }
@@ -91,6 +93,7 @@ impl RetryLayer {
             backoff: Backoff::default(),
             max_hint: Duration::from_secs(60),
             budget: RetryBudget::new(),
+            has_own_budget: true,
             seed: None,
             name: None,
         };
@@ -99,10 +102,16 @@ impl RetryLayer {
 }
 
 impl<E, Attempts> RetryLayer<E, Attempts> {
-    /// Sets the name in metrics. Default: none.
+    /// Sets the name in metrics, also of the budget, unless it was [set](Self::budget). Default:
+    /// none.
     pub fn named(self, name: impl Into<Name>) -> Self {
         let name = name.into();
-        self.configure(|config| config.name = Some(name))
+        self.configure(|config| {
+            if config.has_own_budget {
+                config.budget = RetryBudget::builder().name(name.clone()).build().expect("the defaults are valid");
+            }
+            config.name = Some(name);
+        })
     }
 
     /// Reads the number of attempts, including the first, from the request, for numbers that differ
@@ -144,7 +153,7 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
     /// # let _ = (reads, writes);
     /// ```
     pub fn budget(self, budget: RetryBudget) -> Self {
-        self.configure(|config| config.budget = budget)
+        self.configure(|config| (config.budget, config.has_own_budget) = (budget, false))
     }
 
     /// Sets the longest pause that a backend may ask for. A failure that asks for a longer one is
