@@ -200,13 +200,15 @@ impl fmt::Debug for Exporter {
 /// Describes the metrics to the recorder. Done with each publication, because a recorder may have
 /// been installed since the last one.
 fn describe(metrics: &BTreeSet<Metric>) {
-    for Metric { name, kind, help, .. } in metrics {
+    for Metric { name, kind, unit, help, .. } in metrics {
+        // Units of the facade have names of their own. Everything else is counted.
+        let unit = Unit::from_string(unit).unwrap_or(Unit::Count);
         match kind {
-            MetricKind::Counter => describe_counter!(*name, Unit::Count, *help),
-            MetricKind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
+            MetricKind::Counter => describe_counter!(*name, unit, *help),
+            MetricKind::Histogram => describe_histogram!(*name, unit, *help),
             // The facade has no unit for a share from 0 to 1. Its percent are from 0 to 100.
             MetricKind::Rate => describe_gauge!(*name, *help),
-            _ => describe_gauge!(*name, Unit::Count, *help),
+            _ => describe_gauge!(*name, unit, *help),
         }
     }
 }

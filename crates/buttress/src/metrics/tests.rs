@@ -168,6 +168,41 @@ fn an_exporter_made_before_the_recorder_publishes_to_it_with_units() {
     assert_eq!(units["resilience.breaker.state"], (Some(Unit::Count), true));
 }
 
+/// A counter of a user, in seconds.
+#[derive(Clone)]
+struct Waited;
+
+const WAITED: Metric = Metric::counter("shop.waited", "seconds", "Time that customers waited");
+const QUEUE: Metric = Metric::gauge("shop.queue", "customers", "Customers in the queue");
+
+impl Report for Waited {
+    fn metrics() -> Vec<Metric> {
+        vec![WAITED, QUEUE]
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    fn report(&self, sink: &mut dyn buttress_core::report::Sink) {
+        sink.counter(&WAITED, 60);
+        sink.gauge(&QUEUE, 3.0);
+    }
+}
+
+#[test]
+fn a_metric_of_a_user_is_published_with_its_own_unit() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let exporter = Exporter::new();
+    exporter.add(&Waited);
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    let units =
+        snapshotter.snapshot().into_vec().into_iter().map(|(key, unit, ..)| (key.key().name().to_owned(), unit));
+    let expected = [("shop.queue", Unit::Count), ("shop.waited", Unit::Seconds)];
+    assert_eq!(units.collect::<BTreeMap<_, _>>(), expected.map(|(name, unit)| (name.to_owned(), Some(unit))).into());
+}
+
 #[test]
 fn the_budget_that_a_named_retry_layer_made_is_published_under_its_name() {
     use crate::{PlainExt, RetryBudget, RetryLayer};
