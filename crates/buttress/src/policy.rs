@@ -65,5 +65,5 @@ pub use buttress_core::{
     Class, Clock, Idle, Label, ManualClock, Name, Permit, Policy, Progress, Reason, Refused, Rejection, Reserve,
     TimeoutKind, Waiters,
     policy::NOT_READY,
-    report::{Metric, MetricKind, Report, Sink, Value},
+    report::{LabelValues, Metric, MetricKind, Report, Sink, Value},
 };
