@@ -19,7 +19,8 @@
 //! After each attempt these rules apply in order. *Return* means that the result of the attempt is
 //! the result of the call.
 //!
-//! 1. A success, or a rejection by a layer of this crate: return.
+//! 1. A success, or a rejection by a layer of this crate: return. An attempt that timed out is a
+//!    failure here.
 //! 2. A failure for which the backend forbids a retry: return.
 //! 3. A request that the transport returned before the backend processed it (`REFUSED_STREAM`, a
 //!    GOAWAY, a connection that closed before a byte was written, or ended the request before it
