@@ -350,7 +350,8 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(ByHead<F>, ByCall<G, F>);
+// Closures have no `Debug`.
+opaque!(ByHead<F>, ByCall<G, F>, Server<S, C, R>);
 
 /// The state of a request that an ending needs when the response arrives.
 #[derive(Debug, Default)]

@@ -49,6 +49,7 @@ use crate::{
     gate::{Gate, GateLayer},
 };
 use buttress_core::{Name, Policy, Refused, Rejection, Reserve, Waiters, circuit_breaker as core};
+use std::fmt;
 use tokio::sync::broadcast;
 
 pub use buttress_core::circuit_breaker::{
@@ -192,10 +193,16 @@ impl<E> CircuitBreakerLayer<E> {
 /// let breaker: &CircuitBreaker = layer.handle().breaker();
 /// assert_eq!(breaker.state(), State::Closed);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CanProbe<F> {
     breaker: CircuitBreaker,
     can_probe: F,
+}
+
+impl<F> fmt::Debug for CanProbe<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CanProbe").field("breaker", &self.breaker).finish_non_exhaustive()
+    }
 }
 
 impl<F> CanProbe<F> {

@@ -31,12 +31,12 @@ macro_rules! inner_service {
     };
 }
 
-/// Implements `Debug` for a future without bounds on its type parameters.
+/// Implements `Debug` without bounds on the type parameters, for futures and for what holds closures.
 macro_rules! opaque_debug {
-    ($future:ident<$($param:ident $(: $bound:path)?),*>) => {
-        impl<$($param $(: $bound)?),*> std::fmt::Debug for $future<$($param),*> {
+    ($type:ident<$($param:ident $(: $bound:path)?),*>) => {
+        impl<$($param $(: $bound)?),*> std::fmt::Debug for $type<$($param),*> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($future)).finish_non_exhaustive()
+                f.debug_struct(stringify!($type)).finish_non_exhaustive()
             }
         }
     };

@@ -35,7 +35,7 @@ const READER_STALL: Duration = Duration::from_secs(30);
 /// let layer = BulkheadLayer::new(64).end(HttpServer::new());
 /// # let _ = layer;
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Server<S, C = Standard, R = Standard> {
     classify: C,
     respond: R,

@@ -12,12 +12,19 @@ const DEFAULT_MAX_BODY: u64 = 64 * 1024;
 ///
 /// The head of a request is cloned, and its body goes through [`tee`] as it is sent. Part of a
 /// client ending; set with [`HttpRetryExt`](crate::HttpRetryExt).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) max_body: u64,
     pub(crate) idempotent: I,
     pub(crate) header: Marker,
     pub(crate) map: M,
+}
+
+/// Without the functions: closures have no `Debug`.
+impl<M, I> std::fmt::Debug for Replays<M, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replays").field("max_body", &self.max_body).finish_non_exhaustive()
+    }
 }
 
 /// The header of a repeated request that carries the number of previous attempts.

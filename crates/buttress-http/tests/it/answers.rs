@@ -1,5 +1,5 @@
 use buttress::{Reason, Rejection, health::Group, health::Rules};
-use buttress_http::{HttpProbes, prelude::*};
+use buttress_http::{HttpProbes, ending::HttpServer, prelude::*};
 use buttress_test::{Answer, BoxError, Inner, Plan, TestBody};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -70,4 +70,12 @@ async fn indicators_are_listed_only_for_those_who_may_see_them() {
     };
     assert_eq!(ask(false).await, "down\n");
     assert_eq!(ask(true).await, "down\nReadiness database: down (password wrong)\n");
+}
+
+#[test]
+fn layers_with_closures_of_a_user_have_debug() {
+    let server = HttpServer::new().respond(|response: Response<()>, _: &Rejection| response.map(|()| "busy"));
+    let retry = RetryLayer::new(3).http_client().idempotent(|_| true).max_body(7).map_request_body(|body: ()| body);
+    let text = format!("{:?} {:?}", BulkheadLayer::named("orders", 1).end(server), retry);
+    assert!(text.contains("orders") && text.contains("max_body: 7"), "{text}");
 }

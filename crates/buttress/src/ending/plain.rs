@@ -1,5 +1,5 @@
 use super::{Begin, BodyBounds, Bound, Ended, Ending, Finish, Kept, NoEnding, Replay};
-use crate::{BoxError, Error, error, in_flight::InFlight};
+use crate::{BoxError, Error, error, in_flight::InFlight, shell::opaque_debug};
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
 use std::convert::Infallible;
 
@@ -26,7 +26,7 @@ use std::convert::Infallible;
 /// assert_eq!(breaker.state(), State::Open);
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Plain<Outcomes = Success, Rejections = AsError> {
     judge: Outcomes,
     reject: Rejections,
@@ -60,8 +60,12 @@ pub struct Success;
 pub struct AsError;
 
 /// Returns rejections as a response that a function makes. Made by [`Plain::respond`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Respond<F>(F);
+
+// Closures have no `Debug`.
+opaque_debug!(Plain<Outcomes, Rejections>);
+opaque_debug!(Respond<F>);
 
 /// Reads the outcome of a result. Implemented by [`Success`], and by functions of a result.
 ///

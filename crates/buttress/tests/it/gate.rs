@@ -8,6 +8,7 @@ use buttress::{
     ending::Plain,
     gate::GateLayer,
     keyed::Keyed,
+    outcome::Outcome,
     policy::{Class, Policy, Refused, Reserve},
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
@@ -241,4 +242,12 @@ async fn nested_layers_with_a_boxing_layer_between_leave_one_flat_error() {
         matches!(&error, Error::Rejected(rejection) if rejection.reason() == &buttress::bulkhead::FULL),
         "{error:?}"
     );
+}
+
+#[test]
+fn layers_with_closures_of_a_user_have_debug() {
+    let ends = Plain::new().classify(|_: Result<&(), &()>| Outcome::Success).respond(|_: Rejection| ());
+    let layer = CircuitBreakerLayer::new("files").can_probe(|_: &u32| true).end(ends);
+    let text = format!("{:?} {:?}", layer, TimeoutLayer::total(SECOND).by(|_: &u32| None));
+    assert!(text.contains("files") && text.contains("By(..)"), "{text}");
 }
