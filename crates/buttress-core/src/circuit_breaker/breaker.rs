@@ -1,13 +1,11 @@
 use super::{
-    builder::Builder,
     circuit::Circuit,
     config::Config,
     event::{Event, Snapshot, State, Transition},
-    window::{Counting, Resize},
 };
 use crate::shard::{Sharded, shards};
 use crate::sync::Ordering;
-use crate::{Clock, InvalidConfig, Name};
+use crate::{Clock, Name};
 use fastrand::Rng;
 use std::{fmt, time::Duration};
 
@@ -41,17 +39,12 @@ pub struct CircuitBreaker<C> {
 }
 
 impl<C: Clock + Default> CircuitBreaker<C> {
-    /// Creates a circuit breaker with the defaults of [`Builder`].
+    /// Creates a circuit breaker with the defaults of [`Builder`](super::Builder).
     ///
     /// It trips on 5 or more consecutive failures, or if clearly more than half of at least 20
     /// calls in 10 seconds failed, and stays open for 5 to 30 seconds.
     pub fn new(name: impl Into<Name>) -> Self {
         Self::with_config(name.into(), Config::default(), None, C::default())
-    }
-
-    /// Returns a builder with the default settings.
-    pub fn builder(name: impl Into<Name>) -> Builder<C> {
-        Builder::new(name.into())
     }
 }
 
@@ -199,64 +192,6 @@ impl<C: Clock> CircuitBreaker<C> {
     pub fn set_cautious(&self, cautious: bool) {
         self.circuit.rules.set_cautious(cautious);
         self.circuit.rules_changed();
-    }
-
-    /// Replaces the settings of a live circuit.
-    ///
-    /// State and results stay, and the new rules are evaluated at once: a circuit whose results
-    /// meet them trips, and a half-open circuit with enough successes closes. A time window of
-    /// another length starts empty. The name, the clock, the seed and the custom rule are not
-    /// replaced.
-    ///
-    /// # Errors
-    /// If a value is out of its range, or the new settings change what is fixed in a live circuit:
-    /// whether it has a window, the kind of the window, the number of results of a count window,
-    /// whether it counts overdue calls, and the slow threshold if it does. The old settings stay.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use buttress_core::{ManualClock, circuit_breaker::CircuitBreaker};
-    ///
-    /// let breaker = CircuitBreaker::<ManualClock>::new("payments");
-    /// let settings = CircuitBreaker::<ManualClock>::builder("payments").failure_rate(0.3);
-    /// breaker.reload(&settings)?;
-    /// # Ok::<(), buttress_core::InvalidConfig>(())
-    /// ```
-    pub fn reload(&self, builder: &Builder<C>) -> Result<(), InvalidConfig> {
-        let config = builder.settings.parse()?;
-        let (circuit, now) = (&*self.circuit, self.clock.now());
-        let judged_anew = circuit.change(now, |machine, now, steps| {
-            let resize = Counting::resize(circuit.window.as_ref(), config.window);
-            if let Resize::Impossible = resize {
-                return Err(InvalidConfig::new(
-                    "window",
-                    "cannot change its kind, or the number of results of a count window, on a live circuit",
-                ));
-            }
-            let threshold = config.slow_threshold.map(super::nanos);
-            let counts_overdue = circuit.overdue.is_some();
-            if counts_overdue != config.count_overdue || (counts_overdue && circuit.rules.slow_threshold() != threshold)
-            {
-                return Err(InvalidConfig::new(
-                    "count_overdue",
-                    "cannot change on a live circuit, and neither can the slow_threshold while it is on",
-                ));
-            }
-            let changed = circuit.rules.set(&config);
-            circuit.rules_changed();
-            if let Resize::Time(window, time) = resize {
-                steps.push(machine.renew());
-                window.resize(time, circuit.nanos(now));
-            }
-            machine.reload(config.recovery, now, steps);
-            Ok(changed)
-        })?;
-        if judged_anew {
-            circuit.judge(now);
-        }
-        circuit.listeners.emit(&Event::Reloaded);
-        Ok(())
     }
 
     /// Adds a listener that is called with every change of state, for the lifetime of the circuit.

@@ -43,8 +43,15 @@ pub struct Builder<C> {
 }
 
 impl<C: Clock + Default> Builder<C> {
-    pub(super) fn new(name: Name) -> Self {
+    fn new(name: Name) -> Self {
         Self { name, settings: Settings::default(), seed: None, clock: C::default() }
+    }
+}
+
+impl<C: Clock + Default> CircuitBreaker<C> {
+    /// Returns a builder with the default settings.
+    pub fn builder(name: impl Into<Name>) -> Builder<C> {
+        Builder::new(name.into())
     }
 }
 
