@@ -1,6 +1,6 @@
-use super::{Retry, RetryBudget};
+use super::RetryBudget;
 use crate::{
-    ending::{Ended, Ending, NoEnding},
+    ending::{Ending, NoEnding},
     per_request::{By, Same},
 };
 use buttress_core::{
@@ -13,9 +13,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tower_layer::Layer;
 
-/// Retries as a layer. It implements [`Layer`] once it has an [ending](crate::ending).
+/// Retries as a layer. It implements [`Layer`](tower_layer::Layer) once it has an [ending](crate::ending).
 ///
 /// The [module](super) describes what is repeated.
 ///
@@ -198,14 +197,6 @@ impl<E, Attempts> Ending for RetryLayer<E, Attempts> {
 
     fn end<Next>(self, ends: Next) -> RetryLayer<Next, Attempts> {
         RetryLayer { ends, attempts: self.attempts, shared: self.shared }
-    }
-}
-
-impl<S, E: Ended + Clone, Attempts: Clone> Layer<S> for RetryLayer<E, Attempts> {
-    type Service = Retry<S, E, Attempts>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Retry { inner, layer: self.clone() }
     }
 }
 

@@ -3,7 +3,7 @@ use super::{
     layer::{RetryLayer, Shared},
 };
 use crate::{
-    ending::{Begin, Finish, Kept, Replay},
+    ending::{Begin, Ended, Finish, Kept, Replay},
     events,
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
@@ -17,6 +17,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tower_layer::Layer;
 use tower_service::Service;
 
 /// Base of the backoff when the backend sheds load. Source: the AWS SDKs' base for throttled calls.
@@ -44,6 +45,14 @@ pub struct Retry<S, E, Attempts = Same> {
 }
 
 inner_service!(Retry<S, E, Attempts>);
+
+impl<S, E: Ended + Clone, Attempts: Clone> Layer<S> for RetryLayer<E, Attempts> {
+    type Service = Retry<S, E, Attempts>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Retry { inner, layer: self.clone() }
+    }
+}
 
 impl<S, E, Attempts, Req> Service<Req> for Retry<S, E, Attempts>
 where

@@ -1,6 +1,6 @@
-use super::{ATTEMPT, TOTAL, service::Timeout};
+use super::{ATTEMPT, TOTAL};
 use crate::{
-    ending::{BodyBounds, Ended, Ending, NoEnding},
+    ending::{BodyBounds, Ending, NoEnding},
     per_request::{By, Same},
 };
 use buttress_core::{
@@ -9,11 +9,10 @@ use buttress_core::{
     shard::Counter,
 };
 use std::{sync::Arc, time::Duration};
-use tower_layer::Layer;
 
 const POLICY: &str = "timeout";
 
-/// A timeout as a layer. It implements [`Layer`] once it has an [ending](crate::ending).
+/// A timeout as a layer. It implements [`Layer`](tower_layer::Layer) once it has an [ending](crate::ending).
 ///
 /// The [module](super) describes what is bounded.
 ///
@@ -218,13 +217,5 @@ impl<E, Limit> Ending for TimeoutLayer<E, Limit> {
 
     fn end<Next>(self, ends: Next) -> TimeoutLayer<Next, Limit> {
         TimeoutLayer { bound: self.bound, limit: self.limit, ends }
-    }
-}
-
-impl<S, E: Ended + Clone, Limit: Clone> Layer<S> for TimeoutLayer<E, Limit> {
-    type Service = Timeout<S, E, Limit>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Timeout::new(inner, self.clone())
     }
 }

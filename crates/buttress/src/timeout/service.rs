@@ -1,6 +1,6 @@
 use super::layer::{CallBound, TimeoutLayer};
 use crate::{
-    ending::{Begin, Bound},
+    ending::{Begin, Bound, Ended},
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
     timer::Deadline,
@@ -12,6 +12,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tower_layer::Layer;
 use tower_service::Service;
 
 /// A service behind a [`TimeoutLayer`].
@@ -34,9 +35,11 @@ pub struct Timeout<S, E, Limit = Same> {
 
 inner_service!(Timeout<S, E, Limit>);
 
-impl<S, E, Limit> Timeout<S, E, Limit> {
-    pub(super) fn new(inner: S, layer: TimeoutLayer<E, Limit>) -> Self {
-        Self { inner, layer }
+impl<S, E: Ended + Clone, Limit: Clone> Layer<S> for TimeoutLayer<E, Limit> {
+    type Service = Timeout<S, E, Limit>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout { inner, layer: self.clone() }
     }
 }
 
