@@ -62,7 +62,7 @@ impl TimeoutLayer {
     /// # let _ = innermost;
     /// ```
     pub const fn attempt(after: Duration) -> Self {
-        Self::new(after, &ATTEMPT)
+        Self::bounded(after, &ATTEMPT)
     }
 
     /// Limits a call, with all its attempts and the pauses between them, until the head of its
@@ -77,10 +77,12 @@ impl TimeoutLayer {
     /// # let _ = outermost;
     /// ```
     pub const fn total(after: Duration) -> Self {
-        Self::new(after, &TOTAL)
+        Self::bounded(after, &TOTAL)
     }
 
-    const fn new(after: Duration, reason: &'static Reason) -> Self {
+    // Not `new`: the compiler would answer `TimeoutLayer::new(..)` with this function and its
+    // parameters, and not with the two above.
+    const fn bounded(after: Duration, reason: &'static Reason) -> Self {
         Self { bound: CallBound { after, reason, options: None }, limit: Same, ends: NoEnding }
     }
 }
