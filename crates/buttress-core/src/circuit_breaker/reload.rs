@@ -14,6 +14,9 @@ impl<C: Clock> CircuitBreaker<C> {
     /// another length starts empty. The name, the clock, the seed and the custom rule are not
     /// replaced.
     ///
+    /// All other settings are replaced: one that `builder` does not set returns to its default. To
+    /// change one of several, make the whole builder again.
+    ///
     /// # Errors
     /// If a value is out of its range, or the new settings change what is fixed in a live circuit:
     /// whether it has a window, the kind of the window, the number of results of a count window,
