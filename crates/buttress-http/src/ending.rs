@@ -86,6 +86,10 @@ pub trait HttpExt: Ending<Now = NoEnding> {
     /// your own by its class (see [`OnTheWire`](buttress::wire::OnTheWire)). If the request is a
     /// gRPC call, they leave as gRPC responses.
     ///
+    /// The response has no content. If the call was not processed, the header
+    /// `x-buttress-rejected` has the word of the [`Reason`](buttress::Reason), such as
+    /// `bulkhead_full`. An ending with [`respond`](Server::respond) adds content.
+    ///
     /// ```
     /// use buttress_http::prelude::*;
     /// use tower::ServiceBuilder;
