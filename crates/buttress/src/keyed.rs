@@ -165,6 +165,8 @@ struct Store<K, Pol, KeyFn> {
     evicted: Counter,
     /// Counters of evicted policies, so that sums do not fall.
     evicted_counts: Mutex<Sums>,
+    /// The highest reported sums.
+    reported_counts: Mutex<Sums>,
     untracked: Counter,
 }
 
@@ -367,6 +369,7 @@ impl<K: Hash + Eq, Pol, KeyFn> Store<K, Pol, KeyFn> {
             ring: Mutex::new(Ring { keys: VecDeque::new(), taken: 0 }),
             evicted: Counter::default(),
             evicted_counts: Mutex::default(),
+            reported_counts: Mutex::default(),
             untracked: Counter::default(),
         })
     }
@@ -515,6 +518,8 @@ impl<K: Hash + Eq, Pol: Report, KeyFn> Report for Keyed<K, Pol, KeyFn> {
         sink.counter(&UNTRACKED, self.untracked());
         let mut sums = lock(&self.0.evicted_counts).clone();
         self.for_each(|_, policy| policy.report(&mut sums));
+        // A policy that is evicted meanwhile may be missing both here and in the copy above.
+        sums.raise(&mut lock(&self.0.reported_counts));
         for (metric, labels, value) in sums.into_values() {
             sink.value(&metric, labels, value);
         }
@@ -533,13 +538,30 @@ impl Sums {
     fn into_values(self) -> impl Iterator<Item = (Metric, LabelValues, Value)> {
         self.0.into_iter()
     }
+
+    fn find(&mut self, metric: &Metric, labels: LabelValues) -> Option<&mut Value> {
+        let known = self.0.iter_mut().find(|(known, its, _)| known.name == metric.name && *its == labels);
+        known.map(|(_, _, value)| value)
+    }
+
+    /// Raises counters to those of `highest`, and `highest` to these.
+    fn raise(&mut self, highest: &mut Self) {
+        for (metric, labels, value) in self.clone().counters().chain(highest.clone().counters()) {
+            for sums in [&mut *self, &mut *highest] {
+                match (sums.find(&metric, labels), value) {
+                    (Some(Value::Counter(sum)), Value::Counter(n)) => *sum = n.max(*sum),
+                    (Some(_), _) => {}
+                    (None, _) => sums.0.push((metric, labels, value)),
+                }
+            }
+        }
+    }
 }
 
 impl Sink for Sums {
     fn value(&mut self, metric: &Metric, labels: LabelValues, value: Value) {
-        let known = self.0.iter_mut().find(|(known, its, _)| known.name == metric.name && *its == labels);
-        match known {
-            Some((_, _, sum)) => sum.add(value),
+        match self.find(metric, labels) {
+            Some(sum) => sum.add(value),
             None => self.0.push((*metric, labels, value)),
         }
     }

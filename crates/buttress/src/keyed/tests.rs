@@ -316,6 +316,65 @@ async fn sums_are_over_all_keys_and_their_counters_survive_eviction() {
     }
 }
 
+const CALLS: Metric = Metric::counter("calls", "calls", "Calls");
+
+/// A policy with one call, which reads the sums over all keys when it is reported.
+struct ReadsSums(Arc<OnceLock<Keyed<u32, ReadsSums, Key>>>, Arc<AtomicBool>);
+
+impl ReadsSums {
+    fn calls(keyed: &Keyed<u32, Self, Key>) -> Option<Value> {
+        let mut sums = Sums::default();
+        keyed.report(&mut sums);
+        sums.find(&CALLS, [""; 2]).copied()
+    }
+}
+
+impl Report for ReadsSums {
+    fn metrics() -> Vec<Metric> {
+        vec![CALLS]
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    fn report(&self, sink: &mut dyn Sink) {
+        if self.1.swap(false, Ordering::Relaxed) {
+            assert_eq!(Self::calls(self.0.get().expect("the cell is set")), Some(Value::Counter(2)));
+        }
+        sink.counter(&CALLS, 1);
+    }
+}
+
+impl Policy<u32> for ReadsSums {
+    type Permit = ();
+
+    fn admit(&self, _: &u32) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+impl Idle for ReadsSums {
+    fn is_idle(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn counters_do_not_fall_while_a_policy_is_evicted() {
+    let (cell, reads) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+    let (inside, flag) = (cell.clone(), reads.clone());
+    let make = move |_: &u32| ReadsSums(inside.clone(), flag.clone());
+    let keyed = Keyed::builder((|key| *key) as Key, make).max_keys(2).build().unwrap();
+    assert!(cell.set(keyed.clone()).is_ok());
+    (1..=2).for_each(|key| keyed.admit(&key).unwrap());
+    assert_eq!(ReadsSums::calls(&keyed), Some(Value::Counter(2)));
+    reads.store(true, Ordering::Relaxed);
+    keyed.admit(&3).unwrap();
+    assert!(!reads.load(Ordering::Relaxed), "the evicted policy was not read");
+    assert_eq!((ReadsSums::calls(&keyed), keyed.evicted()), (Some(Value::Counter(3)), 1));
+}
+
 #[test]
 fn a_limit_can_be_changed_for_all_keys() {
     let keyed = bulkheads(100);
