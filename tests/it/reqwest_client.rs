@@ -9,7 +9,7 @@ use axum::{
     routing::any,
 };
 use buttress::{
-    BoxError, Error,
+    BoxError, Error, Rejection,
     circuit_breaker::{Event, State},
     ending::Plain,
     outcome::{FailureKind, Sent},
@@ -525,5 +525,117 @@ async fn an_upload_that_its_caller_breaks_off_is_no_evidence_whatever_broke_it()
             soon(call).await.unwrap().unwrap_err();
             assert_eq!((breaker.snapshot().counts.total(), stats.retries()), (0, 0), "{version:?}");
         }
+    }
+}
+
+/// A proxy passes a request on with its version. hyper refuses HTTP/2 on a connection of HTTP/1.
+#[tokio::test]
+async fn a_request_whose_version_its_connection_does_not_speak_is_no_evidence() {
+    let server = axum_server(Router::new().fallback(async || "here")).await;
+    for version in [Version::HTTP_09, Version::HTTP_2, Version::HTTP_3] {
+        let request = || Request::put(server.uri("/")).version(version).body(Body::from("a transfer")).unwrap();
+        let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
+        let stats = layer.stats();
+        let service = stack!(layer.clone(), breaker, ReqwestService::build(builder()).unwrap());
+        soon(service.oneshot(request())).await.unwrap_err();
+        let service = stack!(layer, breaker, buttress_stack_tests::client());
+        soon(service.oneshot(request())).await.unwrap_err();
+        assert_eq!((breaker.snapshot().counts.failed, stats.retries()), (0, 0), "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_is_a_failure_and_gives_its_place_back() {
+    let broken = [
+        "content-length: 10\r\n\r\n1234",
+        "transfer-encoding: chunked\r\n\r\n4\r\n1234\r\n",
+        "transfer-encoding: chunked\r\n\r\nxyz",
+    ];
+    for rest in broken {
+        let server = Server::start(async move |listener| {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 4096]).await;
+                let _ = socket.write_all(format!("HTTP/1.1 200 OK\r\n{rest}").as_bytes()).await;
+            }
+        })
+        .await;
+        let (breaker, bulkhead) = (CircuitBreaker::new("backend"), Bulkhead::new(1));
+        let seen = watch(&breaker);
+        let layer = TimeoutLayer::attempt(PATIENCE).body_idle(PATIENCE).body_total(PATIENCE).http_client();
+        let service = stack!(retry(), breaker, bulkhead, layer.layer(ReqwestService::new(client())));
+        let response = soon(service.oneshot(Request::get(server.uri("/")).body(Empty::<Bytes>::new()).unwrap())).await;
+        let error = soon(response.unwrap().into_body().collect()).await.unwrap_err();
+        assert_eq!(bulkhead.in_flight(), 0, "{error:?}");
+        assert_eq!(*seen.lock().unwrap(), [Some((FailureKind::Body, Sent::MaybeProcessed))], "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_an_upload_is_the_answer() {
+    for (version, client) in clients() {
+        let server = axum_server(Router::new().fallback(async || reply(413, "too much"))).await;
+        let (breaker, bulkhead, layer) = (CircuitBreaker::new("backend"), Bulkhead::new(1), retry());
+        let stats = layer.stats();
+        let service = stack!(layer, breaker, bulkhead, client);
+        let (mut sender, body) = Channel::<Bytes, io::Error>::new(1);
+        let call = tokio::spawn(service.oneshot(Request::put(server.uri("/")).body(body).unwrap()));
+        sender.send_data("half".into()).await.unwrap();
+        let response = soon(call).await.unwrap().unwrap();
+        assert_eq!((response.status().as_u16(), bulkhead.in_flight()), (413, 1), "{version:?}");
+        assert_eq!(text(response).await, "too much");
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded, stats.retries()), (0, 1, 0));
+        // The upload is dropped.
+        soon(async { while sender.send_data("rest".into()).await.is_ok() {} }).await;
+    }
+}
+
+#[tokio::test]
+async fn trailers_and_large_heads_arrive() {
+    let large = "x".repeat(12_000);
+    for (version, client) in clients() {
+        let server = hyper_server(service_fn(async |request: Request<hyper::body::Incoming>| {
+            let large = request.headers()["x-large"].clone();
+            let end = http::HeaderMap::from_iter([(http::HeaderName::from_static("x-end"), "here".parse().unwrap())]);
+            let body = Full::<Bytes>::from("content").with_trailers(async move { Some(Ok::<_, Infallible>(end)) });
+            let head = Response::builder().header("trailer", "x-end").header("x-large", large);
+            // Without it, hyper sends the length and no trailers.
+            let head =
+                if request.version() == Version::HTTP_11 { head.header("transfer-encoding", "chunked") } else { head };
+            Ok::<_, Infallible>(head.body(body).unwrap())
+        }))
+        .await;
+        let (breaker, bulkhead) = (CircuitBreaker::new("backend"), Bulkhead::new(1));
+        let service = stack!(retry(), breaker, bulkhead, client);
+        let request = Request::get(server.uri("/")).header("te", "trailers").header("x-large", &large);
+        let response = soon(service.oneshot(request.body(Empty::<Bytes>::new()).unwrap())).await.unwrap();
+        assert_eq!(response.headers()["x-large"], large, "{version:?}");
+        let body = soon(response.into_body().collect()).await.unwrap();
+        assert_eq!(body.trailers().map(|end| &end["x-end"]), Some(&"here".parse().unwrap()), "{version:?}");
+        assert_eq!((bulkhead.in_flight(), breaker.snapshot().counts.succeeded), (0, 1));
+    }
+}
+
+/// An upload that is a download from another service, whose time is over.
+#[tokio::test]
+async fn an_upload_that_a_bound_of_another_layer_ended_is_no_evidence() {
+    for (version, client) in clients() {
+        let door = Door::new();
+        door.open_wide();
+        let inside = door.clone();
+        let server = axum_server(Router::new().fallback(async move |body: Body| {
+            inside.pass().await;
+            body.collect().await.map_or(StatusCode::BAD_REQUEST, |_| StatusCode::OK)
+        }))
+        .await;
+        let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
+        let stats = layer.stats();
+        let (mut sender, body) = Channel::<Bytes, Error>::new(1);
+        let service = stack!(layer, breaker, client);
+        let call = tokio::spawn(service.oneshot(Request::put(server.uri("/")).body(body).unwrap()));
+        sender.send_data("half".into()).await.unwrap();
+        door.arrival().await;
+        sender.abort(Rejection::new("timeout", &buttress::timeout::BODY_TOTAL).into());
+        soon(call).await.unwrap().unwrap_err();
+        assert_eq!((breaker.snapshot().counts.total(), stats.retries()), (0, 0), "{version:?}");
     }
 }

@@ -28,7 +28,7 @@
 //! | hyper dropped the request: its connection ended before it had a stream | none | yes | once, free, if none of its body was read |
 //! | the connection broke, the protocol was violated | failure | yes | |
 //! | the caller broke off its upload | none | | |
-//! | reqwest did not accept the request's URI, or did not follow a redirect | none | | |
+//! | hyper-util or reqwest did not accept the request's URI or version; reqwest did not follow a redirect | none | | |
 //! | a timeout of an attempt, also tower's, tonic's and reqwest's | failure | yes | |
 //! | a rejection by a Buttress layer, or by tower's load shed | none | | |
 //!
@@ -50,6 +50,8 @@
 //!   connection's task when that task ends (`client/dispatch.rs`, `proto/h1/dispatch.rs`), or that
 //!   the connection was not ready to take (`client/conn/*.rs`). A request that the task has taken
 //!   gets another error (`IncompleteMessage`, `Io`).
+//! * `hyper::Error::is_closed` is returned by `poll_ready` of a connection that has ended
+//!   (`client/dispatch.rs`, `client/conn/http2.rs`), before it gets the request.
 //! * `h2::Error::is_go_away` with `is_remote` is returned for streams above the last stream that
 //!   the GOAWAY names, and for no others (`proto/streams/streams.rs`, `recv_go_away`). RFC 9113,
 //!   section 6.8: the server has not processed them and will not. hyper returns the same error for
@@ -201,11 +203,12 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
 
 /// Returns the outcome of an error of a client.
 ///
-/// A rejection by a Buttress layer anywhere in the chain of sources decides, or else the first
-/// error in the chain that is known. Feature `hyper` classifies the errors of hyper, hyper-util and
-/// h2; features `reqwest` and `tonic` add those of reqwest and tonic. For all other errors,
-/// [`buttress::error::outcome`] decides: timeouts and load shed of tower, refused connections of
-/// `std::io`; an unknown error is a failure of a call that may have been processed.
+/// An upload that broke decides, whatever broke it. If there is none, a rejection by a Buttress
+/// layer anywhere in the chain of sources decides, or else the first error in the chain that is
+/// known. Feature `hyper` classifies the errors of hyper, hyper-util and h2; features `reqwest` and
+/// `tonic` add those of reqwest and tonic. For all other errors, [`buttress::error::outcome`]
+/// decides: timeouts and load shed of tower, refused connections of `std::io`; an unknown error is
+/// a failure of a call that may have been processed.
 ///
 /// ```
 /// use buttress::outcome::{FailureKind, Sent};
@@ -217,6 +220,10 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
 /// assert_eq!((failure.kind, failure.sent), (FailureKind::Connect, Sent::Never));
 /// ```
 pub fn error(error: &(dyn StdError + 'static)) -> Outcome {
+    #[cfg(feature = "hyper")]
+    if is_by_the_caller(error) {
+        return Outcome::CANCELLED;
+    }
     if let Some(rejection) = buttress::error::find_rejection(error) {
         return rejection.outcome();
     }
@@ -249,19 +256,20 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
     let failed = |kind: FailureKind, sent: Sent| Some(Outcome::from(Failure::new(kind).sent(sent)));
     #[cfg(feature = "hyper")]
     {
-        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
-            return failed(FailureKind::Connect, Sent::Never);
+        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            if error.is_connect() {
+                return failed(FailureKind::Connect, Sent::Never);
+            }
+            if is_unsendable(error) {
+                return Some(Outcome::CANCELLED);
+            }
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            if error.is_canceled() {
+            if error.is_canceled() || error.is_closed() {
                 return Some(not_processed());
             }
             if is_dispatch_gone(error) {
                 return Some(Failure { graceful: true, ..Failure::new(FailureKind::Transport) }.into());
-            }
-            // The body of the request failed, or hyper did not accept the request.
-            if error.is_user() {
-                return Some(Outcome::CANCELLED);
             }
         }
         if let Some(error) = error.downcast_ref::<h2::Error>() {
@@ -297,6 +305,27 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
 #[cfg(feature = "hyper")]
 fn not_processed() -> Outcome {
     Failure { graceful: true, ..Failure::new(FailureKind::Transport).sent(Sent::NotProcessed) }.into()
+}
+
+/// Returns whether hyper-util's client did not accept the request: its URI has no host, or its
+/// version is not that of the connection.
+///
+/// The caller is at fault, for example a proxy that passes on the version of its own client.
+/// hyper-util has no method for it; the text is that of hyper-util 0.1.
+#[cfg(feature = "hyper")]
+fn is_unsendable(error: &hyper_util::client::legacy::Error) -> bool {
+    error.source().is_none() && error.to_string().starts_with("client error (User")
+}
+
+/// Returns whether the body of the request failed, or hyper did not accept the request. Errors
+/// inside that of a connector belong to other requests.
+#[cfg(feature = "hyper")]
+fn is_by_the_caller(error: &(dyn StdError + 'static)) -> bool {
+    let is_connect = |error: &hyper_util::client::legacy::Error| error.is_connect();
+    sources(error)
+        .take_while(|error| !error.downcast_ref().is_some_and(is_connect))
+        .filter_map(|error| error.downcast_ref::<hyper::Error>())
+        .any(|error| error.is_user() && !is_dispatch_gone(error))
 }
 
 /// Returns whether the connection's task ended while it held the request.
