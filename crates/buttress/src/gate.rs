@@ -241,6 +241,12 @@ enum Unready {
     Failed(Box<dyn Any + Send + Sync>),
 }
 
+impl Unready {
+    fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
 impl<S: Clone, Pol: Clone, E: Clone> Clone for Gate<S, Pol, E> {
     fn clone(&self) -> Self {
         // Readiness belongs to one instance: the clone must be polled itself.
@@ -278,6 +284,10 @@ where
             return Poll::Ready(Ok(()));
         }
         *readiness = Readiness::UNKNOWN;
+        if unready.as_deref().is_some_and(Unready::is_failed) {
+            // The next call returns the error. A service that failed must not be polled again.
+            return Poll::Ready(Ok(()));
+        }
         match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => {
                 *readiness = Readiness::READY;
@@ -318,6 +328,7 @@ where
         let GateLayer { policy, ends } = &self.gate;
         let context = ends.begin::<Pol::Permit>(&mut request);
         if let Some(refused) = readiness.refusal() {
+            self.unready = None;
             let state = State::Rejected { rejection: Some(policy.refuse(&request, refused)) };
             return ResponseFuture { state, context, ends: ends.clone() };
         }
@@ -330,7 +341,11 @@ where
                 State::Running { future: permit.guard(|| inner.call(request)), permit }
             }
             Ok(permit) => self.call_unready(InFlight::new(permit)),
-            Err(rejection) => State::Rejected { rejection: Some(rejection) },
+            Err(rejection) => {
+                // An error of the inner service is not kept for a later call.
+                self.unready = None;
+                State::Rejected { rejection: Some(rejection) }
+            }
         };
         ResponseFuture { state, context, ends: self.gate.ends.clone() }
     }
