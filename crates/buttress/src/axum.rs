@@ -9,13 +9,14 @@ use http::{HeaderValue, StatusCode, header};
 
 /// For handlers that call other services and return the error.
 ///
-/// A rejection becomes 503, 429, 504 or 403, by the table in [`wire`](crate::wire), with
-/// `Retry-After`. Any other error becomes 502. The body is `application/problem+json` (RFC 9457)
-/// with the reason of a rejection. The name of the policy and inner errors are internal and left
-/// out.
+/// A rejection becomes 503, 504 or 403, by the table in [`wire`](crate::wire), with `Retry-After`.
+/// Any other error becomes 502. The body is `application/problem+json` (RFC 9457) with the reason
+/// of a rejection. The name of the policy and inner errors are internal and left out.
 ///
 /// The response does not claim that the request was not processed: the handler may have done a part
-/// of its work.
+/// of its work. So a rejection of the class [`RateLimited`](crate::policy::Class::RateLimited)
+/// becomes 503, not 429, which clients repeat whatever the method; and it is the handler that
+/// exceeds a rate, not its caller.
 ///
 /// ```
 /// use axum_core::response::IntoResponse;
@@ -28,8 +29,11 @@ use http::{HeaderValue, StatusCode, header};
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let rejection = self.rejection();
-        let status = rejection.and_then(|rejection| StatusCode::from_u16(rejection.http_status()).ok());
-        let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+        let status = match rejection.map(|rejection| StatusCode::from_u16(rejection.http_status())) {
+            Some(Ok(StatusCode::TOO_MANY_REQUESTS) | Err(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Some(Ok(status)) => status,
+            None => StatusCode::BAD_GATEWAY,
+        };
         let mut problem =
             format!(r#"{{"title":"{}","status":{}"#, status.canonical_reason().unwrap_or_default(), status.as_u16());
         if let Some(rejection) = rejection {
@@ -97,7 +101,7 @@ mod tests {
     fn a_word_of_a_user_cannot_break_out_of_its_string() {
         static ODD: Reason = Reason::new("a\"b\\c\n", "odd", Class::RateLimited);
         let (status, after, body) = of(Error::from(Rejection::new("mine", &ODD)));
-        assert_eq!((status, after.as_deref()), (429, Some("1")));
+        assert_eq!((status, after.as_deref()), (503, Some("1")));
         assert!(body.ends_with(r#""reason":"a\"b\\c\u000a"}"#), "{body}");
     }
 }
