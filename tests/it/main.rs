@@ -14,6 +14,7 @@ mod pauses;
 mod per_request;
 mod readiness;
 mod readme;
+mod rejections;
 mod repeats;
 mod reqwest_client;
 mod restarts;

@@ -98,9 +98,13 @@ pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
 /// Adds [`REJECTED`] if the request was not processed, and the rejection as an extension.
 fn with_rejection<T>(mut response: Response<T>, rejection: Rejection) -> Response<T> {
     if rejection.is_unprocessed() {
-        // A user's reason may have a word that is not a valid header value.
-        if let Ok(word) = HeaderValue::from_maybe_shared(Bytes::from_static(rejection.reason().word().as_bytes())) {
-            response.headers_mut().insert(REJECTED, word);
+        let word = rejection.reason().word();
+        let value = HeaderValue::from_maybe_shared(Bytes::from_static(word.as_bytes()))
+            // A user's reason may have a word that is not a valid header value. Without the header
+            // a client would take the rejection for a failure.
+            .or_else(|_| HeaderValue::from_str(&percent_encode(word)));
+        if let Ok(value) = value {
+            response.headers_mut().insert(REJECTED, value);
         }
     }
     response.extensions_mut().insert(rejection);

@@ -16,8 +16,8 @@
 //! |---|---|---|---|
 //! | `UNAVAILABLE` | failure | yes | with a pushback |
 //! | `RESOURCE_EXHAUSTED` | overload | yes | with a pushback |
-//! | either with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //! | `DEADLINE_EXCEEDED` | failure | yes | |
+//! | any of these with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //! | `INTERNAL`, `DATA_LOSS`, `UNKNOWN`, no code at all | failure | | |
 //! | all others, `PERMISSION_DENIED` and `CANCELLED` among them | success | | |
 //!
@@ -182,13 +182,11 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
     failure.retry_after = pushback.and_then(Hint::after);
     failure.no_retry = pushback == Some(Hint::Never);
     match code {
-        // DEADLINE_EXCEEDED
-        4 => {}
-        // RESOURCE_EXHAUSTED, UNAVAILABLE
-        8 | 14 => {
+        // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
+        4 | 8 | 14 => {
             let rejected = rejected_at_admission(headers);
             failure.overload = code == 8 || rejected;
-            if rejected || failure.retry_after.is_some() {
+            if rejected || (code != 4 && failure.retry_after.is_some()) {
                 failure.sent = Sent::NotProcessed;
             }
         }
@@ -440,7 +438,9 @@ mod tests {
             }
             assert!(of(code, &[("grpc-retry-pushback-ms", "-1")]).no_retry);
         }
-        assert_eq!(of(4, &[("x-buttress-rejected", "x")]).sent, Sent::MaybeProcessed);
+        let late = of(4, &[("x-buttress-rejected", "too_late")]);
+        assert_eq!((late.sent, late.overload), (Sent::NotProcessed, true));
+        assert_eq!(of(4, &[("grpc-retry-pushback-ms", "0")]).sent, Sent::MaybeProcessed);
     }
 
     #[test]
