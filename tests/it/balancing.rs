@@ -10,7 +10,7 @@ use tower::{
     Layer, Service, ServiceExt,
     balance::p2c::Balance,
     discover::ServiceList,
-    load::{CompleteOnResponse, PendingRequestsDiscover},
+    load::{CompleteOnResponse, Load, PendingRequests, PendingRequestsDiscover},
     service_fn,
 };
 
@@ -108,4 +108,32 @@ async fn a_retry_does_not_repeat_a_rejection() {
     let inner = CircuitBreakerLayer::from(breaker).plain().layer(quick());
     let error: Error = retry.plain().layer(inner).oneshot(1).await.unwrap_err();
     assert_eq!((error.rejection().unwrap().reason(), stats.retries()), (&buttress::circuit_breaker::FORCED_OPEN, 0));
+}
+
+/// `PendingRequests` inside our layers, which pass its load on.
+#[tokio::test(start_paused = true)]
+async fn a_balancer_reads_the_load_of_a_service_inside_the_layers() {
+    let endpoints = [(); 2].map(|()| (CircuitBreaker::new("endpoint"), Bulkhead::new(100)));
+    let services = endpoints.clone().map(|(breaker, bulkhead)| {
+        let hung = service_fn(|_: u8| std::future::pending::<Result<u8, Infallible>>());
+        let inner = PendingRequests::new(hung, CompleteOnResponse::default());
+        let inner = TimeoutLayer::attempt(Duration::MAX).plain().layer(inner);
+        let inner = BulkheadLayer::from(bulkhead).plain().layer(inner);
+        CircuitBreakerLayer::from(breaker).backpressure().plain().layer(inner)
+    });
+    assert_eq!(services[0].load(), services[1].load());
+    let mut balance = Balance::new(ServiceList::new::<u8>(services));
+    let mut calls = Vec::new();
+    for _ in 0..40 {
+        calls.push(timeout(PATIENCE, balance.ready()).await.unwrap().unwrap().call(1));
+    }
+    // Each call goes to the endpoint with fewer.
+    assert_eq!(endpoints.clone().map(|(_, bulkhead)| bulkhead.in_flight()), [20, 20]);
+    endpoints[0].0.open_for(Duration::from_secs(5));
+    for _ in 0..10 {
+        calls.push(timeout(PATIENCE, balance.ready()).await.unwrap().unwrap().call(1));
+    }
+    assert_eq!(endpoints.clone().map(|(_, bulkhead)| bulkhead.in_flight()), [20, 30]);
+    drop(calls);
+    assert_eq!(endpoints.map(|(_, bulkhead)| bulkhead.in_flight()), [0, 0]);
 }
