@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all checks that a change must pass. CI runs this and nothing else.
 //!
-//! A step that fails does not stop the next ones, so that one run shows all failures. The tests come
-//! last, so that the last lines are the test runner's summary.
+//! A step that fails does not stop the next ones, so that one run shows all failures. The tests
+//! come last, so that the last lines are the test runner's summary.
 
 use std::time::{Duration, Instant};
 

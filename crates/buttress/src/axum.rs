@@ -9,14 +9,15 @@ use http::{HeaderValue, StatusCode, header};
 
 /// For handlers that call other services and return the error.
 ///
-/// A rejection becomes 503, 504 or 403, by the table in [`wire`](crate::wire), with `Retry-After`.
-/// Any other error becomes 502. The body is `application/problem+json` (RFC 9457) with the reason
+/// A rejection becomes 503 with `Retry-After`, or 504 for a timeout, by the table in
+/// [`wire`](crate::wire). Any other error becomes 502. The body is `application/problem+json` (RFC 9457) with the reason
 /// of a rejection. The name of the policy and inner errors are internal and left out.
 ///
 /// The response does not claim that the request was not processed: the handler may have done a part
 /// of its work. So a rejection of the class [`RateLimited`](crate::policy::Class::RateLimited)
 /// becomes 503, not 429, which clients repeat whatever the method; and it is the handler that
-/// exceeds a rate, not its caller.
+/// exceeds a rate, not its caller. One of the class [`Refused`](crate::policy::Class::Refused)
+/// becomes 502, not 403: the caller did nothing that is forbidden.
 ///
 /// ```
 /// use axum_core::response::IntoResponse;
@@ -31,6 +32,7 @@ impl IntoResponse for Error {
         let rejection = self.rejection();
         let status = match rejection.map(|rejection| StatusCode::from_u16(rejection.http_status())) {
             Some(Ok(StatusCode::TOO_MANY_REQUESTS) | Err(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Some(Ok(StatusCode::FORBIDDEN)) => StatusCode::BAD_GATEWAY,
             Some(Ok(status)) => status,
             None => StatusCode::BAD_GATEWAY,
         };
@@ -95,6 +97,12 @@ mod tests {
     fn another_error_becomes_a_bad_gateway_and_is_not_shown() {
         let (status, after, body) = of(std::io::Error::other("password of the database"));
         assert_eq!((status, after, body.contains("password")), (502, None, false));
+    }
+
+    #[test]
+    fn a_request_that_the_handler_may_not_make_is_not_forbidden_to_its_caller() {
+        static NOT_THERE: Reason = Reason::new("egress", "not on the list", Class::Refused);
+        assert_eq!(of(Error::from(Rejection::new("egress", &NOT_THERE))).0, 502);
     }
 
     #[test]

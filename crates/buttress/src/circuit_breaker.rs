@@ -48,7 +48,10 @@ use crate::{
     ending::NoEnding,
     gate::{Gate, GateLayer},
 };
-use buttress_core::{Name, Policy, Refused, Rejection, Reserve, Waiters, circuit_breaker as core};
+use buttress_core::{
+    Idle, Name, Policy, Refused, Rejection, Reserve, Waiters, circuit_breaker as core,
+    report::{Metric, Report, Sink},
+};
 use std::fmt;
 use tokio::sync::broadcast;
 
@@ -209,6 +212,26 @@ impl<F> CanProbe<F> {
     /// Returns the circuit.
     pub fn breaker(&self) -> &CircuitBreaker {
         &self.breaker
+    }
+}
+
+impl<F> Idle for CanProbe<F> {
+    fn is_idle(&self) -> bool {
+        self.breaker.is_idle()
+    }
+}
+
+impl<F> Report for CanProbe<F> {
+    fn metrics() -> Vec<Metric> {
+        CircuitBreaker::metrics()
+    }
+
+    fn name(&self) -> Option<&str> {
+        Report::name(&self.breaker)
+    }
+
+    fn report(&self, sink: &mut dyn Sink) {
+        self.breaker.report(sink);
     }
 }
 

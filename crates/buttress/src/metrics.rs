@@ -113,9 +113,10 @@ impl Exporter {
     /// ```
     pub fn add<R: Report + Clone + Send + Sync + 'static>(&self, source: &R) {
         let policy = source.name().map(|name| self.label(name));
-        let source = source.clone();
+        // Outside the lock: the code of a user may use the exporter.
+        let (source, metrics) = (source.clone(), R::metrics());
         let mut list = self.list();
-        list.metrics.extend(R::metrics());
+        list.metrics.extend(metrics);
         list.sources.push(Arc::new(move |batch| {
             source.report(&mut PolicySink { batch, policy: policy.as_ref() });
         }));

@@ -31,7 +31,8 @@ macro_rules! inner_service {
     };
 }
 
-/// Implements `Debug` without bounds on the type parameters, for futures and for what holds closures.
+/// Implements `Debug` without bounds on the type parameters, for futures and for what holds
+/// closures.
 macro_rules! opaque_debug {
     ($type:ident<$($param:ident $(: $bound:path)?),*>) => {
         impl<$($param $(: $bound)?),*> std::fmt::Debug for $type<$($param),*> {

@@ -52,7 +52,8 @@ pub trait OnTheWire {
     fn grpc_status(&self) -> i32;
 
     /// Returns the value of `grpc-retry-pushback-ms` in milliseconds (gRFC A6), at most `i32::MAX`.
-    /// `None` if the time is unknown.
+    /// `None` if the time is unknown, and for the classes that do not invite a retry, `Deadline` and
+    /// `Refused`.
     ///
     /// ```
     /// use buttress::{Rejection, bulkhead, wire::OnTheWire};
@@ -90,6 +91,9 @@ impl OnTheWire for Rejection {
     }
 
     fn grpc_pushback(&self) -> Option<i32> {
+        if matches!(self.reason().class(), Class::Deadline | Class::Refused) {
+            return None;
+        }
         self.retry_after().map(|after| i32::try_from(after.as_millis()).unwrap_or(i32::MAX))
     }
 }

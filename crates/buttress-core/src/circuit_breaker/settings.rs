@@ -75,8 +75,8 @@ impl From<Option<u32>> for FailureStreak {
 
 /// The share of failures among the calls in the window at which the circuit trips.
 ///
-/// It applies from the [minimum throughput](super::Builder::minimum_throughput) on. A number converts into
-/// [`Exact`](Self::Exact), `None` into [`Off`](Self::Off).
+/// It applies from the [minimum throughput](super::Builder::minimum_throughput) on. A number
+/// converts into [`Exact`](Self::Exact), `None` into [`Off`](Self::Off).
 ///
 /// ```
 /// use buttress_core::circuit_breaker::FailureRate;
@@ -162,8 +162,8 @@ pub enum CloseRule {
     Share(f64),
 }
 
-/// How to count a call that was dropped after the [slow threshold](super::Builder::slow_threshold) and
-/// before its end, or before the head of its response. A call that was dropped sooner is not
+/// How to count a call that was dropped after the [slow threshold](super::Builder::slow_threshold)
+/// and before its end, or before the head of its response. A call that was dropped sooner is not
 /// counted.
 ///
 /// A layer reports the drop by settling the permit with

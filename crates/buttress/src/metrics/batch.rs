@@ -5,18 +5,20 @@ use std::{
     sync::Arc,
 };
 
-/// A metric with its labels.
+/// The name of a metric with its labels. Not its description: two policies may describe one metric
+/// in different words.
 #[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Name {
-    metric: Metric,
+    metric: &'static str,
     policy: Option<Arc<str>>,
+    keys: &'static [&'static str],
     labels: LabelValues,
 }
 
 impl Name {
     fn labels(&self) -> Vec<Label> {
         let policy = self.policy.iter().map(|policy| Label::new("policy", policy.clone()));
-        let others = self.metric.labels.iter().zip(self.labels).map(|(key, value)| Label::new(*key, value));
+        let others = self.keys.iter().zip(self.labels).map(|(key, value)| Label::new(*key, value));
         policy.chain(others).collect()
     }
 }
@@ -30,7 +32,7 @@ impl Batch {
     /// Publishes the values. `shown`: rates to which the recorder has a value.
     pub(super) fn publish(self, shown: &mut BTreeSet<Name>) {
         for (name, value) in self.0 {
-            let (metric, labels) = (name.metric.name, name.labels());
+            let (metric, labels) = (name.metric, name.labels());
             match value {
                 Value::Counter(n) => counter!(metric, labels).absolute(n),
                 Value::Gauge(x) => gauge!(metric, labels).set(x),
@@ -54,7 +56,7 @@ pub(super) struct PolicySink<'a> {
 
 impl Sink for PolicySink<'_> {
     fn value(&mut self, metric: &Metric, labels: LabelValues, value: Value) {
-        let name = Name { metric: *metric, policy: self.policy.cloned(), labels };
+        let name = Name { metric: metric.name, policy: self.policy.cloned(), keys: metric.labels, labels };
         self.batch.0.entry(name).and_modify(|sum| sum.add(value)).or_insert(value);
     }
 }

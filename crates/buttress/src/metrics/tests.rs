@@ -273,6 +273,35 @@ fn a_keyed_policy_is_published_as_one() {
 }
 
 /// Returns the table for the documentation, made from the descriptions.
+/// A policy of a user that describes its metric with this text.
+#[derive(Clone)]
+struct Describes(&'static str);
+
+impl Report for Describes {
+    fn metrics() -> Vec<Metric> {
+        Vec::new()
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some("twins")
+    }
+
+    fn report(&self, sink: &mut dyn buttress_core::report::Sink) {
+        sink.gauge(&Metric::gauge("shop.lanes", "lanes", self.0), 1.0);
+    }
+}
+
+#[test]
+fn one_metric_in_two_descriptions_is_one_sum() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let exporter = Exporter::new();
+    exporter.add(&Describes("Open lanes"));
+    exporter.add(&Describes("Lanes that are open"));
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    assert_eq!(values(&snapshotter, "shop.lanes"), [(labels(["twins"]), 2.0)]);
+}
+
 fn table() -> String {
     let mut table = String::from("| metric | kind, unit | labels | description |\n|---|---|---|---|\n");
     for Metric { name, kind, unit, labels, help } in all() {

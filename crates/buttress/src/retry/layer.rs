@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-/// Retries as a layer. It implements [`Layer`](tower_layer::Layer) once it has an [ending](crate::ending).
+/// Retries as a layer. It implements [`Layer`](tower_layer::Layer) once it has an
+/// [ending](crate::ending).
 ///
 /// The [module](super) describes what is repeated.
 ///

@@ -12,7 +12,8 @@ use std::{sync::Arc, time::Duration};
 
 const POLICY: &str = "timeout";
 
-/// A timeout as a layer. It implements [`Layer`](tower_layer::Layer) once it has an [ending](crate::ending).
+/// A timeout as a layer. It implements [`Layer`](tower_layer::Layer) once it has an
+/// [ending](crate::ending).
 ///
 /// The [module](super) describes what is bounded.
 ///
