@@ -10,8 +10,9 @@ use http::{HeaderValue, StatusCode, header};
 /// For handlers that call other services and return the error.
 ///
 /// A rejection becomes 503 with `Retry-After`, or 504 for a timeout, by the table in
-/// [`wire`](crate::wire). Any other error becomes 502. The body is `application/problem+json` (RFC 9457) with the reason
-/// of a rejection. The name of the policy and inner errors are internal and left out.
+/// [`wire`](crate::wire). Any other error becomes 502. The body is `application/problem+json` (RFC
+/// 9457) with the reason of a rejection. The name of the policy and inner errors are internal and
+/// left out.
 ///
 /// The response does not claim that the request was not processed: the handler may have done a part
 /// of its work. So a rejection of the class [`RateLimited`](crate::policy::Class::RateLimited)
