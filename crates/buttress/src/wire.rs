@@ -52,8 +52,8 @@ pub trait OnTheWire {
     fn grpc_status(&self) -> i32;
 
     /// Returns the value of `grpc-retry-pushback-ms` in milliseconds (gRFC A6), at most `i32::MAX`.
-    /// `None` if the time is unknown, and for the classes that do not invite a retry, `Deadline` and
-    /// `Refused`.
+    /// `None` if the time is unknown, and for the classes that do not invite a retry, `Deadline`
+    /// and `Refused`.
     ///
     /// ```
     /// use buttress::{Rejection, bulkhead, wire::OnTheWire};

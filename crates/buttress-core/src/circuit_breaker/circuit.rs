@@ -153,8 +153,8 @@ impl Circuit {
     }
 
     fn wake(&self) {
-        // A waiter whose list this thread does not see yet checks the state after it has created the
-        // list.
+        // A waiter whose list this thread does not see yet checks the state after it has created
+        // the list.
         crate::sync::fence(Ordering::SeqCst);
         if let Some(waiters) = self.waiters.get() {
             waiters.wake();
