@@ -40,12 +40,12 @@ impl Script {
 
     /// Number of received calls.
     pub fn calls(&self) -> usize {
-        self.seen.lock().expect("nobody panicked").len()
+        self.seen.lock().expect("no panic under the lock").len()
     }
 
     fn begin(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        self.seen.lock().expect("nobody panicked").push(metadata.clone());
-        let mut failures = self.failures.lock().expect("nobody panicked");
+        self.seen.lock().expect("no panic under the lock").push(metadata.clone());
+        let mut failures = self.failures.lock().expect("no panic under the lock");
         match failures.checked_sub(1) {
             Some(rest) => {
                 *failures = rest;

@@ -94,7 +94,7 @@ pub fn streams(head: impl IntoResponse + Clone + Send + Sync + 'static) -> (Send
     let (sender, body) = Channel::new(8);
     let body = Arc::new(Mutex::new(Some(Body::new(body))));
     let handler = async move || {
-        let body = body.lock().expect("nobody panicked").take().unwrap_or_default();
+        let body = body.lock().expect("no panic under the lock").take().unwrap_or_default();
         let (head, _) = head.into_response().into_parts();
         Response::from_parts(head, body)
     };

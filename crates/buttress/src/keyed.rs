@@ -211,7 +211,7 @@ impl<K> Drop for Candidate<'_, K> {
     }
 }
 
-/// A place that nobody has taken over yet. Dropping it frees the place.
+/// A place that was taken and has no owner yet. Dropping it frees the place.
 struct Vacated<'a, K>(&'a Mutex<Ring<K>>);
 
 impl<K> Drop for Vacated<'_, K> {

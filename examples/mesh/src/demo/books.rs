@@ -97,12 +97,12 @@ fn judge(facts: &Facts, acknowledged: &Acknowledged) -> Books {
         check("what was sold is what was confirmed", facts.sales()),
         check("every account adds up", facts.accounts()),
         check("every order's payments are its total, or nothing", facts.payments()),
-        check("nobody was charged twice", facts.double_charges()),
+        check("no customer was charged twice", facts.double_charges()),
         check("the shop has earned what it has sold", facts.revenue()),
         check("every confirmed order has one parcel, and no other", facts.parcels()),
         check("customers were told everything, once", facts.news()),
         check("every event has left its outbox", facts.unsent()),
-        check("every event has reached everyone who listens", facts.undelivered()),
+        check("every event has reached all its consumers", facts.undelivered()),
         check("no event is a dead letter", facts.dead_letters()),
     ];
     Books {

@@ -35,7 +35,7 @@ async fn the_audit_finds_cooked_books() {
         ("payment", "every account adds up", "UPDATE accounts SET balance_cents = balance_cents + 1 WHERE id = 'bob'"),
         (
             "payment",
-            "nobody was charged twice",
+            "no customer was charged twice",
             "INSERT INTO ledger SELECT 'again', key, order_id, customer, amount_cents, at_ms FROM ledger",
         ),
         ("payment", "the shop has earned what it has sold", "UPDATE ledger SET amount_cents = 1"),
@@ -84,7 +84,7 @@ async fn the_audit_finds_cooked_books() {
         ("payment", "every event has left its outbox", "UPDATE buttress_outbox SET sent_at = NULL WHERE seq = 1"),
         (
             "inventory",
-            "every event has reached everyone who listens",
+            "every event has reached all its consumers",
             "DELETE FROM buttress_inbox WHERE event_id = (SELECT MIN(event_id) FROM buttress_inbox)",
         ),
         (
