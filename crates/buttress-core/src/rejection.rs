@@ -1,4 +1,4 @@
-use crate::{Failure, FailureKind, Ignored, Label, Outcome, Reason, TimeoutKind};
+use crate::{Class, Failure, FailureKind, Ignored, Label, Outcome, Reason, TimeoutKind};
 use std::{fmt, time::Duration};
 
 /// The error of a call that a policy rejected, or gave up on: which policy, why, and when to retry.
@@ -103,6 +103,26 @@ impl Rejection {
         self.reason.timeout_kind().is_some()
     }
 
+    /// Returns the HTTP status of its class: 503, 429 if the caller sends too much, 504 if a time is
+    /// over or too short, 403 if the policy does not allow the request.
+    ///
+    /// ```
+    /// use buttress_core::{Class, Reason, Rejection, bulkhead};
+    ///
+    /// static OVER_RATE: Reason = Reason::new("over_rate", "over its rate", Class::RateLimited);
+    ///
+    /// assert_eq!(Rejection::new("bulkhead", &bulkhead::FULL).http_status(), 503);
+    /// assert_eq!(Rejection::new("token bucket", &OVER_RATE).http_status(), 429);
+    /// ```
+    pub fn http_status(&self) -> u16 {
+        match self.reason.class() {
+            Class::Unavailable | Class::Exhausted => 503,
+            Class::RateLimited => 429,
+            Class::Deadline => 504,
+            Class::Refused => 403,
+        }
+    }
+
     /// Returns whether the call was rejected before it was sent, so that the backend cannot have
     /// processed it.
     pub fn is_unprocessed(&self) -> bool {
@@ -159,7 +179,7 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Class, bulkhead, circuit_breaker, policy};
+    use crate::{bulkhead, circuit_breaker, policy};
 
     static TOO_SLOW: Reason = Reason::timeout("attempt_timeout", "the attempt took too long", TimeoutKind::Attempt);
 

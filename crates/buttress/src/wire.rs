@@ -1,8 +1,9 @@
-//! HTTP and gRPC statuses of rejections.
+//! What HTTP and gRPC say of rejections.
 
 use buttress_core::{Class, Rejection};
 
-/// Maps a [`Rejection`] to HTTP and gRPC, by its [`Class`].
+/// Maps a [`Rejection`] to HTTP and gRPC, by its [`Class`]. The HTTP status itself is
+/// [`Rejection::http_status`].
 ///
 /// | class | HTTP | gRPC |
 /// |---|---|---|
@@ -21,15 +22,6 @@ use buttress_core::{Class, Rejection};
 /// assert_eq!((rejection.grpc_status(), rejection.grpc_pushback()), (8, Some(1200)));
 /// ```
 pub trait OnTheWire {
-    /// Returns the HTTP status code.
-    ///
-    /// ```
-    /// use buttress::{Rejection, timeout, wire::OnTheWire};
-    ///
-    /// assert_eq!(Rejection::new("timeout", &timeout::TOTAL).http_status(), 504);
-    /// ```
-    fn http_status(&self) -> u16;
-
     /// Returns the value of `Retry-After` in whole seconds, rounded up (RFC 9110, section 10.2.3).
     /// 1 second, the shortest possible value, if the time is unknown. `None` for 403 and 504, which
     /// do not invite a retry.
@@ -64,15 +56,6 @@ pub trait OnTheWire {
 }
 
 impl OnTheWire for Rejection {
-    fn http_status(&self) -> u16 {
-        match self.reason().class() {
-            Class::Unavailable | Class::Exhausted => 503,
-            Class::RateLimited => 429,
-            Class::Deadline => 504,
-            Class::Refused => 403,
-        }
-    }
-
     fn http_retry_after(&self) -> Option<u64> {
         if matches!(self.http_status(), 403 | 504) {
             return None;
