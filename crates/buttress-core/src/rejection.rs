@@ -103,8 +103,8 @@ impl Rejection {
         self.reason.timeout_kind().is_some()
     }
 
-    /// Returns the HTTP status of its class: 503, 429 if the caller sends too much, 504 if a time is
-    /// over or too short, 403 if the policy does not allow the request.
+    /// Returns the HTTP status of its class: 503, 429 if the caller sends too much, 504 if a time
+    /// is over or too short, 403 if the policy does not allow the request.
     ///
     /// ```
     /// use buttress_core::{Class, Reason, Rejection, bulkhead};
