@@ -175,8 +175,9 @@ impl<C: Clock> CircuitBreaker<C> {
     }
 
     /// Limits the probes in flight of this instance, because the instances of a service share them;
-    /// `None` for no limit beside [`Builder::concurrent_probes`]. While the limit is 0, an open
-    /// circuit stays open beyond its open time.
+    /// `None` for no limit beside
+    /// [`Builder::concurrent_probes`](super::Builder::concurrent_probes). While the limit is 0, an
+    /// open circuit stays open beyond its open time.
     pub fn allow_probes(&self, allowed: Option<u32>) {
         self.circuit.change(self.clock.now(), |machine, _, _| machine.allow_probes(allowed));
     }
