@@ -256,7 +256,7 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
     let manifest = std::fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
     let members = manifest.lines().find(|line| line.starts_with("members")).unwrap();
     for member in members.split('"').skip(1).step_by(2) {
-        assert!(copied.contains(&member.trim_end_matches("/*")), "{member}");
+        assert!(copied.iter().any(|copied| Path::new(member).starts_with(copied)), "{member}");
     }
     for flag in ["--release", "--locked", "--package mesh", "--features kafka", "--bin mesh"] {
         assert!(file.contains(flag), "{flag}");
