@@ -4,7 +4,7 @@ use crate::{
     per_request::{By, Same},
 };
 use buttress_core::{
-    Label, Name, Reason, Rejection,
+    Label, Name, Rejection,
     report::{Metric, Report, Sink},
     shard::Counter,
 };
@@ -41,7 +41,8 @@ pub struct TimeoutLayer<E = NoEnding, Limit = Same> {
 #[derive(Clone, Debug)]
 pub(super) struct CallBound {
     pub(super) after: Duration,
-    reason: &'static Reason,
+    /// In place of the reason, which would make every future of a timeout a word larger.
+    is_total: bool,
     options: Option<Arc<Options>>,
 }
 
@@ -63,7 +64,7 @@ impl TimeoutLayer {
     /// # let _ = innermost;
     /// ```
     pub const fn attempt(after: Duration) -> Self {
-        Self::bounded(after, &ATTEMPT)
+        Self::bounded(after, false)
     }
 
     /// Limits a call, with all its attempts and the pauses between them, until the head of its
@@ -78,13 +79,13 @@ impl TimeoutLayer {
     /// # let _ = outermost;
     /// ```
     pub const fn total(after: Duration) -> Self {
-        Self::bounded(after, &TOTAL)
+        Self::bounded(after, true)
     }
 
     // Not `new`: the compiler would answer `TimeoutLayer::new(..)` with this function and its
     // parameters, and not with the two above.
-    const fn bounded(after: Duration, reason: &'static Reason) -> Self {
-        Self { bound: CallBound { after, reason, options: None }, limit: Same, ends: NoEnding }
+    const fn bounded(after: Duration, is_total: bool) -> Self {
+        Self { bound: CallBound { after, is_total, options: None }, limit: Same, ends: NoEnding }
     }
 }
 
@@ -155,10 +156,10 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
     }
 
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
-        let Self { bound: CallBound { after, reason, options }, limit, ends } = self;
+        let Self { bound: CallBound { after, is_total, options }, limit, ends } = self;
         let mut options = options.map(Arc::unwrap_or_clone).unwrap_or_default();
         change(&mut options);
-        Self { bound: CallBound { after, reason, options: Some(Arc::new(options)) }, limit, ends }
+        Self { bound: CallBound { after, is_total, options: Some(Arc::new(options)) }, limit, ends }
     }
 }
 
@@ -208,7 +209,8 @@ impl CallBound {
         if let Some(timed_out) = self.options.as_ref().and_then(|options| options.timed_out.as_ref()) {
             timed_out.add(1);
         }
-        let rejection = Rejection::timed_out(label, self.reason, self.after);
+        let reason = if self.is_total { &TOTAL } else { &ATTEMPT };
+        let rejection = Rejection::timed_out(label, reason, self.after);
         crate::events::timed_out(&rejection);
         rejection
     }
