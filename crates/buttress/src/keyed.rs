@@ -211,10 +211,19 @@ impl<K> Drop for Candidate<'_, K> {
     }
 }
 
-/// A place that was taken and has no owner yet. Dropping it frees the place.
-struct Vacated<'a, K>(&'a Mutex<Ring<K>>);
+/// A place that was taken and has no key yet. Dropping it frees the place, also if code of a user
+/// panics in between.
+struct Place<'a, K>(&'a Mutex<Ring<K>>);
 
-impl<K> Drop for Vacated<'_, K> {
+impl<K> Place<'_, K> {
+    /// Gives the place to `key`.
+    fn fill(self, key: K) {
+        lock(self.0).keys.push_back(key);
+        std::mem::forget(self);
+    }
+}
+
+impl<K> Drop for Place<'_, K> {
     fn drop(&mut self) {
         lock(self.0).taken -= 1;
     }
@@ -393,18 +402,18 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
     #[cold]
     fn with_new_policy<R>(&self, key: &K, act: impl FnOnce(&Pol) -> R) -> R {
         let entries = self.entries.pin();
-        if !self.take_place() {
+        let Some(place) = self.take_place() else {
             self.untracked.add(1);
             return act(&self.make(key));
-        }
+        };
         let entry = match entries.try_insert(key.clone(), Entry::default()) {
             Ok(entry) => {
-                lock(&self.ring).keys.push_back(key.clone());
+                place.fill(key.clone());
                 entry
             }
+            // Another thread added the key in between, and the place is free again.
             Err(other) => {
-                // Another thread added the key in between.
-                lock(&self.ring).taken -= 1;
+                drop(place);
                 other.current
             }
         };
@@ -417,12 +426,12 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
     }
 
     /// Takes a place for a new key. Evicts another key if all places are in use.
-    fn take_place(&self) -> bool {
+    fn take_place(&self) -> Option<Place<'_, K>> {
         {
             let mut ring = lock(&self.ring);
             if ring.taken < self.max_keys {
                 ring.taken += 1;
-                return true;
+                return Some(Place(&self.ring));
             }
         }
         let mut spare = None;
@@ -434,7 +443,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
                 Verdict::LastResort | Verdict::Keep => {}
             }
         }
-        spare.is_some_and(|candidate| self.evict(candidate))
+        spare.and_then(|candidate| self.evict(candidate))
     }
 
     fn next_candidate(&self) -> Option<Candidate<'_, K>> {
@@ -455,11 +464,10 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
         }
     }
 
-    /// Removes a candidate with its policy. The caller takes over its place.
-    fn evict(&self, candidate: Candidate<'_, K>) -> bool {
-        let Some(key) = candidate.into_key() else { return false };
-        // The report of a user's policy may panic.
-        let place = Vacated(&self.ring);
+    /// Removes a candidate with its policy, and returns its place.
+    fn evict(&self, candidate: Candidate<'_, K>) -> Option<Place<'_, K>> {
+        let key = candidate.into_key()?;
+        let place = Place(&self.ring);
         let entries = self.entries.pin();
         if let Some(policy) = entries.remove(&key).and_then(|entry| entry.policy.get()) {
             let mut sums = Sums::default();
@@ -468,8 +476,7 @@ impl<K: Hash + Eq + Clone, Pol: Idle + Report, KeyFn> Store<K, Pol, KeyFn> {
             sums.counters().for_each(|(metric, labels, value)| counts.value(&metric, labels, value));
         }
         self.evicted.add(1);
-        std::mem::forget(place);
-        true
+        Some(place)
     }
 }
 

@@ -8,9 +8,21 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-/// A subscriber that stores the level and the fields of each event.
+/// The level and the fields of each event.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<(Level, Fields)>>>);
+
+impl Lines {
+    /// A subscriber that stores each event here.
+    fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        let lines = self.clone();
+        OnEvent(move |event: &Event<'_>| {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            lines.0.lock().unwrap().push((*event.metadata().level(), fields));
+        })
+    }
+}
 
 #[derive(Default)]
 struct Fields(BTreeMap<&'static str, String>);
@@ -39,7 +51,10 @@ impl Visit for Fields {
     }
 }
 
-impl Subscriber for Lines {
+/// A subscriber that passes each event to a function.
+struct OnEvent<F>(F);
+
+impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for OnEvent<F> {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -53,9 +68,7 @@ impl Subscriber for Lines {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        self.0.lock().unwrap().push((*event.metadata().level(), fields));
+        (self.0)(event);
     }
 
     fn enter(&self, _: &Id) {}
@@ -67,7 +80,7 @@ impl Subscriber for Lines {
 fn the_log_line_of_a_trip_says_what_failed_and_its_numbers_are_numbers() {
     let lines = Lines::default();
     let bench = Bench::consecutive(1, |builder| builder.open_time(5 * SECOND..=5 * SECOND));
-    tracing::subscriber::with_default(lines.clone(), || {
+    tracing::subscriber::with_default(lines.subscriber(), || {
         bench.call(Failure::new(FailureKind::Http(503)).into());
     });
     let lines = lines.0.lock().unwrap();
@@ -85,7 +98,7 @@ fn the_log_line_of_a_trip_says_what_failed_and_its_numbers_are_numbers() {
 fn every_change_is_logged_once_and_only_what_opens_it_is_a_warning() {
     let lines = Lines::default();
     let bench = Bench::consecutive(1, |builder| builder);
-    tracing::subscriber::with_default(lines.clone(), || {
+    tracing::subscriber::with_default(lines.subscriber(), || {
         bench.call(FAILURE);
         bench.wait_open();
         bench.call(Outcome::Success);
@@ -101,29 +114,8 @@ fn every_change_is_logged_once_and_only_what_opens_it_is_a_warning() {
 
 #[test]
 fn a_subscriber_that_panics_does_not_end_the_call_that_changed_the_state() {
-    struct Broken;
-    impl Subscriber for Broken {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, _: &Event<'_>) {
-            panic!("a subscriber panics");
-        }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
-    }
+    let broken = OnEvent(|_: &Event<'_>| panic!("a subscriber panics"));
     let bench = Bench::consecutive(1, |builder| builder);
-    tracing::subscriber::with_default(Broken, || bench.call(FAILURE));
+    tracing::subscriber::with_default(broken, || bench.call(FAILURE));
     assert_eq!(bench.state(), State::Open);
 }
