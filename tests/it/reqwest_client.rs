@@ -497,6 +497,16 @@ async fn a_call_or_a_body_that_is_dropped_gives_its_place_back() {
 }
 
 /// An uploaded body may be a reqwest body that fails by reqwest's timeout.
+/// A server that goes through the door, reads the request's body, and answers 400 if it breaks.
+async fn reads_uploads(door: &Door) -> Server {
+    let door = door.clone();
+    axum_server(Router::new().fallback(async move |body: Body| {
+        door.pass().await;
+        body.collect().await.map_or(StatusCode::BAD_REQUEST, |_| StatusCode::OK)
+    }))
+    .await
+}
+
 #[tokio::test]
 async fn an_upload_that_its_caller_breaks_off_is_no_evidence_whatever_broke_it() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -508,12 +518,7 @@ async fn an_upload_that_its_caller_breaks_off_is_no_evidence_whatever_broke_it()
         for (version, client) in clients() {
             let door = Door::new();
             door.open_wide();
-            let inside = door.clone();
-            let server = axum_server(Router::new().fallback(async move |body: Body| {
-                inside.pass().await;
-                body.collect().await.map_or(StatusCode::BAD_REQUEST, |_| StatusCode::OK)
-            }))
-            .await;
+            let server = reads_uploads(&door).await;
             let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
             let stats = layer.stats();
             let (mut sender, body) = Channel::<Bytes, Arc<io::Error>>::new(1);
@@ -621,12 +626,7 @@ async fn an_upload_that_a_bound_of_another_layer_ended_is_no_evidence() {
     for (version, client) in clients() {
         let door = Door::new();
         door.open_wide();
-        let inside = door.clone();
-        let server = axum_server(Router::new().fallback(async move |body: Body| {
-            inside.pass().await;
-            body.collect().await.map_or(StatusCode::BAD_REQUEST, |_| StatusCode::OK)
-        }))
-        .await;
+        let server = reads_uploads(&door).await;
         let (breaker, layer) = (CircuitBreaker::new("backend"), retry());
         let stats = layer.stats();
         let (mut sender, body) = Channel::<Bytes, Error>::new(1);

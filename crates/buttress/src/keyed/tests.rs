@@ -183,7 +183,7 @@ fn a_key_whose_policy_could_not_be_made_is_tried_again_and_can_be_evicted() {
     assert_eq!(keyed.len(), 2);
 }
 
-/// A policy whose numbers cannot be read while it is told to panic.
+/// A policy whose report panics while a flag is set.
 struct Unreadable(Arc<AtomicBool>);
 
 impl Report for Unreadable {
