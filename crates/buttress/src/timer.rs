@@ -1,14 +1,22 @@
-//! Timers that fire in tasks that have used up tokio's cooperative budget.
+//! Timers that fire in tasks that have used up tokio's cooperative budget, and limits that share a
+//! timer.
 
-use pin_project::pin_project;
+mod wakeup;
+
+pub(crate) use wakeup::{Wakeup, Wakeups};
+
+use crate::clock::TokioClock;
+use buttress_core::Clock;
+use pin_project::{pin_project, pinned_drop};
 use std::{
+    future::Future,
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     task::unconstrained,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 /// A timer that fires even if its task has used up tokio's cooperative budget.
@@ -26,7 +34,7 @@ use tokio::{
 /// poll_fn(|cx| timer.as_mut().poll_expired(cx)).await;
 /// # }
 /// ```
-#[pin_project]
+#[pin_project(PinnedDrop)]
 #[derive(Debug)]
 pub struct Timer(#[pin] Sleep);
 
@@ -43,12 +51,32 @@ impl Timer {
     pub fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         pin!(unconstrained(self.project().0)).poll(cx)
     }
+
+    /// Like [`poll_expired`](Self::poll_expired), for a timer that belongs to the future of a call:
+    /// [`Deadline`]s around it that end later need no timer of their own.
+    ///
+    /// `now` is the present time, if the caller has read the clock.
+    pub(crate) fn poll_in_call(mut self: Pin<&mut Self>, now: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.as_mut().poll_expired(cx);
+        if polled.is_pending() {
+            Wakeup::new(self.0.deadline(), now, cx).announce();
+        }
+        polled
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Timer {
+    fn drop(self: Pin<&mut Self>) {
+        Wakeup::withdraw();
+    }
 }
 
 /// A limit on waiting that starts with the first poll.
 ///
 /// A future that polls it only when its work is pending needs no timer if the work is ready at
-/// once.
+/// once. Nested limits share a timer: one inside which another limit of the same call ends earlier
+/// has none until it is the next to end.
 ///
 /// ```
 /// use buttress::timer::Deadline;
@@ -61,12 +89,17 @@ impl Timer {
 /// ```
 #[pin_project]
 #[derive(Debug, Default)]
-pub struct Deadline(#[pin] Option<Timer>);
+pub struct Deadline {
+    /// The end of the limit, from the first poll on.
+    end: Option<Instant>,
+    #[pin]
+    timer: Option<Timer>,
+}
 
 impl Deadline {
     /// Creates a limit that has not started.
     pub const fn new() -> Self {
-        Self(None)
+        Self { end: None, timer: None }
     }
 
     /// Returns `Ready` when `after` has passed since the first poll. Zero is ready at once,
@@ -75,13 +108,50 @@ impl Deadline {
     /// # Panics
     /// Outside a tokio runtime, if `after` is neither zero nor [`Duration::MAX`].
     pub fn poll_expired(self: Pin<&mut Self>, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.project().0;
+        self.poll_expired_around(after, Wakeups::so_far(), cx)
+    }
+
+    /// Like [`poll_expired`](Self::poll_expired), for a limit around a future that was polled since
+    /// `before` and is pending.
+    ///
+    /// If a timer in that future will wake the task before this limit ends, this limit arms none.
+    /// The task then polls both again, and the limit looks anew.
+    #[inline]
+    pub(crate) fn poll_expired_around(
+        self: Pin<&mut Self>,
+        after: Duration,
+        before: Wakeups,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         match after {
             Duration::ZERO => return Poll::Ready(()),
             Duration::MAX => return Poll::Pending,
-            _ if timer.is_none() => timer.set(Some(Timer::after(after))),
             _ => {}
         }
-        timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_expired(cx))
+        let mut this = self.project();
+        let mut now = None;
+        if this.timer.is_none() {
+            let inner = before.latest(cx);
+            let end = match *this.end {
+                Some(end) => end,
+                None => {
+                    let started = inner.and_then(|inner| inner.now());
+                    let started = started.unwrap_or_else(|| Instant::from_std(TokioClock.now()));
+                    now = Some(started);
+                    *this.end.insert(started.checked_add(after).unwrap_or_else(|| started + FAR))
+                }
+            };
+            if inner.is_some_and(|inner| inner.is_before(end)) {
+                return Poll::Pending;
+            }
+            this.timer.set(Some(Timer(sleep_until(end))));
+        }
+        this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_in_call(now, cx))
     }
 }
+
+/// The length of a limit that overflows [`Instant`]: thirty years, as in tokio's own timers.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+#[cfg(test)]
+mod tests;

@@ -245,7 +245,7 @@ where
             let result = match this.state.as_mut().project() {
                 StateProj::Attempt { future } => ready!(future.poll(cx)),
                 StateProj::Pausing { timer, withdrawal, request } => {
-                    ready!(timer.poll_expired(cx));
+                    ready!(timer.poll_in_call(None, cx));
                     if let Some(withdrawal) = withdrawal.take() {
                         withdrawal.spend();
                     }

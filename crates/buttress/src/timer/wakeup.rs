@@ -1,0 +1,88 @@
+//! The timers inside of calls, as far as the limits around them need to know them.
+//!
+//! A stack has several limits on time, such as a total timeout around an attempt's. The outer one
+//! needs no timer while the inner one will wake the task earlier: it is polled then, and can arm its
+//! own. So a timer that is polled announces when it will wake the task, in a word of the thread, and
+//! a limit around it, which is polled next, reads that.
+//!
+//! A limit arms its own timer unless it is certain. An announcement counts only if it was made
+//! during the poll of what the limit bounds, for the same waker, and if no timer was dropped since:
+//! that one will not fire.
+
+use std::{
+    cell::Cell,
+    task::{Context, Waker},
+};
+use tokio::time::Instant;
+
+thread_local! {
+    /// The number of announcements.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// The latest one, unless it was withdrawn.
+    static LATEST: Cell<Option<Wakeup>> = const { Cell::new(None) };
+}
+
+/// The announcement of a pending timer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wakeup {
+    end: Instant,
+    /// The present time, if the clock was read for this timer.
+    now: Option<Instant>,
+    task: Task,
+}
+
+/// The identity of a waker, which is compared while the waker lives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Task(usize, usize);
+
+impl Task {
+    fn of(waker: &Waker) -> Self {
+        Self(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+    }
+}
+
+impl Wakeup {
+    pub(crate) fn new(end: Instant, now: Option<Instant>, cx: &Context<'_>) -> Self {
+        Self { end, now, task: Task::of(cx.waker()) }
+    }
+
+    pub(crate) fn announce(self) {
+        COUNT.set(COUNT.get() + 1);
+        LATEST.set(Some(self));
+    }
+
+    /// Withdraws the latest announcement, because a timer was dropped. It may have been another
+    /// one's.
+    pub(crate) fn withdraw() {
+        LATEST.set(None);
+    }
+
+    /// Returns whether the task is woken at `end` at the latest.
+    pub(crate) fn is_before(&self, end: Instant) -> bool {
+        self.end <= end
+    }
+
+    /// Returns the present time, if it is known without reading the clock.
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.now
+    }
+}
+
+/// The announcements on this thread up to a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wakeups(u64);
+
+impl Wakeups {
+    #[inline]
+    pub(crate) fn so_far() -> Self {
+        Self(COUNT.get())
+    }
+
+    /// Returns the latest announcement since then, if it was made for the same task.
+    pub(crate) fn latest(self, cx: &Context<'_>) -> Option<Wakeup> {
+        if COUNT.get() == self.0 {
+            return None;
+        }
+        LATEST.get().filter(|latest| latest.task == Task::of(cx.waker()))
+    }
+}
