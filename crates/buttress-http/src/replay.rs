@@ -5,7 +5,12 @@
 //! original. Nothing is buffered ahead, and chunks are shared, not copied. A body that exceeds the
 //! cap is sent to its end, and cannot be replayed. A body of which nothing was read can be replayed
 //! whatever its size.
+//!
+//! The attempts share the body in one allocation, and behind a lock: an attempt that a transport
+//! still holds must not keep the rest from the next one. Attempts do not read at the same time, so
+//! no thread waits for the lock, and a body that came in one piece is read without it.
 
+mod head;
 mod request;
 
 pub use request::{ByMethod, Idempotent, KeptRequest, MapBody, Rebody, Replays, Same};
@@ -14,10 +19,14 @@ use buttress::BoxError;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use smallvec::SmallVec;
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
 };
 
@@ -50,26 +59,29 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
         return (ReplayBody { repr: Repr::Empty }, Handle(None));
     }
     let hint = body.size_hint();
-    let shared = Arc::new(Mutex::new(Shared {
-        source: Box::pin(body),
-        chunks: Vec::new(),
-        trailers: None,
-        kept: 0,
-        cap,
-        state: State::Kept,
-        attempt: 0,
-        is_touched: false,
-        ended: false,
-        reader: None,
-    }));
+    let shared = Arc::new(Shared {
+        attempt: AtomicU32::new(1),
+        touched: AtomicU32::new(0),
+        whole: OnceLock::new(),
+        stream: Mutex::new(Stream {
+            source: body,
+            chunks: SmallVec::new(),
+            trailers: None,
+            kept: 0,
+            cap,
+            state: State::Kept,
+            ended: false,
+            reader: None,
+        }),
+    });
     (
-        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 0, next: 0, sent: 0, hint } },
+        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 1, next: 0, sent: 0, hint } },
         Handle(Some((shared, hint))),
     )
 }
 
 /// A handle that makes the bodies of further attempts. Made by [`tee`].
-pub struct Handle<B>(Option<(Arc<Mutex<Shared<B>>>, SizeHint)>);
+pub struct Handle<B>(Option<(Arc<Shared<B>>, SizeHint)>);
 
 impl<B: Body> Handle<B> {
     /// Returns the body of another attempt, or `None` if the original exceeded the cap or failed.
@@ -93,14 +105,13 @@ impl<B: Body> Handle<B> {
     /// ```
     pub fn replay(&self) -> Option<ReplayBody<B>> {
         let Some((shared, hint)) = &self.0 else { return Some(ReplayBody { repr: Repr::Empty }) };
-        let mut guard = lock(shared);
-        if guard.state != State::Kept {
+        let mut stream = shared.stream();
+        if stream.state != State::Kept {
             return None;
         }
-        guard.attempt += 1;
-        guard.is_touched = false;
-        let (attempt, reader) = (guard.attempt, guard.reader.take());
-        drop(guard);
+        let attempt = shared.attempt.fetch_add(1, Ordering::Relaxed) + 1;
+        let reader = stream.reader.take();
+        drop(stream);
         // The source wakes the task of the new attempt from now on. The task that reads the
         // previous attempt must be woken here, or it would wait without end.
         if let Some(reader) = reader {
@@ -126,7 +137,7 @@ impl<B: Body> Handle<B> {
     /// # }
     /// ```
     pub fn is_untouched(&self) -> bool {
-        self.0.as_ref().is_some_and(|(shared, _)| !lock(shared).is_touched)
+        self.0.as_ref().is_some_and(|(shared, _)| !shared.is_touched())
     }
 }
 
@@ -136,17 +147,25 @@ impl<B> fmt::Debug for Handle<B> {
     }
 }
 
+/// What the attempts share.
 struct Shared<B> {
-    source: Pin<Box<B>>,
-    chunks: Vec<Bytes>,
-    trailers: Option<HeaderMap>,
+    /// The attempt whose body may read. Bodies of earlier attempts return an error.
+    attempt: AtomicU32,
+    /// The latest attempt that has polled for a frame.
+    touched: AtomicU32,
+    /// The body, if it came in one piece and was read to its end.
+    whole: OnceLock<Bytes>,
+    stream: Mutex<Stream<B>>,
+}
+
+struct Stream<B> {
+    source: B,
+    /// Most bodies have one chunk.
+    chunks: SmallVec<[Bytes; 1]>,
+    trailers: Option<Box<HeaderMap>>,
     kept: u64,
     cap: u64,
     state: State,
-    /// The attempt whose body may read the source. Bodies of earlier attempts return an error.
-    attempt: u32,
-    /// Whether that attempt has polled for a frame.
-    is_touched: bool,
     ended: bool,
     /// The task that waits for a frame of the source.
     reader: Option<Waker>,
@@ -192,15 +211,15 @@ impl<B> Default for ReplayBody<B> {
     }
 }
 
-/// The source is pinned in its own box.
+/// The source lies in the shared state, not in the body of an attempt.
 impl<B> Unpin for ReplayBody<B> {}
 
 enum Repr<B> {
     Empty,
-    Teed { shared: Arc<Mutex<Shared<B>>>, attempt: u32, next: usize, sent: u64, hint: SizeHint },
+    Teed { shared: Arc<Shared<B>>, attempt: u32, next: usize, sent: u64, hint: SizeHint },
 }
 
-impl<B: Body> Body for ReplayBody<B>
+impl<B: Body + Unpin> Body for ReplayBody<B>
 where
     B::Error: Into<BoxError>,
 {
@@ -209,18 +228,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Repr::Teed { shared, attempt, next, sent, .. } = &mut self.get_mut().repr else { return Poll::Ready(None) };
-        let mut shared = lock(shared);
-        if shared.attempt != *attempt {
-            return Poll::Ready(Some(Err("superseded by another attempt".into())));
-        }
-        shared.is_touched = true;
-        let frame = match shared.poll_from(*next, cx) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(end_or_error) => return Poll::Ready(end_or_error),
-            Poll::Pending => {
-                shared.reader = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+        let frame = match ready!(shared.poll_frame(*attempt, *next, cx)) {
+            Some(Ok(frame)) => frame,
+            end_or_error => return Poll::Ready(end_or_error),
         };
         *next += 1;
         *sent += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -230,15 +240,9 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Empty => true,
-            Repr::Teed { shared, attempt, next, .. } => {
-                let shared = lock(shared);
-                let rest = shared.trailers.is_none() && *next >= shared.chunks.len();
-                let ended = (rest && (shared.ended || shared.source.is_end_stream()))
-                    || (shared.trailers.is_some() && *next > shared.chunks.len());
-                // A superseded body must end with an error. If it were at its end, its reader would
-                // take half a body for the whole.
-                ended && shared.attempt == *attempt
-            }
+            // A superseded body must end with an error. If it were at its end, its reader would
+            // take half a body for the whole.
+            Repr::Teed { shared, attempt, next, .. } => shared.is_end(*next) && shared.is_latest(*attempt),
         }
     }
 
@@ -257,7 +261,75 @@ where
     }
 }
 
-impl<B: Body> Shared<B>
+impl<B> Shared<B> {
+    fn is_latest(&self, attempt: u32) -> bool {
+        self.attempt.load(Ordering::Acquire) == attempt
+    }
+
+    /// Returns whether the latest attempt has polled for a frame.
+    fn is_touched(&self) -> bool {
+        self.is_latest(self.touched.load(Ordering::Acquire))
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream<B>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Body> Shared<B> {
+    fn is_end(&self, next: usize) -> bool {
+        self.whole.get().map_or_else(|| self.stream().is_end(next), |_| next > 0)
+    }
+}
+
+impl<B: Body + Unpin> Shared<B>
+where
+    B::Error: Into<BoxError>,
+{
+    /// Returns frame number `next` of an attempt.
+    fn poll_frame(
+        &self,
+        attempt: u32,
+        next: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut stream = self.whole.get().is_none().then(|| self.stream());
+        if !self.is_latest(attempt) {
+            return Poll::Ready(Some(Err("superseded by another attempt".into())));
+        }
+        self.touched.fetch_max(attempt, Ordering::AcqRel);
+        let Some(stream) = &mut stream else {
+            let whole = self.whole.get().filter(|_| next == 0);
+            return Poll::Ready(whole.map(|chunk| Ok(Frame::data(chunk.clone()))));
+        };
+        let polled = stream.poll_from(next, cx);
+        if polled.is_pending() {
+            stream.reader = Some(cx.waker().clone());
+        } else if let Some(chunk) = stream.whole() {
+            // The first of two threads sets it. Both set the same.
+            let _ = self.whole.set(chunk.clone());
+        }
+        polled
+    }
+}
+
+impl<B: Body> Stream<B> {
+    fn is_end(&self, next: usize) -> bool {
+        let rest = self.trailers.is_none() && next >= self.chunks.len();
+        (rest && (self.ended || self.source.is_end_stream())) || (self.trailers.is_some() && next > self.chunks.len())
+    }
+
+    /// Returns the body if it has ended and came in one piece.
+    fn whole(&self) -> Option<&Bytes> {
+        let is_whole = self.state == State::Kept
+            && self.chunks.len() == 1
+            && self.trailers.is_none()
+            && (self.ended || self.source.is_end_stream());
+        is_whole.then(|| &self.chunks[0])
+    }
+}
+
+impl<B: Body + Unpin> Stream<B>
 where
     B::Error: Into<BoxError>,
 {
@@ -269,13 +341,13 @@ where
                 return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
             }
             if let Some(trailers) = self.trailers.as_ref().filter(|_| next == self.chunks.len()) {
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
+                return Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::clone(trailers)))));
             }
         }
         if self.ended {
             return Poll::Ready(None);
         }
-        let Some(frame) = ready!(self.source.as_mut().poll_frame(cx)) else {
+        let Some(frame) = ready!(Pin::new(&mut self.source).poll_frame(cx)) else {
             self.ended = true;
             return Poll::Ready(None);
         };
@@ -302,7 +374,7 @@ where
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ended = true;
             if self.state == State::Kept {
-                self.trailers = Some(trailers.clone());
+                self.trailers = Some(Box::new(trailers.clone()));
             }
         }
         frame
@@ -312,7 +384,7 @@ where
         if self.state == State::Kept {
             self.state = why;
         }
-        self.chunks = Vec::new();
+        self.chunks = SmallVec::new();
         self.trailers = None;
     }
 }
@@ -321,11 +393,6 @@ impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody").field("empty", &matches!(self.repr, Repr::Empty)).finish()
     }
-}
-
-/// One body reads at a time, so only a superseded body contends for the lock.
-fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

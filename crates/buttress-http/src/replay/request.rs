@@ -1,4 +1,4 @@
-use super::{Handle, ReplayBody, tee};
+use super::{Handle, ReplayBody, head::KeptHead, tee};
 use buttress::ending::Kept;
 use http::{HeaderName, HeaderValue, Method, Request, request::Parts};
 use http_body::Body;
@@ -172,9 +172,10 @@ impl<B, T, F: Fn(ReplayBody<B>) -> T> MapBody<B> for F {
     message = "retry does not know how to send the body `{Self}` again",
     label = "an unknown body",
     note = "add `.map_request_body(|body| ..)` to the retry layer, after its ending: it converts a `ReplayBody` into the \
-            body type of the inner service; the bodies of axum, reqwest and tonic need the features of these names"
+            body type of the inner service; the bodies of axum, reqwest and tonic need the features of these names; a \
+            body that is not `Unpin` is sent again in a `Box::pin(..)`"
 )]
-pub trait Rebody: Body + Sized {
+pub trait Rebody: Body + Sized + Unpin {
     /// The body type that the inner service receives.
     type Attempt;
     /// Converts the body of one attempt.
@@ -183,7 +184,7 @@ pub trait Rebody: Body + Sized {
 
 macro_rules! rebodied {
     ($([$($generics:tt)*] $body:ty;)*) => {$(
-        impl<$($generics)*> Rebody for $body where $body: Body {
+        impl<$($generics)*> Rebody for $body where $body: Body + Unpin {
             type Attempt = ReplayBody<Self>;
 
             fn rebody(body: ReplayBody<Self>) -> ReplayBody<Self> {
@@ -195,6 +196,7 @@ macro_rules! rebodied {
 
 rebodied! {
     [] String;
+    [B: Body] std::pin::Pin<Box<B>>;
     [D] http_body_util::Full<D>;
     [D] http_body_util::Empty<D>;
     [D, E] http_body_util::combinators::BoxBody<D, E>;
@@ -245,7 +247,7 @@ impl Rebody for tonic::body::Body {
 
 /// A request that is kept to be repeated: its head, and a handle to its body.
 pub struct KeptRequest<B, M> {
-    head: Parts,
+    head: KeptHead,
     body: Handle<B>,
     idempotent: bool,
     header: Marker,
@@ -275,7 +277,7 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
         let (body, handle) = tee(body, self.max_body);
         let kept = KeptRequest {
             idempotent: self.idempotent.is_idempotent(&head),
-            head: head.clone(),
+            head: KeptHead::of(&head),
             body: handle,
             header: self.header,
             map: self.map.clone(),
@@ -303,9 +305,8 @@ impl<B: Body, M: MapBody<B>> Kept for KeptRequest<B, M> {
 
     fn again(&mut self, attempt: u32) -> Option<Request<M::Body>> {
         let body = self.body.replay()?;
-        let mut head = self.head.clone();
-        head.headers.insert(self.header.name(), HeaderValue::from(attempt - 1));
-        Some(Request::from_parts(head, self.map.map(body)))
+        let previous = (self.header.name(), HeaderValue::from(attempt - 1));
+        Some(self.head.request(self.map.map(body), previous))
     }
 
     fn is_idempotent(&self) -> bool {

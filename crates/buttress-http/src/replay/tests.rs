@@ -20,7 +20,7 @@ fn chunks(texts: &[&'static str]) -> Chunks {
     Chunks(frames.into_iter())
 }
 
-async fn text<B: Body>(body: ReplayBody<B>) -> String
+async fn text<B: Body + Unpin>(body: ReplayBody<B>) -> String
 where
     B::Error: Into<BoxError>,
 {
