@@ -3,6 +3,7 @@
 mod backpressure;
 mod gate;
 mod health;
+mod ordering;
 mod queue;
 mod retry;
 mod sharing;
