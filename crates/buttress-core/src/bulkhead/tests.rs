@@ -286,14 +286,19 @@ fn step() -> impl Strategy<Value = Step> {
         (0usize..8).prop_map(Step::Poll),
         (0usize..8).prop_map(Step::GiveUp),
         (0usize..8).prop_map(Step::Finish),
-        (0usize..5).prop_map(Step::SetLimit),
+        (0usize..12).prop_map(Step::SetLimit),
     ]
 }
 
 proptest! {
+    /// With one shard, which keeps no spares, and with four, which keep some from a limit of 8 on.
     #[test]
-    fn it_does_what_the_model_does(limit in 0usize..4, steps in prop::collection::vec(step(), 1..80)) {
-        let bulkhead = Bulkhead::new(limit);
+    fn it_does_what_the_model_does(
+        shards in prop_oneof![Just(1usize), Just(4)],
+        limit in 0usize..12,
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let bulkhead = Bulkhead::with_shards(limit, None, shards);
         let mut model = Model { limit, ..Model::default() };
         let (mut permits, mut places, mut next) = (Vec::new(), Vec::<(usize, Place)>::new(), 0);
         for step in steps {

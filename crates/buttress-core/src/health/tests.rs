@@ -1,5 +1,6 @@
 use super::*;
 use crate::ManualClock;
+use proptest::prelude::*;
 
 type Health = super::Health<ManualClock>;
 
@@ -90,4 +91,106 @@ fn nothing_undoes_draining() {
     database.up();
     assert!(health.is_draining() && health.report().draining);
     assert_eq!(health.status(Probe::Readiness), Status::OutOfService);
+}
+
+/// A naive model of an indicator: all its reports, from which its status is worked out each time.
+#[derive(Debug)]
+struct Model {
+    group: Group,
+    rules: Rules,
+    /// The second of each report, and its status.
+    reports: Vec<(u64, Status)>,
+}
+
+impl Model {
+    fn status(&self, now: u64) -> Status {
+        let is_old = |from: u64, to: u64| self.rules.max_age.is_some_and(|age| Duration::from_secs(to - from) > age);
+        // The report that set the status.
+        let mut set = 0;
+        for (n, (at, status)) in self.reports.iter().enumerate().skip(1) {
+            let current = self.reports[set].1;
+            let is_known = current != Status::Unknown && !is_old(self.reports[n - 1].0, *at);
+            let turns = |status: Status| status.is_serving() != current.is_serving();
+            let needed = if status.is_serving() { self.rules.rise } else { self.rules.fall };
+            let in_a_row = self.reports[set + 1..=n].iter().rev().take_while(|(_, status)| turns(*status)).count();
+            if !is_known || !turns(*status) || in_a_row >= needed as usize {
+                set = n;
+            }
+        }
+        match self.reports.last() {
+            Some((at, _)) if !is_old(*at, now) => self.reports[set].1,
+            _ => Status::Unknown,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Add(Group, Rules),
+    Remove(usize),
+    Report(usize, Status),
+    Wait(u64),
+    Start,
+    Drain,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let group = prop_oneof![Just(Group::Liveness), Just(Group::Readiness), Just(Group::Dependencies)];
+    let max_age = prop_oneof![Just(None), (1u64..20).prop_map(|seconds| Some(Duration::from_secs(seconds)))];
+    let rules = (0u32..4, 0u32..4, max_age).prop_map(|(rise, fall, max_age)| Rules { rise, fall, max_age });
+    prop_oneof![
+        3 => (group, rules).prop_map(|(group, rules)| Step::Add(group, rules)),
+        1 => (0usize..4).prop_map(Step::Remove),
+        12 => (0usize..4, 0usize..Status::ALL.len()).prop_map(|(n, status)| Step::Report(n, Status::ALL[status])),
+        3 => (0u64..10).prop_map(Step::Wait),
+        1 => Just(Step::Start),
+        1 => prop_oneof![9 => Just(Step::Wait(0)), 1 => Just(Step::Drain)],
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_does_what_the_model_does(steps in prop::collection::vec(step(), 1..80)) {
+        let health = Health::new();
+        let (mut indicators, mut now, mut started, mut draining) = (Vec::new(), 0, false, false);
+        for step in steps {
+            match step {
+                Step::Add(group, rules) => {
+                    let model = Model { group, rules, reports: Vec::new() };
+                    indicators.push((health.indicator("an indicator", group, rules), model));
+                }
+                Step::Remove(n) if n < indicators.len() => drop(indicators.remove(n)),
+                Step::Report(n, status) if n < indicators.len() => {
+                    let (indicator, model) = &mut indicators[n];
+                    indicator.report(status, None);
+                    model.reports.push((now, status));
+                }
+                Step::Remove(_) | Step::Report(..) => {}
+                Step::Wait(seconds) => {
+                    health.clock.advance(Duration::from_secs(seconds));
+                    now += seconds;
+                }
+                Step::Start => {
+                    health.started();
+                    started = true;
+                }
+                Step::Drain => {
+                    health.drain();
+                    draining = true;
+                }
+            }
+            let statuses: Vec<_> = indicators.iter().map(|(_, model)| (model.group, model.status(now))).collect();
+            let worst = |group| {
+                let severest = [Status::Down, Status::OutOfService, Status::Unknown, Status::Degraded];
+                severest.into_iter().find(|status| statuses.contains(&(group, *status))).unwrap_or(Status::Up)
+            };
+            let out = Status::OutOfService;
+            prop_assert_eq!(health.status(Probe::Liveness), worst(Group::Liveness));
+            prop_assert_eq!(health.status(Probe::Startup), if started { Status::Up } else { out });
+            let readiness = if started && !draining { worst(Group::Readiness) } else { out };
+            prop_assert_eq!(health.status(Probe::Readiness), readiness);
+            let lines: Vec<_> = health.report().indicators.iter().map(|line| (line.group, line.status)).collect();
+            prop_assert_eq!(lines, statuses);
+        }
+    }
 }
