@@ -7,6 +7,7 @@
 
 use crate::bulkhead::{Acquire, Bulkhead};
 use crate::circuit_breaker::{State, Window};
+use crate::retry_budget::RetryBudget;
 use crate::{Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
 use loom::sync::{
     Arc,
@@ -20,7 +21,8 @@ type CircuitBreaker = crate::circuit_breaker::CircuitBreaker<ManualClock>;
 
 const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
 
-fn model(check: impl Fn() + Send + Sync + 'static) {
+/// Runs a model.
+pub(crate) fn model(check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.max_branches = 50_000;
@@ -104,6 +106,70 @@ fn one_slot_is_given_to_one_probe() {
         // Dropping the probe releases its slot.
         drop((mine, theirs));
         assert!(breaker.admit(&()).is_ok());
+    });
+}
+
+#[test]
+fn a_task_that_waits_while_a_circuit_opens_sees_it_or_is_woken() {
+    model(|| {
+        let breaker =
+            CircuitBreaker::builder("loom").consecutive_failures(1).failure_rate(None).seed(1).build().unwrap();
+        let opens = breaker.clone();
+        let watchers = Policy::<()>::watchers(&breaker).unwrap();
+        let thread = thread::spawn(move || opens.force_open());
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        watchers.register(watchers.key(), &Waker::from(flag.clone()));
+        let saw_it = breaker.peek().is_err();
+        thread.join().unwrap();
+        assert!(saw_it || flag.0.load(Ordering::SeqCst) == 1);
+    });
+}
+
+#[test]
+fn a_service_that_waits_while_a_probe_is_dropped_gets_its_slot_or_is_woken() {
+    model(|| {
+        let builder = CircuitBreaker::builder("loom").consecutive_failures(1).failure_rate(None).probes(1);
+        let breaker = builder.seed(1).build().unwrap();
+        breaker.open_for(Duration::ZERO);
+        let probe = breaker.try_reserve().unwrap();
+        let waiters = Reserve::waiters(&breaker).unwrap();
+        let thread = thread::spawn(move || drop(probe));
+        let flag = std::sync::Arc::new(Flag(AtomicUsize::new(0)));
+        waiters.register(waiters.key(), &Waker::from(flag.clone()));
+        let free = breaker.try_reserve().is_ok();
+        thread.join().unwrap();
+        assert!(free || flag.0.load(Ordering::SeqCst) > 0);
+    });
+}
+
+fn budget() -> RetryBudget<ManualClock> {
+    RetryBudget::builder().percent(100.0).min_per_second(0.0).burst(1).build().unwrap()
+}
+
+#[test]
+fn of_two_withdrawals_at_once_one_gets_the_last_retry() {
+    model(|| {
+        let budget = budget();
+        let withdraw = |budget: RetryBudget<ManualClock>| {
+            move || budget.try_withdraw().map(crate::retry_budget::Withdrawal::spend).is_some()
+        };
+        let thread = thread::spawn(withdraw(budget.clone()));
+        let mine = withdraw(budget.clone())();
+        assert!(mine ^ thread.join().unwrap());
+        assert_eq!(budget.balance(), 0.0);
+    });
+}
+
+#[test]
+fn a_deposit_during_a_withdrawal_counts_once() {
+    model(|| {
+        let budget = budget();
+        budget.try_withdraw().unwrap().spend();
+        let deposits = budget.clone();
+        let thread = thread::spawn(move || deposits.deposit());
+        let withdrawn = budget.try_withdraw().map(crate::retry_budget::Withdrawal::spend).is_some();
+        thread.join().unwrap();
+        assert_eq!(budget.balance(), if withdrawn { 0.0 } else { 1.0 });
     });
 }
 

@@ -1,8 +1,16 @@
 use crate::sync::{AtomicU64, Ordering};
 
 /// The number of buckets in the slow threshold, and so the precision of the count.
+#[cfg(not(loom))]
 const PARTS: u64 = 8;
+/// The number of slots: more than [`PARTS`], so that the calls of a slot that is reused are overdue.
+#[cfg(not(loom))]
 const SLOTS: usize = 16;
+/// The model checker branches at every load, so its ring is the smallest possible.
+#[cfg(loom)]
+const PARTS: u64 = 1;
+#[cfg(loom)]
+const SLOTS: usize = 2;
 /// The bits of a word, which is `generation | bucket | calls`. With a threshold of one second,
 /// buckets wrap after 24 days.
 const CALLS_BITS: u32 = 24;
@@ -208,26 +216,132 @@ mod tests {
         assert_eq!(overdue.count(tag(back + 10_000), 1), 1);
     }
 
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        /// Starts a call whose thread read the clock this many ticks ago.
+        Start(u64),
+        End(usize),
+        /// Begins a generation. The calls of earlier ones do not count, and their ends are not reported.
+        Renew,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0u64..400).prop_map(Step::Wait),
+            4 => Just(Step::Start(0)),
+            2 => (0u64..2_000).prop_map(Step::Start),
+            4 => (0usize..8).prop_map(Step::End),
+            1 => Just(Step::Renew),
+        ]
+    }
+
     proptest! {
         /// Compares it with a list of the calls in flight. Both count in buckets: a call is overdue
         /// at the latest an eighth after the threshold.
         #[test]
-        fn overdue_calls_are_those_of_a_list(steps in prop::collection::vec((0u64..400, any::<bool>(), 0usize..8), 1..200)) {
+        fn overdue_calls_are_those_of_a_list(steps in prop::collection::vec(step(), 1..200)) {
             let overdue = Overdue::new(8_000_000);
-            let (mut now, mut list) = (0u64, Vec::new());
-            for (pause, starts, which) in steps {
-                now += pause;
-                if starts {
-                    list.push(now);
-                    overdue.start(overdue.tag(now, 1), 1);
-                } else if !list.is_empty() {
-                    let started = list.remove(which % list.len());
-                    overdue.end(overdue.tag(started, 1), 1);
+            let (mut now, mut generation, mut list) = (10_000u64, 1, Vec::new());
+            for step in steps {
+                match step {
+                    Step::Wait(ticks) => now += ticks,
+                    Step::Start(ago) => {
+                        list.push(now - ago);
+                        overdue.start(overdue.tag(now - ago, generation), generation);
+                    }
+                    Step::End(which) if !list.is_empty() => {
+                        let started = list.remove(which % list.len());
+                        overdue.end(overdue.tag(started, generation), generation);
+                    }
+                    Step::End(_) => {}
+                    Step::Renew => {
+                        generation += 1;
+                        list.clear();
+                    }
                 }
                 let expected = list.iter().filter(|started| now / 100 - *started / 100 > 8).count() as u64;
-                prop_assert_eq!(overdue.count(overdue.tag(now, 1), 1), expected);
-                prop_assert_eq!(overdue.count(overdue.tag(now, 2), 2), 0, "another generation has none");
+                let count = |generation| overdue.count(overdue.tag(now, generation), generation);
+                prop_assert_eq!(count(generation), expected);
+                prop_assert_eq!(count(generation + 1), 0, "another generation has none");
             }
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use crate::loom_models::model;
+    use loom::{sync::Arc, thread};
+
+    /// A threshold of 8 ms, which is the width of a bucket of the models.
+    fn overdue() -> Arc<Overdue> {
+        Arc::new(Overdue::new(8_000_000))
+    }
+
+    /// The tag of the start of a bucket.
+    fn tag(overdue: &Overdue, bucket: u64, generation: u64) -> u64 {
+        overdue.tag(bucket * 800, generation)
+    }
+
+    fn count(overdue: &Overdue, bucket: u64, generation: u64) -> u64 {
+        overdue.count(tag(overdue, bucket, generation), generation)
+    }
+
+    #[test]
+    fn a_call_that_ends_while_its_slot_is_reused_is_neither_kept_nor_subtracted_twice() {
+        model(|| {
+            let overdue = overdue();
+            let (first, second) = (tag(&overdue, 1, 1), tag(&overdue, 1 + SLOTS as u64, 1));
+            overdue.start(first, 1);
+            let ends = overdue.clone();
+            let thread = thread::spawn(move || ends.end(first, 1));
+            overdue.start(second, 1);
+            thread.join().unwrap();
+            assert_eq!(count(&overdue, 9, 1), 1);
+            overdue.end(second, 1);
+            assert_eq!(count(&overdue, 9, 1), 0);
+        });
+    }
+
+    #[test]
+    fn of_two_calls_that_start_at_once_in_one_slot_none_is_lost() {
+        model(|| {
+            let overdue = overdue();
+            let (late, current) = (tag(&overdue, 1, 1), tag(&overdue, 1 + SLOTS as u64, 1));
+            let starts = overdue.clone();
+            let thread = thread::spawn(move || starts.start(late, 1));
+            overdue.start(current, 1);
+            thread.join().unwrap();
+            assert_eq!(count(&overdue, 9, 1), 2);
+            overdue.end(late, 1);
+            overdue.end(current, 1);
+            assert_eq!(count(&overdue, 9, 1), 0);
+        });
+    }
+
+    #[test]
+    fn a_call_of_an_earlier_generation_that_starts_late_is_not_counted_in_the_next() {
+        model(|| {
+            let overdue = overdue();
+            let (old, new) = (tag(&overdue, 1, 1), tag(&overdue, 1, 2));
+            let starts = overdue.clone();
+            let thread = thread::spawn(move || starts.start(new, 2));
+            overdue.start(old, 1);
+            thread.join().unwrap();
+            assert!(count(&overdue, 9, 2) <= 1);
+        });
+    }
+
+    #[test]
+    fn of_two_callers_at_once_one_checks() {
+        model(|| {
+            let overdue = overdue();
+            let checks = overdue.clone();
+            let thread = thread::spawn(move || checks.is_check_due(1));
+            let mine = overdue.is_check_due(1);
+            assert!(mine ^ thread.join().unwrap());
+        });
     }
 }

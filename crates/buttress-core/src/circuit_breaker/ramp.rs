@@ -69,3 +69,24 @@ impl Ramp {
         Err(Duration::from_nanos((later as u64).max(1)))
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use crate::loom_models::model;
+    use loom::{sync::Arc, thread};
+
+    const LENGTH: u64 = 1_000;
+
+    #[test]
+    fn of_two_calls_at_once_half_way_one_is_admitted() {
+        model(|| {
+            let ramp = Arc::new(Ramp::default());
+            ramp.begin(1);
+            let call = |ramp: Arc<Ramp>| move || ramp.admits(1, 1 + LENGTH / 2, LENGTH).is_ok();
+            let thread = thread::spawn(call(ramp.clone()));
+            let mine = call(ramp)();
+            assert!(mine ^ thread.join().unwrap());
+        });
+    }
+}

@@ -69,3 +69,37 @@ mod tests {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use crate::loom_models::model;
+    use loom::{sync::Arc, thread};
+
+    #[test]
+    fn a_success_ends_the_failures_before_it_and_none_that_it_did_not_see() {
+        model(|| {
+            let streak = Arc::new(Streak::default());
+            streak.extend(1);
+            let fails = streak.clone();
+            let thread = thread::spawn(move || fails.extend(1));
+            streak.reset(1);
+            let counted = thread.join().unwrap();
+            // The failure came first and was ended, came after the success, or came in the middle.
+            assert!(matches!((counted, streak.get(1)), (2, 0) | (1, 1) | (2, 2)), "{counted}, {}", streak.get(1));
+        });
+    }
+
+    #[test]
+    fn a_failure_of_an_earlier_generation_does_not_reach_the_streak_of_the_next() {
+        model(|| {
+            let streak = Arc::new(Streak::default());
+            streak.extend(1);
+            let late = streak.clone();
+            let thread = thread::spawn(move || late.extend(1));
+            assert_eq!(streak.extend(2), 1);
+            thread.join().unwrap();
+            assert_eq!((streak.get(1), streak.get(2)), (0, 1));
+        });
+    }
+}
