@@ -6,7 +6,7 @@
 //! ```
 
 use crate::bulkhead::{Acquire, Bulkhead};
-use crate::circuit_breaker::{State, Window};
+use crate::circuit_breaker::{Event, State, Window};
 use crate::retry_budget::RetryBudget;
 use crate::{Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
 use loom::sync::{
@@ -139,6 +139,26 @@ fn a_service_that_waits_while_a_probe_is_dropped_gets_its_slot_or_is_woken() {
         let free = breaker.try_reserve().is_ok();
         thread.join().unwrap();
         assert!(free || flag.0.load(Ordering::SeqCst) > 0);
+    });
+}
+
+#[test]
+fn a_listener_that_is_added_during_a_reload_hears_of_the_next_call() {
+    model(|| {
+        let builder = CircuitBreaker::builder("loom").consecutive_failures(1).failure_rate(None).seed(1);
+        let breaker = builder.clone().build().unwrap();
+        let reloaded = breaker.clone();
+        let thread = thread::spawn(move || reloaded.reload(&builder).unwrap());
+        let calls = std::sync::Arc::new(AtomicUsize::new(0));
+        let counter = calls.clone();
+        breaker.on_event(move |event| {
+            if let Event::Called { .. } = event {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        thread.join().unwrap();
+        breaker.admit(&()).unwrap().settle(&Outcome::Success);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
     });
 }
 

@@ -216,9 +216,20 @@ impl Circuit {
 
     /// Turns the timing of calls on if a rule or a listener needs it. Calls in flight are not
     /// timed.
+    ///
+    /// Looks again after each swap, because the last of several threads may have looked before the
+    /// others changed something. Each swap acquires what the threads before it have changed.
     fn set_timed(&self) {
-        let timed = self.rules.times_calls() || self.listeners.wants_calls();
-        self.hot.timed.store(timed.into(), Ordering::Relaxed);
+        let is_timed = || u32::from(self.rules.times_calls() || self.listeners.wants_calls());
+        let mut timed = is_timed();
+        loop {
+            self.hot.timed.swap(timed, Ordering::AcqRel);
+            let now = is_timed();
+            if now == timed {
+                return;
+            }
+            timed = now;
+        }
     }
 
     #[inline]
