@@ -9,7 +9,7 @@
 //!   and doubles each time the probes fail.
 //! * **Half-open**: a limited number of calls is admitted as probes, and the other calls are
 //!   rejected. Only the results of probes close the circuit or open it again. A probe has a lease,
-//!   which every part of its response renews. If the lease expires, the probe counts as failed. A
+//!   which the parts of its response renew. If the lease expires, the probe counts as failed. A
 //!   probe that is cancelled releases its slot.
 //!
 //! An operator can also set a circuit to forced-open, disabled or metrics-only: see [`State`].
@@ -46,12 +46,15 @@
 //!
 //! # Performance
 //!
-//! State and generation are one atomic word, so admission in the closed state is one load.
-//! Successes are counted per shard of threads ([`Sharded`](crate::shard::Sharded)). Failures and
-//! slow calls are counted in one place, and the shards are summed only if these are enough to meet
-//! a rule. A breaker whose only rule is a fixed number of consecutive failures writes nothing and
-//! reads no clock while calls succeed. A lock is taken for changes of state, probes, and the
-//! methods for operators.
+//! State and generation are one atomic word, and a load of it decides whether a closed circuit
+//! admits a call. A permit is counted per shard of threads ([`Sharded`](crate::shard::Sharded)),
+//! and so are successes in a time window. Failures and slow calls are counted in one place, and
+//! the shards are summed only if these are enough to meet a rule. A breaker whose only rule is a
+//! fixed number of consecutive failures counts no successes and reads no clock while calls succeed.
+//!
+//! A call that a closed circuit admits, and that succeeds, takes no lock, unless a listener of
+//! events is called for it. A lock is taken for changes of state, for probes, for the calls of
+//! listeners, and by methods that read or set the state.
 //!
 //! # Clocks that are set back
 //!

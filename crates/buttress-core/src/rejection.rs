@@ -3,8 +3,9 @@ use std::{fmt, time::Duration};
 
 /// The error of a call that a policy rejected, or gave up on: which policy, why, and when to retry.
 ///
-/// It is four words long and made without an allocation. A `Result` that holds it is returned in
-/// place of a permit or a response, and its size is part of the cost of moving them.
+/// It is four words long, because a `Result` that holds it is returned in place of a permit or a
+/// response, and its size is part of the cost of moving them. Of the policies of this crate, each
+/// allocates for its first rejection, and for no other.
 ///
 /// ```
 /// use buttress_core::{Rejection, bulkhead};
@@ -182,6 +183,11 @@ mod tests {
     use crate::{bulkhead, circuit_breaker, policy};
 
     static TOO_SLOW: Reason = Reason::timeout("attempt_timeout", "the attempt took too long", TimeoutKind::Attempt);
+
+    #[test]
+    fn it_is_four_words_long() {
+        assert_eq!(size_of::<Rejection>(), 4 * size_of::<usize>());
+    }
 
     #[test]
     fn a_rejection_reads_as_a_sentence() {

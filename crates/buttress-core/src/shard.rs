@@ -4,8 +4,9 @@
 //! A handle to shared state is cloned for every call, because axum, tonic and retries clone their
 //! services, and an admitted call must own the state until it is settled. With one shared [`Arc`],
 //! each clone and each call of every thread changes the same reference count. That cache line then
-//! limits throughput: two threads complete 0.4 times the calls of one thread. Handles and calls are
-//! therefore counted per shard, and a thread uses the counts of its own shard:
+//! limits throughput: two threads can complete fewer calls than one (the row
+//! `floor/arc_clone_and_drop` of `cargo xtask bench`). Handles and calls are therefore counted per
+//! shard, and a thread uses the counts of its own shard:
 //!
 //! * A handle is an `Arc` of a *home*, of which each shard has one. A clone made on a thread of the
 //!   same shard counts in that home; a clone made on another thread is a handle of that thread's

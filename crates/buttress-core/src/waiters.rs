@@ -18,7 +18,7 @@ use std::{
 /// # Policies
 ///
 /// A policy that frees permits one at a time calls [`wake_one`](Self::wake_one) for each, which
-/// costs the same with 4,000 waiters as with one. A policy whose answer changes for all callers,
+/// wakes one waiter, however many wait. A policy whose answer changes for all callers,
 /// such as a circuit that opens or closes, calls [`wake`](Self::wake). While no task waits, waking
 /// is a single load.
 ///

@@ -1,7 +1,11 @@
 //! The memory of a circuit, measured by the resident pages of a process with many. Linux only.
 #![cfg(target_os = "linux")]
 
-use buttress_core::{Clock, ManualClock, Outcome, Permit, Policy, circuit_breaker::CircuitBreaker, shard::compact};
+use buttress_core::{
+    Clock, ManualClock, Outcome, Permit, Policy,
+    circuit_breaker::{CircuitBreaker, CircuitBreakerPermit},
+    shard::compact,
+};
 use std::{sync::LazyLock, time::Instant};
 
 const CIRCUITS: usize = 20_000;
@@ -21,6 +25,11 @@ impl Clock for Still {
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn a_permit_with_a_clock_of_size_zero_is_two_words_long() {
+    assert_eq!(size_of::<CircuitBreakerPermit<Still>>(), 2 * size_of::<usize>());
 }
 
 #[test]

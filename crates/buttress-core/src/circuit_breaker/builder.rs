@@ -155,7 +155,8 @@ impl<C: Clock> Builder<C> {
     }
 
     /// Sets the results over which rates are computed: those of a [`Duration`] from 10 ms to a day,
-    /// or the last 1 to 1,000,000 with [`Window::Count`]. Default 10 seconds (Hystrix).
+    /// or the last 1 to 1,000,000 with [`Window::Count`]. Default 10 seconds (Hystrix). A window of
+    /// time has ten buckets and covers between nine tenths and all of its length.
     pub fn window(mut self, window: impl Into<Window>) -> Self {
         self.settings.window = window.into();
         self
@@ -170,8 +171,8 @@ impl<C: Clock> Builder<C> {
     ///
     /// The end decides how late a recovery is detected: once an outage has lasted for a minute, on
     /// average after 0.4 of it. With 30 seconds, a backend that stays down receives 6 or 7 probes
-    /// per minute. With Finagle's 300 seconds it receives fewer, but the circuit stays open for two
-    /// minutes after an outage of ten minutes (simulated).
+    /// per minute (`cargo xtask trips` in the repository). With Finagle's 300 seconds it receives
+    /// fewer, but after a long outage the circuit stays open for two minutes on average.
     pub fn open_time(mut self, range: RangeInclusive<Duration>) -> Self {
         self.settings.open_time = range;
         self

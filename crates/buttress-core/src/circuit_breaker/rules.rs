@@ -251,6 +251,28 @@ mod tests {
         assert_eq!([81, 90, 100].map(of), [99, 100, 100], "at most 100");
     }
 
+    /// Returns the probability that at least `k` of `n` calls fail, if each fails with `p`.
+    fn at_least(k: i32, n: i32, p: f64) -> f64 {
+        let choose = |k: i32| (0..k).fold(1.0, |ways, i| ways * f64::from(n - i) / f64::from(i + 1));
+        (k..=n).map(|k| choose(k) * p.powi(k) * (1.0 - p).powi(n - k)).sum()
+    }
+
+    #[test]
+    fn the_probabilities_in_the_documentation_are_right() {
+        let percent =
+            |probability: f64| format!("{:.1$}", 100.0 * probability, if probability < 0.001 { 5 } else { 0 });
+        assert_eq!(percent(at_least(10, 20, 0.4)), "24", "half of 20 calls, with 40 % of errors");
+        assert_eq!(percent(at_least(17, 20, 0.4)), "0.00473", "0.005 %");
+        assert_eq!(percent(at_least(65, 100, 0.4)), "0.00004");
+        assert_eq!(percent(at_least(3, 3, 0.8)), "51", "all of 3 probes, with 20 % of errors");
+        assert_eq!(percent(at_least(2, 3, 0.8)), "90", "2 of 3");
+        // The expected number of calls until 5 of them in a row have failed.
+        let streak = (1.0 - 0.2_f64.powi(5)) / (0.8 * 0.2_f64.powi(5));
+        assert_eq!(streak.round(), 3905.0, "about 4,000");
+        assert!(at_least(beyond_chance(900) as i32, 900, 0.5) < 0.0016, "0.13 % for large numbers");
+        assert!((9..200).all(|n| at_least(beyond_chance(n as u64) as i32, n, 0.5) < 0.0112), "1.1 % for any number");
+    }
+
     #[test]
     fn the_more_calls_there_are_the_nearer_to_a_half_is_beyond_chance() {
         assert_eq!([9, 10, 20, 57, 100, 225, 1000, 10_000].map(beyond_chance), [9, 10, 17, 40, 65, 135, 548, 5150]);

@@ -51,8 +51,8 @@ pub enum FailureStreak {
     /// the calls fail, chance produces 5 consecutive failures once in about 4,000 calls, which is
     /// every 4 seconds at 1,000 calls per second.
     ///
-    /// The rate is measured from a sample. With about 100 calls in the window, as at 10 calls per
-    /// second, chance trips the circuit about once in 10^7 calls.
+    /// The rate is measured from a sample: the fewer calls the window contains, the more often
+    /// chance trips the circuit.
     #[default]
     Calibrated,
     /// This number, at least 1. For backends without random errors.
@@ -99,8 +99,7 @@ pub enum FailureRate {
     /// * with 50 % of errors, in at most `exp(-2 · 1.5²)` = 1.1 % of all windows (Hoeffding's
     ///   inequality, for any `n`), and in 0.13 % for large `n`;
     /// * with 40 % of errors, in 0.005 % of windows of 20 calls, and in 0.00004 % of windows of 100
-    ///   calls. With the default window, that is about once in 10 hours at 2 calls per second, and
-    ///   once in 300 hours at 10 calls per second (simulated).
+    ///   calls.
     ///
     /// A failure rate of 90 % meets the rule from 20 calls on, 70 % from 57 and 60 % from 225. A
     /// rate up to 50 % hardly ever meets it: use [`Exact`](Self::Exact) if such a rate must trip

@@ -49,7 +49,10 @@ impl Category {
     }
 }
 
-/// Exact counts over a sliding time window.
+/// Counts over a sliding time window of ten buckets.
+///
+/// The oldest bucket leaves the window as a whole, so the window covers between nine tenths and all
+/// of its length. Within that, no result is lost or counted twice.
 ///
 /// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin,
 /// and increases with each generation. A thread that finds an older tag begins a new bucket with
@@ -170,7 +173,7 @@ impl TimeWindow {
 
     /// Sums the live buckets. All results that were recorded before the call are counted. One that
     /// is recorded during a sum may be missed, so sums are repeated until two consecutive ones
-    /// agree: they are then what the window contained between the two.
+    /// agree, up to five times: sums that agree are what the window contained between the two.
     pub(super) fn counts(&self, tag: u32) -> Counts {
         Counts::agreed(|| {
             // Failures before successes: a result that is recorded between the two sums can only
