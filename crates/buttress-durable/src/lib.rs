@@ -105,9 +105,10 @@
 //! or after a commit, or around an effect of a participant: one process for the first occurrence of
 //! each boundary, and one for a later occurrence. A new process continues on the same database, and
 //! the test counts the effects: of an order that succeeds, one that is declined, and one whose
-//! answers are lost. In other tests two processes share a database, one of them is killed
+//! answers are lost. In another test two processes share a database, one of them is killed
 //! repeatedly at random moments (the seed is printed), and their logs of calls show that no two
-//! calls of one saga overlap. One of these tests runs over Kafka.
+//! calls of one saga overlap. In a third, one process after the other is killed at random, over
+//! Kafka's mock cluster in the test's own process.
 //!
 //! **Simulated crashes.** With the feature `fault-points` a test stops the code at the *n*-th
 //! boundary, for every *n* until the run completes: a saga with its relay and log (success with

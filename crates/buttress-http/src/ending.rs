@@ -1,4 +1,4 @@
-//! The HTTP and gRPC endings of every layer.
+//! The HTTP and gRPC endings of the layers.
 //!
 //! An ending says how a layer reads outcomes and how its rejections leave:
 //!

@@ -1,7 +1,8 @@
 //! The Buttress layers for HTTP and gRPC.
 //!
-//! The [`prelude`] adds four endings to every layer of [`buttress`]. A layer without an ending does
-//! not implement `Layer`.
+//! The [`prelude`] adds four endings to the layers of [`buttress`]. Circuit breaker, bulkhead,
+//! timeout and policies of yours take each of them, retry those for clients, health those for
+//! servers. A layer without an ending does not implement `Layer`.
 //!
 //! | | outcomes are read from | rejections leave as |
 //! |---|---|---|

@@ -58,8 +58,7 @@
 //! # When to use it
 //!
 //! Use it in a program that has a configured `reqwest::Client` (TLS, proxies, cookies,
-//! decompression) or builds requests with reqwest. hyper-util's client needs no adapter, and
-//! allocates less per call.
+//! decompression) or builds requests with reqwest. hyper-util's client needs no adapter.
 //!
 //! # Where it belongs
 //!

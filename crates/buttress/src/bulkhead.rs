@@ -16,8 +16,7 @@
 //!
 //! Around a client, so that one slow backend cannot hold all tasks and memory of the caller. Around
 //! the handlers of a server, so that calls that would be answered too late are rejected early. A
-//! queue absorbs bursts that are shorter than `max_wait`. Without a queue, rejections come sooner
-//! and cost less.
+//! queue absorbs bursts that are shorter than `max_wait`. Without a queue, rejections come at once.
 //!
 //! # Where it belongs
 //!
@@ -26,8 +25,9 @@
 //!
 //! # Differences
 //!
-//! * `tower`'s `ConcurrencyLimit` waits without limit. It makes its semaphore in `layer()`, so that
-//!   behind `axum::serve` it limits one connection. `LoadShed` around it rejects calls whenever any
+//! * `tower`'s `ConcurrencyLimit` waits without limit. `ConcurrencyLimitLayer` makes its semaphore in
+//!   `layer()`, so that behind `axum::serve` it limits one connection;
+//!   `GlobalConcurrencyLimitLayer` shares one. `LoadShed` around either rejects calls whenever any
 //!   inner service is pending.
 //! * With an HTTP ending (`buttress-http`) a call holds its place until the end of the response's
 //!   stream, not only until the head, and until an upgraded connection (WebSocket, CONNECT) closes.

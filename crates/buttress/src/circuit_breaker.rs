@@ -37,9 +37,10 @@
 //! # Differences
 //!
 //! * `tower` has no circuit breaker.
-//! * `tower-resilience`: its default count window never slides, and results carry no generation. A
-//!   call that an outer timeout drops is never recorded. Every `Layer::layer` makes its own state,
-//!   so that behind `axum::serve` it protects one connection.
+//! * `tower-resilience` (0.14.0): its default count window never slides, and results carry no
+//!   generation. A call that an outer timeout drops is never recorded. A layer made with `build`
+//!   makes a state in each `Layer::layer`, so that behind `axum::serve` it protects one connection;
+//!   one made with `build_with_handle` shares its state, as every layer of this crate does.
 
 pub mod sharing;
 

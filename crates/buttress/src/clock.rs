@@ -4,7 +4,7 @@ use std::time::Instant;
 /// Tokio's clock, the only clock of the layers. `tokio::time::pause` pauses all of them.
 ///
 /// Where a few milliseconds do not matter, the layers read `CLOCK_MONOTONIC_COARSE` on Linux, which
-/// is several times cheaper. With tokio's feature `test-util`, by which the clock can be paused,
+/// is cheaper. With tokio's feature `test-util`, by which the clock can be paused,
 /// they always read tokio's clock.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! Repeats failed calls, where that is safe and a budget allows it.
+//! Repeats failed calls, within a budget.
 //!
 //! ```
 //! use buttress::{Backoff, PlainExt, RetryBudget, RetryLayer};
@@ -16,8 +16,12 @@
 //!
 //! # What is repeated
 //!
+//! The ending says which failures are safe to repeat. Those of HTTP and gRPC look at the request,
+//! the response and the error. [`.plain()`](crate::ending::Plain) cannot: it takes every request for
+//! idempotent, and every error that is not a rejection for a failure, so it repeats all of them.
+//!
 //! After each attempt these rules apply in order. *Return* means that the result of the attempt is
-//! the result of the call.
+//! the result of the call. A call that may make a single attempt returns in any case.
 //!
 //! 1. A success, or a rejection by a layer of this crate: return. An attempt that timed out is a
 //!    failure here.
@@ -30,12 +34,14 @@
 //! 5. The failure of the last attempt: return.
 //! 6. A request that may have been processed: return, unless it is idempotent. A request that the
 //!    backend reports as not processed is repeated in any case.
-//! 7. The pause is drawn from the backoff, from 1 s on when the backend sheds load, and is at least
-//!    as long as the backend asks for. A gRPC pushback is the exact pause (gRFC A6). A failure that
-//!    asks for more than [`max_hint`](RetryLayer::max_hint): return.
+//! 7. A failure that asks for a pause above [`max_hint`](RetryLayer::max_hint): return. Otherwise
+//!    the pause is drawn from the backoff; where the backend sheds load, it is the longer one of
+//!    that and of a pause with a base of 1 s. It is at least as long as the backend asks for. A gRPC
+//!    pushback is the exact pause (gRFC A6).
 //! 8. A retry of a request that was sent is withdrawn from the budget. If the budget is empty:
 //!    return.
-//! 9. A request whose body cannot be replayed: return. The withdrawal is undone.
+//! 9. A request whose body cannot be replayed: return. The withdrawal is undone. This also applies
+//!    to rule 3.
 //!
 //! # Where it belongs
 //!
@@ -44,10 +50,10 @@
 //!
 //! # Differences
 //!
-//! * `tower`'s `Retry` needs a custom policy and has no pauses. Its budget rounds and can be
-//!   overdrawn.
-//! * `tower-resilience` deposits a whole retry for each success, ignores `Retry-After`, and clones
-//!   requests that it never repeats.
+//! * `tower`'s `Retry` needs a policy of yours, which also makes the pauses. Its `TpsBudget` rounds
+//!   and can be overdrawn.
+//! * `tower-resilience` (0.14.0) deposits a whole retry for each success by default, ignores
+//!   `Retry-After`, and clones requests that it never repeats.
 
 mod layer;
 mod service;
