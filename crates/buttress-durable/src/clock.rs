@@ -135,3 +135,26 @@ impl ManualClock {
         Clock(Source::Manual(self.0.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_move_by_milliseconds_and_stop_at_the_ends() {
+        let (start, pause) = (Timestamp::from_millis(1_000), Duration::from_micros(1_999));
+        assert_eq!((start.plus(pause).as_millis(), start.minus(pause).as_millis()), (1_001, 999));
+        assert_eq!(start.plus(Duration::MAX).as_millis(), i64::MAX);
+        let first = Timestamp::from_millis(i64::MIN);
+        assert_eq!(first.minus(pause), first);
+        assert_eq!(start.since(start.minus(pause)), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn all_clocks_of_a_hand_show_the_same() {
+        let hand = ManualClock::new(Timestamp::from_millis(5));
+        let (clock, other) = (hand.clock(), hand.clone());
+        other.advance(Duration::from_secs(1));
+        assert_eq!((clock.now(), hand.clock().now()), (Timestamp::from_millis(1_005), Timestamp::from_millis(1_005)));
+    }
+}

@@ -19,5 +19,15 @@ mod tests {
         // database.
         assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!((bucket("foobar", 8), bucket("foobar", 16), bucket("foobar", 10_000)), (0, 8, 6_968));
+    }
+
+    #[test]
+    fn every_bucket_gets_keys() {
+        let used =
+            |buckets| (0..1_000).map(|n| bucket(&n.to_string(), buckets)).collect::<std::collections::BTreeSet<_>>();
+        assert!(used(8).into_iter().eq(0..8));
+        assert!(used(16).into_iter().eq(0..16));
+        assert!(used(1).into_iter().eq(0..1));
     }
 }

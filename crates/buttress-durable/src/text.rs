@@ -35,5 +35,18 @@ mod tests {
     fn any_text_can_be_stored() {
         assert_eq!(super::storable("a\0b"), "a\u{fffd}b");
         assert_eq!(super::storable("\u{e9}".repeat(1_000)).len(), 1_000);
+        assert_eq!(super::storable(format!("x{}", "\u{e9}".repeat(1_000))).len(), 999, "no half characters");
+    }
+
+    #[test]
+    fn an_error_is_shown_with_all_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("inner")]
+        struct Inner(#[source] std::fmt::Error);
+        let innermost = std::fmt::Error.to_string();
+        assert_eq!(super::Chain(&Outer(Inner(std::fmt::Error))).to_string(), format!("outer: inner: {innermost}"));
     }
 }

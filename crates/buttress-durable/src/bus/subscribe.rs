@@ -120,3 +120,34 @@ impl Subscription {
         self.worker.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let Subscribe { attempts, backoff, timeout, start, .. } = Subscribe::new("g", ["T"]).unwrap();
+        assert_eq!((attempts.get(), timeout, start), (5, Duration::from_secs(30), Start::Earliest));
+        assert_eq!(backoff, Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn every_setting_is_its_own() {
+        let (pause, limit) = (Backoff::constant(Duration::from_secs(1)), Duration::from_secs(2));
+        let subscribe = Subscribe::new("g", ["T"]).unwrap();
+        let subscribe = subscribe.attempts(NonZeroU32::MIN).backoff(pause).timeout(limit).start(Start::Latest);
+        let Subscribe { attempts, backoff, timeout, start, .. } = subscribe;
+        assert_eq!((attempts.get(), backoff, timeout, start), (1, pause, limit, Start::Latest));
+    }
+
+    #[test]
+    fn a_topic_is_subscribed_to_once_and_names_have_a_longest() {
+        let topics = ["b".to_owned(), "a".to_owned(), "b".to_owned(), "x".repeat(249)];
+        let subscribe = Subscribe::new("g".repeat(60), topics).unwrap();
+        assert_eq!(subscribe.topics, ["a".to_owned(), "b".to_owned(), "x".repeat(249)]);
+        let wrong = |group: &str, topics: &[&str]| Subscribe::new(group, topics.iter().copied()).is_err();
+        assert!(wrong("", &["T"]) && wrong(&"g".repeat(61), &["T"]) && wrong("a b", &["T"]));
+        assert!(wrong("g", &[]) && wrong("g", &["T", ""]) && wrong("g", &["T", &"x".repeat(250)]));
+    }
+}

@@ -75,3 +75,52 @@ impl Lease {
         .map(drop)
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::{ManualClock, Timestamp};
+
+    const TTL: Duration = Duration::from_secs(10);
+    const MS: Duration = Duration::from_millis(1);
+
+    async fn open() -> (Db<sqlx::Sqlite>, ManualClock, tempfile::TempDir) {
+        let (dir, hand) = (tempfile::tempdir().unwrap(), ManualClock::new(Timestamp::from_millis(1_000)));
+        (Db::open(dir.path().join("test.db")).await.unwrap().with_clock(hand.clock()), hand, dir)
+    }
+
+    async fn holds(lease: &Lease, db: &Db<sqlx::Sqlite>) -> bool {
+        lease.hold(db, &mut db.begin().await.unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_exclusive_until_the_moment_it_expires() {
+        let (db, hand, _dir) = open().await;
+        let acquire = async |name, owner| Lease::acquire(&db, name, owner, TTL).await.unwrap();
+        let first = acquire("a", "one").await.unwrap();
+        assert!(acquire("b", "two").await.is_some(), "another name is another lease");
+        hand.advance(TTL - MS);
+        assert!(acquire("a", "two").await.is_none());
+        hand.advance(MS);
+        let second = acquire("a", "two").await.unwrap();
+        assert!(!holds(&first, &db).await && holds(&second, &db).await);
+        assert!(!first.renew(&db, TTL).await.unwrap(), "the replaced owner extends nothing");
+        first.release(&db).await.unwrap();
+        assert!(acquire("a", "three").await.is_none(), "and releases nothing");
+    }
+
+    #[tokio::test]
+    async fn a_renewed_lease_counts_from_its_renewal_and_a_released_one_is_free() {
+        let (db, hand, _dir) = open().await;
+        let acquire = async || Lease::acquire(&db, "a", "two", TTL).await.unwrap();
+        let first = Lease::acquire(&db, "a", "one", TTL).await.unwrap().unwrap();
+        hand.advance(TTL - MS);
+        assert!(first.renew(&db, 2 * TTL).await.unwrap());
+        hand.advance(2 * TTL - MS);
+        assert!(acquire().await.is_none());
+        assert!(holds(&first, &db).await);
+        first.clone().release(&db).await.unwrap();
+        assert!(acquire().await.is_some());
+        assert!(!holds(&first, &db).await);
+    }
+}

@@ -187,6 +187,33 @@ mod tests {
     }
 
     #[test]
+    fn an_event_tells_what_it_was_made_of() {
+        let trace = TraceContext::new(PARENT, None).unwrap();
+        let event = event().with_schema_version(3).with_trace(trace.clone());
+        assert_eq!((event.event_type(), event.topic()), ("OrderCreated", "OrderCreated"));
+        assert_eq!((event.aggregate_id(), event.key()), ("order-7", "order-7"));
+        assert_eq!((event.occurred_at(), event.schema_version()), (Timestamp::from_millis(5), 3));
+        assert_eq!((event.trace(), event.data()["total"].as_i64()), (Some(&trace), Some(1)));
+        assert_ne!(event.event_id(), self::event().event_id());
+    }
+
+    /// Other programs read these names, and so do later versions of this one.
+    #[test]
+    fn the_names_on_the_wire_stay() {
+        let event = event().with_trace(TraceContext::new(PARENT, Some("a=b")).unwrap());
+        let expected = serde_json::json!({
+            "event_id": event.event_id(),
+            "event_type": "OrderCreated",
+            "aggregate_id": "order-7",
+            "occurred_at": 5,
+            "schema_version": 1,
+            "trace": { "traceparent": PARENT, "tracestate": "a=b" },
+            "data": { "total": 1 },
+        });
+        assert_eq!(serde_json::to_value(&event).unwrap(), expected);
+    }
+
+    #[test]
     fn an_event_survives_the_wire() {
         let event = event().with_schema_version(3).with_trace(TraceContext::new(PARENT, Some("a=b")).unwrap());
         assert_eq!(DomainEvent::from_bytes(&event.to_bytes().unwrap()).unwrap(), event);
@@ -210,6 +237,8 @@ mod tests {
         for key in ["", "a\0b", &"x".repeat(256)] {
             assert!(matches!(make("T", key), Err(EventError::AggregateId(_))), "{key:?}");
         }
+        assert!(make(&"x".repeat(120), &"x".repeat(255)).is_ok(), "the longest names");
+        assert!(make("A-Z.a_z-09", "customer 7, \u{e9}").is_ok());
         let mut json = serde_json::to_value(event()).unwrap();
         json["event_type"] = "a b".into();
         assert!(serde_json::from_value::<DomainEvent>(json).is_err(), "nor when it comes from outside");

@@ -104,6 +104,13 @@ mod tests {
         for wrong in ["", zero, &PARENT[1..], &PARENT.to_uppercase(), &PARENT.replacen("00-", "01-", 1)] {
             assert!(wrong.parse::<TraceContext>().is_err(), "{wrong}");
         }
-        assert_eq!(TraceContext::new(PARENT, Some("a\nb")).unwrap().tracestate(), None);
+        for wrong in
+            [PARENT.replace("b7ad6b7169203331", "0000000000000000"), format!("{PARENT}-1"), format!("{PARENT}0")]
+        {
+            assert!(wrong.parse::<TraceContext>().is_err(), "{wrong}");
+        }
+        let state = |state: &str| TraceContext::new(PARENT, Some(state)).unwrap().tracestate().map(str::to_owned);
+        assert_eq!((state("a\nb"), state("\u{7f}"), state(&"s".repeat(513))), (None, None, None));
+        assert_eq!((state("a=b ~"), state(&"s".repeat(512))), (Some("a=b ~".to_owned()), Some("s".repeat(512))));
     }
 }

@@ -179,3 +179,38 @@ where
 async fn guarded<T>(act: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
     AssertUnwindSafe(act).catch_unwind().await.unwrap_or_else(|_| Err(StepError::unknown("the step panicked")))
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    fn step(name: &str) -> Step<sqlx::Sqlite, ()> {
+        Step::new(name, |call: Call<()>| async { Ok(call.done()) })
+    }
+
+    #[test]
+    fn names_have_1_to_60_legal_characters() {
+        let define = |definition: &str, first: &str| Definition::new(definition, 1, [step(first)]).is_ok();
+        assert!(define(&"d".repeat(60), &"s".repeat(60)) && define("A-Z.a_z-09", "a"));
+        for wrong in ["", "a b", "a:b", &"x".repeat(61)] {
+            assert!(!define(wrong, "a") && !define("a", wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_steps_after_the_pivot_are_retriable_and_no_others() {
+        let define = |steps: Vec<Step<_, ()>>| Definition::new("d", 1, steps).is_ok();
+        assert!(define(vec![step("a"), step("b").pivot(), step("c").retriable(), step("d").retriable()]));
+        assert!(define(vec![step("a"), step("b")]) && define(vec![step("a").pivot()]));
+        assert!(!define(vec![step("a").retriable()]), "there is no pivot before it");
+        assert!(!define(vec![step("a").pivot().retriable()]), "the pivot itself may be rejected");
+        assert!(!define(vec![step("a").pivot(), step("b").retriable(), step("c")]));
+    }
+
+    #[test]
+    fn a_deadline_is_optional() {
+        let plain = Definition::new("d", 7, [step("a")]).unwrap();
+        assert_eq!((plain.deadline, plain.name.as_str(), plain.version), (None, "d", 7));
+        assert_eq!(plain.deadline(Duration::from_secs(3)).deadline, Some(Duration::from_secs(3)));
+    }
+}

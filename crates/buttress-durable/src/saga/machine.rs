@@ -260,6 +260,8 @@ impl Progress {
 }
 
 #[cfg(test)]
+mod boundaries;
+#[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};

@@ -172,3 +172,46 @@ impl<D: Database, T> fmt::Debug for Step<D, T> {
         f.debug_struct("Step").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    type OnSqlite = Step<sqlx::Sqlite, ()>;
+
+    #[test]
+    fn every_setting_of_a_step_is_its_own() {
+        let two = NonZeroU32::MIN.saturating_add(1);
+        let three = NonZeroU32::MIN.saturating_add(2);
+        let (short, long) = (Backoff::constant(Duration::from_secs(1)), Backoff::constant(Duration::from_secs(2)));
+        let Rules { attempts, backoff, timeout, deadline, undo_attempts, undo_backoff, .. } =
+            OnSqlite::new("a", |call: Call<()>| async { Ok(call.done()) })
+                .attempts(two)
+                .backoff(short)
+                .timeout(Duration::from_secs(3))
+                .deadline(Duration::from_secs(4))
+                .compensation_attempts(three)
+                .compensation_backoff(long)
+                .rules;
+        assert_eq!((attempts, backoff, timeout), (2, short, Duration::from_secs(3)));
+        assert_eq!((deadline, undo_attempts, undo_backoff), (Some(Duration::from_secs(4)), 3, long));
+    }
+
+    #[test]
+    fn a_step_is_what_it_was_declared_to_be() {
+        let kind = |step: &OnSqlite| {
+            let rules = &step.rules;
+            (rules.local, rules.pivot, rules.retriable, rules.undoable)
+        };
+        let remote = || OnSqlite::new("a", |call: Call<()>| async { Ok(call.done()) });
+        let local = || OnSqlite::local("a", |_, call| async { Ok(call.done()) }.boxed());
+        assert_eq!(kind(&remote()), (false, false, false, false));
+        assert_eq!(kind(&local()), (true, false, false, false));
+        assert_eq!(kind(&remote().pivot()), (false, true, false, false));
+        assert_eq!(kind(&remote().retriable()), (false, false, true, false));
+        let undone = remote().compensation(|call: Call<()>| async { Ok(call.done()) });
+        assert_eq!(kind(&undone), (false, false, false, true));
+        let undone_here = remote().local_compensation(|_, call| async { Ok(call.done()) }.boxed());
+        assert_eq!(kind(&undone_here), (false, false, false, true));
+    }
+}

@@ -227,6 +227,73 @@ mod tests {
     }
 
     #[test]
+    fn the_session_has_bounds_and_brokers_see_it_with_three_heartbeats() {
+        let with = |session| KafkaConfig::new("a:1").session(session);
+        let (least, most) = (Duration::from_millis(3), Duration::from_secs(3_600));
+        assert!(with(least).check().is_ok() && with(most).check().is_ok());
+        assert!(with(least - Duration::from_nanos(1)).check().is_err());
+        assert!(with(most + Duration::from_nanos(1)).check().is_err());
+        let consumer = with(Duration::from_secs(6)).consumer("g");
+        assert_eq!(consumer.get("session.timeout.ms"), Some("6000"));
+        assert_eq!(consumer.get("heartbeat.interval.ms"), Some("2000"));
+        assert_eq!(consumer.get("max.poll.interval.ms"), Some("600000"));
+        assert_eq!(with(most).consumer("g").get("max.poll.interval.ms"), Some("3600000"), "never shorter");
+    }
+
+    #[test]
+    fn the_guarantees_rest_on_these_options() {
+        let config = KafkaConfig::new("a:1,b:2").option("client.id", "orders").option("reconnect.backoff.max.ms", "7");
+        let (producer, consumer) = (config.producer(), config.consumer("shipping"));
+        for (option, value) in [
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("partitioner", "murmur2_random"),
+            ("message.timeout.ms", "0"),
+        ] {
+            assert_eq!(producer.get(option), Some(value), "{option}");
+        }
+        for (option, value) in [
+            ("group.id", "shipping"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "earliest"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("allow.auto.create.topics", "true"),
+        ] {
+            assert_eq!(consumer.get(option), Some(value), "{option}");
+        }
+        for both in [&producer, &consumer] {
+            assert_eq!(both.get("bootstrap.servers"), Some("a:1,b:2"));
+            assert_eq!((both.get("client.id"), both.get("reconnect.backoff.max.ms")), (Some("orders"), Some("7")));
+            assert_eq!(both.get("topic.metadata.refresh.interval.ms"), Some("5000"));
+        }
+    }
+
+    #[test]
+    fn what_the_bus_sets_itself_and_its_aliases_are_reserved() {
+        let config = KafkaConfig::new("a:1");
+        let ours = ["bootstrap.servers", "enable.idempotence", "acks", "partitioner", "message.timeout.ms", "group.id"];
+        let theirs = ["enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset", "session.timeout.ms"];
+        let more = ["partition.assignment.strategy", "heartbeat.interval.ms", "max.poll.interval.ms"];
+        let aliases = ["metadata.broker.list", "request.required.acks", "delivery.timeout.ms"];
+        let dangerous = ["transactional.id", "enable.gapless.guarantee", "enable.partition.eof", "group.protocol"];
+        for option in ours.iter().chain(&theirs).chain(&more).chain(&aliases).chain(&dangerous) {
+            match config.clone().option(*option, "x").check() {
+                Err(BusError::Config { option: named, .. }) => assert_eq!(named, *option),
+                other => panic!("{option}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_publication_waits_for_as_long_as_set() {
+        assert_eq!(KafkaConfig::new("a:1").publish_timeout, Duration::from_secs(5));
+        let patient = KafkaConfig::new("a:1").publish_timeout(Duration::from_secs(7));
+        assert_eq!(patient.publish_timeout, Duration::from_secs(7));
+        assert_eq!(patient.session, Duration::from_secs(10));
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let config = KafkaConfig::new("a:1").option("sasl.password", "hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));

@@ -79,3 +79,70 @@ pub(super) fn letter_headers(record: &Record, cause: &str) -> OwnedHeaders {
 fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
     headers.insert(Header { key, value: Some(value) })
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp as KafkaTime;
+    use rdkafka::message::OwnedMessage;
+
+    use super::*;
+    use crate::{Timestamp, TraceContext};
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn event() -> DomainEvent {
+        DomainEvent::new("OrderCreated", "order-7", Timestamp::from_millis(5), &1).unwrap()
+    }
+
+    fn record(payload: Vec<u8>, headers: OwnedHeaders) -> Record {
+        let (topic, key, time) = ("dead.g.OrderCreated".to_owned(), b"order-7".to_vec(), KafkaTime::NotAvailable);
+        Record::detach(&OwnedMessage::new(Some(payload), Some(key), topic, time, 3, 11, Some(headers)))
+    }
+
+    fn shown(headers: &OwnedHeaders) -> Vec<(String, String)> {
+        let text = |value: Option<&[u8]>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+        headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+    }
+
+    #[test]
+    fn headers_repeat_what_tools_look_for() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let plain = event();
+        let id = pair("event-id", &plain.event_id().to_string());
+        assert_eq!(shown(&headers(&plain)), std::slice::from_ref(&id));
+        let traced = plain.with_trace(TraceContext::new(PARENT, Some("a=b")).unwrap());
+        assert_eq!(shown(&headers(&traced)), [id, pair("traceparent", PARENT), pair("tracestate", "a=b")]);
+    }
+
+    #[test]
+    fn a_record_is_delivered_with_its_place() {
+        let event = event();
+        let record = record(event.to_bytes().unwrap(), headers(&event));
+        let Delivery { event: read, topic, partition, offset, attempt, dead_letter } = record.delivery(4).unwrap();
+        assert_eq!((read, topic.as_str()), (event, "dead.g.OrderCreated"));
+        assert_eq!((partition, offset, attempt, dead_letter), (3, 11, 4, None));
+        assert_eq!(record.key.as_deref(), Some(&b"order-7"[..]));
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_its_cause_and_what_is_no_event_is_rejected() {
+        let (topic, failed_at) = ("OrderCreated".to_owned(), Timestamp::from_millis(9));
+        let cause = DeadLetter {
+            group: "g".to_owned(),
+            topic,
+            partition: 1,
+            offset: 2,
+            attempts: 5,
+            error: "no".to_owned(),
+            failed_at,
+        };
+        let json = serde_json::to_string(&cause).unwrap();
+        let original = record(event().to_bytes().unwrap(), OwnedHeaders::new());
+        let letter = record(original.payload.clone(), letter_headers(&original, &json));
+        assert_eq!(letter.cause().unwrap(), Some(cause.clone()));
+        assert_eq!(letter.delivery(1).unwrap().dead_letter, Some(cause));
+        let broken = record(b"no event".to_vec(), letter_headers(&record(Vec::new(), OwnedHeaders::new()), "no JSON"));
+        assert!(broken.cause().is_err());
+        assert!(broken.delivery(1).is_err_and(|error| error.is_reject()));
+    }
+}

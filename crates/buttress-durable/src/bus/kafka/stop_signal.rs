@@ -47,3 +47,24 @@ impl Drop for AbortOnDrop {
         self.0.0.fetch_max(ABORT, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(signal: &StopSignal) -> (bool, bool, bool) {
+        (signal.is_set(), signal.is_graceful(), signal.is_abort())
+    }
+
+    #[test]
+    fn a_stop_is_graceful_and_a_drop_is_not() {
+        let signal = StopSignal::new();
+        assert_eq!(state(&signal), (false, false, false));
+        signal.stop();
+        assert_eq!(state(&signal), (true, true, false));
+        drop(AbortOnDrop(signal.clone()));
+        assert_eq!(state(&signal), (true, false, true));
+        signal.stop();
+        assert_eq!(state(&signal), (true, false, true), "an abort stays one");
+    }
+}
