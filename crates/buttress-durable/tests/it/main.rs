@@ -4,12 +4,16 @@
 //! (`host:port`).
 
 mod bus;
+mod inbox;
 #[cfg(unix)]
 mod kill;
 mod log_bus;
+mod log_settings;
 mod outbox;
 mod saga;
+mod saga_admin;
 mod saga_claim;
 mod saga_crash;
+mod saga_settings;
 mod shop;
 mod support;

@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_durable::bus::{BusError, EventBus, Handler, LogBus, Subscribe, Subscription};
+use buttress_durable::outbox::Backlog;
 use buttress_durable::{DomainEvent, Outbox};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::support::{Backend, Crash, clock, close, event, eventually, ints, on_both, open};
+use crate::support::{Backend, Crash, clock, close, event, eventually, execute, ints, on_both, open, pauses};
 
 on_both!(
     an_event_is_published_only_if_its_transaction_commits,
@@ -15,6 +16,11 @@ on_both!(
     events_wait_while_the_bus_is_down,
     what_the_bus_refuses_is_parked_and_can_be_tried_again,
     a_crash_at_any_boundary_of_the_relay_loses_nothing_and_keeps_the_order,
+    more_events_than_one_publication_holds_are_published_in_order,
+    the_backlog_is_what_waits_and_what_is_parked,
+    published_events_are_purged_by_age_and_no_others,
+    what_cannot_be_decoded_is_parked_and_the_rest_is_published,
+    a_relay_publishes_the_last_events_when_it_is_shut_down,
 );
 
 const TOPIC: &str = "OrderCreated";
@@ -286,4 +292,172 @@ async fn the_log_takes_a_republished_event_once() {
     outbox.relay_once(&bus).await.unwrap();
     assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_log").await, [1]);
     close(db).await;
+}
+
+async fn more_events_than_one_publication_holds_are_published_in_order<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 0, "nothing to do");
+    // Twice the largest publication, and one.
+    let mut tx = db.begin().await.unwrap();
+    for n in 0..257 {
+        outbox.append(&mut tx, &event(TOPIC, "k", n)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 257);
+    assert!(bus.first_seen()["k"].iter().copied().eq(0..257));
+    assert_eq!(bus.published.lock().unwrap().len(), 257, "once each");
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn the_backlog_is_what_waits_and_what_is_parked<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    assert_eq!(outbox.backlog().await.unwrap(), Backlog::default());
+    let events = [event(TOPIC, "a", 1), event(TOPIC, "b", 2)];
+    for event in &events {
+        *bus.refused.lock().unwrap() = Some(event.event_id());
+        write(&outbox, &db, event).await;
+        outbox.relay_once(&dynamic).await.unwrap();
+    }
+    let first = hand.clock().now();
+    for n in 3..6 {
+        write(&outbox, &db, &event(TOPIC, "a", n)).await;
+        hand.advance(Duration::from_secs(1));
+    }
+    let backlog = outbox.backlog().await.unwrap();
+    assert_eq!((backlog.unsent, backlog.oldest, backlog.parked), (3, Some(first), 2));
+    let ids =
+        async |limit| -> Vec<_> { outbox.parked(limit).await.unwrap().iter().map(|parked| parked.event_id).collect() };
+    assert_eq!(ids(9).await, events.each_ref().map(DomainEvent::event_id), "oldest first");
+    assert_eq!(ids(1).await, [events[0].event_id()]);
+    *bus.refused.lock().unwrap() = None;
+    assert!(outbox.unpark(events[1].event_id()).await.unwrap());
+    let backlog = outbox.backlog().await.unwrap();
+    assert_eq!((backlog.unsent, backlog.oldest, backlog.parked), (4, Some(first), 1));
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 4);
+    let backlog = outbox.backlog().await.unwrap();
+    assert_eq!((backlog.unsent, backlog.oldest, backlog.parked), (0, None, 1));
+    assert!(!outbox.unpark(events[1].event_id()).await.unwrap(), "it is published");
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn published_events_are_purged_by_age_and_no_others<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    write(&outbox, &db, &event(TOPIC, "a", 1)).await;
+    hand.advance(Duration::from_secs(1));
+    outbox.relay_once(&dynamic).await.unwrap();
+    let refused = event(TOPIC, "b", 2);
+    *bus.refused.lock().unwrap() = Some(refused.event_id());
+    write(&outbox, &db, &refused).await;
+    outbox.relay_once(&dynamic).await.unwrap();
+    write(&outbox, &db, &event(TOPIC, "c", 3)).await;
+    let sent = hand.clock().now();
+    assert_eq!(outbox.purge(sent).await.unwrap(), 0, "published at that very moment");
+    assert_eq!(outbox.purge(sent.plus(Duration::from_millis(1))).await.unwrap(), 1);
+    let backlog = outbox.backlog().await.unwrap();
+    assert_eq!((backlog.unsent, backlog.parked), (1, 1), "the others are kept at any age");
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn what_cannot_be_decoded_is_parked_and_the_rest_is_published<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    let broken = event(TOPIC, "k", 1);
+    write(&outbox, &db, &broken).await;
+    let mut tx = db.begin().await.unwrap();
+    let sql = "UPDATE buttress_outbox SET payload = $1";
+    execute::<D>(&mut tx, sql, &[buttress_durable::db::Arg::Blob(b"no event")]).await;
+    tx.commit().await.unwrap();
+    write(&outbox, &db, &event(TOPIC, "k", 2)).await;
+    outbox.relay_once(&dynamic).await.unwrap();
+    assert_eq!(bus.first_seen()["k"], [2]);
+    let parked = outbox.parked(9).await.unwrap();
+    assert_eq!((parked.len(), parked[0].event_id, parked[0].event.as_ref()), (1, broken.event_id(), None));
+    assert!(!parked[0].reason.is_empty());
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_relay_publishes_the_last_events_when_it_is_shut_down<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let bus = Recorder::default();
+    // Neither polled nor woken.
+    let outbox = Outbox::new(db.clone()).with_poll(Duration::from_secs(3_600));
+    let relay = outbox.relay(Arc::new(bus.clone()));
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    relay.shutdown().await;
+    assert_eq!(bus.first_seen()["k"], [1]);
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 0);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// On SQLite one relay publishes, and the others stand by until its lease ends.
+#[tokio::test]
+async fn a_relay_that_hangs_is_replaced_when_its_lease_ends_and_marks_nothing_later() {
+    const LEASE: Duration = Duration::from_secs(7);
+    #[derive(Debug)]
+    struct Hangs(tokio::sync::Notify, tokio::sync::Notify);
+    impl EventBus for Hangs {
+        fn publish<'a>(&'a self, _: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+            async {
+                self.0.notify_one();
+                self.1.notified().await;
+                Ok(())
+            }
+            .boxed()
+        }
+
+        fn subscribe(&self, _: Subscribe, _: Arc<dyn Handler>) -> BoxFuture<'_, Result<Subscription, BusError>> {
+            async { Err(BusError::Unknown("subscription".to_owned())) }.boxed()
+        }
+    }
+    let (home, hand) = (<sqlx::Sqlite as Backend>::create().await, clock());
+    let db = <sqlx::Sqlite as Backend>::connect(&home).await.with_clock(hand.clock());
+    let outbox = Outbox::new(db.clone()).with_lease(LEASE);
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let hangs = Arc::new(Hangs(tokio::sync::Notify::new(), tokio::sync::Notify::new()));
+    let first = tokio::spawn({
+        let (outbox, bus): (_, Arc<dyn EventBus>) = (outbox.clone(), hangs.clone());
+        async move { outbox.relay_once(&bus).await.unwrap() }
+    });
+    hangs.0.notified().await;
+    let ends = hand.clock().now().plus(LEASE).as_millis();
+    assert_eq!(ints(&db, "SELECT expires_at FROM buttress_lease").await, [ends]);
+    let bus = Recorder::default();
+    let dynamic: Arc<dyn EventBus> = Arc::new(bus.clone());
+    hand.advance(LEASE - Duration::from_millis(1));
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 0, "it stands by");
+    hand.advance(Duration::from_millis(1));
+    *bus.down.lock().unwrap() = true;
+    assert!(outbox.relay_once(&dynamic).await.is_err(), "it has taken over");
+    hangs.1.notify_one();
+    assert_eq!(first.await.unwrap(), 0);
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 1, "the relay that was replaced marks nothing");
+    *bus.down.lock().unwrap() = false;
+    assert_eq!(outbox.relay_once(&dynamic).await.unwrap(), 1);
+    close(db).await;
+}
+
+#[tokio::test]
+async fn a_relay_looks_for_events_as_often_as_set() {
+    let poll = Duration::from_secs(30);
+    let looks = pauses("SELECT DISTINCT shard FROM buttress_outbox", async |db| {
+        Outbox::new(db).with_poll(poll).relay(Arc::new(Recorder::default()))
+    });
+    assert!(looks.await.into_iter().all(|pause| pause >= poll));
 }

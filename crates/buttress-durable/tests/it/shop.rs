@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use buttress_core::Backoff;
 use buttress_durable::db::Arg;
-use buttress_durable::saga::{Call, Coordinator, Definition, Done, Starter, Status, Step, StepError};
+use buttress_durable::saga::{
+    Call, Coordinator, CoordinatorBuilder, Definition, Done, Starter, Status, Step, StepError,
+};
 use buttress_durable::{Db, DomainEvent, Outbox, Timestamp};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
@@ -236,8 +238,18 @@ pub(crate) async fn schema<D: Backend>(db: &Db<D>) {
 }
 
 pub(crate) fn open_shop<D: Backend>(db: Db<D>, participants: &Participants, crash: &Crash) -> Shop<D> {
-    let mut builder =
-        Coordinator::builder(db.clone(), Outbox::new(db.clone())).poll(Duration::from_millis(5)).concurrency(4);
+    open_shop_with(db, participants, crash, |builder| builder)
+}
+
+/// Opens a shop with other settings of its coordinator.
+pub(crate) fn open_shop_with<D: Backend>(
+    db: Db<D>,
+    participants: &Participants,
+    crash: &Crash,
+    settings: impl FnOnce(CoordinatorBuilder<D>) -> CoordinatorBuilder<D>,
+) -> Shop<D> {
+    let builder = Coordinator::builder(db.clone(), Outbox::new(db.clone()));
+    let mut builder = settings(builder.poll(Duration::from_millis(5)).concurrency(4));
     let orders = builder.register(definition(participants, crash)).unwrap();
     Shop { db, coordinator: builder.build(), orders }
 }

@@ -10,7 +10,8 @@ use buttress_durable::db::{Arg, FaultPoint};
 use buttress_durable::{Clock, Database, Db, DomainEvent, ManualClock, Timestamp};
 use sqlx::{Connection, Postgres, Sqlite};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Far longer than any condition takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -201,4 +202,41 @@ pub(crate) async fn open<D: Backend>(home: &D::Home, clock: Clock, crash: &Crash
 /// Closes the connections of a process, as the operating system would.
 pub(crate) async fn close<D: Database>(db: Db<D>) {
     db.pool().close().await;
+}
+
+/// Returns the database of a process, and the moments at which it runs a statement that begins with
+/// `sql`.
+#[expect(clippy::disallowed_methods, reason = "the paused clock of a test, which measures pauses")]
+pub(crate) fn watched<D: Database>(db: Db<D>, sql: &'static str) -> (Db<D>, mpsc::UnboundedReceiver<Instant>) {
+    let (seen, moments) = mpsc::unbounded_channel();
+    let db = db.with_faults(move |point| {
+        if matches!(point, FaultPoint::Statement(statement) if statement.starts_with(sql)) {
+            let _ = seen.send(Instant::now());
+        }
+        false
+    });
+    (db, moments)
+}
+
+/// Starts a worker on a paused clock, and returns three pauses between its statements that begin
+/// with `sql`. They may be longer than the worker meant: virtual time runs on while it waits for the
+/// database.
+pub(crate) async fn pauses<W>(sql: &'static str, start: impl AsyncFnOnce(Db<Sqlite>) -> W) -> Vec<Duration> {
+    let home = Sqlite::create().await;
+    let (db, mut moments) = watched(Sqlite::connect(&home).await, sql);
+    // Opens all connections first: on a paused clock the time to wait for one is over at once.
+    let most = db.pool().options().get_max_connections();
+    let open = futures_util::future::join_all((0..most).map(|_| db.pool().acquire())).await;
+    drop(open);
+    tokio::time::pause();
+    let worker = start(db.clone()).await;
+    let mut last = moments.recv().await.unwrap();
+    let mut pauses = Vec::new();
+    while pauses.len() < 3 {
+        let next = moments.recv().await.unwrap();
+        pauses.push(next - last);
+        last = next;
+    }
+    drop(worker);
+    pauses
 }
