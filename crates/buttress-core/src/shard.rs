@@ -194,8 +194,8 @@ impl<T: fmt::Debug> fmt::Debug for Ticket<T> {
 }
 
 thread_local! {
-    /// Whether policies that the current thread creates are compact.
-    static COMPACT: Cell<bool> = const { Cell::new(false) };
+    /// The number of shards of policies that the current thread creates; 0 for the default.
+    static FORCED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `make`, in which every new policy has a single shard.
@@ -203,27 +203,41 @@ thread_local! {
 /// For policies of which there are many, such as those of a keyed policy: they take less memory,
 /// and threads that call the same one contend for its cache line.
 pub fn compact<T>(make: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    with_shards(1, make)
+}
+
+/// Runs `make`, in which every new policy has `count` shards, rounded up to a power of two, between
+/// 1 and 64.
+///
+/// The number of shards depends on the number of cores. This shows on a small machine what a policy
+/// costs on a large one.
+pub fn with_shards<T>(count: usize, make: impl FnOnce() -> T) -> T {
+    struct Restore(usize);
     impl Drop for Restore {
         fn drop(&mut self) {
-            COMPACT.set(self.0);
+            FORCED.set(self.0);
         }
     }
-    let _restore = Restore(COMPACT.replace(true));
+    let _restore = Restore(FORCED.replace(count.clamp(1, MAX_SHARDS).next_power_of_two()));
     make()
 }
 
-/// Returns the number of shards for a new policy: one inside [`compact`], otherwise four per core,
-/// rounded up to a power of two, between 4 and 64.
+/// Bit sets of shards have 64 bits.
+const MAX_SHARDS: usize = 64;
+
+/// Returns the number of shards for a new policy: the one set by [`with_shards`] or [`compact`],
+/// otherwise four per core, rounded up to a power of two, between 4 and 64.
 ///
-/// With one shard per core, threads would often share one by chance. Bit sets of shards have 64
-/// bits.
+/// With one shard per core, threads would often share one by chance.
 pub fn shards() -> usize {
-    if cfg!(loom) || COMPACT.get() {
+    if cfg!(loom) {
         return 1;
     }
+    if FORCED.get() != 0 {
+        return FORCED.get();
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores * 4).next_power_of_two().clamp(4, 64)
+    (cores * 4).next_power_of_two().clamp(4, MAX_SHARDS)
 }
 
 /// Returns a small number for the current thread. Threads that call this for the first time one
@@ -332,5 +346,12 @@ mod tests {
         let panicked = std::panic::catch_unwind(|| compact(|| panic!("while making a policy")));
         assert!(panicked.is_err());
         assert_eq!(shards(), usual);
+    }
+
+    #[test]
+    fn a_forced_number_of_shards_is_rounded_and_bounded() {
+        let forced = [0, 1, 3, 16, 64, 1000].map(|count| with_shards(count, shards));
+        assert_eq!(forced, [1, 1, 4, 16, 64, 64]);
+        assert_eq!(with_shards(16, || (compact(shards), shards())), (1, 16));
     }
 }
