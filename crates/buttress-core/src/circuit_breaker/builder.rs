@@ -114,8 +114,12 @@ impl<C: Clock> Builder<C> {
     /// If the layer does not report the head, the whole call is timed; see also
     /// [`call_time`](Self::call_time). A reserved permit
     /// ([`Reserve::try_reserve`](crate::Reserve::try_reserve)) is timed from
-    /// [`Policy::confirm`](crate::Policy::confirm) on. Calls are timed to within 10 microseconds,
-    /// up to 93 hours.
+    /// [`Policy::confirm`](crate::Policy::confirm) on.
+    ///
+    /// With a threshold of 100 ms or more, calls are timed by the [coarse
+    /// clock](crate::Clock::coarse), to within some milliseconds: it costs a fraction of the precise
+    /// one. With a shorter one, or while there is a listener of calls, they are timed to within 10
+    /// microseconds. Up to 93 hours.
     pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
         self.settings.slow_threshold = threshold.into();
         self

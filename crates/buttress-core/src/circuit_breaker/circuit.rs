@@ -8,7 +8,7 @@ use super::{
     round::Probe,
     rules::Rules,
     streak::Streak,
-    ticks::{MAX_CLOCK_SKEW, Timeline},
+    ticks::{MAX_CLOCK_SKEW, Timeline, ticks},
     time_window::Category,
     window::Counting,
 };
@@ -60,8 +60,18 @@ pub(super) struct Hot {
     refuses_for: AtomicU64,
     pub(super) streak: Streak,
     pub(super) ramp: Ramp,
-    /// Not 0 if calls are timed, for a slow threshold or for a listener of calls.
-    timed: AtomicU32,
+    /// Whether calls are timed, and by which clock: a [`Timing`].
+    timing: AtomicU32,
+}
+
+/// How calls are timed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Timing {
+    Off = 0,
+    /// By the coarse clock, for a slow threshold that is long enough.
+    Coarse = 1,
+    /// By the precise clock, for a short slow threshold or a listener of calls.
+    Precise = 2,
 }
 
 /// The machine of a circuit, created when it is needed for the first time: most circuits of a keyed
@@ -95,7 +105,7 @@ impl Circuit {
                 refuses_for: AtomicU64::new(0),
                 streak: Streak::default(),
                 ramp: Ramp::default(),
-                timed: AtomicU32::new(config.slow_threshold.is_some().into()),
+                timing: AtomicU32::new(rules.timing() as u32),
             },
             rules,
             window,
@@ -203,38 +213,46 @@ impl Circuit {
 
     pub(super) fn listen(&self, of_calls: bool, listener: impl Fn(&Event) -> bool + Send + Sync + 'static) {
         self.listeners.add(of_calls, listener);
-        self.set_timed();
+        self.set_timing();
     }
 
     /// Updates what depends on the rules, after they have changed.
     pub(super) fn rules_changed(&self) {
-        self.set_timed();
+        self.set_timing();
         if let Some(window) = &self.window {
             window.invalidate();
         }
     }
 
-    /// Turns the timing of calls on if a rule or a listener needs it. Calls in flight are not
-    /// timed.
+    /// Chooses how calls are timed. Calls in flight are not timed anew.
     ///
     /// Looks again after each swap, because the last of several threads may have looked before the
     /// others changed something. Each swap acquires what the threads before it have changed.
-    fn set_timed(&self) {
-        let is_timed = || u32::from(self.rules.times_calls() || self.listeners.wants_calls());
-        let mut timed = is_timed();
+    fn set_timing(&self) {
+        let wanted = || if self.listeners.wants_calls() { Timing::Precise } else { self.rules.timing() };
+        let mut timing = wanted();
         loop {
-            self.hot.timed.swap(timed, Ordering::AcqRel);
-            let now = is_timed();
-            if now == timed {
+            self.hot.timing.swap(timing as u32, Ordering::AcqRel);
+            let now = wanted();
+            if now == timing {
                 return;
             }
-            timed = now;
+            timing = now;
         }
     }
 
     #[inline]
     pub(super) fn times_calls(&self) -> bool {
-        self.hot.timed.load(Ordering::Relaxed) != 0
+        self.hot.timing.load(Ordering::Relaxed) != Timing::Off as u32
+    }
+
+    /// Returns the nanoseconds since the origin, read as precisely as calls are timed.
+    #[inline]
+    pub(super) fn timed_nanos(&self, clock: &impl Clock) -> u64 {
+        match self.hot.timing.load(Ordering::Relaxed) == Timing::Coarse as u32 {
+            true => self.time.coarse_nanos(clock),
+            false => self.nanos(clock.now()),
+        }
     }
 
     /// Releases the slot of a probe that was dropped.
@@ -291,9 +309,20 @@ impl Circuit {
 
     #[inline(never)]
     fn record_in(&self, counting: &Counting, shard: usize, generation: u64, category: Category, clock: &impl Clock) {
+        self.count(counting, shard, generation, category, self.result_nanos(clock));
+    }
+
+    /// Counts a result in the window, at a time that was read before.
+    pub(super) fn record_at(&self, shard: usize, generation: u64, category: Category, nanos: u64) {
+        if let Some(counting) = &self.window {
+            self.count(counting, shard, generation, category, nanos);
+        }
+    }
+
+    #[inline]
+    fn count(&self, counting: &Counting, shard: usize, generation: u64, category: Category, nanos: u64) {
         match counting {
             Counting::Time(window) => {
-                let nanos = if window.is_coarse() { self.time.coarse_nanos(clock) } else { self.nanos(clock.now()) };
                 let is_current = || self.generation() == generation;
                 window.record(shard, window.tag(nanos, generation), category, is_current);
             }
@@ -301,24 +330,36 @@ impl Circuit {
         }
     }
 
-    pub(super) fn counts(&self, generation: u64, now: Instant) -> Counts {
-        self.window.as_ref().map_or_else(Counts::default, |window| window.counts(generation, self.nanos(now)))
+    /// Returns the time of a result in nanoseconds since the origin, read once and as precisely as
+    /// both the window and the timing of calls need it. 0 if neither needs the time.
+    pub(super) fn result_nanos(&self, clock: &impl Clock) -> u64 {
+        let timing = self.hot.timing.load(Ordering::Relaxed);
+        match &self.window {
+            _ if timing == Timing::Precise as u32 => self.nanos(clock.now()),
+            Some(Counting::Time(window)) if !window.is_coarse() => self.nanos(clock.now()),
+            None | Some(Counting::Count(_)) if timing == Timing::Off as u32 && self.overdue.is_none() => 0,
+            _ => self.time.coarse_nanos(clock),
+        }
+    }
+
+    pub(super) fn counts(&self, generation: u64, nanos: u64) -> Counts {
+        self.window.as_ref().map_or_else(Counts::default, |window| window.counts(generation, nanos))
     }
 
     /// Returns the first rule that is met after a failed or slow call: the streak, then the rates.
-    pub(super) fn verdict(&self, generation: u64, streak: u32, now: Instant) -> Option<Cause> {
+    pub(super) fn verdict(&self, generation: u64, streak: u32, nanos: u64) -> Option<Cause> {
         if let Some(cause) = self.rules.fixed_streak(streak) {
             return Some(cause);
         }
         let window = self.window.as_ref()?;
-        let check = window.check(generation, self.nanos(now));
+        let check = window.check(generation, nanos);
         if !check.needed && !self.rules.calibrates(streak) && self.overdue.is_none() {
             return None;
         }
-        let counts = self.with_overdue(generation, now);
+        let counts = self.with_overdue(generation, nanos);
         let cause = self.rules.calibrated_streak(streak, counts).or_else(|| self.rules.rates(counts));
         if cause.is_none() && self.overdue.is_none() {
-            window.skip(check, generation, counts, self.rules.missing(counts));
+            window.skip(check, generation, self.rules.missing(counts));
         }
         cause
     }
@@ -328,25 +369,23 @@ impl Circuit {
         let word = self.hot.word.load(Ordering::Acquire);
         let generation = word >> State::BITS;
         if State::of_word(word) == State::Closed
-            && let Some(cause) = self.verdict(generation, self.hot.streak.get(generation), now)
+            && let Some(cause) = self.verdict(generation, self.hot.streak.get(generation), self.nanos(now))
         {
             self.trip(generation, cause, None, now);
         }
     }
 
     /// Returns the results in the window, with overdue calls counted as slow.
-    pub(super) fn with_overdue(&self, generation: u64, now: Instant) -> Counts {
-        let mut counts = self.counts(generation, now);
-        counts.slow += self.overdue(generation, now);
+    pub(super) fn with_overdue(&self, generation: u64, nanos: u64) -> Counts {
+        let mut counts = self.counts(generation, nanos);
+        counts.slow += self.overdue(generation, nanos);
         counts
     }
 
     /// Returns the calls in flight that have exceeded the slow threshold; 0 if they are not
     /// counted.
-    pub(super) fn overdue(&self, generation: u64, now: Instant) -> u64 {
-        self.overdue
-            .as_ref()
-            .map_or(0, |overdue| overdue.count(overdue.tag(self.time.ticks(now), generation), generation))
+    pub(super) fn overdue(&self, generation: u64, nanos: u64) -> u64 {
+        self.overdue.as_ref().map_or(0, |overdue| overdue.count(overdue.tag(ticks(nanos), generation), generation))
     }
 
     /// Trips, unless the state has changed since `generation`.

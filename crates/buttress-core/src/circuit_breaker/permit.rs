@@ -3,16 +3,13 @@ use super::{
     event::{Event, State},
     round::{Probe, Verdict},
     settings::OnDrop,
-    ticks::{TICK, TICK_BITS},
+    ticks::{TICK, TICK_BITS, ticks, ticks_since},
     time_window::Category,
 };
 use crate::shard::Ticket;
 use crate::sync::Ordering;
 use crate::{Clock, Failure, Ignored, Outcome, Permit, Progress};
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
 /// The permit of a call, with the generation in which it was issued.
 ///
@@ -164,18 +161,18 @@ fn probe_of(bits: u64) -> Probe {
 /// are counted, counts a call that begins, and trips if too many earlier ones are overdue.
 #[inline(never)]
 fn start(circuit: &Circuit, word: u64, begins: bool, clock: &impl Clock) -> u64 {
-    let (generation, now) = (word >> State::BITS, clock.now());
-    let started = circuit.time.ticks(now);
+    let (generation, nanos) = (word >> State::BITS, circuit.timed_nanos(clock));
+    let started = ticks(nanos);
     if !begins {
         return started << LOW_BITS | word & LOW | RESERVED;
     }
     if let Some(overdue) = &circuit.overdue {
         overdue.start(overdue.tag(started, generation), generation);
         if State::of_word(word) == State::Closed
-            && overdue.is_check_due(circuit.nanos(now))
-            && let Some(cause) = circuit.rules.rates(circuit.with_overdue(generation, now))
+            && overdue.is_check_due(nanos)
+            && let Some(cause) = circuit.rules.rates(circuit.with_overdue(generation, nanos))
         {
-            circuit.trip(generation, cause, None, now);
+            circuit.trip(generation, cause, None, clock.now());
         }
     }
     started << LOW_BITS | word & LOW
@@ -193,7 +190,7 @@ fn progress_slow_path(ticket: &Ticket<Circuit>, bits: u64, clock: &impl Clock) -
         return bits;
     }
     let started = bits >> LOW_BITS;
-    let elapsed = circuit.time.ticks_since(started, clock.now());
+    let elapsed = ticks_since(started, circuit.timed_nanos(clock));
     end(circuit, bits);
     elapsed << LOW_BITS | bits & LOW & !MARK | HEAD
 }
@@ -210,7 +207,8 @@ fn settle_slow_path(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, cloc
     }
     let (generation, state) = (word >> State::BITS, State::of_word(word));
     end(circuit, bits);
-    let elapsed = elapsed(circuit, bits, clock);
+    let nanos = circuit.result_nanos(clock);
+    let elapsed = elapsed(bits, nanos);
     let slow = elapsed.is_some_and(|elapsed| circuit.rules.is_slow(elapsed));
     if bits & MARK == RESERVED && *outcome == Outcome::CANCELLED {
         // No call began.
@@ -227,9 +225,9 @@ fn settle_slow_path(ticket: &Ticket<Circuit>, bits: u64, outcome: &Outcome, cloc
         None => {}
         Some(Category::Succeeded) => {
             circuit.hot.streak.reset(generation);
-            circuit.record(ticket, generation, Category::Succeeded, clock);
+            circuit.record_at(ticket.shard(), generation, Category::Succeeded, nanos);
         }
-        Some(category) => settle_bad(ticket, word, category, outcome, clock.now()),
+        Some(category) => settle_bad(ticket, word, category, outcome, nanos, clock),
     }
 }
 
@@ -243,13 +241,13 @@ fn drop_unsettled(ticket: &Ticket<Circuit>, bits: u64) {
     }
 }
 
-/// Returns the nanoseconds that a timed call took to its head, or until now without a head. `None`
+/// Returns the nanoseconds that a timed call took to its head, or until `now` without a head. `None`
 /// for a call that is not timed.
-fn elapsed(circuit: &Circuit, bits: u64, clock: &impl Clock) -> Option<u64> {
+fn elapsed(bits: u64, now: u64) -> Option<u64> {
     match (bits & MARK, bits >> LOW_BITS) {
         (HEAD, took) => Some(took * TICK),
         (_, 0) => None,
-        (_, started) => Some(circuit.time.ticks_since(started, clock.now()) * TICK),
+        (_, started) => Some(ticks_since(started, now) * TICK),
     }
 }
 
@@ -316,9 +314,16 @@ fn settle_probe(circuit: &Circuit, probe: Probe, outcome: &Outcome, clock: &impl
 
 #[cold]
 #[inline(never)]
-fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: &Outcome, now: Instant) {
+fn settle_bad(
+    ticket: &Ticket<Circuit>,
+    word: u64,
+    category: Category,
+    outcome: &Outcome,
+    nanos: u64,
+    clock: &impl Clock,
+) {
     let (circuit, generation) = (&**ticket, word >> State::BITS);
-    circuit.record(ticket, generation, category, &now);
+    circuit.record_at(ticket.shard(), generation, category, nanos);
     let streak = match (outcome, category) {
         // A backend that sheds load is up.
         (Outcome::Failure(failure), _) if failure.overload => 0,
@@ -333,13 +338,13 @@ fn settle_bad(ticket: &Ticket<Circuit>, word: u64, category: Category, outcome: 
     };
     let (closed, wanted) = (State::of_word(word) == State::Closed, circuit.listeners.wants_calls());
     if (closed || wanted)
-        && let Some(cause) = circuit.verdict(generation, streak, now)
+        && let Some(cause) = circuit.verdict(generation, streak, nanos)
     {
         if wanted {
             circuit.listeners.emit(&Event::RateExceeded(cause));
         }
         if closed {
-            circuit.trip(generation, cause, outcome.failure().copied(), now);
+            circuit.trip(generation, cause, outcome.failure().copied(), clock.now());
         }
     }
 }

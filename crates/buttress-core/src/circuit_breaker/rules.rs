@@ -1,4 +1,5 @@
 use super::{
+    circuit::Timing,
     config::{Config, CustomRule, RateRule},
     event::{Cause, Counts},
     settings::{CallTime, FailureStreak, OnDrop},
@@ -27,6 +28,9 @@ const CALLS_PER_CHANCE_STREAK: f64 = 1e9;
 const MIN_OTHER_RESULTS: u64 = 10;
 /// A slow threshold in nanoseconds that no call exceeds.
 const NEVER: u64 = u64::MAX;
+/// The slow threshold in nanoseconds from which on the coarse clock is precise enough: it is behind
+/// by a tick of the kernel, which is 1 to 10 ms.
+const COARSE: u64 = 100_000_000;
 
 /// The rules by which results trip the circuit. Each field is an atomic, so that a reload takes no
 /// lock. A result that is evaluated during a reload may see old and new thresholds.
@@ -93,9 +97,13 @@ impl Rules {
         changes.into_iter().fold(false, |changed, (rule, new)| rule.swap(new, Ordering::Relaxed) != new || changed)
     }
 
-    /// Returns whether there is a slow threshold, so that calls must be timed.
-    pub(super) fn times_calls(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) != NEVER
+    /// Returns how calls must be timed for the slow threshold.
+    pub(super) fn timing(&self) -> Timing {
+        match self.slow.load(Ordering::Relaxed) {
+            NEVER => Timing::Off,
+            COARSE.. => Timing::Coarse,
+            _ => Timing::Precise,
+        }
     }
 
     #[inline]

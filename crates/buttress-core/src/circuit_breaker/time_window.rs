@@ -67,8 +67,7 @@ pub(super) struct TimeWindow {
     /// offset would be far ahead of all later ones. Changed only by a reload, together with the
     /// generation.
     scale: AtomicU64,
-    /// `tag << 32 | bad results`: below this number of bad results, no rule can be met in that
-    /// bucket.
+    /// `tag << 32 | bad results`: no rule can be met while that bucket contains fewer bad results.
     skip_until: AtomicU64,
     /// The successes of each shard.
     good: Box<[AtomicU64]>,
@@ -184,20 +183,26 @@ impl TimeWindow {
         })
     }
 
-    /// Returns whether the bad results in the window may be enough to meet a rule. If not, the
-    /// successes need not be summed.
-    pub(super) fn needs_check(&self, tag: u32) -> bool {
-        let skip = self.skip_until.load(Ordering::SeqCst);
-        let bad = self.bad(tag);
-        tag_of(skip) != tag || bad.total() >= u64::from(skip as u32)
+    /// Returns the bad results in the bucket of `tag`.
+    pub(super) fn bad_in_bucket(&self, tag: u32) -> u32 {
+        let Some(rings) = self.bad.get() else { return 0 };
+        let words = rings.iter().map(|ring| ring[tag as usize % SLOTS].load(Ordering::SeqCst));
+        words.filter(|word| tag_of(*word) == tag).fold(0, |sum, word| sum.saturating_add(word as u32))
     }
 
-    /// Skips sums until there are `missing` more bad results than in `counts`, which every rule
-    /// lacks. Valid for the bucket of `tag`, during which no result leaves the window.
-    pub(super) fn skip_until(&self, tag: u32, counts: Counts, missing: u32) {
-        let bad = u32::try_from(counts.total() - counts.succeeded).unwrap_or(u32::MAX);
-        let needed = bad.saturating_add(missing);
-        self.skip_until.store(u64::from(tag) << 32 | u64::from(needed), Ordering::SeqCst);
+    /// Returns whether `bad` results in the bucket of `tag` may be enough to meet a rule. If not,
+    /// nothing needs to be summed.
+    pub(super) fn needs_check(&self, tag: u32, bad: u32) -> bool {
+        let skip = self.skip_until.load(Ordering::SeqCst);
+        tag_of(skip) != tag || bad >= skip as u32
+    }
+
+    /// Skips sums until the bucket of `tag` contains `missing` more bad results than `bad`, because
+    /// every rule lacked as many in a sum that was taken when it contained `bad` or more. Valid for
+    /// this bucket only, during which no result leaves the window: a result of another one, also
+    /// that of a late thread, sums again.
+    pub(super) fn skip_until(&self, tag: u32, bad: u32, missing: u32) {
+        self.skip_until.store(u64::from(tag) << 32 | u64::from(bad.saturating_add(missing)), Ordering::SeqCst);
     }
 
     /// Sums again with the next bad result, because the rules have changed.
@@ -345,13 +350,18 @@ mod tests {
         let tag = window.tag(0, 0);
         let fail = |tag| {
             window.record(0, tag, Category::Failed, current);
-            window.needs_check(tag)
+            window.needs_check(tag, window.bad_in_bucket(tag))
         };
         assert!(fail(tag));
-        window.skip_until(tag, window.counts(tag), 3);
+        window.skip_until(tag, window.bad_in_bucket(tag), 3);
         assert_eq!([fail(tag), fail(tag), fail(tag)], [false, false, true]);
-        window.skip_until(tag, window.counts(tag), 3);
-        assert!(fail(window.tag(WIDTH, 0)), "in the next bucket, results have left the window");
+        window.skip_until(tag, window.bad_in_bucket(tag), 3);
+        let next = window.tag(WIDTH, 0);
+        assert!(fail(next), "in the next bucket, results have left the window");
+        window.skip_until(next, window.bad_in_bucket(next), 2);
+        assert!(fail(tag), "a late result of the last bucket counts in this one too");
+        window.skip_until(tag, window.bad_in_bucket(tag), 9);
+        assert!(fail(next), "and then the next result of this one sums");
         window.invalidate();
         assert!(fail(tag));
     }

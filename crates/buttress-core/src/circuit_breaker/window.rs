@@ -46,19 +46,21 @@ impl Counting {
         match self {
             Self::Time(window) => {
                 let tag = window.tag(nanos, generation);
-                Check { needed: window.needs_check(tag), at: u64::from(tag) }
+                let bad = window.bad_in_bucket(tag);
+                Check { needed: window.needs_check(tag, bad), at: u64::from(tag), bad }
             }
             Self::Count(window) => {
                 let number = window.next_check(generation);
-                Check { needed: number.is_some(), at: number.unwrap_or_default() }
+                Check { needed: number.is_some(), at: number.unwrap_or_default(), bad: 0 }
             }
         }
     }
 
-    /// Skips sums until there are `missing` more bad results, because `counts` met no rule.
-    pub(super) fn skip(&self, check: Check, generation: u64, counts: Counts, missing: u32) {
+    /// Skips sums until there are `missing` more bad results, because a sum that was taken after
+    /// `check` met no rule.
+    pub(super) fn skip(&self, check: Check, generation: u64, missing: u32) {
         match self {
-            Self::Time(window) => window.skip_until(check.at as u32, counts, missing),
+            Self::Time(window) => window.skip_until(check.at as u32, check.bad, missing),
             Self::Count(window) if check.needed => window.skip_until(generation, check.at, missing),
             Self::Count(_) => {}
         }
@@ -80,4 +82,6 @@ pub(super) struct Check {
     pub(super) needed: bool,
     /// The tag of the current bucket, or the number of the bad result.
     at: u64,
+    /// The bad results in the current bucket.
+    bad: u32,
 }

@@ -1,6 +1,7 @@
 //! Long times, clocks that are set back, and numbers that wrap.
 
 use super::*;
+use std::sync::atomic::AtomicU64;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -21,6 +22,78 @@ fn calls_of_many_hours_are_timed_right() {
         bench.wait(hours * HOUR);
         bench.settle(permit, Outcome::Success);
         assert_eq!(bench.state(), State::Open, "{hours} hours");
+    }
+}
+
+/// A clock that counts how often it is read.
+#[derive(Clone, Debug)]
+struct Read {
+    zero: Instant,
+    /// The time in nanoseconds, the precise readings and the coarse ones.
+    numbers: Arc<[AtomicU64; 3]>,
+}
+
+impl Read {
+    fn reads(&self) -> (u64, u64) {
+        (self.numbers[1].swap(0, Ordering::Relaxed), self.numbers[2].swap(0, Ordering::Relaxed))
+    }
+
+    fn wait(&self, time: Duration) {
+        self.numbers[0].fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl crate::Clock for Read {
+    fn now(&self) -> Instant {
+        self.numbers[1].fetch_add(1, Ordering::Relaxed);
+        self.zero + Duration::from_nanos(self.numbers[0].load(Ordering::Relaxed))
+    }
+
+    fn coarse_nanos(&self) -> Option<u64> {
+        self.numbers[2].fetch_add(1, Ordering::Relaxed);
+        Some(self.numbers[0].load(Ordering::Relaxed))
+    }
+
+    fn zero(&self) -> Option<Instant> {
+        Some(self.zero)
+    }
+}
+
+#[test]
+fn a_slow_threshold_costs_one_coarse_reading_and_a_failure_none() {
+    let threshold = Duration::from_millis(100);
+    let of = |slow: Option<Duration>, outcome: Outcome, listens: bool| {
+        let clock = Read { zero: ManualClock::new().now(), numbers: Default::default() };
+        let rules = CircuitBreaker::builder("read").failure_rate(1.0).slow_threshold(slow);
+        let breaker = rules.minimum_throughput(1_000).consecutive_failures(500).clock(clock.clone()).build().unwrap();
+        if listens {
+            breaker.on_event(|_| {});
+        }
+        // The first call sets the origin of time.
+        for _ in 0..3 {
+            clock.reads();
+            breaker.admit(&()).unwrap().settle(&outcome);
+        }
+        clock.reads()
+    };
+    for outcome in [Outcome::Success, FAILURE] {
+        assert_eq!(of(None, outcome, false), (0, 1), "for the window");
+        assert_eq!(of(Some(threshold), outcome, false), (0, 2));
+        assert_eq!(of(Some(threshold - MS), outcome, false), (2, 0), "the coarse clock is not precise enough");
+        assert_eq!(of(Some(threshold), outcome, true), (2, 0), "events tell the time that a call took");
+    }
+}
+
+#[test]
+fn a_call_that_is_timed_by_the_coarse_clock_is_slow_from_its_threshold_on() {
+    for (took, state) in [(100, State::Closed), (101, State::Open)] {
+        let clock = Read { zero: ManualClock::new().now(), numbers: Default::default() };
+        let rules = CircuitBreaker::builder("read").slow_threshold(100 * MS).slow_rate(1.0);
+        let breaker = rules.minimum_throughput(1).clock(clock.clone()).build().unwrap();
+        let mut permit = breaker.admit(&()).unwrap();
+        clock.wait(took * MS);
+        permit.settle(&Outcome::Success);
+        assert_eq!(breaker.state(), state, "{took} ms");
     }
 }
 

@@ -227,7 +227,9 @@ fn a_clock_is_read_only_where_it_matters_and_the_fine_one_only_where_buckets_are
     assert_eq!(reads(|builder| builder), 0, "buckets of a second");
     assert_eq!(reads(|builder| builder.window(SECOND)), 0, "buckets of a tenth");
     assert_eq!(reads(|builder| builder.window(990 * MS)), 1);
-    assert_eq!(reads(|builder| builder.slow_threshold(SECOND)), 2, "at the start and at the end");
+    assert_eq!(reads(|builder| builder.slow_threshold(100 * MS)), 0, "milliseconds do not matter");
+    assert_eq!(reads(|builder| builder.slow_threshold(99 * MS)), 2, "at the start and at the end");
+    assert_eq!(reads(|builder| builder.slow_threshold(SECOND).window(990 * MS)), 1, "at the end");
 }
 
 #[test]
