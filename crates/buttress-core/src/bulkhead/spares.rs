@@ -1,4 +1,4 @@
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, fence_after_rmw};
 
 /// The free places that shards keep. See the [module](super).
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Spares {
         let kept = self.line(shard).is_some_and(|line| change(line, |spares| (spares < most).then_some(spares + 1)));
         if kept {
             // Pairs with the fence in `find`.
-            fence(Ordering::SeqCst);
+            fence_after_rmw();
             if self.nonempty.load(Ordering::SeqCst) & bit(shard) == 0 {
                 self.nonempty.fetch_or(bit(shard), Ordering::SeqCst);
                 fence(Ordering::SeqCst);

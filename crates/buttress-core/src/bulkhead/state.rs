@@ -113,7 +113,7 @@ impl State {
         while waiting(word) == 0 {
             match self.word.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => {
-                    crate::sync::fence(Ordering::SeqCst);
+                    crate::sync::fence_after_rmw();
                     return self.wake_one();
                 }
                 Err(now) => word = now,
