@@ -83,9 +83,19 @@ struct Readme;
 #[cfg(all(test, not(loom)))]
 mod testing {
     use crate::report::{LabelValues, Metric, Report, Sink, Value};
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::mpsc, time::Duration};
 
     type Reported = (&'static str, LabelValues, Value);
+
+    /// Runs `call` on another thread.
+    ///
+    /// # Panics
+    /// If it does not end: it waits for a lock that this thread holds.
+    pub(crate) fn without_waiting<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(call()));
+        result.recv_timeout(Duration::from_secs(60)).expect("the call waits for a lock")
+    }
 
     /// Returns the values that a policy reports, with the names of their metrics.
     ///

@@ -1,6 +1,6 @@
 use super::*;
 use crate::report::Value;
-use crate::testing::reported;
+use crate::testing::{reported, without_waiting};
 use proptest::prelude::*;
 use std::sync::{Arc, atomic::AtomicUsize};
 use std::task::{Context, Poll, Wake};
@@ -76,6 +76,18 @@ fn raising_the_limit_serves_the_queue_and_lowering_it_cancels_nothing() {
     assert!(poll(&mut queued).is_none(), "one call is in flight, and the limit is one");
     drop(second);
     assert!(poll(&mut queued).is_some());
+}
+
+#[test]
+fn a_call_that_finds_a_place_takes_no_lock_while_none_waits() {
+    for bulkhead in [Bulkhead::with_shards(8, None, 1), Bulkhead::with_shards(8, None, 4)] {
+        let _held = lock(&bulkhead.0.queue);
+        let caller = bulkhead.clone();
+        without_waiting(move || drop(caller.admit(&()).unwrap()));
+        let caller = bulkhead.clone();
+        without_waiting(move || drop(caller.acquire_or_queue(1).unwrap()));
+        assert_eq!(bulkhead.in_flight(), 0);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod clocks;
 mod closed;
 mod half_open;
 mod handle;
+mod locks;
 #[cfg(feature = "tracing")]
 mod log;
 mod model;

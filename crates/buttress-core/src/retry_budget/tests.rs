@@ -1,7 +1,7 @@
 use super::*;
 use crate::ManualClock;
 use crate::report::Value;
-use crate::testing::reported;
+use crate::testing::{reported, without_waiting};
 use proptest::prelude::*;
 
 type RetryBudget = super::RetryBudget<ManualClock>;
@@ -111,6 +111,16 @@ fn a_retry_given_up_during_its_pause_goes_back() {
     let budget = RetryBudget::builder().burst(1).min_per_second(0.0).build().unwrap();
     drop(budget.try_withdraw().expect("the bucket starts full"));
     assert!(budget.try_withdraw().is_some());
+}
+
+#[test]
+fn a_deposit_takes_no_lock() {
+    let budget = empty(100.0, 0.0, 10);
+    let held = lock(&budget.state.ledger);
+    let caller = budget.clone();
+    without_waiting(move || caller.deposit());
+    drop(held);
+    assert_eq!(budget.balance(), 1.0);
 }
 
 #[test]
