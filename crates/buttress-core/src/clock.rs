@@ -7,9 +7,9 @@ use std::{
 /// A source of monotonic time.
 ///
 /// A policy owns its clock and reads it only when it needs the time: a reading can cost as much as
-/// all else that a closed circuit breaker does for a call, and most calls need none. In production the clock is a type of size
-/// zero. Tests and simulations use a [`ManualClock`]. An [`Instant`] is a clock that always shows
-/// that moment.
+/// all else that a closed circuit breaker does for a call, and most calls need none. In production
+/// the clock is a type of size zero. Tests and simulations use a [`ManualClock`]. An [`Instant`] is
+/// a clock that always shows that moment.
 ///
 /// ```
 /// use buttress_core::Clock;

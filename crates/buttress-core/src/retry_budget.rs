@@ -37,9 +37,9 @@ const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 /// # Algorithm
 ///
 /// Deposits need no clock and no lock: they are counted per shard of threads, and the next
-/// withdrawal, which takes a lock, adds them to the balance. This is exact: between two withdrawals there are only
-/// deposits, and the capped sum does not depend on their order. The refill by time is exact as
-/// well: fractions of a thousandth of a retry are carried over to the next refill.
+/// withdrawal, which takes a lock, adds them to the balance. This is exact: between two withdrawals
+/// there are only deposits, and the capped sum does not depend on their order. The refill by time
+/// is exact as well: fractions of a thousandth of a retry are carried over to the next refill.
 ///
 /// # Differences from `tower`'s `TpsBudget`
 ///

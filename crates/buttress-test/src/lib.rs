@@ -10,7 +10,7 @@
 //! | [`TestBody`], [`Part`] | a body that follows a script, with an exact length and end |
 //!
 //! The tools test any layer over `http::Request`, not only those of [`buttress`]. Time is virtual:
-//! every scenario runs on tokio's paused clock, so a call of 60 days takes milliseconds.
+//! every scenario runs on tokio's paused clock, so a call of 60 days does not hold a test up.
 //!
 //! # Test a layer of your own
 //!

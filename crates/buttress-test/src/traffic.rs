@@ -33,9 +33,9 @@
 //!
 //! # When to use it
 //!
-//! In one test for each layer or stack, after its [contract](crate::contract). A `check` takes up
-//! to a few seconds in a debug build; [`check_row`](Traffic::check_row) and [`send`](Traffic::send)
-//! take less.
+//! In one test for each layer or stack, after its [contract](crate::contract). A `check` sends
+//! every row that applies; [`check_row`](Traffic::check_row) sends one row, and
+//! [`send`](Traffic::send) one shape.
 //!
 //! # How a row is checked
 //!

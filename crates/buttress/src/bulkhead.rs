@@ -25,8 +25,8 @@
 //!
 //! # Differences
 //!
-//! * `tower`'s `ConcurrencyLimit` waits without limit. `ConcurrencyLimitLayer` makes its semaphore in
-//!   `layer()`, so that behind `axum::serve` it limits one connection;
+//! * `tower`'s `ConcurrencyLimit` waits without limit. `ConcurrencyLimitLayer` makes its semaphore
+//!   in `layer()`, so that behind `axum::serve` it limits one connection;
 //!   `GlobalConcurrencyLimitLayer` shares one. `LoadShed` around either rejects calls whenever any
 //!   inner service is pending.
 //! * With an HTTP ending (`buttress-http`) a call holds its place until the end of the response's

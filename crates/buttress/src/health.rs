@@ -1,4 +1,4 @@
-//! Answers health probes in front of all other layers, so that no layer rejects them.
+//! Answers health probes before the layers inside it, so that none of them rejects a probe.
 //!
 //! The layer does not depend on a protocol: an [`Answer`] tells whether a request is a probe.
 //! `buttress-http` implements it for `/livez`, `/readyz` and `/startupz`.

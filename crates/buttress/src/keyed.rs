@@ -43,9 +43,9 @@
 //!
 //! At most `max_keys` policies are kept. If a new key has no place, an [idle](Idle) policy that was
 //! not used recently is evicted, by the CLOCK algorithm (second chance). It examines at most 16
-//! candidates, so that a new key costs the same with 100 keys as with 100,000. A policy that is not
-//! idle, such as an open or disabled circuit or a policy with calls in flight, is not evicted. If
-//! no candidate is idle, the call is admitted by a new policy that is not kept, and is counted as
+//! candidates, so that a new key costs no more with many keys. A policy that is not idle, such as
+//! an open or disabled circuit or a policy with calls in flight, is not evicted. If no candidate is
+//! idle, the call is admitted by a new policy that is not kept, and is counted as
 //! [untracked](Stats::untracked).
 //!
 //! Policies are made [compact]. A key with a closed circuit takes about 1 kB, and a test keeps it
@@ -68,7 +68,8 @@
 //!
 //! # Differences
 //!
-//! `tower` and `tower-resilience` have no keyed layers. `governor`'s keyed rate limiter keeps every
+//! `tower` has no keyed layers, and the circuit breaker, bulkhead, retry, time limiter and rate
+//! limiter of `tower-resilience` 0.14.0 are not keyed. `governor`'s keyed rate limiter keeps every
 //! key until `retain_recent` is called.
 
 use buttress_core::{

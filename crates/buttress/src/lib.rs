@@ -25,10 +25,10 @@
 //! A protective layer asks a *policy* whether a call may start and reports the outcome of the call
 //! to it. Circuit breakers, bulkheads without a queue, keyed policies and policies of yours share
 //! one implementation of this, in [`gate`]: the layer is the policy behind a
-//! [`GateLayer`](gate::GateLayer). Retry, timeout, health and the queue of a bulkhead call the inner
-//! service later, more than once or not at all, and have services of their own. The [ending] of a
-//! layer defines its protocol: how outcomes are read, and whether a rejection is returned as the
-//! [`Error`] of this crate or as a response.
+//! [`GateLayer`](gate::GateLayer). Retry, timeout, health and the queue of a bulkhead call the
+//! inner service later, more than once or not at all, and have services of their own. The [ending]
+//! of a layer defines its protocol: how outcomes are read, and whether a rejection is returned as
+//! the [`Error`] of this crate or as a response.
 //!
 //! The state of a policy is in a handle inside the layer, behind an `Arc`. axum calls
 //! `Layer::layer` for every connection; all services that a layer makes share one circuit, one

@@ -16,8 +16,8 @@
 //! [timeout](crate::TimeoutLayer::stats) layers, and custom policies. The name of the handle is the
 //! value of the label `policy`; without a name there is no such label.
 //!
-//! Metrics add no cost to calls, apart from [`circuit_breaker_calls`]: `publish` reads counters that
-//! exist anyway. The exporter may be made before a recorder is installed.
+//! Metrics add no cost to calls, apart from [`circuit_breaker_calls`]: `publish` reads counters
+//! that exist anyway. The exporter may be made before a recorder is installed.
 //!
 //! [`circuit_breaker_calls`]: Exporter::circuit_breaker_calls
 //!

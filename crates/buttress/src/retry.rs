@@ -17,8 +17,9 @@
 //! # What is repeated
 //!
 //! The ending says which failures are safe to repeat. Those of HTTP and gRPC look at the request,
-//! the response and the error. [`.plain()`](crate::ending::Plain) cannot: it takes every request for
-//! idempotent, and every error that is not a rejection for a failure, so it repeats all of them.
+//! the response and the error. [`.plain()`](crate::ending::Plain) cannot: it takes every request
+//! for idempotent, and every error that is not a rejection for a failure, so it repeats all of
+//! them.
 //!
 //! After each attempt these rules apply in order. *Return* means that the result of the attempt is
 //! the result of the call. A call that may make a single attempt returns in any case.
@@ -36,8 +37,8 @@
 //!    backend reports as not processed is repeated in any case.
 //! 7. A failure that asks for a pause above [`max_hint`](RetryLayer::max_hint): return. Otherwise
 //!    the pause is drawn from the backoff; where the backend sheds load, it is the longer one of
-//!    that and of a pause with a base of 1 s. It is at least as long as the backend asks for. A gRPC
-//!    pushback is the exact pause (gRFC A6).
+//!    that and of a pause with a base of 1 s. It is at least as long as the backend asks for. A
+//!    gRPC pushback is the exact pause (gRFC A6).
 //! 8. A retry of a request that was sent is withdrawn from the budget. If the budget is empty:
 //!    return.
 //! 9. A request whose body cannot be replayed: return. The withdrawal is undone. This also applies

@@ -3,7 +3,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The number of buckets in the slow threshold, and so the precision of the count.
 #[cfg(not(loom))]
 const PARTS: u64 = 8;
-/// The number of slots: more than [`PARTS`], so that the calls of a slot that is reused are overdue.
+/// The number of slots: more than [`PARTS`], so that the calls of a slot that is reused are
+/// overdue.
 #[cfg(not(loom))]
 const SLOTS: usize = 16;
 /// The model checker branches at every load, so its ring is the smallest possible.
@@ -222,7 +223,8 @@ mod tests {
         /// Starts a call whose thread read the clock this many ticks ago.
         Start(u64),
         End(usize),
-        /// Begins a generation. The calls of earlier ones do not count, and their ends are not reported.
+        /// Begins a generation. The calls of earlier ones do not count, and their ends are not
+        /// reported.
         Renew,
     }
 
