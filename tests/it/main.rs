@@ -12,6 +12,7 @@ mod network;
 mod own_policy;
 mod pauses;
 mod per_request;
+mod promises;
 mod readiness;
 mod readme;
 mod rejections;

@@ -55,10 +55,12 @@ fn app(health: Health) -> Router {
         // Outermost, so that an overloaded server still answers liveness probes. Otherwise it would
         // be restarted under load.
         .layer(HealthLayer::new(health).http())
+        // Outside the bulkhead, so that it also ends a response whose reader stops, and frees the
+        // place that it holds.
+        .layer(TimeoutLayer::total(Duration::from_millis(500)).http())
         // The layer owns the bulkhead's state. axum applies layers again for each connection, and
         // this limit still counts all requests.
-        .layer(BulkheadLayer::new(2).http())
-        .layer(TimeoutLayer::total(Duration::from_millis(500)).http());
+        .layer(BulkheadLayer::new(2).http());
     Router::new()
         .route("/quick", get(|| async { "quick" }))
         .route("/slow", get(|| async { sleep(Duration::from_millis(200)).await }))
