@@ -23,7 +23,8 @@
 //!
 //! `poll_ready` is not bounded, because a service that is not ready has no call yet. If the inner
 //! service can be pending without end, limit the time of `ready().await`, or put a
-//! [bulkhead](crate::bulkhead) outside, which rejects calls meanwhile.
+//! [bulkhead with a queue](crate::bulkhead::QueuedLayer) inside: it is always ready, and its call
+//! waits for the inner service in its own future, which the timeout bounds.
 //!
 //! HTTP endings can bound the body too: see [`body_idle`](TimeoutLayer::body_idle),
 //! [`body_total`](TimeoutLayer::body_total) and [`reader_stall`](TimeoutLayer::reader_stall). A

@@ -10,9 +10,10 @@ impl<C: Clock> CircuitBreaker<C> {
     /// Replaces the settings of a live circuit.
     ///
     /// State and results stay, and the new rules are evaluated at once: a circuit whose results
-    /// meet them trips, and a half-open circuit with enough successes closes. A time window of
-    /// another length starts empty. The name, the clock, the seed and the custom rule are not
-    /// replaced.
+    /// meet them trips, and a half-open circuit with enough successes closes. (A result that
+    /// arrives on another thread meanwhile may be judged by the old rules; the next one is not.) A
+    /// time window of another length starts empty. The name, the clock, the seed and the custom
+    /// rule are not replaced.
     ///
     /// All other settings are replaced: one that `builder` does not set returns to its default. To
     /// change one of several, make the whole builder again.

@@ -6,11 +6,13 @@ use buttress::{
     TimeoutLayer, bulkhead, circuit_breaker, timeout,
 };
 use std::{
+    future::Pending,
     io,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -183,6 +185,32 @@ async fn a_total_bounds_the_time_in_a_queue_inside_it_and_not_in_one_outside() {
     let (first, second) = tokio::join!(timed(&swapped), timed(&swapped));
     first.0.unwrap();
     assert_eq!((second.0.unwrap(), second.1), (2, 10 * SECOND));
+}
+
+/// A service that is never ready.
+#[derive(Clone)]
+struct NeverReady;
+
+impl Service<()> for NeverReady {
+    type Response = ();
+    type Error = io::Error;
+    type Future = Pending<Result<(), io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Pending
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        unreachable!("it is never ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_total_bounds_the_wait_for_readiness_where_a_queue_is_inside() {
+    let queue = BulkheadLayer::new(1).queue(1, Duration::MAX).plain();
+    let service = ServiceBuilder::new().layer(TimeoutLayer::total(SECOND).plain()).layer(queue).service(NeverReady);
+    let (result, time) = timed(&service).await;
+    assert_eq!((reason(result), time), (&timeout::TOTAL, SECOND));
 }
 
 #[tokio::test(start_paused = true)]
