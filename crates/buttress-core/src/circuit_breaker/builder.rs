@@ -117,9 +117,9 @@ impl<C: Clock> Builder<C> {
     /// [`Policy::confirm`](crate::Policy::confirm) on.
     ///
     /// With a threshold of 100 ms or more, calls are timed by the [coarse
-    /// clock](crate::Clock::coarse), to within some milliseconds: it costs a fraction of the precise
-    /// one. With a shorter one, or while there is a listener of calls, they are timed to within 10
-    /// microseconds. Up to 93 hours.
+    /// clock](crate::Clock::coarse), to within some milliseconds: it costs a fraction of the
+    /// precise one. With a shorter one, or while there is a listener of calls, they are timed to
+    /// within 10 microseconds. Up to 93 hours.
     pub fn slow_threshold(mut self, threshold: impl Into<Option<Duration>>) -> Self {
         self.settings.slow_threshold = threshold.into();
         self

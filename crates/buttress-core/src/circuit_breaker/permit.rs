@@ -241,8 +241,8 @@ fn drop_unsettled(ticket: &Ticket<Circuit>, bits: u64) {
     }
 }
 
-/// Returns the nanoseconds that a timed call took to its head, or until `now` without a head. `None`
-/// for a call that is not timed.
+/// Returns the nanoseconds that a timed call took to its head, or until `now` without a head.
+/// `None` for a call that is not timed.
 fn elapsed(bits: u64, now: u64) -> Option<u64> {
     match (bits & MARK, bits >> LOW_BITS) {
         (HEAD, took) => Some(took * TICK),

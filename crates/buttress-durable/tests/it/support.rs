@@ -219,8 +219,8 @@ pub(crate) fn watched<D: Database>(db: Db<D>, sql: &'static str) -> (Db<D>, mpsc
 }
 
 /// Starts a worker on a paused clock, and returns three pauses between its statements that begin
-/// with `sql`. They may be longer than the worker meant: virtual time runs on while it waits for the
-/// database.
+/// with `sql`. They may be longer than the worker meant: virtual time runs on while it waits for
+/// the database.
 pub(crate) async fn pauses<W>(sql: &'static str, start: impl AsyncFnOnce(Db<Sqlite>) -> W) -> Vec<Duration> {
     let home = Sqlite::create().await;
     let (db, mut moments) = watched(Sqlite::connect(&home).await, sql);

@@ -1,9 +1,9 @@
 //! The timers inside of calls, as far as the limits around them need to know them.
 //!
 //! A stack has several limits on time, such as a total timeout around an attempt's. The outer one
-//! needs no timer while the inner one will wake the task earlier: it is polled then, and can arm its
-//! own. So a timer that is polled announces when it will wake the task, in a word of the thread, and
-//! a limit around it, which is polled next, reads that.
+//! needs no timer while the inner one will wake the task earlier: it is polled then, and can arm
+//! its own. So a timer that is polled announces when it will wake the task, in a word of the
+//! thread, and a limit around it, which is polled next, reads that.
 //!
 //! A limit arms its own timer unless it is certain. An announcement counts only if it was made
 //! during the poll of what the limit bounds, for the same waker, and if no timer was dropped since:
