@@ -1,5 +1,6 @@
-//! The trace format as Rust types; see README.md. Both runners of this repository include this
-//! file.
+//! The trace format as Rust types; see README.md. All runners of this repository include this file.
+
+mod uses;
 
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt, fs, io, path::Path};
@@ -17,6 +18,7 @@ pub(crate) struct Trace {
     pub(crate) rule: String,
     /// Why the rule matters.
     pub(crate) why: String,
+    pub(crate) basis: Basis,
     pub(crate) requires: Vec<Feature>,
     /// A runner on a real clock divides all times by this, for traces that last minutes or hours.
     #[serde(default = "one")]
@@ -25,43 +27,71 @@ pub(crate) struct Trace {
     pub(crate) steps: Vec<Step>,
 }
 
+/// Who says so, with one sentence of reason.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Basis {
+    /// The implementations to which the trace applies: it follows from what they document.
+    Documented(String),
+    /// The authors of the trace.
+    Judgement(String),
+}
+
 /// A feature that an implementation must have for a trace to apply.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Feature {
     CalibratedStreak,
+    Classifier,
+    CloseEarly,
     CloseShare,
     ConcurrentProbes,
     ConsecutiveFailures,
     CountWindow,
     Disable,
+    DropCounts,
+    DropCountsByDefault,
+    DropIgnored,
+    DropShare,
     DropThreshold,
     ExactTime,
     FailureRate,
     FailureRateShown,
+    FailureRateUnknown,
     ForceOpen,
     Graceful,
+    GradualRecovery,
     HalfOpenBound,
     HungProbeBypassed,
     HungProbeReplaced,
     Ignored,
+    LateResultsIgnored,
     MetricsOnly,
     MinimumThroughput,
     OneProbe,
     OpenFor,
+    OpenGrowth,
     Overload,
     ProbeCount,
     ProbeLease,
+    ProbeRounds,
     ProbeSlotReturned,
+    ProbesOnly,
     ProbesPaced,
+    ProbesUnlimited,
     Progress,
     RateAfterSuccess,
     Reload,
+    ReloadJudged,
     Reset,
     ResetClears,
     RetryAfter,
+    RetryAfterHalfOpen,
     SeveralProbes,
     SlowRate,
+    SlowStrictly,
+    SlowToHead,
+    StaleProbesIgnored,
     TimeWindow,
 }
 
@@ -78,6 +108,7 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) window: Window,
     pub(crate) open_ms: u64,
+    pub(crate) open_max_ms: Option<u64>,
     #[serde(default = "one")]
     pub(crate) probes: u32,
     #[serde(default = "one")]
@@ -90,6 +121,7 @@ pub(crate) struct Config {
     pub(crate) max_half_open_ms: u64,
     #[serde(default)]
     pub(crate) on_drop: OnDrop,
+    pub(crate) recovery_ms: Option<u64>,
 }
 
 /// Number of consecutive failures that trip it.
@@ -123,13 +155,17 @@ pub(crate) enum CloseRule {
     Share(f64),
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnDrop {
     #[default]
     Ignore,
     Slow,
     Failure,
+    /// As failures, while at least this share of the calls in the window was dropped.
+    Share(f64),
+    /// What the implementation does by default.
+    Default,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -154,8 +190,8 @@ pub(crate) enum Op {
     Calls { count: u32, outcome: Outcome },
     /// Consecutive calls, each with its own outcome.
     Results { outcomes: Vec<Outcome> },
-    /// A call that may be admitted or rejected. If admitted, it ends at once.
-    Attempt { outcome: Outcome },
+    /// Calls that may be admitted or rejected. An admitted one ends at once, before the next.
+    Attempt { count: u32, outcome: Outcome, admitted_at_most: Option<u32> },
     /// Consecutive failing calls, until one is rejected.
     Trip,
     /// Checks the state.
@@ -188,6 +224,8 @@ pub(crate) enum Admission {
 pub(crate) enum Outcome {
     Success,
     Failure,
+    /// An error that the user declares to be no failure.
+    Benign,
     Overload,
     Cancelled,
     Graceful,
@@ -235,21 +273,28 @@ impl Trace {
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         let invalid = |problem: String| io::Error::other(format!("{}: {problem}", path.display()));
         let trace: Self = serde_json::from_slice(&fs::read(path)?).map_err(|error| invalid(error.to_string()))?;
-        trace.check(path).map_err(invalid)?;
+        if path.file_stem().is_none_or(|stem| stem != trace.name.as_str()) {
+            return Err(invalid(format!("is named `{}` inside", trace.name)));
+        }
+        trace.check().map_err(invalid)?;
         Ok(trace)
     }
 
-    fn check(&self, path: &Path) -> Result<(), String> {
+    /// Checks what the types do not.
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.format != FORMAT {
             return Err(format!("format {} is not {FORMAT}", self.format));
-        }
-        if path.file_stem().is_none_or(|stem| stem != self.name.as_str()) {
-            return Err(format!("is named `{}` inside", self.name));
         }
         if !self.steps.is_sorted_by_key(|step| step.at_ms) {
             return Err("its steps are not in the order of their times".into());
         }
-        Ok(())
+        if !self.requires.is_sorted_by(|a, b| a < b) {
+            return Err("its requirements are not in order, or repeat one".into());
+        }
+        match self.uses().into_iter().find(|feature| !self.requires(*feature)) {
+            Some(feature) => Err(format!("it uses `{feature}` and does not require it")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -307,6 +352,7 @@ struct Fields {
     expect: Option<serde_json::Value>,
     for_ms: Option<u64>,
     retry_within_ms: Option<u64>,
+    admitted_at_most: Option<u32>,
     outcomes: Option<String>,
     config: Option<Box<Config>>,
 }
@@ -316,7 +362,7 @@ impl TryFrom<Fields> for Step {
 
     fn try_from(fields: Fields) -> Result<Self, String> {
         let Fields { at_ms, op: name, mut call, mut count, mut outcome, mut expect, mut for_ms, .. } = fields;
-        let Fields { mut retry_within_ms, mut outcomes, mut config, .. } = fields;
+        let Fields { mut retry_within_ms, mut admitted_at_most, mut outcomes, mut config, .. } = fields;
         let missing = |field| format!("`{name}` at {at_ms} needs the field `{field}`");
         let op = match name.as_str() {
             "admit" => Op::Admit {
@@ -339,7 +385,11 @@ impl TryFrom<Fields> for Step {
                 outcome: outcome.take().ok_or_else(|| missing("outcome"))?,
             },
             "results" => Op::Results { outcomes: letters(&outcomes.take().ok_or_else(|| missing("outcomes"))?)? },
-            "attempt" => Op::Attempt { outcome: outcome.take().ok_or_else(|| missing("outcome"))? },
+            "attempt" => Op::Attempt {
+                count: count.take().unwrap_or(1),
+                outcome: outcome.take().ok_or_else(|| missing("outcome"))?,
+                admitted_at_most: admitted_at_most.take(),
+            },
             "trip" => Op::Trip,
             "state" => Op::State { expect: word(expect.take().ok_or_else(|| missing("expect"))?)? },
             "failure-rate" => Op::FailureRate { expect: rate(expect.take().ok_or_else(|| missing("expect"))?)? },
@@ -358,6 +408,7 @@ impl TryFrom<Fields> for Step {
             expect.map(|_| "expect"),
             for_ms.map(|_| "for_ms"),
             retry_within_ms.map(|_| "retry_within_ms"),
+            admitted_at_most.map(|_| "admitted_at_most"),
             outcomes.map(|_| "outcomes"),
             config.map(|_| "config"),
         ];
@@ -414,7 +465,8 @@ macro_rules! configure {
                 trace::Window::TimeMs(time) => Window::Time(millis(time)),
                 trace::Window::Count(calls) => Window::Count(calls),
             })
-            .open_time(millis(config.open_ms)..=millis(config.open_ms))
+            .open_time(millis(config.open_ms)..=millis(config.open_max_ms.unwrap_or(config.open_ms)))
+            .recovery_ramp(millis(config.recovery_ms.unwrap_or(0)))
             .probes(config.probes)
             .concurrent_probes(config.concurrent_probes)
             .close_rule(match config.close_rule {
@@ -427,6 +479,8 @@ macro_rules! configure {
                 trace::OnDrop::Ignore => OnDrop::Ignore,
                 trace::OnDrop::Slow => OnDrop::Slow,
                 trace::OnDrop::Failure => OnDrop::Failure,
+                trace::OnDrop::Default => OnDrop::default(),
+                trace::OnDrop::Share(_) => unreachable!("ours does not count a share of the dropped calls"),
             })
     }};
 }

@@ -1,28 +1,28 @@
 //! Runs the traces of `tests/conformance` in the repository against the circuit breaker, on virtual
 //! time. The README there specifies the format.
 
+#[path = "../../../tests/conformance/ours.rs"]
+mod ours;
+#[path = "../../../tests/conformance/run.rs"]
+mod run;
 #[path = "../../../tests/conformance/trace.rs"]
-#[allow(dead_code, reason = "the other runner uses the rest")]
+#[allow(dead_code, reason = "each runner uses a part")]
 mod trace;
 
-use buttress_core::{
-    Clock, Failure, FailureKind, Ignored, ManualClock, Outcome, Permit, Policy, Progress, circuit_breaker::State,
-};
+use run::Run;
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
-use trace::{Admission, Feature, Op, Operator, Part, Trace};
-
-type CircuitBreaker = buttress_core::circuit_breaker::CircuitBreaker<ManualClock>;
-type CircuitBreakerPermit = buttress_core::circuit_breaker::CircuitBreakerPermit<ManualClock>;
+use trace::{Feature, Trace};
 
 /// Generates a test for each trace.
 macro_rules! traces {
     ($($name:ident)*) => {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
-        $(#[test] fn $name() { run(stringify!($name)); })*
+        $(#[test] fn $name() { check(stringify!($name)); })*
     };
 }
 
@@ -110,17 +110,6 @@ traces! {
     what_says_nothing_changes_nothing
 }
 
-/// Features that this circuit breaker does not have on purpose. Traces that require one are for
-/// other implementations.
-const LACKS: [Feature; 3] = [
-    // The next probe is admitted when the previous one is settled or its lease has expired.
-    Feature::HungProbeBypassed,
-    // The slot of a cancelled probe is free at once.
-    Feature::ProbesPaced,
-    // Rates are evaluated after failed and slow calls only, so that a success costs nothing.
-    Feature::RateAfterSuccess,
-];
-
 #[test]
 fn every_trace_is_run() {
     let files: Vec<_> = Trace::read_all(&directory()).unwrap().into_keys().collect();
@@ -130,154 +119,64 @@ fn every_trace_is_run() {
 #[test]
 fn what_the_format_does_not_know_is_an_error() {
     let read = |json: &str| serde_json::from_str::<Trace>(json).map(drop).map_err(|error| error.to_string());
-    let with = |config: &str, step: &str| {
+    let with = |fields: &str, config: &str, step: &str| {
         format!(
-            r#"{{"format": 1, "name": "", "rule": "", "why": "", "requires": [], "config": {{"open_ms": 1{config}}},
+            r#"{{"format": 1, "name": "", "rule": "", "why": "", {fields}, "config": {{"open_ms": 1{config}}},
                 "steps": [{{"at_ms": 0, {step}}}]}}"#
         )
     };
-    assert_eq!(read(&with("", r#""op": "trip""#)), Ok(()));
-    for (config, step, complaint) in [
-        (r#", "tries": 1"#, r#""op": "trip""#, "unknown field `tries`"),
-        ("", r#""op": "trip", "why": 1"#, "unknown field `why`"),
-        ("", r#""op": "trip", "count": 1"#, "`trip` at 0 has no field `count`"),
-        ("", r#""op": "settle", "call": "a""#, "`settle` at 0 needs the field `outcome`"),
-        ("", r#""op": "explode""#, "no operation is called `explode`"),
+    const FIELDS: &str = r#""basis": {"judgement": ""}, "requires": []"#;
+    const TRIP: &str = r#""op": "trip""#;
+    assert_eq!(read(&with(FIELDS, "", TRIP)), Ok(()));
+    for (fields, config, step, complaint) in [
+        (r#""basis": {"opinion": ""}, "requires": []"#, "", TRIP, "unknown variant `opinion`"),
+        (r#""requires": []"#, "", TRIP, "missing field `basis`"),
+        (r#""basis": {"judgement": ""}, "requires": ["luck"]"#, "", TRIP, "unknown variant `luck`"),
+        (FIELDS, r#", "tries": 1"#, TRIP, "unknown field `tries`"),
+        (FIELDS, "", r#""op": "trip", "why": 1"#, "unknown field `why`"),
+        (FIELDS, "", r#""op": "trip", "count": 1"#, "`trip` at 0 has no field `count`"),
+        (FIELDS, "", r#""op": "settle", "call": "a""#, "`settle` at 0 needs the field `outcome`"),
+        (FIELDS, "", r#""op": "explode""#, "no operation is called `explode`"),
     ] {
-        let error = read(&with(config, step)).unwrap_err();
+        let error = read(&with(fields, config, step)).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
+}
+
+#[test]
+fn a_trace_requires_what_its_steps_use() {
+    let mut trace = Trace::read(&directory().join("a_reset_closes_it.json")).unwrap();
+    trace.requires.clear();
+    assert_eq!(trace.check(), Err("it uses `reset` and does not require it".into()));
+}
+
+/// The words in the first column of the table of requirements, and those of the traces.
+#[test]
+fn the_readme_explains_each_requirement_and_no_other() {
+    let readme = fs::read_to_string(directory().join("README.md")).unwrap();
+    let (_, table) = readme.split_once("| word |").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|') || line.contains("the implementation"));
+    let words = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(", "));
+    let explained: BTreeSet<_> =
+        words.filter(|word| word.contains('`')).map(|word| word.trim().trim_matches('`').to_owned()).collect();
+    let traces = Trace::read_all(&directory()).unwrap();
+    let required: BTreeSet<_> = traces.values().flat_map(|trace| &trace.requires).map(Feature::to_string).collect();
+    assert_eq!(explained, required);
 }
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance")
 }
 
-fn run(name: &str) {
+fn check(name: &str) {
     let trace = Trace::read(&directory().join(name).with_extension("json")).unwrap();
-    if LACKS.iter().any(|feature| trace.requires(*feature)) {
+    if !trace.requires.iter().all(|feature| *feature == Feature::ExactTime || ours::has(*feature)) {
         return;
     }
-    let mut run = Run::new(&trace);
-    let start = run.clock.now();
+    let mut run = Run::new(ours::make(&trace));
     for (number, step) in trace.steps.iter().enumerate() {
-        run.clock.set(start + Duration::from_millis(step.at_ms));
-        if let Err(deviation) = run.step(&step.op) {
+        if let Err(deviation) = run.step(&step.op, Duration::from_millis(step.at_ms)) {
             panic!("{}\nstep {} at {} ms: {deviation}", trace.rule, number + 1, step.at_ms);
         }
     }
-}
-
-struct Run {
-    breaker: CircuitBreaker,
-    clock: ManualClock,
-    calls: HashMap<String, Vec<CircuitBreakerPermit>>,
-}
-
-impl Run {
-    fn new(trace: &Trace) -> Self {
-        let clock = ManualClock::new();
-        let builder = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
-        Self { breaker: builder.clock(clock.clone()).build().unwrap(), clock, calls: HashMap::new() }
-    }
-
-    fn step(&mut self, op: &Op) -> Result<(), String> {
-        match op {
-            Op::Admit { call, count, expect, retry_within_ms } => (0..*count).try_for_each(|_| {
-                let (answer, permit, retry_after) = self.admit();
-                if let Some(within) = retry_within_ms
-                    && retry_after.is_none_or(|after| after > Duration::from_millis(*within))
-                {
-                    return Err(format!("expected retry_after within {within} ms, got {retry_after:?}"));
-                }
-                if let (Some(call), Some(permit)) = (call, permit) {
-                    self.calls.entry(call.clone()).or_default().push(permit);
-                }
-                same(*expect, answer)
-            }),
-            Op::Progress { call, part } => {
-                let permits = self.calls.get_mut(call).ok_or_else(|| format!("no call is named {call}"))?;
-                let progress = if *part == Part::Head { Progress::Head } else { Progress::Frame };
-                permits.iter_mut().for_each(|permit| permit.progress(progress));
-                Ok(())
-            }
-            Op::Settle { call, outcome } => {
-                let permits = self.calls.remove(call).ok_or_else(|| format!("no call is named {call}"))?;
-                permits.into_iter().for_each(|permit| self.settle(permit, *outcome));
-                Ok(())
-            }
-            Op::Drop { call } => self.calls.remove(call).map(drop).ok_or_else(|| format!("no call is named {call}")),
-            Op::Calls { count, outcome } => (0..*count).try_for_each(|_| self.call(*outcome)),
-            Op::Results { outcomes } => outcomes.iter().try_for_each(|outcome| self.call(*outcome)),
-            Op::Attempt { outcome } => {
-                self.admit().1.into_iter().for_each(|permit| self.settle(permit, *outcome));
-                Ok(())
-            }
-            Op::Trip => {
-                let refuses = (0..Trace::TRIP_LIMIT).any(|_| match self.admit().1 {
-                    Some(permit) => {
-                        self.settle(permit, trace::Outcome::Failure);
-                        false
-                    }
-                    None => true,
-                });
-                if refuses { Ok(()) } else { Err(format!("{} failures did not trip it", Trace::TRIP_LIMIT)) }
-            }
-            Op::State { expect } => same(
-                *expect,
-                match self.breaker.state() {
-                    State::Closed | State::Disabled | State::MetricsOnly => trace::State::Closed,
-                    State::Open | State::ForcedOpen => trace::State::Open,
-                    State::HalfOpen => trace::State::HalfOpen,
-                },
-            ),
-            Op::FailureRate { expect } => same(*expect, self.breaker.snapshot().failure_rate()),
-            Op::Reload { config } => {
-                let builder = trace::configure!(CircuitBreaker::builder(self.breaker.name().clone()), config);
-                self.breaker.reload(&builder).map_err(|error| error.to_string())
-            }
-            Op::Operator(operator) => {
-                let breaker = &self.breaker;
-                match operator {
-                    Operator::ForceOpen => breaker.force_open(),
-                    Operator::Disable => breaker.disable(),
-                    Operator::MetricsOnly => breaker.metrics_only(),
-                    Operator::Reset => breaker.reset(),
-                    Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(*ms)),
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn call(&self, outcome: trace::Outcome) -> Result<(), String> {
-        let (answer, permit, _) = self.admit();
-        permit.into_iter().for_each(|permit| self.settle(permit, outcome));
-        same(Admission::Admitted, answer)
-    }
-
-    /// Returns the admission, the permit, and the time after which a rejected call may retry.
-    fn admit(&self) -> (Admission, Option<CircuitBreakerPermit>, Option<Duration>) {
-        match self.breaker.admit(&()) {
-            Ok(permit) => (if permit.is_probe() { Admission::Probe } else { Admission::Admitted }, Some(permit), None),
-            Err(rejection) => (Admission::Rejected, None, rejection.retry_after()),
-        }
-    }
-
-    fn settle(&self, mut permit: CircuitBreakerPermit, outcome: trace::Outcome) {
-        let failure = Failure::new(FailureKind::Http(503));
-        let outcome = match outcome {
-            trace::Outcome::Success => Outcome::Success,
-            trace::Outcome::Failure => failure.into(),
-            trace::Outcome::Overload => Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into(),
-            trace::Outcome::Graceful => Failure { graceful: true, ..failure }.into(),
-            trace::Outcome::Cancelled => Outcome::CANCELLED,
-            trace::Outcome::Ignored => Outcome::Ignored(Ignored::Classified),
-        };
-        permit.settle(&outcome);
-    }
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(expected: T, actual: T) -> Result<(), String> {
-    if expected == actual { Ok(()) } else { Err(format!("expected {expected:?}, got {actual:?}")) }
 }

@@ -2,26 +2,34 @@
 //! results.
 //!
 //! ```text
-//! cargo run --release -p buttress-bench --bin conformance                    # the table
-//! cargo run --release -p buttress-bench --bin conformance -- --json out.json # and every result with its reason
+//! cargo run --release -p buttress-bench --bin conformance          # the tables
+//! .. --bin conformance -- --page docs/conformance.md               # also in this page
+//! .. --bin conformance -- --json out.json                          # every result with its reason
 //! ```
 //!
-//! Ours runs twice: behind the layer and an HTTP client, as users have it, and the core alone on
-//! virtual time. Layers, ours and the peers', run on the real clock. All runs are concurrent, so
-//! the duration is that of the longest trace.
+//! Ours runs three times: the core alone on virtual time, and behind the layer, around a plain
+//! service and around an HTTP client. Layers, ours and the peers', run on the real clock. All runs
+//! are concurrent, so the duration is that of the longest trace.
 
+#[path = "../../../../tests/conformance/future.rs"]
+mod future;
+#[path = "../../../../tests/conformance/layer.rs"]
+mod layer;
+#[path = "../../../../tests/conformance/ours.rs"]
+mod ours;
+#[path = "../../../../tests/conformance/plain.rs"]
+mod plain;
+#[path = "../../../../tests/conformance/run.rs"]
+mod run;
 #[path = "../../../../tests/conformance/trace.rs"]
-#[allow(dead_code, reason = "the other runner uses the rest")]
+#[allow(dead_code, reason = "each runner uses a part")]
 mod trace;
 
 mod breaker;
 mod failsafe;
-mod future;
-mod layer;
-mod ours;
 mod recloser;
 mod report;
-mod run;
+mod schedule;
 mod seatbelt;
 mod tower_resilience;
 
@@ -38,6 +46,9 @@ struct Args {
     /// Write every result to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace the results in this page.
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    page: Option<PathBuf>,
     /// Multiply all times on the real clock by this factor, for a busy machine.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     stretch: u32,
@@ -52,17 +63,22 @@ fn main() -> anyhow::Result<()> {
     if !args.filter.is_empty() {
         traces.retain(|trace| args.filter.iter().any(|part| trace.name.contains(part)));
     }
-    let results = run::all(&traces, &IMPLEMENTATIONS, args.stretch);
-    print!("{}", report::table(&traces, &IMPLEMENTATIONS, &results));
+    let results = schedule::all(&traces, &IMPLEMENTATIONS, args.stretch);
+    let text = report::results(&traces, &IMPLEMENTATIONS, &results, args.stretch);
+    print!("{text}");
+    if let Some(path) = args.page {
+        report::write_page(&text, &path)?;
+    }
     if let Some(path) = args.json {
         report::write_json(&traces, &IMPLEMENTATIONS, &results, &path)?;
     }
     Ok(())
 }
 
-const IMPLEMENTATIONS: [Implementation; 6] = [
-    ours::IMPLEMENTATION,
-    layer::IMPLEMENTATION,
+const IMPLEMENTATIONS: [Implementation; 7] = [
+    Implementation { name: "buttress-core", has: ours::has, virtual_clock: true, make: ours::make },
+    Implementation { name: "buttress", has: plain::has, virtual_clock: false, make: plain::make },
+    Implementation { name: "buttress-http", has: ours::has, virtual_clock: false, make: layer::make },
     tower_resilience::IMPLEMENTATION,
     recloser::IMPLEMENTATION,
     failsafe::IMPLEMENTATION,

@@ -1,55 +1,143 @@
-//! The results as a table for people and as JSON for programs.
+//! The results as tables for people and as JSON for programs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
+use anyhow::Context;
 use serde_json::json;
 
 use crate::breaker::Implementation;
-use crate::run::{Deviation, Verdict};
-use crate::trace::Trace;
+use crate::schedule::{Deviation, Verdict};
+use crate::trace::{Basis, Trace};
 
 /// The versions of the peers that this was compiled with.
 const LOCK: &str = include_str!("../../../../Cargo.lock");
 
-pub(crate) fn table(traces: &[Trace], implementations: &[Implementation], results: &[Vec<Verdict>]) -> String {
-    let mut out = String::from("| trace |");
+/// The marks in a page between which its results are.
+const BEGIN: &str = "<!-- results: the command writes from here -->\n";
+const END: &str = "<!-- results: to here -->\n";
+
+pub(crate) fn results(
+    traces: &[Trace],
+    implementations: &[Implementation],
+    results: &[Vec<Verdict>],
+    stretch: u32,
+) -> String {
+    let mut out = String::new();
+    #[expect(clippy::disallowed_methods, reason = "says when it was run")]
+    let now = httpdate::fmt_http_date(SystemTime::now());
+    let day = now.get(5..16).unwrap_or(&now);
+    let _ = writeln!(out, "{} traces, run on {day} with `--stretch {stretch}`.\n", traces.len());
+    table(&mut out, traces, implementations, results);
+    out.push_str("\n### Failures\n\n");
+    failures(&mut out, traces, implementations, results);
+    out.push_str("\n### Judgements\n\n");
+    judgements(&mut out, traces);
+    out.push_str("\n### Features\n\n");
+    features(&mut out, traces, implementations);
+    out
+}
+
+/// Replaces the results in a page.
+pub(crate) fn write_page(results: &str, path: &Path) -> anyhow::Result<()> {
+    let page = fs::read_to_string(path)?;
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.with_context(|| format!("{} has no marks for the results", path.display()))?;
+    fs::write(path, format!("{before}{BEGIN}\n{results}\n{END}{after}"))?;
+    Ok(())
+}
+
+fn heading(out: &mut String, first: &str, implementations: &[Implementation]) {
+    let _ = write!(out, "| {first} |");
     for implementation in implementations {
         let _ = write!(out, " {} {} |", implementation.name, version(implementation.name));
     }
-    let _ = writeln!(out, "\n|---|{}", "---|".repeat(implementations.len()));
+    let _ = writeln!(out, "\n|{}", "---|".repeat(first.split('|').count() + implementations.len()));
+}
+
+fn table(out: &mut String, traces: &[Trace], implementations: &[Implementation], results: &[Vec<Verdict>]) {
+    heading(out, "trace | basis", implementations);
     for (trace, verdicts) in traces.iter().zip(results) {
-        let _ = write!(out, "| {} |", trace.name);
+        let _ = write!(out, "| {} | {} |", trace.name, basis(trace));
         for verdict in verdicts {
-            let _ = match verdict {
-                Verdict::Pass => write!(out, " pass |"),
-                Verdict::Fail(deviation) => write!(out, " **FAIL at step {}** |", deviation.step),
-                Verdict::NotApplicable(_) => write!(out, " n/a |"),
-                Verdict::Late => write!(out, " too late |"),
+            let _ = match (verdict, &trace.basis) {
+                (Verdict::Pass, _) => write!(out, " pass |"),
+                (Verdict::Fail(Deviation { step, .. }), Basis::Documented(_)) => {
+                    write!(out, " **FAIL at step {step}** |")
+                }
+                (Verdict::Fail(Deviation { step, .. }), Basis::Judgement(_)) => write!(out, " *fail at step {step}* |"),
+                (Verdict::NotApplicable(_), _) => write!(out, " n/a |"),
+                (Verdict::Late, _) => write!(out, " too late |"),
             };
         }
         out.push('\n');
     }
-    let count = |column: usize, is: fn(&Verdict) -> bool| results.iter().filter(|row| is(&row[column])).count();
-    out.push_str("| **passed of applicable** |");
-    for column in 0..implementations.len() {
-        let passed = count(column, |verdict| matches!(verdict, Verdict::Pass));
-        let applicable = count(column, |verdict| !matches!(verdict, Verdict::NotApplicable(_)));
-        let _ = write!(out, " **{passed} of {applicable}** |");
-    }
-    out.push('\n');
-    let mut first = true;
+    let mut total = |name: &str, count: &dyn Fn(usize) -> String| {
+        let counts: Vec<_> = (0..implementations.len()).map(count).collect();
+        let _ = writeln!(out, "| **{name}** | | {} |", counts.join(" | "));
+    };
+    let all = |column: usize, is: fn(&Trace, &Verdict) -> bool| {
+        traces.iter().zip(results).filter(|(trace, row)| is(trace, &row[column])).count()
+    };
+    total("passed of applicable", &|column| {
+        let passed = all(column, |_, verdict| matches!(verdict, Verdict::Pass));
+        let applicable = all(column, |_, verdict| !matches!(verdict, Verdict::NotApplicable(_)));
+        format!("{passed} of {applicable}")
+    });
+    total("failed what is documented", &|column| {
+        all(column, |trace, verdict| matches!((verdict, &trace.basis), (Verdict::Fail(_), Basis::Documented(_))))
+            .to_string()
+    });
+    total("failed by judgement", &|column| {
+        all(column, |trace, verdict| matches!((verdict, &trace.basis), (Verdict::Fail(_), Basis::Judgement(_))))
+            .to_string()
+    });
+}
+
+fn failures(out: &mut String, traces: &[Trace], implementations: &[Implementation], results: &[Vec<Verdict>]) {
     for (column, implementation) in implementations.iter().enumerate() {
         for (trace, verdicts) in traces.iter().zip(results) {
             if let Verdict::Fail(Deviation { step, at_ms, what }) = &verdicts[column] {
-                out.push_str(if first { "\n" } else { "" });
-                first = false;
-                let _ = writeln!(out, "- {}, {}: step {step}, at {at_ms} ms: {what}", implementation.name, trace.name);
+                let (name, basis) = (implementation.name, basis(trace));
+                let _ = writeln!(out, "- {name}, {} ({basis}): step {step}, at {at_ms} ms: {what}", trace.name);
             }
         }
     }
-    out
+}
+
+/// The traces of each reason for a judgement.
+fn judgements(out: &mut String, traces: &[Trace]) {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for trace in traces {
+        if let Basis::Judgement(reason) = &trace.basis {
+            reasons.entry(reason).or_default().push(&trace.name);
+        }
+    }
+    for (reason, names) in reasons {
+        let _ = writeln!(out, "- {}: {reason}", names.join(", "));
+    }
+}
+
+fn features(out: &mut String, traces: &[Trace], implementations: &[Implementation]) {
+    heading(out, "feature", implementations);
+    let features: BTreeSet<_> = traces.iter().flat_map(|trace| &trace.requires).copied().collect();
+    for feature in features {
+        let _ = write!(out, "| `{feature}` |");
+        for implementation in implementations {
+            out.push_str(if implementation.offers(feature) { " yes |" } else { " |" });
+        }
+        out.push('\n');
+    }
+}
+
+fn basis(trace: &Trace) -> &'static str {
+    match trace.basis {
+        Basis::Documented(_) => "documented",
+        Basis::Judgement(_) => "judgement",
+    }
 }
 
 pub(crate) fn write_json(
@@ -65,6 +153,7 @@ pub(crate) fn write_json(
                 "trace": trace.name,
                 "implementation": implementation.name,
                 "version": version(implementation.name),
+                "basis": basis(trace),
                 "result": match verdict {
                     Verdict::Pass => "pass",
                     Verdict::Fail(_) => "fail",

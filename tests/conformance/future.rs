@@ -4,18 +4,36 @@
 //! No runtime drives them. A future is polled once when it is admitted and once when its answer is
 //! set, and not in between, so that each step of a trace is finished before the next.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use crate::{
+    run::Call,
+    trace::{Outcome, Part},
+};
+use std::{
+    error, fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
 
-use crate::breaker::Call;
-use crate::trace::Outcome;
-
-/// The error of the backend.
+/// The error of the backend: every outcome but a success.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Failed;
+pub(crate) struct Failed(pub(crate) Outcome);
+
+impl Failed {
+    /// What a user tells a breaker that knows failures and successes only.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.0 != Outcome::Benign
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl error::Error for Failed {}
 
 /// The backend's side of one call. Also the request that passes through a service.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +86,7 @@ pub(crate) fn begin<F: Future + 'static>(wrap: impl FnOnce(Place) -> F) -> Optio
     let answered = future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
     let reached = place.0.lock().expect("no holder of the lock panics").reached;
     assert_ne!(answered, reached, "a call is either rejected at once, or reaches the backend at once");
-    reached.then_some(FutureCall { future, place, is_probe: None })
+    reached.then_some(FutureCall { future, place, answered: false, is_probe: None })
 }
 
 /// Checks that a service is ready, and calls it.
@@ -89,6 +107,7 @@ pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
 pub(crate) struct FutureCall {
     future: Pin<Box<dyn Future<Output = ()>>>,
     place: Place,
+    answered: bool,
     pub(crate) is_probe: Option<bool>,
 }
 
@@ -97,15 +116,27 @@ impl Call for FutureCall {
         self.is_probe
     }
 
-    fn end(mut self: Box<Self>, outcome: Outcome, _: Duration) {
-        let answer = match outcome {
-            Outcome::Success => Ok(()),
-            Outcome::Failure => Err(Failed),
-            Outcome::Cancelled => return,
-            Outcome::Graceful | Outcome::Ignored | Outcome::Overload => {
-                unreachable!("only where it is required, and no peer has it")
-            }
-        };
+    /// The head of a response ends the call: this is all that a service sees of a response.
+    fn progress(&mut self, part: Part) {
+        assert_eq!(part, Part::Head, "only traces that require `progress` have more");
+        self.answer(Ok(()));
+    }
+
+    fn end(mut self: Box<Self>, outcome: Outcome) {
+        match outcome {
+            Outcome::Cancelled => {}
+            Outcome::Success => self.answer(Ok(())),
+            failed => self.answer(Err(Failed(failed))),
+        }
+    }
+}
+
+impl FutureCall {
+    fn answer(&mut self, answer: Result<(), Failed>) {
+        if self.answered {
+            return;
+        }
+        self.answered = true;
         self.place.0.lock().expect("no holder of the lock panics").answer = Some(answer);
         let ended = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         assert!(ended, "an answer ends the call");

@@ -1,28 +1,26 @@
-//! Our breaker as users have it: the layer around an HTTP client, on the real clock.
+//! Our breaker as the layer around an HTTP client.
 //!
 //! The backend is a service that answers when the trace tells it to, first with a head and then
 //! with the frames of a body. No runtime drives it, as in [`future`](crate::future).
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-
-use buttress::circuit_breaker::CircuitBreakerService;
-use buttress::{CircuitBreaker, CircuitBreakerLayer, Ending, Error};
+use crate::{
+    ours::{Ours, outcome_of},
+    run::{Breaker, Call},
+    trace::{self, Outcome, Part, Trace},
+};
+use buttress::{CircuitBreaker, CircuitBreakerLayer, Ending, circuit_breaker::CircuitBreakerService};
 use buttress_http::ending::{ByHead, HttpClient, ResponseHead};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 use tower::{Layer, Service};
-
-use crate::breaker::{Breaker, Call, Implementation};
-use crate::ours::{FEATURES, outcome_of, state};
-use crate::trace::{self, Config, Operator, Outcome, Part, State, Trace};
-
-pub(crate) const IMPLEMENTATION: Implementation =
-    Implementation { name: "buttress-http", features: &FEATURES, virtual_clock: false, make };
 
 /// The state of one call's response.
 #[derive(Debug, Default)]
@@ -109,73 +107,28 @@ impl<B> IntoBody for Response<B> {
     type Body = B;
 }
 
-struct Ours {
-    service: Guarded,
-    breaker: CircuitBreaker,
-    retry_after: Option<Duration>,
-}
-
-fn make(trace: &Trace) -> Box<dyn Breaker> {
+pub(crate) fn make(trace: &Trace) -> Box<dyn Breaker> {
     let breaker = trace::configure!(CircuitBreaker::builder(trace.name.clone()), &trace.config);
     let breaker = breaker.build().expect("the traces' configurations are valid");
     let classify: Classify = |head| head.extensions.get().copied();
     let layer = CircuitBreakerLayer::from(breaker.clone()).end(HttpClient::new().classify(classify));
-    Box::new(Ours { service: layer.layer(Backend), breaker, retry_after: None })
+    let mut service = layer.layer(Backend);
+    Box::new(Ours::new(breaker, move || admit(&mut service)))
 }
 
-impl Breaker for Ours {
-    fn admit(&mut self) -> Option<Box<dyn Call>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(
-            matches!(self.service.poll_ready(&mut cx), Poll::Ready(Ok(()))),
-            "it exerts no backpressure by default"
-        );
-        let place = Place::default();
-        let mut future = Box::pin(self.service.call(Request::new(Arc::clone(&place))));
-        match future.as_mut().poll(&mut cx) {
-            Poll::Pending => {
-                assert!(answer(&place).reached, "a call that was admitted reaches the backend at once");
-                Some(Box::new(OurCall { place, stage: Stage::Head(future) }))
-            }
-            Poll::Ready(Ok(_)) => unreachable!("no head was sent yet"),
-            Poll::Ready(Err(error)) => {
-                self.retry_after = rejection(&error);
-                None
-            }
+fn admit(service: &mut Guarded) -> Result<Box<dyn Call>, Option<Duration>> {
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(matches!(service.poll_ready(&mut cx), Poll::Ready(Ok(()))), "it exerts no backpressure by default");
+    let place = Place::default();
+    let mut future = Box::pin(service.call(Request::new(Arc::clone(&place))));
+    match future.as_mut().poll(&mut cx) {
+        Poll::Pending => {
+            assert!(answer(&place).reached, "a call that was admitted reaches the backend at once");
+            Ok(Box::new(OurCall { place, stage: Stage::Head(future) }))
         }
+        Poll::Ready(Ok(_)) => unreachable!("no head was sent yet"),
+        Poll::Ready(Err(error)) => Err(error.rejection().expect("nothing else fails before the backend").retry_after()),
     }
-
-    fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
-    }
-
-    fn reload(&mut self, config: &Config) -> bool {
-        self.breaker.reload(&trace::configure!(CircuitBreaker::builder("reload"), config)).is_ok()
-    }
-
-    fn failure_rate(&mut self) -> Option<Option<f64>> {
-        Some(self.breaker.snapshot().failure_rate())
-    }
-
-    fn state(&mut self) -> Option<State> {
-        Some(state(self.breaker.state()))
-    }
-
-    fn operate(&mut self, operator: Operator) -> bool {
-        let breaker = &self.breaker;
-        match operator {
-            Operator::ForceOpen => breaker.force_open(),
-            Operator::Disable => breaker.disable(),
-            Operator::MetricsOnly => breaker.metrics_only(),
-            Operator::Reset => breaker.reset(),
-            Operator::OpenFor { ms } => breaker.open_for(Duration::from_millis(ms)),
-        }
-        true
-    }
-}
-
-fn rejection(error: &Error) -> Option<Duration> {
-    error.rejection().expect("nothing else fails before the backend").retry_after()
 }
 
 struct OurCall {
@@ -203,7 +156,7 @@ impl OurCall {
 }
 
 impl Call for OurCall {
-    fn progress(&mut self, part: Part, _: Duration) {
+    fn progress(&mut self, part: Part) {
         match part {
             Part::Head => answer(&self.place).head = Some(None),
             Part::Frame => answer(&self.place).frames += 1,
@@ -211,7 +164,7 @@ impl Call for OurCall {
         self.take();
     }
 
-    fn end(mut self: Box<Self>, outcome: Outcome, _: Duration) {
+    fn end(mut self: Box<Self>, outcome: Outcome) {
         if outcome == Outcome::Cancelled {
             return;
         }
