@@ -32,13 +32,18 @@ traces! {
     a_call_every_ten_minutes_closes_it
     a_cancelled_probe_decides_nothing
     a_cancelled_probe_gives_its_place_back
+    a_circuit_forced_open_stays_open
+    a_circuit_that_only_measures_never_trips
     a_count_window_forgets_old_failures
     a_count_window_slides
+    a_disabled_circuit_admits_everything
+    a_dropped_probe_opens_it_again
     a_failed_probe_opens_it_again
     a_failed_round_opens_it_again
     a_fixed_number_stays_fixed
     a_graceful_refusal_is_no_failure
     a_graceful_refusal_of_a_probe_decides_nothing
+    a_half_open_circuit_admits_everybody
     a_head_renews_the_lease_of_a_probe
     a_healthy_backend_trips_it_with_the_fifth_failure
     a_hung_probe_does_not_keep_it_shut
@@ -56,11 +61,13 @@ traces! {
     a_rate_alone_bears_random_errors
     a_rate_below_its_boundary_does_not_trip_it
     a_rate_is_exact_at_its_boundary
+    a_relapse_during_the_recovery_opens_it_again
     a_reset_clears_the_results
     a_reset_closes_it
     a_round_takes_all_its_probes
     a_round_without_a_failure_goes_on
     a_row_begins_anew_after_closing
+    a_share_of_dropped_calls_trips_it
     a_share_of_the_probes_decides_early
     a_stale_probe_does_not_complete_a_later_round
     a_stale_probe_does_not_decide_a_later_round
@@ -70,14 +77,17 @@ traces! {
     a_time_window_forgets_bit_by_bit
     a_time_window_forgets_without_calls
     an_equal_reload_changes_nothing
+    an_error_that_is_no_failure_does_not_trip_it
     an_operators_state_is_left_by_the_operator_only
     an_outage_among_random_errors_trips_it
     an_overloaded_probe_opens_it_again
     another_lease_holds_for_the_probe_that_is_out
+    callers_that_hang_up_do_not_trip_it_by_default
     calls_dropped_early_teach_nothing
     calls_that_hang_and_are_dropped_trip_it
     cancelled_probes_are_no_way_in_for_a_crowd
     dropped_calls_count_from_the_slow_threshold_on
+    enough_good_probes_close_it
     fewer_probes_than_have_succeeded_close_it
     five_are_enough_while_the_rate_is_unknown
     frames_renew_the_lease_of_a_probe
@@ -85,6 +95,7 @@ traces! {
     half_open_asks_for_no_more_than_the_open_time
     half_open_is_bounded_in_time
     half_open_lets_only_the_probes_through
+    hanging_calls_trip_it_by_default
     late_failures_do_not_trip_it_after_closing
     late_results_do_not_touch_an_open_circuit
     late_successes_do_not_close_a_round
@@ -105,8 +116,12 @@ traces! {
     slow_calls_trip_it
     slow_means_strictly_slower
     slow_means_the_time_to_the_head
+    stale_probes_do_not_count_after_closing
+    the_failure_rate_is_shown
+    the_open_time_grows_while_probes_fail
     the_past_does_not_count_after_closing
     the_rate_is_unknown_below_the_minimum
+    traffic_comes_back_in_parts
     what_says_nothing_changes_nothing
 }
 
