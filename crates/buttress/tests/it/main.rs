@@ -8,6 +8,7 @@ mod queue;
 mod retry;
 mod sharing;
 mod timeout;
+mod wrappers;
 
 use buttress::{Error, Reason};
 use std::time::Duration;
