@@ -326,17 +326,22 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_start_together_use_different_shards() {
-        let sharded = Sharded::new(shards(), ());
-        let shard = |sharded: &Sharded<()>| {
+    fn threads_that_start_one_after_the_other_use_different_shards() {
+        let sharded = Sharded::new(4, ());
+        let thread = || {
             let sharded = sharded.clone();
-            std::thread::spawn(move || sharded.ticket().shard())
+            let drawn = move || (thread_index(), sharded.ticket().shard());
+            let thread = std::thread::spawn(move || {
+                let first = drawn();
+                assert_eq!(first, drawn(), "a thread keeps its number");
+                first
+            });
+            thread.join().unwrap()
         };
-        let (a, b) = (shard(&sharded), shard(&sharded));
-        // Other tests' threads draw numbers too, so the two shards may be equal. Only their range
-        // can be asserted.
-        let (a, b) = (a.join().unwrap(), b.join().unwrap());
-        assert!(a < shards() && b < shards());
+        // Other tests draw numbers too, so not every pair of threads gets consecutive ones.
+        let pair = (0..1000).map(|_| (thread(), thread())).find(|((a, _), (b, _))| *b == a + 1);
+        let ((_, a), (_, b)) = pair.expect("no two threads got consecutive numbers");
+        assert_eq!(b, (a + 1) % 4);
     }
 
     #[test]
