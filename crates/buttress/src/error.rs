@@ -237,8 +237,38 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_was_never_sent() {
-        let error = Error::from_inner(io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused)));
-        assert_eq!(outcome(&error).failure().map(|failure| failure.sent), Some(Sent::Never));
+    fn a_request_without_a_connection_was_never_sent_and_another_one_may_have_been() {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+        };
+        let of = |kind: io::ErrorKind| {
+            let error = Error::from_inner(io::Error::other(io::Error::from(kind)));
+            outcome(&error).failure().map(|failure| (failure.kind, failure.sent))
+        };
+        for kind in [ConnectionRefused, HostUnreachable, NetworkUnreachable] {
+            assert_eq!(of(kind), Some((FailureKind::Connect, Sent::Never)), "{kind}");
+        }
+        for kind in [BrokenPipe, ConnectionReset, TimedOut] {
+            assert_eq!(of(kind), Some((FailureKind::Transport, Sent::MaybeProcessed)), "{kind}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokios_timeout_is_a_timeout_of_an_attempt() {
+        let elapsed = tokio::time::timeout(std::time::Duration::ZERO, std::future::pending::<()>()).await.unwrap_err();
+        let failure = outcome(&Error::from_inner(elapsed)).failure().copied();
+        assert_eq!(failure.map(|failure| failure.kind), Some(FailureKind::Timeout));
+    }
+
+    #[test]
+    fn an_error_of_any_of_four_types_is_seen_as_a_chain() {
+        let text = |chain: Option<&(dyn StdError + 'static)>| chain.map(ToString::to_string);
+        let boxed: BoxError = "boxed".into();
+        let local: Box<dyn StdError + Send> = Box::new(io::Error::other("sent"));
+        assert_eq!(text(as_chain(&Error::from_inner(io::Error::other("ours")))).as_deref(), Some("ours"));
+        assert_eq!(text(as_chain(&boxed)).as_deref(), Some("boxed"));
+        assert_eq!(text(as_chain(&local)).as_deref(), Some("sent"));
+        assert_eq!(text(as_chain(&io::Error::other("io"))).as_deref(), Some("io"));
+        assert_eq!(text(as_chain(&"a text")), None);
     }
 }

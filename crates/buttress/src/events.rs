@@ -49,3 +49,113 @@ pub(crate) fn out_of_budget(failure: &Failure, attempt: u32) {
     tracing::debug!(failure = ?failure.kind, attempt, "retry denied by the budget");
     let _ = (failure, attempt);
 }
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use super::*;
+    use crate::{bulkhead, timeout};
+    use buttress_core::{FailureKind, Label, Sent};
+    use std::{
+        collections::BTreeMap,
+        fmt,
+        sync::{Arc, Mutex},
+    };
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        field::{Field, Visit},
+        span::{Attributes, Id, Record},
+    };
+
+    type Fields = BTreeMap<&'static str, String>;
+
+    /// Stores the fields of each event.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<Fields>>>);
+
+    struct Reader(Fields);
+
+    impl Visit for Reader {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.insert(field.name(), format!("{value:?}"));
+        }
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::DEBUG
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            unreachable!("the layers open no spans")
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut fields = Reader(Fields::new());
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// Returns the fields of the one event of `act`.
+    fn logged(act: impl FnOnce()) -> Vec<(&'static str, String)> {
+        let log = Log::default();
+        tracing::subscriber::with_default(log.clone(), act);
+        let mut events = log.0.lock().unwrap();
+        assert_eq!(events.len(), 1, "{events:?}");
+        events.pop().unwrap().into_iter().collect()
+    }
+
+    fn fields<const N: usize>(fields: [(&'static str, &str); N]) -> Vec<(&'static str, String)> {
+        fields.map(|(name, value)| (name, value.to_owned())).to_vec()
+    }
+
+    #[test]
+    fn a_rejection_is_logged_with_its_policy_its_reason_and_its_time() {
+        let label = Label::named("bulkhead", "orders".into());
+        let rejection = Rejection::labelled(label, &bulkhead::FULL).after(Some(Duration::from_millis(1500)));
+        let expected = [
+            ("message", "call rejected"),
+            ("reason", "\"bulkhead_full\""),
+            ("resilience.policy.kind", "\"bulkhead\""),
+            ("resilience.policy.name", "\"orders\""),
+            ("retry_after_ms", "1500"),
+        ];
+        assert_eq!(logged(|| rejected(&rejection)), fields(expected));
+    }
+
+    #[test]
+    fn a_timeout_is_logged_with_its_limit() {
+        let label = Label::named("timeout", "payments".into());
+        let rejection = Rejection::timed_out(label, &timeout::TOTAL, Duration::from_secs(2));
+        let expected = [
+            ("limit_ms", "2000"),
+            ("message", "call timed out"),
+            ("reason", "\"total_timeout\""),
+            ("resilience.policy.name", "\"payments\""),
+        ];
+        assert_eq!(logged(|| timed_out(&rejection)), fields(expected));
+    }
+
+    #[test]
+    fn a_retry_is_logged_with_the_attempt_that_failed_and_its_pause() {
+        let failure = Failure::new(FailureKind::Connect).sent(Sent::Never);
+        let expected = [
+            ("attempt", "2"),
+            ("failure", "Connect"),
+            ("message", "call is repeated"),
+            ("pause_ms", "250"),
+            ("sent", "Never"),
+        ];
+        assert_eq!(logged(|| retrying(&failure, 2, Duration::from_millis(250))), fields(expected));
+        let expected = [("attempt", "3"), ("failure", "Connect"), ("message", "retry denied by the budget")];
+        assert_eq!(logged(|| out_of_budget(&failure, 3)), fields(expected));
+    }
+}

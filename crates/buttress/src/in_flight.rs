@@ -106,3 +106,51 @@ impl<P: Permit> Drop for InFlight<P> {
 fn cancel<P: Permit>(permit: &mut InFlight<P>) {
     permit.settle(&Outcome::CANCELLED);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// Records what it is told.
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<String>>>);
+
+    impl Permit for Told {
+        fn settle(&mut self, outcome: &Outcome) {
+            self.0.lock().unwrap().push(format!("{outcome:?}"));
+        }
+
+        fn progress(&mut self, progress: Progress) {
+            self.0.lock().unwrap().push(format!("{progress:?}"));
+        }
+    }
+
+    #[test]
+    fn a_permit_is_told_of_each_part_and_settled_once() {
+        let told = Told::default();
+        let mut permit = InFlight::new(told.clone());
+        permit.progress(Progress::Head);
+        permit.progress(Progress::Frame);
+        assert!(!permit.is_settled());
+        permit.settle(&Outcome::Success);
+        assert!(permit.is_settled());
+        permit.progress(Progress::Frame);
+        permit.settle(&Outcome::CANCELLED);
+        drop(permit);
+        assert_eq!(*told.0.lock().unwrap(), ["Head", "Frame", "Success"]);
+    }
+
+    #[test]
+    fn a_permit_that_was_moved_is_settled_where_it_is_now() {
+        let told = Told::default();
+        let mut permit = InFlight::new(told.clone());
+        let moved = permit.take();
+        assert!(permit.is_settled() && !moved.is_settled());
+        drop(permit);
+        assert!(told.0.lock().unwrap().is_empty());
+        drop(moved);
+        assert_eq!(*told.0.lock().unwrap(), [format!("{:?}", Outcome::CANCELLED)]);
+        assert!(InFlight::<Told>::none().is_settled());
+    }
+}

@@ -80,3 +80,56 @@ impl OnTheWire for Rejection {
         self.retry_after().map(|after| i32::try_from(after.as_millis()).unwrap_or(i32::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buttress_core::Reason;
+    use std::time::Duration;
+
+    static CLASSES: [Reason; 5] = [
+        Reason::new("unavailable", "unavailable", Class::Unavailable),
+        Reason::new("exhausted", "exhausted", Class::Exhausted),
+        Reason::new("rate_limited", "rate limited", Class::RateLimited),
+        Reason::new("deadline", "deadline", Class::Deadline),
+        Reason::new("refused", "refused", Class::Refused),
+    ];
+
+    #[test]
+    fn each_class_has_its_statuses_and_invites_a_retry_or_does_not() {
+        let after = Some(Duration::from_millis(1200));
+        let table = CLASSES.each_ref().map(|reason| {
+            let rejection = Rejection::new("mine", reason).after(after);
+            let (http, grpc) = (rejection.http_status(), rejection.grpc_status());
+            (http, rejection.http_retry_after(), grpc, rejection.grpc_pushback())
+        });
+        let expected = [
+            (503, Some(2), 14, Some(1200)),
+            (503, Some(2), 8, Some(1200)),
+            (429, Some(2), 8, Some(1200)),
+            (504, None, 4, None),
+            (403, None, 7, None),
+        ];
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_time_is_rounded_up_to_seconds_and_cut_to_milliseconds() {
+        let wire = |after| {
+            let rejection = Rejection::new("mine", &CLASSES[0]).after(after);
+            (rejection.http_retry_after(), rejection.grpc_pushback())
+        };
+        assert_eq!(wire(None), (Some(1), None));
+        for (nanos, seconds, millis) in [
+            (0, 1, 0),
+            (1, 1, 0),
+            (1_000_000_000, 1, 1000),
+            (1_000_000_001, 2, 1000),
+            (2_001_000_000, 3, 2001),
+            (2_147_483_647_000_000, 2_147_484, i32::MAX),
+            (2_147_483_648_000_000, 2_147_484, i32::MAX),
+        ] {
+            assert_eq!(wire(Some(Duration::from_nanos(nanos))), (Some(seconds), Some(millis)), "{nanos} ns");
+        }
+    }
+}

@@ -171,3 +171,29 @@ async fn contained<F: Future>(running: F) -> Option<F::Output> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_result_is_valid_for_three_times_the_interval_and_the_timeout_unless_an_age_is_set() {
+        let config = CheckConfig { rise: 4, fall: 5, ..CheckConfig::every(10 * SECOND) };
+        assert_eq!(config.rules(), Rules { rise: 4, fall: 5, max_age: Some(33 * SECOND) });
+        let config = CheckConfig { max_age: Some(SECOND), timeout: 2 * SECOND, ..CheckConfig::default() };
+        assert_eq!(config.rules(), Rules { rise: 1, fall: 3, max_age: Some(SECOND) });
+    }
+
+    #[test]
+    fn pauses_differ_by_a_tenth_in_both_directions() {
+        let config = CheckConfig::every(10 * SECOND);
+        let pauses: Vec<_> = (0..1000).map(|_| config.pause()).collect();
+        assert!(pauses.iter().all(|pause| (9 * SECOND..=11 * SECOND).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause < 9 * SECOND + SECOND / 2));
+        assert!(pauses.iter().any(|pause| *pause > 10 * SECOND + SECOND / 2));
+        assert_eq!(CheckConfig::every(Duration::ZERO).pause(), Duration::from_millis(1));
+        assert!(CheckConfig::every(Duration::MAX).pause() > 3600 * 24 * 365 * SECOND);
+    }
+}

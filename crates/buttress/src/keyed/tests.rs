@@ -376,6 +376,47 @@ fn counters_do_not_fall_while_a_policy_is_evicted() {
 }
 
 #[test]
+fn keys_evictions_and_untracked_calls_are_reported_each_under_its_own_name() {
+    let keyed =
+        Keyed::builder(|key: &u32| *key, |_: &u32| Bulkhead::new(1)).name("tenants").max_keys(3).build().unwrap();
+    let held: Vec<_> = (0..8).map(|key| keyed.admit(&key).unwrap()).collect();
+    drop(held);
+    drop(keyed.admit(&9).unwrap());
+    assert_eq!(keyed.stats(), Stats { keys: 3, evicted: 1, untracked: 5 });
+    let mut sums = Sums::default();
+    keyed.report(&mut sums);
+    let own: Vec<_> = sums.into_values().map(|(metric, _, value)| (metric.name, value)).take(3).collect();
+    let keys = ("resilience.keyed.keys", Value::Gauge(3.0));
+    let [evicted, untracked] =
+        [("resilience.keyed.evicted", 1), ("resilience.keyed.untracked", 5)].map(|(name, n)| (name, Value::Counter(n)));
+    assert_eq!(own, [keys, evicted, untracked]);
+    assert_eq!(Report::name(&keyed), Some("tenants"));
+}
+
+#[test]
+fn a_thousand_keys_have_a_policy_by_default() {
+    let keyed: Keyed<u32, Bulkhead, Key> = Keyed::new((|key| *key) as Key, |_| Bulkhead::new(1));
+    let built = Keyed::builder((|key| *key) as Key, |_: &u32| Bulkhead::new(1)).build().unwrap();
+    for keyed in [keyed, built] {
+        (0..1001).for_each(|key| drop(keyed.admit(&key).unwrap()));
+        assert_eq!((keyed.len(), keyed.evicted()), (1000, 1));
+    }
+}
+
+#[test]
+fn a_policy_is_evicted_only_when_no_less_used_one_is_near() {
+    let keyed = bulkheads(17);
+    (0..17).for_each(|key| drop(keyed.admit(&key).unwrap()));
+    // All are used again but the last, so that 16 candidates have a second chance before it.
+    (0..16).for_each(|key| drop(keyed.admit(&key).unwrap()));
+    drop(keyed.admit(&100).unwrap());
+    assert!(keyed.get(&0).is_none(), "after 16 candidates the first idle one goes");
+    drop(keyed.admit(&101).unwrap());
+    assert!(keyed.get(&16).is_none(), "the next candidate was not used");
+    assert!((1..16).all(|key| keyed.get(&key).is_some()));
+}
+
+#[test]
 fn a_limit_can_be_changed_for_all_keys() {
     let keyed = bulkheads(100);
     (0..10).for_each(|key| drop(keyed.admit(&key).unwrap()));

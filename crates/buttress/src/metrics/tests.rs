@@ -69,16 +69,92 @@ async fn calls_are_published_with_their_times_where_that_is_asked_for() {
     let snapshotter = recorder.snapshotter();
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
     exporter.circuit_breaker_calls(&breaker);
-    let mut failing = breaker.admit(&()).unwrap();
-    tokio::time::advance(std::time::Duration::from_millis(1500)).await;
+    let failure = Failure::new(FailureKind::Transport).into();
+    let outcomes = [failure, Outcome::Success, Outcome::CANCELLED];
+    for (mut permit, outcome) in outcomes.map(|outcome| (breaker.admit(&()).unwrap(), outcome)) {
+        tokio::time::advance(std::time::Duration::from_millis(1500)).await;
+        metrics::with_local_recorder(&recorder, || permit.settle(&outcome));
+    }
+    let expected = [
+        (labels(["payments", "failure"]), 1.5),
+        (labels(["payments", "ignored"]), 4.5),
+        (labels(["payments", "success"]), 3.0),
+    ];
+    assert_eq!(values(&snapshotter, "resilience.breaker.calls"), expected);
+}
+
+#[test]
+fn rejections_of_a_circuit_are_counted_by_reason_where_that_is_asked_for() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
+    exporter.circuit_breaker_calls(&breaker);
     metrics::with_local_recorder(&recorder, || {
-        failing.settle(&Failure::new(FailureKind::Transport).into());
-        breaker.admit(&()).unwrap().settle(&Outcome::Success);
         breaker.force_open();
         assert!(breaker.admit(&()).is_err());
+        breaker.open_for(std::time::Duration::from_secs(3600));
+        assert!((0..2).all(|_| breaker.admit(&()).is_err()));
     });
-    let expected = [(labels(["payments", "failure"]), 1.5), (labels(["payments", "success"]), 0.0)];
-    assert_eq!(values(&snapshotter, "resilience.breaker.calls"), expected);
+    let expected = [(labels(["payments", "circuit_open"]), 2.0), (labels(["payments", "forced_open"]), 1.0)];
+    assert_eq!(values(&snapshotter, "resilience.breaker.not_permitted"), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_retries_count_is_published_each_under_its_own_name() {
+    use crate::{Backoff, Ending, Error, RetryBudget, RetryLayer, ending::Plain};
+    use buttress_core::{Failure, FailureKind, Outcome, Sent};
+    use tower::ServiceExt;
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    // A letter of the script is the result of one attempt.
+    let ending = Plain::new().classify(|result: Result<&(), &Error>| match result {
+        Ok(()) => Outcome::Success,
+        Err(refused) if refused.to_string() == "r" => {
+            Failure::new(FailureKind::Transport).sent(Sent::NotProcessed).into()
+        }
+        Err(_) => Failure::new(FailureKind::Transport).into(),
+    });
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(3).build().unwrap();
+    let backoff = Backoff::constant(std::time::Duration::ZERO);
+    let layer = RetryLayer::new(2).named("payments").backoff(backoff).budget(budget);
+    let exporter = Exporter::new();
+    exporter.add(&layer.stats());
+    let script = Arc::new(Mutex::new("fs ff ff rs rs rs rs f".replace(' ', "").chars().rev().collect::<Vec<_>>()));
+    let next = tower::service_fn(move |()| {
+        let letter = script.lock().unwrap().pop().unwrap();
+        std::future::ready(if letter == 's' { Ok(()) } else { Err(std::io::Error::other(letter.to_string())) })
+    });
+    let service = tower::Layer::layer(&layer.end(ending), next);
+    for _ in 0..8 {
+        let _ = service.clone().oneshot(()).await;
+    }
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    let all = snapshotter.snapshot().into_vec().into_iter();
+    let counts: BTreeMap<_, _> = all
+        .map(|(key, _, _, value)| (key.key().name().to_owned(), if let DebugValue::Counter(n) = value { n } else { 0 }))
+        .collect();
+    let expected = [("out_of_attempts", 2), ("out_of_budget", 1), ("retries", 3), ("transparent", 4)];
+    assert_eq!(counts, expected.map(|(name, n)| (format!("resilience.retry.{name}"), n)).into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_is_published_under_its_name() {
+    use crate::{PlainExt, TimeoutLayer};
+    use tower::ServiceExt;
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let exporter = Exporter::new();
+    let slow = tower::service_fn(|()| std::future::pending::<Result<(), std::io::Error>>());
+    for (name, calls) in [("payments", 2), ("stock", 3)] {
+        let layer = TimeoutLayer::total(std::time::Duration::from_secs(1)).named(name);
+        exporter.add(&layer.stats().unwrap());
+        for _ in 0..calls {
+            tower::Layer::layer(&layer.clone().plain(), slow).oneshot(()).await.unwrap_err();
+        }
+    }
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    let expected = [(labels(["payments"]), 2.0), (labels(["stock"]), 3.0)];
+    assert_eq!(values(&snapshotter, "resilience.timeout.timed_out"), expected);
 }
 
 #[test]

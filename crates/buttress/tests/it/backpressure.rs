@@ -1,7 +1,19 @@
 //! Tests of the gate that takes its permit in `poll_ready`.
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
-use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, circuit_breaker::State};
+use buttress::{
+    Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, Rejection,
+    circuit_breaker::State,
+    gate::GateLayer,
+    policy::{Policy, Refused, Reserve},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 
 #[tokio::test(start_paused = true)]
@@ -137,5 +149,76 @@ async fn a_gate_whose_inner_service_hangs_takes_no_turn_of_one_that_waits_for_a_
     assert_pending!(waits.poll_ready());
     drop(other);
     assert!(waits.is_woken(), "the wake-up went to a gate that takes no place");
+    assert_ready_ok!(waits.poll_ready());
+}
+
+/// A policy that wakes nobody and refuses, with this time to come back, until it is opened.
+#[derive(Clone)]
+struct Silent(Arc<AtomicBool>, Option<Duration>);
+
+impl Policy<&'static str> for Silent {
+    type Permit = ();
+
+    fn admit(&self, _: &&'static str) -> Result<(), Rejection> {
+        unreachable!("a gate that reserves does not ask")
+    }
+}
+
+impl Reserve for Silent {
+    type Permit = ();
+
+    fn try_reserve(&self) -> Result<(), Refused> {
+        if self.0.load(SeqCst) { Ok(()) } else { Err(Refused { retry_after: self.1 }) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_wakes_nobody_is_asked_again_after_the_time_that_it_gives_or_in_short_intervals() {
+    for (retry_after, asked_after) in [(None, 50 * MS), (Some(3 * SECOND), 3 * SECOND), (Some(Duration::ZERO), MS)] {
+        let is_open = Arc::new(AtomicBool::new(false));
+        let policy = Silent(is_open.clone(), retry_after);
+        let (mut service, _handle) = layer(GateLayer::with_policy(policy).backpressure().plain());
+        assert_pending!(service.poll_ready());
+        for _ in 0..3 {
+            pass(asked_after - MS).await;
+            assert!(!service.is_woken() || asked_after == MS, "{retry_after:?}");
+            pass(2 * MS).await;
+            assert!(service.is_woken(), "{retry_after:?}");
+            assert_pending!(service.poll_ready());
+        }
+        is_open.store(true, SeqCst);
+        pass(asked_after + MS).await;
+        assert!(service.is_woken());
+        assert_ready_ok!(service.poll_ready());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_was_woken_and_is_not_polled_does_not_keep_a_free_place_from_the_others() {
+    let bulkhead = Bulkhead::new(0);
+    let (mut asleep, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
+    let mut other = asleep.clone();
+    assert_pending!(asleep.poll_ready());
+    assert_pending!(other.poll_ready());
+    bulkhead.set_limit(1);
+    assert!(asleep.is_woken() && !other.is_woken());
+    pass(SECOND + MS).await;
+    assert!(other.is_woken());
+    assert_ready_ok!(other.poll_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_gives_up_waiting_leaves_nothing_in_the_list_of_waiters() {
+    let bulkhead = Bulkhead::new(0);
+    let (service, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
+    for _ in 0..3 {
+        let mut gives_up = service.clone();
+        assert_pending!(gives_up.poll_ready());
+        drop(gives_up);
+    }
+    let mut waits = service.clone();
+    assert_pending!(waits.poll_ready());
+    bulkhead.set_limit(1);
+    assert!(waits.is_woken(), "the wake-up went to a service that is gone");
     assert_ready_ok!(waits.poll_ready());
 }

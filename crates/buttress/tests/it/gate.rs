@@ -251,3 +251,31 @@ fn layers_with_closures_of_a_user_have_debug() {
     let text = format!("{:?} {:?}", layer, TimeoutLayer::total(SECOND).by(|_: &u32| None));
     assert!(text.contains("files") && text.contains("By(..)"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_that_was_seen_before_the_call_says_when_to_come_back_all_the_same() {
+    let breaker = CircuitBreaker::new("payments");
+    let (mut service, mut handle) = layer(CircuitBreakerLayer::from(breaker.clone()).plain());
+    for open_for in [SECOND, 3600 * SECOND] {
+        breaker.open_for(open_for);
+        assert_ready_ok!(service.poll_ready());
+        let error = assert_ready_err!(spawn(service.call("a")).poll());
+        assert_eq!(error.rejection().unwrap().retry_after(), Some(open_for));
+    }
+    no_request(&mut handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_would_admit_again_asks_its_inner_service_anew() {
+    let bulkhead = Bulkhead::new(1);
+    let (mut service, mut handle) = layer(BulkheadLayer::from(bulkhead.clone()).plain());
+    assert_ready_ok!(service.poll_ready());
+    bulkhead.set_limit(0);
+    assert_ready_ok!(service.poll_ready());
+    bulkhead.set_limit(1);
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready(), "readiness of before must not stand for that of now");
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    assert_eq!(request(&mut handle).0, "a");
+}

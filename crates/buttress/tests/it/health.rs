@@ -268,3 +268,17 @@ async fn dropping_a_check_stops_it_and_takes_it_out_of_the_answer() {
     tokio::time::sleep(60 * SECOND).await;
     assert_eq!(runs.load(SeqCst), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn as_many_good_and_bad_runs_turn_a_check_as_its_settings_say() {
+    let (health, runs) = (Health::new(), Arc::new(AtomicUsize::new(0)));
+    health.started();
+    let results = [Ok(()), Err("gone"), Err("gone"), Ok(()), Ok(()), Ok(())];
+    let config = CheckConfig { rise: 3, fall: 2, ..CheckConfig::every(10 * SECOND) };
+    let counter = runs.clone();
+    let _check = health.check("db", Group::Readiness, config, move || ready(results[counter.fetch_add(1, SeqCst)]));
+    for expected in [Status::Up, Status::Up, Status::Down, Status::Down, Status::Down, Status::Up] {
+        next_check(&runs).await;
+        assert_eq!(health.status(Probe::Readiness), expected, "after {runs:?} runs");
+    }
+}

@@ -2,7 +2,8 @@
 
 use crate::{MS, SECOND};
 use buttress::circuit_breaker::sharing::{
-    Announcement, BoxFuture, MemoryStore, Mode, ProbeLease, SharedState, Sharing, Stamp, StoreHealth, View, Written,
+    Announcement, BoxFuture, MemoryStore, Mode, ProbeLease, SharedState, Sharing, SharingBuilder, Stamp, StoreHealth,
+    View, Written,
 };
 use buttress::circuit_breaker::{Cause, State};
 use buttress::{
@@ -431,4 +432,178 @@ async fn closes(a: &Instance, b: &Instance) -> [State; 2] {
         b.call(Outcome::Success);
     }
     [a.state(), b.state()]
+}
+
+/// Returns the last announcement in the store.
+async fn announced(store: &Store) -> View {
+    store.inner.read("payments").await.unwrap().expect("a circuit was announced")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_has_the_numbers_and_the_node_that_opened_the_circuit() {
+    let (store, a, b) = two(Mode::Advisory).await;
+    a.fail(2);
+    settled().await;
+    let view = announced(&store).await;
+    assert_eq!((view.stamp.node, view.failures, view.total), (1, 2, 2), "two failures in a row");
+    a.breaker.reset();
+
+    // Advice halves the minimum: 3 failures of 5 calls open the circuit.
+    assert!([FAILURE, Outcome::Success, FAILURE, Outcome::Success].into_iter().all(|outcome| b.call(outcome)));
+    assert!(b.call(FAILURE));
+    settled().await;
+    let view = announced(&store).await;
+    assert_eq!((view.stamp.node, view.failures, view.total), (2, 3, 5), "a rate");
+
+    let streaks = CircuitBreaker::new("payments");
+    let _sharing = Sharing::builder(streaks.clone(), store.clone()).node(3).start().unwrap();
+    settled().await;
+    let call = |outcome| streaks.admit(&()).unwrap().settle(outcome);
+    (0..15).for_each(|_| call(&Outcome::Success));
+    call(&FAILURE);
+    call(&Outcome::Success);
+    let mut in_a_row = 0;
+    while streaks.state() == State::Closed {
+        call(&FAILURE);
+        in_a_row += 1;
+    }
+    settled().await;
+    let view = announced(&store).await;
+    let expected = (3, in_a_row + 1, in_a_row + 17);
+    assert_eq!((view.stamp.node, view.failures, view.total), expected, "a streak, and the calls around it");
+
+    while streaks.admit(&()).map(|mut probe| probe.settle(&FAILURE)).is_err() {
+        settled().await;
+    }
+    while streaks.state() == State::HalfOpen {
+        assert!(streaks.admit(&()).map(|mut probe| probe.settle(&FAILURE)).is_ok());
+    }
+    settled().await;
+    let view = announced(&store).await;
+    assert_eq!((view.failures, view.total), (2, 2), "2 of 3 probes failed");
+}
+
+/// Returns a circuit that opens on the first failure, and its sharing as `set` changes it.
+fn shared(
+    store: &Arc<Store>,
+    node: u64,
+    set: impl FnOnce(SharingBuilder) -> SharingBuilder,
+) -> (CircuitBreaker, Sharing) {
+    let builder = CircuitBreaker::builder("payments").consecutive_failures(1).open_time(SECOND..=SECOND).probes(3);
+    let breaker = builder.build().unwrap();
+    let sharing = set(Sharing::builder(breaker.clone(), store.clone()).mode(Mode::Shared).node(node)).start().unwrap();
+    (breaker, sharing)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_is_read_once_in_each_refresh() {
+    let store = Arc::new(Store::default());
+    for (refresh, set) in [(250 * MS, None), (9 * SECOND, Some(9 * SECOND))] {
+        let lease = 2 * refresh;
+        let (breaker, _sharing) = shared(&store, 1, |builder| {
+            match set {
+                Some(time) => builder.refresh(time),
+                None => builder,
+            }
+            .lease(lease)
+        });
+        sleep(MS).await;
+        let opened = Announcement { node: 9, open: Some(60 * SECOND), failures: 1, total: 1 };
+        let last = store.inner.read("payments").await.unwrap().map(|view| view.stamp);
+        store.inner.write("payments", last, opened).await.unwrap();
+        sleep(refresh - 2 * MS).await;
+        assert_eq!(breaker.state(), State::Closed, "{refresh:?}");
+        sleep(4 * MS).await;
+        assert_eq!(breaker.state(), State::Open, "{refresh:?}");
+        let closed = Announcement { open: None, ..opened };
+        let last = store.inner.read("payments").await.unwrap().map(|view| view.stamp);
+        store.inner.write("payments", last, closed).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_has_as_long_to_answer_as_its_patience() {
+    for (patience, set) in [(SECOND, None), (7 * SECOND, Some(7 * SECOND))] {
+        let store = Arc::new(Store::default());
+        store.trouble(HANGS);
+        let (_, sharing) = shared(&store, 1, |builder| match set {
+            Some(time) => builder.patience(time),
+            None => builder,
+        });
+        sleep(patience - 2 * MS).await;
+        assert_eq!(*sharing.health().borrow(), StoreHealth::Unknown, "{patience:?}");
+        sleep(4 * MS).await;
+        assert_eq!(*sharing.health().borrow(), StoreHealth::Degraded, "{patience:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_instances_probe_at_once_as_there_are_leases() {
+    for (leases, expected) in [(None, 1), (Some(2), 2), (Some(3), 3)] {
+        let store = Arc::new(Store::default());
+        let instances = [1, 2, 3].map(|node| {
+            shared(&store, node, |builder| match leases {
+                Some(n) => builder.probes(n),
+                None => builder,
+            })
+        });
+        settled().await;
+        instances[0].0.admit(&()).unwrap().settle(&FAILURE);
+        sleep(2 * SECOND).await;
+        // Their calls ask for a lease.
+        assert!(instances.iter().all(|(breaker, _)| breaker.admit(&()).is_err()));
+        settled().await;
+        let probes: Vec<_> = instances.iter().filter_map(|(breaker, _)| breaker.admit(&()).ok()).collect();
+        assert_eq!(probes.len(), expected, "{leases:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_lasts_as_long_as_it_is_set_and_a_slow_probe_renews_it() {
+    for (lease, set) in [(5 * SECOND, None), (20 * SECOND, Some(20 * SECOND))] {
+        let store = Arc::new(Store::default());
+        let [(a, sharing), (b, _of_b)] = [1, 2].map(|node| {
+            shared(&store, node, |builder| match set {
+                Some(time) => builder.lease(time),
+                None => builder,
+            })
+        });
+        settled().await;
+        a.admit(&()).unwrap().settle(&FAILURE);
+        sleep(2 * SECOND).await;
+        assert!(a.admit(&()).is_err());
+        settled().await;
+        let _slow_probe = a.admit(&()).unwrap();
+        sleep(3 * lease).await;
+        assert!(b.admit(&()).is_err(), "the lease of a slow probe is not renewed");
+        settled().await;
+        assert!(b.admit(&()).is_err());
+        drop(sharing);
+        sleep(lease / 2).await;
+        assert!(b.admit(&()).is_err(), "a lease of {lease:?} is over after half of it");
+        sleep(lease / 2 + SECOND).await;
+        assert!(b.admit(&()).is_ok(), "a lease of {lease:?} is not over");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longest_lease_and_a_shortest_one_are_accepted() {
+    let store = Arc::new(Store::default());
+    for lease in [251 * MS, 3600 * SECOND] {
+        let start = Sharing::builder(CircuitBreaker::new("x"), store.clone()).lease(lease).start();
+        assert!(start.is_ok(), "{lease:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sharing_advises_unless_another_mode_is_set() {
+    let store = Arc::new(Store::default());
+    let [a, b] = [1, 2].map(|_| CircuitBreaker::builder("payments").consecutive_failures(1).build().unwrap());
+    // Without a number of their own: two instances must not take each other for themselves.
+    let _sharing = [&a, &b].map(|breaker| Sharing::builder(breaker.clone(), store.clone()).start().unwrap());
+    settled().await;
+    a.admit(&()).unwrap().settle(&FAILURE);
+    settled().await;
+    assert_eq!((a.state(), b.state()), (State::Open, State::Closed));
+    assert_ne!(announced(&store).await.stamp.node, 0);
 }

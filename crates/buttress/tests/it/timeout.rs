@@ -3,7 +3,7 @@
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
 use buttress::{Backoff, PlainExt, RetryLayer, TimeoutLayer, timeout};
 use std::{convert::Infallible, time::Duration};
-use tokio_test::{assert_pending, assert_ready_ok, task::spawn};
+use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder};
 
 #[tokio::test(start_paused = true)]
@@ -121,4 +121,39 @@ async fn a_total_that_is_over_is_not_repeated() {
     pass(2 * SECOND).await;
     assert_eq!(refusal(&mut call), &buttress::timeout::TOTAL);
     no_request(&mut handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_has_the_name_and_the_limit_of_its_timeout_and_is_counted() {
+    let by = |name: &&'static str| (*name == "export").then_some(60 * SECOND);
+    let named = TimeoutLayer::total(SECOND).named("payments").by(by);
+    let stats = named.stats().unwrap();
+    let unnamed = TimeoutLayer::attempt(2 * SECOND);
+    assert!(unnamed.stats().is_none());
+    let (mut service, mut handle) = layer(named.plain());
+    let mut clone = service.clone();
+    for (n, (request, limit)) in [("export", 60 * SECOND), ("order", SECOND)].into_iter().enumerate() {
+        let service = if n == 0 { &mut service } else { &mut clone };
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call(request));
+        assert_pending!(call.poll());
+        let _never_answered = crate::request(&mut handle);
+        pass(limit).await;
+        let error = assert_ready_err!(call.poll());
+        let rejection = error.rejection().unwrap();
+        assert_eq!(
+            (rejection.policy(), rejection.name(), rejection.limit()),
+            ("timeout", Some("payments"), Some(limit))
+        );
+        assert_eq!((stats.timed_out(), buttress::policy::Report::name(&stats)), (n as u64 + 1, Some("payments")));
+    }
+    let (mut service, _handle) = layer(unnamed.plain());
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    pass(2 * SECOND).await;
+    let error = assert_ready_err!(call.poll());
+    let rejection = error.rejection().unwrap();
+    assert_eq!((rejection.policy(), rejection.name(), rejection.limit()), ("timeout", None, Some(2 * SECOND)));
+    assert_eq!(stats.timed_out(), 2);
 }

@@ -263,4 +263,64 @@ mod tests {
             assert_eq!(store.all(), [("x".to_owned(), view(3, 9, None))]);
         }
     }
+
+    #[test]
+    fn a_round_of_gossip_is_as_set_and_at_least_ten_milliseconds() {
+        assert_eq!(Gossip::builder().round, Duration::from_millis(500));
+        for (set, round) in [(0, 10), (9, 10), (10, 10), (11, 11)] {
+            assert_eq!(Gossip::builder().round(Duration::from_millis(set)).round, Duration::from_millis(round));
+        }
+    }
+
+    #[test]
+    fn a_circuit_with_the_longest_name_is_announced() {
+        let (name, longest) = ("x".repeat(MAX_NAME), view(1, 1, Some(Duration::from_millis(CLOSED - 1))));
+        let datagram = encode(&name, longest).expect("the name is not too long");
+        assert_eq!((datagram.len(), decode(&datagram)), (MAX_DATAGRAM, Some((&*name, longest))));
+    }
+
+    /// Returns a gossip on a free port, and a peer of it that is a plain socket.
+    async fn with_plain_peer(round: Duration) -> (Gossip, UdpSocket) {
+        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let gossip = Gossip::builder().peers([peer.local_addr().unwrap()]).round(round).bind("127.0.0.1:0").await;
+        (gossip.unwrap(), peer)
+    }
+
+    #[tokio::test]
+    async fn an_announcement_is_sent_at_once_and_again_in_every_round() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let announcement = Announcement { node: 7, open: None, failures: 3, total: 7 };
+        let mut datagram = [0; MAX_DATAGRAM];
+        for (round, times) in [(HOUR, 1), (Duration::from_millis(10), 3)] {
+            let (gossip, peer) = with_plain_peer(round).await;
+            gossip.write("payments", None, announcement).await.unwrap();
+            for _ in 0..times {
+                let length = peer.recv(&mut datagram).await.unwrap();
+                assert_eq!(decode(&datagram[..length]), Some(("payments", view(1, 7, None))));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_is_longer_than_an_announcement_is_ignored() {
+        let (gossip, peer) = with_plain_peer(Duration::from_millis(10)).await;
+        peer.connect(gossip.local_addr().unwrap()).await.unwrap();
+        let longest = encode(&"x".repeat(MAX_NAME), view(1, 2, None)).unwrap();
+        peer.send(&[&longest[..], b"x"].concat()).await.unwrap();
+        peer.send(&longest).await.unwrap();
+        while gossip.shared.known.all().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gossip.shared.known.all(), [("x".repeat(MAX_NAME), view(1, 2, None))]);
+    }
+
+    #[tokio::test]
+    async fn a_gossip_that_is_dropped_frees_its_socket() {
+        let (gossip, _peer) = with_plain_peer(Duration::from_secs(3600)).await;
+        let address = gossip.local_addr().unwrap();
+        drop(gossip);
+        while UdpSocket::bind(address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
