@@ -75,7 +75,7 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
         }),
     });
     (
-        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 1, next: 0, sent: 0, hint } },
+        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 1, next: 0, is_last: false, sent: 0, hint } },
         Handle(Some((shared, hint))),
     )
 }
@@ -117,7 +117,8 @@ impl<B: Body> Handle<B> {
         if let Some(reader) = reader {
             reader.wake();
         }
-        Some(ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt, next: 0, sent: 0, hint: *hint } })
+        let repr = Repr::Teed { shared: shared.clone(), attempt, next: 0, is_last: false, sent: 0, hint: *hint };
+        Some(ReplayBody { repr })
     }
 
     /// Returns whether the body is not empty and the latest attempt has not polled it.
@@ -216,7 +217,7 @@ impl<B> Unpin for ReplayBody<B> {}
 
 enum Repr<B> {
     Empty,
-    Teed { shared: Arc<Shared<B>>, attempt: u32, next: usize, sent: u64, hint: SizeHint },
+    Teed { shared: Arc<Shared<B>>, attempt: u32, next: usize, is_last: bool, sent: u64, hint: SizeHint },
 }
 
 impl<B: Body + Unpin> Body for ReplayBody<B>
@@ -227,8 +228,10 @@ where
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Repr::Teed { shared, attempt, next, sent, .. } = &mut self.get_mut().repr else { return Poll::Ready(None) };
-        let frame = match ready!(shared.poll_frame(*attempt, *next, cx)) {
+        let Repr::Teed { shared, attempt, next, is_last, sent, .. } = &mut self.get_mut().repr else {
+            return Poll::Ready(None);
+        };
+        let frame = match ready!(shared.poll_frame(*attempt, *next, is_last, cx)) {
             Some(Ok(frame)) => frame,
             end_or_error => return Poll::Ready(end_or_error),
         };
@@ -242,7 +245,7 @@ where
             Repr::Empty => true,
             // A superseded body must end with an error. If it were at its end, its reader would
             // take half a body for the whole.
-            Repr::Teed { shared, attempt, next, .. } => shared.is_end(*next) && shared.is_latest(*attempt),
+            Repr::Teed { shared, attempt, is_last, .. } => *is_last && shared.is_latest(*attempt),
         }
     }
 
@@ -276,21 +279,16 @@ impl<B> Shared<B> {
     }
 }
 
-impl<B: Body> Shared<B> {
-    fn is_end(&self, next: usize) -> bool {
-        self.whole.get().map_or_else(|| self.stream().is_end(next), |_| next > 0)
-    }
-}
-
 impl<B: Body + Unpin> Shared<B>
 where
     B::Error: Into<BoxError>,
 {
-    /// Returns frame number `next` of an attempt.
+    /// Returns frame number `next` of an attempt, and sets whether it is known to be the last one.
     fn poll_frame(
         &self,
         attempt: u32,
         next: usize,
+        is_last: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut stream = self.whole.get().is_none().then(|| self.stream());
@@ -299,13 +297,17 @@ where
         }
         self.touched.fetch_max(attempt, Ordering::AcqRel);
         let Some(stream) = &mut stream else {
+            *is_last = true;
             let whole = self.whole.get().filter(|_| next == 0);
             return Poll::Ready(whole.map(|chunk| Ok(Frame::data(chunk.clone()))));
         };
         let polled = stream.poll_from(next, cx);
         if polled.is_pending() {
             stream.reader = Some(cx.waker().clone());
-        } else if let Some(chunk) = stream.whole() {
+            return polled;
+        }
+        *is_last = stream.is_end(next + 1);
+        if let Some(chunk) = stream.whole() {
             // The first of two threads sets it. Both set the same.
             let _ = self.whole.set(chunk.clone());
         }
