@@ -1,49 +1,60 @@
 //! Peers that wrap a closure, not a service. They keep no permit in a future and have no
 //! `poll_ready`, so they do less than a layer must. They show the cost of the algorithm alone.
 
-use std::hint::black_box;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use failsafe::CircuitBreaker;
-use failsafe::{backoff, failure_policy};
-use governor::{Quota, RateLimiter};
+use failsafe::{CircuitBreaker, backoff, failure_policy};
 use recloser::Recloser;
 
-use crate::subject::{Bare, Family, Kind, Subject, call};
+use crate::caller::{Around, Caller, now};
+use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN};
+use crate::inner::Bare;
+use crate::situation::{AllFail, FAIL, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, Rejecting, Situation, TenthFails};
+use crate::subject::{Kind::Peer, Rows};
 
-pub(crate) fn subjects() -> Vec<Subject> {
-    let recloser = Arc::new(Recloser::custom().build());
-    let open = backoff::constant(Duration::from_secs(3_600));
-    let consecutive =
-        Arc::new(failsafe::Config::new().failure_policy(failure_policy::consecutive_failures(5, open)).build());
-    let default = Arc::new(failsafe::Config::new().build());
-    // A limit that is never reached: this measures an admission.
-    let limiter = Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MAX)));
-    vec![
-        peer("recloser", Family::BreakerCall, move || {
-            let recloser = Arc::clone(&recloser);
-            move |bare| recloser.call(|| call(bare, black_box(7))).is_ok()
-        }),
-        peer("failsafe(consecutive)", Family::BreakerCall, move || {
-            let breaker = Arc::clone(&consecutive);
-            move |bare| breaker.call(|| call(bare, black_box(7))).is_ok()
-        }),
-        peer("failsafe(default)", Family::BreakerCall, move || {
-            let breaker = Arc::clone(&default);
-            move |bare| breaker.call(|| call(bare, black_box(7))).is_ok()
-        }),
-        peer("governor/check", Family::RateLimit, move || {
-            let limiter = Arc::clone(&limiter);
-            move |bare| limiter.check().is_ok() && call(bare, black_box(7)).is_ok()
-        }),
-    ]
+const HOUR: Duration = Duration::from_secs(3_600);
+
+pub(crate) fn add(rows: &mut Rows) {
+    rows.of(Peer, "failsafe(consecutive), no service", CONSECUTIVE)
+        .caller(Kept, consecutive::<Kept>(5))
+        .caller(TenthFails, consecutive::<TenthFails>(MANY_IN_A_ROW))
+        .caller(AllFail, consecutive::<AllFail>(u32::MAX));
+    rows.of(Peer, "failsafe(defaults), no service", DEFAULTS)
+        .caller(Kept, failsafe::<Kept, _>(failsafe::Config::new().build()));
+    rows.of(Peer, "recloser, no service", LAST_100)
+        .caller(Kept, recloser::<Kept>(0.5))
+        .caller(TenthFails, recloser::<TenthFails>(0.5))
+        .caller(MostFail, recloser::<MostFail>(NEARLY_ALL));
+    rows.of(Peer, "recloser, no service", OPEN).caller(Rejecting, tripped(recloser::<Rejecting>(0.5)));
+    rows.of(Peer, "failsafe(consecutive), no service", OPEN).caller(Rejecting, tripped(consecutive::<Rejecting>(5)));
 }
 
-fn peer<F>(name: &'static str, family: Family, make: impl Fn() -> F + 'static) -> Subject
-where
-    F: FnMut(&mut Bare) -> bool + Send + 'static,
-{
-    Subject::around(name, Kind::Peer, family, make)
+fn consecutive<T: Situation>(failures: u32) -> impl Caller {
+    let policy = failure_policy::consecutive_failures(failures, backoff::constant(HOUR));
+    failsafe::<T, _>(failsafe::Config::new().failure_policy(policy).build())
+}
+
+fn failsafe<T: Situation, B: CircuitBreaker + Send + Sync + 'static>(breaker: B) -> impl Caller {
+    let breaker = Arc::new(breaker);
+    Around(move |req| breaker.call(|| call::<T>(req)).is_ok())
+}
+
+/// Its default rule: a ring of the last 100 results.
+fn recloser<T: Situation>(share: f32) -> impl Caller {
+    let recloser = Arc::new(Recloser::custom().error_rate(share).closed_len(100).open_wait(HOUR).build());
+    Around(move |req| recloser.call(|| call::<T>(req)).is_ok())
+}
+
+fn tripped(mut caller: impl Caller) -> impl Caller {
+    for _ in 0..1_000 {
+        now(caller.call_once(FAIL));
+    }
+    caller
+}
+
+/// A call of the bare service, as the closure that these wrap.
+#[inline(always)]
+fn call<T: Situation>(req: u64) -> Result<u64, crate::inner::Failure> {
+    now(tower::Service::call(&mut Bare::<T>::new(), req))
 }

@@ -1,56 +1,217 @@
-//! Buttress around HTTP. The outcome is read at the end of the response body, so the body is part
-//! of the call.
+//! Layers around HTTP. The service reads request bodies to their end, and the caller response
+//! bodies, where our layers settle the outcome. Peers settle it at the head.
 
 use std::convert::Infallible;
-use std::future::{self, Ready};
+use std::future::{self, Future, Ready, poll_fn};
 use std::hint::black_box;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use buttress::{BulkheadLayer, CircuitBreakerLayer};
-use buttress_http::prelude::*;
+use buttress::{BulkheadLayer, CircuitBreakerLayer, RetryLayer};
+use buttress_http::{ReplayBody, prelude::*};
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Empty, Full};
-use tower::{Service, ServiceBuilder};
+use seatbelt::{RecoveryInfo, ResilienceContext, retry::Retry};
+use tick::Clock;
+use tower::{Layer, Service};
 
-use crate::subject::{Expect, Family, Kind, Subject, batch, call};
+use crate::caller::Caller;
+use crate::family::{Family, HTTP_BREAKER, HTTP_RETRY, HTTP_RETRY_BODY, NONE};
+use crate::situation::Kept;
+use crate::subject::Kind::{self, Floor, Ours, Peer};
+use crate::subject::{Rows, Subject};
+use crate::tower::WithBudget;
+use crate::tower_resilience;
 
-const BARE: &str = "floor/bare_http_service";
-
-pub(crate) fn subjects() -> Vec<Subject> {
-    vec![
-        subject(
-            "buttress-http/circuit_breaker",
-            Kind::Ours,
-            ServiceBuilder::new().layer(CircuitBreakerLayer::new("backend").http_client()).service(BareHttp),
-        ),
-        subject(
-            "buttress-http/bulkhead",
-            Kind::Ours,
-            ServiceBuilder::new().layer(BulkheadLayer::new(1_000).http()).service(BareHttp),
-        ),
-        subject(BARE, Kind::Floor, BareHttp),
-    ]
+/// Our retry of requests with a body of this type.
+macro_rules! retry {
+    ($body:ty) => {
+        RetryLayer::new(3).http_client().map_request_body(|body: ReplayBody<$body>| body).layer(BareHttp)
+    };
 }
 
-fn subject<S, B>(name: &'static str, kind: Kind, service: S) -> Subject
+pub(crate) fn add(rows: &mut Rows) {
+    let breaker = CircuitBreakerLayer::new("backend").http_client().layer(BareHttp);
+    row::<Empty<Bytes>, _, _>(rows, Ours, "buttress-http/circuit_breaker", HTTP_BREAKER, breaker);
+    let resilience = tower_resilience_circuitbreaker::CircuitBreakerLayer::builder()
+        .classify_response(|answer: &Answer| answer.status().is_server_error())
+        .build()
+        .expect("a valid breaker");
+    row::<Empty<Bytes>, _, _>(
+        rows,
+        Peer,
+        "tower-resilience/circuit_breaker(http)",
+        HTTP_BREAKER,
+        resilience.layer(BareHttp),
+    );
+    let bulkhead = BulkheadLayer::new(1_000).http().layer(BareHttp);
+    row::<Empty<Bytes>, _, _>(rows, Ours, "buttress-http/bulkhead", NONE, bulkhead);
+    retries::<Empty<Bytes>>(rows, HTTP_RETRY, "retry");
+    retries::<Full<Bytes>>(rows, HTTP_RETRY_BODY, "retry(body)");
+    // Peers repeat a request by cloning it, body and all, which a streamed body cannot be.
+    row::<Frames, _, _>(rows, Ours, "buttress-http/retry(streamed body)", NONE, retry!(Frames));
+    row::<Empty<Bytes>, _, _>(rows, Floor, <Empty<Bytes>>::BARE, NONE, BareHttp);
+    row::<Full<Bytes>, _, _>(rows, Floor, <Full<Bytes>>::BARE, NONE, BareHttp);
+    row::<Frames, _, _>(rows, Floor, Frames::BARE, NONE, BareHttp);
+}
+
+/// Rows of ours and of peers that repeat a request which can be cloned.
+fn retries<B: Sent + Clone + Unpin>(rows: &mut Rows, family: Family, what: &str) {
+    row::<B, _, _>(rows, Ours, &format!("buttress-http/{what}"), family, retry!(B));
+    let tower = tower::retry::RetryLayer::new(WithBudget::default());
+    row::<B, _, _>(rows, Peer, &format!("tower/{what}"), family, tower.layer(BareHttp));
+    let resilience = tower_resilience_retry::RetryLayer::<Request<B>, Answer, Infallible>::builder()
+        .max_attempts(3)
+        .budget(tower_resilience::budget())
+        .retry_on_response(|answer: &Answer| answer.status().is_server_error())
+        .build();
+    row::<B, _, _>(rows, Peer, &format!("tower-resilience/{what}"), family, resilience.layer(BareHttp));
+    let context = ResilienceContext::<Request<B>, Result<Answer, Infallible>>::new(Clock::new_tokio());
+    let seatbelt =
+        Retry::layer("retry", &context).clone_input().recovery_with(|answer: &Result<Answer, Infallible>, _| {
+            let fails = answer.as_ref().is_ok_and(|answer| answer.status().is_server_error());
+            if fails { RecoveryInfo::retry() } else { RecoveryInfo::never() }
+        });
+    row::<B, _, _>(rows, Peer, &format!("seatbelt/{what}"), family, seatbelt.layer(BareHttp));
+}
+
+fn row<B, S, A>(rows: &mut Rows, kind: Kind, name: &str, family: Family, service: S)
 where
-    S: Service<Request<Empty<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    B: Body,
+    B: Sent,
+    A: Body<Error: Send> + Send + 'static,
+    S: Service<Request<B>, Response = Response<A>, Error: Send, Future: Send> + Clone + Send + 'static,
 {
-    let subject = Subject::new(name, kind, Family::Other, move || {
-        let mut service = service.clone();
-        batch(name, Expect::Ok, move || {
-            let answer = call(&mut service, Request::new(Empty::new()));
-            answer.is_ok_and(|answer| answer.status().is_success() && read(answer.into_body()))
-        })
-    });
-    subject.baseline(BARE)
+    let exchange = Exchange { service, request: B::request };
+    rows.push(Subject::new(name, kind, family, Kept, exchange).baseline(B::BARE));
 }
 
-/// Reads a body to its end, as a server or a client does. The outcome is settled there.
+/// Sends a request and reads the response to its end.
+struct Exchange<S, B> {
+    service: S,
+    request: fn() -> Request<B>,
+}
+
+impl<S: Clone, B> Clone for Exchange<S, B> {
+    fn clone(&self) -> Self {
+        Self { service: self.service.clone(), request: self.request }
+    }
+}
+
+impl<S, A, B: Sent> Caller for Exchange<S, B>
+where
+    A: Body<Error: Send> + Send + 'static,
+    S: Service<Request<B>, Response = Response<A>, Error: Send, Future: Send> + Clone + Send + 'static,
+{
+    fn call_once(&mut self, _: u64) -> impl Future<Output = bool> + Send {
+        async move {
+            if poll_fn(|cx| self.service.poll_ready(cx)).await.is_err() {
+                return false;
+            }
+            let Ok(answer) = self.service.call((self.request)()).await else { return false };
+            answer.status().is_success() && read(answer.into_body())
+        }
+    }
+}
+
+// === request bodies ===
+
+/// A request body, and a request with it, as small as one from a browser.
+trait Sent: Body<Data = Bytes, Error = Infallible> + Send + Sync + 'static {
+    /// The name of the subject without a layer.
+    const BARE: &'static str;
+
+    fn request() -> Request<Self>
+    where
+        Self: Sized;
+}
+
+impl Sent for Empty<Bytes> {
+    const BARE: &'static str = "floor/bare_http_service";
+
+    fn request() -> Request<Self> {
+        request(Method::GET, Self::new())
+    }
+}
+
+impl Sent for Full<Bytes> {
+    const BARE: &'static str = "floor/bare_http_service(body)";
+
+    fn request() -> Request<Self> {
+        request(Method::PUT, Self::new(Bytes::from_static(CONTENT)))
+    }
+}
+
+impl Sent for Frames {
+    const BARE: &'static str = "floor/bare_http_service(streamed body)";
+
+    fn request() -> Request<Self> {
+        request(Method::PUT, Self { left: 4 })
+    }
+}
+
+/// A body in frames, as from a stream: its length is not known before.
+#[derive(Debug)]
+struct Frames {
+    left: u8,
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(CONTENT)))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+const CONTENT: &[u8] = &[b'x'; 1_024];
+
+fn request<B>(method: Method, body: B) -> Request<B> {
+    Request::builder()
+        .method(method)
+        .uri("http://payments.internal:8080/v1/orders/4711?expand=items")
+        .header("host", "payments.internal:8080")
+        .header("accept", "application/json")
+        .header("content-type", "application/json")
+        .header("user-agent", "orders/1.4")
+        .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        .header("authorization", "Bearer 0af7651916cd43dd8448eb211c80319c")
+        .body(body)
+        .expect("a valid request")
+}
+
+// === the service ===
+
+type Answer = Response<Full<Bytes>>;
+
+/// Reads the request and answers 200 with a short body at once.
+#[derive(Clone, Copy, Debug)]
+struct BareHttp;
+
+impl<B: Body> Service<Request<B>> for BareHttp {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Ready<Result<Answer, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        assert!(read(request.into_body()), "the request's body broke");
+        future::ready(Ok(Response::new(Full::new(Bytes::from_static(b"ok")))))
+    }
+}
+
+/// Reads a body to its end and returns whether it got there.
 fn read<B: Body>(body: B) -> bool {
     let mut body = pin!(body);
     let mut cx = Context::from_waker(Waker::noop());
@@ -60,23 +221,5 @@ fn read<B: Body>(body: B) -> bool {
             Poll::Ready(None) => return true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
         }
-    }
-}
-
-/// Answers 200 with a short body at once.
-#[derive(Clone, Copy, Debug)]
-struct BareHttp;
-
-impl Service<Request<Empty<Bytes>>> for BareHttp {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Empty<Bytes>>) -> Self::Future {
-        future::ready(Ok(Response::new(Full::new(Bytes::from_static(b"ok")))))
     }
 }

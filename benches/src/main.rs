@@ -10,15 +10,21 @@
 //! cargo xtask bench --json out.json    # and rows {"subject","kind","ns","added_ns","allocs","x2"}, {"subject","kind","bytes"}
 //! ```
 
+mod caller;
 mod calls;
+mod family;
 mod floors;
 mod http;
+mod inner;
+mod machine;
 mod measure;
 mod memory;
 mod ours;
 mod report;
 mod seatbelt;
+mod situation;
 mod subject;
+mod tasks;
 mod tower;
 mod tower_resilience;
 
@@ -26,8 +32,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::caller::within_runtime;
+use crate::machine::Machine;
 use crate::measure::Plan;
-use crate::subject::{Subject, within_runtime};
+use crate::report::Report;
+use crate::subject::{Rows, Subject};
 
 #[global_allocator]
 static ALLOCATOR: alloc_tracker::Allocator<std::alloc::System> = alloc_tracker::Allocator::system();
@@ -41,6 +50,9 @@ struct Args {
     /// Rough numbers in a few seconds.
     #[arg(long)]
     quick: bool,
+    /// Measure everything this many times and take the medians.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    runs: usize,
     /// Run only subjects whose name contains one of these, and their baselines.
     filter: Vec<String>,
 }
@@ -50,41 +62,41 @@ fn main() -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("warning: a debug build; run with --release for numbers that mean something");
     }
-    let mut subjects = within_runtime(subjects);
-    if !args.filter.is_empty() {
-        let chosen = |subject: &Subject| args.filter.iter().any(|part| subject.name.contains(part));
-        let baselines: Vec<_> = subjects.iter().filter(|s| chosen(s)).map(|s| s.baseline).collect();
-        subjects.retain(|subject| chosen(subject) || baselines.contains(&subject.name));
-    }
+    let chosen = |name: &str| args.filter.is_empty() || args.filter.iter().any(|part| name.contains(part));
+    let chosen_subjects = || {
+        let mut subjects = subjects();
+        let wanted = subjects.iter().filter(|s| chosen(&s.name()));
+        let baselines: Vec<_> = wanted.map(|subject| subject.baseline.clone()).collect();
+        subjects.retain(|subject| chosen(&subject.name()) || baselines.contains(&subject.name()));
+        subjects
+    };
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
+    let machine = Machine::read(args.runs, plan.batches());
     // Memory first, because the measurements below allocate and free.
-    let mut memory = memory::rows();
-    memory.retain(|row| args.filter.is_empty() || args.filter.iter().any(|part| row.subject.contains(part)));
-    let measured = within_runtime(|| plan.run(&subjects));
-    let rows = report::rows(&subjects, &measured);
-    print!("{}{}", report::table(&rows), report::memory_table(&memory));
-    if let Some(warning) = report::disturbed(&rows) {
+    let mut memory = within_runtime(memory::rows);
+    memory.retain(|row| chosen(row.subject));
+    let (subjects, measured) = within_runtime(|| plan.repeat(args.runs, chosen_subjects));
+    let report = Report { machine, rows: report::rows(&subjects, &measured), memory };
+    print!("{}\n{}{}", report.machine, report::table(&report.rows), report::memory_table(&report.memory));
+    if let Some(warning) = report::disturbed(&report.rows) {
         eprintln!("\n{warning}");
     }
     if let Some(path) = args.json {
-        report::write_json(&rows, &memory, &path)?;
+        report::write_json(&report, &path)?;
     }
     Ok(())
 }
 
 fn subjects() -> Vec<Subject> {
-    [
-        ours::subjects(),
-        http::subjects(),
-        tower::subjects(),
-        tower_resilience::subjects(),
-        seatbelt::subjects(),
-        calls::subjects(),
-        floors::subjects(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let mut rows = Rows::default();
+    ours::add(&mut rows);
+    tower::add(&mut rows);
+    tower_resilience::add(&mut rows);
+    seatbelt::add(&mut rows);
+    calls::add(&mut rows);
+    http::add(&mut rows);
+    floors::add(&mut rows);
+    rows.into_inner()
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::subject::{Subject, Worker, within_runtime};
+use crate::caller::{Worker, within_runtime};
+use crate::subject::Subject;
+use crate::tasks::Runtimes;
 use alloc_tracker::Session;
 
 /// Durations and counts. [`Plan::full`] takes about 20 s for all subjects.
@@ -35,6 +37,8 @@ pub(crate) struct Measured {
     pub(crate) allocs: f64,
     /// Calls per second of two threads sharing the subject, over those of one.
     pub(crate) x2: f64,
+    /// Calls per second of 64 tasks on two workers of a runtime, over those on one worker.
+    pub(crate) x2_tasks: f64,
 }
 
 // === impl Plan ===
@@ -49,8 +53,27 @@ impl Plan {
         Self { samples: 7, batch: Duration::from_micros(500), rounds: 3, window: Duration::from_millis(3) }
     }
 
-    /// Measures all subjects, in turns.
-    pub(crate) fn run(&self, subjects: &[Subject]) -> Vec<Measured> {
+    /// Measures all subjects in turns, `runs` times, and takes the medians of the runs. `make`
+    /// makes the subjects anew for each run: where a policy lies in memory decides which cache
+    /// lines it shares, and a run keeps that.
+    pub(crate) fn repeat(&self, runs: usize, make: impl Fn() -> Vec<Subject>) -> (Vec<Subject>, Vec<Measured>) {
+        let mut results: Vec<Vec<Measured>> = Vec::new();
+        let mut subjects = make();
+        results.push(self.run(&subjects));
+        while results.len() < runs {
+            subjects = make();
+            results.push(self.run(&subjects));
+        }
+        let measured = (0..subjects.len()).map(|at| Measured::median(results.iter().map(|run| run[at]))).collect();
+        (subjects, measured)
+    }
+
+    pub(crate) fn batches(&self) -> usize {
+        self.samples
+    }
+
+    /// One run.
+    fn run(&self, subjects: &[Subject]) -> Vec<Measured> {
         let mut runs: Vec<Run> = subjects.iter().map(|s| Run::new(s, self)).collect();
         for _ in 0..self.samples {
             for run in &mut runs {
@@ -65,7 +88,20 @@ impl Plan {
                 run.x2.push(both / alone);
             }
         }
-        runs.into_iter().map(|run| Measured { ns: median(run.ns), allocs: run.allocs, x2: median(run.x2) }).collect()
+        let tasks = Runtimes::new();
+        for _ in 0..self.rounds {
+            for (run, subject) in runs.iter_mut().zip(subjects) {
+                run.x2_tasks.push(tasks.speedup(subject, self.window));
+            }
+        }
+        runs.into_iter().map(Run::measured).collect()
+    }
+}
+
+impl Measured {
+    fn median(runs: impl Iterator<Item = Self> + Clone) -> Self {
+        let of = |field: fn(Self) -> f64| median(runs.clone().map(field).collect());
+        Self { ns: of(|m| m.ns), allocs: of(|m| m.allocs), x2: of(|m| m.x2), x2_tasks: of(|m| m.x2_tasks) }
     }
 }
 
@@ -81,6 +117,7 @@ struct Run {
     allocs: f64,
     ns: Vec<f64>,
     x2: Vec<f64>,
+    x2_tasks: Vec<f64>,
 }
 
 impl Run {
@@ -103,7 +140,12 @@ impl Run {
             first,
             ns: Vec::new(),
             x2: Vec::new(),
+            x2_tasks: Vec::new(),
         }
+    }
+
+    fn measured(self) -> Measured {
+        Measured { ns: median(self.ns), allocs: self.allocs, x2: median(self.x2), x2_tasks: median(self.x2_tasks) }
     }
 }
 

@@ -3,13 +3,23 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
 
 use buttress::keyed::Keyed;
-use buttress::{Bulkhead, CircuitBreaker, RetryBudget, policy::Policy};
-use buttress_core::shard::compact;
+use buttress::policy::{Idle, Policy, Report};
+use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RetryBudget};
+use buttress_core::shard::{compact, with_shards};
+use recloser::Recloser;
 use serde::Serialize;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::retry::budget::TpsBudget;
 
-use crate::subject::Kind;
+use crate::caller::{Caller, Wraps, now};
+use crate::inner::Bare;
+use crate::situation::{ASK, Kept};
+use crate::subject::Kind::{self, Ours, Peer};
+use crate::{seatbelt, tower_resilience};
 
 /// A row: bytes per instance.
 #[derive(Debug, Serialize)]
@@ -21,41 +31,74 @@ pub(crate) struct Memory {
 
 /// Measures all policies. Empty on systems without `/proc`, that is, other than Linux.
 pub(crate) fn rows() -> Vec<Memory> {
-    const KEYS: u32 = 100_000;
-    let keyed_breaker = || {
-        let keyed = Keyed::builder(|key: &u32| *key, |_: &u32| CircuitBreaker::new("backend"));
-        let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
-        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
-        keyed
+    let mut rows = Vec::new();
+    let mut add = |kind, subject, bytes: Option<u64>| {
+        rows.extend(bytes.map(|bytes| Memory { subject, kind, bytes }));
     };
-    let keyed_bulkhead = || {
-        let keyed = Keyed::builder(|key: &u32| *key, |_: &u32| Bulkhead::new(10));
-        let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
-        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
-        keyed
-    };
-    fn many<T>(n: u32, make: impl Fn() -> T) -> Vec<T> {
-        (0..n).map(|_| make()).collect()
-    }
-    [
-        ("buttress/keyed(breaker)", bytes(KEYS, keyed_breaker)),
-        ("buttress/keyed(bulkhead)", bytes(KEYS, keyed_bulkhead)),
-        (
-            "buttress/circuit_breaker(compact)",
-            bytes(20_000, || many(20_000, || compact(|| CircuitBreaker::new("backend")))),
-        ),
-        ("buttress/bulkhead(compact)", bytes(20_000, || many(20_000, || compact(|| Bulkhead::new(10))))),
-        ("buttress/retry_budget(compact)", bytes(20_000, || many(20_000, || compact(RetryBudget::new)))),
-        ("buttress/circuit_breaker", bytes(2_000, || many(2_000, || CircuitBreaker::new("backend")))),
-        ("buttress/bulkhead", bytes(2_000, || many(2_000, || Bulkhead::new(10)))),
-        ("buttress/retry_budget", bytes(2_000, || many(2_000, RetryBudget::new))),
-    ]
-    .into_iter()
-    .filter_map(|(subject, bytes)| Some(Memory { subject, kind: Kind::Ours, bytes: bytes? }))
-    .collect()
+    // Breakers and bulkheads are called once, because peers create parts of them in the first call.
+    add(Ours, "buttress/keyed(breaker)", keyed(|| CircuitBreaker::new("backend")));
+    add(Ours, "buttress/circuit_breaker(compact)", called(|| compact(|| CircuitBreakerLayer::new("backend")).plain()));
+    add(Ours, "buttress/circuit_breaker", called(|| CircuitBreakerLayer::new("backend").plain()));
+    add(
+        Ours,
+        "buttress/circuit_breaker, 64 shards",
+        called(|| with_shards(64, || CircuitBreakerLayer::new("backend")).plain()),
+    );
+    add(Peer, "tower-resilience/circuit_breaker", called(tower_resilience::breaker));
+    let context = seatbelt::context();
+    add(Peer, "seatbelt/breaker", called(|| seatbelt::breaker(&context)));
+    add(Peer, "recloser", each(|| Arc::new(Recloser::custom().build())));
+    add(Peer, "failsafe", each(|| Arc::new(failsafe::Config::new().build())));
+
+    add(Ours, "buttress/keyed(bulkhead)", keyed(|| Bulkhead::new(10)));
+    add(Ours, "buttress/bulkhead(compact)", called(|| compact(|| BulkheadLayer::new(10)).plain()));
+    add(Ours, "buttress/bulkhead", called(|| BulkheadLayer::new(10).plain()));
+    add(Ours, "buttress/bulkhead, 64 shards", called(|| with_shards(64, || BulkheadLayer::new(10)).plain()));
+    add(
+        Ours,
+        "buttress/bulkhead(queue)",
+        called(|| BulkheadLayer::new(10).queue(10, Duration::from_millis(50)).plain()),
+    );
+    add(Peer, "tower/concurrency_limit", called(|| GlobalConcurrencyLimitLayer::new(10)));
+    add(Peer, "tower-resilience/bulkhead", called(|| tower_resilience::bulkhead(10)));
+
+    add(Ours, "buttress/retry_budget(compact)", each(|| compact(RetryBudget::new)));
+    add(Ours, "buttress/retry_budget", each(RetryBudget::new));
+    add(Ours, "buttress/retry_budget, 64 shards", each(|| with_shards(64, RetryBudget::new)));
+    add(Peer, "tower/retry_budget", each(|| Arc::new(TpsBudget::default())));
+    add(Peer, "tower-resilience/retry_budget", each(tower_resilience::budget));
+    rows
 }
 
-fn bytes<T>(instances: u32, make: impl Fn() -> T) -> Option<u64> {
+/// The bytes of a key of a keyed policy.
+fn keyed<P>(make: impl Fn() -> P + Send + Sync + 'static) -> Option<u64>
+where
+    P: Policy<u32> + Idle + Report + Send + Sync + 'static,
+{
+    const KEYS: u32 = 100_000;
+    bytes(KEYS, || {
+        let keyed = Keyed::builder(|key: &u32| *key, move |_: &u32| make());
+        let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
+        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
+        keyed
+    })
+}
+
+/// The bytes of a service that has made a call.
+fn called<L: Wraps<Bare<Kept>>>(layer: impl Fn() -> L) -> Option<u64> {
+    each(|| {
+        let mut service = layer().layer(Bare::new());
+        assert!(now(service.call_once(ASK)), "a call through a new layer succeeds");
+        service
+    })
+}
+
+fn each<T>(make: impl Fn() -> T) -> Option<u64> {
+    const INSTANCES: u32 = 2_000;
+    bytes(INSTANCES, || (0..INSTANCES).map(|_| make()).collect::<Vec<_>>())
+}
+
+fn bytes<T>(instances: u32, make: impl FnOnce() -> T) -> Option<u64> {
     let before = resident()?;
     let made = black_box(make());
     let after = resident()?;

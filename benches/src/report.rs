@@ -1,73 +1,110 @@
 //! The table and the JSON rows.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::measure::Measured;
 use crate::memory::Memory;
-use crate::subject::{Family, Kind, Subject};
+use crate::subject::{BARE, Kind, Subject};
 
 /// A row of the result, as in the JSON file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    subject: &'static str,
+    subject: String,
     kind: Kind,
+    /// What is compared: the family and the situation. Empty: nothing.
+    group: String,
     ns: f64,
     /// `ns` minus the same call without the layer, in the same run.
     added_ns: f64,
     allocs: f64,
     x2: f64,
-    #[serde(skip)]
-    family: Family,
+    x2_tasks: f64,
 }
 
 pub(crate) fn rows(subjects: &[Subject], measured: &[Measured]) -> Vec<Row> {
     let ns_of = |name: &str| {
-        let at = subjects.iter().position(|s| s.name == name);
+        let at = subjects.iter().position(|s| s.name() == name);
         measured[at.expect("every baseline is a subject")].ns
     };
-    subjects
-        .iter()
-        .zip(measured)
-        .map(|(subject, m)| Row {
-            subject: subject.name,
-            kind: subject.kind,
-            ns: rounded(m.ns),
-            added_ns: rounded(m.ns - ns_of(subject.baseline)),
-            allocs: rounded(m.allocs),
-            x2: rounded(m.x2),
-            family: subject.family,
-        })
-        .collect()
+    let row = |(subject, m): (&Subject, &Measured)| Row {
+        subject: subject.name(),
+        kind: subject.kind,
+        group: subject.group(),
+        ns: rounded(m.ns),
+        added_ns: rounded(m.ns - ns_of(&subject.baseline)),
+        allocs: rounded(m.allocs),
+        x2: rounded(m.x2),
+        x2_tasks: rounded(m.x2_tasks),
+    };
+    subjects.iter().zip(measured).map(row).collect()
 }
 
-/// Formats the rows, ours with the ratio to the fastest peers of the same family.
+/// A whole result.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) memory: Vec<Memory>,
+}
+
+/// Formats the comparisons that we lose, and then all rows, in groups of comparable ones.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let width = rows.iter().map(|r| r.subject.len()).max().unwrap_or(0);
-    let mut out = format!(
-        "{:width$}  {:>9}  {:>9}  {:>6}  {:>5}  added cost over the fastest peer's\n",
-        "", "ns/call", "added ns", "allocs", "x2"
+    let width = rows.iter().map(|row| row.subject.len()).max().unwrap_or(0);
+    let mut out = losses(rows, width);
+    let _ = writeln!(
+        out,
+        "\n{:width$}  {:>9}  {:>9}  {:>6}  {:>5}  {:>8}  added cost over the cheapest peer's",
+        "", "ns/call", "added ns", "allocs", "x2", "x2 tasks"
     );
-    for kind in [Kind::Ours, Kind::Peer, Kind::Floor] {
-        out.push('\n');
-        for row in rows.iter().filter(|row| row.kind == kind) {
+    let mut groups: Vec<&str> = Vec::new();
+    for row in rows {
+        if !groups.contains(&row.group.as_str()) {
+            groups.push(&row.group);
+        }
+    }
+    for group in groups {
+        let _ = writeln!(out, "\n{}", if group.is_empty() { "not compared" } else { group });
+        for row in rows.iter().filter(|row| row.group == group) {
+            let ratio = peers(row, rows)
+                .min_by(|a, b| a.added_ns.total_cmp(&b.added_ns))
+                .map(|peer| format!("{:.2} of {}", row.added_ns / peer.added_ns, peer.subject))
+                .unwrap_or_default();
             let line = format!(
-                "{:width$}  {:>9.1}  {:>9.1}  {:>6.2}  {:>5.2}  {}",
-                row.subject,
-                row.ns,
-                row.added_ns,
-                row.allocs,
-                row.x2,
-                ratios(row, rows)
+                "{:width$}  {:>9.1}  {:>9.1}  {:>6.2}  {:>5.2}  {:>8.2}  {ratio}",
+                row.subject, row.ns, row.added_ns, row.allocs, row.x2, row.x2_tasks,
             );
-            out.push_str(line.trim_end());
-            out.push('\n');
+            let _ = writeln!(out, "{}", line.trim_end());
         }
     }
     out
+}
+
+/// Formats each pair of ours and a comparable peer in which ours costs more, the worst first.
+fn losses(rows: &[Row], width: usize) -> String {
+    let pairs = rows.iter().flat_map(|row| peers(row, rows).map(move |peer| (row.added_ns / peer.added_ns, row, peer)));
+    let mut lost: Vec<_> = pairs.filter(|(ratio, ..)| *ratio > 1.0).collect();
+    lost.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    let mut out = format!("{} comparisons in which ours adds more than a peer\n", lost.len());
+    for (ratio, ours, peer) in lost {
+        let _ = writeln!(
+            out,
+            "{:width$}  {ratio:>6.2} times {} ({:.1} against {:.1} ns)",
+            ours.subject, peer.subject, ours.added_ns, peer.added_ns
+        );
+    }
+    out
+}
+
+/// The peers that one of our rows is compared with.
+fn peers<'a>(row: &Row, rows: &'a [Row]) -> impl Iterator<Item = &'a Row> {
+    let group = (row.kind == Kind::Ours && !row.group.is_empty()).then(|| row.group.clone());
+    rows.iter().filter(move |other| other.kind == Kind::Peer && Some(&other.group) == group.as_ref())
 }
 
 /// Formats the bytes of one instance.
@@ -80,47 +117,33 @@ pub(crate) fn memory_table(memory: &[Memory]) -> String {
         + "\n"
 }
 
-/// Warns if two threads did not get two cores. They then met less often than usual, and the column
-/// "x2" is not meaningful.
+/// Warns if two threads did not get two cores. They then met less often than usual, and the columns
+/// "x2" are not meaningful.
 pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
     // These share nothing, so a value well below 2 means that other work was running.
-    const ALONE: [&str; 2] = [crate::subject::BARE, "floor/instant_now"];
-    let lowest = rows.iter().filter(|row| ALONE.contains(&row.subject)).map(|row| row.x2).min_by(f64::total_cmp)?;
-    (lowest < 1.7).then(|| format!("warning: two threads that share nothing had {lowest} times the throughput of one: the machine is busy, x2 is not meaningful"))
+    const ALONE: [&str; 2] = [BARE, "floor/instant_now"];
+    let alone = rows.iter().filter(|row| ALONE.contains(&row.subject.as_str()));
+    let lowest = alone.map(|row| row.x2).min_by(f64::total_cmp)?;
+    (lowest < 1.7).then(|| {
+        format!(
+            "warning: two threads that share nothing had {lowest} times the throughput of one: the machine is busy, \
+             x2 is not meaningful"
+        )
+    })
 }
 
-/// Writes one row per line inside an array, so that programs can read it and `diff` can compare two
+/// Writes the machine and then one row per line inside an array, so that programs can read it and `diff` can compare two
 /// runs.
-pub(crate) fn write_json(rows: &[Row], memory: &[Memory], path: &Path) -> anyhow::Result<()> {
-    let mut lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    for row in memory {
+pub(crate) fn write_json(report: &Report, path: &Path) -> anyhow::Result<()> {
+    let mut lines = vec![serde_json::to_string(&report.machine)?];
+    for row in &report.rows {
+        lines.push(serde_json::to_string(row)?);
+    }
+    for row in &report.memory {
         lines.push(serde_json::to_string(row)?);
     }
     fs::write(path, format!("[\n{}\n]\n", lines.join(",\n")))
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn ratios(row: &Row, rows: &[Row]) -> String {
-    if row.kind != Kind::Ours {
-        return String::new();
-    }
-    let families = match row.family {
-        Family::Breaker => vec![Family::Breaker, Family::BreakerCall],
-        Family::Other => vec![],
-        family => vec![family],
-    };
-    families
-        .into_iter()
-        .filter_map(|family| fastest_peer(family, rows))
-        .map(|peer| format!("{:.2} of {}", row.added_ns / peer.added_ns, peer.subject))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn fastest_peer(family: Family, rows: &[Row]) -> Option<&Row> {
-    rows.iter()
-        .filter(|row| row.kind == Kind::Peer && row.family == family)
-        .min_by(|a, b| a.added_ns.total_cmp(&b.added_ns))
 }
 
 /// Rounds to two decimals. A shared machine gives no higher precision.

@@ -1,59 +1,110 @@
-//! seatbelt, through its tower side, with its defaults.
+//! seatbelt: through its tower side, which boxes futures, and through its own, which does not; with
+//! tokio's clock and with its fast one.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::time::Duration;
 
-use seatbelt::breaker::Breaker;
-use seatbelt::retry::Retry;
-use seatbelt::timeout::Timeout;
+use seatbelt::breaker::{Breaker, BreakerLayer};
+use seatbelt::retry::{Retry, RetryLayer};
+use seatbelt::timeout::{Timeout, TimeoutLayer};
+use seatbelt::typestates::Set;
 use seatbelt::{RecoveryInfo, ResilienceContext};
 use tick::Clock;
-use tower::{Service, ServiceBuilder};
+use tower::{Layer, ServiceBuilder};
 
-use crate::subject::{Bare, Expect, FAIL, Failure, Family, Kind, Subject, call};
+use crate::caller::{Caller, look};
+use crate::family::{DEFAULTS, OPEN, RETRY, STACK_SEATBELT, TEN_SECONDS, TIMEOUT};
+use crate::inner::Failure;
+use crate::situation::{AllFail, Kept, MostFail, NEARLY_ALL, TenthFails};
+use crate::subject::{Kind::Peer, Rows};
 
-type Context = ResilienceContext<u64, Result<u64, Failure>>;
+pub(crate) type Answer = Result<u64, Failure>;
+pub(crate) type Context = ResilienceContext<u64, Answer>;
 
-pub(crate) fn subjects() -> Vec<Subject> {
-    let context = Context::new(Clock::new_tokio());
-    let retry = Retry::layer("retry", &context)
-        .clone_input()
-        .recovery_with(|result: &Result<u64, Failure>, _| recovery(result));
-    let timeout = Timeout::layer("timeout", &context).timeout(Duration::from_secs(30)).timeout_error(|_| Failure);
-    vec![
-        peer("seatbelt/breaker", Family::Breaker, breaker(&context)),
-        open(&context),
-        peer("seatbelt/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
-        peer("seatbelt/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout).service(Bare)),
-    ]
-}
-
-fn peer<S>(name: &'static str, family: Family, service: S) -> Subject
-where
-    S: Service<u64> + Clone + Send + 'static,
-{
-    Subject::service(name, Kind::Peer, family, Expect::Ok, service)
-}
-
-fn breaker(context: &Context) -> impl Service<u64, Response = u64, Error = Failure> + Clone + Send + 'static {
-    let layer = Breaker::layer("breaker", context)
-        .recovery_with(|result: &Result<u64, Failure>, _| recovery(result))
-        .rejected_input_error(|_, _| Failure)
-        .break_duration(Duration::from_secs(3_600));
-    ServiceBuilder::new().layer(layer).service(Bare)
-}
-
-fn open(context: &Context) -> Subject {
-    let mut service = breaker(context);
-    // Its default window needs 100 calls before it can trip.
-    for _ in 0..1_000 {
-        let _ = call(&mut service, FAIL);
+pub(crate) fn add(rows: &mut Rows) {
+    let context = context();
+    let fast = Context::new(Clock::new_tokio().with_fast_instant(true));
+    macro_rules! rows {
+        ($side:literal, $context:expr, $wrap:path) => {
+            let context = $context;
+            let breaker = |share| ten_seconds(context).failure_threshold(share);
+            rows.of(Peer, concat!("seatbelt/breaker(10 s)", $side), TEN_SECONDS)
+                .healthy(|| $wrap(breaker(0.5)))
+                .when(TenthFails, || $wrap(breaker(0.5)))
+                .when(MostFail, || $wrap(breaker(NEARLY_ALL)))
+                .when(AllFail, || $wrap(breaker(0.5).min_throughput(u32::MAX)));
+            rows.of(Peer, concat!("seatbelt/breaker", $side), OPEN).open(|| $wrap(breaker(0.5)));
+            rows.of(Peer, concat!("seatbelt/timeout", $side), TIMEOUT).healthy(|| $wrap(timeout(context)));
+            rows.of(Peer, concat!("seatbelt/stack3", $side), STACK_SEATBELT).healthy(|| {
+                $wrap(ServiceBuilder::new().layer(retry(context)).layer(breaker(0.5)).layer(timeout(context)))
+            });
+        };
     }
-    Subject::service("seatbelt/breaker(open)", Kind::Peer, Family::OpenBreaker, Expect::Err, service)
+    rows!("", &context, identity);
+    rows!(", unboxed", &context, Unboxed);
+    rows!(", unboxed, fast clock", &fast, Unboxed);
+    // It has no budget and reads no clock.
+    rows.of(Peer, "seatbelt/retry", RETRY).healthy(|| retry(&context));
+    rows.of(Peer, "seatbelt/retry, unboxed", RETRY).healthy(|| Unboxed(retry(&context)));
+    rows.of(Peer, "seatbelt/breaker(defaults)", DEFAULTS).when(Kept, || breaker(&context));
 }
 
-fn recovery(result: &Result<u64, Failure>) -> RecoveryInfo {
-    match result {
+pub(crate) fn context() -> Context {
+    Context::new(Clock::new_tokio())
+}
+
+fn identity<L>(layer: L) -> L {
+    layer
+}
+
+fn ten_seconds(context: &Context) -> BreakerLayer<u64, Answer, Set, Set> {
+    breaker(context)
+        .sampling_duration(Duration::from_secs(10))
+        .min_throughput(100)
+        .break_duration(Duration::from_secs(3_600))
+}
+
+/// With its defaults.
+pub(crate) fn breaker(context: &Context) -> BreakerLayer<u64, Answer, Set, Set> {
+    Breaker::layer("breaker", context)
+        .recovery_with(|answer: &Answer, _| recovery(answer))
+        .rejected_input_error(|_, _| Failure)
+}
+
+fn retry(context: &Context) -> RetryLayer<u64, Answer, Set, Set> {
+    Retry::layer("retry", context).clone_input().recovery_with(|answer: &Answer, _| recovery(answer))
+}
+
+fn timeout(context: &Context) -> TimeoutLayer<u64, Answer, Set, Set> {
+    Timeout::layer("timeout", context).timeout(Duration::from_secs(30)).timeout_error(|_| Failure)
+}
+
+pub(crate) fn recovery<R, E>(answer: &Result<R, E>) -> RecoveryInfo {
+    match answer {
         Ok(_) => RecoveryInfo::never(),
         Err(_) => RecoveryInfo::retry(),
+    }
+}
+
+/// A layer or service that is called through seatbelt's own trait.
+#[derive(Clone)]
+struct Unboxed<T>(T);
+
+impl<I, L: Layer<I>> Layer<I> for Unboxed<L> {
+    type Service = Unboxed<L::Service>;
+
+    fn layer(&self, inner: I) -> Self::Service {
+        Unboxed(self.0.layer(inner))
+    }
+}
+
+impl<S: layered::Service<u64, Out = Answer> + Clone + 'static> Caller for Unboxed<S> {
+    #[inline(always)]
+    fn call_once(&mut self, req: u64) -> impl Future<Output = bool> + Send {
+        async move {
+            let mut call = pin!(self.0.execute(req));
+            poll_fn(|cx| look(call.as_mut().poll(cx))).await
+        }
     }
 }

@@ -1,29 +1,28 @@
-//! The subjects: named, and each creates workers that repeat one call.
+//! The subjects: rows of the table, each of which creates workers that repeat one call.
 
 use std::fmt;
-use std::future::{self, Future};
-use std::hint::black_box;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Waker};
 
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
-use tower::Service;
 
-/// Repeats one call `n` times. The workers of a subject share its state, like clones of a service.
-pub(crate) type Worker = Box<dyn FnMut(u64) + Send>;
-
-/// The subject whose time is subtracted unless another is named.
-pub(crate) const BARE: &str = "floor/bare_service";
+use crate::caller::{self, Caller, Task, Worker, Wraps};
+use crate::family::Family;
+use crate::inner::Bare;
+use crate::situation::{Cloned, FAIL, HOLD, Kept, Pending, Rejecting, Situation};
 
 pub(crate) struct Subject {
-    pub(crate) name: &'static str,
+    /// The layer, without its situation.
+    pub(crate) layer: String,
     pub(crate) kind: Kind,
-    /// Our subjects are compared with the peers of the same family.
     pub(crate) family: Family,
-    /// The subject whose time is subtracted to get the added cost.
-    pub(crate) baseline: &'static str,
-    make: Box<dyn Fn() -> Worker>,
+    pub(crate) situation: &'static str,
+    /// The name of the subject whose time is subtracted to get the added cost.
+    pub(crate) baseline: String,
+    worker: Box<dyn Fn() -> Worker>,
+    task: Box<dyn Fn(Arc<AtomicBool>) -> Task>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -34,232 +33,130 @@ pub(crate) enum Kind {
     Floor,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Family {
-    Breaker,
-    /// A breaker that wraps a closure or a future instead of a service, which is less work than a
-    /// layer.
-    BreakerCall,
-    OpenBreaker,
-    Bulkhead,
-    RateLimit,
-    Retry,
-    /// A stack that is cloned for every call.
-    Stack,
-    /// A stack that is not cloned.
-    KeptStack,
-    Timeout,
-    /// Not compared.
-    Other,
-}
+/// The subject whose time is subtracted in the plain situation.
+pub(crate) const BARE: &str = "floor/bare_service";
 
-/// The expected result of every call of a worker. Checked after each batch, so that no number comes
-/// from another code path.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Expect {
-    Ok,
-    Err,
+/// The name of a layer in a situation.
+pub(crate) fn name(layer: &str, situation: &str) -> String {
+    if situation.is_empty() { layer.to_owned() } else { format!("{layer}, {situation}") }
 }
 
 // === impl Subject ===
 
 impl Subject {
-    pub(crate) fn new(name: &'static str, kind: Kind, family: Family, make: impl Fn() -> Worker + 'static) -> Self {
-        Self { name, kind, family, baseline: BARE, make: Box::new(make) }
+    pub(crate) fn new<T: Situation>(
+        layer: &str,
+        kind: Kind,
+        family: Family,
+        situation: T,
+        caller: impl Caller,
+    ) -> Self {
+        let (full, other) = (name(layer, T::NAME), caller.clone());
+        let again = full.clone();
+        Self {
+            layer: layer.to_owned(),
+            kind,
+            family,
+            situation: T::NAME,
+            baseline: name(BARE, T::BASELINE),
+            worker: Box::new(move || caller::worker(full.clone(), caller.clone(), situation)),
+            task: Box::new(move |stop| caller::task(again.clone(), other.clone(), situation, stop)),
+        }
     }
 
-    /// A service that is called repeatedly: `poll_ready`, `call`, and one poll of the future, which
-    /// completes it.
-    pub(crate) fn service<S>(name: &'static str, kind: Kind, family: Family, expect: Expect, service: S) -> Self
-    where
-        S: Service<u64> + Clone + Send + 'static,
-    {
-        Self::new(name, kind, family, move || {
-            let mut service = service.clone();
-            batch(name, expect, move || succeeds(&mut service, black_box(7)))
-        })
-    }
-
-    /// Like [`service`](Self::service), with a clone of the service for every call, as axum, retry
-    /// and generated clients do. Includes the drop of the clone, which is half of its cost.
-    pub(crate) fn cloned<S>(name: &'static str, kind: Kind, family: Family, service: S) -> Self
-    where
-        S: Service<u64> + Clone + Send + 'static,
-    {
-        Self::new(name, kind, family, move || {
-            let service = service.clone();
-            batch(name, Expect::Ok, move || succeeds(&mut service.clone(), black_box(7)))
-        })
-    }
-
-    /// Something other than a service, wrapped around a call of the bare service or run beside it.
-    pub(crate) fn around<F>(name: &'static str, kind: Kind, family: Family, make: impl Fn() -> F + 'static) -> Self
-    where
-        F: FnMut(&mut Bare) -> bool + Send + 'static,
-    {
-        Self::new(name, kind, family, move || {
-            let mut bare = Bare;
-            let mut f = make();
-            batch(name, Expect::Ok, move || f(&mut bare))
-        })
-    }
-
-    pub(crate) fn baseline(mut self, name: &'static str) -> Self {
-        self.baseline = name;
+    pub(crate) fn baseline(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.baseline);
         self
     }
 
+    pub(crate) fn name(&self) -> String {
+        name(&self.layer, self.situation)
+    }
+
+    /// What it is compared within: its family in its situation. Empty: nothing.
+    pub(crate) fn group(&self) -> String {
+        if self.family.is_empty() { String::new() } else { name(self.family, self.situation) }
+    }
+
     pub(crate) fn worker(&self) -> Worker {
-        (self.make)()
+        (self.worker)()
+    }
+
+    pub(crate) fn task(&self, stop: Arc<AtomicBool>) -> Task {
+        (self.task)(stop)
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Subject").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
-/// A worker that repeats a call, which returns whether it succeeded.
-pub(crate) fn batch(name: &'static str, expect: Expect, mut once: impl FnMut() -> bool + Send + 'static) -> Worker {
-    Box::new(move |n| {
-        let ok: u64 = (0..n).map(|_| u64::from(once())).sum();
-        let expected = if expect == Expect::Ok { n } else { 0 };
-        assert_eq!(ok, expected, "{name}: calls that came to Ok");
-    })
+// === collecting ===
+
+/// Collects subjects.
+#[derive(Debug, Default)]
+pub(crate) struct Rows(Vec<Subject>);
+
+/// Adds the rows of one layer.
+#[derive(Debug)]
+pub(crate) struct Of<'a> {
+    rows: &'a mut Rows,
+    kind: Kind,
+    layer: String,
+    family: Family,
 }
 
-// === the service below every layer ===
-
-/// Always ready, answers at once. It is the part of a call that remains without layers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bare;
-
-/// A request that [`Bare`] fails, to trip breakers.
-pub(crate) const FAIL: u64 = u64::MAX;
-
-/// Error of [`Bare`]. Created without an allocation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Failure;
-
-impl Service<u64> for Bare {
-    type Response = u64;
-    type Error = Failure;
-    type Future = future::Ready<Result<u64, Failure>>;
-
-    #[inline]
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
+impl Rows {
+    pub(crate) fn of(&mut self, kind: Kind, layer: impl Into<String>, family: Family) -> Of<'_> {
+        Of { rows: self, kind, layer: layer.into(), family }
     }
 
-    #[inline]
-    fn call(&mut self, req: u64) -> Self::Future {
-        future::ready(if req == FAIL { Err(Failure) } else { Ok(black_box(req)) })
+    pub(crate) fn push(&mut self, subject: Subject) {
+        self.0.push(subject);
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<Subject> {
+        self.0
     }
 }
 
-/// [`Bare`] under another name, for a stack that is measured in two ways: code that two subjects
-/// share would not be inlined into either.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Again(pub(crate) Bare);
-
-impl Service<u64> for Again {
-    type Response = u64;
-    type Error = Failure;
-    type Future = future::Ready<Result<u64, Failure>>;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.0.poll_ready(cx)
+impl Of<'_> {
+    /// Adds the row of one situation. `layer` makes a layer with a state of its own.
+    pub(crate) fn when<T: Situation, L: Wraps<Bare<T>>>(self, situation: T, layer: impl Fn() -> L) -> Self {
+        self.caller(situation, layer().layer(Bare::new()))
     }
 
-    #[inline]
-    fn call(&mut self, req: u64) -> Self::Future {
-        self.0.call(req)
+    /// Adds the rows in which all calls succeed: kept, cloned per call, and pending once.
+    pub(crate) fn healthy<L>(self, layer: impl Fn() -> L) -> Self
+    where
+        L: Wraps<Bare<Kept>> + Wraps<Bare<Cloned>> + Wraps<Bare<Pending>>,
+    {
+        self.when(Kept, &layer).when(Cloned, &layer).when(Pending, &layer)
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the service failed")
-    }
-}
-
-impl std::error::Error for Failure {}
-
-// === calling ===
-
-/// One complete call. Blocks in the rare case that a peer's lock makes it wait.
-#[inline]
-pub(crate) fn call<S, R>(service: &mut S, req: R) -> Result<S::Response, S::Error>
-where
-    S: Service<R>,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    match service.poll_ready(&mut cx) {
-        Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(error)) => return Err(error),
-        Poll::Pending => wait(future::poll_fn(|cx| service.poll_ready(cx)))?,
-    }
-    now(service.call(req))
-}
-
-/// One complete call whose result is inspected in place, as its caller would do. Moving the result
-/// costs time proportional to its size, which is not the layer's work.
-#[inline(always)]
-fn succeeds<S, R>(service: &mut S, req: R) -> bool
-where
-    S: Service<R>,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    match service.poll_ready(&mut cx) {
-        Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(_)) => return false,
-        Poll::Pending => {
-            if wait(future::poll_fn(|cx| service.poll_ready(cx))).is_err() {
-                return false;
-            }
+    /// Adds the row of a breaker that was opened by failures, not by hand.
+    pub(crate) fn open<L: Wraps<Bare<Rejecting>>>(self, layer: impl Fn() -> L) -> Self {
+        let mut caller = layer().layer(Bare::new());
+        for _ in 0..1_000 {
+            caller::now(caller.call_once(FAIL));
         }
+        self.caller(Rejecting, caller)
     }
-    let mut future = pin!(service.call(req));
-    let polled = future.as_mut().poll(&mut cx);
-    match black_box(&polled) {
-        Poll::Ready(answer) => answer.is_ok(),
-        Poll::Pending => wait(future).is_ok(),
+
+    /// Adds the row of a bulkhead with one place, which a call holds that does not end.
+    pub(crate) fn full<L: Wraps<Bare<Rejecting>>>(self, layer: impl Fn() -> L) -> Self {
+        let caller = layer().layer(Bare::new());
+        let mut other = caller.clone();
+        let mut held = Box::pin(async move { other.call_once(HOLD).await });
+        assert!(held.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "{}", self.layer);
+        std::mem::forget(held);
+        self.caller(Rejecting, caller)
     }
-}
 
-/// The output of a future that is expected to be ready on its first poll.
-#[inline]
-pub(crate) fn now<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let mut cx = Context::from_waker(Waker::noop());
-    let output = match future.as_mut().poll(&mut cx) {
-        Poll::Ready(output) => output,
-        Poll::Pending => wait(future),
-    };
-    black_box(output)
-}
-
-/// Outside the measured loop: reached only if two threads contend for a peer's lock.
-#[cold]
-fn wait<F: Future>(future: F) -> F::Output {
-    RUNTIME.with(|runtime| runtime.block_on(future))
-}
-
-thread_local! {
-    /// One runtime per thread, as in a server with a runtime per core. Calls do not run inside a
-    /// task, whose cooperative budget would affect the measurement.
-    static RUNTIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime without IO needs nothing from the system");
-}
-
-/// Runs `f` in a runtime context, so that timers can be created.
-pub(crate) fn within_runtime<R>(f: impl FnOnce() -> R) -> R {
-    RUNTIME.with(|runtime| {
-        let _guard = runtime.enter();
-        f()
-    })
+    pub(crate) fn caller<T: Situation>(self, situation: T, caller: impl Caller) -> Self {
+        self.rows.push(Subject::new(&self.layer, self.kind, self.family, situation, caller));
+        self
+    }
 }

@@ -11,64 +11,62 @@ use tower::retry::budget::{Budget, TpsBudget};
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::TimeoutLayer;
 
-use crate::subject::{Again, Bare, Expect, Family, Kind, Subject};
+use crate::family::{BULKHEAD, FULL, LIMIT, RETRY, STACK_TOWER, TIMEOUT};
+use crate::subject::{Kind::Peer, Rows};
 
-pub(crate) fn subjects() -> Vec<Subject> {
-    let concurrency = GlobalConcurrencyLimitLayer::new(1_000);
-    let timeout = TimeoutLayer::new(Duration::from_secs(30));
-    let retry = RetryLayer::new(WithBudget::default());
-    macro_rules! stack {
-        ($inner:expr) => {
-            ServiceBuilder::new()
-                .layer(timeout.clone())
-                .layer(RetryLayer::new(WithBudget::default()))
-                .layer(LoadShedLayer::new())
-                .layer(concurrency.clone())
-                .layer(timeout.clone())
-                .service($inner)
-        };
-    }
-    vec![
-        peer(
-            "tower/concurrency_limit",
-            Family::Bulkhead,
-            ServiceBuilder::new().layer(concurrency.clone()).service(Bare),
-        ),
-        peer("tower/load_shed", Family::Other, ServiceBuilder::new().layer(LoadShedLayer::new()).service(Bare)),
-        peer("tower/retry", Family::Retry, ServiceBuilder::new().layer(retry).service(Bare)),
-        peer("tower/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout.clone()).service(Bare)),
-        // tower has no breaker, so its nearest stack has two timeouts, a retry and a bulkhead that
-        // sheds load.
-        Subject::cloned("tower/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
-        peer("tower/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
-    ]
+pub(crate) fn add(rows: &mut Rows) {
+    let limit = GlobalConcurrencyLimitLayer::new;
+    let shedding = |places| ServiceBuilder::new().layer(LoadShedLayer::new()).layer(limit(places));
+    let retry = || RetryLayer::new(WithBudget::default());
+    let timeout = || TimeoutLayer::new(Duration::from_secs(30));
+    rows.of(Peer, "tower/load_shed+concurrency_limit", BULKHEAD).healthy(|| shedding(1_000));
+    rows.of(Peer, "tower/load_shed+concurrency_limit", FULL).full(|| shedding(1));
+    rows.of(Peer, "tower/concurrency_limit", LIMIT).healthy(|| limit(1_000));
+    rows.of(Peer, "tower/retry", RETRY).healthy(retry);
+    rows.of(Peer, "tower/timeout", TIMEOUT).healthy(timeout);
+    rows.of(Peer, "tower/stack5", STACK_TOWER).healthy(|| {
+        ServiceBuilder::new()
+            .layer(timeout())
+            .layer(retry())
+            .layer(LoadShedLayer::new())
+            .layer(limit(1_000))
+            .layer(timeout())
+    });
 }
 
-fn peer<S>(name: &'static str, family: Family, service: S) -> Subject
-where
-    S: tower::Service<u64> + Clone + Send + 'static,
-{
-    Subject::service(name, Kind::Peer, family, Expect::Ok, service)
-}
-
-/// The policy in tower's documentation: retries errors within the budget.
+/// The policy in tower's documentation: retries failures within the budget.
 #[derive(Clone, Default)]
-struct WithBudget(Arc<TpsBudget>);
+pub(crate) struct WithBudget(Arc<TpsBudget>);
 
-impl<E> Policy<u64, u64, E> for WithBudget {
+/// An answer that may be a failure.
+pub(crate) trait Judged {
+    fn is_failure(&self) -> bool {
+        false
+    }
+}
+
+impl Judged for u64 {}
+
+impl<B> Judged for http::Response<B> {
+    fn is_failure(&self) -> bool {
+        self.status().is_server_error()
+    }
+}
+
+impl<Req: Clone, Res: Judged, E> Policy<Req, Res, E> for WithBudget {
     type Future = future::Ready<()>;
 
-    fn retry(&mut self, _: &mut u64, result: &mut Result<u64, E>) -> Option<Self::Future> {
+    fn retry(&mut self, _: &mut Req, result: &mut Result<Res, E>) -> Option<Self::Future> {
         match result {
-            Ok(_) => {
+            Ok(answer) if !answer.is_failure() => {
                 self.0.deposit();
                 None
             }
-            Err(_) => self.0.withdraw().then(|| future::ready(())),
+            _ => self.0.withdraw().then(|| future::ready(())),
         }
     }
 
-    fn clone_request(&mut self, req: &u64) -> Option<u64> {
-        Some(*req)
+    fn clone_request(&mut self, req: &Req) -> Option<Req> {
+        Some(req.clone())
     }
 }

@@ -1,70 +1,112 @@
-//! tower-resilience, with its defaults where possible, and without listeners or metrics.
+//! tower-resilience, with its defaults unless the row says otherwise, and without listeners or
+//! metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tower::{Service, ServiceBuilder};
+use tower::ServiceBuilder;
+use tower::load_shed::LoadShedLayer;
 use tower_resilience_bulkhead::BulkheadLayer;
-use tower_resilience_circuitbreaker::CircuitBreakerLayer;
-use tower_resilience_ratelimiter::RateLimiterLayer;
-use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
+use tower_resilience_circuitbreaker::{
+    CircuitBreakerConfigBuilder, CircuitBreakerLayer, DefaultClassifier, SlidingWindowType,
+};
+use tower_resilience_retry::{RetryBudget, RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
-use crate::subject::{Again, Bare, Expect, FAIL, Failure, Family, Kind, Subject, call};
+use crate::family::{
+    BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, RETRY, SLOW, STACK_RESILIENCE, TEN_MILLISECONDS,
+    TIMEOUT,
+};
+use crate::inner::Failure;
+use crate::situation::{AllFail, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, TenthFails};
+use crate::subject::{Kind::Peer, Rows};
 
-pub(crate) fn subjects() -> Vec<Subject> {
-    let bulkhead =
-        || BulkheadLayer::builder().max_concurrent_calls(1_000).reject_when_full().build().expect("a valid bulkhead");
+pub(crate) fn add(rows: &mut Rows) {
+    breakers(rows);
+    let waiting = |places| BulkheadLayer::builder().max_concurrent_calls(places);
     let timeout = || TimeLimiterLayer::builder().timeout_duration(Duration::from_secs(30)).build();
-    let rate = RateLimiterLayer::builder()
-        .limit_for_period(1_000_000_000)
-        .refresh_period(Duration::from_secs(1))
-        .build()
-        .expect("a valid rate limiter");
-    macro_rules! stack {
-        ($inner:expr) => {
-            ServiceBuilder::new()
-                .layer(timeout())
-                .layer(retry())
-                .layer(breaker())
-                .layer(bulkhead())
-                .layer(timeout())
-                .service($inner)
-        };
-    }
-    vec![
-        peer("tower-resilience/circuit_breaker", Family::Breaker, ServiceBuilder::new().layer(breaker()).service(Bare)),
-        open(),
-        peer("tower-resilience/bulkhead", Family::Bulkhead, ServiceBuilder::new().layer(bulkhead()).service(Bare)),
-        peer("tower-resilience/retry", Family::Retry, ServiceBuilder::new().layer(retry::<Failure>()).service(Bare)),
-        peer("tower-resilience/rate_limit", Family::RateLimit, ServiceBuilder::new().layer(rate).service(Bare)),
-        peer("tower-resilience/timeout", Family::Timeout, ServiceBuilder::new().layer(timeout()).service(Bare)),
-        // The client stack that its manual recommends, plus an attempt timeout.
-        Subject::cloned("tower-resilience/stack5", Kind::Peer, Family::Stack, stack!(Bare)),
-        peer("tower-resilience/stack5(kept)", Family::KeptStack, stack!(Again(Bare))),
-    ]
+    rows.of(Peer, "tower-resilience/bulkhead", BULKHEAD).healthy(|| bulkhead(1_000));
+    // Its rejecting mode is a timeout of zero, which sleeps to the next tick of tokio's timer, for
+    // a millisecond: no cost to compare. This is how it rejects at once.
+    rows.of(Peer, "tower-resilience/load_shed+bulkhead(backpressure)", FULL).full(|| {
+        let waiting = waiting(1).backpressure().build().expect("a valid bulkhead");
+        ServiceBuilder::new().layer(LoadShedLayer::new()).layer(waiting)
+    });
+    rows.of(Peer, "tower-resilience/bulkhead(queue)", LIMIT)
+        .healthy(|| waiting(1_000).build().expect("a valid bulkhead"));
+    rows.of(Peer, "tower-resilience/bulkhead(backpressure)", LIMIT)
+        .healthy(|| waiting(1_000).backpressure().build().expect("a valid bulkhead"));
+    rows.of(Peer, "tower-resilience/retry", RETRY).healthy(retry::<Failure>);
+    rows.of(Peer, "tower-resilience/timeout", TIMEOUT).healthy(timeout);
+    // The client stack that its manual recommends, plus an attempt timeout.
+    rows.of(Peer, "tower-resilience/stack5", STACK_RESILIENCE).healthy(|| {
+        ServiceBuilder::new()
+            .layer(timeout())
+            .layer(retry())
+            .layer(build(last_100()))
+            .layer(bulkhead(1_000))
+            .layer(timeout())
+    });
 }
 
-fn peer<S>(name: &'static str, family: Family, service: S) -> Subject
-where
-    S: Service<u64> + Clone + Send + 'static,
-{
-    Subject::service(name, Kind::Peer, family, Expect::Ok, service)
+/// The failing calls meet the same rules as ours: see there.
+fn breakers(rows: &mut Rows) {
+    let consecutive = |failures| build(builder().consecutive_failures(failures));
+    rows.of(Peer, "tower-resilience/circuit_breaker(consecutive)", CONSECUTIVE)
+        .healthy(|| consecutive(5))
+        .when(TenthFails, || consecutive(MANY_IN_A_ROW as usize))
+        .when(AllFail, || consecutive(usize::MAX));
+    rows.of(Peer, "tower-resilience/circuit_breaker(last 100)", LAST_100)
+        .healthy(|| build(last_100()))
+        .when(TenthFails, || build(last_100()))
+        .when(MostFail, || build(last_100().failure_rate_threshold(NEARLY_ALL.into())));
+    // Its time window visits every call in it for each call. In one of 10 s, the row would depend
+    // on how long the bench ran. In this one there are some thousands.
+    let ten_milliseconds = || {
+        let window = builder().sliding_window_type(SlidingWindowType::TimeBased).minimum_number_of_calls(100);
+        build(window.sliding_window_duration(Duration::from_millis(10)))
+    };
+    rows.of(Peer, "tower-resilience/circuit_breaker(10 ms)", TEN_MILLISECONDS)
+        .when(Kept, ten_milliseconds)
+        .when(TenthFails, ten_milliseconds);
+    rows.of(Peer, "tower-resilience/circuit_breaker(defaults)", DEFAULTS).when(Kept, breaker);
+    let slow = || {
+        let slow = last_100().slow_call_duration_threshold(Duration::from_secs(1));
+        build(slow.slow_call_rate_threshold(0.5))
+    };
+    rows.of(Peer, "tower-resilience/circuit_breaker(last 100, slow)", SLOW).when(Kept, slow).when(TenthFails, slow);
+    rows.of(Peer, "tower-resilience/circuit_breaker(open)", OPEN).open(|| build(last_100()));
 }
 
-fn breaker() -> CircuitBreakerLayer {
-    CircuitBreakerLayer::builder().wait_duration_in_open(Duration::from_secs(3_600)).build().expect("a valid breaker")
+type Builder = CircuitBreakerConfigBuilder<DefaultClassifier>;
+
+fn builder() -> Builder {
+    CircuitBreakerLayer::builder().wait_duration_in_open(Duration::from_secs(3_600))
+}
+
+/// Its default rule. The window is said to slide and does not: it counts all calls since the last
+/// change of state, which is less work.
+fn last_100() -> Builder {
+    builder().sliding_window_size(100).minimum_number_of_calls(100).failure_rate_threshold(0.5)
+}
+
+fn build(builder: Builder) -> CircuitBreakerLayer {
+    builder.build().expect("a valid breaker")
+}
+
+/// With its defaults.
+pub(crate) fn breaker() -> CircuitBreakerLayer {
+    build(CircuitBreakerLayer::builder())
+}
+
+pub(crate) fn bulkhead(places: usize) -> BulkheadLayer {
+    BulkheadLayer::builder().max_concurrent_calls(places).reject_when_full().build().expect("a valid bulkhead")
 }
 
 fn retry<E>() -> RetryLayer<u64, u64, E> {
-    let budget = RetryBudgetBuilder::new().token_bucket().build().expect("a valid budget");
-    RetryLayer::builder().max_attempts(3).budget(budget).build()
+    RetryLayer::builder().max_attempts(3).budget(budget()).build()
 }
 
-fn open() -> Subject {
-    let mut service = ServiceBuilder::new().layer(breaker()).service(Bare);
-    // Its window needs this many failures before it can trip.
-    for _ in 0..1_000 {
-        let _ = call(&mut service, FAIL);
-    }
-    Subject::service("tower-resilience/circuit_breaker(open)", Kind::Peer, Family::OpenBreaker, Expect::Err, service)
+pub(crate) fn budget() -> Arc<dyn RetryBudget> {
+    RetryBudgetBuilder::new().token_bucket().build().expect("a valid budget")
 }
