@@ -190,6 +190,20 @@ mod tests {
     }
 
     #[test]
+    fn each_class_has_its_status_and_only_a_timeout_may_have_been_processed() {
+        use crate::Class::{Deadline, Exhausted, RateLimited, Refused, Unavailable};
+        let classes = [Unavailable, Exhausted, RateLimited, Deadline, Refused];
+        for (class, status) in classes.into_iter().zip([503, 503, 429, 504, 403]) {
+            let reason: &'static Reason = Box::leak(Box::new(Reason::new("mine", "mine", class)));
+            let rejection = Rejection::new("mine", reason);
+            assert_eq!((rejection.http_status(), rejection.is_unprocessed()), (status, true), "{class:?}");
+        }
+        static LATE: Reason = Reason::timeout("late", "late", crate::TimeoutKind::Total);
+        let late = Rejection::timed_out(Label::new("mine"), &LATE, Duration::from_secs(1));
+        assert_eq!((late.http_status(), late.is_unprocessed()), (504, false));
+    }
+
+    #[test]
     fn a_rejection_reads_as_a_sentence() {
         let label = Label::named("circuit breaker", "payments".into());
         let rejection = Rejection::labelled(label, &circuit_breaker::OPEN).after(Some(Duration::from_millis(4200)));

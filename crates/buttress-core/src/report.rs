@@ -241,3 +241,22 @@ impl dyn Sink + '_ {
         self.value(metric, [""; 2], Value::Rate { part, whole });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_one_kind_are_summed_and_of_another_replaced() {
+        let sum = |mut value: Value, other| {
+            value.add(other);
+            value
+        };
+        assert_eq!(sum(Value::Counter(2), Value::Counter(3)), Value::Counter(5));
+        assert_eq!(sum(Value::Counter(u64::MAX), Value::Counter(3)), Value::Counter(u64::MAX));
+        assert_eq!(sum(Value::Gauge(2.5), Value::Gauge(3.0)), Value::Gauge(5.5));
+        let [small, large] = [(1, 4), (2, 12)].map(|(part, whole)| Value::Rate { part, whole });
+        assert_eq!(sum(small, large), Value::Rate { part: 3, whole: 16 });
+        assert_eq!(sum(Value::Counter(2), Value::Gauge(3.0)), Value::Gauge(3.0));
+    }
+}

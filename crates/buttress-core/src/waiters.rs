@@ -234,6 +234,42 @@ mod tests {
     }
 
     #[test]
+    fn waiters_that_are_gone_leave_nothing_behind() {
+        let waiters = Waiters::default();
+        let left = || {
+            let line = lock(&waiters.0.line);
+            (waiters.0.count.load(Ordering::SeqCst), line.waiting.len(), line.woken.len(), waiters.any())
+        };
+        for leave in [Waiters::deregister, Waiters::served] {
+            for woken in 0..=2 {
+                let line = [(); 2].map(|()| Waiter::new(&waiters));
+                assert_eq!(left(), (2, 2, 0, true));
+                waiters.wake_many(woken);
+                line.iter().for_each(|waiter| leave(&waiters, waiter.0));
+                assert_eq!(left(), (0, 0, 0, false), "{woken} were woken");
+            }
+        }
+        let _all = [(); 3].map(|()| Waiter::new(&waiters));
+        waiters.wake();
+        assert_eq!(left(), (0, 0, 0, false));
+    }
+
+    #[test]
+    fn a_waiter_that_is_woken_holds_no_waker() {
+        let waiters = Waiters::default();
+        let line = [(); 3].map(|()| Waiter::new(&waiters));
+        let held = || line.each_ref().map(|waiter| Arc::strong_count(&waiter.1) - 1);
+        line[0].register(&waiters);
+        assert_eq!(held(), [1, 1, 1], "a waker that is registered again replaces itself");
+        waiters.wake_one();
+        assert_eq!(held(), [0, 1, 1]);
+        waiters.served(line[1].0);
+        assert_eq!(held(), [0, 0, 1]);
+        waiters.wake();
+        assert_eq!(held(), [0, 0, 0]);
+    }
+
+    #[test]
     fn the_last_waker_of_a_task_may_deregister_when_it_is_dropped() {
         struct OnDrop(Waiters);
         impl Drop for OnDrop {

@@ -230,6 +230,11 @@ mod tests {
         assert_eq!(waits.into_body().collect().await.unwrap().to_bytes().len(), 5);
         assert_eq!(kept(), 0);
 
+        let mut fits = request(MAX_CALL);
+        let mut ahead = ReadAhead::of(&mut fits).unwrap();
+        assert_eq!((read(&mut ahead), kept()), (Poll::Pending, MAX_CALL));
+        drop((fits, ahead));
+
         let mut too_large = request(MAX_CALL + 1);
         let mut ahead = ReadAhead::of(&mut too_large).unwrap();
         assert_eq!((read(&mut ahead), kept()), (Poll::Ready(()), MAX_CALL + 1));
@@ -238,22 +243,85 @@ mod tests {
         drop(ahead);
         assert_eq!(kept(), 0);
 
-        // Small frames are merged.
+        small_frames_are_merged().await;
+        an_upload_that_breaks_while_it_waits_breaks_for_its_handler().await;
+        trailers_come_last().await;
+        all_calls_have_a_bound_together();
+        assert_eq!(kept(), 0);
+    }
+
+    fn waits(parts: impl IntoIterator<Item = Part>) -> (Request<AxumBody>, ReadAhead) {
+        let mut request = Request::new(AxumBody::new(TestBody::new(parts)));
+        *request.version_mut() = Version::HTTP_2;
+        let ahead = ReadAhead::of(&mut request).unwrap();
+        (request, ahead)
+    }
+
+    async fn small_frames_are_merged() {
         let parts = ["a", "", "bc"].map(Part::Data).into_iter().cycle().take(3000).chain([Part::Never]);
-        let mut waits = Request::new(AxumBody::new(TestBody::new(parts)));
-        *waits.version_mut() = Version::HTTP_2;
-        let mut ahead = ReadAhead::of(&mut waits).unwrap();
+        let (waiting, mut ahead) = waits(parts);
         assert_eq!(read(&mut ahead), Poll::Pending);
         let frames = lock(&ahead.0).frames.len();
         assert!(frames == 0, "{frames} frames are kept of 3000 bytes");
         drop(ahead);
-        let mut body = waits.into_body();
+        let mut body = waiting.into_body();
         let mut got = Vec::new();
         while got.len() < 3000 {
             got.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
         }
         assert_eq!(got, b"abc".repeat(1000));
-        assert_eq!(kept(), 0);
+
+        let large: &'static str = "x".repeat(SMALL).leak();
+        let (waiting, mut ahead) = waits([Part::Data("before"), Part::Data(large), Part::Data("after")]);
+        assert_eq!(read(&mut ahead), Poll::Pending);
+        assert!(!waiting.body().is_end_stream());
+        let mut body = waiting.into_body();
+        for expected in ["before", large, "after"] {
+            assert_eq!(body.size_hint().lower(), body.size_hint().exact().unwrap());
+            let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(data, expected);
+            assert_eq!(data.as_ptr() == large.as_ptr(), expected == large, "a large frame is not copied");
+        }
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    async fn an_upload_that_breaks_while_it_waits_breaks_for_its_handler() {
+        let (waiting, mut ahead) = waits([Part::Data("half"), Part::Error("connection reset")]);
+        assert_eq!((read(&mut ahead), read(&mut ahead)), (Poll::Pending, Poll::Pending));
+        let mut body = waiting.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        assert!(!body.is_end_stream(), "the upload would pass for a whole one");
+        assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "connection reset");
+        assert!(body.frame().await.is_none() && body.is_end_stream());
+    }
+
+    async fn trailers_come_last() {
+        let trailers = http::HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
+        let (waiting, mut ahead) = waits([Part::Data("all"), Part::Trailers(trailers.clone())]);
+        assert_eq!((read(&mut ahead), kept()), (Poll::Pending, 3));
+        drop(ahead);
+        let body = waiting.into_body().collect().await.unwrap();
+        assert_eq!((body.trailers(), kept()), (Some(&trailers), 0));
+        assert_eq!(body.to_bytes(), "all");
+    }
+
+    fn all_calls_have_a_bound_together() {
+        let large = Bytes::from(vec![7; MAX_CALL]);
+        let mut calls: Vec<_> = (0..MAX_ALL / MAX_CALL)
+            .map(|_| {
+                let mut request = request(0).map(|_| AxumBody::new(Full::new(large.clone())));
+                let mut ahead = ReadAhead::of(&mut request).unwrap();
+                assert_eq!(read(&mut ahead), Poll::Pending);
+                (request, ahead)
+            })
+            .collect();
+        assert_eq!(kept(), MAX_ALL);
+        let (one_more, mut ahead) = waits([Part::Data("x")]);
+        assert_eq!(read(&mut ahead), Poll::Ready(()), "the process keeps more than it may");
+        calls.pop();
+        drop((one_more, ahead));
+        let (_one_more, mut ahead) = waits([Part::Data("x")]);
+        assert_eq!(read(&mut ahead), Poll::Pending);
     }
 
     #[test]

@@ -164,5 +164,21 @@ mod tests {
         assert_eq!(response.headers()["grpc-message"], "100 %25 of %C3%A9: open; try again in 1.5s");
         assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1500");
         assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert_eq!(response.headers()["x-buttress-rejected"], "circuit_open");
+        assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), &buttress::circuit_breaker::OPEN);
+        assert_eq!(percent_encode("a\nb~ \x7f"), "a%0Ab~ %7F");
+    }
+
+    #[test]
+    fn an_answer_without_content_is_at_its_end_and_one_with_content_has_its_length() {
+        type Answer = AnswerBody<http_body_util::Full<Bytes>>;
+        for none in [Answer::own(None), Answer::own(Some(Bytes::new()))] {
+            assert_eq!((none.is_end_stream(), none.size_hint().exact()), (true, Some(0)));
+        }
+        let busy = Answer::own(Some("busy".into()));
+        assert_eq!((busy.is_end_stream(), busy.size_hint().exact()), (false, Some(4)));
+        let inner = Answer::inner("inner".into());
+        assert_eq!((inner.is_end_stream(), inner.size_hint().exact()), (false, Some(5)));
     }
 }

@@ -406,11 +406,14 @@ mod tests {
 
     #[test]
     fn a_503_may_have_been_processed_unless_it_was_rejected_at_admission() {
-        let sent = |pairs: &[_]| http_status(StatusCode::SERVICE_UNAVAILABLE, &headers(pairs)).failure().unwrap().sent;
-        assert_eq!(sent(&[]), Sent::MaybeProcessed);
-        assert_eq!(sent(&[("retry-after", "3")]), Sent::MaybeProcessed);
+        let sent = |pairs: &[_]| {
+            let failure = *http_status(StatusCode::SERVICE_UNAVAILABLE, &headers(pairs)).failure().unwrap();
+            (failure.sent, failure.overload)
+        };
+        assert_eq!(sent(&[]), (Sent::MaybeProcessed, false));
+        assert_eq!(sent(&[("retry-after", "3")]), (Sent::MaybeProcessed, false));
         for name in ["x-buttress-rejected", "x-envoy-overloaded", "x-envoy-ratelimited"] {
-            assert_eq!(sent(&[(name, "true")]), Sent::NotProcessed, "{name}");
+            assert_eq!(sent(&[(name, "true")]), (Sent::NotProcessed, true), "{name}");
         }
     }
 

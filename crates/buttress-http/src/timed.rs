@@ -386,6 +386,61 @@ mod tests {
         assert!(poll(&mut body).is_pending());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_whose_bound_has_expired_is_not_at_its_end_before_its_reader_has_the_error() {
+        for (parts, is_polled, reason) in [
+            (vec![Part::Data("content"), Part::Never], true, &BODY_IDLE),
+            (vec![Part::Data("content"), Part::Never], false, &READER_STALLED),
+            (vec![Part::Wait(IDLE / 2), Part::Data("a"), Part::Never], true, &BODY_TOTAL),
+        ] {
+            let named = Label::named("timeout", "payments".into());
+            let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(IDLE), label: Some(named), total: None };
+            let total = (reason == &BODY_TOTAL).then_some(IDLE);
+            let bounds = BodyBounds {
+                total,
+                idle: bounds.idle.map(|idle| if total.is_some() { 9 * idle } else { idle }),
+                ..bounds
+            };
+            let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+            assert_eq!((body.is_end_stream(), body.size_hint().exact().is_some()), (false, true));
+            while is_polled && poll(&mut body).is_ready() {}
+            tokio::time::sleep(IDLE / 2 + Duration::from_millis(1)).await;
+            assert!(!is_polled || total.is_none() || poll(&mut body).is_ready());
+            tokio::time::sleep(IDLE).await;
+            assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, None), "{reason}");
+            let Poll::Ready(Some(Err(error))) = poll(&mut body) else { panic!("{reason} did not expire") };
+            let rejection = buttress::error::find_rejection(&*error).unwrap();
+            assert_eq!(
+                (rejection.reason(), rejection.name(), rejection.limit()),
+                (reason, Some("payments"), Some(IDLE))
+            );
+            assert!(matches!(poll(&mut body), Poll::Ready(None)));
+            assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_on_a_stalled_reader_is_that_of_the_layer_or_else_of_the_ending_and_max_is_none() {
+        let expires = async |set: Option<Duration>, default| {
+            let bounds = BodyBounds { stalled: set, ..BodyBounds::default() };
+            let response = Response::new(TestBody::new([Part::Never]));
+            let mut body = Box::pin(TimedBody::around(response, &bounds, default).into_body());
+            let start = TokioClock.now();
+            while body.size_hint().exact().is_some() && TokioClock.now() - start < Duration::from_secs(3600) {
+                tokio::time::sleep(IDLE).await;
+            }
+            poll(&mut body).is_ready().then(|| TokioClock.now() - start)
+        };
+        let near = |time: Option<Duration>, expected: Duration| {
+            time.is_some_and(|time| time >= expected && time <= expected + 2 * IDLE)
+        };
+        assert!(near(expires(Some(10 * IDLE), None).await, 10 * IDLE));
+        assert!(near(expires(Some(10 * IDLE), Some(30 * IDLE)).await, 10 * IDLE));
+        assert!(near(expires(None, Some(30 * IDLE)).await, 30 * IDLE));
+        assert_eq!(expires(None, None).await, None);
+        assert_eq!(expires(Some(Duration::MAX), Some(30 * IDLE)).await, None);
+    }
+
     #[test]
     fn a_body_that_is_read_outside_of_its_runtime_is_timed_all_the_same() {
         let (mut body, runtime) = bounded([Part::Never, Part::Never]);

@@ -194,3 +194,64 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_status_of_each_probe_and_the_number_of_indicators_are_reported() {
+    let health = Health::new();
+    let values = || {
+        let gauge = |value| if let crate::report::Value::Gauge(x) = value { x } else { f64::NAN };
+        let reported = crate::testing::reported(&health);
+        let (serving, indicators): (Vec<_>, Vec<_>) =
+            reported.into_iter().partition(|(name, ..)| *name == "resilience.health.serving");
+        let pairs = |part: Vec<(_, [&'static str; 2], _)>| {
+            part.into_iter().map(|(_, [label, _], value)| (label, gauge(value))).collect::<Vec<_>>()
+        };
+        let indicators = pairs(indicators).into_iter().filter(|(_, count)| *count > 0.0).collect::<Vec<_>>();
+        (pairs(serving), indicators)
+    };
+    let serving =
+        |liveness, readiness, startup| vec![("liveness", liveness), ("readiness", readiness), ("startup", startup)];
+    assert_eq!(values(), (serving(1.0, 0.0, 0.0), vec![]));
+    health.started();
+    let loops = health.liveness("event loop");
+    loops.down("stuck");
+    assert_eq!(values(), (serving(0.0, 1.0, 1.0), vec![("down", 1.0)]));
+    loops.up();
+    let stores = ["a", "b", "c"].map(|name| health.readiness(name));
+    stores.iter().for_each(|store| store.down("gone"));
+    assert_eq!(values(), (serving(1.0, 0.0, 1.0), vec![("up", 1.0), ("down", 3.0)]));
+    stores.iter().for_each(Indicator::up);
+    health.drain();
+    assert_eq!(values(), (serving(1.0, 0.0, 1.0), vec![("up", 4.0)]));
+    assert_eq!(<Health as crate::report::Report>::name(&health), None);
+}
+
+#[test]
+fn good_reports_count_in_a_row_too() {
+    let health = Health::new();
+    health.started();
+    let rules = Rules { rise: 3, fall: 1, max_age: None };
+    let check = health.indicator("db", Group::Readiness, rules);
+    check.down("gone");
+    for report in [Status::Up, Status::Up, Status::Down, Status::Up, Status::Up, Status::Degraded] {
+        assert_eq!(health.status(Probe::Readiness), Status::Down);
+        check.report(report, None);
+    }
+    assert_eq!(health.status(Probe::Readiness), Status::Degraded);
+    assert_eq!(health.report().indicators[0].name, "db");
+}
+
+#[test]
+fn indicators_are_told_apart_whatever_their_names() {
+    let health = Health::new();
+    let twins = [(); 3].map(|()| health.dependency("twin"));
+    twins[1].down("gone");
+    let statuses = || health.report().indicators.iter().map(|line| line.status).collect::<Vec<_>>();
+    assert_eq!(statuses(), [Status::Unknown, Status::Down, Status::Unknown]);
+    let [first, second, third] = twins;
+    third.up();
+    drop(first);
+    assert_eq!(statuses(), [Status::Down, Status::Up]);
+    drop(second);
+    assert_eq!(statuses(), [Status::Up]);
+}

@@ -160,6 +160,27 @@ fn it_reports_its_balance() {
 }
 
 #[test]
+fn a_budget_starts_with_a_hundred_retries_and_adds_a_fifth_of_the_requests_and_three_a_second() {
+    let budget = RetryBudget::new();
+    assert_eq!(budget.balance(), 100.0);
+    assert_eq!((withdraw_all(&budget), budget.balance()), (100, 0.0));
+    (0..10).for_each(|_| budget.deposit());
+    assert_eq!(budget.balance(), 2.0);
+    budget.clock.advance(SECOND);
+    assert_eq!(budget.balance(), 5.0);
+}
+
+#[test]
+fn a_retry_that_comes_back_does_not_overfill_the_bucket() {
+    let budget = RetryBudget::builder().percent(100.0).min_per_second(0.0).burst(2).build().unwrap();
+    let withdrawal = budget.try_withdraw().unwrap();
+    (0..5).for_each(|_| budget.deposit());
+    assert_eq!(budget.balance(), 2.0);
+    drop(withdrawal);
+    assert_eq!((withdraw_all(&budget), budget.balance()), (2, 0.0));
+}
+
+#[test]
 fn bad_values_are_named() {
     assert_eq!(RetryBudget::builder().percent(f64::NAN).build().unwrap_err().field(), "percent");
     assert_eq!(RetryBudget::builder().min_per_second(-1.0).build().unwrap_err().field(), "min_per_second");

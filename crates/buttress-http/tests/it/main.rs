@@ -3,3 +3,4 @@
 mod answers;
 mod outcomes;
 mod recorder;
+mod retries;

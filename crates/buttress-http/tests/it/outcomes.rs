@@ -3,6 +3,7 @@ use buttress::{
     BoxError, BulkheadLayer, Ending,
     gate::GateLayer,
     outcome::{Failure, FailureKind, Ignored, Outcome},
+    policy::Progress,
 };
 use buttress_http::{HttpExt, ObservedBody, ending::HttpClient, prelude::TimeoutLayer};
 use buttress_test::{Part, TestBody};
@@ -277,5 +278,34 @@ async fn a_grpc_web_call_is_an_http_call_whose_status_is_in_its_body() {
         let request = Request::builder().header("content-type", kind).body(()).unwrap();
         stack.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
         assert_eq!(recorder.outcomes(), [Outcome::Success], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_head_and_each_frame_but_the_last_are_progress() {
+    let recorder = Recorder::<true>::default();
+    let parts = [Part::Data("a"), Part::Pause, Part::Data("b"), Part::Data("c")];
+    http(&recorder, body(parts)).await.into_body().collect().await.unwrap();
+    assert_eq!(recorder.progress(), [Progress::Head, Progress::Frame, Progress::Frame]);
+}
+
+#[tokio::test]
+async fn grpc_is_told_by_its_content_type() {
+    for (kind, is_grpc) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc;charset=utf-8", true),
+        ("application/grpc ; charset=utf-8", true),
+        ("application/grpcx", false),
+        ("application/grpc-web", false),
+        ("application/json", false),
+        ("", false),
+    ] {
+        let recorder = Recorder::<false>::default();
+        let inner = service_fn(|_: Request<()>| ready(Ok::<_, BoxError>(body([Part::Data("no trailers")]))));
+        let request = Request::post("/").header("content-type", kind).body(()).unwrap();
+        let stack = GateLayer::with_policy(recorder.clone()).http().layer(inner);
+        stack.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(recorder.outcomes()[0].is_failure(), is_grpc, "{kind}: a gRPC stream without a status has failed");
     }
 }
