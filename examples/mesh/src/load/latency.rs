@@ -45,7 +45,8 @@ impl Latencies {
     }
 
     pub fn clear(&mut self) {
-        self.0.iter_mut().for_each(Histogram::clear);
+        // `clear` would keep the maximum.
+        self.0.iter_mut().for_each(Histogram::reset);
     }
 
     pub fn count(&self) -> u64 {
@@ -139,5 +140,16 @@ mod tests {
         assert!(buckets[0].from_ms <= 1.0 && buckets[0].count == 1);
         assert_eq!(buckets.last().unwrap().count, 1);
         assert!(Latencies::default().buckets(10).is_empty());
+    }
+
+    #[test]
+    fn sums_means_and_an_empty_histogram() {
+        let mut sum = latencies([10, 20]);
+        sum.add(&latencies([30, 40, 50]));
+        let Quantiles { count, mean_ms, p50_ms, max_ms, .. } = sum.quantiles();
+        assert!(count == 5 && near(mean_ms, 30.0) && near(p50_ms, 30.0) && near(max_ms, 50.0));
+        assert_eq!(sum.count(), 5);
+        sum.clear();
+        assert_eq!((sum.count(), sum.quantiles()), (0, Quantiles::default()));
     }
 }
