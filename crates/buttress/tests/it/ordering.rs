@@ -3,7 +3,9 @@
 use crate::{MS, SECOND};
 use buttress::{
     Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Error, PlainExt, Reason, RetryLayer,
-    TimeoutLayer, bulkhead, circuit_breaker, timeout,
+    TimeoutLayer, bulkhead, circuit_breaker,
+    policy::{Clock, TokioClock},
+    timeout,
 };
 use std::{
     future::Pending,
@@ -15,7 +17,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 const PAUSE: Duration = Duration::from_millis(100);
@@ -44,8 +46,8 @@ async fn timed<S>(service: &S) -> (Result<S::Response, S::Error>, Duration)
 where
     S: Service<(), Error = Error> + Clone,
 {
-    let start = Instant::now();
-    (service.clone().oneshot(()).await, start.elapsed())
+    let start = TokioClock.now();
+    (service.clone().oneshot(()).await, TokioClock.now() - start)
 }
 
 #[track_caller]
