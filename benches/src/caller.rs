@@ -15,8 +15,13 @@ use crate::situation::{ASK, Situation};
 
 /// Whatever makes calls. Clones share the state of the layer.
 pub(crate) trait Caller: Clone + Send + 'static {
-    /// Makes a call and returns whether it succeeded.
-    fn call_once(&mut self, req: u64) -> impl Future<Output = bool> + Send;
+    /// Whether a call may start: false if it fails now.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<bool> {
+        Poll::Ready(true)
+    }
+
+    /// Starts a call.
+    fn start(&mut self, req: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send;
 }
 
 /// A layer whose service makes calls.
@@ -35,24 +40,13 @@ where
     S: Service<u64, Response: Send, Error: Send, Future: Send> + Clone + Send + 'static,
 {
     #[inline(always)]
-    fn call_once(&mut self, req: u64) -> impl Future<Output = bool> + Send {
-        async move {
-            if future::poll_fn(|cx| self.poll_ready(cx)).await.is_err() {
-                return false;
-            }
-            let mut call = pin!(self.call(req));
-            future::poll_fn(|cx| look(call.as_mut().poll(cx))).await
-        }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        Service::poll_ready(self, cx).map(|ready| ready.is_ok())
     }
-}
 
-/// Looks at a result where it lies, as its caller would do. Moving it costs time proportional to
-/// its size, which is not the layer's work.
-#[inline(always)]
-pub(crate) fn look<R, E>(polled: Poll<Result<R, E>>) -> Poll<bool> {
-    match black_box(&polled) {
-        Poll::Ready(result) => Poll::Ready(result.is_ok()),
-        Poll::Pending => Poll::Pending,
+    #[inline(always)]
+    fn start(&mut self, req: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
+        self.call(req)
     }
 }
 
@@ -62,9 +56,55 @@ pub(crate) struct Around<F>(pub(crate) F);
 
 impl<F: FnMut(u64) -> bool + Clone + Send + 'static> Caller for Around<F> {
     #[inline(always)]
-    fn call_once(&mut self, req: u64) -> impl Future<Output = bool> + Send {
-        future::ready((self.0)(req))
+    fn start(&mut self, req: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
+        future::ready(if (self.0)(req) { Ok(()) } else { Err(()) })
     }
+}
+
+/// Makes a call within a loop and returns whether it succeeded. The bare service is ready at the
+/// second poll at the latest.
+#[inline(always)]
+pub(crate) fn call(caller: &mut impl Caller, req: u64) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let is_ready = match caller.poll_ready(&mut cx) {
+        Poll::Ready(is_ready) => is_ready,
+        Poll::Pending => wait(future::poll_fn(|cx| caller.poll_ready(cx))),
+    };
+    if !is_ready {
+        return false;
+    }
+    let mut future = pin!(caller.start(req));
+    for _ in 0..2 {
+        if let Poll::Ready(succeeded) = look(future.as_mut().poll(&mut cx)) {
+            return succeeded;
+        }
+    }
+    wait(future::poll_fn(|cx| look(future.as_mut().poll(cx))))
+}
+
+/// Makes a call within a task.
+async fn call_in_task(caller: &mut impl Caller, req: u64) -> bool {
+    if !future::poll_fn(|cx| caller.poll_ready(cx)).await {
+        return false;
+    }
+    let mut future = pin!(caller.start(req));
+    future::poll_fn(|cx| look(future.as_mut().poll(cx))).await
+}
+
+/// Looks at a result where it lies, as its caller would do. Moving it costs time proportional to
+/// its size, which is not the layer's work.
+#[inline(always)]
+fn look<R, E>(polled: Poll<Result<R, E>>) -> Poll<bool> {
+    match black_box(&polled) {
+        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// Outside the measured loop: reached only if two threads contend for a peer's lock.
+#[cold]
+fn wait<F: Future>(future: F) -> F::Output {
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 // === repeating calls ===
@@ -80,19 +120,29 @@ impl<C: Caller, T: Situation> Repeat<C, T> {
         Self { caller, number: 0, situation: PhantomData }
     }
 
+    #[inline(always)]
+    fn next_request(&mut self) -> u64 {
+        let number = self.number;
+        self.number = number.wrapping_add(1);
+        black_box(T::request(number))
+    }
+
     /// Makes a call and returns whether it ended as it should.
     #[inline(always)]
-    async fn once(&mut self) -> bool {
-        let req = black_box(T::request(self.number));
-        self.number = self.number.wrapping_add(1);
-        let succeeded =
-            if T::CLONES { self.caller.clone().call_once(req).await } else { self.caller.call_once(req).await };
+    fn once(&mut self) -> bool {
+        let req = self.next_request();
+        let succeeded = if T::CLONES { call(&mut self.caller.clone(), req) } else { call(&mut self.caller, req) };
         succeeded == (!T::REJECTS && req == ASK)
     }
 
-    /// Where no call succeeds, shows that they reached the service: one that it answers succeeds.
-    async fn is_on_its_path(&mut self) -> bool {
-        !T::ALL_FAIL || self.caller.call_once(ASK).await
+    async fn once_in_task(&mut self) -> bool {
+        let req = self.next_request();
+        let succeeded = if T::CLONES {
+            call_in_task(&mut self.caller.clone(), req).await
+        } else {
+            call_in_task(&mut self.caller, req).await
+        };
+        succeeded == (!T::REJECTS && req == ASK)
     }
 }
 
@@ -101,8 +151,9 @@ impl<C: Caller, T: Situation> Repeat<C, T> {
 pub(crate) fn worker<C: Caller, T: Situation>(name: String, caller: C, situation: T) -> Worker {
     let mut repeat = Repeat::new(caller, situation);
     Box::new(move |n| {
-        let right: u64 = (0..n).map(|_| u64::from(now(repeat.once()))).sum();
-        let on_path = now(repeat.is_on_its_path());
+        let right: u64 = (0..n).map(|_| u64::from(repeat.once())).sum();
+        // If no call succeeds, one shows that they reached the service, which answers it.
+        let on_path = !T::ALL_FAIL || call(&mut repeat.caller, ASK);
         assert!(right == n && on_path, "{name}: {right} of {n} calls ended as they should");
     })
 }
@@ -116,36 +167,16 @@ pub(crate) fn task<C: Caller, T: Situation>(name: String, caller: C, situation: 
         while !stop.load(Ordering::Relaxed) {
             let mut right = 0;
             for _ in 0..TURN {
-                right += u64::from(repeat.once().await);
+                right += u64::from(repeat.once_in_task().await);
             }
             assert!(right == TURN, "{name}: {right} of {TURN} calls in a task ended as they should");
             calls += TURN;
             tokio::task::yield_now().await;
         }
-        assert!(repeat.is_on_its_path().await, "{name}: the calls of a task did not reach the service");
+        let on_path = !T::ALL_FAIL || call_in_task(&mut repeat.caller, ASK).await;
+        assert!(on_path, "{name}: the calls of a task did not reach the service");
         calls
     })
-}
-
-/// The output of a future that is ready on its first poll, or on its second if it waits for what
-/// the bare service does.
-#[inline(always)]
-pub(crate) fn now<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let mut cx = Context::from_waker(Waker::noop());
-    if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-        return output;
-    }
-    match future.as_mut().poll(&mut cx) {
-        Poll::Ready(output) => output,
-        Poll::Pending => wait(future),
-    }
-}
-
-/// Outside the measured loop: reached only if two threads contend for a peer's lock.
-#[cold]
-fn wait<F: Future>(future: F) -> F::Output {
-    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 thread_local! {

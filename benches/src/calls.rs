@@ -7,9 +7,9 @@ use std::time::Duration;
 use failsafe::{CircuitBreaker, backoff, failure_policy};
 use recloser::Recloser;
 
-use crate::caller::{Around, Caller, now};
+use crate::caller::{Around, Caller, call};
 use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN};
-use crate::inner::Bare;
+use crate::inner::{Bare, Failure};
 use crate::situation::{AllFail, FAIL, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, Rejecting, Situation, TenthFails};
 use crate::subject::{Kind::Peer, Rows};
 
@@ -37,24 +37,24 @@ fn consecutive<T: Situation>(failures: u32) -> impl Caller {
 
 fn failsafe<T: Situation, B: CircuitBreaker + Send + Sync + 'static>(breaker: B) -> impl Caller {
     let breaker = Arc::new(breaker);
-    Around(move |req| breaker.call(|| call::<T>(req)).is_ok())
+    Around(move |req| breaker.call(|| bare::<T>(req)).is_ok())
 }
 
 /// Its default rule: a ring of the last 100 results.
 fn recloser<T: Situation>(share: f32) -> impl Caller {
     let recloser = Arc::new(Recloser::custom().error_rate(share).closed_len(100).open_wait(HOUR).build());
-    Around(move |req| recloser.call(|| call::<T>(req)).is_ok())
+    Around(move |req| recloser.call(|| bare::<T>(req)).is_ok())
 }
 
 fn tripped(mut caller: impl Caller) -> impl Caller {
     for _ in 0..1_000 {
-        now(caller.call_once(FAIL));
+        call(&mut caller, FAIL);
     }
     caller
 }
 
 /// A call of the bare service, as the closure that these wrap.
 #[inline(always)]
-fn call<T: Situation>(req: u64) -> Result<u64, crate::inner::Failure> {
-    now(tower::Service::call(&mut Bare::<T>::new(), req))
+fn bare<T: Situation>(req: u64) -> Result<(), Failure> {
+    if call(&mut Bare::<T>::new(), req) { Ok(()) } else { Err(Failure) }
 }

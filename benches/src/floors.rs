@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::caller::{Around, Caller, now};
+use crate::caller::{Around, call};
 use crate::family::NONE;
 use crate::inner::Bare;
 use crate::situation::{AllFail, Cloned, Kept, MostFail, Pending, TenthFails};
@@ -51,7 +51,7 @@ fn part(rows: &mut Rows, name: &str, part: impl Fn() + Clone + Send + 'static) {
     let mut bare = Bare::<Kept>::new();
     let both = Around(move |req| {
         part();
-        now(bare.call_once(req))
+        call(&mut bare, req)
     });
     rows.of(Floor, name, NONE).caller(Kept, both);
 }

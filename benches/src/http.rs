@@ -2,7 +2,7 @@
 //! bodies, where our layers settle the outcome. Peers settle it at the head.
 
 use std::convert::Infallible;
-use std::future::{self, Future, Ready, poll_fn};
+use std::future::{self, Future, Ready};
 use std::hint::black_box;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -104,13 +104,15 @@ where
     A: Body<Error: Send> + Send + 'static,
     S: Service<Request<B>, Response = Response<A>, Error: Send, Future: Send> + Clone + Send + 'static,
 {
-    fn call_once(&mut self, _: u64) -> impl Future<Output = bool> + Send {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.service.poll_ready(cx).map(|ready| ready.is_ok())
+    }
+
+    fn start(&mut self, _: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
+        let answer = self.service.call((self.request)());
         async move {
-            if poll_fn(|cx| self.service.poll_ready(cx)).await.is_err() {
-                return false;
-            }
-            let Ok(answer) = self.service.call((self.request)()).await else { return false };
-            answer.status().is_success() && read(answer.into_body())
+            let Ok(answer) = answer.await else { return Err(()) };
+            if answer.status().is_success() && read(answer.into_body()) { Ok(()) } else { Err(()) }
         }
     }
 }

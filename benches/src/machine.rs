@@ -41,6 +41,6 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cpu, cores, kernel, load, runs, batches } = self;
         writeln!(f, "{cpu}, {cores} cores, kernel {kernel}, load {load} before the run")?;
-        writeln!(f, "medians of {batches} batches in each of {runs} runs")
+        writeln!(f, "medians: of {batches} batches per row, in turns; runs of all rows: {runs}")
     }
 }

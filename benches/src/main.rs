@@ -1,13 +1,24 @@
 //! Cost per call of Buttress's layers and of their peers, measured in one run.
 //!
-//! For every subject: nanoseconds per call over a service that is always ready, the part that the
-//! layer added, heap allocations per call, and the throughput of two threads sharing one instance
-//! relative to one thread ("x2": 2.0 is perfect scaling; below 1.0 the second thread reduces
-//! throughput).
+//! A row is a layer in a situation: called through one service or through a clone for each call,
+//! with an inner service that is pending once, with failing calls, or rejecting. It has the
+//! nanoseconds per call, the part that the layer added to a call of the bare service, the heap
+//! allocations per call, and the throughput of two cores relative to one (2.0 is perfect scaling;
+//! below 1.0 the second core reduces throughput):
+//!
+//! * "x2": two threads that do nothing but call one instance. They meet at every call, and a thread
+//!   that finds a lock taken must wait.
+//! * "x2 tasks": 64 tasks on a runtime with two workers. A task that finds a lock taken leaves its
+//!   worker to another one.
+//!
+//! Ours and peers' rows are compared if their layers do the same by the same rule in the same
+//! situation. The table begins with the comparisons that we lose.
 //!
 //! ```text
-//! cargo xtask bench                    # the table
-//! cargo xtask bench --json out.json    # and rows {"subject","kind","ns","added_ns","allocs","x2"}, {"subject","kind","bytes"}
+//! cargo xtask bench                    # the table, in about two minutes
+//! cargo xtask bench --runs 3           # medians of three measurements
+//! cargo xtask bench --json out.json    # and the facts about the machine, and the rows:
+//!     # {"subject","kind","group","ns","added_ns","allocs","x2","x2_tasks"}, {"subject","kind","bytes"}
 //! ```
 
 mod caller;
@@ -102,6 +113,7 @@ fn subjects() -> Vec<Subject> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::Kind;
 
     /// Workers check their results, so this test shows that each subject is on the path that its
     /// name says.
@@ -112,5 +124,24 @@ mod tests {
                 subject.worker()(3);
             }
         });
+    }
+
+    /// A family with a typing error, or without ours or without a peer, would compare nothing.
+    #[test]
+    fn every_family_has_ours_and_a_peer() {
+        let subjects = within_runtime(subjects);
+        let kinds = |family: &str, kind| subjects.iter().any(|s| s.family == family && s.kind == kind);
+        for subject in subjects.iter().filter(|subject| !subject.family.is_empty()) {
+            assert!(kinds(subject.family, Kind::Ours) && kinds(subject.family, Kind::Peer), "{}", subject.family);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_within_a_group() {
+        let mut names: Vec<_> = within_runtime(subjects).iter().map(|s| (s.group(), s.name())).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
     }
 }

@@ -16,7 +16,7 @@ use crate::subject::Subject;
 use crate::tasks::Runtimes;
 use alloc_tracker::Session;
 
-/// Durations and counts. [`Plan::full`] takes about 20 s for all subjects.
+/// Durations and counts. [`Plan::full`] takes about two minutes for all subjects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     /// Batches per subject.
@@ -45,7 +45,7 @@ pub(crate) struct Measured {
 
 impl Plan {
     pub(crate) fn full() -> Self {
-        Self { samples: 31, batch: Duration::from_millis(2), rounds: 15, window: Duration::from_millis(12) }
+        Self { samples: 31, batch: Duration::from_millis(2), rounds: 11, window: Duration::from_millis(12) }
     }
 
     /// Correct code paths, rough numbers.

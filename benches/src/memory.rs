@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::retry::budget::TpsBudget;
 
-use crate::caller::{Caller, Wraps, now};
+use crate::caller::{Wraps, call};
 use crate::inner::Bare;
 use crate::situation::{ASK, Kept};
 use crate::subject::Kind::{self, Ours, Peer};
@@ -36,7 +37,6 @@ pub(crate) fn rows() -> Vec<Memory> {
         rows.extend(bytes.map(|bytes| Memory { subject, kind, bytes }));
     };
     // Breakers and bulkheads are called once, because peers create parts of them in the first call.
-    add(Ours, "buttress/keyed(breaker)", keyed(|| CircuitBreaker::new("backend")));
     add(Ours, "buttress/circuit_breaker(compact)", called(|| compact(|| CircuitBreakerLayer::new("backend")).plain()));
     add(Ours, "buttress/circuit_breaker", called(|| CircuitBreakerLayer::new("backend").plain()));
     add(
@@ -50,7 +50,6 @@ pub(crate) fn rows() -> Vec<Memory> {
     add(Peer, "recloser", each(|| Arc::new(Recloser::custom().build())));
     add(Peer, "failsafe", each(|| Arc::new(failsafe::Config::new().build())));
 
-    add(Ours, "buttress/keyed(bulkhead)", keyed(|| Bulkhead::new(10)));
     add(Ours, "buttress/bulkhead(compact)", called(|| compact(|| BulkheadLayer::new(10)).plain()));
     add(Ours, "buttress/bulkhead", called(|| BulkheadLayer::new(10).plain()));
     add(Ours, "buttress/bulkhead, 64 shards", called(|| with_shards(64, || BulkheadLayer::new(10)).plain()));
@@ -67,6 +66,10 @@ pub(crate) fn rows() -> Vec<Memory> {
     add(Ours, "buttress/retry_budget, 64 shards", each(|| with_shards(64, RetryBudget::new)));
     add(Peer, "tower/retry_budget", each(|| Arc::new(TpsBudget::default())));
     add(Peer, "tower-resilience/retry_budget", each(tower_resilience::budget));
+
+    // Last, because the maps free memory as they grow, which others would reuse.
+    add(Ours, "buttress/keyed(breaker)", keyed(|| CircuitBreaker::new("backend")));
+    add(Ours, "buttress/keyed(bulkhead)", keyed(|| Bulkhead::new(10)));
     rows
 }
 
@@ -76,35 +79,42 @@ where
     P: Policy<u32> + Idle + Report + Send + Sync + 'static,
 {
     const KEYS: u32 = 100_000;
-    bytes(KEYS, || {
-        let keyed = Keyed::builder(|key: &u32| *key, move |_: &u32| make());
-        let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
-        (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
-        keyed
-    })
+    let before = resident()?;
+    let keyed = Keyed::builder(|key: &u32| *key, move |_: &u32| make());
+    let keyed = keyed.max_keys(KEYS as usize).build().expect("a valid number of keys");
+    (0..KEYS).for_each(|key| drop(keyed.admit(&key)));
+    let grown = resident()?.saturating_sub(before);
+    mem::forget(keyed);
+    Some(grown / u64::from(KEYS))
 }
 
 /// The bytes of a service that has made a call.
 fn called<L: Wraps<Bare<Kept>>>(layer: impl Fn() -> L) -> Option<u64> {
     each(|| {
         let mut service = layer().layer(Bare::new());
-        assert!(now(service.call_once(ASK)), "a call through a new layer succeeds");
+        assert!(call(&mut service, ASK), "a call through a new layer succeeds");
         service
     })
 }
 
+/// The bytes of an instance: of so many that what was free before does not matter.
 fn each<T>(make: impl Fn() -> T) -> Option<u64> {
-    const INSTANCES: u32 = 2_000;
-    bytes(INSTANCES, || (0..INSTANCES).map(|_| make()).collect::<Vec<_>>())
-}
-
-fn bytes<T>(instances: u32, make: impl FnOnce() -> T) -> Option<u64> {
+    const ENOUGH: u64 = 8 << 20;
+    /// For one that takes nothing from the heap.
+    const MOST: u64 = 1_000_000;
     let before = resident()?;
-    let made = black_box(make());
-    let after = resident()?;
-    // Not freed: the next instances would reuse the memory and appear smaller than they are.
-    std::mem::forget(made);
-    Some(after.saturating_sub(before) / u64::from(instances))
+    let mut instances = 0;
+    loop {
+        for _ in 0..500 {
+            // Not freed: the next instances would reuse the memory and appear smaller.
+            mem::forget(black_box(make()));
+        }
+        instances += 500;
+        let grown = resident()?.saturating_sub(before);
+        if grown >= ENOUGH || instances >= MOST {
+            return Some(grown / instances + mem::size_of::<T>() as u64);
+        }
+    }
 }
 
 /// The resident set size of this process, in bytes.

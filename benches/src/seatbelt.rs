@@ -1,8 +1,7 @@
 //! seatbelt: through its tower side, which boxes futures, and through its own, which does not; with
 //! tokio's clock and with its fast one.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::time::Duration;
 
 use seatbelt::breaker::{Breaker, BreakerLayer};
@@ -13,7 +12,7 @@ use seatbelt::{RecoveryInfo, ResilienceContext};
 use tick::Clock;
 use tower::{Layer, ServiceBuilder};
 
-use crate::caller::{Caller, look};
+use crate::caller::Caller;
 use crate::family::{DEFAULTS, OPEN, RETRY, STACK_SEATBELT, TEN_SECONDS, TIMEOUT};
 use crate::inner::Failure;
 use crate::situation::{AllFail, Kept, MostFail, NEARLY_ALL, TenthFails};
@@ -101,10 +100,7 @@ impl<I, L: Layer<I>> Layer<I> for Unboxed<L> {
 
 impl<S: layered::Service<u64, Out = Answer> + Clone + 'static> Caller for Unboxed<S> {
     #[inline(always)]
-    fn call_once(&mut self, req: u64) -> impl Future<Output = bool> + Send {
-        async move {
-            let mut call = pin!(self.0.execute(req));
-            poll_fn(|cx| look(call.as_mut().poll(cx))).await
-        }
+    fn start(&mut self, req: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
+        self.0.execute(req)
     }
 }

@@ -140,7 +140,7 @@ impl Of<'_> {
     pub(crate) fn open<L: Wraps<Bare<Rejecting>>>(self, layer: impl Fn() -> L) -> Self {
         let mut caller = layer().layer(Bare::new());
         for _ in 0..1_000 {
-            caller::now(caller.call_once(FAIL));
+            caller::call(&mut caller, FAIL);
         }
         self.caller(Rejecting, caller)
     }
@@ -148,10 +148,12 @@ impl Of<'_> {
     /// Adds the row of a bulkhead with one place, which a call holds that does not end.
     pub(crate) fn full<L: Wraps<Bare<Rejecting>>>(self, layer: impl Fn() -> L) -> Self {
         let caller = layer().layer(Bare::new());
-        let mut other = caller.clone();
-        let mut held = Box::pin(async move { other.call_once(HOLD).await });
-        assert!(held.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "{}", self.layer);
-        std::mem::forget(held);
+        let mut held = caller.clone();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(held.poll_ready(&mut cx).is_ready(), "{}", self.layer);
+        let mut call = Box::pin(async move { held.start(HOLD).await.is_ok() });
+        assert!(call.as_mut().poll(&mut cx).is_pending(), "{}", self.layer);
+        std::mem::forget(call);
         self.caller(Rejecting, caller)
     }
 

@@ -8,7 +8,7 @@ use buttress::{CircuitBreaker, CircuitBreakerLayer, PlainExt};
 use buttress_core::shard::with_shards;
 
 use super::SHARDS;
-use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN, SLOW, TEN_MILLISECONDS, TEN_SECONDS};
+use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, NONE, OPEN, SLOW, TEN_MILLISECONDS, TEN_SECONDS};
 use crate::situation::{AllFail, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, TenthFails};
 use crate::subject::{Kind::Ours, Rows};
 
@@ -27,6 +27,8 @@ pub(super) fn add(rows: &mut Rows) {
     rows.of(Ours, "buttress/circuit_breaker(defaults)", DEFAULTS).when(Kept, || layer(builder()));
     let slow = || layer(last_100(0.5).slow_threshold(Duration::from_secs(1)).slow_rate(0.5));
     rows.of(Ours, "buttress/circuit_breaker(last 100, slow)", SLOW).when(Kept, slow).when(TenthFails, slow);
+    let slow = || layer(ten_seconds(0.5).slow_threshold(Duration::from_secs(1)).slow_rate(0.5));
+    rows.of(Ours, "buttress/circuit_breaker(10 s, slow)", NONE).when(Kept, slow).when(TenthFails, slow);
     rows.of(Ours, "buttress/circuit_breaker(open)", OPEN).open(|| layer(last_100(0.5)));
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use buttress::gate::GateLayer;
 use buttress::keyed::Keyed;
@@ -46,10 +47,14 @@ fn lookups(keys: Keys) -> impl Caller {
 }
 
 impl<S: Caller> Caller for Lookups<S> {
-    fn call_once(&mut self, _: u64) -> impl Future<Output = bool> + Send {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.service.poll_ready(cx)
+    }
+
+    fn start(&mut self, _: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
         self.next = if self.next == 999 { 0 } else { self.next + 1 };
         let key = if let Keys::Own = self.keys { self.base + self.next } else { 0 };
-        self.service.call_once(key)
+        self.service.start(key)
     }
 }
 
