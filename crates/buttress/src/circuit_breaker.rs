@@ -320,6 +320,21 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_is_read_late_has_the_last_64_changes() {
+        let breaker = CircuitBreaker::new("x");
+        let mut receiver = breaker.subscribe();
+        let change_twice = || {
+            breaker.force_open();
+            breaker.reset();
+        };
+        (0..32).for_each(|_| change_twice());
+        assert!((0..64).all(|_| receiver.try_recv().is_ok()));
+        (0..33).for_each(|_| change_twice());
+        assert_eq!(receiver.try_recv().unwrap_err(), broadcast::error::TryRecvError::Lagged(2));
+        assert_eq!(receiver.len(), 64);
+    }
+
+    #[test]
     fn a_transition_says_what_failed_last() {
         let breaker = CircuitBreaker::builder("x").consecutive_failures(1).build().unwrap();
         let mut receiver = breaker.subscribe();

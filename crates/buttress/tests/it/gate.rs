@@ -279,3 +279,16 @@ async fn a_gate_that_would_admit_again_asks_its_inner_service_anew() {
     assert_pending!(call.poll());
     assert_eq!(request(&mut handle).0, "a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_in_the_error_of_an_inner_service_is_no_evidence_for_an_ending_that_responds_either() {
+    let breaker = touchy();
+    let ending = Plain::new().respond(|_: Rejection| "try later");
+    let stack = ServiceBuilder::new()
+        .layer(CircuitBreakerLayer::from(breaker.clone()).end(ending))
+        .layer(BulkheadLayer::new(0).plain());
+    let (mut service, _handle) = layer(stack);
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::bulkhead::FULL);
+    assert_eq!(breaker.state(), State::Closed);
+}

@@ -153,19 +153,21 @@ async fn a_backend_that_forbids_it_is_not_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn overload_is_answered_with_longer_pauses() {
+async fn overload_is_answered_with_longer_pauses_that_grow() {
     let failure = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };
-    // Drawn from 0 s to 1 s. The backoff alone would draw from 0 ms to 1 ms.
-    let mut longest = Duration::ZERO;
-    for seed in 0..20 {
-        let retry = RetryLayer::new(2).seed(seed).backoff(Backoff::full_jitter(MS, 20 * SECOND));
-        let inner = service_fn(|_: &'static str| ready(Err::<&'static str, BoxError>("busy".into())));
-        let mut service = ServiceBuilder::new().layer(retry.end(failing(failure))).service(inner);
-        let start = TokioClock.now();
-        service.ready().await.unwrap().call("a").await.unwrap_err();
-        longest = longest.max(TokioClock.now() - start);
+    // Drawn from 0 s to 1 s, then from 0 s to 2 s. The backoff alone would draw from 0 ms to 2 ms.
+    for (attempts, sum) in [(2, SECOND), (3, 3 * SECOND)] {
+        let mut longest = Duration::ZERO;
+        for seed in 0..20 {
+            let retry = RetryLayer::new(attempts).seed(seed).backoff(Backoff::full_jitter(MS, 20 * SECOND));
+            let inner = service_fn(|_: &'static str| ready(Err::<&'static str, BoxError>("busy".into())));
+            let mut service = ServiceBuilder::new().layer(retry.end(failing(failure))).service(inner);
+            let start = TokioClock.now();
+            service.ready().await.unwrap().call("a").await.unwrap_err();
+            longest = longest.max(TokioClock.now() - start);
+        }
+        assert!(longest > sum * 3 / 4 && longest <= sum + 2 * MS, "{attempts} attempts: {longest:?}");
     }
-    assert!(longest > SECOND / 2 && longest <= SECOND + MS, "{longest:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,4 +353,38 @@ async fn the_first_attempt_is_made_by_the_instance_that_was_ready() {
     let mut call = spawn(service.call("a"));
     request(&mut handle).1.send_response("b");
     assert_eq!(assert_ready!(call.poll()).unwrap(), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backoff_a_budget_and_a_longest_hint_are_kept_whatever_is_set_after_them() {
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(7).build().unwrap();
+    let failure = Failure { retry_after: Some(2 * SECOND), ..Failure::new(FailureKind::Http(503)) };
+    let retry = RetryLayer::new(2).budget(budget.clone()).max_hint(2 * SECOND).backoff(Backoff::constant(3 * SECOND));
+    let retry = retry.named("payments").seed(7);
+    let stats = retry.stats();
+    let (mut service, mut handle) = layer(retry.end(failing(failure)));
+    assert_ready_ok!(service.poll_ready());
+    let mut call = spawn(service.call("a"));
+    fail(&mut handle);
+    assert_pending!(call.poll());
+    pass(3 * SECOND - MS).await;
+    assert_pending!(call.poll());
+    no_request(&mut handle);
+    pass(2 * MS).await;
+    assert_pending!(call.poll());
+    assert_eq!(request(&mut handle).0, "a");
+    assert_eq!((budget.balance(), stats.budget().balance()), (6.0, 6.0));
+    assert_eq!(buttress::policy::Report::name(&stats), Some("payments"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_of_a_minute_is_waited_for_by_default_and_a_longer_one_is_not() {
+    for (hint, repeated) in [(60 * SECOND, true), (60 * SECOND + MS, false)] {
+        let failure = Failure { retry_after: Some(hint), ..Failure::new(FailureKind::Http(503)) };
+        let (mut service, mut handle) = layer(three().end(failing(failure)));
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        fail(&mut handle);
+        assert_eq!(call.poll().is_pending(), repeated, "{hint:?}");
+    }
 }

@@ -78,7 +78,7 @@ async fn settled() {
     sleep(300 * MS).await;
 }
 
-/// A store that can fail or hang.
+/// A store that can fail, hang or be slow.
 #[derive(Default)]
 struct Store {
     inner: MemoryStore,
@@ -87,6 +87,7 @@ struct Store {
 
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
+const IS_SLOW: u8 = 3;
 
 impl Store {
     fn trouble(&self, trouble: u8) {
@@ -97,6 +98,10 @@ impl Store {
         match self.trouble.load(Ordering::SeqCst) {
             FAILS => Err("the store fails".into()),
             HANGS => std::future::pending().await,
+            IS_SLOW => {
+                sleep(400 * MS).await;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -583,6 +588,25 @@ async fn a_lease_lasts_as_long_as_it_is_set_and_a_slow_probe_renews_it() {
         assert!(b.admit(&()).is_err(), "a lease of {lease:?} is over after half of it");
         sleep(lease / 2 + SECOND).await;
         assert!(b.admit(&()).is_ok(), "a lease of {lease:?} is not over");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_early_enough_for_a_store_that_is_slow() {
+    let store = Arc::new(Store::default());
+    let (a, _of_a) = shared(&store, 1, |builder| builder.refresh(4900 * MS).lease(5 * SECOND));
+    let (b, _of_b) = shared(&store, 2, |builder| builder.lease(5 * SECOND));
+    settled().await;
+    a.admit(&()).unwrap().settle(&FAILURE);
+    sleep(2 * SECOND).await;
+    while a.admit(&()).is_err() {
+        sleep(100 * MS).await;
+    }
+    let _slow_probe = a.admit(&());
+    store.trouble(IS_SLOW);
+    for _ in 0..300 {
+        sleep(100 * MS).await;
+        assert!(b.admit(&()).is_err(), "another instance got the lease");
     }
 }
 

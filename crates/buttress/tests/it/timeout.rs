@@ -157,3 +157,18 @@ async fn a_rejection_has_the_name_and_the_limit_of_its_timeout_and_is_counted() 
     assert_eq!((rejection.policy(), rejection.name(), rejection.limit()), ("timeout", None, Some(2 * SECOND)));
     assert_eq!(stats.timed_out(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_ends_a_call_that_uses_up_the_budget_of_its_task_in_each_poll() {
+    let greedy = tower::service_fn(|_: &'static str| {
+        std::future::poll_fn(|cx| {
+            while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            std::task::Poll::<Result<&'static str, Infallible>>::Pending
+        })
+    });
+    let mut service = ServiceBuilder::new().layer(TimeoutLayer::attempt(SECOND).plain()).service(greedy);
+    let mut call = spawn(service.call("a"));
+    assert_pending!(call.poll());
+    pass(2 * SECOND).await;
+    assert_eq!(refusal(&mut call), &timeout::ATTEMPT);
+}
