@@ -3,6 +3,7 @@
 mod browser;
 mod check;
 mod debian;
+mod mutants;
 mod postgres;
 mod run;
 mod rust_version;
@@ -17,7 +18,8 @@ const USAGE: &str = "\
 usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or only the named steps
        cargo xtask bench [--quick] [--runs N] [--json FILE] [FILTER...]
                                                cost per call, ours and the peers'
-       cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'";
+       cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
+       cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
             let trips = ["run", "--quiet", "--release", "--package", "buttress-bench", "--features", "virtual-clock"];
             run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
         }
+        Some((&"mutants", rest)) => mutants::main(rest),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match done {
