@@ -244,4 +244,50 @@ mod tests {
         }
         assert!(Server::new("postgres://postgres@127.0.0.1:5432", "mesh_").is_ok());
     }
+
+    #[tokio::test]
+    async fn a_database_is_created_when_it_is_opened_and_not_when_it_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Files(dir.path().to_owned());
+        assert!(home.look("order").await.is_err());
+        assert!(!dir.path().join("order.db").exists());
+        let db = home.open("order").await.unwrap();
+        assert!(dir.path().join("order.db").exists());
+        assert_eq!(home.look("order").await.unwrap().row("SELECT 7", args![]).await.unwrap(), Some((7_i64,)));
+        db.pool().close().await;
+    }
+
+    #[test]
+    fn the_longest_prefix_is_a_prefix() {
+        let server = Server::new("postgresql://localhost", &"m".repeat(30)).unwrap();
+        assert_eq!(server.database("order").get_database(), Some(format!("{}order", "m".repeat(30)).as_str()));
+        assert_eq!(server.maintenance().get_database(), Some("postgres"));
+        let named = Server::new("postgres://localhost/main", "m_").unwrap();
+        assert_eq!(named.maintenance().get_database(), Some("main"));
+        assert!(Server::new("http://localhost", "m_").is_err());
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_database() {
+        use buttress::health::Probe;
+
+        let dir = tempfile::tempdir().unwrap();
+        let db = Files(dir.path().to_owned()).open("order").await.unwrap();
+        let health = Health::new();
+        health.started();
+        let serving = |health: &Health| health.status(Probe::Readiness).is_serving();
+        let until = async |wanted| {
+            while serving(&health) != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        let running = check(&health, &db);
+        until(true).await;
+        db.pool().close().await;
+        // Each new check looks at once.
+        drop(running);
+        let _running = check(&health, &db);
+        until(false).await;
+        assert!(health.status(Probe::Liveness).is_serving(), "a restart would not help");
+    }
 }

@@ -231,4 +231,127 @@ mod tests {
         }
         assert!(Plan { hang_rate: 1.0, ..Plan::default() }.check().is_ok());
     }
+
+    #[test]
+    fn every_rate_draws_its_own_fault() {
+        let drawn = |plan: &Plan| {
+            let draw = Faults::new(7).draw(plan);
+            (draw.error, draw.reset, draw.hang, draw.latency.is_zero())
+        };
+        assert_eq!(drawn(&Plan::default()), (false, false, false, true));
+        assert_eq!(drawn(&Plan { error_rate: 1.0, ..Plan::default() }), (true, false, false, true));
+        assert_eq!(drawn(&Plan { reset_rate: 1.0, ..Plan::default() }), (false, true, false, true));
+        assert_eq!(drawn(&Plan { hang_rate: 1.0, ..Plan::default() }), (false, false, true, true));
+        assert_eq!(drawn(&Plan { latency_ms: 1, ..Plan::default() }), (false, false, false, false));
+    }
+
+    #[test]
+    fn one_rate_does_not_shift_the_draws_of_another() {
+        let (few, many) = (
+            Plan { error_rate: 0.3, ..Plan::default() },
+            Plan { error_rate: 0.3, reset_rate: 0.9, latency_ms: 5, ..Plan::default() },
+        );
+        assert_eq!(draws(7, &few), draws(7, &many));
+    }
+
+    #[test]
+    fn delays_lie_around_their_mean() {
+        let faults = Faults::new(7);
+        let plan = Plan { latency_ms: 100, ..Plan::default() };
+        let delays: Vec<_> = (0..1000).map(|_| faults.draw(&plan).latency.as_millis()).collect();
+        assert!(delays.iter().all(|delay| (50..150).contains(delay)), "{delays:?}");
+        assert!((95..105).contains(&(delays.iter().sum::<u128>() / 1000)));
+    }
+
+    #[test]
+    fn a_plan_has_bounds() {
+        for wrong in [
+            Plan { error_rate: 1.1, ..Plan::default() },
+            Plan { reset_rate: -0.1, ..Plan::default() },
+            Plan { latency_ms: 60_001, ..Plan::default() },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
+        let most = Plan { error_rate: 1.0, reset_rate: 1.0, hang_rate: 1.0, latency_ms: 60_000, strike: Strike::After };
+        assert_eq!(most.check(), Ok(()));
+    }
+
+    /// Sends a request through the faults. Returns the answer, if there was one within a day, and
+    /// whether the handler has run.
+    async fn send(faults: &Faults, grpc: bool) -> (Option<Response>, bool) {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        use tower::ServiceExt;
+
+        let ran = Arc::new(AtomicBool::new(false));
+        let handler = {
+            let ran = ran.clone();
+            async move || {
+                ran.store(true, Ordering::SeqCst);
+                "done"
+            }
+        };
+        let app = Router::new().route("/", get(handler));
+        let app = app.layer(axum::middleware::from_fn_with_state(faults.clone(), inject));
+        let mut request = Request::new(Body::empty());
+        if grpc {
+            request.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(86_400), app.oneshot(request)).await;
+        (answer.ok().map(|answer| answer.unwrap()), ran.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_and_hangs_happen_on_the_chosen_side_of_the_handler() {
+        let faults = Faults::new(7);
+        for (strike, runs) in [(Strike::Before, false), (Strike::After, true)] {
+            faults.set(Plan { error_rate: 1.0, strike, ..Plan::default() });
+            let (answer, ran) = send(&faults, false).await;
+            assert_eq!((answer.unwrap().status(), ran), (StatusCode::SERVICE_UNAVAILABLE, runs), "{strike:?}");
+            let (answer, ran) = send(&faults, true).await;
+            let answer = answer.unwrap();
+            assert_eq!(
+                (answer.status(), &answer.headers()["grpc-status"], ran),
+                (StatusCode::OK, &"14".parse().unwrap(), runs)
+            );
+            faults.set(Plan { hang_rate: 1.0, strike, ..Plan::default() });
+            let (answer, ran) = send(&faults, false).await;
+            assert!(answer.is_none() && ran == runs, "{strike:?}");
+        }
+        faults.clear();
+        assert_eq!(faults.plan(), Plan::default());
+        let (answer, ran) = send(&faults, false).await;
+        assert_eq!((answer.unwrap().status(), ran), (StatusCode::OK, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hang_ends_with_its_plan_and_a_delay_by_itself() {
+        let faults = Faults::new(7);
+        faults.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
+        let sending = tokio::spawn({
+            let faults = faults.clone();
+            async move { send(&faults, false).await }
+        });
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!sending.is_finished());
+        faults.clear();
+        let (answer, ran) = sending.await.unwrap();
+        assert_eq!((answer.unwrap().status(), ran), (StatusCode::OK, true));
+        faults.set(Plan { latency_ms: 1_000, ..Plan::default() });
+        let start = crate::clock::now();
+        let (answer, _) = send(&faults, false).await;
+        assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        assert!((500..=1_500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_breaks_the_body_after_a_good_head() {
+        use http_body_util::BodyExt;
+
+        let faults = Faults::new(7);
+        faults.set(Plan { reset_rate: 1.0, ..Plan::default() });
+        let (answer, ran) = send(&faults, false).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status(), ran), (StatusCode::OK, true));
+        assert!(answer.into_body().collect().await.is_err());
+    }
 }

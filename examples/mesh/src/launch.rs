@@ -143,3 +143,65 @@ async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -
         Name::Gateway => gateway::run(service, gateway::Config { addresses, clients: clients.gateway }).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_service_has_a_name_a_port_and_an_address_of_its_own() {
+        let names: BTreeSet<_> = Name::ALL.map(Name::as_str).into();
+        let ports: BTreeSet<_> = Name::ALL.map(Name::default_port).into();
+        assert_eq!((names.len(), ports.len()), (7, 7));
+        let addresses = Addresses::new(|name| format!("{}:1", name.as_str()).parse().unwrap());
+        for name in Name::ALL {
+            assert_eq!(addresses.of(name).to_string(), format!("{}:1", name.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_service_has_the_clients_of_the_services_that_it_calls() {
+        let clients = Clients::new(1).unwrap();
+        for name in Name::ALL {
+            let called: Vec<_> = clients.of(name).iter().map(Dependency::name).collect();
+            let expected: &[&str] = match name {
+                Name::Order => &["order -> payment", "order -> inventory"],
+                Name::Gateway => &[
+                    "gateway -> order",
+                    "gateway -> payment",
+                    "gateway -> inventory",
+                    "gateway -> shipping",
+                    "gateway -> legacy",
+                ],
+                _ => &[],
+            };
+            assert_eq!(called, expected, "{name:?}");
+        }
+        let Clients { order, gateway } = &clients;
+        let fields = [&order.payment, &order.inventory].map(Dependency::name);
+        assert_eq!(fields, ["order -> payment", "order -> inventory"]);
+        let fields = [&gateway.order, &gateway.payment, &gateway.inventory, &gateway.shipping, &gateway.legacy];
+        let peers = ["order", "payment", "inventory", "shipping", "legacy"].map(|peer| format!("gateway -> {peer}"));
+        assert_eq!(fields.map(Dependency::name), peers.each_ref().map(String::as_str));
+    }
+
+    #[test]
+    fn the_gateway_stores_nothing_and_the_monolith_publishes_nothing() {
+        let with = |has: fn(Name) -> bool| Name::ALL.into_iter().filter(|name| !has(*name)).collect::<Vec<_>>();
+        assert_eq!(with(Name::has_database), [Name::Gateway]);
+        assert_eq!(with(Name::publishes), [Name::Legacy, Name::Gateway]);
+    }
+
+    #[test]
+    fn a_service_starts_after_those_that_it_calls() {
+        let clients = Clients::new(1).unwrap();
+        for (place, name) in Name::ALL.into_iter().enumerate() {
+            for dependency in clients.of(name) {
+                let peer = dependency.name().rsplit(' ').next().unwrap();
+                assert!(Name::ALL[..place].iter().any(|earlier| earlier.as_str() == peer), "{}", dependency.name());
+            }
+        }
+    }
+}

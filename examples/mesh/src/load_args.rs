@@ -203,4 +203,79 @@ mod tests {
         assert!(keys("").is_err() && keys("a b").is_err() && keys("é").is_err() && keys(&"k".repeat(151)).is_err());
         assert!(in_flight("0").is_err() && in_flight("256").is_ok());
     }
+
+    fn options(args: &[&str]) -> Options {
+        use clap::Parser;
+
+        match crate::cli::Cli::parse_from(["mesh", "load"].iter().chain(args)).command {
+            crate::cli::Command::Load(load) => load.options(true).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_help() {
+        let Options { rate, duration, orders, arrivals, in_flight, timeout, seed, keys, target, settle, .. } =
+            options(&[]);
+        assert_eq!((rate, duration, orders, arrivals), (50.0, Duration::from_secs(30), None, Arrivals::Even));
+        assert_eq!((in_flight, timeout, seed, keys), (256, Duration::from_secs(15), 42, None));
+        assert_eq!((target.describe().as_str(), settle.as_secs()), ("SQLite, the embedded log, one process", 120));
+    }
+
+    #[test]
+    fn every_flag_is_its_own() {
+        let set = options(&[
+            "--rate",
+            "7",
+            "--duration",
+            "8s",
+            "--orders",
+            "9",
+            "--arrivals",
+            "poisson",
+            "--in-flight",
+            "10",
+            "--timeout",
+            "11s",
+            "--seed",
+            "12",
+            "--keys",
+            "k",
+            "--settle",
+            "13s",
+            "--data-dir",
+            "d",
+            "--processes",
+            "--kafka",
+            "mock",
+        ]);
+        assert_eq!((set.rate, set.duration.as_secs(), set.orders, set.arrivals), (7.0, 8, Some(9), Arrivals::Poisson));
+        assert_eq!((set.in_flight, set.timeout.as_secs(), set.seed, set.keys.as_deref()), (10, 11, 12, Some("k")));
+        assert_eq!((set.settle.as_secs(), set.data_dir), (13, Some(PathBuf::from("d"))));
+        assert_eq!(set.target.describe(), "SQLite, Kafka (a mock cluster), seven processes");
+        let url = options(&["--url", "http://a:1/"]);
+        assert_eq!(url.target.describe(), "http://a:1");
+        let server = options(&["--postgres", "postgres://p", "--kafka", "k:1"]);
+        assert_eq!(server.target.describe(), "PostgreSQL, Kafka, one process");
+        let Target::Own(Own { postgres, prefix, kafka, processes, .. }) = server.target else { panic!("not our own") };
+        assert_eq!((postgres.as_deref(), prefix.as_str()), (Some("postgres://p"), "mesh_"));
+        assert_eq!((kafka.as_deref(), processes), (Some("k:1"), false));
+    }
+
+    #[test]
+    fn a_number_of_orders_is_given_the_time_it_takes() {
+        assert_eq!(options(&["--orders", "100", "--rate", "20"]).duration, Duration::from_secs(6));
+        assert_eq!(options(&["--orders", "100", "--rate", "20", "--duration", "2s"]).duration, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn bounds_are_allowed_themselves() {
+        assert_eq!((rate("0.01"), rate("100000")), (Ok(0.01), Ok(100_000.0)));
+        assert!(rate("0.009").is_err() && rate("100001").is_err());
+        assert_eq!((in_flight("1"), in_flight("10000")), (Ok(1), Ok(10_000)));
+        assert!(in_flight("10001").is_err());
+        assert_eq!((duration("1ms"), duration("24h")), (Ok(Duration::from_millis(1)), Ok(Duration::from_secs(86_400))));
+        assert!(duration("0.9ms").is_err() && duration("24.1h").is_err());
+        assert!(keys("k").is_ok() && keys(&"k".repeat(150)).is_ok());
+    }
 }

@@ -257,4 +257,57 @@ mod tests {
     async fn an_unknown_path_is_a_problem() {
         assert_eq!(ask("/nowhere").await.1["status"], 404);
     }
+
+    #[test]
+    fn a_pause_is_rounded_up_to_whole_seconds_and_whole_ones_stay() {
+        let pause = |millis| {
+            let problem = Problem::internal().retry_after(Duration::from_millis(millis));
+            problem.into_response().headers()[header::RETRY_AFTER].to_str().unwrap().to_owned()
+        };
+        assert_eq!([0, 1, 1_000, 1_001, 2_000].map(pause), ["0", "1", "1", "2", "2"]);
+        assert!(!Problem::internal().into_response().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[tokio::test]
+    async fn a_problem_has_the_members_of_the_standard() {
+        let problem =
+            Problem::new(StatusCode::CONFLICT, "out-of-stock", "Not enough", "one line").with("order_id", "o1");
+        let response = problem.clone().into_response();
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let body: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let expected = serde_json::json!({
+            "type": "https://buttress.example/problems/out-of-stock",
+            "title": "Not enough",
+            "status": 409,
+            "detail": "one line",
+            "order_id": "o1",
+        });
+        assert_eq!(body, expected);
+        let plain = serde_json::to_value(Problem::from_status(StatusCode::BAD_GATEWAY, "why")).unwrap();
+        let expected =
+            serde_json::json!({ "type": "about:blank", "title": "Bad Gateway", "status": 502, "detail": "why" });
+        assert_eq!(plain, expected);
+    }
+
+    #[test]
+    fn an_internal_error_keeps_its_details_to_itself() {
+        let problem = Problem::failed("order", &std::io::Error::other("hunter2"));
+        assert_eq!((problem.status(), problem.detail.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
+    }
+
+    #[test]
+    fn refusals_of_the_layers_are_explained() {
+        let words = [
+            (405, "other methods"),
+            (413, "too large"),
+            (429, "slow down"),
+            (503, "overloaded"),
+            (504, "timed out"),
+            (400, "refused"),
+        ];
+        for (status, words) in words {
+            assert!(explain(StatusCode::from_u16(status).unwrap()).contains(words), "{status}");
+        }
+    }
 }

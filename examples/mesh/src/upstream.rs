@@ -103,3 +103,63 @@ impl From<Upstream> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use http::header::RETRY_AFTER;
+
+    use super::*;
+    use crate::problem::FAILED_DEPENDENCY;
+
+    #[test]
+    fn every_status_of_a_call_has_one_kind() {
+        let kinds = [
+            (Code::NotFound, Kind::NotFound),
+            (Code::DeadlineExceeded, Kind::TimedOut),
+            (Code::Cancelled, Kind::TimedOut),
+            (Code::Unavailable, Kind::Unavailable),
+            (Code::ResourceExhausted, Kind::Unavailable),
+            (Code::Aborted, Kind::Unavailable),
+            (Code::InvalidArgument, Kind::Broken),
+            (Code::AlreadyExists, Kind::Broken),
+            (Code::Internal, Kind::Broken),
+            (Code::Unknown, Kind::Broken),
+        ];
+        for (code, kind) in kinds {
+            let upstream = Upstream::from_status("payment", &tonic::Status::new(code, "why"));
+            assert_eq!(
+                (upstream.service, upstream.kind, upstream.detail.as_str()),
+                ("payment", kind, "why"),
+                "{code:?}"
+            );
+            assert_eq!(upstream.retry_after, None, "no layer has rejected it");
+        }
+    }
+
+    #[test]
+    fn a_caller_is_told_who_failed_how_and_when_to_try_again() {
+        let answers = [
+            (Kind::NotFound, None, 404, None, None),
+            (Kind::Unavailable, None, 503, Some("payment"), Some("1")),
+            (Kind::Unavailable, Some(7), 503, Some("payment"), Some("7")),
+            (Kind::TimedOut, Some(7), 504, Some("payment"), None),
+            (Kind::Broken, None, 502, Some("payment"), None),
+        ];
+        for (kind, pause, status, dependency, retry_after) in answers {
+            let retry = pause.map(Duration::from_secs);
+            let upstream = Upstream { kind, retry_after: retry, ..Upstream::broken("payment", "secret") };
+            let response = Problem::from(upstream).into_response();
+            let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(response.status(), status, "{kind}");
+            assert_eq!((header(FAILED_DEPENDENCY), header(RETRY_AFTER)), (dependency, retry_after), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_log_says_who_what_and_why() {
+        assert_eq!(Upstream::broken("payment", "no outcome").to_string(), "payment broken: no outcome");
+        let words = [Kind::NotFound, Kind::Unavailable, Kind::TimedOut].map(|kind| kind.to_string());
+        assert_eq!(words, ["not found", "unavailable", "timed out"]);
+    }
+}

@@ -5,6 +5,7 @@
 mod brokers;
 mod chain;
 mod kafka;
+mod letters;
 mod promises;
 
 use std::collections::BTreeMap;

@@ -112,29 +112,47 @@ async fn a_lease_lasts_as_long_as_set_and_is_renewed_during_a_call<D: Backend>()
 }
 
 async fn a_call_of_a_saga_that_was_taken_over_is_dropped<D: Backend>() {
-    let (home, hand, participants) = (D::create().await, clock(), Participants::new());
+    let (home, hand) = (D::create().await, clock());
     let db = D::connect(&home).await.with_clock(hand.clock());
-    schema(&db).await;
-    participants.script("reserve", &[Reply::Gate]);
-    let lease = Duration::from_millis(60);
-    let shop = open_shop_with(db.clone(), &participants, &Crash::never(), |builder| builder.lease(lease));
-    shop.order("o").await;
-    let run = tokio::spawn({
-        let coordinator = shop.coordinator.clone();
-        async move { coordinator.run_due().await.unwrap() }
-    });
-    eventually("the call", || async { participants.calls().len() == 1 }).await;
+    let working = Arc::new(AtomicUsize::new(0));
+    let hangs = {
+        let working = working.clone();
+        move |_: Call<i64>| {
+            working.fetch_add(1, Ordering::SeqCst);
+            let working = Working(working.clone());
+            async move {
+                let _working = working;
+                std::future::pending::<Result<Done<i64>, StepError>>().await
+            }
+        }
+    };
+    // Only the loss of the lease ends the call.
+    let step = Step::new("hangs", hangs).timeout(HOUR);
+    let builder = Coordinator::builder(db.clone(), Outbox::new(db.clone()));
+    let mut builder = builder.lease(Duration::from_millis(60));
+    let starter = builder.register(one("d", step)).unwrap();
+    let coordinator = builder.build();
+    start(&db, &starter, "s", None).await;
+    let run = tokio::spawn(async move { coordinator.run_due().await.unwrap() });
+    eventually("the call", || async { working.load(Ordering::SeqCst) == 1 }).await;
     let mut tx = db.begin().await.unwrap();
     let until = hand.clock().now().plus(HOUR);
     let taken = "UPDATE buttress_saga SET owner = 'other', generation = generation + 1, expires_at = $1";
     execute::<D>(&mut tx, taken, &[until.into()]).await;
     tx.commit().await.unwrap();
-    // The gate stays closed: only the loss of the lease ends the call.
+    eventually("dropped", || async { working.load(Ordering::SeqCst) == 0 }).await;
     assert_eq!(run.await.unwrap(), 1);
-    assert!(participants.busy.lock().unwrap().0.values().all(|running| *running == 0));
     assert_eq!(ints(&db, "SELECT expires_at FROM buttress_saga").await, [until.as_millis()], "nothing is written");
     close(db).await;
     D::destroy(home).await;
+}
+
+struct Working(Arc<AtomicUsize>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 async fn a_saga_is_recovered_as_often_as_set<D: Backend>() {

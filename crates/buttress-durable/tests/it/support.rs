@@ -228,6 +228,9 @@ pub(crate) async fn pauses<W>(sql: &'static str, start: impl AsyncFnOnce(Db<Sqli
     let most = db.pool().options().get_max_connections();
     let open = futures_util::future::join_all((0..most).map(|_| db.pool().acquire())).await;
     drop(open);
+    while db.pool().num_idle() < most as usize {
+        tokio::task::yield_now().await;
+    }
     tokio::time::pause();
     let worker = start(db.clone()).await;
     let mut last = moments.recv().await.unwrap();

@@ -151,3 +151,41 @@ impl fmt::Display for Books {
         writeln!(f, "{}", if self.right { "the books are right" } else { "THE BOOKS ARE WRONG" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(revenue_cents: i64, checks: Vec<Check>) -> Books {
+        Books {
+            right: checks.iter().all(|check| check.right),
+            confirmed: 3,
+            cancelled: 2,
+            revenue_cents,
+            sagas: [("completed".to_owned(), 3), ("compensated".to_owned(), 2)].into(),
+            events: [("OrderCreated".to_owned(), 5)].into(),
+            checks,
+        }
+    }
+
+    #[test]
+    fn the_first_violation_is_shown_and_the_others_are_counted() {
+        let check = |wrong: &[&str]| super::check("what", wrong.iter().map(|wrong| (*wrong).to_owned()).collect());
+        let seen = |check: Check| (check.what, check.right, check.detail);
+        assert_eq!(seen(check(&[])), ("what", true, String::new()));
+        assert_eq!(seen(check(&["b"])), ("what", false, "b".to_owned()));
+        assert_eq!(seen(check(&["c", "a", "b"])), ("what", false, "a; and 2 more".to_owned()));
+    }
+
+    #[test]
+    fn the_books_are_printed_with_their_numbers_and_verdict() {
+        let right = books(1_505, vec![check("all is well", vec![])]).to_string();
+        let expected = "sagas:  2 compensated, 3 completed\nevents: 5 OrderCreated\n\
+                        books:  3 confirmed, 2 cancelled, 15.05 earned\n  right  all is well\nthe books are right\n";
+        assert_eq!(right, expected);
+        let wrong = books(-205, vec![check("all is well", vec![]), check("nothing is lost", vec!["tea".into()])]);
+        let printed = wrong.to_string();
+        assert!(printed.contains("-2.05 earned") && printed.contains("  WRONG  nothing is lost: tea\n"), "{printed}");
+        assert!(printed.ends_with("THE BOOKS ARE WRONG\n"), "{printed}");
+    }
+}

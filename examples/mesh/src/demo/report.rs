@@ -197,3 +197,92 @@ impl fmt::Display for Report {
         write!(f, "{}", self.books)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::bus::Bus;
+    use crate::customers::Refusal;
+    use crate::service::StartError;
+
+    pub(in crate::demo) fn seen(answer: Answer, millis: u64, repeats: usize) -> Seen {
+        Seen { answer, took: Duration::from_millis(millis), repeats }
+    }
+
+    pub(in crate::demo) fn answers() -> Vec<Seen> {
+        let refusal = |status| Refusal { status: StatusCode::from_u16(status).unwrap(), reason: "why".into() };
+        let confirmed = || Answer::Confirmed("c".into());
+        let cancelled = |status| Answer::Cancelled("x".into(), refusal(status));
+        vec![
+            seen(confirmed(), 10, 0),
+            seen(confirmed(), 10, 1),
+            seen(confirmed(), 10, 0),
+            seen(cancelled(402), 20, 0),
+            seen(cancelled(503), 20, 2),
+            seen(Answer::Refused(refusal(503)), 20, 4),
+            seen(Answer::Pending, 900, 0),
+            seen(Answer::Lost, 20, 8),
+        ]
+    }
+
+    pub(in crate::demo) fn books() -> Books {
+        let sagas = [("compensated".to_owned(), 2), ("completed".to_owned(), 3)].into();
+        let (events, checks) = (BTreeMap::new(), Vec::new());
+        Books { right: true, confirmed: 3, cancelled: 2, revenue_cents: 0, sagas, events, checks }
+    }
+
+    #[test]
+    fn every_answer_is_counted_as_what_it_is() {
+        let phase = PhaseReport::new("calm", &answers(), 5, 6, Vec::new());
+        assert_eq!((phase.orders, phase.confirmed, phase.cancelled), (8, 3, 2));
+        assert_eq!((phase.refused, phase.pending, phase.lost, phase.repeats), (1, 1, 1, 15));
+        assert_eq!((phase.retries, phase.bulkhead_rejections), (5, 6));
+        assert_eq!(phase.statuses, [(201, 3), (202, 1), (402, 1), (503, 2)].into());
+        assert!((19.9..20.1).contains(&phase.p50_ms) && (899.0..901.0).contains(&phase.p99_ms), "{phase:?}");
+    }
+
+    #[test]
+    fn the_report_adds_up_its_phases() {
+        let flip = |from, to| Transition { at_ms: 1_500, breaker: "order -> payment", from, to, reason: "why".into() };
+        let flips = vec![flip("closed", "open"), flip("open", "half-open"), flip("half-open", "open")];
+        let phases = vec![
+            PhaseReport::new("calm", &answers(), 5, 6, flips),
+            PhaseReport::new("storm", &answers()[..2], 0, 0, vec![flip("half-open", "closed")]),
+        ];
+        let options =
+            Options { orders: 10, seed: 7, rate: 1.0, data_dir: None, databases: None, bus: Bus::Log, progress: false };
+        let report = |exit| {
+            let run = Run { phases: phases.clone(), acknowledged: Default::default() };
+            let exits = vec![(Name::Order, Exit::Finished), (Name::Payment, exit)];
+            Report::new(&options, run, exits, 2_500, Duration::from_millis(12_340), books())
+        };
+        let clean = report(Exit::Finished);
+        assert_eq!((clean.orders, clean.seed, clean.took_ms, clean.settled_ms), (10, 7, 12_340, 2_500));
+        assert_eq!((clean.breakers_opened, clean.breakers_closed, clean.clean_stop), (2, 1, true));
+        let printed = clean.to_string();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let row = printed.lines().find(|line| line.starts_with("calm")).unwrap();
+        assert_eq!(words(row)[..5], ["calm", "8", "3", "2", "1"]);
+        assert_eq!(words(row)[9..], ["5", "6", "3"], "retries, bulkhead, breakers");
+        for line in [
+            "10 orders, seed 7, 12.3 s",
+            "1 orders were not decided while their customers waited",
+            "1 orders got no answer at all",
+            "breakers: opened 2 times, closed 1 times",
+            "    1.50 s  order -> payment         closed -> open       why",
+            "all orders and events settled after 2.5 s more",
+            "all services stopped cleanly: yes",
+        ] {
+            assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+        }
+        let failed = Exit::Failed(Arc::new(StartError::Io(std::io::Error::other("x"))));
+        for exit in [failed, Exit::Killed, Exit::Panicked] {
+            let report = report(exit);
+            assert!(!report.clean_stop && report.to_string().contains("stopped cleanly: NO"));
+        }
+    }
+}

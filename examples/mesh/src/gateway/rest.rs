@@ -100,3 +100,73 @@ fn copy(names: &[HeaderName], from: &HeaderMap, to: &mut HeaderMap) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::{get, post};
+    use tower::ServiceBuilder;
+    use tower::util::BoxCloneSyncService;
+
+    use super::*;
+    use crate::upstream::Kind;
+
+    /// A client of these routes, without a network.
+    fn rest(routes: Router) -> Rest {
+        let service = ServiceBuilder::new()
+            .map_request(|request: Request<Full<Bytes>>| request.map(Body::new))
+            .map_err(|never: std::convert::Infallible| match never {})
+            .service(routes);
+        Rest::new("order", BoxCloneSyncService::new(service), &"order:8081".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_known_headers_pass_in_either_direction() {
+        let echo = async |headers: HeaderMap, body: String| {
+            let seen = format!("{} {:?} {:?}", body, headers.get(IDEMPOTENCY_KEY), headers.get(header::COOKIE));
+            let answer =
+                [("content-type", "text/plain"), ("location", "/o1"), ("retry-after", "7"), ("set-cookie", "a=b")];
+            (StatusCode::ACCEPTED, answer, seen)
+        };
+        let rest = rest(Router::new().route("/v1/orders", post(echo)));
+        let sent = [(IDEMPOTENCY_KEY, "k1"), (header::COOKIE, "secret"), (header::CONTENT_TYPE, "application/json")];
+        let sent = HeaderMap::from_iter(sent.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        let response = rest.forward(Method::POST, "/v1/orders", &sent, Bytes::from_static(b"tea")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-type", "location", "retry-after"]);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "tea Some(\"k1\") None");
+    }
+
+    #[tokio::test]
+    async fn a_resource_is_there_or_not_or_broken() {
+        let rest = rest(
+            Router::new()
+                .route("/there", get(async || "{\"a\": 1}"))
+                .route("/broken", get(async || "{"))
+                .route("/failed", get(async || StatusCode::INTERNAL_SERVER_ERROR))
+                .route("/created", get(async || (StatusCode::CREATED, "{}")))
+                .route("/full", get(async || format!("\"{}\"", "x".repeat(MAX_ANSWER - 2))))
+                .route("/large", get(async || format!("\"{}\"", "x".repeat(MAX_ANSWER - 1)))),
+        );
+        assert_eq!(rest.get("/there").await.unwrap(), Some(serde_json::json!({ "a": 1 })));
+        assert_eq!(rest.get("/nowhere").await.unwrap(), None);
+        assert!(rest.get("/full").await.unwrap().is_some(), "the largest answer");
+        for path in ["/broken", "/failed", "/created", "/large"] {
+            let error = rest.get(path).await.unwrap_err();
+            assert_eq!((error.service, error.kind), ("order", Kind::Broken), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_added_where_there_is_none() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let (one, other) = (with_key(&headers), with_key(&headers));
+        assert_eq!(one[header::CONTENT_TYPE], "text/plain");
+        assert_ne!(one[IDEMPOTENCY_KEY], other[IDEMPOTENCY_KEY]);
+        headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("mine"));
+        assert_eq!(with_key(&headers)[IDEMPOTENCY_KEY], "mine");
+    }
+}

@@ -125,3 +125,31 @@ fn unavailable(error: impl Error) -> Status {
     tracing::error!(%error, "database failed");
     Status::unavailable("the inventory database failed")
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn parse(lines: &[(&str, i64)]) -> Result<Vec<(String, i64)>, Code> {
+        let lines = lines.iter().map(|&(sku, quantity)| proto::Line { sku: sku.to_owned(), quantity }).collect();
+        let lines = parse_lines(lines).map_err(|status| status.code())?;
+        Ok(lines.into_iter().map(|Line { sku, quantity }| (sku, quantity)).collect())
+    }
+
+    #[test]
+    fn lines_have_a_product_of_their_own_and_a_positive_quantity() {
+        let lines = [("tea".to_owned(), 1), ("mug".to_owned(), 1_000)];
+        assert_eq!(parse(&[("tea", 1), ("mug", 1_000)]).unwrap(), lines);
+        for wrong in [&[][..], &[("tea", 0)], &[("tea", -1)], &[("", 1)], &[("tea", 1), ("mug", 1), ("tea", 2)]] {
+            assert_eq!(parse(wrong), Err(Code::InvalidArgument), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_database_is_unavailable_and_keeps_its_secrets() {
+        let status = unavailable(std::io::Error::other("hunter2"));
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "the inventory database failed"));
+    }
+}

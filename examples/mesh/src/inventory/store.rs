@@ -263,4 +263,76 @@ mod tests {
         assert_eq!(found.iter().map(|product| product.sku.as_str()).collect::<Vec<_>>(), ["tea"]);
         assert_eq!(store.products(&[]).await.unwrap().len(), 5);
     }
+
+    #[tokio::test]
+    async fn the_last_piece_can_be_reserved_and_no_more() {
+        let (store, _dir) = store().await;
+        let all = store.reserve("o1:reserve", "o1", &[line("tea", 1_000_000)]).await.unwrap();
+        let more = store.reserve("o2:reserve", "o2", &[line("mug", 1), line("tea", 1)]).await.unwrap();
+        assert_eq!((all, more), (ReserveOutcome::Reserved, ReserveOutcome::OutOfStock));
+        assert_eq!(shelf(&store, "tea").await, (0, 1_000_000, 0));
+        assert_eq!(shelf(&store, "mug").await, (1_000_000, 0, 0));
+        // There would be enough now, but the refusal stands.
+        store.release("o1:reserve", "o1").await.unwrap();
+        let again = store.reserve("o2:reserve", "o2", &[line("mug", 1), line("tea", 1)]).await.unwrap();
+        assert_eq!(again, ReserveOutcome::OutOfStock);
+        assert_eq!(store.reservation("o1").await.unwrap().as_deref(), Some("released"));
+        assert_eq!(store.reservation("o2").await.unwrap().as_deref(), Some("out_of_stock"));
+        assert_eq!(store.reservation("o3").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn orders_do_not_touch_each_others_pieces() {
+        let (store, _dir) = store().await;
+        for (key, order, quantity) in [("k1", "o1", 2), ("k2", "o2", 30)] {
+            store.reserve(key, order, &[line("tea", quantity), line("mug", 1)]).await.unwrap();
+        }
+        assert_eq!(ship(&store).await, Shipped::Now);
+        assert_eq!(shelf(&store, "tea").await, (999_968, 30, 2));
+        assert_eq!(shelf(&store, "mug").await, (999_998, 1, 1));
+        let mut tx = store.db.begin().await.unwrap();
+        store.put_back(&mut tx, "o2").await.unwrap();
+        store.put_back(&mut tx, "o2").await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(shelf(&store, "tea").await, (999_998, 0, 2));
+    }
+
+    #[tokio::test]
+    async fn every_movement_is_published_once() {
+        let (store, _dir) = store().await;
+        let events = async || {
+            let sql = "SELECT payload FROM buttress_outbox ORDER BY seq";
+            let rows: Vec<(Vec<u8>,)> = store.db.rows(sql, args![]).await.unwrap();
+            let event = |(json,): &(Vec<u8>,)| serde_json::from_slice::<buttress_durable::DomainEvent>(json).unwrap();
+            let told = |event: buttress_durable::DomainEvent| (event.topic().to_owned(), event.key().to_owned());
+            rows.iter().map(event).map(told).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            store.reserve("k1", "o1", &[line("tea", 1)]).await.unwrap();
+            ship(&store).await;
+            store.reserve("k2", "o2", &[line("tea", 1)]).await.unwrap();
+            store.release("k2", "o2").await.unwrap();
+            store.reserve("k3", "o3", &[line("lamp", 1)]).await.unwrap();
+            store.release("k4", "o4").await.unwrap();
+        }
+        let expected = [
+            ("InventoryReserved", "o1"),
+            ("InventoryShipped", "o1"),
+            ("InventoryReserved", "o2"),
+            ("InventoryReleased", "o2"),
+            ("InventoryRejected", "o3"),
+        ];
+        assert_eq!(events().await, expected.map(|(kind, order)| (kind.to_owned(), order.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn the_catalogue_shows_price_and_stock() {
+        let (store, _dir) = store().await;
+        store.reserve("k1", "o1", &[line("mug", 3)]).await.unwrap();
+        let shown = |product: Product| (product.sku, product.name, product.price_cents, product.on_hand);
+        let mug = ("mug".to_owned(), "Stoneware mug".to_owned(), 1450, 999_997);
+        assert_eq!(store.products(&["mug".into()]).await.unwrap().into_iter().map(shown).collect::<Vec<_>>(), [mug]);
+        let skus: Vec<_> = store.products(&[]).await.unwrap().into_iter().map(|product| product.sku).collect();
+        assert_eq!(skus, ["honey", "kettle", "lamp", "mug", "tea"]);
+    }
 }

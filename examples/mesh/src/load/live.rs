@@ -147,3 +147,52 @@ fn table(last: &Line, tally: &Tally) -> String {
     let _ = write!(table, "{:<14}{:>11}", "not sent", tally.unsent);
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::report::tests::{confirmed, refused, run};
+
+    fn words(line: &str) -> Vec<&str> {
+        line.split_whitespace().collect()
+    }
+
+    #[test]
+    fn every_column_holds_what_its_header_says() {
+        let mut tally = run([(confirmed(), 100), (confirmed(), 100), (refused(503), 1), (None, 7_000)]).tally;
+        tally.unsent = 9;
+        let latencies =
+            Quantiles { count: 1, mean_ms: 0.0, p50_ms: 1.0, p90_ms: 2.0, p99_ms: 3.0, p999_ms: 4.0, max_ms: 5.0 };
+        let line = Line { at: Duration::from_secs(61), rate: 50.0, sent: 48, completed: 47, in_flight: 12, latencies };
+        let header = Line::header();
+        let expected = ["time", "due/s", "sent/s", "ended/s", "out", "p50", "p90", "p99", "p99.9", "max"];
+        assert_eq!(words(&header)[..10], expected);
+        assert!(header.ends_with("not sent"));
+        let row = line.row(&tally);
+        let expected = ["61", "s", "50", "48", "47", "12", "1.0", "2.0", "3.0", "4.0", "5.0"];
+        assert_eq!(words(&row)[..11], expected);
+        assert_eq!(words(&row)[11..], ["2", "0", "0", "1", "0", "1", "9"], "outcomes since the start, and not sent");
+        assert_eq!(row.len(), header.len(), "aligned");
+
+        let table = table(&line, &tally);
+        let mut lines = table.lines();
+        assert_eq!(words(lines.next().unwrap()).join(" "), "61 s due 50/s sent 48/s ended 47/s out 12");
+        let of = |name: &str| words(table.lines().find(|line| line.starts_with(name)).unwrap()).join(" ");
+        assert_eq!(of("last second"), "last second 1.0 ms 2.0 ms 3.0 ms 4.0 ms 5.0 ms");
+        assert_eq!(
+            (of("confirmed"), of("rejected"), of("timed out")),
+            ("confirmed 2".into(), "rejected 1".into(), "timed out 1".into())
+        );
+        assert_eq!(of("not sent"), "not sent 9");
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    }
+
+    #[test]
+    fn each_second_begins_at_zero() {
+        let mut tally = run([(confirmed(), 100)]).tally;
+        let mut live = Live::new(false).unwrap();
+        live.show(&mut tally, 50.0, TICK, 1);
+        assert_eq!((tally.lately.sent, tally.lately.completed, tally.lately.latencies.count()), (0, 0, 0));
+        assert_eq!((tally.sent, tally.completed()), (1, 1), "the totals stay");
+    }
+}

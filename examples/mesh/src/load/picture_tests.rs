@@ -110,3 +110,22 @@ fn latencies_are_told_in_the_unit_that_people_would_use() {
         assert_eq!(millis(ms), text);
     }
 }
+
+#[test]
+fn the_headline_counts_what_did_not_go_well() {
+    use crate::load::report::OutcomeReport;
+
+    let counted = |outcome, count| OutcomeReport {
+        outcome,
+        latency: Quantiles { count, ..Quantiles::default() },
+        reasons: Default::default(),
+    };
+    let mut report = report(&Latencies::default(), "SQLite");
+    (report.sent, report.completed) = (20, 10);
+    assert_eq!(summary(&report), "10 of 20 orders completed in 30 s: 199.9 per second");
+    let counts = [(Outcome::Accepted, 2), (Outcome::Rejected, 3), (Outcome::Failed, 0), (Outcome::TimedOut, 5)];
+    report.outcomes = counts.map(|(outcome, count)| counted(outcome, count)).into();
+    report.unsent = 7;
+    let all = "10 of 20 orders completed in 30 s: 199.9 per second, 2 accepted, 3 rejected, 5 timed out, 7 NOT SENT";
+    assert_eq!(summary(&report), all);
+}

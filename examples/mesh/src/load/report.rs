@@ -192,3 +192,113 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, share: f64, latency: &Quantiles) 
     }
     writeln!(f)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::customers::{Answer, Customers, Refusal};
+    use crate::load::{Arrivals, Target, drive::Seen};
+
+    pub(in crate::load) fn options() -> Options {
+        Options {
+            rate: 1.0,
+            duration: Duration::from_secs(1),
+            orders: None,
+            arrivals: Arrivals::Even,
+            in_flight: 1,
+            timeout: Duration::from_secs(1),
+            seed: 7,
+            keys: None,
+            target: Target::Url("http://a:1".to_owned()),
+            settle: Duration::from_secs(1),
+            data_dir: None,
+            terminal: false,
+        }
+    }
+
+    /// A run of 2 s at 50 orders per second, with the outcomes given by their answers.
+    pub(in crate::load) fn run(answers: impl IntoIterator<Item = (Option<Answer>, u64)>) -> Run {
+        let mut tally = Tally::new(1);
+        let order = Customers::new("http://gateway", 1).order();
+        for (answer, millis) in answers {
+            tally.sent(Duration::from_millis(4));
+            tally.seen(Seen { order: order.clone(), answer }, Duration::from_millis(millis));
+        }
+        Run { rate: 50.0, took: Duration::from_secs(2), tally }
+    }
+
+    pub(in crate::load) fn refused(status: u16) -> Option<Answer> {
+        Some(Answer::Refused(Refusal { status: StatusCode::from_u16(status).unwrap(), reason: "busy".into() }))
+    }
+
+    pub(in crate::load) fn confirmed() -> Option<Answer> {
+        Some(Answer::Confirmed("id".into()))
+    }
+
+    #[test]
+    fn every_number_is_reported_as_what_it_is() {
+        let answers = [(confirmed(), 100), (confirmed(), 100), (confirmed(), 100), (Some(Answer::Pending), 300)];
+        let mut run = run(answers.into_iter().chain([(refused(503), 1), (refused(503), 1), (refused(500), 2)]));
+        run.tally.unsent = 9;
+        let settled = Duration::from_millis(1_250);
+        let after = After { confirmed: 11, cancelled: 12, undecided: 13, forgotten: 14, settled, waiting: None };
+        let report = Report::new(&options(), &run, after, false, None);
+        assert_eq!((report.target.as_str(), report.seed, report.rate, report.took_ms), ("http://a:1", 7, 50.0, 2_000));
+        assert_eq!((report.sent, report.unsent, report.completed), (7, 9, 3));
+        assert_eq!(report.completed_per_second, 1.5);
+        let counts = Outcome::ALL.map(|outcome| report.count(outcome));
+        assert_eq!(counts, [3, 0, 1, 2, 1, 0]);
+        assert_eq!((report.latency.count, report.latency.p50_ms.round()), (4, 100.0), "of those that were served");
+        assert_eq!((report.latency.max_ms.round(), report.lag.max_ms.round()), (300.0, 4.0));
+        assert_eq!(report.histogram.iter().map(|bucket| bucket.count).sum::<u64>(), 4);
+        assert!(!report.clean_stop && report.is_right(), "there is no audit to fail");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["after"]["settled_ms"], &json["after"]["undecided"]), (&1_250.into(), &13.into()));
+        assert_eq!(json["outcomes"][3]["reasons"]["503 busy"], 2);
+
+        let printed = report.to_string();
+        for line in [
+            "50 orders/s for 2.0 s; http://a:1; seed 7",
+            "completed     3 of 7 sent, 1.5 orders/s",
+            "NOT SENT      9: the maximum was in flight. The latencies above are too low",
+            "sent late by  4.0 ms (p50), 4.0 ms (p99): part of the latencies",
+            "accepted      11 confirmed later, 12 cancelled, 13 undecided, 14 not followed",
+            "NOT STOPPED   cleanly: a service had to be killed or failed",
+            "no audit: this mesh was not started here; see `mesh audit`",
+            "  2 x 503 busy",
+        ] {
+            assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+        }
+        let words = |name: &str| {
+            let line = printed.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(words("confirmed")[..3], ["confirmed", "3", "42.86"]);
+        assert_eq!(words("rejected")[..3], ["rejected", "2", "28.57"]);
+        assert_eq!(words("served")[..3], ["served", "4", "57.14"]);
+        assert_eq!(words("served")[4..].join(" "), "100.0 ms 300.0 ms 300.0 ms 300.0 ms 300.0 ms");
+    }
+
+    #[test]
+    fn wrong_books_make_a_report_wrong() {
+        let (sagas, events, checks) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let books = |right| Books {
+            right,
+            confirmed: 0,
+            cancelled: 0,
+            revenue_cents: 0,
+            sagas: sagas.clone(),
+            events: events.clone(),
+            checks: checks.clone(),
+        };
+        let report = |right| Report::new(&options(), &run([]), After::default(), true, Some(books(right)));
+        assert!(report(true).is_right() && !report(false).is_right());
+        assert_eq!(report(true).completed_per_second, 0.0);
+        assert!(report(true).to_string().contains("settled       all orders and events, after 0.0 s more"));
+        let waiting = After { waiting: Some("2 sagas running".into()), ..After::default() };
+        let printed = Report::new(&options(), &run([]), waiting, true, Some(books(true))).to_string();
+        assert!(printed.contains("NOT SETTLED   after 0.0 s there were still 2 sagas running"), "{printed}");
+    }
+}

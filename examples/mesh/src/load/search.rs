@@ -192,4 +192,33 @@ mod tests {
     fn a_mesh_that_bears_nothing_ends_the_search() {
         assert!(tried(100.0, 0.0).len() < STEPS);
     }
+
+    #[test]
+    fn a_rate_holds_or_is_broken_for_one_reason() {
+        use crate::customers::Answer;
+        use crate::load::report::tests::{confirmed, refused, run};
+
+        let (second, limit) = (Duration::from_secs(1), Duration::from_millis(250));
+        let step = |run: &Run, after: &After| Step::new(run, after, 30 * second, limit);
+        let broken = |run: &Run, after: &After| step(run, after).broken;
+        let fine = || run([(confirmed(), 249), (confirmed(), 100)]);
+        assert_eq!(broken(&fine(), &After::default()), None);
+        let slow = run([(confirmed(), 252)]);
+        assert_eq!(broken(&slow, &After::default()).as_deref(), Some("too slow"));
+        let mut unsent = fine();
+        unsent.tally.unsent = 3;
+        assert_eq!(broken(&unsent, &After::default()).as_deref(), Some("3 not sent"));
+        let lost = run([(refused(503), 1), (refused(500), 1), (refused(500), 1), (Some(Answer::Lost), 1), (None, 1)]);
+        assert_eq!(broken(&lost, &After::default()).as_deref(), Some("1 rejected, 3 failed, 1 timed out"));
+        let behind = |settled| After { settled, ..After::default() };
+        assert_eq!(broken(&fine(), &behind(3 * second)), None, "a tenth of the step");
+        let late = Some("events fell behind".to_owned());
+        assert_eq!(broken(&fine(), &behind(3 * second + Duration::from_millis(1))), late);
+        let waiting = After { waiting: Some("1 sagas running".into()), ..After::default() };
+        assert_eq!(broken(&fine(), &waiting), late);
+        let short = |settled| Step::new(&fine(), &behind(settled), second, limit).broken;
+        assert_eq!((short(2 * second), short(3 * second)), (None, late), "at least two seconds");
+        let Step { rate, completed_per_second, latency, settled_ms, .. } = step(&fine(), &behind(second));
+        assert_eq!((rate, completed_per_second, latency.count, settled_ms), (50.0, 1.0, 2, 1_000));
+    }
 }

@@ -178,4 +178,47 @@ mod tests {
         tally.seen(seen(None), Duration::from_secs(10));
         assert!(tally.served().quantiles().p50_ms > 9_000.0);
     }
+
+    #[test]
+    fn every_outcome_is_counted_where_it_belongs() {
+        let refusal = |status| Refusal { status: StatusCode::from_u16(status).unwrap(), reason: "why".into() };
+        let answers = || {
+            [
+                Some(Answer::Confirmed("c".into())),
+                Some(Answer::Cancelled("x".into(), refusal(402))),
+                Some(Answer::Pending),
+                Some(Answer::Refused(refusal(503))),
+                Some(Answer::Lost),
+                None,
+            ]
+        };
+        let mut tally = Tally::new(1);
+        // The n-th outcome comes n times, and takes n seconds.
+        for (at, count) in (0..6).zip(1..=6) {
+            for _ in 0..count {
+                let [answer] = answers().into_iter().skip(at).take(1).collect::<Vec<_>>().try_into().unwrap();
+                tally.sent(Duration::from_millis(3));
+                tally.seen(seen(answer), Duration::from_secs(count));
+            }
+        }
+        assert_eq!(Outcome::ALL.map(|outcome| tally.count(outcome)), [1, 2, 3, 4, 5, 6]);
+        assert_eq!((tally.sent, tally.unsent, tally.completed(), tally.served().count()), (21, 0, 3, 12));
+        assert_eq!((tally.lately.sent, tally.lately.completed, tally.lately.latencies.count()), (21, 3, 12));
+        assert_eq!((tally.lag.count(), tally.lag.quantiles().max_ms.round()), (21, 3.0));
+        assert_eq!(tally.latencies(Outcome::Accepted).quantiles().p50_ms.round(), 3_000.0);
+        assert_eq!((tally.accepted().len(), tally.forgotten), (3, 0));
+        let sampled = tally.sampled();
+        assert_eq!((sampled.confirmed.len(), sampled.cancelled), (1, vec!["x".to_owned(), "x".to_owned()]));
+    }
+
+    #[test]
+    fn only_so_many_accepted_orders_are_followed() {
+        let mut tally = Tally::new(1);
+        let order = Customers::new("http://gateway", 1).order();
+        for _ in 0..FOLLOWED + 2 {
+            tally.seen(Seen { order: order.clone(), answer: Some(Answer::Pending) }, Duration::ZERO);
+        }
+        assert_eq!((tally.accepted().len(), tally.forgotten), (FOLLOWED, 2));
+        assert_eq!(tally.count(Outcome::Accepted), FOLLOWED as u64 + 2);
+    }
 }

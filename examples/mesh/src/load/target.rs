@@ -122,3 +122,21 @@ impl Running {
         Ok((clean, Some(books)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Files;
+
+    #[test]
+    fn a_target_is_described_by_what_it_runs_on() {
+        let own = |own| Target::Own(own).describe();
+        let databases = || Some(Databases::Files(Files("x".into())));
+        assert_eq!(Target::Url("http://a:1".into()).describe(), "http://a:1");
+        assert_eq!(own(Own::default()), "SQLite, the embedded log, one process");
+        let kafka = |brokers: &str| Own { kafka: Some(brokers.into()), ..Own::default() };
+        assert_eq!(own(kafka("mock")), "SQLite, Kafka (a mock cluster), one process");
+        assert_eq!(own(Own { databases: databases(), ..kafka("a:1") }), "PostgreSQL, Kafka, one process");
+        assert_eq!(own(Own { processes: true, ..Own::default() }), "SQLite, the embedded log, seven processes");
+    }
+}

@@ -44,3 +44,34 @@ fn message(event: &DomainEvent) -> Result<Option<(&'static str, String)>, Handle
 fn money(cents: i64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{OrderCreated, PaymentDeclined};
+
+    fn told(event: &impl Event) -> Option<(&'static str, String)> {
+        message(&event.to_domain().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_event_has_words_of_its_own() {
+        let (order_id, customer) = (|| "o1".to_owned(), || "alice".to_owned());
+        let confirmed = OrderConfirmed { order_id: order_id(), customer: customer(), total_cents: 1580 };
+        let cancelled = OrderCancelled { order_id: order_id(), customer: customer(), failure: "declined".into() };
+        let paid = PaymentCompleted { order_id: order_id(), customer: customer(), amount_cents: 5 };
+        let refunded = PaymentRefunded { order_id: order_id(), customer: customer(), amount_cents: 100 };
+        let shipped = ShipmentCreated { order_id: order_id(), shipment_id: "s1".into() };
+        let message = |kind, text: &str| Some((kind, text.to_owned()));
+        let thanks = "Thank you, alice: your order over 15.80 is confirmed.";
+        assert_eq!(told(&confirmed), message("order_confirmed", thanks));
+        let sorry = "We are sorry, alice: your order was cancelled (declined).";
+        assert_eq!(told(&cancelled), message("order_cancelled", sorry));
+        assert_eq!(told(&paid), message("payment_completed", "We have received 0.05."));
+        assert_eq!(told(&refunded), message("payment_refunded", "You have 1.00 back."));
+        assert_eq!(told(&shipped), message("shipment_created", "Your parcel s1 is on its way."));
+        let declined = PaymentDeclined { order_id: order_id(), customer: customer(), amount_cents: 5 };
+        let created = OrderCreated { order_id: order_id(), customer: customer(), total_cents: 5, lines: vec![] };
+        assert_eq!((told(&declined), told(&created)), (None, None));
+    }
+}

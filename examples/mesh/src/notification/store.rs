@@ -57,3 +57,28 @@ impl<D: Database> Store<D> {
         Ok(rows.into_iter().map(|(kind, text, sent_ms)| Notification { kind, text, sent_ms }).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Sqlite;
+
+    use super::*;
+    use crate::db::Files;
+
+    #[tokio::test]
+    async fn a_message_is_sent_once_per_order_and_kind_and_listed_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Store<Sqlite> = Store::open(&Files(dir.path().to_owned())).await.unwrap();
+        let messages =
+            [("o1", "b", "first"), ("o1", "a", "second"), ("o1", "b", "again"), ("o2", "b", "another order")];
+        for (order, kind, text) in messages {
+            let mut tx = store.db.begin().await.unwrap();
+            store.send(&mut tx, order, kind, text).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        let sent = store.of_order("o1").await.unwrap();
+        let sent: Vec<_> = sent.iter().map(|message| (message.kind.as_str(), message.text.as_str())).collect();
+        assert_eq!(sent, [("b", "first"), ("a", "second")]);
+        assert_eq!(store.outbox.backlog().await.unwrap().unsent, 3, "an event for each that was sent");
+    }
+}

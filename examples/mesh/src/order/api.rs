@@ -170,3 +170,98 @@ impl From<Refused> for Problem {
 fn internal(error: &(dyn Error + 'static)) -> Problem {
     Problem::failed("order", error)
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::order::State;
+    use crate::problem::FAILED_DEPENDENCY;
+    use crate::upstream::Upstream;
+
+    async fn told(problem: Problem) -> (Response<()>, Value) {
+        let (parts, body) = problem.into_response().into_parts();
+        let body = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        (Response::from_parts(parts, ()), body)
+    }
+
+    /// Status, last segment of the type, dependency, pause.
+    fn facts(response: &Response<()>, body: &Value) -> (u16, String, Option<String>, Option<String>) {
+        let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let kind = body["type"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        (response.status().as_u16(), kind, header(FAILED_DEPENDENCY), header(header::RETRY_AFTER))
+    }
+
+    #[tokio::test]
+    async fn every_failure_has_an_answer_of_its_own() {
+        let pause = Some("1");
+        let cases = [
+            (Failure::OutOfStock, 409, "out-of-stock", None, None),
+            (Failure::Declined, 402, "payment-declined", None, None),
+            (Failure::PaymentTimedOut, 504, "dependency-timeout", Some("payment"), None),
+            (Failure::InventoryTimedOut, 504, "dependency-timeout", Some("inventory"), None),
+            (Failure::PaymentUnavailable, 503, "dependency-unavailable", Some("payment"), pause),
+            (Failure::InventoryUnavailable, 503, "dependency-unavailable", Some("inventory"), pause),
+            (Failure::Interrupted, 503, "dependency-unavailable", None, pause),
+        ];
+        for (failure, status, kind, dependency, pause) in cases {
+            let (response, body) = told(super::failed("o1", failure)).await;
+            let expected = (status, kind.to_owned(), dependency.map(str::to_owned), pause.map(str::to_owned));
+            assert_eq!(facts(&response, &body), expected, "{failure}");
+            assert_eq!((&body["order_id"], &body["failure"]), (&json!("o1"), &json!(failure.as_str())));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_stored_is_refused_without_an_order() {
+        let unpriced = Upstream { retry_after: Some(DEFAULT_PAUSE * 3), ..Upstream::broken("inventory", "") };
+        let unpriced = Upstream { kind: crate::upstream::Kind::Unavailable, ..unpriced };
+        let cases = [
+            (Refused::UnknownProducts(vec!["a".into(), "b".into()]), 422, "unknown-product", None, None),
+            (Refused::KeyReused, 422, "idempotency-key-reused", None, None),
+            (Refused::Unpriced(unpriced), 503, "dependency-unavailable", Some("inventory"), Some("3")),
+            (Refused::Lost, 500, "about:blank", None, None),
+        ];
+        for (refused, status, kind, dependency, pause) in cases {
+            let (response, body) = told(refused.into()).await;
+            let expected = (status, kind.to_owned(), dependency.map(str::to_owned), pause.map(str::to_owned));
+            assert_eq!(facts(&response, &body), expected);
+            assert!(body.get("order_id").is_none(), "{body}");
+        }
+        let (_, body) = told(Refused::UnknownProducts(vec!["a".into(), "b".into()]).into()).await;
+        assert_eq!(body["skus"], json!(["a", "b"]));
+    }
+
+    #[tokio::test]
+    async fn an_order_is_shown_as_it_is_stored() {
+        let order =
+            |state, failure| Order { id: "o1".into(), customer: "alice".into(), total_cents: 790, state, failure };
+        let shown = json!({
+            "id": "o1", "customer": "alice", "total_cents": 790, "state": "cancelled", "failure": "declined"
+        });
+        assert_eq!(view(&order(State::Cancelled, Some(Failure::Declined))), shown);
+        let confirmed = answer(Placed::Confirmed(order(State::Confirmed, None))).unwrap();
+        let pending = answer(Placed::Pending(order(State::Pending, None))).unwrap();
+        for (response, status, pause) in [(confirmed, 201, None), (pending, 202, Some("1"))] {
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()[header::LOCATION], "/v1/orders/o1");
+            assert_eq!(response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap()), pause);
+        }
+    }
+
+    #[test]
+    fn a_key_has_1_to_200_printable_characters() {
+        let key = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            idempotency_key(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)])).map_err(|problem| problem.status())
+        };
+        assert_eq!(idempotency_key(&HeaderMap::new()).ok(), Some(None));
+        assert_eq!(key(b"k"), Ok(Some("k".to_owned())));
+        assert_eq!(key(&[b'k'; 200]), Ok(Some("k".repeat(200))));
+        for wrong in [&b""[..], &[b'k'; 201], b"\xe9"] {
+            assert_eq!(key(wrong), Err(StatusCode::BAD_REQUEST), "{wrong:?}");
+        }
+    }
+}

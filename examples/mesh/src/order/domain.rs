@@ -219,4 +219,54 @@ mod tests {
         assert_eq!(Failure::OutOfStock.to_string().parse::<Failure>().unwrap(), Failure::OutOfStock);
         assert!("lost".parse::<State>().is_err());
     }
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        let lines = |count: usize| {
+            let items = (0..count).map(|n| DraftLine { sku: n.to_string(), quantity: 1 }).collect();
+            Draft { customer: "alice".into(), items }
+        };
+        assert_eq!(NewOrder::parse(lines(50)).unwrap().lines.len(), 50);
+        assert_eq!(fields(lines(51)), ["items"]);
+        let order = NewOrder::parse(draft("alice", &[("tea", 1), ("mug", 1000)])).unwrap();
+        let parsed: Vec<_> = order.lines.iter().map(|line| (line.sku.as_str(), line.quantity)).collect();
+        assert_eq!((order.customer.as_str(), parsed), ("alice", vec![("tea", 1), ("mug", 1000)]));
+    }
+
+    #[test]
+    fn the_total_is_the_sum_of_the_lines() {
+        let order = NewOrder::parse(draft("alice", &[("tea", 2), ("mug", 3)])).unwrap();
+        assert_eq!(order.total_cents(&[790, 1450]), 2 * 790 + 3 * 1450);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_orders_apart() {
+        let of = |customer, items: &[(&str, i64)]| NewOrder::parse(draft(customer, items)).unwrap().fingerprint();
+        let prints = [
+            of("alice", &[("tea", 1)]),
+            of("bob", &[("tea", 1)]),
+            of("alice", &[("mug", 1)]),
+            of("alice", &[("tea", 2)]),
+            of("alice", &[("tea", 1), ("mug", 1)]),
+        ];
+        assert_eq!(prints[0], of("alice", &[("tea", 1)]));
+        assert_eq!(prints.iter().collect::<std::collections::BTreeSet<_>>().len(), prints.len());
+    }
+
+    #[test]
+    fn only_a_failure_of_another_service_names_one() {
+        let cases = [
+            (Failure::OutOfStock, "out_of_stock", None),
+            (Failure::Declined, "declined", None),
+            (Failure::PaymentUnavailable, "payment_unavailable", Some("payment")),
+            (Failure::PaymentTimedOut, "payment_timed_out", Some("payment")),
+            (Failure::InventoryUnavailable, "inventory_unavailable", Some("inventory")),
+            (Failure::InventoryTimedOut, "inventory_timed_out", Some("inventory")),
+            (Failure::Interrupted, "interrupted", None),
+        ];
+        for (failure, name, dependency) in cases {
+            assert_eq!((failure.as_str(), name.parse().ok()), (name, Some(failure)));
+            assert_eq!(failure.dependency(), dependency, "{name}");
+        }
+    }
 }

@@ -183,6 +183,9 @@ impl From<Upstream> for StepError {
 }
 
 #[cfg(test)]
+mod without_events;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -191,13 +194,26 @@ mod tests {
         let upstream = |service, kind| Upstream { service, kind, detail: "so: what".into(), retry_after: None };
         let cases = [
             (StepError::terminal(Failure::Declined), Failure::Declined),
+            (StepError::terminal(Failure::OutOfStock), Failure::OutOfStock),
             (upstream("payment", Kind::TimedOut).into(), Failure::PaymentTimedOut),
+            (upstream("payment", Kind::Unavailable).into(), Failure::PaymentUnavailable),
+            (upstream("payment", Kind::Broken).into(), Failure::PaymentUnavailable),
+            (upstream("inventory", Kind::TimedOut).into(), Failure::InventoryTimedOut),
+            (upstream("inventory", Kind::Unavailable).into(), Failure::InventoryUnavailable),
             (upstream("inventory", Kind::Broken).into(), Failure::InventoryUnavailable),
             (StepError::unknown("the saga's deadline has passed"), Failure::Interrupted),
         ];
         for (error, expected) in cases {
             let json = serde_json::json!({ "step": "s", "message": error.to_string() });
             assert_eq!(Failure::of(&serde_json::from_value(json).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_failed_call_is_never_certain_to_have_had_no_effect() {
+        for kind in [Kind::NotFound, Kind::Unavailable, Kind::TimedOut, Kind::Broken] {
+            let error: StepError = Upstream { kind, ..Upstream::broken("payment", "") }.into();
+            assert_eq!(error.kind(), buttress_durable::saga::ErrorKind::Unknown, "{kind}");
         }
     }
 }

@@ -90,3 +90,70 @@ fn order(row: (String, String, i64, String, Option<String>)) -> Result<Order, St
     let state: State = state.parse()?;
     Ok(Order { id, customer, total_cents, state, failure })
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Sqlite;
+
+    use super::*;
+    use crate::db::Files;
+    use crate::order::domain::NewLine;
+
+    async fn open() -> (Store<Sqlite>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Store::open(&Files(dir.path().to_owned())).await.unwrap(), dir)
+    }
+
+    fn new(customer: &str) -> NewOrder {
+        let lines = [("tea", 2), ("mug", 3)].map(|(sku, quantity)| NewLine { sku: sku.into(), quantity });
+        NewOrder { customer: customer.into(), lines: lines.into() }
+    }
+
+    async fn place(store: &Store<Sqlite>, id: &str, customer: &str, key: Option<&str>) -> bool {
+        let mut tx = store.db().begin().await.unwrap();
+        let stored = insert(&mut tx, id, &new(customer), &vec![790, 1450], key).await.unwrap();
+        tx.commit().await.unwrap();
+        stored
+    }
+
+    #[tokio::test]
+    async fn an_order_is_stored_with_its_lines_and_found_by_its_key() {
+        let (store, _dir) = open().await;
+        assert!(place(&store, "o1", "alice", Some("k1")).await);
+        let sql = "SELECT sku, quantity, price_cents FROM order_lines WHERE order_id = 'o1' ORDER BY sku";
+        let lines: Vec<(String, i64, i64)> = store.db().rows(sql, args![]).await.unwrap();
+        assert_eq!(lines, [("mug".to_owned(), 3, 1450), ("tea".to_owned(), 2, 790)]);
+        let (order, fingerprint) = store.order_by_key("k1").await.unwrap().unwrap();
+        assert_eq!((order.id.as_str(), order.customer.as_str(), order.total_cents), ("o1", "alice", 5930));
+        assert_eq!((order.state, order.failure), (State::Pending, None));
+        assert_eq!(fingerprint, new("alice").fingerprint());
+        assert!(store.order_by_key("k2").await.unwrap().is_none() && store.order("o2").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_key_is_one_order_and_no_key_is_always_a_new_one() {
+        let (store, _dir) = open().await;
+        assert!(place(&store, "o1", "alice", Some("k1")).await);
+        assert!(!place(&store, "o2", "bob", Some("k1")).await);
+        assert!(store.order("o2").await.unwrap().is_none(), "and nothing of it is stored");
+        assert!(place(&store, "o3", "alice", None).await && place(&store, "o4", "alice", None).await);
+    }
+
+    #[tokio::test]
+    async fn an_order_ends_once() {
+        let (store, _dir) = open().await;
+        for id in ["o1", "o2", "o3"] {
+            place(&store, id, "alice", None).await;
+        }
+        let mut tx = store.db().begin().await.unwrap();
+        assert!(confirm(&mut tx, "o1").await.unwrap());
+        assert!(!confirm(&mut tx, "o1").await.unwrap() && !cancel(&mut tx, "o1", Failure::Declined).await.unwrap());
+        assert!(cancel(&mut tx, "o2", Failure::Declined).await.unwrap());
+        assert!(!cancel(&mut tx, "o2", Failure::OutOfStock).await.unwrap() && !confirm(&mut tx, "o2").await.unwrap());
+        tx.commit().await.unwrap();
+        let end = async |id| store.order(id).await.unwrap().map(|order| (order.state, order.failure));
+        assert_eq!(end("o1").await, Some((State::Confirmed, None)));
+        assert_eq!(end("o2").await, Some((State::Cancelled, Some(Failure::Declined))));
+        assert_eq!(end("o3").await, Some((State::Pending, None)), "no other order is touched");
+    }
+}

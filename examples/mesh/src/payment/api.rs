@@ -96,3 +96,41 @@ fn unavailable(error: &dyn std::error::Error) -> Status {
     tracing::error!(%error, "database failed");
     Status::unavailable("the payment database failed")
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_charge_is_translated_field_by_field_and_has_no_empty_ones() {
+        let request = proto::ChargeRequest {
+            key: "k".to_owned(),
+            order_id: "o".to_owned(),
+            customer: "c".to_owned(),
+            amount_cents: 1,
+        };
+        let Charge { key, order_id, customer, amount_cents } = parse_charge(request.clone()).unwrap();
+        assert_eq!((key.as_str(), order_id.as_str(), customer.as_str(), amount_cents), ("k", "o", "c", 1));
+        for (wrong, field) in [
+            (proto::ChargeRequest { key: String::new(), ..request.clone() }, "key is"),
+            (proto::ChargeRequest { order_id: String::new(), ..request.clone() }, "order_id is"),
+            (proto::ChargeRequest { customer: String::new(), ..request.clone() }, "customer is"),
+            (proto::ChargeRequest { amount_cents: 0, ..request.clone() }, "amount_cents must"),
+            (proto::ChargeRequest { amount_cents: -1, ..request }, "amount_cents must"),
+        ] {
+            let status = parse_charge(wrong).unwrap_err();
+            assert!(status.code() == Code::InvalidArgument && status.message().starts_with(field), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_reused_key_is_final_and_a_broken_database_is_not_and_keeps_its_secrets() {
+        let reused = Status::from(StoreError::KeyReused { key: "k".to_owned() });
+        assert_eq!(reused.code(), Code::AlreadyExists);
+        let broken = DbError::Unreadable { what: "password", value: "hunter2".to_owned() };
+        let status = Status::from(StoreError::from(broken));
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "the payment database failed"));
+    }
+}

@@ -250,4 +250,57 @@ mod tests {
         let other = store.charge(&charge_of("alice", 501)).await;
         assert!(matches!(other, Err(StoreError::KeyReused { .. })));
     }
+
+    #[tokio::test]
+    async fn the_last_cent_can_be_spent() {
+        let (store, _dir) = store().await;
+        assert_eq!(store.charge(&charge_of("pip", 100)).await.unwrap(), ChargeOutcome::Charged);
+        assert_eq!(balance(&store, "pip").await, 0);
+        let more = Charge { key: "o2:charge".into(), ..charge_of("pip", 1) };
+        assert_eq!(store.charge(&more).await.unwrap(), ChargeOutcome::Declined);
+        // There would be enough now, but the decision stands.
+        assert_eq!(store.refund("o1:charge", "o1").await.unwrap(), 100);
+        assert_eq!(store.charge(&more).await.unwrap(), ChargeOutcome::Declined);
+        assert_eq!(balance(&store, "pip").await, 100);
+    }
+
+    #[tokio::test]
+    async fn a_key_belongs_to_one_order_and_one_customer() {
+        let (store, _dir) = store().await;
+        store.charge(&charge_of("alice", 500)).await.unwrap();
+        let others = [Charge { order_id: "o2".into(), ..charge_of("alice", 500) }, charge_of("bob", 500)];
+        for other in others {
+            let answer = store.charge(&other).await;
+            assert!(matches!(answer, Err(StoreError::KeyReused { key }) if key == "o1:charge"), "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_movement_is_in_the_ledger_and_published() {
+        let (store, _dir) = store().await;
+        for _ in 0..2 {
+            store.charge(&charge_of("alice", 500)).await.unwrap();
+            store.refund("o1:charge", "o1").await.unwrap();
+            let poor = Charge { key: "o2:charge".into(), order_id: "o2".into(), ..charge_of("pip", 101) };
+            store.charge(&poor).await.unwrap();
+        }
+        let sql = "SELECT key, order_id, customer, amount_cents FROM ledger ORDER BY id";
+        let ledger: Vec<(String, String, String, i64)> = store.db.rows(sql, args![]).await.unwrap();
+        let entry = |cents| ("o1:charge".to_owned(), "o1".to_owned(), "alice".to_owned(), cents);
+        assert_eq!(ledger, [entry(500), entry(-500)]);
+        let rows: Vec<(Vec<u8>,)> =
+            store.db.rows("SELECT payload FROM buttress_outbox ORDER BY seq", args![]).await.unwrap();
+        let told = rows.iter().map(|(json,)| {
+            let event: buttress_durable::DomainEvent = serde_json::from_slice(json).unwrap();
+            (event.topic().to_owned(), event.key().to_owned(), event.data()["amount_cents"].as_i64().unwrap())
+        });
+        let expected =
+            [("PaymentCompleted", "o1", 500), ("PaymentRefunded", "o1", 500), ("PaymentDeclined", "o2", 101)];
+        let expected = expected.map(|(kind, order, cents)| (kind.to_owned(), order.to_owned(), cents));
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        let payment = async |order| store.payment(order).await.unwrap().map(|found| (found.state, found.amount_cents));
+        assert_eq!(payment("o1").await, Some(("refunded".to_owned(), 500)));
+        assert_eq!(payment("o2").await, Some(("declined".to_owned(), 101)));
+        assert_eq!(payment("o3").await, None);
+    }
 }

@@ -108,4 +108,20 @@ mod tests {
             assert_eq!(store.outbox.backlog().await.unwrap().unsent, 1);
         }
     }
+
+    #[tokio::test]
+    async fn one_half_of_each_of_two_orders_is_no_parcel() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Files(dir.path().to_owned())).await.unwrap();
+        for (half, order) in [(Half::Confirmed, "o1"), (Half::Paid, "o2")] {
+            let mut tx = store.db.begin().await.unwrap();
+            store.record(&mut tx, half, order, "bob").await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        assert!(store.shipment("o1").await.unwrap().is_none() && store.shipment("o2").await.unwrap().is_none());
+        record(&store, Half::Paid).await;
+        let Shipment { order_id, customer, .. } = store.shipment("o1").await.unwrap().unwrap();
+        assert_eq!((order_id.as_str(), customer.as_str()), ("o1", "alice"));
+        assert!(store.shipment("o2").await.unwrap().is_none());
+    }
 }

@@ -106,4 +106,20 @@ mod tests {
         meter.note(at(11.5), Duration::from_secs(3600), false);
         assert!(meter.recent(at(12.0)).p99_ms >= 60_000.0, "clamped to a minute");
     }
+
+    #[test]
+    fn failures_and_quantiles_are_those_of_the_last_ten_seconds() {
+        let (meter, start) = (Meter::default(), TokioClock.now());
+        meter.note(start, Duration::from_secs(9), true);
+        for second in 1..=10 {
+            for n in 0..100_u64 {
+                let took = Duration::from_millis(if n < 98 { 10 } else { 200 });
+                meter.note(start + Duration::from_secs(second), took, n == 0);
+            }
+        }
+        let Recent { requests_per_second, failures_per_second, p50_ms, p99_ms } =
+            meter.recent(start + Duration::from_secs(11));
+        assert_eq!((requests_per_second, failures_per_second), (100.0, 1.0));
+        assert!((9.9..10.1).contains(&p50_ms) && (198.0..202.0).contains(&p99_ms), "{p50_ms} {p99_ms}");
+    }
 }

@@ -81,3 +81,37 @@ fn failed(response: &Response) -> bool {
     let grpc = response.headers().get("grpc-status").is_some_and(|code| code.as_bytes() != b"0");
     response.status().is_server_error() || grpc
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn a_label_is_one_of_the_standard_methods() {
+        let methods = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "INVENTED"];
+        let labels = methods.map(|method| known(&Method::from_bytes(method.as_bytes()).unwrap()));
+        assert_eq!(labels, ["GET", "POST", "PUT", "DELETE", "HEAD", "other", "other"]);
+    }
+
+    #[test]
+    fn a_failure_is_a_server_error_or_a_grpc_error() {
+        let answer = |status: u16, grpc: Option<&str>| {
+            let mut response = Response::builder().status(status);
+            if let Some(grpc) = grpc {
+                response = response.header("grpc-status", grpc);
+            }
+            failed(&response.body(Body::empty()).unwrap())
+        };
+        assert!(!answer(200, None) && !answer(200, Some("0")) && !answer(404, None) && !answer(302, None));
+        assert!(answer(500, None) && answer(503, None) && answer(200, Some("14")) && answer(200, Some("2")));
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        let of = |value: &str| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]));
+        assert!(of("application/grpc") && of("application/grpc+proto"));
+        assert!(!of("application/json") && !is_grpc(&HeaderMap::new()));
+    }
+}

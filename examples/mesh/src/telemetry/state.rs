@@ -85,3 +85,44 @@ impl Changes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use buttress::policy::Policy;
+
+    use super::*;
+
+    #[test]
+    fn the_last_changes_of_a_circuit_are_kept_latest_first() {
+        let breaker = CircuitBreaker::builder("test").build().unwrap();
+        let changes = Changes::of(&breaker);
+        assert!(changes.recent().is_empty());
+        breaker.force_open();
+        breaker.reset();
+        let way =
+            |change: &Value| (change["from"].as_str().unwrap().to_owned(), change["to"].as_str().unwrap().to_owned());
+        let ways: Vec<_> = changes.recent().iter().map(way).collect();
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        assert_eq!(ways, [pair("forced-open", "closed"), pair("closed", "forced-open")]);
+        assert!(changes.recent()[0]["cause"].as_str().is_some_and(|cause| !cause.is_empty()));
+        for _ in 0..CHANGES {
+            breaker.force_open();
+            breaker.reset();
+        }
+        assert_eq!(changes.recent().len(), CHANGES);
+        assert_eq!(way(&changes.recent()[0]), pair("forced-open", "closed"));
+    }
+
+    #[test]
+    fn places_limit_and_rejections_are_told_apart() {
+        let admission = Admission::new("test");
+        admission.bulkhead.set_limit(2);
+        let held = [admission.bulkhead.admit("a"), admission.bulkhead.admit("b")];
+        assert!(held.iter().all(Result::is_ok));
+        for _ in 0..3 {
+            assert!(admission.bulkhead.admit("c").is_err());
+        }
+        admission.bulkhead.set_limit(5);
+        assert_eq!(bulkhead(&admission), json!({ "in_flight": 2, "limit": 5, "rejected": 3 }));
+    }
+}

@@ -108,6 +108,31 @@ async fn the_audit_finds_cooked_books() {
     }
 }
 
+/// Runs `mesh audit`. Returns whether it succeeds, and what it prints.
+async fn audited(dir: &Path) -> (bool, String) {
+    let dir = dir.to_owned();
+    let audit = move || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_mesh")).arg("audit").arg("--data-dir").arg(dir).output().unwrap()
+    };
+    let output = tokio::task::spawn_blocking(audit).await.unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn the_command_fails_if_the_books_are_wrong_or_cannot_be_read() {
+    let shop = Shop::open().await;
+    shop.customer.place(&tea()).await;
+    shop.settled_books().await;
+    let Shop { mesh, dir, .. } = shop;
+    mesh.stop().await;
+    let (right, printed) = audited(dir.path()).await;
+    assert!(right && printed.contains("1 confirmed, 0 cancelled, 15.80 earned"), "{printed}");
+    cook(dir.path(), "payment", "UPDATE accounts SET balance_cents = balance_cents + 1 WHERE id = 'bob'").await;
+    let (right, printed) = audited(dir.path()).await;
+    assert!(!right && printed.contains("WRONG  every account adds up: bob"), "{printed}");
+    assert!(!audited(&dir.path().join("nowhere")).await.0);
+}
+
 #[tokio::test]
 async fn a_promise_without_an_order_is_found() {
     let shop = Shop::open().await;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{Customer, Place, Shop, on_both, tea};
 
-on_both!(a_stuck_saga_is_listed_and_goes_on_when_somebody_decides);
+on_both!(a_stuck_saga_is_listed_and_goes_on_when_somebody_decides, a_stuck_saga_is_skipped_or_resolved_by_an_operator,);
 
 async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) {
     let mut shop = Shop::open_at(place, |config| config.admin = true).await;
@@ -40,6 +40,89 @@ async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) 
     assert_eq!(operator.send(retry()).await.status, 409, "no longer stuck");
     assert_eq!(operator.get(&path).await.body["status"], "completed");
     shop.close().await;
+}
+
+async fn a_stuck_saga_is_skipped_or_resolved_by_an_operator(place: Place) {
+    let shop = Shop::open_at(place, |config| config.admin = true).await;
+    let operator = Customer::new(shop.mesh.url(Name::Order));
+    let decide = async |id: &str, decision: &str, body: &str| {
+        let request = Request::post(format!("/admin/sagas/{id}/{decision}")).header("content-type", "application/json");
+        operator.send(request.body(Full::from(body.to_owned())).unwrap()).await
+    };
+    for (decision, body) in [("skip", ""), ("resolve", "{\"note\": \"paid in cash\"}")] {
+        assert_eq!(shop.customer.place_with_key(decision, &tea()).await.status, 201);
+        shop.settled_books().await;
+        // As if the last step had failed for good. The order stays as it is.
+        let stuck = r#"UPDATE buttress_saga SET status = 'stuck', step = 3, stuck =
+                       '{"step":"confirm_order","message":"trouble","compensating":false,"note":null}'
+                       WHERE id = (SELECT MAX(id) FROM buttress_saga)"#;
+        shop.cook(Name::Order, stuck).await;
+        let id = operator.get("/admin/sagas?status=stuck").await.body["sagas"][0]["id"].as_str().unwrap().to_owned();
+        let reply = decide(&id, decision, body).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let saga = operator.get(&format!("/admin/sagas/{id}")).await.body;
+        if decision == "resolve" {
+            assert_eq!((&saga["status"], &saga["stuck"]["note"]), (&json!("resolved"), &json!("paid in cash")));
+        } else {
+            crate::support::until("the saga has gone on", async || {
+                operator.get(&format!("/admin/sagas/{id}")).await.body["status"] == "completed"
+            })
+            .await;
+            let saga = operator.get(&format!("/admin/sagas/{id}")).await.body;
+            let last = saga["steps"].as_array().unwrap().last().unwrap();
+            assert_eq!((&last["name"], &last["state"]), (&json!("confirm_order"), &json!("skipped")));
+        }
+        assert_eq!(decide(&id, decision, body).await.status, 409, "not twice");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn sagas_are_shown_in_pages_with_all_that_is_known_of_them() {
+    let shop = Shop::open_with(|config| config.admin = true).await;
+    let operator = Customer::new(shop.mesh.url(Name::Order));
+    let mut ids = Vec::new();
+    for customer in ["alice", "pip", "bob"] {
+        let order = json!({ "customer": customer, "items": [{ "sku": "tea", "quantity": 1 }] });
+        let reply = shop.customer.place(&order).await;
+        ids.push(reply.body.get("id").or(reply.body.get("order_id")).unwrap().as_str().unwrap().to_owned());
+    }
+    shop.settled_books().await;
+    let listed = async |query: &str| {
+        let page = operator.get(&format!("/admin/sagas?{query}")).await.body;
+        let sagas = page["sagas"].as_array().unwrap().clone();
+        sagas.iter().map(|saga| saga["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Ids grow with time.
+    assert_eq!(listed("").await, ids);
+    assert_eq!(listed("limit=2").await, ids[..2]);
+    assert_eq!(listed(&format!("limit=2&after={}", ids[1])).await, ids[2..]);
+    assert_eq!(listed("newest=true&limit=1").await, ids[2..]);
+    assert_eq!(listed(&format!("newest=true&after={}", ids[1])).await, ids[..1]);
+    assert_eq!(listed("status=compensated").await, ids[1..2]);
+    assert_eq!(listed("limit=1000").await.len(), 3);
+    assert_eq!(operator.get("/admin/sagas?limit=1001").await.status, 400);
+
+    let saga = operator.get(&format!("/admin/sagas/{}", ids[1])).await.body;
+    assert_eq!(
+        (&saga["definition"], &saga["version"], &saga["status"]),
+        (&json!("order"), &json!(1), &json!("compensated"))
+    );
+    assert_eq!(saga["failure"], json!({ "step": "process_payment", "message": "declined" }));
+    assert_eq!(saga["stuck"], json!(null));
+    let steps: Vec<_> = saga["steps"].as_array().unwrap().iter().map(|step| (&step["name"], &step["state"])).collect();
+    let expected = [("create_order", "undone"), ("reserve_inventory", "undone"), ("process_payment", "failed")];
+    let expected = expected.map(|(name, state)| (json!(name), json!(state)));
+    assert_eq!(steps, expected.each_ref().map(|(name, state)| (name, state)));
+    let payment = &saga["steps"][2];
+    assert_eq!((&payment["failed_attempts"], &payment["uncertain"]), (&json!(1), &json!(false)));
+    assert_eq!((&payment["error"], &payment["ended_ms"]), (&json!("declined"), &json!(null)));
+    let moment = |value: &serde_json::Value| value.as_i64().unwrap();
+    let reserve = &saga["steps"][1];
+    assert!(moment(&saga["created_ms"]) <= moment(&reserve["started_ms"]));
+    assert!(moment(&reserve["started_ms"]) <= moment(&payment["started_ms"]));
+    assert!(moment(&payment["started_ms"]) <= moment(&reserve["ended_ms"]), "it was undone afterwards");
+    assert!(moment(&reserve["ended_ms"]) <= moment(&saga["updated_ms"]));
 }
 
 #[tokio::test]

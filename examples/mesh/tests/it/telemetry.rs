@@ -56,6 +56,86 @@ async fn what_strangers_make_up_is_no_label() {
     assert_eq!([series(&shop.customer).await, series(&payment).await], before);
 }
 
+/// Rows that nothing works on, in different numbers, so that no gauge can be taken for another one.
+#[tokio::test]
+async fn every_gauge_counts_what_its_name_says() {
+    let shop = Shop::open_with(observed).await;
+    // Once an event was published, the relay's lease is there and can be taken away.
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    shop.settled_books().await;
+    let lease =
+        "UPDATE buttress_lease SET owner = 'nobody', generation = generation + 1, expires_at = 9000000000000000";
+    shop.cook(Name::Order, lease).await;
+    let saga = "INSERT INTO buttress_saga
+                    (id, definition, version, status, step, data, wake_at, recoveries, generation, expires_at,
+                     created_at, updated_at)
+                SELECT COUNT(*), 'nothing runs it', 1,
+                    CASE WHEN COUNT(*) < 2 THEN 'running' WHEN COUNT(*) < 4 THEN 'compensating' ELSE 'stuck' END,
+                    0, '0', 0, 0, 0, 0, 0, 0 FROM buttress_saga";
+    for _ in 0..6 {
+        shop.cook(Name::Order, saga).await;
+    }
+    let event = "INSERT INTO buttress_outbox (event_id, shard, payload, created_at, refused)
+                 SELECT COUNT(*), 0, '', 0, CASE WHEN COUNT(*) % 3 = 0 THEN 'too large' END FROM buttress_outbox";
+    for _ in 0..6 {
+        shop.cook(Name::Order, event).await;
+    }
+    let order = Customer::new(shop.mesh.url(Name::Order));
+    let gauges = order.get("/admin/state").await.body["gauges"].clone();
+    let expected = json!({
+        "saga.running": 1.0, "saga.compensating": 2.0, "saga.stuck": 3.0, "outbox.waiting": 4.0, "outbox.parked": 2.0
+    });
+    assert_eq!(gauges, expected);
+    let metrics = order.text("/metrics").await;
+    for line in [
+        r#"saga_running{service="order"} 1"#,
+        r#"saga_compensating{service="order"} 2"#,
+        r#"saga_stuck{service="order"} 3"#,
+        r#"outbox_waiting{service="order"} 4"#,
+        r#"outbox_parked{service="order"} 2"#,
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    let listed = order.get("/admin/sagas").await.body;
+    assert_eq!((&listed["running"], &listed["compensating"], &listed["stuck"]), (&json!(1), &json!(2), &json!(3)));
+}
+
+#[tokio::test]
+async fn the_state_of_a_service_is_its_own() {
+    let shop = Shop::open_with(observed).await;
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    shop.mesh.faults(Name::Shipping).set(mesh::faults::Plan { latency_ms: 7, ..Default::default() });
+    shop.mesh.admission(Name::Shipping).bulkhead.set_limit(63);
+    shop.mesh.health(Name::Shipping).drain();
+    for name in Name::ALL {
+        let state = Customer::new(shop.mesh.url(name)).get("/admin/state").await.body;
+        let is_shipping = name == Name::Shipping;
+        assert_eq!((&state["service"], &state["ready"]), (&json!(name.as_str()), &json!(!is_shipping)));
+        assert_eq!(
+            (&state["draining"], &state["faults"]["latency_ms"]),
+            (&json!(is_shipping), &json!(if is_shipping { 7 } else { 0 }))
+        );
+        let limit = if is_shipping { 63 } else { 64 };
+        assert_eq!(state["bulkhead"], json!({ "in_flight": 0, "limit": limit, "rejected": 0 }), "{name:?}");
+        let called: Vec<_> = state["dependencies"].as_array().unwrap().iter().map(|called| &called["name"]).collect();
+        let expected: &[&str] = match name {
+            Name::Order => &["order -> payment", "order -> inventory"],
+            Name::Gateway => &[
+                "gateway -> order",
+                "gateway -> payment",
+                "gateway -> inventory",
+                "gateway -> shipping",
+                "gateway -> legacy",
+            ],
+            _ => &[],
+        };
+        assert_eq!(called, expected, "{name:?}");
+        for rate in ["requests_per_second", "failures_per_second", "p50_ms", "p99_ms"] {
+            assert!(state["recent"][rate].is_f64(), "{name:?} {rate}: {state}");
+        }
+    }
+}
+
 /// The last span of a successful order in each service. Services export their spans independently.
 const LAST: [(&str, &str); 6] = [
     ("gateway", "POST /v1/orders"),

@@ -74,3 +74,37 @@ impl fmt::Display for Report {
         write!(f, "{books}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::report::tests::{answers, books};
+
+    #[test]
+    fn kills_are_summed_up_by_service() {
+        let kill = |service, recovery_ms| Kill { service, at_ms: 1, down_ms: 2, recovery_ms };
+        let kills = vec![kill("order", 100), kill("payment", 70), kill("order", 400)];
+        let took = Duration::from_millis(12_340);
+        let run = Run { seed: 7, stores: "SQLite", bus: "Kafka", kills, settled_ms: 2_500, clean_stop: false, took };
+        let report = Report::new(&answers(), run, books());
+        let printed = report.to_string();
+        let words = |name: &str| {
+            let line = printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{printed}"));
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(words("order"), ["order", "2", "250", "ms", "400", "ms"]);
+        assert_eq!(words("payment"), ["payment", "1", "70", "ms", "70", "ms"]);
+        assert_eq!(words("legacy"), ["legacy", "0", "0", "ms", "0", "ms"]);
+        assert_eq!(words("together"), ["together", "3"]);
+        for line in [
+            "8 orders, seed 7, 12.3 s; SQLite, Kafka",
+            "answers: 3 x 201, 1 x 202, 1 x 402, 2 x 503; 1 lost",
+            "repeated with the same key: 15 requests",
+            "sagas compensated: 2",
+            "all orders and events settled after 2.5 s more",
+            "all services stopped cleanly: NO",
+        ] {
+            assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+        }
+    }
+}

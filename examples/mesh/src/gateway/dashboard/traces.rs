@@ -191,3 +191,146 @@ fn json(value: AnyValue) -> Option<Value> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status as WireStatus};
+
+    use super::*;
+
+    fn attribute(key: &str, value: any_value::Value) -> KeyValue {
+        KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    }
+
+    fn words(text: &str) -> any_value::Value {
+        any_value::Value::StringValue(text.to_owned())
+    }
+
+    /// A span from `start` for `duration`, in microseconds.
+    fn span(trace: u8, id: u8, parent: Option<u8>, (start, duration): (u64, u64)) -> WireSpan {
+        WireSpan {
+            trace_id: vec![trace; 16],
+            span_id: vec![id; 8],
+            parent_span_id: parent.map(|parent| vec![parent; 8]).unwrap_or_default(),
+            name: format!("span {id}"),
+            kind: SpanKind::Client.into(),
+            start_time_unix_nano: start * 1_000,
+            end_time_unix_nano: (start + duration) * 1_000,
+            ..WireSpan::default()
+        }
+    }
+
+    async fn export(traces: &Traces, service: &str, spans: Vec<WireSpan>) {
+        let resource = Resource { attributes: vec![attribute("service.name", words(service))], ..Resource::default() };
+        let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+        let resource_spans = vec![ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() }];
+        traces.export(Request::new(ExportTraceServiceRequest { resource_spans })).await.unwrap();
+    }
+
+    async fn listed(traces: &Arc<Traces>, order: Option<&str>) -> Vec<Value> {
+        let which = Which { order: order.map(str::to_owned) };
+        let Ok(Json(mut listed)) = list(State(traces.clone()), Ok(Query(which))).await else { panic!("refused") };
+        serde_json::from_value(listed["traces"].take()).unwrap()
+    }
+
+    async fn shown(traces: &Arc<Traces>, trace: u8) -> Value {
+        let Ok(Json(shown)) = show(State(traces.clone()), Path(hex(&[trace; 16]))).await else { panic!("unknown") };
+        shown
+    }
+
+    #[tokio::test]
+    async fn a_span_is_shown_as_it_was_sent() {
+        let traces = Arc::<Traces>::default();
+        let attributes = vec![
+            attribute("order.id", words("o1")),
+            attribute("code", any_value::Value::IntValue(7)),
+            attribute("yes", any_value::Value::BoolValue(true)),
+            attribute("bytes", any_value::Value::BytesValue(vec![1])),
+        ];
+        let status = Some(WireStatus { code: Ended::Error.into(), ..WireStatus::default() });
+        let sent = WireSpan { attributes, status, ..span(0xa1, 2, Some(1), (5, 3)) };
+        export(&traces, "order", vec![sent]).await;
+        let expected = json!({
+            "id": "0202020202020202",
+            "parent": "0101010101010101",
+            "service": "order",
+            "name": "span 2",
+            "kind": "client",
+            "start_us": 5,
+            "duration_us": 3,
+            "failed": true,
+            "attributes": { "order.id": "o1", "code": 7, "yes": true },
+        });
+        assert_eq!(shown(&traces, 0xa1).await, json!({ "id": "a1".repeat(16), "spans": [expected] }));
+    }
+
+    #[test]
+    fn every_kind_of_span_has_its_word() {
+        let kinds = [
+            (SpanKind::Server, "server"),
+            (SpanKind::Client, "client"),
+            (SpanKind::Producer, "producer"),
+            (SpanKind::Consumer, "consumer"),
+            (SpanKind::Internal, "internal"),
+            (SpanKind::Unspecified, "internal"),
+        ];
+        for (kind, word) in kinds {
+            let span = Span::new("order", WireSpan { kind: kind.into(), ..span(1, 1, None, (0, 1)) });
+            assert_eq!((span.kind, span.parent, span.failed), (word, None, false));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trace_is_summed_up_from_the_spans_of_all_services() {
+        let traces = Arc::<Traces>::default();
+        // The spans of one service arrive before the root does.
+        export(&traces, "payment", vec![span(1, 3, Some(2), (150, 400)), span(1, 4, Some(3), (160, 5))]).await;
+        export(&traces, "gateway", vec![span(1, 2, Some(1), (110, 300)), span(1, 1, None, (100, 350))]).await;
+        let summary = json!({
+            "id": "01".repeat(16),
+            "name": "span 1",
+            "start_us": 100,
+            "duration_us": 450,
+            "spans": 4,
+            "services": ["gateway", "payment"],
+            "failed": false,
+        });
+        assert_eq!(listed(&traces, None).await, [summary]);
+        let starts = shown(&traces, 1).await["spans"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|span| span["start_us"].clone())
+            .collect::<Vec<_>>();
+        assert_eq!(starts, [100, 110, 150, 160], "in the order of time");
+    }
+
+    #[tokio::test]
+    async fn traces_are_listed_latest_first_and_by_order() {
+        let traces = Arc::<Traces>::default();
+        for trace in 1..=60 {
+            let attributes = vec![attribute("order.id", words(&format!("o{trace}")))];
+            export(&traces, "order", vec![WireSpan { attributes, ..span(trace, 1, None, (trace.into(), 1)) }]).await;
+        }
+        let ids = |listed: Vec<Value>| listed.into_iter().map(|trace| trace["id"].clone()).collect::<Vec<_>>();
+        let all = ids(listed(&traces, None).await);
+        assert_eq!((all.len(), &all[0], &all[49]), (50, &json!(hex(&[60; 16])), &json!(hex(&[11; 16]))));
+        assert_eq!(ids(listed(&traces, Some("o3")).await), [json!(hex(&[3; 16]))], "also an old one");
+        assert!(listed(&traces, Some("o")).await.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_traces_are_forgotten_and_long_ones_are_cut() {
+        let mut kept = Kept::default();
+        let add = |kept: &mut Kept, trace: usize| kept.add(trace.to_string(), Span::new("s", span(1, 1, None, (0, 1))));
+        (0..TRACES).for_each(|trace| add(&mut kept, trace));
+        assert_eq!((kept.traces.len(), kept.order.len()), (TRACES, TRACES));
+        add(&mut kept, TRACES);
+        assert_eq!((kept.traces.len(), kept.order.len()), (TRACES, TRACES), "never more");
+        assert!(!kept.traces.contains_key("0") && kept.traces.contains_key("1"));
+        (0..2 * SPANS).for_each(|_| add(&mut kept, 1));
+        assert_eq!(kept.traces["1"].len(), SPANS);
+        assert_eq!(kept.order.len(), TRACES, "a known trace is listed once");
+    }
+}
