@@ -167,15 +167,15 @@ pub(crate) fn package() -> anyhow::Result<()> {
 /// The public API against that of the last release. Before the first one there is nothing to
 /// compare with.
 pub(crate) fn semver() -> anyhow::Result<Ran> {
+    let tags = output(program("git").args(["tag", "--list", "v*", "--sort", "-version:refname"]))?;
+    let Some(release) = tags.lines().next() else {
+        return Ok(Ran::Nothing("no release is tagged whose API could be compared"));
+    };
     if !works(&mut cargo(["semver-checks", "--version"])) {
         let what =
             "no API was compared: cargo-semver-checks is not installed (`cargo install cargo-semver-checks --locked`)";
         return Ok(Ran::Without(what.into()));
     }
-    let tags = output(program("git").args(["tag", "--list", "v*", "--sort", "-version:refname"]))?;
-    let Some(release) = tags.lines().next() else {
-        return Ok(Ran::Without("no API was compared: no release is tagged yet".into()));
-    };
     let mut command = cargo(["semver-checks", "--baseline-rev", release]);
     run(command.args(published()?.keys().flat_map(|package| ["--package", package])))?;
     Ok(Ran::All)

@@ -3,6 +3,7 @@
 mod browser;
 mod check;
 mod debian;
+mod deny;
 mod mutants;
 mod postgres;
 mod run;
@@ -10,6 +11,7 @@ mod rust_version;
 mod setup;
 mod test;
 
+use std::fmt;
 use std::process::ExitCode;
 
 use crate::run::{cargo, run};
@@ -20,6 +22,18 @@ usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or
                                                cost per call, ours and the peers'
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
        cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours";
+
+/// A command line that makes no sense.
+#[derive(Debug)]
+struct Misuse(String);
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misuse {}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,13 +48,19 @@ fn main() -> ExitCode {
             run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
         }
         Some((&"mutants", rest)) => mutants::main(rest),
-        _ => Err(anyhow::anyhow!("{USAGE}")),
+        Some((&("--help" | "-h" | "help"), _)) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some((command, _)) => Err(Misuse(format!("no command is called {command}\n{USAGE}")).into()),
+        None => Err(Misuse(USAGE.into()).into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            // As clap and most programs say that the command line was wrong.
+            if error.is::<Misuse>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,20 +2,30 @@
 //! for SQLite; librdkafka also needs make. The rest is toolchain components that a minimal
 //! installation leaves out, PostgreSQL, Chromium, and the dependencies.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
-use crate::run::{cargo, program, run, works};
+use crate::run::{cargo, go_offline, program, run, works};
 use crate::{browser, postgres};
 
+/// Installs all that it can, and names what it cannot.
 pub(crate) fn setup() -> anyhow::Result<()> {
-    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
-        if !works(&mut cargo([tool, "--version"])) {
-            run(program("rustup").args(["component", "add", component]))
-                .with_context(|| format!("{component} is missing and rustup cannot add it"))?;
-        }
+    let done = [
+        component("fmt", "rustfmt"),
+        component("clippy", "clippy"),
+        postgres::install(),
+        browser::install(),
+        // A part of its own, so that a network failure is not mistaken for a failure of the code.
+        run(&mut cargo(["fetch"])).inspect_err(|_| go_offline()),
+    ];
+    let failed: Vec<_> = done.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+fn component(tool: &str, component: &str) -> anyhow::Result<()> {
+    if works(&mut cargo([tool, "--version"])) {
+        return Ok(());
     }
-    postgres::install()?;
-    browser::install()?;
-    // A separate step, so that a network failure is not mistaken for a failure of the code.
-    run(&mut cargo(["fetch"]))
+    run(program("rustup").args(["component", "add", component]))
+        .with_context(|| format!("{component} is missing and rustup cannot add it"))
 }

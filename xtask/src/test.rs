@@ -1,15 +1,16 @@
 //! `cargo xtask test`: all checks that a change must pass. CI runs this and nothing else.
 //!
-//! A step that fails does not stop the next ones, so that one run shows all failures. The tests
-//! come last, so that the last lines are the test runner's summary.
+//! A step that fails does not stop the next ones, so that one run shows all failures, and that
+//! without network those steps run that need none. The tests come last, so that the last lines are
+//! the test runner's summary.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 
-use crate::run::{Ran, cargo, run, target, works};
+use crate::run::{Ran, cargo, in_ci, run, target, works};
 use crate::setup::setup;
-use crate::{browser, check, postgres, rust_version};
+use crate::{Misuse, browser, check, deny, postgres, rust_version};
 
 struct Step {
     name: &'static str,
@@ -22,7 +23,7 @@ struct Step {
 const KAFKA: [&str; 2] = ["--features", "mesh/kafka"];
 
 const STEPS: &[Step] = &[
-    Step { name: "setup", advice: "Everything else needs this: repair it first.", run: || all(setup()) },
+    Step { name: "setup", advice: "Steps that need this fail too: repair it first.", run: || all(setup()) },
     Step {
         name: "fmt",
         advice: "`cargo fmt --all` repairs it.",
@@ -35,7 +36,11 @@ const STEPS: &[Step] = &[
         advice: "Move the code to the crate that may know of it, or put the dependency behind a feature.",
         run: || all(check::dependencies()),
     },
-    Step { name: "deny", advice: "See deny.toml: take another dependency, or argue there for this one.", run: deny },
+    Step {
+        name: "deny",
+        advice: "See deny.toml: take another dependency, or argue there for this one.",
+        run: || all(deny::check()),
+    },
     Step {
         name: "clippy",
         advice: "`cargo clippy --workspace --all-targets` shows it alone; an exception is an `expect` with a reason.",
@@ -95,6 +100,8 @@ enum Verdict {
     Passed,
     /// Passed, but not all of it was checked.
     Partly,
+    /// There was nothing to check.
+    Nothing,
     Failed,
 }
 
@@ -103,18 +110,31 @@ impl Verdict {
         match self {
             Self::Passed => "ok",
             Self::Partly => "partly",
+            Self::Nothing => "-",
             Self::Failed => "FAILED",
         }
     }
 }
 
+const USAGE: &str = "\
+usage: cargo xtask test              all steps
+       cargo xtask test STEP...      only these steps, in the order of the list
+       cargo xtask test --list       their names";
+
 pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
-    if args == ["--list"] {
-        STEPS.iter().for_each(|step| println!("{}", step.name));
-        return Ok(());
+    match args {
+        ["--list"] => {
+            STEPS.iter().for_each(|step| println!("{}", step.name));
+            return Ok(());
+        }
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        _ => {}
     }
     if let Some(unknown) = args.iter().find(|arg| STEPS.iter().all(|step| step.name != **arg)) {
-        bail!("no step is called {unknown}; `cargo xtask test --list` names them");
+        return Err(Misuse(format!("no step is called {unknown}\n{USAGE}")).into());
     }
     let chosen = STEPS.iter().filter(|step| args.is_empty() || args.contains(&step.name));
 
@@ -126,10 +146,6 @@ pub(crate) fn main(args: &[&str]) -> anyhow::Result<()> {
         println!("\n=== {} {}", step.name, "=".repeat(100 - step.name.len()));
         let (verdict, took) = timed(step);
         done.push((step.name, verdict, took));
-        // Without tools and dependencies all the rest would fail for this one reason.
-        if verdict == Verdict::Failed && step.name == "setup" {
-            break;
-        }
     }
     let failed: Vec<&str> =
         done.iter().filter(|(_, verdict, _)| *verdict == Verdict::Failed).map(|(name, ..)| *name).collect();
@@ -149,9 +165,17 @@ fn timed(step: &Step) -> (Verdict, Duration) {
             println!("ok, {:.1} s", took.as_secs_f64());
             Verdict::Passed
         }
+        Ok(Ran::Without(what)) if in_ci() => {
+            println!("FAILED: {what}, and in CI nothing may be left out");
+            Verdict::Failed
+        }
         Ok(Ran::Without(what)) => {
             println!("SKIPPED in part or whole: {what}");
             Verdict::Partly
+        }
+        Ok(Ran::Nothing(why)) => {
+            println!("NOTHING CHECKED: {why}");
+            Verdict::Nothing
         }
         Err(error) => {
             println!("FAILED: {error:#}\n{}", step.advice);
@@ -169,15 +193,6 @@ fn recap(done: &[(&str, Verdict, Duration)]) {
     for (name, verdict, took) in done {
         println!("{:6}  {name:14} {:6.1} s", verdict.word(), took.as_secs_f64());
     }
-}
-
-fn deny() -> anyhow::Result<Ran> {
-    if !works(&mut cargo(["deny", "--version"])) {
-        let what =
-            "no licence or duplicate was looked for: cargo-deny is not installed (`cargo install cargo-deny --locked`)";
-        return Ok(Ran::Without(what.into()));
-    }
-    all(run(&mut cargo(["deny", "--offline", "check", "bans", "licenses", "sources"])))
 }
 
 /// In a target directory of its own: its flags would rebuild everything else.
