@@ -127,25 +127,40 @@ pub fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = 
 /// assert_eq!(outcome(&refused).failure().map(|failure| failure.sent), Some(Sent::Never));
 /// ```
 pub fn outcome(error: &(dyn StdError + 'static)) -> Outcome {
-    if let Some(rejection) = find_rejection(error) {
-        return rejection.outcome();
+    // One walk: each question to an error is a virtual call, and every failed call gets here.
+    let (mut next, mut outcome) = (Some(error), None);
+    while let Some(error) = next {
+        let rejection = match error.downcast_ref::<Error>() {
+            Some(Error::Inner(inner)) => {
+                next = Some(&**inner);
+                continue;
+            }
+            Some(Error::Rejected(rejection)) => Some(rejection),
+            None => error.downcast_ref::<Rejection>(),
+        };
+        if let Some(rejection) = rejection {
+            return rejection.outcome();
+        }
+        let io = error.downcast_ref::<io::Error>();
+        outcome = outcome.or_else(|| known(error, io));
+        next = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as _).or_else(|| error.source());
     }
-    sources(error).find_map(known).unwrap_or_else(|| Failure::new(FailureKind::Transport).into())
+    outcome.unwrap_or_else(|| Failure::new(FailureKind::Transport).into())
 }
 
-fn known(error: &(dyn StdError + 'static)) -> Option<Outcome> {
+fn known(error: &(dyn StdError + 'static), io: Option<&io::Error>) -> Option<Outcome> {
+    if let Some(error) = io {
+        let never_sent = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+        );
+        return never_sent.then(|| Failure::new(FailureKind::Connect).sent(Sent::Never).into());
+    }
     if error.is::<tower::load_shed::error::Overloaded>() {
         return Some(Outcome::Ignored(Ignored::LocalReject));
     }
-    if error.is::<tower::timeout::error::Elapsed>() || error.is::<tokio::time::error::Elapsed>() {
-        return Some(Failure::new(FailureKind::Timeout).into());
-    }
-    let error = error.downcast_ref::<io::Error>()?;
-    let never_sent = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-    );
-    never_sent.then(|| Failure::new(FailureKind::Connect).sent(Sent::Never).into())
+    let timed_out = error.is::<tower::timeout::error::Elapsed>() || error.is::<tokio::time::error::Elapsed>();
+    timed_out.then(|| Failure::new(FailureKind::Timeout).into())
 }
 
 /// Returns an error of a generic type as `dyn Error`. `None` if it is not an [`Error`], a

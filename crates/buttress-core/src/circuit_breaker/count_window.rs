@@ -58,30 +58,32 @@ impl CountWindow {
         }
     }
 
-    /// Sums until two consecutive sums agree: see `TimeWindow::counts`.
+    /// Returns the results in the window: all that were recorded before the call.
     pub(super) fn counts(&self, generation: u64) -> Counts {
-        Counts::agreed(|| self.scan(generation))
+        let head = || self.head.load(Ordering::SeqCst) & POSITION;
+        let before = head();
+        let counts = self.scan(generation, before);
+        // Without a new position, no result has left the window during the sum: a result that is
+        // being recorded replaces one that had left it. Otherwise see `TimeWindow::counts`.
+        if head() == before { counts } else { Counts::agreed(|| self.scan(generation, head())) }
     }
 
-    fn scan(&self, generation: u64) -> Counts {
-        let head = self.head.load(Ordering::SeqCst) & POSITION;
-        let mut counts = Counts::default();
+    /// Sums without branches: the results are in no order that a processor could predict.
+    fn scan(&self, generation: u64, head: u64) -> Counts {
+        let (mut total, mut failed, mut slow, mut both) = (0, 0, 0, 0);
         for slot in &self.slots {
             let word = slot.load(Ordering::SeqCst);
             let behind = head.wrapping_sub(position_of(word)) & POSITION;
             // The slot of a position that is taken and not yet written still contains a result that
             // has left the window.
-            let live = word != 0 && (behind < self.results || behind > POSITION / 2);
-            if live && word >> (64 - GENERATION_BITS) == tag_of(generation) {
-                match word & 0b11 {
-                    0 => counts.succeeded += 1,
-                    1 => counts.failed += 1,
-                    2 => counts.slow += 1,
-                    _ => counts.slow_failed += 1,
-                }
-            }
+            let in_window = (behind < self.results) | (behind > POSITION / 2);
+            let live = u64::from(in_window & (word != 0) & (word >> (64 - GENERATION_BITS) == tag_of(generation)));
+            total += live;
+            failed += live & word;
+            slow += live & (word >> 1);
+            both += live & word & (word >> 1);
         }
-        counts
+        Counts { succeeded: total + both - failed - slow, failed: failed - both, slow: slow - both, slow_failed: both }
     }
 
     /// Counts one bad result, which must have been recorded, and returns its number; `None` if no

@@ -82,6 +82,11 @@ opaque_debug!(Respond<F>);
 /// assert!(classify.error(&"no connection".to_owned()).failure().is_some());
 /// ```
 pub trait Judge<Res, E> {
+    /// Whether [`error`](Self::error) also reads the outcome of a rejection of this crate, so that
+    /// it need not be looked for before.
+    #[doc(hidden)]
+    const READS_REJECTIONS: bool = false;
+
     /// Returns the outcome of a response.
     fn response(&self, response: &Res) -> Outcome;
     /// Returns the outcome of an error that is not a rejection of this crate.
@@ -89,6 +94,8 @@ pub trait Judge<Res, E> {
 }
 
 impl<Res, E: 'static> Judge<Res, E> for Success {
+    const READS_REJECTIONS: bool = true;
+
     #[inline(always)]
     fn response(&self, _: &Res) -> Outcome {
         Outcome::Success
@@ -171,8 +178,10 @@ impl<Outcomes, Rejections, Req> Begin<Req> for Plain<Outcomes, Rejections> {
     fn begin<P: Permit>(&self, _: &mut Req) {}
 }
 
-fn rejected<E: 'static>(error: &E) -> Option<Outcome> {
-    error::as_chain(error).and_then(error::find_rejection).map(Rejection::outcome)
+/// Returns the outcome of a rejection in the error, which `find` looks for, or else of the error.
+fn outcome<Res, E, J: Judge<Res, E>>(judge: &J, error: &E, find: impl Fn(&E) -> Option<&Rejection>) -> Outcome {
+    let rejection = if J::READS_REJECTIONS { None } else { find(error) };
+    rejection.map_or_else(|| judge.error(error), Rejection::outcome)
 }
 
 impl<Outcomes: Judge<Res, Error>, Res, Err: Into<BoxError>> Finish<(), Res, Err> for Plain<Outcomes, AsError> {
@@ -199,7 +208,7 @@ impl<Outcomes: Judge<Res, Error>, Res, Err: Into<BoxError>> Finish<(), Res, Err>
     }
 
     fn outcome(&self, error: &Error) -> Outcome {
-        error.rejection().map_or_else(|| self.judge.error(error), Rejection::outcome)
+        outcome(&self.judge, error, Error::rejection)
     }
 }
 
@@ -231,7 +240,7 @@ where
     }
 
     fn outcome(&self, error: &Err) -> Outcome {
-        rejected(error).unwrap_or_else(|| self.judge.error(error))
+        outcome(&self.judge, error, |error| error::as_chain(error).and_then(error::find_rejection))
     }
 }
 
