@@ -42,7 +42,7 @@ pub(crate) fn add(rows: &mut Rows) {
     row::<Empty<Bytes>, _, _>(
         rows,
         Peer,
-        "tower-resilience/circuit_breaker(http)",
+        "tower-resilience/http-circuit_breaker",
         HTTP_BREAKER,
         resilience.layer(BareHttp),
     );
@@ -61,20 +61,20 @@ pub(crate) fn add(rows: &mut Rows) {
 fn retries<B: Sent + Clone + Unpin>(rows: &mut Rows, family: Family, what: &str) {
     row::<B, _, _>(rows, Ours, &format!("buttress-http/{what}"), family, retry!(B));
     let tower = tower::retry::RetryLayer::new(WithBudget::default());
-    row::<B, _, _>(rows, Peer, &format!("tower/{what}"), family, tower.layer(BareHttp));
+    row::<B, _, _>(rows, Peer, &format!("tower/http-{what}"), family, tower.layer(BareHttp));
     let resilience = tower_resilience_retry::RetryLayer::<Request<B>, Answer, Infallible>::builder()
         .max_attempts(3)
         .budget(tower_resilience::budget())
         .retry_on_response(|answer: &Answer| answer.status().is_server_error())
         .build();
-    row::<B, _, _>(rows, Peer, &format!("tower-resilience/{what}"), family, resilience.layer(BareHttp));
+    row::<B, _, _>(rows, Peer, &format!("tower-resilience/http-{what}"), family, resilience.layer(BareHttp));
     let context = ResilienceContext::<Request<B>, Result<Answer, Infallible>>::new(Clock::new_tokio());
     let seatbelt =
         Retry::layer("retry", &context).clone_input().recovery_with(|answer: &Result<Answer, Infallible>, _| {
             let fails = answer.as_ref().is_ok_and(|answer| answer.status().is_server_error());
             if fails { RecoveryInfo::retry() } else { RecoveryInfo::never() }
         });
-    row::<B, _, _>(rows, Peer, &format!("seatbelt/{what}"), family, seatbelt.layer(BareHttp));
+    row::<B, _, _>(rows, Peer, &format!("seatbelt/http-{what}"), family, seatbelt.layer(BareHttp));
 }
 
 fn row<B, S, A>(rows: &mut Rows, kind: Kind, name: &str, family: Family, service: S)

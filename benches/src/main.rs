@@ -112,6 +112,10 @@ fn subjects() -> Vec<Subject> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
     use crate::subject::Kind;
 
@@ -122,6 +126,24 @@ mod tests {
         within_runtime(|| {
             for subject in subjects() {
                 subject.worker()(3);
+            }
+        });
+    }
+
+    #[test]
+    fn every_subject_does_it_in_a_task_too() {
+        within_runtime(|| {
+            for subject in subjects() {
+                let stop = Arc::new(AtomicBool::new(false));
+                let mut task = subject.task(Arc::clone(&stop));
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(task.as_mut().poll(&mut cx).is_pending(), "{subject:?} yields");
+                stop.store(true, Ordering::Relaxed);
+                let calls = (0..100).find_map(|_| match task.as_mut().poll(&mut cx) {
+                    Poll::Ready(calls) => Some(calls),
+                    Poll::Pending => None,
+                });
+                assert!(calls.is_some_and(|calls| calls > 0), "{subject:?} made {calls:?} calls");
             }
         });
     }
@@ -137,8 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_within_a_group() {
-        let mut names: Vec<_> = within_runtime(subjects).iter().map(|s| (s.group(), s.name())).collect();
+    fn names_are_unique() {
+        let mut names: Vec<_> = within_runtime(subjects).iter().map(Subject::name).collect();
         let all = names.len();
         names.sort();
         names.dedup();

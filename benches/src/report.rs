@@ -124,16 +124,12 @@ pub(crate) fn disturbed(rows: &[Row]) -> Option<String> {
     const ALONE: [&str; 2] = [BARE, "floor/instant_now"];
     let alone = rows.iter().filter(|row| ALONE.contains(&row.subject.as_str()));
     let lowest = alone.map(|row| row.x2).min_by(f64::total_cmp)?;
-    (lowest < 1.7).then(|| {
-        format!(
-            "warning: two threads that share nothing had {lowest} times the throughput of one: the machine is busy, \
-             x2 is not meaningful"
-        )
-    })
+    let warning = "times the throughput of one: the machine is busy, x2 is not meaningful";
+    (lowest < 1.7).then(|| format!("warning: two threads that share nothing had {lowest} {warning}"))
 }
 
-/// Writes the machine and then one row per line inside an array, so that programs can read it and `diff` can compare two
-/// runs.
+/// Writes the machine and then one row per line inside an array, so that programs can read it and
+/// `diff` can compare two runs.
 pub(crate) fn write_json(report: &Report, path: &Path) -> anyhow::Result<()> {
     let mut lines = vec![serde_json::to_string(&report.machine)?];
     for row in &report.rows {
@@ -149,4 +145,32 @@ pub(crate) fn write_json(report: &Report, path: &Path) -> anyhow::Result<()> {
 /// Rounds to two decimals. A shared machine gives no higher precision.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(subject: &str, kind: Kind, group: &str, added_ns: f64) -> Row {
+        let (subject, group) = (subject.to_owned(), group.to_owned());
+        Row { subject, kind, group, ns: added_ns, added_ns, allocs: 0.0, x2: 2.0, x2_tasks: 2.0 }
+    }
+
+    #[test]
+    fn losses_are_against_peers_of_the_same_group_and_the_worst_is_first() {
+        let rows = [
+            row("ours/a", Kind::Ours, "a", 20.0),
+            row("peer/a", Kind::Peer, "a", 10.0),
+            row("slow-peer/a", Kind::Peer, "a", 30.0),
+            row("ours/b", Kind::Ours, "b", 30.0),
+            row("peer/b", Kind::Peer, "b", 10.0),
+            row("ours/none", Kind::Ours, "", 30.0),
+            row("floor", Kind::Floor, "", 1.0),
+        ];
+        let losses = losses(&rows, 0);
+        let lines: Vec<_> = losses.lines().collect();
+        assert_eq!(lines.len(), 3, "{losses}");
+        assert!(lines[1].contains("ours/b") && lines[1].contains("3.00 times peer/b"), "{losses}");
+        assert!(lines[2].contains("ours/a") && lines[2].contains("2.00 times peer/a"), "{losses}");
+    }
 }
