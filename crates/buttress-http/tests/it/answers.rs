@@ -79,3 +79,43 @@ fn layers_with_closures_of_a_user_have_debug() {
     let text = format!("{:?} {:?}", BulkheadLayer::named("orders", 1).end(server), retry);
     assert!(text.contains("orders") && text.contains("max_body: 7"), "{text}");
 }
+
+#[tokio::test]
+async fn a_probe_is_answered_by_path_and_method_with_the_status_in_its_header_and_body() {
+    let health = Health::new();
+    health.started();
+    health.drain();
+    let stuck = health.liveness("event loop");
+    stuck.report(buttress::health::Status::Degraded, None);
+    let layer = HealthLayer::new(health).http();
+    for (path, status, word) in
+        [("/livez", 200, "degraded"), ("/readyz", 503, "out-of-service"), ("/startupz", 200, "up")]
+    {
+        for (method, content) in [("GET", format!("{word}\n")), ("HEAD", String::new())] {
+            let request = Request::builder().method(method).uri(path).body(()).unwrap();
+            let response = answered(layer.clone(), request).await;
+            assert_eq!((response.status().as_u16(), &response.headers()["x-health"]), (status, &word.parse().unwrap()));
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), content, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_waits_thirty_seconds_for_a_reader_and_a_client_as_long_as_it_takes() {
+    use buttress_test::Part;
+    let inner = || Inner::new(Plan::of(Answer::Body(vec![Part::Data("a"), Part::Data("b")])));
+    let timeout = || TimeoutLayer::total(Duration::from_secs(1));
+    for (waits, is_whole) in [(29, true), (31, false)] {
+        let request = || Request::new(TestBody::default());
+        let (http, grpc) = (timeout().http().layer(inner()), timeout().grpc().layer(inner()));
+        let client = timeout().http_client().layer(inner()).oneshot(request()).await.unwrap();
+        let servers = [http.oneshot(request()).await.unwrap(), grpc.oneshot(request()).await.unwrap()];
+        tokio::time::sleep(Duration::from_secs(waits)).await;
+        for response in servers {
+            assert_eq!(response.into_body().collect().await.is_ok(), is_whole, "after {waits} s");
+        }
+        assert!(client.into_body().collect().await.is_ok());
+    }
+}

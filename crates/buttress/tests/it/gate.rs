@@ -281,9 +281,13 @@ async fn a_gate_that_would_admit_again_asks_its_inner_service_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_in_the_error_of_an_inner_service_is_no_evidence_for_an_ending_that_responds_either() {
+async fn a_rejection_of_an_inner_layer_does_not_reach_the_classification_of_an_ending_that_responds() {
     let breaker = touchy();
-    let ending = Plain::new().respond(|_: Rejection| "try later");
+    let failure = |result: Result<&&str, &Error>| match result {
+        Ok(_) => Outcome::Success,
+        Err(_) => buttress::outcome::Failure::new(buttress::outcome::FailureKind::Application).into(),
+    };
+    let ending = Plain::new().classify(failure).respond(|_: Rejection| "try later");
     let stack = ServiceBuilder::new()
         .layer(CircuitBreakerLayer::from(breaker.clone()).end(ending))
         .layer(BulkheadLayer::new(0).plain());

@@ -174,11 +174,15 @@ async fn a_check_runs_once_in_an_interval_and_three_failures_in_a_row_take_it_ou
 async fn a_check_that_hangs_has_failed() {
     let health = Health::new();
     health.started();
-    let config = CheckConfig { timeout: SECOND, ..CheckConfig::every(10 * SECOND) };
-    let _check = health.check("db", Group::Readiness, config, pending::<Result<(), &str>>);
-    tokio::time::sleep(SECOND + 10 * MS).await;
-    assert_eq!(health.status(Probe::Readiness), Status::Down);
-    assert_eq!(health.report().indicators[0].detail.as_deref(), Some("no answer within 1s"));
+    let usual = CheckConfig::every(10 * SECOND);
+    for (config, timeout) in [(usual, SECOND), (CheckConfig { timeout: 3 * SECOND, ..usual }, 3 * SECOND)] {
+        let _check = health.check("db", Group::Readiness, config, pending::<Result<(), &str>>);
+        tokio::time::sleep(timeout - MS).await;
+        assert_eq!(health.status(Probe::Readiness), Status::Unknown);
+        tokio::time::sleep(10 * MS).await;
+        assert_eq!(health.status(Probe::Readiness), Status::Down);
+        assert_eq!(health.report().indicators[0].detail, Some(format!("no answer within {timeout:?}")));
+    }
 }
 
 #[tokio::test(start_paused = true)]
