@@ -305,6 +305,23 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
+    fn the_default_is_that_of_the_aws_sdks() {
+        assert_eq!((Backoff::default().base(), Backoff::default().cap()), (50 * MS, 20_000 * MS));
+    }
+
+    #[test]
+    fn a_hint_is_lengthened_by_up_to_a_tenth_and_one_that_is_no_longer_than_the_pause_not_at_all() {
+        let (backoff, mut rng) = (Backoff::default(), Rng::with_seed(7));
+        let mut hinted = |pause| (0..1000).map(|_| backoff.hinted(pause, 5000 * MS, &mut rng)).collect::<Vec<_>>();
+        let later = hinted(4999 * MS);
+        let (shortest, longest) = (later.iter().min().unwrap(), later.iter().max().unwrap());
+        assert!((5000 * MS..5010 * MS).contains(shortest) && (5490 * MS..=5500 * MS).contains(longest));
+        for pause in [5000 * MS, 5001 * MS] {
+            assert!(hinted(pause).iter().all(|hinted| *hinted == pause));
+        }
+    }
+
+    #[test]
     fn exponential_doubles_up_to_the_cap() {
         let mut pauses = Backoff::exponential(50 * MS, 300 * MS).pauses(Rng::with_seed(1));
         let got: Vec<_> = (0..5).map(|_| pauses.next_pause()).collect();

@@ -122,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn every_millionth_is_itself() {
+        for n in 0..=Ratio::ONE {
+            let share = f64::from(n) / f64::from(Ratio::ONE);
+            let ratio = Ratio::new(share).unwrap();
+            assert_eq!((ratio.millionths(), ratio.as_f64()), (n, share));
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_the_rule() {
+        let error = InvalidConfig::new("burst", "must be at least 1");
+        assert_eq!((error.field(), error.rule()), ("burst", "must be at least 1"));
+    }
+
+    #[test]
     fn shares_outside_zero_to_one_are_refused() {
         for share in [-0.1, 1.000_001, f64::NAN, f64::INFINITY] {
             assert_eq!(Ratio::new(share), None, "{share}");

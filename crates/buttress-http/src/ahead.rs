@@ -296,6 +296,11 @@ mod tests {
     }
 
     async fn trailers_come_last() {
+        let (waiting, mut ahead) = waits([Part::Data("small")]);
+        assert_eq!(read(&mut ahead), Poll::Pending);
+        assert!(!waiting.body().is_end_stream());
+        drop((waiting, ahead));
+
         let trailers = http::HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
         let (waiting, mut ahead) = waits([Part::Data("all"), Part::Trailers(trailers.clone())]);
         assert_eq!((read(&mut ahead), kept()), (Poll::Pending, 3));

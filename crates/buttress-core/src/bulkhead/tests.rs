@@ -24,6 +24,25 @@ fn poll(place: &mut Place) -> Option<BulkheadPermit> {
 }
 
 #[test]
+fn it_is_idle_without_calls_and_without_a_queue() {
+    use crate::Idle;
+    let bulkhead = Bulkhead::new(1);
+    assert!(bulkhead.is_idle());
+    let call = bulkhead.admit(&()).unwrap();
+    assert!(!bulkhead.is_idle());
+    let place = bulkhead.acquire_or_queue(1).unwrap();
+    drop(call);
+    bulkhead.set_limit(0);
+    assert!(!bulkhead.is_idle(), "a call was granted its place and was not polled since");
+    drop(place);
+    assert!(bulkhead.is_idle());
+    let queued = bulkhead.acquire_or_queue(1).unwrap();
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting(), bulkhead.is_idle()), (0, 1, false));
+    drop(queued);
+    assert!(bulkhead.is_idle());
+}
+
+#[test]
 fn the_queue_is_served_in_order_and_new_calls_do_not_overtake_it() {
     let bulkhead = Bulkhead::new(1);
     let held = take(&bulkhead).unwrap();

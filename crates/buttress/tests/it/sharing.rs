@@ -81,13 +81,15 @@ async fn settled() {
 /// A store that can fail, hang or be slow.
 #[derive(Default)]
 struct Store {
-    inner: MemoryStore,
+    inner: Arc<MemoryStore>,
     trouble: AtomicU8,
 }
 
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const IS_SLOW: u8 = 3;
+/// Another instance writes first.
+const OVERTAKES: u8 = 4;
 
 impl Store {
     fn trouble(&self, trouble: u8) {
@@ -123,6 +125,10 @@ impl SharedState for Store {
     ) -> BoxFuture<'a, Result<Written, BoxError>> {
         Box::pin(async move {
             self.pass().await?;
+            if self.trouble.load(Ordering::SeqCst) == OVERTAKES {
+                let first = Announcement { node: 9, open: Some(7 * SECOND), failures: 1, total: 1 };
+                self.inner.write(name, expected, first).await?;
+            }
             self.inner.write(name, expected, announcement).await
         })
     }
@@ -486,6 +492,107 @@ async fn an_announcement_has_the_numbers_and_the_node_that_opened_the_circuit() 
     settled().await;
     let view = announced(&store).await;
     assert_eq!((view.failures, view.total), (2, 2), "2 of 3 probes failed");
+
+    while streaks.state() != State::Closed {
+        let _ = streaks.admit(&()).map(|mut probe| probe.settle(&Outcome::Success));
+        settled().await;
+    }
+    let view = announced(&store).await;
+    assert_eq!((view.stamp.node, view.open, view.failures, view.total), (3, None, 0, 0), "closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_that_is_overtaken_in_the_store_gives_way_to_the_first() {
+    let (store, a, _b) = two(Mode::Shared).await;
+    store.trouble(OVERTAKES);
+    a.fail(2);
+    let own = a.breaker.snapshot().retry_after.unwrap();
+    assert!(own < 3 * SECOND);
+    settled().await;
+    let left = a.breaker.snapshot().retry_after.unwrap();
+    assert!(left > 6 * SECOND, "the announcement of the other instance counts, which is open for {left:?}");
+    store.trouble(0);
+    settled().await;
+    assert_eq!(announced(&store).await.stamp, Stamp { version: 1, node: 9 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_open_circuit_of_another_instance_makes_careful() {
+    let (store, a, b) = two(Mode::Advisory).await;
+    let is_careful = |instance: &Instance| {
+        // 6 calls are below the minimum of 10 and above half of it.
+        (0..3).for_each(|_| assert!(instance.call(Outcome::Success) && instance.call(FAILURE)));
+        let is_open = instance.state() == State::Open;
+        instance.breaker.reset();
+        is_open
+    };
+    for (node, open, careful) in [(9, Some(60 * SECOND), true), (9, None, false), (2, Some(60 * SECOND), false)] {
+        let last = store.inner.read("payments").await.unwrap().map(|view| view.stamp);
+        let announcement = Announcement { node, open, failures: 1, total: 1 };
+        store.inner.write("payments", last, announcement).await.unwrap();
+        settled().await;
+        assert_eq!(is_careful(&b), careful, "{announcement:?}");
+    }
+    drop(a);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_lease_went_to_another_one_meanwhile_stops_probing() {
+    let stores = [(); 2].map(|()| Store::default());
+    let store = stores[0].inner.clone();
+    let stores = stores.map(|other| Arc::new(Store { inner: store.clone(), ..other }));
+    let [(a, _of_a), (b, _of_b)] =
+        [(0, 1), (1, 2)].map(|(place, node)| shared(&stores[place], node, |builder| builder));
+    settled().await;
+    a.admit(&()).unwrap().settle(&FAILURE);
+    sleep(2 * SECOND).await;
+    assert!(a.admit(&()).is_err());
+    settled().await;
+    let _slow_probe = a.admit(&()).unwrap();
+    stores[0].trouble(HANGS);
+    sleep(6 * SECOND).await;
+    assert!(b.admit(&()).is_err());
+    settled().await;
+    let _probe_of_b = b.admit(&()).unwrap();
+    stores[0].trouble(0);
+    sleep(2 * SECOND).await;
+    assert_eq!((a.state(), b.state()), (State::Open, State::HalfOpen));
+    assert!(a.admit(&()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_health_of_a_store_is_announced_when_it_changes_and_only_then() {
+    let store = Arc::new(Store::default());
+    let (_, sharing) = shared(&store, 1, |builder| builder);
+    let mut health = sharing.health();
+    for (trouble, expected) in
+        [(0, StoreHealth::Connected), (FAILS, StoreHealth::Degraded), (0, StoreHealth::Connected)]
+    {
+        store.trouble(trouble);
+        health.changed().await.unwrap();
+        assert_eq!(*health.borrow_and_update(), expected);
+        sleep(10 * SECOND).await;
+        assert!(!health.has_changed().unwrap(), "{expected:?} was announced again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_for_the_last_announcement_and_ends_with_its_time() {
+    let store = MemoryStore::default();
+    let lease = ProbeLease { node: 1, time: 5 * SECOND, of: 1 };
+    let other = ProbeLease { node: 2, ..lease };
+    let opened = Announcement { node: 1, open: Some(SECOND), failures: 1, total: 1 };
+    let none = Stamp { version: 1, node: 1 };
+    assert!(!store.lease_probe("payments", none, lease).await.unwrap(), "nothing was announced");
+    let Written::Accepted(first) = store.write("payments", None, opened).await.unwrap() else { panic!() };
+    assert!(store.lease_probe("payments", first, lease).await.unwrap());
+    sleep(5 * SECOND - MS).await;
+    assert!(!store.lease_probe("payments", first, other).await.unwrap());
+    sleep(MS).await;
+    assert!(store.lease_probe("payments", first, other).await.unwrap(), "the lease has ended");
+    let Written::Accepted(second) = store.write("payments", Some(first), opened).await.unwrap() else { panic!() };
+    assert!(!store.lease_probe("payments", first, other).await.unwrap(), "the announcement is not the last");
+    assert!(store.lease_probe("payments", second, lease).await.unwrap(), "an announcement ends all leases");
 }
 
 /// Returns a circuit that opens on the first failure, and its sharing as `set` changes it.

@@ -225,8 +225,10 @@ mod tests {
             let sent = view(5, u64::MAX, open);
             assert_eq!(decode(&encode("payments", sent).unwrap()), Some(("payments", sent)));
         }
-        let longest = decode(&encode("x", view(1, 1, Some(Duration::MAX))).unwrap()).unwrap().1;
-        assert_eq!(longest.open, Some(Duration::from_millis(u64::MAX - 1)));
+        for long in [Duration::MAX, Duration::from_millis(u64::MAX)] {
+            let longest = decode(&encode("x", view(1, 1, Some(long))).unwrap()).unwrap().1;
+            assert_eq!(longest.open, Some(Duration::from_millis(u64::MAX - 1)));
+        }
         assert!(encode(&"x".repeat(MAX_NAME + 1), view(1, 1, None)).is_none());
     }
 
@@ -261,6 +263,16 @@ mod tests {
             words.iter().for_each(|word| store.merge("x", *word, 1));
             store.merge("one too many", words[0], 1);
             assert_eq!(store.all(), [("x".to_owned(), view(3, 9, None))]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announcement_that_is_repeated_does_not_begin_its_open_time_again() {
+        let (store, opened) = (MemoryStore::default(), view(1, 1, Some(Duration::from_secs(5))));
+        for left in [5, 2] {
+            store.merge("x", opened, 1);
+            assert_eq!(store.all(), [("x".to_owned(), view(1, 1, Some(Duration::from_secs(left))))]);
+            tokio::time::advance(Duration::from_secs(3)).await;
         }
     }
 
