@@ -8,7 +8,7 @@ use buttress_durable::{DomainEvent, Outbox};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::support::{Backend, Crash, clock, close, event, eventually, execute, ints, on_both, open, pauses};
+use crate::support::{Backend, Crash, clock, close, event, eventually, execute, ints, on_both, open, pauses, watched};
 
 on_both!(
     an_event_is_published_only_if_its_transaction_commits,
@@ -393,14 +393,19 @@ async fn what_cannot_be_decoded_is_parked_and_the_rest_is_published<D: Backend>(
 
 async fn a_relay_publishes_the_last_events_when_it_is_shut_down<D: Backend>() {
     let home = D::create().await;
-    let db = D::connect(&home).await;
+    let (db, mut looks) = watched(D::connect(&home).await, "SELECT DISTINCT shard FROM buttress_outbox");
     let bus = Recorder::default();
     // Neither polled nor woken.
     let outbox = Outbox::new(db.clone()).with_poll(Duration::from_secs(3_600));
-    let relay = outbox.relay(Arc::new(bus.clone()));
     write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let relay = outbox.relay(Arc::new(bus.clone()));
+    // It has found the first event, and then no more.
+    looks.recv().await.unwrap();
+    looks.recv().await.unwrap();
+    assert_eq!(outbox.backlog().await.unwrap().unsent, 0);
+    write(&outbox, &db, &event(TOPIC, "k", 2)).await;
     relay.shutdown().await;
-    assert_eq!(bus.first_seen()["k"], [1]);
+    assert_eq!(bus.first_seen()["k"], [1, 2]);
     assert_eq!(outbox.backlog().await.unwrap().unsent, 0);
     close(db).await;
     D::destroy(home).await;
@@ -455,7 +460,7 @@ async fn a_relay_that_hangs_is_replaced_when_its_lease_ends_and_marks_nothing_la
 
 #[tokio::test]
 async fn a_relay_looks_for_events_as_often_as_set() {
-    let poll = Duration::from_secs(30);
+    let poll = Duration::from_secs(10);
     let looks = pauses("SELECT DISTINCT shard FROM buttress_outbox", async |db| {
         Outbox::new(db).with_poll(poll).relay(Arc::new(Recorder::default()))
     });
