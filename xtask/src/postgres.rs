@@ -16,7 +16,7 @@ use crate::run::{output, program, target, works};
 
 /// The environment variable in which the tests expect a server. If it is set, that server is used
 /// and none is started.
-const VARIABLE: &str = "BUTTRESS_TEST_POSTGRES";
+pub(crate) const VARIABLE: &str = "BUTTRESS_TEST_POSTGRES";
 /// Prefix of the names of data directories, followed by the id of the process that owns it.
 const PREFIX: &str = "postgres-";
 /// Number of polls while the server starts, and the pause between them: 30 s in total.
@@ -50,7 +50,11 @@ pub(crate) fn serve(tests: &mut Command) -> anyhow::Result<Option<Server>> {
         return Ok(None);
     }
     let Some(programs) = programs() else { return Ok(None) };
-    let server = Server::start(&programs)?;
+    // Another program may take the port between its choice and the server's start.
+    let server = Server::start(&programs).or_else(|error| {
+        println!("{error:#}; once more");
+        Server::start(&programs)
+    })?;
     tests.env(VARIABLE, format!("postgres://postgres@127.0.0.1:{}", server.port));
     Ok(Some(server))
 }
@@ -95,8 +99,6 @@ impl Server {
                 .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
-        // The port is free between this line and the server's start. Another program could take it,
-        // but that is unlikely.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = fs::File::create(data.join("server.log"))?;
         let mut command = as_user("postgres");

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_core::Backoff;
-use buttress_durable::DomainEvent;
 use buttress_durable::bus::{BusError, DeadLettered, Delivery, EventBus, HandlerError, Start, Subscribe};
+use buttress_durable::{Clock, DomainEvent};
 
 use crate::support::{Backend, event, eventually};
 
@@ -29,7 +29,7 @@ pub(crate) trait Broker: Sized {
 
     async fn start() -> Self;
     /// Connects as another process would.
-    async fn connect(&self) -> Arc<dyn EventBus>;
+    async fn connect_at(&self, clock: Clock) -> Arc<dyn EventBus>;
     async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered>;
     async fn redrive(&self, group: &str, topic: &str, letter: (i64, i64)) -> Result<(), BusError>;
     /// Returns the sum of a group's committed offsets.
@@ -37,6 +37,10 @@ pub(crate) trait Broker: Sized {
     /// Makes names unique that tests share on a broker that outlives them.
     fn suffix(&self) -> &str;
     async fn end(self);
+
+    async fn connect(&self) -> Arc<dyn EventBus> {
+        self.connect_at(Clock::system()).await
+    }
 
     fn name(&self, name: &str) -> String {
         format!("{name}{}", self.suffix())

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use buttress_durable::Clock;
 
 use buttress_durable::bus::{BusError, DeadLettered, EventBus, KafkaBus, KafkaConfig, LogBus};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -47,8 +48,8 @@ impl<D: Backend> Broker for Log<D> {
         Self { home, bus }
     }
 
-    async fn connect(&self) -> Arc<dyn EventBus> {
-        let bus = LogBus::new(D::connect(&self.home).await);
+    async fn connect_at(&self, clock: Clock) -> Arc<dyn EventBus> {
+        let bus = LogBus::new(D::connect(&self.home).await.with_clock(clock));
         Arc::new(bus.with_poll(Duration::from_millis(5)).with_lease(Duration::from_secs(1)))
     }
 
@@ -85,8 +86,8 @@ impl Broker for Mock {
         Self { cluster, bus }
     }
 
-    async fn connect(&self) -> Arc<dyn EventBus> {
-        Arc::new(KafkaBus::new(config(&self.cluster)).unwrap())
+    async fn connect_at(&self, clock: Clock) -> Arc<dyn EventBus> {
+        Arc::new(KafkaBus::new(config(&self.cluster)).unwrap().with_clock(clock))
     }
 
     async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
@@ -118,8 +119,8 @@ impl Broker for Real {
         Self { bus, suffix: format!("-{}", uuid::Uuid::now_v7().simple()) }
     }
 
-    async fn connect(&self) -> Arc<dyn EventBus> {
-        Arc::new(KafkaBus::new(KafkaConfig::new(real().unwrap())).unwrap())
+    async fn connect_at(&self, clock: Clock) -> Arc<dyn EventBus> {
+        Arc::new(KafkaBus::new(KafkaConfig::new(real().unwrap())).unwrap().with_clock(clock))
     }
 
     async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {

@@ -189,6 +189,7 @@ async fn a_slow_handler_does_not_cost_the_membership() {
             move |delivery: Delivery| {
                 let notes = notes.clone();
                 async move {
+                    // In real time, since librdkafka and its mock know no other.
                     tokio::time::sleep(Duration::from_secs(6)).await;
                     notes.take(&delivery);
                     Ok(())
@@ -217,6 +218,7 @@ async fn a_full_partition_is_paused_and_goes_on() {
             move |delivery: Delivery| {
                 let notes = notes.clone();
                 async move {
+                    // Slower than the records arrive, so that they pile up.
                     tokio::time::sleep(Duration::from_micros(500)).await;
                     notes.take(&delivery);
                     Ok(())

@@ -1,14 +1,16 @@
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress_core::Backoff;
 use buttress_durable::bus::{Delivery, HandlerError, Start};
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{Broker, Notes, later, number, on_every_broker};
-use crate::support::eventually;
+use crate::support::{clock, eventually};
 
 on_every_broker!(
     a_group_handles_each_event_and_in_order_per_key,
@@ -21,6 +23,9 @@ on_every_broker!(
     a_group_goes_on_where_it_was,
     failed_attempts_are_counted_across_members,
 );
+
+/// Longer than any test.
+const PAUSE: Duration = Duration::from_secs(3_600);
 
 async fn a_group_handles_each_event_and_in_order_per_key<B: Broker>() {
     let broker = B::start().await;
@@ -191,6 +196,9 @@ async fn a_member_shut_down_finishes_the_event_at_hand<B: Broker>() {
         move |delivery: Delivery| {
             let (entered, gate, notes) = (entered.clone(), gate.clone(), notes.clone());
             async move {
+                if number(&delivery) == 2 {
+                    return later();
+                }
                 entered.send(()).await?;
                 gate.acquire().await?.forget();
                 notes.take(&delivery);
@@ -198,14 +206,15 @@ async fn a_member_shut_down_finishes_the_event_at_hand<B: Broker>() {
             }
         }
     };
-    let member = bus.subscribe(broker.group("g"), Arc::new(handler)).await.unwrap();
+    let subscribe = broker.group("g").backoff(Backoff::constant(PAUSE));
+    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
     enters.recv().await.unwrap();
-    // Opens the gate well after the shutdown has begun, for both events; only one may pass.
-    let open = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        gate.add_permits(2);
-    };
-    tokio::join!(member.shutdown(), open);
+    // The shutdown has begun, but may reach the partition only after the first event. The second
+    // one then fails and waits out its pause, which the shutdown ends.
+    let mut leaving = pin!(member.shutdown());
+    assert!(leaving.as_mut().now_or_never().is_none(), "it waits for the event at hand");
+    gate.add_permits(1);
+    leaving.await;
     assert_eq!(notes.all(), [1]);
     assert_eq!(broker.committed(&broker.name("g"), &broker.topic()).await, 1, "what is finished is acknowledged");
     broker.end().await;
@@ -226,8 +235,8 @@ async fn a_group_goes_on_where_it_was<B: Broker>() {
 }
 
 async fn failed_attempts_are_counted_across_members<B: Broker>() {
-    let broker = B::start().await;
-    let bus = broker.connect().await;
+    let (broker, hand) = (B::start().await, clock());
+    let bus = broker.connect_at(hand.clock()).await;
     bus.publish(&[broker.event("k", 1)]).await.unwrap();
     let attempts: Arc<Mutex<Vec<u32>>> = Arc::default();
     let handler = {
@@ -237,12 +246,13 @@ async fn failed_attempts_are_counted_across_members<B: Broker>() {
             async { later() }
         }
     };
-    // One attempt in each of three lives.
+    // One attempt in each of three lives, with a pause between them that no life waits out.
     for life in 1..=3 {
-        let pause = Backoff::constant(Duration::from_millis(if life == 3 { 60_000 } else { 700 }));
-        let member = bus.subscribe(broker.group("g").backoff(pause), Arc::new(handler.clone())).await.unwrap();
+        let subscribe = broker.group("g").backoff(Backoff::constant(PAUSE));
+        let member = bus.subscribe(subscribe, Arc::new(handler.clone())).await.unwrap();
         eventually("an attempt", || async { attempts.lock().unwrap().len() == life }).await;
         member.shutdown().await;
+        hand.advance(PAUSE);
     }
     assert_eq!(*attempts.lock().unwrap(), [1, 2, 3]);
     assert!(broker.dead_letters(&broker.name("g"), &broker.topic()).await.is_empty());

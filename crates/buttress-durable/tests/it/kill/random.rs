@@ -29,6 +29,7 @@ async fn two_processes_killed_at_random_never_run_one_saga_and_lose_nothing<D: B
     let mut processes = [1, 2].map(|rounds| Process::start(&orders(rounds)));
     let mut deaths = BTreeMap::new();
     for rounds in 3..=KILLS + 2 {
+        // In real time: a random moment of another process is what is tested.
         tokio::time::sleep(Duration::from_millis(rng.u64(20..900))).await;
         let victim = &mut processes[rng.usize(..2)];
         victim.kill();
@@ -84,7 +85,7 @@ async fn over_kafka_too_nothing_is_lost_or_doubled() {
         };
         for rounds in 1..=KILLS {
             let mut process = Process::start(&orders(rounds));
-            // Joining takes three seconds and more.
+            // In real time, as above. Joining takes three seconds and more.
             tokio::time::sleep(Duration::from_millis(rng.u64(500..9_000))).await;
             process.kill();
         }
