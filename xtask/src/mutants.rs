@@ -14,8 +14,8 @@ use crate::run::{cargo, output, run, target, works};
 /// The mutants of one package, and the tests that should catch them.
 struct Target {
     package: &'static str,
-    /// Globs of the sources to change. Code around a database, a broker or a process is left out: its
-    /// tests take too long for each mutant.
+    /// Globs of the sources to change. Code around a database, a broker or a process is left out:
+    /// its tests take too long for each mutant.
     files: &'static [&'static str],
     /// Packages whose tests run.
     tests: &'static [&'static str],
