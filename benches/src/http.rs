@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use buttress::{BulkheadLayer, CircuitBreakerLayer, RetryLayer};
 use buttress_http::{ReplayBody, prelude::*};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Empty, Full};
@@ -83,19 +84,26 @@ where
     A: Body<Error: Send> + Send + 'static,
     S: Service<Request<B>, Response = Response<A>, Error: Send, Future: Send> + Clone + Send + 'static,
 {
-    let exchange = Exchange { service, request: B::request };
-    rows.push(Subject::new(name, kind, family, Kept, exchange).baseline(B::BARE));
+    rows.push(Subject::new(name, kind, family, Kept, Exchange::<S, B>::new(service)).baseline(B::BARE));
 }
 
 /// Sends a request and reads the response to its end.
 struct Exchange<S, B> {
     service: S,
-    request: fn() -> Request<B>,
+    /// Not shared with other workers, whose counts of its parts would meet.
+    head: Parts,
+    body: fn() -> B,
 }
 
-impl<S: Clone, B> Clone for Exchange<S, B> {
+impl<S, B: Sent> Exchange<S, B> {
+    fn new(service: S) -> Self {
+        Self { service, head: head(B::METHOD), body: B::content }
+    }
+}
+
+impl<S: Clone, B: Sent> Clone for Exchange<S, B> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), request: self.request }
+        Self::new(self.service.clone())
     }
 }
 
@@ -109,7 +117,7 @@ where
     }
 
     fn start(&mut self, _: u64) -> impl Future<Output = Result<impl Send, impl Send>> + Send {
-        let answer = self.service.call((self.request)());
+        let answer = self.service.call(Request::from_parts(self.head.clone(), (self.body)()));
         async move {
             let Ok(answer) = answer.await else { return Err(()) };
             if answer.status().is_success() && read(answer.into_body()) { Ok(()) } else { Err(()) }
@@ -119,37 +127,43 @@ where
 
 // === request bodies ===
 
-/// A request body, and a request with it, as small as one from a browser.
-trait Sent: Body<Data = Bytes, Error = Infallible> + Send + Sync + 'static {
+/// A request body, and the method that sends it.
+trait Sent: Body<Data = Bytes, Error = Infallible> + Send + Sync + Sized + 'static {
     /// The name of the subject without a layer.
     const BARE: &'static str;
 
-    fn request() -> Request<Self>
-    where
-        Self: Sized;
+    const METHOD: Method;
+
+    fn content() -> Self;
 }
 
 impl Sent for Empty<Bytes> {
     const BARE: &'static str = "floor/bare_http_service";
 
-    fn request() -> Request<Self> {
-        request(Method::GET, Self::new())
+    const METHOD: Method = Method::GET;
+
+    fn content() -> Self {
+        Self::new()
     }
 }
 
 impl Sent for Full<Bytes> {
     const BARE: &'static str = "floor/bare_http_service(body)";
 
-    fn request() -> Request<Self> {
-        request(Method::PUT, Self::new(Bytes::from_static(CONTENT)))
+    const METHOD: Method = Method::PUT;
+
+    fn content() -> Self {
+        Self::new(Bytes::from_static(CONTENT))
     }
 }
 
 impl Sent for Frames {
     const BARE: &'static str = "floor/bare_http_service(streamed body)";
 
-    fn request() -> Request<Self> {
-        request(Method::PUT, Self { left: 4 })
+    const METHOD: Method = Method::PUT;
+
+    fn content() -> Self {
+        Self { left: 4 }
     }
 }
 
@@ -176,8 +190,10 @@ impl Body for Frames {
 
 const CONTENT: &[u8] = &[b'x'; 1_024];
 
-fn request<B>(method: Method, body: B) -> Request<B> {
-    Request::builder()
+/// The head of a request with a URI and six headers. Its clones share their text, as the parts of a
+/// request do that hyper has read.
+fn head(method: Method) -> Parts {
+    let request = Request::builder()
         .method(method)
         .uri("http://payments.internal:8080/v1/orders/4711?expand=items")
         .header("host", "payments.internal:8080")
@@ -185,9 +201,8 @@ fn request<B>(method: Method, body: B) -> Request<B> {
         .header("content-type", "application/json")
         .header("user-agent", "orders/1.4")
         .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-        .header("authorization", "Bearer 0af7651916cd43dd8448eb211c80319c")
-        .body(body)
-        .expect("a valid request")
+        .header("authorization", "Bearer 0af7651916cd43dd8448eb211c80319c");
+    request.body(()).expect("a valid request").into_parts().0
 }
 
 // === the service ===
