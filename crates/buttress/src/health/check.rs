@@ -182,6 +182,7 @@ mod tests {
     fn a_result_is_valid_for_three_times_the_interval_and_the_timeout_unless_an_age_is_set() {
         let config = CheckConfig { rise: 4, fall: 5, ..CheckConfig::every(10 * SECOND) };
         assert_eq!(config.rules(), Rules { rise: 4, fall: 5, max_age: Some(33 * SECOND) });
+        assert_eq!(CheckConfig::default(), CheckConfig::every(10 * SECOND));
         let config = CheckConfig { max_age: Some(SECOND), timeout: 2 * SECOND, ..CheckConfig::default() };
         assert_eq!(config.rules(), Rules { rise: 1, fall: 3, max_age: Some(SECOND) });
     }

@@ -379,8 +379,10 @@ fn counters_do_not_fall_while_a_policy_is_evicted() {
 fn keys_evictions_and_untracked_calls_are_reported_each_under_its_own_name() {
     let keyed =
         Keyed::builder(|key: &u32| *key, |_: &u32| Bulkhead::new(1)).name("tenants").max_keys(3).build().unwrap();
+    assert!(keyed.is_empty());
     let held: Vec<_> = (0..8).map(|key| keyed.admit(&key).unwrap()).collect();
     drop(held);
+    assert!(!keyed.is_empty());
     drop(keyed.admit(&9).unwrap());
     assert_eq!(keyed.stats(), Stats { keys: 3, evicted: 1, untracked: 5 });
     let mut sums = Sums::default();
@@ -389,8 +391,11 @@ fn keys_evictions_and_untracked_calls_are_reported_each_under_its_own_name() {
     let keys = ("resilience.keyed.keys", Value::Gauge(3.0));
     let [evicted, untracked] =
         [("resilience.keyed.evicted", 1), ("resilience.keyed.untracked", 5)].map(|(name, n)| (name, Value::Counter(n)));
-    assert_eq!(own, [keys, evicted, untracked]);
+    assert_eq!(own[..], [keys, evicted, untracked]);
     assert_eq!(Report::name(&keyed), Some("tenants"));
+    let described = Keyed::<u32, Bulkhead, Key>::metrics();
+    assert_eq!(described, [own_metrics(), Bulkhead::metrics()].concat());
+    assert_eq!(own_metrics().len(), own.len());
 }
 
 #[test]
@@ -421,5 +426,7 @@ fn a_limit_can_be_changed_for_all_keys() {
     let keyed = bulkheads(100);
     (0..10).for_each(|key| drop(keyed.admit(&key).unwrap()));
     keyed.for_each(|_, bulkhead| bulkhead.set_limit(7));
-    assert!(keyed.policies().iter().all(|(_, bulkhead)| bulkhead.limit() == 7));
+    let mut limits: Vec<_> = keyed.policies().iter().map(|(key, bulkhead)| (*key, bulkhead.limit())).collect();
+    limits.sort_unstable();
+    assert_eq!(limits, (0..10).map(|key| (key, 7)).collect::<Vec<_>>());
 }

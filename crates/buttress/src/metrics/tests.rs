@@ -114,18 +114,18 @@ async fn what_retries_count_is_published_each_under_its_own_name() {
         }
         Err(_) => Failure::new(FailureKind::Transport).into(),
     });
-    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(3).build().unwrap();
+    let budget = RetryBudget::builder().percent(0.0).min_per_second(0.0).burst(5).build().unwrap();
     let backoff = Backoff::constant(std::time::Duration::ZERO);
     let layer = RetryLayer::new(2).named("payments").backoff(backoff).budget(budget);
     let exporter = Exporter::new();
     exporter.add(&layer.stats());
-    let script = Arc::new(Mutex::new("fs ff ff rs rs rs rs f".replace(' ', "").chars().rev().collect::<Vec<_>>()));
+    let script = Arc::new(Mutex::new("fs ff ff ff ff rs rs rs f f".replace(' ', "").chars().rev().collect::<Vec<_>>()));
     let next = tower::service_fn(move |()| {
         let letter = script.lock().unwrap().pop().unwrap();
         std::future::ready(if letter == 's' { Ok(()) } else { Err(std::io::Error::other(letter.to_string())) })
     });
     let service = tower::Layer::layer(&layer.end(ending), next);
-    for _ in 0..8 {
+    for _ in 0..10 {
         let _ = service.clone().oneshot(()).await;
     }
     metrics::with_local_recorder(&recorder, || exporter.publish());
@@ -133,7 +133,7 @@ async fn what_retries_count_is_published_each_under_its_own_name() {
     let counts: BTreeMap<_, _> = all
         .map(|(key, _, _, value)| (key.key().name().to_owned(), if let DebugValue::Counter(n) = value { n } else { 0 }))
         .collect();
-    let expected = [("out_of_attempts", 2), ("out_of_budget", 1), ("retries", 3), ("transparent", 4)];
+    let expected = [("out_of_attempts", 4), ("out_of_budget", 2), ("retries", 5), ("transparent", 3)];
     assert_eq!(counts, expected.map(|(name, n)| (format!("resilience.retry.{name}"), n)).into());
 }
 

@@ -222,3 +222,19 @@ async fn a_service_that_gives_up_waiting_leaves_nothing_in_the_list_of_waiters()
     assert!(waits.is_woken(), "the wake-up went to a service that is gone");
     assert_ready_ok!(waits.poll_ready());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_got_its_place_wakes_no_other() {
+    let bulkhead = Bulkhead::new(0);
+    let (mut first, _handle) = layer(BulkheadLayer::from(bulkhead.clone()).backpressure().plain());
+    let mut second = first.clone();
+    assert_pending!(first.poll_ready());
+    assert_pending!(second.poll_ready());
+    bulkhead.set_limit(1);
+    assert!(first.is_woken());
+    assert_ready_ok!(first.poll_ready());
+    assert!(!second.is_woken(), "there is no place for it");
+    drop(first);
+    assert!(second.is_woken());
+    assert_ready_ok!(second.poll_ready());
+}

@@ -172,3 +172,14 @@ async fn a_timeout_ends_a_call_that_uses_up_the_budget_of_its_task_in_each_poll(
     pass(2 * SECOND).await;
     assert_eq!(refusal(&mut call), &timeout::ATTEMPT);
 }
+
+/// Not in a runtime, where making a timer would panic.
+#[test]
+fn a_deadline_of_zero_or_of_the_longest_time_needs_no_timer() {
+    let expired = |after| {
+        spawn(std::future::poll_fn(move |cx| std::pin::pin!(buttress::timer::Deadline::new()).poll_expired(after, cx)))
+            .poll()
+            .is_ready()
+    };
+    assert_eq!((expired(Duration::ZERO), expired(Duration::MAX)), (true, false));
+}
