@@ -464,4 +464,44 @@ mod tests {
         assert_eq!(grpc_headers(&headers), Some(grpc_without_status()));
         assert_eq!(grpc_headers(&HeaderMap::new()), None);
     }
+
+    #[cfg(all(feature = "reqwest", feature = "tonic"))]
+    #[tokio::test]
+    async fn an_error_of_a_client_is_classified_without_a_box_around_it() {
+        let kind = |chain: Option<&(dyn StdError + 'static)>| {
+            error(chain.expect("the type is known")).failure().map(|failure| failure.kind)
+        };
+        let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        assert_eq!(kind(as_chain(&refused)), Some(FailureKind::Transport));
+        let unavailable = ::tonic::Status::unavailable("busy");
+        assert_eq!(kind(as_chain(&unavailable)), Some(FailureKind::Grpc(14)));
+        let no_uri = ::tonic::transport::Endpoint::from_shared("no uri").unwrap_err();
+        assert_eq!(kind(as_chain(&no_uri)), Some(FailureKind::Transport));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let no_url = client.get("no url").build().unwrap_err();
+        assert_eq!(kind(as_chain(&no_url)), None, "nothing was sent");
+
+        // A connector whose error has no kind of `std::io`, as that of a TLS handshake.
+        let connector = tower::service_fn(|_: http::Uri| {
+            let error = std::io::Error::other("the certificate has expired");
+            std::future::ready(Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(error))
+        });
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let client: hyper_util::client::legacy::Client<_, String> =
+            hyper_util::client::legacy::Client::builder(executor).build(connector);
+        let connect = client.get(http::Uri::from_static("http://backend/")).await.unwrap_err();
+        let failure = *error(as_chain(&connect).unwrap()).failure().unwrap();
+        assert_eq!((failure.kind, failure.sent), (FailureKind::Connect, Sent::Never));
+        let no_host = client.get(http::Uri::from_static("/")).await.unwrap_err();
+        assert_eq!(error(as_chain(&no_host).unwrap()), Outcome::CANCELLED);
+
+        let (near, far) = tokio::io::duplex(64);
+        let near = hyper_util::rt::TokioIo::new(near);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, String>(near).await.unwrap();
+        drop((far, connection));
+        let closed = sender.send_request(http::Request::new(String::new())).await.unwrap_err();
+        let failure = *error(as_chain(&closed).unwrap()).failure().unwrap();
+        assert_eq!((failure.kind, failure.sent), (FailureKind::Transport, Sent::NotProcessed));
+        assert!(as_chain(&"a text").is_none());
+    }
 }
