@@ -9,7 +9,7 @@ use buttress::{
     gate::GateLayer,
     keyed::Keyed,
     outcome::Outcome,
-    policy::{Class, Policy, Refused, Reserve},
+    policy::{Class, Permit, Policy, Refused, Reserve},
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -295,4 +295,59 @@ async fn a_rejection_of_an_inner_layer_does_not_reach_the_classification_of_an_e
     assert_ready_ok!(service.poll_ready());
     assert_eq!(refusal(&mut spawn(service.call("a"))), &buttress::bulkhead::FULL);
     assert_eq!(breaker.state(), State::Closed);
+}
+
+/// A policy that needs the request to count a failure, and that can be closed.
+#[derive(Clone, Default)]
+struct Closable(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Closable {
+    fn close(&self, closed: bool) {
+        self.0.store(closed, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+struct Learns;
+
+impl Permit for Learns {
+    fn settle(&mut self, _: &Outcome) {}
+}
+
+static CLOSED: Reason = Reason::new("closed", "closed", Class::Unavailable);
+
+impl Policy<&'static str> for Closable {
+    type Permit = Learns;
+
+    fn admit(&self, _: &&'static str) -> Result<Learns, Rejection> {
+        self.peek().map(|()| Learns).map_err(|_| Rejection::new("closable", &CLOSED))
+    }
+
+    fn peek(&self) -> Result<(), Refused> {
+        let closed = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        if closed { Err(Refused { retry_after: None }) } else { Ok(()) }
+    }
+
+    fn refuse(&self, _: &&'static str, _: Refused) -> Rejection {
+        Rejection::new("closable", &CLOSED)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_readiness_is_not_kept_beyond_the_next_call() {
+    for is_seen_before_the_call in [true, false] {
+        let policy = Closable::default();
+        let (mut service, mut handle) = layer(GateLayer::with_policy(policy.clone()).plain());
+        handle.send_error("no connection");
+        assert_ready_ok!(service.poll_ready());
+        policy.close(true);
+        if is_seen_before_the_call {
+            assert_ready_ok!(service.poll_ready());
+        }
+        assert_eq!(refusal(&mut spawn(service.call("rejected"))), &CLOSED);
+        policy.close(false);
+        assert_ready_ok!(service.poll_ready());
+        let mut call = spawn(service.call("a"));
+        assert_pending!(call.poll(), "an error of before the last call");
+        assert_eq!(request(&mut handle).0, "a");
+    }
 }
