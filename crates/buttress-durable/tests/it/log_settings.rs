@@ -19,6 +19,7 @@ on_both!(
     partitions_are_shared_evenly_and_a_member_that_left_has_none,
     a_failed_attempt_waits_for_its_pause,
     a_dead_letter_says_where_why_and_when,
+    a_dead_letter_and_its_return_wait_for_no_poll,
     records_are_trimmed_by_age_and_by_topic,
     an_empty_publication_stores_nothing,
 );
@@ -126,9 +127,10 @@ async fn partitions_are_shared_evenly_and_a_member_that_left_has_none<D: Backend
     eventually("half for each", || async { shares().await == [4, 4] }).await;
     let third = join().await;
     eventually("a third for each", || async { shares().await == [2, 3, 3] }).await;
-    second.shutdown().await;
     first.shutdown().await;
-    assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_group_member").await, [1]);
+    assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_group_member").await, [2]);
+    // As if its process had crashed: it is counted until its lease ends.
+    drop(second);
     eventually("all for the last", || async { shares().await == [8] }).await;
     third.shutdown().await;
     assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_group_member").await, [0]);
@@ -192,7 +194,8 @@ async fn a_dead_letter_says_where_why_and_when<D: Backend>() {
     let bus = LogBus::new(D::connect(&home).await.with_clock(hand.clock()));
     let rejects = |_: Delivery| async { Err::<(), _>(HandlerError::reject("no such customer")) };
     let member = bus.subscribe(group("g"), Arc::new(rejects)).await.unwrap();
-    let events = [event(TOPIC, "k", 1), event(TOPIC, "k", 2), event(TOPIC, "j", 3)];
+    // The first two are in a later partition than the third.
+    let events = [event(TOPIC, "j", 1), event(TOPIC, "j", 2), event(TOPIC, "k", 3)];
     let topic = DeadLetter::topic_of("g", TOPIC);
     for (count, event) in events.iter().enumerate() {
         bus.publish(std::slice::from_ref(event)).await.unwrap();
@@ -202,6 +205,7 @@ async fn a_dead_letter_says_where_why_and_when<D: Backend>() {
     }
     member.shutdown().await;
     let letters = bus.dead_letters("g", TOPIC, 9).await.unwrap();
+    assert!(letters[0].partition > letters[2].partition);
     let first = hand.clock().now().minus(Duration::from_secs(3));
     for (n, (letter, event)) in letters.iter().zip(&events).enumerate() {
         let cause = &letter.cause;
@@ -230,6 +234,37 @@ async fn a_dead_letter_says_where_why_and_when<D: Backend>() {
         assert_eq!((delivery.partition, delivery.offset, delivery.attempt), (letter.partition, letter.offset, 1));
     }
     member.shutdown().await;
+    close(bus.db().clone()).await;
+    D::destroy(home).await;
+}
+
+async fn a_dead_letter_and_its_return_wait_for_no_poll<D: Backend>() {
+    let home = D::create().await;
+    let bus = LogBus::new(D::connect(&home).await).with_poll(HOUR).with_lease(3 * HOUR);
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let told = seen.clone();
+    let rejects_once = move |delivery: Delivery| {
+        told.send("group").unwrap();
+        let again = delivery.offset > 0;
+        async move { if again { Ok(()) } else { Err(HandlerError::reject("not yet")) } }
+    };
+    let member = bus.subscribe(group("g"), Arc::new(rejects_once)).await.unwrap();
+    let undertaker = move |_: Delivery| {
+        seen.send("undertaker").unwrap();
+        async { Ok(()) }
+    };
+    let letters = Subscribe::new("undertaker", [DeadLetter::topic_of("g", TOPIC)]).unwrap();
+    let other = bus.subscribe(letters, Arc::new(undertaker)).await.unwrap();
+    // Both have claimed their partitions, and wait for news.
+    let owned = "SELECT COUNT(*) FROM buttress_group WHERE owner IS NOT NULL";
+    eventually("all partitions are claimed", || async { ints(bus.db(), owned).await == [16] }).await;
+    bus.publish(&[event(TOPIC, "k", 1)]).await.unwrap();
+    assert_eq!((handled.recv().await, handled.recv().await), (Some("group"), Some("undertaker")));
+    let letter = &bus.dead_letters("g", TOPIC, 1).await.unwrap()[0];
+    bus.redrive("g", TOPIC, letter.partition, letter.offset).await.unwrap();
+    assert_eq!(handled.recv().await, Some("group"));
+    member.shutdown().await;
+    other.shutdown().await;
     close(bus.db().clone()).await;
     D::destroy(home).await;
 }

