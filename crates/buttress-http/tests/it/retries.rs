@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 const MS: Duration = Duration::from_millis(1);
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -24,17 +24,15 @@ fn retry() -> RetryLayer {
     RetryLayer::new(2).backoff(Backoff::constant(BACKOFF))
 }
 
-/// Answers the first request with this head and further ones with 200. Records their headers.
-fn backend<B>(
-    status: u16,
-    head: &Headers,
-) -> (
-    Arc<Mutex<Vec<HeaderMap>>>,
-    impl tower::Service<Request<B>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send> + Clone,
-)
+/// The headers of the requests that a backend received.
+type Seen = Arc<Mutex<Vec<HeaderMap>>>;
+
+type Service<B> = BoxCloneSyncService<Request<B>, Response<Full<Bytes>>, BoxError>;
+
+/// Answers the first request with this head and further ones with 200.
+fn backend<B>(status: u16, head: &Headers) -> (Seen, Service<B>)
 where
-    B: http_body::Body<Error = BoxError> + Send + 'static,
-    B::Data: Send,
+    B: http_body::Body<Error = BoxError, Data: Send> + Send + 'static,
 {
     let mut bad = Response::new(Full::default());
     *bad.status_mut() = http::StatusCode::from_u16(status).unwrap();
@@ -53,7 +51,7 @@ where
             Ok::<_, BoxError>(response)
         }
     });
-    (seen, service)
+    (seen, BoxCloneSyncService::new(service))
 }
 
 /// Returns the pause before the second attempt of a POST or a GET, or `None` if there was none.
@@ -222,7 +220,7 @@ async fn settings_of_a_retry_survive_each_other() {
         let request = Request::post("/").body(Full::from(vec![7; size])).unwrap();
         let mut unavailable = Response::new(Full::<Bytes>::default());
         unavailable.headers_mut().insert("grpc-status", "14".parse().unwrap());
-        let service = backend.clone().map_response(move |_: Response<Full<Bytes>>| unavailable.clone());
+        let service = backend.clone().map_response(move |_: Response<Full<Bytes>>| unavailable);
         layer.layer(service).oneshot(request).await.unwrap();
         assert_eq!(seen.lock().unwrap().len(), attempts, "{size}");
         let last = seen.lock().unwrap().pop().unwrap();
