@@ -15,7 +15,7 @@ use buttress::{
     outcome::{FailureKind, Sent},
 };
 use buttress_http::{classify, prelude::*, reqwest::ReqwestService};
-use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, eventually, hyper_server, reply, soon, text};
+use buttress_stack_tests::{Door, PATIENCE, Server, axum_server, eventually, hyper_server, refuses, reply, soon, text};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
@@ -32,7 +32,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     time::Instant,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -78,14 +78,6 @@ fn clients() -> [(Version, ReqwestService); 2] {
 
 fn get(url: impl std::fmt::Display) -> reqwest::Request {
     reqwest::Request::new(reqwest::Method::GET, url.to_string().parse().unwrap())
-}
-
-/// A URI whose port refuses connections while the socket is kept: bound, but not listening.
-fn refuses() -> (TcpSocket, String) {
-    let deaf = TcpSocket::new_v4().unwrap();
-    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let uri = format!("http://{}/", deaf.local_addr().unwrap());
-    (deaf, uri)
 }
 
 /// Three failures: a refused connection, an unresolvable name, and a timeout.
@@ -210,7 +202,7 @@ async fn a_post_that_was_never_sent_is_tried_again() {
     let slow = builder().dns_resolver(Arc::new(Silent)).connect_timeout(Duration::from_millis(5)).build().unwrap();
     let (_deaf, refuses) = refuses();
     let name = "http://a-name.invalid/".to_owned();
-    for (client, uri) in [(client(), refuses), (client(), name.clone()), (slow, name)] {
+    for (client, uri) in [(client(), refuses.to_string()), (client(), name.clone()), (slow, name)] {
         let breaker = CircuitBreaker::new("backend");
         let seen = watch(&breaker);
         let layer = retry();

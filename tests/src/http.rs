@@ -21,7 +21,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     task::{AbortHandle, JoinSet},
 };
 use tower::Service;
@@ -87,6 +87,14 @@ where
         }
     })
     .await
+}
+
+/// A URI whose port refuses connections while the socket is kept: bound, but not listening.
+pub fn refuses() -> (TcpSocket, Uri) {
+    let deaf = TcpSocket::new_v4().expect("there is a socket");
+    deaf.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there is a free port");
+    let uri = format!("http://{}/", deaf.local_addr().expect("it is bound"));
+    (deaf, uri.parse().expect("it is a URI"))
 }
 
 /// Answers the first request with a body that the test sends, and later ones with an empty body.

@@ -5,7 +5,8 @@ mod http;
 
 pub use grpc::{Script, ask, channel, grpc_server, script_server};
 pub use http::{
-    Client, Server, axum_server, client, client_h2, fresh_client, get, hyper_server, post, reply, streams, text,
+    Client, Server, axum_server, client, client_h2, fresh_client, get, hyper_server, post, refuses, reply, streams,
+    text,
 };
 
 use buttress::CircuitBreaker;
