@@ -1,7 +1,12 @@
-//! Checks that the README's samples compile: they are in this file, line for line.
+//! Checks that the samples on our pages compile: they are in this file, line for line, unless a
+//! page is included in a doctest.
 
 use axum::{Router, routing::post};
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_client::HealthClient as PaymentsClient;
 
@@ -45,14 +50,72 @@ let app = Router::new().route("/orders", post(create_order)).layer(
     let _: Router = app;
 }
 
+#[rustfmt::skip]
+#[tokio::test]
+async fn the_call_that_names_its_request_compiles() {
+    use http::Request;
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use tower::ServiceExt;
+    let service = tower::service_fn(async |request: Request<Full<Bytes>>| Ok::<_, std::convert::Infallible>(request));
+    let request = Request::new(Full::default());
+    let call =
+ServiceExt::<Request<Full<Bytes>>>::oneshot(service, request)
+    ;
+    call.await.unwrap();
+}
+
+#[rustfmt::skip]
 #[test]
-fn the_samples_of_the_readme_are_the_ones_above() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let samples: Vec<_> = readme.split("```rust\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
-    assert_eq!(samples.len(), 2, "a sample came or went: compile it here");
-    for sample in samples {
-        assert!(include_str!("readme.rs").contains(sample), "not compiled here:\n{sample}");
+fn the_check_of_traffic_compiles() {
+    use buttress_http::prelude::*;
+    use buttress_test::traffic::Traffic;
+    let _check = || {
+Traffic::through("payments client", || CircuitBreakerLayer::new("payments").http_client())
+    .opens()        // what it promises
+    .check();       // every row that applies
+    };
+}
+
+/// The folders with pages, apart from those of the crates.
+const FOLDERS: [&str; 6] = [".", "docs", "tests/conformance", "examples/mesh", "examples/mesh/docs", "fuzz"];
+
+/// The pages in a folder.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).into_iter().flatten().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// The pages that a library includes in its documentation, whose samples are doctests.
+fn included(library: &Path) -> Vec<PathBuf> {
+    let source = fs::read_to_string(library.join("src/lib.rs")).unwrap();
+    let names = source.split("doc = include_str!(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    names.map(|name| library.join("src").join(name).canonicalize().unwrap()).collect()
+}
+
+#[test]
+fn every_sample_on_our_pages_is_compiled() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap();
+    let crates: Vec<_> = fs::read_dir(root.join("crates")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folders = FOLDERS.map(|folder| root.join(folder));
+    let pages = folders.iter().chain(&crates).flat_map(|folder| pages(folder));
+    let pages: BTreeSet<_> = pages.map(|page| page.canonicalize().unwrap()).collect();
+    let doctests: Vec<_> = crates.iter().chain([&root.join("tests")]).flat_map(|library| included(library)).collect();
+    let (mut samples, mut included) = (0, 0);
+    for page in pages {
+        if doctests.contains(&page) {
+            included += 1;
+            continue;
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        for sample in text.split("```rust").skip(1) {
+            let sample = sample.split_once('\n').unwrap().1.split_once("```").unwrap().0;
+            let page = page.display();
+            assert!(include_str!("readme.rs").contains(sample), "{page}: not compiled here:\n{sample}");
+            samples += 1;
+        }
     }
+    assert!(samples >= 4 && included >= 6, "only {samples} samples and {included} pages with doctests were found");
 }
 
 /// Checks that every link in our pages has a target file, and a heading in it if the link names
@@ -60,11 +123,7 @@ fn the_samples_of_the_readme_are_the_ones_above() {
 #[test]
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut pages = vec![];
-    for directory in [".", "docs", "tests/conformance", "examples/mesh", "examples/mesh/docs", "fuzz"] {
-        let Ok(files) = fs::read_dir(root.join(directory)) else { continue };
-        pages.extend(files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "md")));
-    }
+    let pages: Vec<_> = FOLDERS.iter().flat_map(|folder| pages(&root.join(folder))).collect();
     let (mut links, mut broken) = (0, vec![]);
     for page in &pages {
         let text = fs::read_to_string(page).unwrap();
