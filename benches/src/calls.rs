@@ -11,23 +11,23 @@ use crate::caller::{Around, Caller, call};
 use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN};
 use crate::inner::{Bare, Failure};
 use crate::situation::{AllFail, FAIL, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, Rejecting, Situation, TenthFails};
-use crate::subject::{Kind::Peer, Rows};
+use crate::subject::{Kind::Wrapper, Rows};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
 pub(crate) fn add(rows: &mut Rows) {
-    rows.of(Peer, "failsafe(consecutive), no service", CONSECUTIVE)
+    rows.of(Wrapper, "failsafe(consecutive), no service", CONSECUTIVE)
         .caller(Kept, consecutive::<Kept>(5))
         .caller(TenthFails, consecutive::<TenthFails>(MANY_IN_A_ROW))
         .caller(AllFail, consecutive::<AllFail>(u32::MAX));
-    rows.of(Peer, "failsafe(defaults), no service", DEFAULTS)
+    rows.of(Wrapper, "failsafe(defaults), no service", DEFAULTS)
         .caller(Kept, failsafe::<Kept, _>(failsafe::Config::new().build()));
-    rows.of(Peer, "recloser, no service", LAST_100)
+    rows.of(Wrapper, "recloser, no service", LAST_100)
         .caller(Kept, recloser::<Kept>(0.5))
         .caller(TenthFails, recloser::<TenthFails>(0.5))
         .caller(MostFail, recloser::<MostFail>(NEARLY_ALL));
-    rows.of(Peer, "recloser, no service", OPEN).caller(Rejecting, tripped(recloser::<Rejecting>(0.5)));
-    rows.of(Peer, "failsafe(consecutive), no service", OPEN).caller(Rejecting, tripped(consecutive::<Rejecting>(5)));
+    rows.of(Wrapper, "recloser, no service", OPEN).caller(Rejecting, tripped(recloser::<Rejecting>(0.5)));
+    rows.of(Wrapper, "failsafe(consecutive), no service", OPEN).caller(Rejecting, tripped(consecutive::<Rejecting>(5)));
 }
 
 fn consecutive<T: Situation>(failures: u32) -> impl Caller {

@@ -15,10 +15,11 @@
 //! situation. The table begins with the comparisons that we lose.
 //!
 //! ```text
-//! cargo xtask bench                    # the table, in about two minutes
+//! cargo xtask bench                    # the table, in some minutes
 //! cargo xtask bench --runs 3           # medians of three measurements
 //! cargo xtask bench --json out.json    # and the facts about the machine, and the rows:
 //!     # {"subject","kind","group","ns","added_ns","allocs","x2","x2_tasks"}, {"subject","kind","bytes"}
+//! cargo xtask bench --page ARCHITECTURE.md --page docs/cost.md    # and what these pages say
 //! ```
 
 mod caller;
@@ -31,6 +32,7 @@ mod machine;
 mod measure;
 mod memory;
 mod ours;
+mod page;
 mod report;
 mod seatbelt;
 mod situation;
@@ -58,6 +60,9 @@ struct Args {
     /// Write the rows to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the results into this page, between its marks. May be given more than once.
+    #[arg(long, value_name = "FILE")]
+    page: Vec<PathBuf>,
     /// Rough numbers in a few seconds.
     #[arg(long)]
     quick: bool,
@@ -95,7 +100,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = args.json {
         report::write_json(&report, &path)?;
     }
-    Ok(())
+    args.page.iter().try_for_each(|path| page::write(&report, path))
 }
 
 fn subjects() -> Vec<Subject> {

@@ -15,16 +15,16 @@ use crate::subject::{BARE, Kind, Subject};
 /// A row of the result, as in the JSON file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    subject: String,
-    kind: Kind,
+    pub(crate) subject: String,
+    pub(crate) kind: Kind,
     /// What is compared: the family and the situation. Empty: nothing.
-    group: String,
-    ns: f64,
+    pub(crate) group: String,
+    pub(crate) ns: f64,
     /// `ns` minus the same call without the layer, in the same run.
-    added_ns: f64,
-    allocs: f64,
-    x2: f64,
-    x2_tasks: f64,
+    pub(crate) added_ns: f64,
+    pub(crate) allocs: f64,
+    pub(crate) x2: f64,
+    pub(crate) x2_tasks: f64,
 }
 
 pub(crate) fn rows(subjects: &[Subject], measured: &[Measured]) -> Vec<Row> {
@@ -56,7 +56,7 @@ pub(crate) struct Report {
 /// Formats the comparisons that we lose, and then all rows, in groups of comparable ones.
 pub(crate) fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.subject.len()).max().unwrap_or(0);
-    let mut out = losses(rows, width);
+    let mut out = format_losses(rows, width);
     let _ = writeln!(
         out,
         "\n{:width$}  {:>9}  {:>9}  {:>6}  {:>5}  {:>8}  added cost over the cheapest peer's",
@@ -71,7 +71,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     for group in groups {
         let _ = writeln!(out, "\n{}", if group.is_empty() { "not compared" } else { group });
         for row in rows.iter().filter(|row| row.group == group) {
-            let ratio = peers(row, rows)
+            let ratio = peers(row, rows, Versus::Layers)
                 .min_by(|a, b| a.added_ns.total_cmp(&b.added_ns))
                 .map(|peer| format!("{:.2} of {}", row.added_ns / peer.added_ns, peer.subject))
                 .unwrap_or_default();
@@ -85,26 +85,49 @@ pub(crate) fn table(rows: &[Row]) -> String {
     out
 }
 
+/// What ours is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Versus {
+    Layers,
+    /// What wraps a closure, and so does less than a layer must.
+    Wrappers,
+}
+
 /// Formats each pair of ours and a comparable peer in which ours costs more, the worst first.
-fn losses(rows: &[Row], width: usize) -> String {
-    let pairs = rows.iter().flat_map(|row| peers(row, rows).map(move |peer| (row.added_ns / peer.added_ns, row, peer)));
-    let mut lost: Vec<_> = pairs.filter(|(ratio, ..)| *ratio > 1.0).collect();
-    lost.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
-    let mut out = format!("{} comparisons in which ours adds more than a peer\n", lost.len());
-    for (ratio, ours, peer) in lost {
-        let _ = writeln!(
-            out,
-            "{:width$}  {ratio:>6.2} times {} ({:.1} against {:.1} ns)",
-            ours.subject, peer.subject, ours.added_ns, peer.added_ns
-        );
+fn format_losses(rows: &[Row], width: usize) -> String {
+    let mut out = String::new();
+    for (versus, title) in [(Versus::Layers, "a layer"), (Versus::Wrappers, "a call wrapper")] {
+        let (lost, all) = losses(rows, versus);
+        let _ = writeln!(out, "{} of {all} comparisons in which ours adds more than {title}", lost.len());
+        for (ratio, ours, peer) in lost {
+            let _ = writeln!(
+                out,
+                "{:width$}  {ratio:>6.2} times {} ({:.1} against {:.1} ns)",
+                ours.subject, peer.subject, ours.added_ns, peer.added_ns
+            );
+        }
     }
     out
 }
 
+/// Returns the comparisons that we lose with their ratios, the worst first, and the number of all.
+pub(crate) fn losses(rows: &[Row], versus: Versus) -> (Vec<(f64, &Row, &Row)>, usize) {
+    let pairs = rows.iter().flat_map(|row| peers(row, rows, versus).map(move |peer| (row, peer)));
+    let mut pairs: Vec<_> = pairs.map(|(row, peer)| (row.added_ns / peer.added_ns, row, peer)).collect();
+    let all = pairs.len();
+    pairs.retain(|(ratio, ..)| *ratio > 1.0);
+    pairs.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    (pairs, all)
+}
+
 /// The peers that one of our rows is compared with.
-fn peers<'a>(row: &Row, rows: &'a [Row]) -> impl Iterator<Item = &'a Row> {
+pub(crate) fn peers<'a>(row: &Row, rows: &'a [Row], versus: Versus) -> impl Iterator<Item = &'a Row> {
     let group = (row.kind == Kind::Ours && !row.group.is_empty()).then(|| row.group.clone());
-    rows.iter().filter(move |other| other.kind == Kind::Peer && Some(&other.group) == group.as_ref())
+    let kind = match versus {
+        Versus::Layers => Kind::Peer,
+        Versus::Wrappers => Kind::Wrapper,
+    };
+    rows.iter().filter(move |other| other.kind == kind && Some(&other.group) == group.as_ref())
 }
 
 /// Formats the bytes of one instance.
@@ -162,15 +185,18 @@ mod tests {
             row("ours/a", Kind::Ours, "a", 20.0),
             row("peer/a", Kind::Peer, "a", 10.0),
             row("slow-peer/a", Kind::Peer, "a", 30.0),
+            row("wrapper/a", Kind::Wrapper, "a", 5.0),
             row("ours/b", Kind::Ours, "b", 30.0),
             row("peer/b", Kind::Peer, "b", 10.0),
             row("ours/none", Kind::Ours, "", 30.0),
             row("floor", Kind::Floor, "", 1.0),
         ];
-        let losses = losses(&rows, 0);
+        let losses = format_losses(&rows, 0);
         let lines: Vec<_> = losses.lines().collect();
-        assert_eq!(lines.len(), 3, "{losses}");
+        assert_eq!(lines.len(), 5, "{losses}");
+        assert!(lines[0].starts_with("2 of 3 ") && lines[3].starts_with("1 of 1 "), "{losses}");
         assert!(lines[1].contains("ours/b") && lines[1].contains("3.00 times peer/b"), "{losses}");
         assert!(lines[2].contains("ours/a") && lines[2].contains("2.00 times peer/a"), "{losses}");
+        assert!(lines[4].contains("ours/a") && lines[4].contains("4.00 times wrapper/a"), "{losses}");
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Subject {
 pub(crate) enum Kind {
     Ours,
     Peer,
+    /// A peer that wraps a closure, not a service.
+    Wrapper,
     Floor,
 }
 
