@@ -486,6 +486,9 @@ mod tests {
             let error = std::io::Error::other("the certificate has expired");
             std::future::ready(Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(error))
         });
+        let endpoint = ::tonic::transport::Endpoint::from_static("http://backend");
+        let connect = endpoint.connect_with_connector(connector).await.unwrap_err();
+        assert_eq!(kind(as_chain(&connect)), Some(FailureKind::Connect));
         let executor = hyper_util::rt::TokioExecutor::new();
         let client: hyper_util::client::legacy::Client<_, String> =
             hyper_util::client::legacy::Client::builder(executor).build(connector);
