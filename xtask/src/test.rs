@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::run::{Ran, cargo, in_ci, run, target, works};
+use crate::run::{Ran, cargo, in_ci, program, run, target, works};
 use crate::setup::setup;
 use crate::{Misuse, browser, check, deny, postgres, rust_version};
 
@@ -19,7 +19,8 @@ struct Step {
     run: fn() -> anyhow::Result<Ran>,
 }
 
-/// The mesh builds librdkafka only with this feature, because that takes a minute.
+/// The mesh builds librdkafka only with this feature, because that takes a minute. All steps that
+/// compile the workspace have it: another set of features compiles most of it a second time.
 const KAFKA: [&str; 2] = ["--features", "mesh/kafka"];
 
 const STEPS: &[Step] = &[
@@ -81,7 +82,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "doctest",
         advice: "An example in the documentation does not do what it says.",
-        run: || all(run(&mut cargo(["test", "--workspace", "--doc"]))),
+        run: || all(run(cargo(["test", "--workspace", "--doc"]).args(KAFKA))),
     },
     Step {
         name: "examples",
@@ -94,6 +95,15 @@ const STEPS: &[Step] = &[
 fn all(result: anyhow::Result<()>) -> anyhow::Result<Ran> {
     result.map(|()| Ran::All)
 }
+
+/// The examples, and the arguments with which they end by themselves.
+pub(crate) const EXAMPLES: [(&str, &[&str]); 5] = [
+    ("axum-server", &[]),
+    ("tonic-client", &[]),
+    ("hyper-client", &[]),
+    ("reqwest-client", &[]),
+    ("mesh", &["demo", "--orders", "60"]),
+];
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Verdict {
@@ -208,15 +218,21 @@ fn doc() -> anyhow::Result<()> {
     let doc = |args: &[&str]| run(cargo(["doc", "--no-deps"]).args(args).env("RUSTDOCFLAGS", "-D warnings"));
     // With all features, as docs.rs shows them.
     doc(&["--workspace", "--exclude", "mesh", "--all-features"])?;
-    doc(&["--package", "mesh", "--document-private-items"])
+    doc(&["--package", "mesh", "--all-features", "--document-private-items"])
 }
 
 /// The examples end by themselves, and fail if what they show did not happen.
+///
+/// They are built together with the tests, whose features they then have. By itself each would
+/// compile all of its dependencies again; that it has the features that it needs is for the step
+/// `features` to check.
 fn examples() -> anyhow::Result<()> {
-    for package in ["axum-server", "tonic-client", "hyper-client", "reqwest-client"] {
-        run(&mut cargo(["run", "--quiet", "--package", package]))?;
+    let mut build = cargo(["build", "--workspace", "--tests"]);
+    run(build.args(EXAMPLES.iter().flat_map(|(name, _)| ["--bin", name])).args(KAFKA))?;
+    for (name, args) in EXAMPLES {
+        run(program(&target().join("debug").join(name).to_string_lossy()).args(args))?;
     }
-    run(&mut cargo(["run", "--quiet", "--package", "mesh", "--", "demo", "--orders", "60"]))
+    Ok(())
 }
 
 /// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them.
