@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::debian;
 
 /// The environment variable in which the tests expect the driver.
-const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
+pub(crate) const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
 
 /// Installs Chromium if it is missing and installing is allowed.
 pub(crate) fn install() -> anyhow::Result<()> {

@@ -4,11 +4,13 @@
 //! without network those steps run that need none. The tests come last, so that the last lines are
 //! the test runner's summary.
 
+use std::env;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::run::{Ran, cargo, in_ci, program, run, target, works};
+use crate::run::{Ran, cargo, in_ci, output, program, run, target, works};
 use crate::setup::setup;
 use crate::{Misuse, browser, check, deny, postgres, rust_version};
 
@@ -235,16 +237,82 @@ fn examples() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What some tests need and a machine may lack.
+struct Need {
+    what: &'static str,
+    /// The environment variable in which the tests expect it.
+    variable: &'static str,
+    /// The part of their names by which these tests are selected, here and in .config/nextest.toml.
+    part: &'static str,
+    /// Whether `setup` installs it, so that CI has no reason to lack it.
+    installed: bool,
+}
+
+const NEEDS: [Need; 3] = [
+    Need { what: "PostgreSQL", variable: postgres::VARIABLE, part: "on_postgres", installed: true },
+    Need { what: "Chromium", variable: browser::VARIABLE, part: "in_chromium", installed: true },
+    Need { what: "a Kafka broker", variable: "BUTTRESS_TEST_KAFKA", part: "on_kafka_broker", installed: false },
+];
+
+/// The targets with tests, of which nextest takes the same.
+const TESTS: [&str; 5] = ["test", "--workspace", "--lib", "--bins", "--tests"];
+
 /// On SQLite, on Kafka's mock cluster, in Chromium, and on a PostgreSQL that is started for them.
-/// The tests look for a real Kafka in `BUTTRESS_TEST_KAFKA`.
+/// Tests whose needs are not met are named and not run.
 fn tests() -> anyhow::Result<()> {
-    let mut tests = if works(&mut cargo(["nextest", "--version"])) {
-        cargo(["nextest", "run", "--workspace", "--no-fail-fast"])
-    } else {
-        println!("cargo-nextest is not installed; cargo's own runner does the same, slower");
-        cargo(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
-    };
-    browser::offer(tests.args(KAFKA));
+    let nextest = works(&mut cargo(["nextest", "--version"]));
+    let mut tests = cargo(if nextest { &["nextest", "run", "--workspace"][..] } else { &TESTS }.iter().copied());
+    browser::offer(tests.arg("--no-fail-fast").args(KAFKA));
     let _server = postgres::serve(&mut tests)?;
-    run(&mut tests)
+    let is_offered = |variable: &str| {
+        env::var_os(variable).is_some() || tests.get_envs().any(|(name, value)| name == variable && value.is_some())
+    };
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_offered(need.variable)).collect();
+    tell_left_out(&missing)?;
+    if nextest {
+        // The default leaves out all tests that need something.
+        tests.arg("--ignore-default-filter");
+        let left_out: Vec<_> = missing.iter().map(|need| format!("test({})", need.part)).collect();
+        if !left_out.is_empty() {
+            tests.args(["-E", &format!("not ({})", left_out.join(" | "))]);
+        }
+    } else {
+        println!("cargo-nextest is not installed; cargo's own runner does the same, slower and without time limits");
+        tests.arg("--").args(missing.iter().flat_map(|need| ["--skip", need.part]));
+    }
+    run(&mut tests)?;
+    let lacking: Vec<&str> = missing.iter().filter(|need| need.installed).map(|need| need.what).collect();
+    ensure!(lacking.is_empty() || !in_ci(), "CI must test with {}", lacking.join(" and "));
+    Ok(())
+}
+
+/// Prints the names of the tests that the next run leaves out, and their number.
+fn tell_left_out(missing: &[&Need]) -> anyhow::Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut list = cargo(TESTS);
+    list.args(KAFKA).args(["--quiet", "--", "--list", "--format", "terse"]);
+    let listed = output(list.args(missing.iter().map(|need| need.part)).stderr(Stdio::inherit()))?;
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    for Need { what, variable, part, .. } in missing {
+        let left: Vec<&str> = names.iter().copied().filter(|name| name.contains(part)).collect();
+        ensure!(!left.is_empty(), "no test has {part} in its name");
+        println!("left out: {} tests that need {what}, which {variable} does not name", left.len());
+        left.iter().for_each(|name| println!("    {name}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nextest_leaves_out_by_default_what_needs_something() {
+        let config = include_str!("../../.config/nextest.toml");
+        let filter = config.lines().find(|line| line.starts_with("default-filter")).unwrap();
+        let parts: Vec<_> = NEEDS.iter().map(|need| format!("test({})", need.part)).collect();
+        assert_eq!(filter, format!("default-filter = \"not ({})\"", parts.join(" | ")));
+    }
 }

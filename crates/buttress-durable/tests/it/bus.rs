@@ -61,14 +61,15 @@ pub(crate) trait Broker: Sized {
     }
 }
 
-/// Runs each generic test on every available broker.
+/// Runs each generic test on every available broker. The module's name selects those that need a
+/// server: see .config/nextest.toml.
 macro_rules! on_every_broker {
     ($($test:ident),+ $(,)?) => {
-        $crate::bus::on_every_broker!(@ log_sqlite: $crate::bus::brokers::Log<sqlx::Sqlite>; true; $($test)+);
-        $crate::bus::on_every_broker!(@ log_postgres: $crate::bus::brokers::Log<sqlx::Postgres>;
+        $crate::bus::on_every_broker!(@ log_on_sqlite: $crate::bus::brokers::Log<sqlx::Sqlite>; true; $($test)+);
+        $crate::bus::on_every_broker!(@ log_on_postgres: $crate::bus::brokers::Log<sqlx::Postgres>;
             $crate::support::server().is_some(); $($test)+);
-        $crate::bus::on_every_broker!(@ kafka_mock: $crate::bus::brokers::Mock; true; $($test)+);
-        $crate::bus::on_every_broker!(@ kafka_broker: $crate::bus::brokers::Real;
+        $crate::bus::on_every_broker!(@ on_kafka_mock: $crate::bus::brokers::Mock; true; $($test)+);
+        $crate::bus::on_every_broker!(@ on_kafka_broker: $crate::bus::brokers::Real;
             $crate::bus::brokers::real().is_some(); $($test)+);
     };
     (@ $name:ident: $broker:ty; $there:expr; $($test:ident)+) => {

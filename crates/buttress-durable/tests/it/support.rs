@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use buttress_durable::db::{Arg, FaultPoint};
@@ -77,19 +77,26 @@ impl Backend for Postgres {
     }
 }
 
-/// Returns the PostgreSQL server to test on, and prints a note if there is none.
-pub(crate) fn server() -> Option<&'static str> {
-    static SERVER: OnceLock<Option<String>> = OnceLock::new();
-    let find = || {
-        let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
-        if server.is_none() {
-            // Not eprintln: the test harness would capture it.
-            let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
-            let _ = std::io::stderr().write_all(note.as_bytes());
-        }
-        server.map(|url| url.trim_end_matches('/').to_owned())
-    };
-    SERVER.get_or_init(find).as_deref()
+/// What a variable of the environment names for the calling test. Without it, `cargo test` leaves
+/// the test out with a note; other runners select tests by name, so for them it is a failure.
+pub(crate) fn offered(variable: &str) -> Option<String> {
+    static LEFT_OUT: AtomicU64 = AtomicU64::new(1);
+    let offered = std::env::var(variable).ok();
+    if offered.is_none() {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default();
+        assert!(std::env::var_os("NEXTEST").is_none(), "{test} needs what {variable} names, and it is not set");
+        let count = LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        // Not eprintln: the test harness would capture it.
+        let note = format!("left out, {count} by now: {test} needs {variable}, which is not set\n");
+        let _ = std::io::stderr().write_all(note.as_bytes());
+    }
+    offered
+}
+
+/// The server to test on, if there is one: `postgres://user@host:port`.
+pub(crate) fn server() -> Option<String> {
+    offered("BUTTRESS_TEST_POSTGRES").map(|url| url.trim_end_matches('/').to_owned())
 }
 
 async fn admin(sql: String) {
@@ -98,16 +105,17 @@ async fn admin(sql: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
 }
 
-/// Runs each generic test on SQLite, and on PostgreSQL if there is a server.
+/// Runs each generic test on SQLite, and on PostgreSQL if there is a server. The module's name
+/// selects those that need it: see .config/nextest.toml.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
-        mod sqlite {
+        mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 $crate::support::bounded(super::$test::<sqlx::Sqlite>()).await;
             })+
         }
-        mod postgres {
+        mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 if $crate::support::server().is_some() {

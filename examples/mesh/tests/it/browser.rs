@@ -1,12 +1,10 @@
 //! Headless Chromium, driven over WebDriver. `BUTTRESS_TEST_CHROMEDRIVER` has the path of the
-//! driver; without it these tests are skipped with a note.
+//! driver; without it these tests, whose names begin with `in_chromium`, are left out.
 //!
 //! The six commands that the tests need are implemented here. The crates that implement all of
 //! WebDriver enable serde_json's `preserve_order` for the whole workspace, so the tested mesh would
 //! differ from the released one.
 
-use std::env;
-use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Stdio;
@@ -20,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{Customer, until};
+use crate::support::{Customer, offered, until};
 
 const VARIABLE: &str = "BUTTRESS_TEST_CHROMEDRIVER";
 
@@ -49,12 +47,7 @@ pub(crate) struct Page {
 
 /// Opens `url` in a new browser and runs `look` on it. The browser is closed even if `look` panics.
 pub(crate) async fn visit(url: &str, look: impl AsyncFnOnce(&Page)) {
-    let Ok(program) = env::var(VARIABLE) else {
-        // Not `eprintln!`, which the test harness captures.
-        let note = format!("note: the browser tests were LEFT OUT: {VARIABLE} names no chromedriver\n");
-        let _ = std::io::stderr().write_all(note.as_bytes());
-        return;
-    };
+    let Some(program) = offered(VARIABLE) else { return };
     let profile = tempfile::tempdir().unwrap();
     let (_process, driver) = start(&program).await;
     let args: Vec<_> =

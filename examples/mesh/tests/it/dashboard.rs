@@ -18,7 +18,7 @@ pub(crate) fn observed(config: &mut Config) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_sees_a_circuit_open_and_close_and_follows_an_order() {
+async fn in_chromium_an_operator_sees_a_circuit_open_and_close_and_follows_an_order() {
     let shop = Shop::open_with(observed).await;
     visit(&shop.mesh.url(Name::Gateway), async |page| {
         page.sees("#live[data-live=yes]").await;

@@ -44,17 +44,18 @@ fn processes_that_are_killed_leave_the_books_right_over_kafka() {
 }
 
 #[tokio::test]
-async fn processes_that_are_killed_leave_the_books_right_on_a_server() {
+async fn processes_that_are_killed_leave_the_books_right_on_postgres() {
     let Some(url) = server() else { return };
     let prefix = "t_processes_";
     let clean = async || {
-        let server = Server::new(url, prefix).unwrap();
+        let server = Server::new(&url, prefix).unwrap();
         for name in Name::ALL.map(Name::as_str).into_iter().chain([EVENTS]) {
             server.drop_database(name).await.unwrap();
         }
     };
     clean().await;
-    tokio::task::spawn_blocking(move || kill_processes(&["--postgres", url, "--database-prefix", prefix]))
+    let more = url.clone();
+    tokio::task::spawn_blocking(move || kill_processes(&["--postgres", &more, "--database-prefix", prefix]))
         .await
         .unwrap();
     clean().await;

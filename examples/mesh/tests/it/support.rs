@@ -1,7 +1,7 @@
 //! A mesh in a temporary directory or on a server, a customer, and waiting with a timeout.
 
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use buttress_durable::{DbError, args};
@@ -34,16 +34,17 @@ pub(crate) enum Place {
     Postgres,
 }
 
-/// Runs each test on SQLite, and on PostgreSQL if a server is configured.
+/// Runs each test on SQLite, and on PostgreSQL if a server is configured. The module's name selects
+/// those that need it: see .config/nextest.toml.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
-        mod sqlite {
+        mod on_sqlite {
             $(#[tokio::test]
             async fn $test() {
                 super::$test($crate::support::Place::Sqlite).await;
             })+
         }
-        mod postgres {
+        mod on_postgres {
             $(#[tokio::test]
             async fn $test() {
                 if $crate::support::server().is_some() {
@@ -55,19 +56,26 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// The PostgreSQL server for tests. Without one, prints a note that these tests are skipped.
-pub(crate) fn server() -> Option<&'static str> {
-    static SERVER: OnceLock<Option<String>> = OnceLock::new();
-    let find = || {
-        let server = std::env::var("BUTTRESS_TEST_POSTGRES").ok();
-        if server.is_none() {
-            // Not `eprintln!`, which the test harness captures.
-            let note = "note: the PostgreSQL tests were LEFT OUT: BUTTRESS_TEST_POSTGRES names no server\n";
-            let _ = std::io::stderr().write_all(note.as_bytes());
-        }
-        server
-    };
-    SERVER.get_or_init(find).as_deref()
+/// What a variable of the environment names for the calling test. Without it, `cargo test` leaves
+/// the test out with a note; other runners select tests by name, so for them it is a failure.
+pub(crate) fn offered(variable: &str) -> Option<String> {
+    static LEFT_OUT: AtomicU64 = AtomicU64::new(1);
+    let offered = std::env::var(variable).ok();
+    if offered.is_none() {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default();
+        assert!(std::env::var_os("NEXTEST").is_none(), "{test} needs what {variable} names, and it is not set");
+        let count = LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        // Not `eprintln!`, which the test harness captures.
+        let note = format!("left out, {count} by now: {test} needs {variable}, which is not set\n");
+        let _ = std::io::stderr().write_all(note.as_bytes());
+    }
+    offered
+}
+
+/// The PostgreSQL server for tests.
+pub(crate) fn server() -> Option<String> {
+    offered("BUTTRESS_TEST_POSTGRES")
 }
 
 impl Shop {
@@ -85,7 +93,7 @@ impl Shop {
             Place::Sqlite => Databases::Files(Files(dir.path().to_owned())),
             Place::Postgres => {
                 let prefix = format!("t{}_", &uuid::Uuid::now_v7().simple().to_string()[8..]);
-                Databases::Server(Server::new(server().unwrap(), &prefix[..20]).unwrap())
+                Databases::Server(Server::new(&server().unwrap(), &prefix[..20]).unwrap())
             }
         };
         let mut config =

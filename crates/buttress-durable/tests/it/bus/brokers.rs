@@ -1,8 +1,7 @@
-use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
-use buttress_durable::Clock;
 
+use buttress_durable::Clock;
 use buttress_durable::bus::{BusError, DeadLettered, EventBus, KafkaBus, KafkaConfig, LogBus};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
@@ -10,7 +9,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::Broker;
-use crate::support::{Backend, close, ints};
+use crate::support::{Backend, close, ints, offered};
 
 /// The embedded log.
 pub(crate) struct Log<D: Backend> {
@@ -132,7 +131,7 @@ impl Broker for Real {
     }
 
     async fn committed(&self, group: &str, topic: &str) -> i64 {
-        committed(real().unwrap().to_owned(), group, topic).await
+        committed(real().unwrap(), group, topic).await
     }
 
     fn suffix(&self) -> &str {
@@ -142,19 +141,9 @@ impl Broker for Real {
     async fn end(self) {}
 }
 
-/// Returns the real broker to test on, and prints a note if there is none.
-pub(crate) fn real() -> Option<&'static str> {
-    static BROKER: OnceLock<Option<String>> = OnceLock::new();
-    let find = || {
-        let broker = std::env::var("BUTTRESS_TEST_KAFKA").ok();
-        if broker.is_none() {
-            let note = "note: the tests on a real Kafka were LEFT OUT: BUTTRESS_TEST_KAFKA names no broker; \
-                        the mock cluster is tested\n";
-            let _ = std::io::stderr().write_all(note.as_bytes());
-        }
-        broker
-    };
-    BROKER.get_or_init(find).as_deref()
+/// The real broker to test on, if there is one: `host:port`.
+pub(crate) fn real() -> Option<String> {
+    offered("BUTTRESS_TEST_KAFKA")
 }
 
 async fn committed(brokers: String, group: &str, topic: &str) -> i64 {
