@@ -113,6 +113,9 @@ async fn ended(exit: &mut watch::Receiver<Option<Exit>>) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::stack::Admission;
 
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crash_drops_every_task_and_frees_the_port() {
+    async fn a_crash_drops_every_task_and_closes_the_port() {
         let (ready, mut is_ready) = watch::channel(None);
         let process = Process::spawn("test", telemetry(), move |_stop| async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -134,8 +137,15 @@ mod tests {
         })
         .unwrap();
         let addr = is_ready.wait_for(Option::is_some).await.unwrap().unwrap();
+        // The first one is accepted, and the second one waits in the listener.
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(TcpStream::connect(addr).await.unwrap());
+        }
         assert!(matches!(process.crash().await, Exit::Killed));
-        assert!(std::net::TcpListener::bind(addr).is_ok());
+        for mut client in clients {
+            assert!(!matches!(client.read(&mut [0]).await, Ok(1..)));
+        }
     }
 
     #[tokio::test]

@@ -78,8 +78,10 @@ async fn every_kind_of_answer_is_told_apart() {
     assert_eq!(rejected["reasons"], json!({ "503 Service Unavailable: order": 5 }));
     assert!(svg.contains("no order was served"));
     serving.abort();
-    // Now no server is listening.
-    let _ = serving.await;
+    // Bound, but not listening: no other program can listen there.
+    let deaf = tokio::net::TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", deaf.local_addr().unwrap());
     let (report, ..) = measured(&["--url", &url, "--rate", "50", "--orders", "5"]).await;
     assert_eq!(count(&report, "failed"), 5);
 }
