@@ -4,9 +4,11 @@ use buttress::{
     BoxError,
     policy::{Clock, TokioClock},
 };
-use buttress_http::{ReplayBody, prelude::*};
+use buttress_http::{ReplayBody, prelude::*, replay::tee};
+use buttress_test::{Part, TestBody};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use std::{
     future::ready,
@@ -245,5 +247,20 @@ async fn a_request_that_its_caller_repeats_adds_nothing_to_the_budget() {
         grpc.layer(good).oneshot(request()).await.unwrap();
         balance += by_grpc;
         assert_eq!(budget.balance(), balance, "{header} over gRPC");
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_body_is_at_its_end_after_its_trailers_and_not_before() {
+    let trailers = HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
+    let (first, handle) = tee(TestBody::new([Part::Data("a"), Part::Trailers(trailers)]), 10);
+    let mut next = Some(first);
+    for _ in 0..3 {
+        let mut body = next.take().unwrap();
+        for is_at_its_end in [false, false, true] {
+            assert_eq!(body.is_end_stream(), is_at_its_end);
+            assert_eq!(body.frame().await.is_none(), is_at_its_end);
+        }
+        next = handle.replay();
     }
 }
