@@ -5,7 +5,7 @@ use buttress::{BoxError, retry::RetryStats};
 use buttress_http::prelude::*;
 use buttress_stack_tests::{Server, axum_server, client, client_h2, get, post, reply, soon, text};
 use bytes::Bytes;
-use http::{Request, Response, Uri, header::RETRY_AFTER};
+use http::{Method, Request, Response, Uri, header::RETRY_AFTER};
 use http_body_util::{BodyExt, channel::Channel};
 use std::{
     convert::Infallible,
@@ -177,14 +177,14 @@ async fn what_was_never_sent_is_tried_again_even_if_it_is_a_post() {
     assert_eq!((stats.retries(), tries.load(SeqCst)), (2, 3));
 }
 
-/// Refuses the first `refusals` requests, then answers.
-async fn refusing_server(refusals: usize, requests: Arc<AtomicUsize>) -> Server {
+/// Resets the first `refusals` requests for this reason, then answers.
+async fn resetting_server(reason: h2::Reason, refusals: usize, requests: Arc<AtomicUsize>) -> Server {
     Server::start(async move |listener| {
         while let Ok((socket, _)) = listener.accept().await {
             let mut connection = h2::server::handshake(socket).await.unwrap();
             while let Some(Ok((_, mut respond))) = connection.accept().await {
                 if requests.fetch_add(1, SeqCst) < refusals {
-                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    respond.send_reset(reason);
                 } else {
                     respond.send_response(Response::new(()), true).unwrap();
                 }
@@ -197,12 +197,28 @@ async fn refusing_server(refusals: usize, requests: Arc<AtomicUsize>) -> Server 
 #[tokio::test]
 async fn what_the_server_refused_to_look_at_is_tried_again_even_if_it_is_a_post() {
     let requests = Arc::new(AtomicUsize::new(0));
-    let server = refusing_server(2, requests.clone()).await;
+    let server = resetting_server(h2::Reason::REFUSED_STREAM, 2, requests.clone()).await;
     let layer = BulkheadLayer::new(1).http_client();
     let (stats, service) = around(retry(), layer.layer(client_h2()));
     let response = soon(service.oneshot(post(server.uri("/"), ""))).await.unwrap();
     assert_eq!((response.status().as_u16(), requests.load(SeqCst)), (200, 3));
     assert_eq!((stats.transparent(), stats.retries()), (1, 1), "the first repetition does not count");
+}
+
+#[tokio::test]
+async fn what_the_server_reset_for_another_reason_may_have_been_done_and_is_a_failure() {
+    for reason in [h2::Reason::INTERNAL_ERROR, h2::Reason::CANCEL, h2::Reason::ENHANCE_YOUR_CALM] {
+        for (method, attempts) in [(Method::POST, 1), (Method::GET, 3)] {
+            let (requests, breaker) = (Arc::new(AtomicUsize::new(0)), CircuitBreaker::new("backend"));
+            let server = resetting_server(reason, 3, requests.clone()).await;
+            let circuit = CircuitBreakerLayer::from(breaker.clone()).http_client();
+            let (stats, service) = around(retry(), circuit.layer(client_h2()));
+            let request = Request::builder().method(&method).uri(server.uri("/")).body(Body::empty()).unwrap();
+            soon(service.oneshot(request)).await.unwrap_err();
+            assert_eq!((requests.load(SeqCst), stats.transparent()), (attempts, 0), "{method} {reason:?}");
+            assert_eq!(breaker.snapshot().counts.failed, attempts as u64, "{method} {reason:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -420,6 +420,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_reader_that_waits_is_woken_when_a_bound_expires() {
+        let bounds = BodyBounds { idle: Some(IDLE), ..BodyBounds::default() };
+        let response = Response::new(TestBody::new([Part::Never]));
+        let mut body = Box::pin(TimedBody::around(response, &bounds, None).into_body());
+        let reader = tokio::spawn(async move { std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await });
+        let frame = tokio::time::timeout(10 * IDLE, reader).await.expect("the reader is not woken");
+        assert!(matches!(frame.unwrap(), Some(Err(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_bound_on_a_stalled_reader_is_that_of_the_layer_or_else_of_the_ending_and_max_is_none() {
         let expires = async |set: Option<Duration>, default| {
             let bounds = BodyBounds { stalled: set, ..BodyBounds::default() };
