@@ -6,6 +6,7 @@
 
 use std::env;
 use std::process::Stdio;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -269,16 +270,18 @@ fn tests() -> anyhow::Result<()> {
     };
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_offered(need.variable)).collect();
     tell_left_out(&missing)?;
+    // Two for each core, because many tests wait, most of all for Kafka's mock cluster.
+    let threads = (2 * available_parallelism()?.get()).to_string();
     if nextest {
         // The default leaves out all tests that need something.
-        tests.arg("--ignore-default-filter");
+        tests.args(["--test-threads", &threads, "--ignore-default-filter"]);
         let left_out: Vec<_> = missing.iter().map(|need| format!("test({})", need.part)).collect();
         if !left_out.is_empty() {
             tests.args(["-E", &format!("not ({})", left_out.join(" | "))]);
         }
     } else {
         println!("cargo-nextest is not installed; cargo's own runner does the same, slower and without time limits");
-        tests.arg("--").args(missing.iter().flat_map(|need| ["--skip", need.part]));
+        tests.args(["--", "--test-threads", &threads]).args(missing.iter().flat_map(|need| ["--skip", need.part]));
     }
     run(&mut tests)?;
     let lacking: Vec<&str> = missing.iter().filter(|need| need.installed).map(|need| need.what).collect();
