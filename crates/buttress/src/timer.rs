@@ -3,7 +3,8 @@
 
 mod wakeup;
 
-pub(crate) use wakeup::{Wakeup, Wakeups};
+pub(crate) use wakeup::Wakeups;
+use wakeup::{Sleeper, Wakeup};
 
 use crate::clock::TokioClock;
 use buttress_core::Clock;
@@ -36,7 +37,12 @@ use tokio::{
 /// ```
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
-pub struct Timer(#[pin] Sleep);
+pub struct Timer {
+    #[pin]
+    sleep: Sleep,
+    /// The task that limits around the timer rely on it to wake.
+    sleeper: Sleeper,
+}
 
 impl Timer {
     /// Creates a timer that fires after `time`, rounded up to tokio's resolution of 1 ms.
@@ -44,12 +50,16 @@ impl Timer {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn after(time: Duration) -> Self {
-        Self(sleep(time))
+        Self::of(sleep(time))
+    }
+
+    fn of(sleep: Sleep) -> Self {
+        Self { sleep, sleeper: Sleeper::default() }
     }
 
     /// Returns `Ready` after the time has passed.
     pub fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        pin!(unconstrained(self.project().0)).poll(cx)
+        pin!(unconstrained(self.project().sleep)).poll(cx)
     }
 
     /// Like [`poll_expired`](Self::poll_expired), for a timer that belongs to the future of a call:
@@ -58,8 +68,9 @@ impl Timer {
     /// `now` is the present time, if the caller has read the clock.
     pub(crate) fn poll_in_call(mut self: Pin<&mut Self>, now: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let polled = self.as_mut().poll_expired(cx);
-        if polled.is_pending() {
-            Wakeup::new(self.0.deadline(), now, cx).announce();
+        let this = self.project();
+        if polled.is_pending() && this.sleeper.is_task_of(cx) {
+            Wakeup::new(this.sleep.deadline(), now, cx).announce();
         }
         polled
     }
@@ -69,6 +80,7 @@ impl Timer {
 impl PinnedDrop for Timer {
     fn drop(self: Pin<&mut Self>) {
         Wakeup::withdraw();
+        self.project().sleeper.leave();
     }
 }
 
@@ -144,7 +156,7 @@ impl Deadline {
             if inner.is_some_and(|inner| inner.is_before(end)) {
                 return Poll::Pending;
             }
-            this.timer.set(Some(Timer(sleep_until(end))));
+            this.timer.set(Some(Timer::of(sleep_until(end))));
         }
         this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_in_call(now, cx))
     }

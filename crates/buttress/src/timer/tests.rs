@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use std::future::{pending, poll_fn};
+use std::future::{Pending, pending, poll_fn};
 use tokio_test::{
     assert_pending,
     task::{Spawn, spawn},
@@ -126,6 +126,47 @@ async fn a_timer_for_another_waker_is_not_relied_on() {
     ));
     assert_pending!(call.poll());
     assert!(call.is_armed());
+}
+
+/// A limit around a call that gives an attempt, which it has polled, to another task, and waits on.
+async fn relies_on_an_attempt_that_leaves(with: impl FnOnce(Pin<Box<Limited<Pending<()>>>>)) {
+    let call = async {
+        let mut attempt = Box::pin(limited(INNER, pending::<()>()));
+        poll_fn(|cx| {
+            assert_pending!(attempt.as_mut().poll(cx));
+            Poll::Ready(())
+        })
+        .await;
+        with(attempt);
+        pending::<()>().await;
+    };
+    let started = Instant::from_std(TokioClock.now());
+    let expired = tokio::time::timeout(2 * OUTER, limited(OUTER, call)).await;
+    assert_eq!((expired, started.elapsed()), (Ok(true), OUTER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_polled_by_another_task_wakes_the_one_that_relied_on_it() {
+    relies_on_an_attempt_that_leaves(|attempt| drop(tokio::spawn(attempt))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_dropped_in_another_task_wakes_the_one_that_relied_on_it() {
+    relies_on_an_attempt_that_leaves(|attempt| drop(tokio::spawn(async { drop(attempt) }))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_poll_one_timer_in_turns_do_not_wake_each_other_without_end() {
+    let mut tasks = [spawn(pending::<()>()), spawn(pending::<()>())];
+    let mut timer = pin!(Timer::after(INNER));
+    let mut woken_in_a_round = || {
+        for task in &mut tasks {
+            task.enter(|cx, _| assert_pending!(timer.as_mut().poll_in_call(None, cx)));
+        }
+        tasks.each_ref().map(Spawn::is_woken)
+    };
+    assert_eq!(woken_in_a_round(), [true, false]);
+    assert_eq!(woken_in_a_round(), [false, false]);
 }
 
 #[tokio::test(start_paused = true)]

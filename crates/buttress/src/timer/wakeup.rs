@@ -7,13 +7,17 @@
 //!
 //! A limit arms its own timer unless it is certain. An announcement counts only if it was made
 //! during the poll of what the limit bounds, for the same waker, and if no timer was dropped since:
-//! that one will not fire.
+//! that one will not fire. A timer that moves to another task afterwards, as one in an attempt that
+//! is spawned to end in the background, wakes the task that it leaves: see [`Sleeper`].
 
 use std::{
     cell::Cell,
     task::{Context, Waker},
 };
-use tokio::time::Instant;
+use tokio::{
+    task::{Id, try_id},
+    time::Instant,
+};
 
 thread_local! {
     /// The number of announcements.
@@ -84,5 +88,48 @@ impl Wakeups {
             return None;
         }
         LATEST.get().filter(|latest| latest.task == Task::of(cx.waker()))
+    }
+}
+
+/// The task that a timer has announced to wake.
+#[derive(Debug, Default)]
+pub(crate) enum Sleeper {
+    /// Nothing was announced.
+    #[default]
+    None,
+    /// The task, and its id if it is not the future of a `block_on`.
+    Task(Waker, Option<Id>),
+    /// The timer was polled with another waker. It announces no more, so that tasks which poll it
+    /// in turns do not wake each other without end.
+    Left,
+}
+
+impl Sleeper {
+    /// Returns whether limits of the task that polls may rely on the timer. Wakes the task that
+    /// relied on it before, because a timer wakes only the last one that polled it.
+    #[inline]
+    pub(crate) fn is_task_of(&mut self, cx: &Context<'_>) -> bool {
+        match self {
+            Self::Task(waker, _) if waker.will_wake(cx.waker()) => return true,
+            Self::Task(..) => {
+                if let Self::Task(waker, _) = std::mem::replace(self, Self::Left) {
+                    waker.wake();
+                }
+            }
+            Self::None => *self = Self::Task(cx.waker().clone(), try_id()),
+            Self::Left => {}
+        }
+        matches!(self, Self::Task(..))
+    }
+
+    /// Wakes the task if its timer is dropped in another one. If it is dropped in the same task,
+    /// the limits around it are about to look anew.
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        if let Self::Task(waker, id) = self
+            && *id != try_id()
+        {
+            waker.wake_by_ref();
+        }
     }
 }
