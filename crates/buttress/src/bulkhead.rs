@@ -29,9 +29,13 @@
 //!   in `layer()`, so that behind `axum::serve` it limits one connection;
 //!   `GlobalConcurrencyLimitLayer` shares one. `LoadShed` around either rejects calls whenever any
 //!   inner service is pending.
+//! * `tower-resilience` (0.14.0) can wait, wait for a time, reject, or exert backpressure. It has
+//!   no bound on the number of calls that wait. Except with backpressure, a call waits after the
+//!   inner service was ready, and holds what that has reserved.
 //! * With an HTTP ending (`buttress-http`) a call holds its place until the end of the response's
 //!   stream, not only until the head, and until an upgraded connection (WebSocket, CONNECT) closes.
-//! * The queue is served in order, and a queued call holds nothing of the inner service.
+//! * The queue is served in order, as those of `tower` and `tower-resilience` are. A queued call
+//!   holds nothing of the inner service.
 
 mod queue;
 

@@ -68,9 +68,11 @@
 //!
 //! # Differences
 //!
-//! `tower` has no keyed layers, and the circuit breaker, bulkhead, retry, time limiter and rate
-//! limiter of `tower-resilience` 0.14.0 are not keyed. `governor`'s keyed rate limiter keeps every
-//! key until `retain_recent` is called.
+//! * `tower` has no keyed layers, and the circuit breaker, bulkhead, retry, time limiter and rate
+//!   limiter of `tower-resilience` (0.14.0) are not keyed.
+//! * `seatbelt` (0.11.0) has a circuit for each `breaker_id`. It keeps them all, because its IDs
+//!   are meant to be few, and looks them up under a read lock.
+//! * `governor`'s keyed rate limiter keeps every key until `retain_recent` is called.
 
 use buttress_core::{
     Idle, InvalidConfig, Name, Policy, Rejection,

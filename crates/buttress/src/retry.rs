@@ -51,10 +51,12 @@
 //!
 //! # Differences
 //!
-//! * `tower`'s `Retry` needs a policy of yours, which also makes the pauses. Its `TpsBudget` rounds
-//!   and can be overdrawn.
-//! * `tower-resilience` (0.14.0) deposits a whole retry for each success by default, ignores
-//!   `Retry-After`, and clones requests that it never repeats.
+//! * `tower`'s `Retry` needs a policy of yours, which also makes the pauses; `tower` has backoffs
+//!   for them. Its `TpsBudget` rounds, and calls that withdraw at the same time can overdraw it.
+//! * `tower-resilience` (0.14.0) has no budget by default. Its budgets deposit a whole retry for
+//!   each success, unless the AIMD budget is told to withdraw more for a retry. It knows nothing of
+//!   HTTP, so it does not see `Retry-After`. It clones the request for each attempt, the last one
+//!   included.
 
 mod layer;
 mod service;

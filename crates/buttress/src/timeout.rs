@@ -38,11 +38,13 @@
 //!
 //! # Differences
 //!
-//! * The inner future is polled before the timer: a response that is ready wins over an expired
-//!   timer.
-//! * The timer fires even if the inner future has used up tokio's cooperative budget.
-//! * `tower`'s `Timeout` boxes its error. tonic's own timeouts return `CANCELLED` instead of
-//!   `DEADLINE_EXCEEDED`.
+//! * `tower`'s `Timeout` boxes its error, and never expires while the inner future uses up tokio's
+//!   cooperative budget in each poll. Here the timer fires even then, as that of
+//!   `tokio::time::timeout` does, which is in the time limiter of `tower-resilience`.
+//! * tonic's own timeouts return `CANCELLED` instead of `DEADLINE_EXCEEDED`.
+//!
+//! As in `tower` and tokio, the inner future is polled before the timer: a response that is ready
+//! wins over an expired timer.
 
 mod layer;
 mod service;

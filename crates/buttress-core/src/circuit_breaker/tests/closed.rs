@@ -77,7 +77,8 @@ fn a_time_window_forgets_also_without_calls() {
     assert_eq!(bench.breaker.snapshot().counts.total(), 0);
 }
 
-/// The window of tower-resilience does not slide: after 50,000 successes it took 50,000 failures.
+/// The count window of tower-resilience does not slide: after 50,000 successes it took 50,000
+/// failures.
 #[test]
 fn a_count_window_slides_so_that_a_long_healthy_past_does_not_matter() {
     let bench = Bench::new(|builder| {
