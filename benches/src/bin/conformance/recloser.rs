@@ -25,6 +25,7 @@ fn has(feature: Feature) -> bool {
             | Feature::HungProbeReplaced
             | Feature::OpenGrowth
             | Feature::ProbesUnlimited
+            | Feature::RateAfterSuccess
             | Feature::SeveralProbes
     )
 }
