@@ -1,11 +1,12 @@
-//! seatbelt, through its tower side, on a manual clock. The random generator of its half-open state
-//! cannot be seeded.
+//! seatbelt, through its tower side, on a manual clock. The random generator of its stages cannot
+//! be seeded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use seatbelt::breaker::Breaker as SeatbeltBreaker;
+use seatbelt::breaker::{Breaker as SeatbeltBreaker, BreakerLayer, HalfOpenMode};
+use seatbelt::typestates::Set;
 use seatbelt::{RecoveryInfo, ResilienceContext};
 use tick::ClockControl;
 use tower::{Service, ServiceBuilder};
@@ -20,9 +21,21 @@ struct Seatbelt<S> {
     rejected: Arc<AtomicBool>,
 }
 
+type Answer = Result<(), Failed>;
+type Layer = BreakerLayer<bool, Answer, Set, Set>;
+
 pub(crate) fn default(_: u64) -> Box<dyn Breaker> {
+    make(|layer| layer)
+}
+
+/// The failure rate of the others, and a single probe.
+pub(crate) fn half(_: u64) -> Box<dyn Breaker> {
+    make(|layer| layer.failure_threshold(0.5).half_open_mode(HalfOpenMode::quick()))
+}
+
+fn make(configure: fn(Layer) -> Layer) -> Box<dyn Breaker> {
     let clock = ClockControl::new();
-    let context = ResilienceContext::<bool, Result<(), Failed>>::new(clock.to_clock());
+    let context = ResilienceContext::<bool, Answer>::new(clock.to_clock());
     let (closed, rejected) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
     let [opened_flag, closed_flag] = [&closed, &closed].map(Arc::clone);
     let rejected_flag = Arc::clone(&rejected);
@@ -34,7 +47,7 @@ pub(crate) fn default(_: u64) -> Box<dyn Breaker> {
         })
         .on_opened(move |_, _| opened_flag.store(false, Ordering::Relaxed))
         .on_closed(move |_, _| closed_flag.store(true, Ordering::Relaxed));
-    let service = ServiceBuilder::new().layer(layer).service(Backend);
+    let service = ServiceBuilder::new().layer(configure(layer)).service(Backend);
     Box::new(Seatbelt { service, clock, now: Duration::ZERO, closed, rejected })
 }
 
