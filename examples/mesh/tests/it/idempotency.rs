@@ -43,9 +43,10 @@ async fn the_same_key_with_another_order_is_refused() {
 async fn requests_that_race_with_one_key_make_one_order() {
     let shop = Shop::open().await;
     let order = tea();
-    let replies = futures_util::future::join_all((0..8).map(|_| shop.customer.place_with_key("k1", &order))).await;
-    for reply in replies {
-        assert_eq!(reply.status, 201, "they all wait for the same order: {reply:?}");
+    // On a busy machine a service may be late for one of them, which is then repeated.
+    let replies = futures_util::future::join_all((0..8).map(|_| shop.customer.place_until_decided("k1", &order))).await;
+    for reply in &replies {
+        assert_eq!((reply.status.as_u16(), &reply.body["id"]), (201, &replies[0].body["id"]), "{reply:?}");
     }
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
