@@ -8,7 +8,7 @@
 //!
 //! The attempts share the body in one allocation, and behind a lock: an attempt that a transport
 //! still holds must not keep the rest from the next one. Attempts do not read at the same time, so
-//! no thread waits for the lock, and a body that came in one piece is read without it.
+//! no thread waits for the lock, and a body that came in one piece is sent again without it.
 
 mod head;
 mod request;
@@ -110,6 +110,9 @@ impl<B: Body> Handle<B> {
             return None;
         }
         let attempt = shared.attempt.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(chunk) = stream.whole() {
+            shared.whole.get_or_init(|| chunk.clone());
+        }
         let reader = stream.reader.take();
         drop(stream);
         // The source wakes the task of the new attempt from now on. The task that reads the
@@ -154,7 +157,7 @@ struct Shared<B> {
     attempt: AtomicU32,
     /// The latest attempt that has polled for a frame.
     touched: AtomicU32,
-    /// The body, if it came in one piece and was read to its end.
+    /// The body for further attempts, if it came in one piece and was read to its end.
     whole: OnceLock<Bytes>,
     stream: Mutex<Stream<B>>,
 }
@@ -291,28 +294,43 @@ where
         is_last: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut stream = self.whole.get().is_none().then(|| self.stream());
-        if !self.is_latest(attempt) {
-            return Poll::Ready(Some(Err("superseded by another attempt".into())));
+        if let Some(whole) = self.whole.get() {
+            return self.poll_whole(whole, attempt, next, is_last);
         }
-        self.touched.fetch_max(attempt, Ordering::AcqRel);
-        let Some(stream) = &mut stream else {
-            *is_last = true;
-            let whole = self.whole.get().filter(|_| next == 0);
-            return Poll::Ready(whole.map(|chunk| Ok(Frame::data(chunk.clone()))));
-        };
+        let mut stream = self.stream();
+        if !self.is_latest(attempt) {
+            return superseded();
+        }
+        // No other attempt is made or polled under the lock.
+        self.touched.store(attempt, Ordering::Release);
         let polled = stream.poll_from(next, cx);
         if polled.is_pending() {
             stream.reader = Some(cx.waker().clone());
-            return polled;
-        }
-        *is_last = stream.is_end(next + 1);
-        if let Some(chunk) = stream.whole() {
-            // The first of two threads sets it. Both set the same.
-            let _ = self.whole.set(chunk.clone());
+        } else {
+            *is_last = stream.is_end(next + 1);
         }
         polled
     }
+
+    fn poll_whole(
+        &self,
+        whole: &Bytes,
+        attempt: u32,
+        next: usize,
+        is_last: &mut bool,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.is_latest(attempt) {
+            return superseded();
+        }
+        // An earlier attempt may get here late, and must not hide that a later one was polled.
+        self.touched.fetch_max(attempt, Ordering::AcqRel);
+        *is_last = true;
+        Poll::Ready((next == 0).then(|| Ok(Frame::data(whole.clone()))))
+    }
+}
+
+fn superseded() -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    Poll::Ready(Some(Err("superseded by another attempt".into())))
 }
 
 impl<B: Body> Stream<B> {

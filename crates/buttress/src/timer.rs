@@ -3,8 +3,8 @@
 
 mod wakeup;
 
-pub(crate) use wakeup::Wakeups;
-use wakeup::{Sleeper, Wakeup};
+pub(crate) use wakeup::Limit;
+use wakeup::{Sleeper, Wakeup, Wakeups};
 
 use crate::clock::TokioClock;
 use buttress_core::Clock;

@@ -3,7 +3,7 @@ use crate::{
     ending::{Begin, Bound, Ended},
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
-    timer::{Deadline, Wakeups},
+    timer::{Deadline, Limit},
 };
 use pin_project::pin_project;
 use std::{
@@ -96,13 +96,13 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let before = Wakeups::so_far();
+        let limit = Limit::enter();
         match this.future.poll(cx) {
             Poll::Ready(Ok(response)) => {
                 return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
-            Poll::Pending => ready!(this.timer.poll_expired_around(this.bound.after, before, cx)),
+            Poll::Pending => ready!(this.timer.poll_expired_around(this.bound.after, limit.leave(), cx)),
         }
         Poll::Ready(this.ends.expired(std::mem::take(this.context), this.bound.expire()))
     }

@@ -24,10 +24,10 @@ impl<F: Future> Future for Limited<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let this = self.project();
-        let before = Wakeups::so_far();
+        let limit = Limit::enter();
         match this.future.poll(cx) {
             Poll::Ready(_) => Poll::Ready(false),
-            Poll::Pending => this.limit.poll_expired_around(*this.after, before, cx).map(|()| true),
+            Poll::Pending => this.limit.poll_expired_around(*this.after, limit.leave(), cx).map(|()| true),
         }
     }
 }
@@ -160,6 +160,7 @@ async fn tasks_that_poll_one_timer_in_turns_do_not_wake_each_other_without_end()
     let mut tasks = [spawn(pending::<()>()), spawn(pending::<()>())];
     let mut timer = pin!(Timer::after(INNER));
     let mut woken_in_a_round = || {
+        let _limit = Limit::enter();
         for task in &mut tasks {
             task.enter(|cx, _| assert_pending!(timer.as_mut().poll_in_call(None, cx)));
         }

@@ -20,6 +20,8 @@ use tokio::{
 };
 
 thread_local! {
+    /// The number of limits that are being polled.
+    static LIMITS: Cell<u32> = const { Cell::new(0) };
     /// The number of announcements.
     static COUNT: Cell<u64> = const { Cell::new(0) };
     /// The latest one, unless it was withdrawn.
@@ -72,6 +74,35 @@ impl Wakeup {
     }
 }
 
+/// A limit that polls what it bounds. Timers announce themselves only inside of one.
+#[derive(Debug)]
+pub(crate) struct Limit(Wakeups);
+
+impl Limit {
+    #[inline]
+    pub(crate) fn enter() -> Self {
+        LIMITS.set(LIMITS.get() + 1);
+        Self(Wakeups::so_far())
+    }
+
+    /// Returns the announcements from before, to look for later ones.
+    #[inline]
+    pub(crate) fn leave(self) -> Wakeups {
+        self.0
+    }
+
+    fn is_around() -> bool {
+        LIMITS.get() > 0
+    }
+}
+
+impl Drop for Limit {
+    #[inline]
+    fn drop(&mut self) {
+        LIMITS.set(LIMITS.get() - 1);
+    }
+}
+
 /// The announcements on this thread up to a moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wakeups(u64);
@@ -116,8 +147,8 @@ impl Sleeper {
                     waker.wake();
                 }
             }
-            Self::None => *self = Self::Task(cx.waker().clone(), try_id()),
-            Self::Left => {}
+            Self::None if Limit::is_around() => *self = Self::Task(cx.waker().clone(), try_id()),
+            Self::None | Self::Left => {}
         }
         matches!(self, Self::Task(..))
     }
