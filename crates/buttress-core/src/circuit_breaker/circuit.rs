@@ -10,7 +10,7 @@ use super::{
     streak::Streak,
     ticks::{MAX_CLOCK_SKEW, Timeline, ticks},
     time_window::Category,
-    window::Counting,
+    window::{Check, Counting},
 };
 use crate::label::Labels;
 use crate::shard::{Counter, Ticket};
@@ -218,6 +218,7 @@ impl Circuit {
 
     /// Updates what depends on the rules, after they have changed.
     pub(super) fn rules_changed(&self) {
+        self.rules.renew();
         self.set_timing();
         if let Some(window) = &self.window {
             window.invalidate();
@@ -352,16 +353,25 @@ impl Circuit {
             return Some(cause);
         }
         let window = self.window.as_ref()?;
-        let check = window.check(generation, nanos);
+        let (version, check) = (self.rules.version(), window.check(generation, nanos));
         if !check.needed && !self.rules.calibrates(streak) && self.overdue.is_none() {
             return None;
         }
         let counts = self.with_overdue(generation, nanos);
         let cause = self.rules.calibrated_streak(streak, counts).or_else(|| self.rules.rates(counts));
         if cause.is_none() && self.overdue.is_none() {
-            window.skip(check, generation, self.rules.missing(counts));
+            self.skip(window, check, generation, self.rules.missing(counts), version);
         }
         cause
+    }
+
+    /// Skips sums, unless the rules by which results are `missing` are no longer those of
+    /// `version`: a bound of the old rules must not outlive the [change](Self::rules_changed).
+    pub(super) fn skip(&self, window: &Counting, check: Check, generation: u64, missing: u32, version: u32) {
+        window.skip(check, generation, missing);
+        if self.rules.version() != version {
+            window.invalidate();
+        }
     }
 
     /// Evaluates the present results after the rules have changed.

@@ -49,6 +49,8 @@ pub(super) struct Rules {
     /// The first open time in nanoseconds.
     first_open: AtomicU64,
     custom: Option<CustomRule>,
+    /// Counts the changes, for a thread that has judged by the old rules.
+    version: AtomicU32,
 }
 
 impl Rules {
@@ -65,6 +67,7 @@ impl Rules {
             ramp: AtomicU64::new(0),
             first_open: AtomicU64::new(0),
             custom: config.custom.clone(),
+            version: AtomicU32::new(0),
         };
         rules.set(config);
         rules
@@ -95,6 +98,15 @@ impl Rules {
             (&self.minimum_throughput, config.minimum_throughput),
         ];
         changes.into_iter().fold(false, |changed, (rule, new)| rule.swap(new, Ordering::Relaxed) != new || changed)
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Shows a change to other threads.
+    pub(super) fn renew(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Returns how calls must be timed for the slow threshold.

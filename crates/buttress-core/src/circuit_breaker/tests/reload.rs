@@ -108,3 +108,25 @@ fn the_time_of_calls_may_be_chosen_anew() {
     bench.settle(permit, Outcome::CANCELLED);
     assert_eq!(bench.state(), State::Closed);
 }
+
+#[test]
+fn a_result_that_was_judged_by_the_old_rules_puts_off_no_check_by_the_new_ones() {
+    for window in [Window::Count(100), Window::Time(10 * SECOND)] {
+        let needs = |calls| {
+            let builder = CircuitBreaker::builder("test").window(window).consecutive_failures(50);
+            builder.failure_rate(0.5).minimum_throughput(calls)
+        };
+        let bench = Bench::of(needs(100));
+        let circuit = &*bench.breaker.circuit;
+        let (generation, nanos) = (circuit.generation(), circuit.nanos(bench.now()));
+        let counting = circuit.window.as_ref().unwrap();
+        let (version, check) = (circuit.rules.version(), counting.check(generation, nanos));
+        let missing = circuit.rules.missing(circuit.counts(generation, nanos));
+        // Before that thread skips sums, others fail, and another one changes the rules.
+        bench.calls(9, FAILURE);
+        bench.breaker.reload(&needs(10)).unwrap();
+        circuit.skip(counting, check, generation, missing, version);
+        bench.call(FAILURE);
+        assert_eq!(bench.state(), State::Open, "{window:?}");
+    }
+}
