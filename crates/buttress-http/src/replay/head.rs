@@ -77,7 +77,8 @@ impl Headers {
     }
 
     fn to_map(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.fields.len() + 1);
+        // Bounded: there may be more values than a map can have names, for which it would panic.
+        let mut map = HeaderMap::with_capacity(self.fields.len().min(LONGEST) + 1);
         let mut rest = &*self.text;
         for field in &self.fields {
             let (name, after) = rest.split_at(field.name);
@@ -154,6 +155,15 @@ mod tests {
             assert_eq!(again.headers, expected);
             assert!(again.headers["authorization"].is_sensitive() && !again.headers["accept"].is_sensitive());
         }
+    }
+
+    #[test]
+    fn a_header_with_more_values_than_a_map_has_room_for_names_is_sent_again() {
+        let (mut head, ()) = Request::new(()).into_parts();
+        (0..30_000).for_each(|_| {
+            head.headers.append("cookie", HeaderValue::from_static("a=1"));
+        });
+        assert_eq!(KeptHead::of(&head).headers.to_map(), head.headers);
     }
 
     #[test]
