@@ -1,5 +1,6 @@
 //! Peers that wrap a closure, not a service. They keep no permit in a future and have no
-//! `poll_ready`, so they do less than a layer must. They show the cost of the algorithm alone.
+//! `poll_ready`, so they do less than a layer must. They show the cost of the algorithm alone. Both
+//! can wrap a future too, which costs more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +36,8 @@ fn consecutive<T: Situation>(failures: u32) -> impl Caller {
     failsafe::<T, _>(failsafe::Config::new().failure_policy(policy).build())
 }
 
-fn failsafe<T: Situation, B: CircuitBreaker + Send + Sync + 'static>(breaker: B) -> impl Caller {
-    let breaker = Arc::new(breaker);
+/// Its breaker is a handle that is cheap to clone.
+fn failsafe<T: Situation, B: CircuitBreaker + Clone + Send + Sync + 'static>(breaker: B) -> impl Caller {
     Around(move |req| breaker.call(|| bare::<T>(req)).is_ok())
 }
 

@@ -25,6 +25,6 @@ pub(crate) const STACK_TOWER: Family = "stack: timeout, retry, load-shedding lim
 pub(crate) const STACK_RESILIENCE: Family = "stack: timeout, retry, breaker (last 100), bulkhead, timeout";
 pub(crate) const STACK_SEATBELT: Family = "stack: retry, breaker (10 s), timeout";
 
-pub(crate) const HTTP_BREAKER: Family = "HTTP circuit breaker";
+pub(crate) const HTTP_BREAKER: Family = "HTTP circuit breaker, each with its defaults";
 pub(crate) const HTTP_RETRY: Family = "HTTP retry, no body";
 pub(crate) const HTTP_RETRY_BODY: Family = "HTTP retry, body of one frame";

@@ -46,7 +46,7 @@ pub(crate) fn rows() -> Vec<Memory> {
     );
     add(Peer, "tower-resilience/circuit_breaker", called(tower_resilience::breaker));
     let context = seatbelt::context();
-    add(Peer, "seatbelt/breaker", called(|| seatbelt::breaker(&context)));
+    add(Peer, "seatbelt/breaker", called(|| seatbelt::breaker_by_default(&context)));
     add(Peer, "recloser", each(|| Arc::new(Recloser::custom().build())));
     add(Peer, "failsafe", each(|| Arc::new(failsafe::Config::new().build())));
 

@@ -33,6 +33,8 @@ pub(crate) fn add(rows: &mut Rows) {
                 .when(TenthFails, || $wrap(breaker(0.5)))
                 .when(MostFail, || $wrap(breaker(NEARLY_ALL)))
                 .when(AllFail, || $wrap(breaker(0.5).min_throughput(u32::MAX)));
+            rows.of(Peer, concat!("seatbelt/breaker(defaults)", $side), DEFAULTS)
+                .when(Kept, || $wrap(breaker_by_default(context)));
             rows.of(Peer, concat!("seatbelt/breaker", $side), OPEN).open(|| $wrap(breaker(0.5)));
             rows.of(Peer, concat!("seatbelt/timeout", $side), TIMEOUT).healthy(|| $wrap(timeout(context)));
             rows.of(Peer, concat!("seatbelt/stack3", $side), STACK_SEATBELT).healthy(|| {
@@ -46,7 +48,6 @@ pub(crate) fn add(rows: &mut Rows) {
     // It has no budget and reads no clock.
     rows.of(Peer, "seatbelt/retry", RETRY).healthy(|| retry(&context));
     rows.of(Peer, "seatbelt/retry, unboxed", RETRY).healthy(|| Unboxed(retry(&context)));
-    rows.of(Peer, "seatbelt/breaker(defaults)", DEFAULTS).when(Kept, || breaker(&context));
 }
 
 pub(crate) fn context() -> Context {
@@ -58,14 +59,13 @@ fn identity<L>(layer: L) -> L {
 }
 
 fn ten_seconds(context: &Context) -> BreakerLayer<u64, Answer, Set, Set> {
-    breaker(context)
+    breaker_by_default(context)
         .sampling_duration(Duration::from_secs(10))
         .min_throughput(100)
         .break_duration(Duration::from_secs(3_600))
 }
 
-/// With its defaults.
-pub(crate) fn breaker(context: &Context) -> BreakerLayer<u64, Answer, Set, Set> {
+pub(crate) fn breaker_by_default(context: &Context) -> BreakerLayer<u64, Answer, Set, Set> {
     Breaker::layer("breaker", context)
         .recovery_with(|answer: &Answer, _| recovery(answer))
         .rejected_input_error(|_, _| Failure)

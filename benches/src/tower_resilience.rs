@@ -28,10 +28,12 @@ pub(crate) fn add(rows: &mut Rows) {
     rows.of(Peer, "tower-resilience/bulkhead", BULKHEAD).healthy(|| bulkhead(1_000));
     // Its rejecting mode is a timeout of zero, which sleeps to the next tick of tokio's timer, for
     // a millisecond: no cost to compare. This is how it rejects at once.
-    rows.of(Peer, "tower-resilience/load_shed+bulkhead(backpressure)", FULL).full(|| {
-        let waiting = waiting(1).backpressure().build().expect("a valid bulkhead");
+    let shedding = |places| {
+        let waiting = waiting(places).backpressure().build().expect("a valid bulkhead");
         ServiceBuilder::new().layer(LoadShedLayer::new()).layer(waiting)
-    });
+    };
+    rows.of(Peer, "tower-resilience/load_shed+bulkhead(backpressure)", BULKHEAD).healthy(|| shedding(1_000));
+    rows.of(Peer, "tower-resilience/load_shed+bulkhead(backpressure)", FULL).full(|| shedding(1));
     rows.of(Peer, "tower-resilience/bulkhead(queue)", LIMIT)
         .healthy(|| waiting(1_000).build().expect("a valid bulkhead"));
     rows.of(Peer, "tower-resilience/bulkhead(backpressure)", LIMIT)
