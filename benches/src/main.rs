@@ -18,7 +18,8 @@
 //! cargo xtask bench                    # the table, in some minutes
 //! cargo xtask bench --runs 3           # medians of three measurements
 //! cargo xtask bench --json out.json    # and the facts about the machine, and the rows:
-//!     # {"subject","kind","group","ns","added_ns","allocs","x2","x2_tasks"}, {"subject","kind","bytes"}
+//!     # {"subject","kind","group","ns","added_ns","allocs","x2","x2_tasks"},
+//!     # {"subject","kind","bytes"}
 //! cargo xtask bench --page ARCHITECTURE.md --page docs/cost.md    # and what these pages say
 //! ```
 
