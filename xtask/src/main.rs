@@ -18,7 +18,7 @@ use crate::run::{cargo, run};
 
 const USAGE: &str = "\
 usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or only the named steps
-       cargo xtask bench [--quick] [--runs N] [--json FILE] [FILTER...]
+       cargo xtask bench [--quick] [--runs N] [--json FILE] [--page FILE]... [FILTER...]
                                                cost per call, ours and the peers'
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
        cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours";
