@@ -191,7 +191,6 @@ mod with_hyper {
                 *upgrade.borrow_mut() = Some(hyper::upgrade::on(&mut request));
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
                 ready(Ok::<_, Infallible>(response))
             })
         };
@@ -260,7 +259,10 @@ mod with_hyper {
         use super::*;
         use hyper::upgrade::Upgraded;
         use std::{sync::mpsc, time::Duration};
-        use tokio::{io::AsyncReadExt, time::sleep};
+        use tokio::{
+            io::{AsyncReadExt, join},
+            time::sleep,
+        };
 
         #[tokio::test]
         async fn an_upgrade_in_memory_carries_both_directions() {
@@ -276,20 +278,20 @@ mod with_hyper {
             assert_eq!(&four, b"pong");
         }
 
-        /// A permit that sends a message when it is settled.
-        struct Held(mpsc::Sender<()>);
+        /// A permit that sends the outcome with which it is settled.
+        struct Held(mpsc::Sender<Outcome>);
 
         impl Permit for Held {
             const HOLDS_UNTIL_BODY_END: bool = true;
 
-            fn settle(&mut self, _: &Outcome) {
-                let _ = self.0.send(());
+            fn settle(&mut self, outcome: &Outcome) {
+                let _ = self.0.send(*outcome);
             }
         }
 
         /// Returns a bridged connection: the end of the peer, the end of the handler, and the
-        /// channel that reports that the permit was settled.
-        async fn bridged() -> (DuplexStream, TokioIo<Upgraded>, mpsc::Receiver<()>) {
+        /// channel that reports the outcome of the permit.
+        async fn bridged() -> (DuplexStream, TokioIo<Upgraded>, mpsc::Receiver<Outcome>) {
             let (connection, peer) = in_memory().unwrap();
             let mut extensions = Extensions::new();
             extensions.insert(connection);
@@ -308,7 +310,11 @@ mod with_hyper {
             peer.read_to_end(&mut received).await.unwrap();
             assert_eq!(received, b"bye", "bytes written before the drop are delivered");
             sleep(Duration::from_secs(1)).await;
-            assert!(settled.try_recv().is_ok(), "the permit is held for a connection without a handler");
+            assert_eq!(
+                settled.try_recv(),
+                Ok(Outcome::Success),
+                "the permit is held for a connection without a handler"
+            );
             assert!(peer.write_all(b"hello?").await.is_err(), "the connection is still open");
         }
 
@@ -322,7 +328,7 @@ mod with_hyper {
             sleep(LINGER - Duration::from_secs(1)).await;
             assert!(settled.try_recv().is_err(), "the peer has 30 s to receive the rest");
             sleep(Duration::from_secs(2)).await;
-            assert!(settled.try_recv().is_ok());
+            assert_eq!(settled.try_recv(), Ok(Outcome::Success));
         }
 
         #[tokio::test(start_paused = true)]
@@ -337,8 +343,51 @@ mod with_hyper {
             drop(peer);
             assert_eq!(handler.read(&mut four).await.unwrap(), 0);
             sleep(Duration::from_secs(1)).await;
-            assert!(settled.try_recv().is_ok());
+            assert_eq!(settled.try_recv(), Ok(Outcome::Success));
         }
+
+        #[tokio::test(start_paused = true)]
+        async fn another_side_that_has_said_all_still_hears_the_handler() {
+            let (mut peer, mut handler, settled) = bridged().await;
+            peer.shutdown().await.unwrap();
+            assert_eq!(timeout(LINGER, handler.read(&mut [0])).await.expect("the handler sees the end").unwrap(), 0);
+            sleep(2 * LINGER).await;
+            handler.write_all(b"more").await.unwrap();
+            let mut four = [0; 4];
+            peer.read_exact(&mut four).await.unwrap();
+            assert_eq!((&four, settled.try_recv().is_err()), (b"more", true));
+            handler.shutdown().await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(settled.try_recv(), Ok(Outcome::Success));
+        }
+
+        #[tokio::test(start_paused = true)]
+        async fn a_connection_that_breaks_in_one_direction_ends_at_once_for_its_handler_too() {
+            /// A connection that was reset by the peer, which a reader sees.
+            struct Reset;
+
+            impl AsyncRead for Reset {
+                fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                    Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+                }
+            }
+
+            let ((open, _peer), (closed, _)) = (duplex(BUFFER), duplex(BUFFER));
+            let (reader, writer) = split(open);
+            for connection in
+                [Box::pin(join(reader, closed)) as Pin<Box<dyn Connection>>, Box::pin(join(Reset, writer))]
+            {
+                let (upgrade, far_end) = in_memory().unwrap();
+                let mut handler = TokioIo::new(upgrade.await.unwrap());
+                handler.write_all(b"lost").await.unwrap();
+                timeout(Duration::from_secs(1), carry(connection, far_end)).await.expect("the connection is held");
+                assert_eq!(handler.read(&mut [0]).await.unwrap(), 0);
+            }
+        }
+
+        trait Connection: AsyncRead + AsyncWrite {}
+
+        impl<C: AsyncRead + AsyncWrite> Connection for C {}
 
         #[tokio::test]
         async fn an_upgrade_in_memory_does_not_draw_on_the_budget_of_its_task() {
