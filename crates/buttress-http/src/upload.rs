@@ -86,3 +86,56 @@ mod watched {
         }
     }
 }
+
+#[cfg(all(test, feature = "axum"))]
+mod tests {
+    use super::Upload;
+    use axum_core::body::Body;
+    use buttress_test::{Part, TestBody};
+    use http::Request;
+    use http_body::Body as _;
+    use http_body_util::BodyExt;
+
+    fn request(parts: impl IntoIterator<Item = Part>) -> Request<Body> {
+        Request::new(Body::new(TestBody::new(parts)))
+    }
+
+    #[tokio::test]
+    async fn a_watched_body_keeps_its_length_and_its_end() {
+        let mut request = request([Part::Data("four")]);
+        assert!(Upload::watch(&mut request).is_some());
+        let body = request.body_mut();
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(4), false));
+        body.frame().await.unwrap().unwrap();
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
+    }
+
+    #[test]
+    fn a_body_at_its_end_is_not_watched() {
+        assert!(Upload::watch(&mut request([])).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_an_error_is_as_deep_as_without_the_watch() {
+        let [mut bare, mut watched] = [(); 2].map(|()| request([Part::Error("the disk is gone")]));
+        let upload = Upload::watch(&mut watched).unwrap();
+        assert!(!upload.is_broken());
+        let [bare, watched] = [bare.body_mut(), watched.body_mut()].map(BodyExt::frame);
+        for frame in [bare.await, watched.await] {
+            let error = frame.unwrap().unwrap_err().into_inner();
+            assert_eq!((&*error.to_string(), error.source().is_none()), ("the disk is gone", true));
+        }
+        assert!(upload.is_broken());
+    }
+
+    #[cfg(feature = "tonic")]
+    #[tokio::test]
+    async fn the_status_of_a_broken_message_stays() {
+        use tonic::{Code, Status, body::Body};
+        let broken = TestBody::new([Part::Error("reset")]).map_err(|_| Status::cancelled("the client is gone"));
+        let mut request = Request::new(Body::new(broken));
+        let upload = Upload::watch(&mut request).unwrap();
+        let status = request.body_mut().frame().await.unwrap().unwrap_err();
+        assert_eq!((status.code(), upload.is_broken()), (Code::Cancelled, true));
+    }
+}
