@@ -359,7 +359,10 @@ impl<B: Body + fmt::Debug> fmt::Debug for TimedBody<B> {
 mod tests {
     use super::*;
     use buttress_test::{Part, TestBody};
-    use std::pin::pin;
+    use std::{
+        pin::pin,
+        sync::{OnceLock, Weak, mpsc},
+    };
     use tokio::runtime::{Builder, Runtime};
 
     const IDLE: Duration = Duration::from_millis(20);
@@ -373,7 +376,10 @@ mod tests {
         (Box::pin(body), runtime)
     }
 
-    fn poll(body: &mut Pin<Box<TimedBody<TestBody>>>) -> Poll<Option<Result<(), BoxError>>> {
+    fn poll<B>(body: &mut Pin<Box<TimedBody<B>>>) -> Poll<Option<Result<(), BoxError>>>
+    where
+        B: Body<Error: Into<BoxError>> + Send + 'static,
+    {
         let frame = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
         frame.map(|frame| frame.map(|frame| frame.map(|_| ())))
     }
@@ -489,5 +495,183 @@ mod tests {
         let late = TokioClock.now() - started;
         assert_eq!(reader.join().unwrap(), [true, false]);
         assert!(late < slow, "another timer of the runtime was delayed by {late:?}");
+    }
+
+    /// Moves tokio's clock and lets no timer fire.
+    fn pass(time: Duration) {
+        let _ = pin!(tokio::time::advance(time)).poll(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// A body of one frame or error, in one of whose methods the timer of its bounds fires.
+    struct Probe {
+        bounds: Arc<OnceLock<Weak<Bounded<Probe>>>>,
+        fires_in: &'static str,
+        frame: Option<Result<&'static str, BoxError>>,
+        /// Whether `is_end_stream` tells the end before a poll does.
+        tells_end: bool,
+        /// Is sent whether the lock is free when the body is dropped.
+        dropped: mpsc::Sender<bool>,
+    }
+
+    impl Probe {
+        fn bounds(&self) -> Option<Arc<Bounded<Self>>> {
+            self.bounds.get().and_then(Weak::upgrade)
+        }
+
+        fn called(&self, method: &str) {
+            if let Some(bounds) = self.bounds().filter(|_| method == self.fires_in) {
+                Waker::from(bounds).wake();
+            }
+        }
+    }
+
+    impl Drop for Probe {
+        fn drop(&mut self) {
+            let is_free = self.bounds().is_some_and(|bounds| bounds.state.try_lock().is_ok());
+            let _ = self.dropped.send(is_free);
+        }
+    }
+
+    impl Body for Probe {
+        type Data = bytes::Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<bytes::Bytes>, BoxError>>> {
+            self.called("poll_frame");
+            Poll::Ready(self.frame.take().map(|frame| Ok(Frame::data(frame?.into()))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.called("is_end_stream");
+            self.tells_end && self.frame.is_none()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.called("size_hint");
+            SizeHint::new()
+        }
+    }
+
+    /// Returns a body with a bound of `IDLE` on the whole, and what [`Probe::dropped`] receives.
+    fn probed(
+        fires_in: &'static str,
+        frame: Option<Result<&'static str, BoxError>>,
+        tells_end: bool,
+    ) -> (Pin<Box<TimedBody<Probe>>>, mpsc::Receiver<bool>) {
+        let (dropped, drops) = mpsc::channel();
+        let cell = Arc::new(OnceLock::new());
+        let body = Probe { bounds: cell.clone(), fires_in, frame, tells_end, dropped };
+        let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
+        let body = Box::pin(TimedBody::around(Response::new(body), &bounds, None).into_body());
+        let Repr::Bounded(bounded) = &body.repr else { panic!("the body has no bounds") };
+        cell.set(Arc::downgrade(bounded)).unwrap();
+        (body, drops)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_that_expires_while_the_body_is_used_is_checked_afterwards() {
+        for method in ["poll_frame", "is_end_stream", "size_hint"] {
+            let (mut body, drops) = probed(method, Some(Ok("content")), false);
+            pass(2 * IDLE);
+            match method {
+                "poll_frame" => assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(()))))),
+                "is_end_stream" => assert!(!body.is_end_stream()),
+                _ => assert_eq!(body.size_hint().exact(), None),
+            }
+            assert_eq!(drops.try_recv(), Ok(true), "the body is kept after {method}, or dropped under the lock");
+            assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))), "{method}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_that_expires_during_the_last_poll_does_not_follow_the_end_with_an_error() {
+        let (mut body, _drops) = probed("poll_frame", Some(Ok("content")), true);
+        pass(2 * IDLE);
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(())))));
+        assert!(body.is_end_stream());
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_dropped_with_its_end_and_without_the_lock() {
+        for (frame, tells_end) in [(Some(Ok("last")), true), (Some(Err("broken".into())), false), (None, false)] {
+            let (mut body, drops) = probed("", frame, tells_end);
+            assert!(poll(&mut body).is_ready());
+            assert_eq!(drops.try_recv(), Ok(true));
+            assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_dropped_before_its_end_leaves_nothing_behind() {
+        let (body, drops) = probed("", Some(Ok("content")), false);
+        let Repr::Bounded(bounded) = &body.repr else { panic!("the body has no bounds") };
+        let bounded = Arc::downgrade(bounded);
+        drop(body);
+        assert_eq!((drops.try_recv(), bounded.strong_count()), (Ok(true), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn polls_without_a_frame_do_not_lengthen_the_pause() {
+        let bounds = BodyBounds { idle: Some(4 * IDLE), ..BodyBounds::default() };
+        let body = TimedBody::around(Response::new(TestBody::new([Part::Never])), &bounds, None).into_body();
+        let mut body = Box::pin(body);
+        for _ in 0..4 {
+            assert!(poll(&mut body).is_pending());
+            tokio::time::sleep(IDLE).await;
+        }
+        tokio::time::sleep(IDLE).await;
+        assert!(poll(&mut body).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_frame_begins_a_pause_of_its_own_which_is_bounded() {
+        let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(IDLE), ..BodyBounds::default() };
+        let part = [Part::Wait(IDLE / 2), Part::Data("part")];
+        let parts = [part.clone(), part.clone(), part, [Part::Never, Part::Never]].into_iter().flatten();
+        let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+        let mut frame = async || {
+            let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
+            let frame = tokio::time::timeout(2 * IDLE, frame).await.expect("no bound expires");
+            tokio::time::sleep(IDLE / 2).await;
+            frame.is_some_and(|frame| frame.is_ok())
+        };
+        assert_eq!([frame().await, frame().await, frame().await, frame().await], [true, true, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_of_zero_expires_at_once() {
+        let bounds = BodyBounds { total: Some(Duration::ZERO), ..BodyBounds::default() };
+        let response = Response::new(TestBody::new([Part::Never]));
+        let mut body = Box::pin(TimedBody::around(response, &bounds, None).into_body());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_bounds_or_at_its_end_has_no_timer() {
+        let bounded = BodyBounds { idle: Some(IDLE), ..BodyBounds::default() };
+        for (parts, bounds) in [(vec![], bounded), (vec![Part::Never], BodyBounds::default())] {
+            let body = TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body();
+            assert!(matches!(body.repr, Repr::Unbounded(_)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_panics_is_dropped_by_its_bound_and_with_its_owner() {
+        for expires in [true, false] {
+            let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
+            let parts = [Part::Panic, Part::Never];
+            let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+            let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(&mut body)));
+            assert!(polled.is_err());
+            if expires {
+                tokio::time::sleep(2 * IDLE).await;
+                assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
+            }
+        }
     }
 }
