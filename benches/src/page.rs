@@ -42,9 +42,9 @@ fn lost(rows: &[Row]) -> String {
     let mut out = String::new();
     for (versus, title) in [(Versus::Layers, "a layer"), (Versus::Wrappers, "a call wrapper")] {
         let (lost, all) = losses(rows, versus);
-        let _ = writeln!(out, "Against {title}, ours costs more in {} of {all} comparisons", lost.len());
+        let _ = write!(out, "Against {title}, ours costs more in {} of {all} comparisons", lost.len());
         if lost.is_empty() {
-            out.push_str("\n\n");
+            out.push_str(".\n\n");
             continue;
         }
         out.push_str(":\n\n| ours | added ns | peer | added ns | ratio |\n|---|---|---|---|---|\n");
