@@ -10,7 +10,7 @@ use std::fmt;
 /// because they queue for a peer's lock.
 pub(crate) const MANY_IN_A_ROW: u32 = 100;
 
-/// A failure rate that [`MostFail`] does not reach, also if a task or two of its successes are late.
+/// A failure rate that [`MostFail`] does not reach, also if one or two of its successes are late.
 pub(crate) const NEARLY_ALL: f32 = 0.995;
 
 /// A request that [`Bare`](crate::inner::Bare) answers.
