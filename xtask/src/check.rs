@@ -168,7 +168,7 @@ pub(crate) fn examples_in_docs() -> anyhow::Result<()> {
 /// The crates of the layers can be packaged, and each package builds by itself.
 pub(crate) fn package() -> anyhow::Result<()> {
     let mut command = cargo(["package", "--quiet", "--allow-dirty"]);
-    // A package is built outside of the workspace and its profile, and nobody will debug it.
+    // A package is built outside of the workspace and its profile, and is not debugged.
     command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     run(command.args(published()?.keys().flat_map(|package| ["--package", package])))
 }

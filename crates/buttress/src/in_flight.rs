@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// Records what it is told.
+    /// Records its calls.
     #[derive(Clone, Default)]
     struct Told(Arc<Mutex<Vec<String>>>);
 

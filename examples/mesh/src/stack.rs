@@ -406,7 +406,7 @@ mod tests {
         assert!(ORDER.total < Admission::new("order").timeout, "the caller gives up first");
     }
 
-    /// A call to a port on which nobody listens.
+    /// A call to a port on which no socket listens.
     async fn refused(dependency: &Dependency) -> HttpError {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::from(listener.local_addr().unwrap());

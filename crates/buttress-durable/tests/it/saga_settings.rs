@@ -1,4 +1,4 @@
-//! Every setting of a coordinator, and what a step is told of its call.
+//! Every setting of a coordinator, and what a step learns of its call.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};

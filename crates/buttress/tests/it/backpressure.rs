@@ -152,7 +152,7 @@ async fn a_gate_whose_inner_service_hangs_takes_no_turn_of_one_that_waits_for_a_
     assert_ready_ok!(waits.poll_ready());
 }
 
-/// A policy that wakes nobody and refuses, with this time to come back, until it is opened.
+/// A policy that wakes no task and refuses, with this time to come back, until it is opened.
 #[derive(Clone)]
 struct Silent(Arc<AtomicBool>, Option<Duration>);
 
