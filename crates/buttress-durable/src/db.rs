@@ -15,6 +15,7 @@
 //! outbox, the inbox and sagas write in the service's transactions.
 
 pub(crate) mod database;
+mod error;
 mod fault;
 mod handle;
 mod lease;
@@ -25,8 +26,9 @@ mod sqlite;
 mod statement;
 
 pub use database::{Arg, Database};
+pub use error::{DbError, DbErrorKind};
 #[cfg(feature = "fault-points")]
 pub use fault::FaultPoint;
-pub use handle::{Db, DbError, Tx};
+pub use handle::{Db, Tx};
 pub(crate) use lease::Lease;
 pub use statement::{Column, Columns};

@@ -148,6 +148,7 @@ pub use event::{DomainEvent, EventError, TraceContext};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use saga::{Coordinator, Definition, Step};
+pub use task::{WorkerHealth, WorkerStatus};
 
 // Compiles the README's example.
 #[cfg(all(doctest, feature = "sqlite"))]

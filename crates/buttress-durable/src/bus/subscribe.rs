@@ -4,7 +4,7 @@ use std::time::Duration;
 use buttress_core::{Backoff, InvalidConfig};
 
 use crate::event::is_topic;
-use crate::task::Worker;
+use crate::task::{Worker, WorkerHealth};
 
 /// Configures a group's subscription: its topics, attempts, pauses, timeout and start.
 ///
@@ -113,6 +113,11 @@ impl Subscribe {
 impl Subscription {
     pub(super) fn new(worker: Worker) -> Self {
         Self { worker }
+    }
+
+    /// Reports how the member is doing.
+    pub fn health(&self) -> WorkerHealth {
+        self.worker.health()
     }
 
     /// Finishes the events at hand and leaves the group, so that other members take over at once.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::DbError;
 use super::database::{Arg, Database};
 use super::fault::Faults;
 use crate::clock::{Clock, Timestamp};
@@ -41,30 +42,6 @@ pub struct Tx<D: Database> {
     inner: sqlx::Transaction<'static, D>,
     pub(super) faults: Faults,
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// A database operation failed, or a row cannot be read by this version.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DbError {
-    /// A statement or the connection failed.
-    #[error("database error")]
-    Sqlx(#[from] sqlx::Error),
-    /// A migration failed.
-    #[error("database migration failed")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    /// Another transaction of this process held the write lock for too long (SQLite). Holds the
-    /// timeout.
-    #[error("no write lock within {0:?}")]
-    Busy(Duration),
-    /// A column holds a value that no version of this crate writes.
-    #[error("unreadable {what} in the database: {value:?}")]
-    Unreadable {
-        /// The column.
-        what: &'static str,
-        /// Its value, or the error of parsing it.
-        value: String,
-    },
 }
 
 /// Equal to SQLite's busy timeout. Most callers give up before that.
@@ -150,6 +127,12 @@ impl<D: Database> Db<D> {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The time that leases are measured by, which all processes on this database must share.
+    #[expect(clippy::unused_async, dead_code, reason = "a server may have to be asked")]
+    pub(crate) async fn lease_now(&self) -> Result<Timestamp, DbError> {
+        Ok(self.now())
     }
 
     /// Runs a query outside of any transaction.

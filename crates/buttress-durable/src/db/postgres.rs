@@ -7,7 +7,8 @@ use sqlx::{Pool, Postgres, Row, SqlSafeStr};
 use super::database::{Arg, Database, bind, sealed, statements};
 use super::{Db, DbError};
 
-const INIT: &str = include_str!("../../migrations/postgres/0001_init.sql");
+/// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "init", include_str!("../../migrations/postgres/0001_init.sql"))];
 
 /// Separates our advisory locks from others in the same database: "butt" in ASCII.
 const LOCK_CLASS: i64 = 0x6275_7474;
@@ -34,8 +35,10 @@ impl Database for Postgres {
 
     fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), MigrateError>> {
         async move {
-            let init = Migration::new(1, "init".into(), MigrationType::Simple, INIT.into_sql_str(), false);
-            let mut migrator = Migrator::with_migrations(vec![init]);
+            let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
+                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            };
+            let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
             migrator.dangerous_set_table_name("buttress_migrations");
             migrator.run(pool).await
         }

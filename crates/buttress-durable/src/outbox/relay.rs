@@ -10,7 +10,7 @@ use crate::bus::{BusError, EventBus};
 use crate::db::database::args;
 use crate::db::{Database, DbError, Lease};
 use crate::event::DomainEvent;
-use crate::task::{Stop, Worker};
+use crate::task::{Stop, Worker, WorkerHealth};
 use crate::text::storable;
 
 /// Publishes the events of an outbox in the background. Dropping it aborts it; events that it has
@@ -50,7 +50,10 @@ impl<D: Database> Outbox<D> {
     /// Starts a relay that publishes to `bus` until it is dropped. Start one in every process: on
     /// PostgreSQL they share the shards, on SQLite one publishes and the others stand by.
     pub fn relay(&self, bus: Arc<dyn EventBus>) -> Relay {
-        Relay { worker: Worker::spawn(|stop| Work::new(self.clone(), bus).run(stop)) }
+        let (outbox, health) = (self.clone(), WorkerHealth::new(self.db.clock().clone()));
+        let reports = health.clone();
+        let run = move |stop| Work::new(outbox.clone(), bus.clone()).run(stop, reports.clone());
+        Relay { worker: Worker::supervised(health, run) }
     }
 
     /// Publishes the events that are waiting, and returns their number.
@@ -96,6 +99,11 @@ impl<D: Database> Outbox<D> {
 // === impl Relay ===
 
 impl Relay {
+    /// Reports how the relay is doing.
+    pub fn health(&self) -> WorkerHealth {
+        self.worker.health()
+    }
+
     /// Publishes the events that are committed by now, within 5 s, and stops.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;
@@ -109,16 +117,18 @@ impl<D: Database> Work<D> {
         Self { outbox, bus, owner: Uuid::now_v7().to_string(), lease: None }
     }
 
-    async fn run(mut self, mut stop: Stop) {
+    async fn run(mut self, mut stop: Stop, health: WorkerHealth) {
         let mut written = self.outbox.written();
         let mut failures = 0;
         while !stop.is_set() {
             let pause = match self.drain().await {
                 Ok(_) => {
+                    health.succeeded();
                     failures = 0;
                     self.outbox.poll
                 }
                 Err(error) => {
+                    health.failed(&error);
                     let pause = PAUSE.pause(failures, &mut fastrand::Rng::new());
                     failures = failures.saturating_add(1);
                     tracing::warn!(

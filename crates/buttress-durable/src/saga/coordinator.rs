@@ -19,7 +19,7 @@ use super::store;
 use super::view::SagaView;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
-use crate::task::{Stop, Worker};
+use crate::task::{Stop, Worker, WorkerHealth};
 
 /// Runs sagas. Start one in every process; they divide the sagas among themselves by leases.
 ///
@@ -161,8 +161,10 @@ impl<D: Database> Coordinator<D> {
     /// Runs sagas until the returned value is dropped or shut down, beginning with those that a
     /// crash has left.
     pub fn run(&self) -> Running {
-        let scheduler = self.scheduler.clone();
-        Running { worker: Worker::spawn(|stop| scheduler.work(stop)) }
+        let (scheduler, health) = (self.scheduler.clone(), WorkerHealth::new(self.scheduler.db.clock().clone()));
+        let reports = health.clone();
+        let run = move |stop| scheduler.clone().work(stop, reports.clone());
+        Running { worker: Worker::supervised(health, run) }
     }
 
     /// Runs the sagas that are due until each has ended or must wait, and returns their number.
@@ -238,6 +240,11 @@ impl<D: Database> Coordinator<D> {
 // === impl Running ===
 
 impl Running {
+    /// Reports how the coordinator is doing.
+    pub fn health(&self) -> WorkerHealth {
+        self.worker.health()
+    }
+
     /// Lets the running calls finish, records their outcome, and releases the sagas.
     pub async fn shutdown(self) {
         self.worker.shutdown().await;

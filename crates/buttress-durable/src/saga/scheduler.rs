@@ -14,7 +14,7 @@ use super::run::Run;
 use super::store;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
-use crate::task::Stop;
+use crate::task::{Stop, WorkerHealth};
 
 pub(super) struct Scheduler<D: Database> {
     pub(super) db: Db<D>,
@@ -50,13 +50,14 @@ impl<D: Database> Scheduler<D> {
         }
     }
 
-    pub(super) async fn work(self: Arc<Self>, mut stop: Stop) {
+    pub(super) async fn work(self: Arc<Self>, mut stop: Stop, health: WorkerHealth) {
         let mut woken = self.woken.subscribe();
         // One task for each saga. Dropping the set aborts them.
         let mut runs = JoinSet::new();
         while !stop.is_set() {
             let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {
                 Ok(claimed) => {
+                    health.succeeded();
                     let none = claimed.is_empty();
                     for run in claimed {
                         runs.spawn(run.drive());
@@ -64,6 +65,7 @@ impl<D: Database> Scheduler<D> {
                     if none { self.until_due().await } else { self.poll }
                 }
                 Err(error) => {
+                    health.failed(&error);
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot claim sagas");
                     self.poll
                 }

@@ -19,7 +19,7 @@ use crate::bus::handler::Handler;
 use crate::bus::subscribe::{Start, Subscribe, Subscription};
 use crate::clock::Clock;
 use crate::event::DomainEvent;
-use crate::task::Worker;
+use crate::task::{Worker, WorkerHealth};
 
 /// The event bus over Kafka. The [module](super) lists its guarantees and its differences from the
 /// embedded log.
@@ -154,7 +154,7 @@ impl KafkaBus {
             Member::run(consumer, reopen).map_err(|error| BusError::Unavailable(error.into()))
         });
         let gone = opened.await.map_err(|error| BusError::Unavailable(error.into()))??;
-        Ok(Subscription::new(Worker::spawn(|mut stop| async move {
+        Ok(Subscription::new(Worker::observed(WorkerHealth::new(self.clock.clone()), |mut stop| async move {
             stop.wait().await;
             abort_on_drop.0.stop();
             // The thread drops the sender when it ends; the result carries no other information.

@@ -15,7 +15,7 @@ use crate::db::database::args;
 use crate::db::{Database, Db};
 use crate::event::DomainEvent;
 use crate::hash::bucket;
-use crate::task::Worker;
+use crate::task::{Worker, WorkerHealth};
 
 /// The embedded broker: an append-only log in a database. Clones share one log.
 ///
@@ -145,7 +145,8 @@ impl<D: Database> EventBus for LogBus<D> {
     ) -> BoxFuture<'_, Result<Subscription, BusError>> {
         async move {
             let member = Member::join(self.log.clone(), subscribe, handler).await?;
-            Ok(Subscription::new(Worker::spawn(|stop| member.run(stop))))
+            let health = WorkerHealth::new(self.log.db.clock().clone());
+            Ok(Subscription::new(Worker::observed(health.clone(), |stop| member.run(stop, health))))
         }
         .boxed()
     }

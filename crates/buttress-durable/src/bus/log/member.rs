@@ -15,7 +15,7 @@ use super::store::{Log, PARTITIONS};
 use crate::bus::handler::Handler;
 use crate::bus::subscribe::Subscribe;
 use crate::db::{Database, DbError};
-use crate::task::Stop;
+use crate::task::{Stop, WorkerHealth};
 
 /// Longest time until a member notices a partition that was released.
 const REBALANCE: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl<D: Database> Member<D> {
         Ok(Self { log, subscribe: Arc::new(subscribe), handler, id, running: JoinSet::new(), owned: Vec::new() })
     }
 
-    pub(super) async fn run(mut self, mut stop: Stop) {
+    pub(super) async fn run(mut self, mut stop: Stop, health: WorkerHealth) {
         let mut beat = interval((self.log.lease / 3).min(REBALANCE));
         // One query for all partitions. A query for each would multiply the load by eight for every
         // topic, and again for every publication of this process.
@@ -59,8 +59,12 @@ impl<D: Database> Member<D> {
                     let ended = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     self.owned.retain(|owned| owned.task != ended);
                 }
-                _ = beat.tick() => if let Err(error) = self.balance().await {
-                    tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
+                _ = beat.tick() => match self.balance().await {
+                    Ok(()) => health.succeeded(),
+                    Err(error) => {
+                        health.failed(&error);
+                        tracing::warn!(group = self.subscribe.group, %error, "cannot balance the group");
+                    }
                 },
                 _ = look.tick() => self.look().await,
                 // The sender lives as long as the log, which this member holds.

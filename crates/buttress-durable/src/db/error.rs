@@ -1,0 +1,174 @@
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use sqlx::error::{DatabaseError, ErrorKind as Violation};
+
+/// A database operation failed, or a row cannot be read by this version.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// A statement or the connection failed.
+    #[error("database error")]
+    Sqlx(#[from] sqlx::Error),
+    /// A migration failed.
+    #[error("database migration failed")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Another transaction of this process held the write lock for too long (SQLite). Holds the
+    /// timeout.
+    #[error("no write lock within {0:?}")]
+    Busy(Duration),
+    /// A column holds a value that no version of this crate writes.
+    #[error("unreadable {what} in the database: {value:?}")]
+    Unreadable {
+        /// The column.
+        what: &'static str,
+        /// Its value, or the error of parsing it.
+        value: String,
+    },
+}
+
+/// What a database error says about the operation: whether the database, the value, or the
+/// statement is at fault. See [`DbError::kind`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum DbErrorKind {
+    /// The database cannot serve now: no connection, no free connection in the pool, a full disk,
+    /// a read-only or damaged file, a lock or statement timeout, a server that shuts down. Says
+    /// nothing about the operation, which may succeed later.
+    Unavailable,
+    /// The operation lost against a concurrent one: a deadlock or a serialization failure. Another
+    /// attempt may succeed at once.
+    Conflict,
+    /// The database rejects a value: a constraint, a value out of range, a character that a column
+    /// cannot hold. Another attempt fails as well.
+    Data,
+    /// Anything else: a wrong statement, a missing table, a column of another type. Most likely a
+    /// bug.
+    Other,
+}
+
+impl DbError {
+    /// Returns whether the database, the value, or the statement is at fault.
+    ///
+    /// Decided by the primary result code on SQLite, and by the class of the SQLSTATE on PostgreSQL
+    /// (Appendix A of its manual).
+    ///
+    /// ```
+    /// use buttress_durable::DbError;
+    /// use buttress_durable::db::DbErrorKind;
+    ///
+    /// let error = DbError::from(sqlx::Error::PoolTimedOut);
+    /// assert_eq!(error.kind(), DbErrorKind::Unavailable);
+    /// ```
+    pub fn kind(&self) -> DbErrorKind {
+        match self {
+            Self::Sqlx(error) => sqlx_kind(error),
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => sqlx_kind(error),
+            Self::Busy(_) => DbErrorKind::Unavailable,
+            Self::Migrate(_) | Self::Unreadable { .. } => DbErrorKind::Other,
+        }
+    }
+
+    /// Finds a database error in a chain of sources, this crate's or sqlx's own, and returns its
+    /// kind.
+    ///
+    /// ```
+    /// use buttress_durable::DbError;
+    /// use buttress_durable::bus::BusError;
+    /// use buttress_durable::db::DbErrorKind;
+    ///
+    /// let error = BusError::from(sqlx::Error::PoolTimedOut);
+    /// assert_eq!(DbError::kind_in(&error), Some(DbErrorKind::Unavailable));
+    /// assert_eq!(DbError::kind_in(&std::fmt::Error), None);
+    /// ```
+    pub fn kind_in(error: &(dyn StdError + 'static)) -> Option<DbErrorKind> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let own = error.downcast_ref::<Self>().map(Self::kind);
+            if let Some(kind) = own.or_else(|| error.downcast_ref().map(sqlx_kind)) {
+                return Some(kind);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+fn sqlx_kind(error: &sqlx::Error) -> DbErrorKind {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => DbErrorKind::Unavailable,
+        sqlx::Error::Encode(_) => DbErrorKind::Data,
+        sqlx::Error::Database(error) => reported_kind(&**error),
+        _ => DbErrorKind::Other,
+    }
+}
+
+fn reported_kind(error: &dyn DatabaseError) -> DbErrorKind {
+    let code = error.code().unwrap_or_default();
+    if error.kind() != Violation::Other {
+        return DbErrorKind::Data;
+    }
+    // SQLSTATEs have five characters, SQLite's extended result codes at most four digits.
+    if code.len() == 5 { sqlstate_kind(&code) } else { sqlite_kind(code.parse().unwrap_or(0)) }
+}
+
+fn sqlstate_kind(code: &str) -> DbErrorKind {
+    match (&code[..2], code) {
+        // A transaction that is read-only after a failover, and one that the server ended while idle.
+        (_, "25006" | "25P03" | "25P04" | "55P03") => DbErrorKind::Unavailable,
+        // Connection, authorization, resources, operator intervention (also timeouts), system, data corrupted.
+        ("08" | "28" | "53" | "57" | "58" | "XX", _) => DbErrorKind::Unavailable,
+        ("40", _) => DbErrorKind::Conflict,
+        ("22" | "23", _) => DbErrorKind::Data,
+        _ => DbErrorKind::Other,
+    }
+}
+
+fn sqlite_kind(code: u32) -> DbErrorKind {
+    // The low byte is the primary result code: https://sqlite.org/rescode.html
+    match code & 0xff {
+        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB
+        5..=11 | 13..=15 | 26 => DbErrorKind::Unavailable,
+        // TOOBIG, CONSTRAINT, MISMATCH, RANGE
+        18..=20 | 25 => DbErrorKind::Data,
+        _ => DbErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_of_a_sqlstate_tells_who_is_at_fault() {
+        let kinds = ["57014", "53300", "08006", "25006", "55P03", "XX001"].map(sqlstate_kind);
+        assert_eq!(kinds, [DbErrorKind::Unavailable; 6]);
+        assert_eq!(["40001", "40P01"].map(sqlstate_kind), [DbErrorKind::Conflict; 2]);
+        assert_eq!(["22021", "22003", "23505"].map(sqlstate_kind), [DbErrorKind::Data; 3]);
+        assert_eq!(["42601", "25P02", "0A000"].map(sqlstate_kind), [DbErrorKind::Other; 3]);
+    }
+
+    #[test]
+    fn the_primary_code_of_sqlite_tells_who_is_at_fault() {
+        // FULL, IOERR_WRITE, READONLY_DBMOVED, BUSY_SNAPSHOT, CORRUPT
+        assert_eq!([13, 778, 1032, 517, 11].map(sqlite_kind), [DbErrorKind::Unavailable; 5]);
+        // CONSTRAINT_UNIQUE, TOOBIG
+        assert_eq!([2067, 18].map(sqlite_kind), [DbErrorKind::Data; 2]);
+        // ERROR, MISUSE
+        assert_eq!([1, 21].map(sqlite_kind), [DbErrorKind::Other; 2]);
+    }
+
+    #[test]
+    fn a_database_error_is_found_behind_other_errors() {
+        let deep = crate::bus::BusError::Unavailable(Box::new(DbError::Busy(Duration::from_secs(5))));
+        assert_eq!(DbError::kind_in(&deep), Some(DbErrorKind::Unavailable));
+        assert_eq!(DbError::kind_in(&sqlx::Error::RowNotFound), Some(DbErrorKind::Other));
+        assert_eq!(DbError::kind_in(&std::fmt::Error), None);
+    }
+}
