@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress::Backoff;
-use buttress_durable::bus::{Delivery, Handler, HandlerError, LogBus, Subscribe, Subscription};
+use buttress_durable::bus::{BusError, Delivery, Handler, HandlerError, LogBus, Subscribe, Subscription};
 use buttress_durable::{Database, Db, DomainEvent, EventBus, Inbox, Outbox, Tx};
 use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::db::{EVENTS, Home};
+#[cfg(feature = "kafka")]
+use crate::events::LISTENERS;
 use crate::events::topics;
 use crate::service::StartError;
 use crate::telemetry::{Telemetry, consumer_span};
@@ -43,6 +45,31 @@ impl Bus {
             Some(brokers) => Ok(Self::Kafka(brokers)),
             #[cfg(not(feature = "kafka"))]
             Some(_) => Err(NoKafka),
+        }
+    }
+
+    /// Returns the number of dead letters on Kafka, by topic. Those of the embedded log are in its
+    /// database.
+    pub(crate) async fn dead_letters(&self) -> Result<Vec<(String, usize)>, BusError> {
+        match self {
+            Self::Log => Ok(Vec::new()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(brokers) => {
+                use buttress_durable::bus::{DeadLetter, KafkaBus, KafkaConfig};
+                let bus = KafkaBus::new(KafkaConfig::new(brokers))?;
+                let mut found = Vec::new();
+                for (group, topics) in LISTENERS {
+                    for topic in *topics {
+                        let letters = bus.dead_letters(group, topic, u32::MAX).await?;
+                        found.extend(
+                            letters
+                                .first()
+                                .map(|letter| (DeadLetter::topic_of(group, &letter.cause.topic), letters.len())),
+                        );
+                    }
+                }
+                Ok(found)
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let exits = mesh.stop().await;
     bar.finish_and_clear();
 
-    let books = books::audit(&home.databases, &run.acknowledged).await.context("cannot read the books")?;
+    let books = books::audit(&home.databases, &options.bus, &run.acknowledged).await?;
     Ok(Report::new(&options, run, exits, settled_ms, started.elapsed(), books))
 }
 

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use mesh::db::{Databases, Files};
-use mesh::demo::books::{self, Acknowledged};
+use mesh::demo::books::{self, Acknowledged, Verdict};
 use mesh::demo::{self, processes};
 use mesh::faults::Faults;
 use mesh::launch::{self, Clients, Name, Wiring};
@@ -26,7 +26,7 @@ use mesh::stack::{Admission, Health};
 use mesh::telemetry::{self, LogFormat, Telemetry};
 use tokio_util::sync::CancellationToken;
 
-use cli::{Cli, Command, Demo, ServiceArgs, Up};
+use cli::{Audit, Cli, Command, Demo, NOT_SETTLED, ServiceArgs, Up};
 use load_args::Load;
 
 #[tokio::main]
@@ -43,10 +43,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up(args, logs).await,
         Command::Demo(args) => demo(args).await,
         Command::Load(args) => load(args).await,
-        Command::Audit { data_dir, server } => match server.databases(data_dir) {
-            Ok(databases) => audit(&databases).await,
-            Err(error) => Err(error),
-        },
+        Command::Audit(args) => audit(args).await,
         Command::Probe { listen, path } => Ok(probe(listen, &path).await),
         Command::Gateway(args) => service(Name::Gateway, args, logs).await,
         Command::Order(args) => service(Name::Order, args, logs).await,
@@ -211,10 +208,15 @@ fn finish<R: std::fmt::Display + serde::Serialize>(
     Ok(if right(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn audit(databases: &Databases) -> anyhow::Result<ExitCode> {
-    let books = books::audit(databases, &Acknowledged::default()).await.context("cannot read the databases")?;
+async fn audit(args: Audit) -> anyhow::Result<ExitCode> {
+    let (databases, bus) = (args.server.existing(args.data_dir)?, args.bus.bus()?);
+    let books = books::audit(&databases, &bus, &Acknowledged::default()).await?;
     print!("{books}");
-    Ok(if books.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match books.verdict() {
+        Verdict::Right => ExitCode::SUCCESS,
+        Verdict::Wrong => ExitCode::FAILURE,
+        Verdict::NotSettled => ExitCode::from(NOT_SETTLED),
+    })
 }
 
 /// Sends a probe and returns success if the answer is a success status.

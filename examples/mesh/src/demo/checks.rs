@@ -149,6 +149,11 @@ impl Facts {
         self.unsent().into_iter().chain(self.undelivered()).next()
     }
 
+    /// Whether there are stuck sagas or dead letters.
+    pub(super) fn waits_for_operator(&self) -> bool {
+        !self.dead.is_empty() || self.sagas.iter().any(|(_, status)| status == "stuck")
+    }
+
     pub(super) fn dead_letters(&self) -> Vec<String> {
         self.dead.iter().map(|(topic, count)| format!("{count} on {topic}")).collect()
     }

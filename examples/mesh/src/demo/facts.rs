@@ -52,9 +52,8 @@ pub(super) struct Facts {
     pub(super) events: Vec<OutboxEvent>,
     /// Ids of the events that each listener has handled.
     pub(super) handled: HashMap<String, HashSet<String>>,
-    /// Topic, count; from the embedded log. On another bus this is empty, and dead letters show up
-    /// as unhandled events.
-    pub(super) dead: Vec<(String, i64)>,
+    /// Topic and number of dead letters.
+    pub(super) dead: Vec<(String, usize)>,
 }
 
 /// Connections to the databases of all services, used for reading only.
@@ -141,9 +140,10 @@ impl Facts {
         }
         let dead = "SELECT topic, COUNT(*) FROM buttress_log WHERE topic LIKE 'dead.%' GROUP BY topic";
         let dead = match events {
-            Some(log) => log.rows(dead, args![]).await?,
+            Some(log) => log.rows::<(String, i64)>(dead, args![]).await?,
             None => Vec::new(),
         };
+        let dead = dead.into_iter().map(|(topic, count)| (topic, usize::try_from(count).unwrap_or(0))).collect();
         Ok(Self {
             orders: orders.into_iter().map(|(id, state, total)| (id, Order { state, total })).collect(),
             ordered: ordered.into_iter().collect(),

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use super::books::{self, Acknowledged};
 use super::report::millis;
 use super::{Home, SETTLE_TIMEOUT, progress_bar};
+use crate::bus::Bus;
 use crate::clock::now;
 use crate::customers::{Customers, Repeat, Seen};
 use crate::db::Databases;
@@ -83,7 +84,8 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     bar.set_message("stopping");
     let clean_stop = children.stop_all().await;
     bar.finish_and_clear();
-    let books = books::audit(&home.databases, &acknowledged).await.context("cannot read the books")?;
+    let bus = Bus::new(brokers.address().map(str::to_owned))?;
+    let books = books::audit(&home.databases, &bus, &acknowledged).await?;
     let stores = if options.postgres.is_some() { "PostgreSQL" } else { "SQLite" };
     let bus = brokers.describe();
     let run = report::Run { seed, stores, bus, kills, settled_ms, clean_stop, took: started.elapsed() };

@@ -285,6 +285,7 @@ pub(super) mod tests {
     fn wrong_books_make_a_report_wrong() {
         let (sagas, events, checks) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let books = |right| Books {
+            under_way: None,
             right,
             confirmed: 0,
             cancelled: 0,

@@ -60,7 +60,7 @@ impl Target {
 pub(super) struct Running {
     url: String,
     /// `None` if the mesh was not started here.
-    own: Option<(Services, Home)>,
+    own: Option<(Services, Home, Bus)>,
     /// A mock cluster, kept until the services have stopped.
     _brokers: Option<Brokers>,
 }
@@ -78,6 +78,7 @@ impl Running {
         };
         let home = Home::new(options.data_dir.clone(), own.databases.clone())?;
         let brokers = Brokers::new(own.kafka.clone())?;
+        let bus = Bus::new(brokers.address().map(str::to_owned))?;
         let (services, url) = if own.processes {
             let server = own.postgres.as_deref().map(|url| (url, own.prefix.as_str()));
             let mut children = Children::new(&home, server, brokers.address(), options.seed)?;
@@ -85,12 +86,12 @@ impl Running {
             let url = children.url(Name::Gateway);
             (Services::Processes(children), url)
         } else {
-            let (databases, bus) = (home.databases.clone(), Bus::new(brokers.address().map(str::to_owned))?);
+            let (databases, bus) = (home.databases.clone(), bus.clone());
             let mesh = Mesh::start(Config { databases, bus, seed: options.seed, ..Config::new("") }).await?;
             let url = mesh.url(Name::Gateway);
             (Services::Threads(Box::new(mesh)), url)
         };
-        Ok(Self { url, own: Some((services, home)), _brokers: Some(brokers) })
+        Ok(Self { url, own: Some((services, home, bus)), _brokers: Some(brokers) })
     }
 
     pub(super) fn customers(&self, options: &Options) -> Customers {
@@ -105,7 +106,7 @@ impl Running {
     /// what is still in progress after `limit`.
     pub(super) async fn settled(&self, limit: Duration) -> anyhow::Result<Option<String>> {
         match &self.own {
-            Some((_, home)) => books::settled(&home.databases, limit).await.context("cannot read the books"),
+            Some((_, home, _)) => books::settled(&home.databases, limit).await.context("cannot read the books"),
             None => Ok(None),
         }
     }
@@ -113,12 +114,12 @@ impl Running {
     /// Stops the mesh if it was started here, and audits it. Returns whether all services stopped
     /// without an error.
     pub(super) async fn finish(self, acknowledged: &Acknowledged) -> anyhow::Result<(bool, Option<Books>)> {
-        let Some((services, home)) = self.own else { return Ok((true, None)) };
+        let Some((services, home, bus)) = self.own else { return Ok((true, None)) };
         let clean = match services {
             Services::Threads(mesh) => mesh.stop().await.iter().all(|(_, exit)| matches!(exit, Exit::Finished)),
             Services::Processes(mut children) => children.stop_all().await,
         };
-        let books = books::audit(&home.databases, acknowledged).await.context("cannot read the books")?;
+        let books = books::audit(&home.databases, &bus, acknowledged).await?;
         Ok((clean, Some(books)))
     }
 }

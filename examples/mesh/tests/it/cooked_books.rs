@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use mesh::bus::Bus;
 use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Acknowledged, Books};
 use mesh::mesh::Exit;
@@ -8,7 +9,7 @@ use serde_json::json;
 use crate::support::{Shop, tea};
 
 async fn audit(dir: &Path, acknowledged: &Acknowledged) -> Books {
-    books::audit(&Databases::Files(Files(dir.to_owned())), acknowledged).await.unwrap()
+    books::audit(&Databases::Files(Files(dir.to_owned())), &Bus::Log, acknowledged).await.unwrap()
 }
 
 async fn cook(dir: &Path, database: &str, sql: &'static str) {
@@ -108,14 +109,14 @@ async fn the_audit_finds_cooked_books() {
     }
 }
 
-/// Runs `mesh audit`. Returns whether it succeeds, and what it prints.
-async fn audited(dir: &Path) -> (bool, String) {
+/// Runs `mesh audit`. Returns its exit code, and what it prints.
+async fn audited(dir: &Path) -> (i32, String) {
     let dir = dir.to_owned();
     let audit = move || {
         std::process::Command::new(env!("CARGO_BIN_EXE_mesh")).arg("audit").arg("--data-dir").arg(dir).output().unwrap()
     };
     let output = tokio::task::spawn_blocking(audit).await.unwrap();
-    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
 #[tokio::test]
@@ -125,12 +126,19 @@ async fn the_command_fails_if_the_books_are_wrong_or_cannot_be_read() {
     shop.settled_books().await;
     let Shop { mesh, dir, .. } = shop;
     mesh.stop().await;
-    let (right, printed) = audited(dir.path()).await;
-    assert!(right && printed.contains("1 confirmed, 0 cancelled, 15.80 earned"), "{printed}");
+    let (code, printed) = audited(dir.path()).await;
+    assert!(code == 0 && printed.contains("1 confirmed, 0 cancelled, 15.80 earned"), "{printed}");
+    let sent = "UPDATE buttress_outbox SET sent_at = NULL WHERE seq = 1";
+    cook(dir.path(), "payment", sent).await;
+    let (code, printed) = audited(dir.path()).await;
+    assert!(code == 3 && printed.contains("not settled, audit again later: 1 events in an outbox"), "{printed}");
+    cook(dir.path(), "payment", "UPDATE buttress_outbox SET sent_at = 1 WHERE seq = 1").await;
     cook(dir.path(), "payment", "UPDATE accounts SET balance_cents = balance_cents + 1 WHERE id = 'bob'").await;
-    let (right, printed) = audited(dir.path()).await;
-    assert!(!right && printed.contains("WRONG  every account adds up: bob"), "{printed}");
-    assert!(!audited(&dir.path().join("nowhere")).await.0);
+    let (code, printed) = audited(dir.path()).await;
+    assert!(code == 1 && printed.contains("WRONG  every account adds up: bob"), "{printed}");
+    let nowhere = dir.path().join("nowhere");
+    assert_eq!(audited(&nowhere).await.0, 1);
+    assert!(!nowhere.exists(), "an audit creates nothing");
 }
 
 #[tokio::test]

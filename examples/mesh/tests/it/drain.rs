@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use mesh::bus::Bus;
 use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Acknowledged};
 use mesh::faults::{Plan, Strike};
@@ -49,7 +50,7 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     let mesh = Mesh::start(Config { drain_delay: Duration::ZERO, ..Config::new(dir.path()) }).await.unwrap();
     let databases = Databases::Files(Files(dir.path().to_owned()));
     books::settled(&databases, Duration::from_secs(60)).await.unwrap();
-    let books = books::audit(&databases, &Acknowledged::default()).await.unwrap();
+    let books = books::audit(&databases, &Bus::Log, &Acknowledged::default()).await.unwrap();
     assert!(books.right && books.confirmed == 1, "{books}");
     drop(mesh);
 }

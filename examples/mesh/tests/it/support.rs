@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use mesh::bus::Bus;
 use mesh::db::{Databases, EVENTS, Files, Home, Server};
 use mesh::demo::books::{self, Acknowledged, Books};
 use mesh::mesh::{Config, Mesh, Name};
@@ -155,7 +156,7 @@ impl Shop {
     pub(crate) async fn settled_books(&self) -> Books {
         let waiting = books::settled(&self.databases, PATIENCE).await.unwrap();
         assert_eq!(waiting, None, "never settled");
-        books::audit(&self.databases, &Acknowledged::default()).await.unwrap()
+        books::audit(&self.databases, &Bus::Log, &Acknowledged::default()).await.unwrap()
     }
 }
 

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use buttress_durable::{ManualClock, Timestamp};
+use mesh::bus::Bus;
 use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Books};
 
@@ -125,7 +126,7 @@ fn run(scenario: Scenario, seed: u64) -> Outcome {
 /// Audits in a separate runtime. The simulation's time stands still meanwhile.
 fn audit(databases: &Databases, diary: &Diary) -> Books {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(books::audit(databases, &diary.acknowledged())).unwrap()
+    runtime.block_on(books::audit(databases, &Bus::Log, &diary.acknowledged())).unwrap()
 }
 
 fn report(scenario: Scenario, seed: u64, history: &[String], wrong: &[String]) -> String {

@@ -27,6 +27,9 @@ pub(crate) struct Children {
     program: PathBuf,
     /// Arguments common to all services.
     arguments: Vec<String>,
+    /// URL of the database server. Passed in the environment, because every user of the machine can
+    /// read the arguments of a process, and the URL may contain a password.
+    server: Option<String>,
     ports: HashMap<&'static str, SocketAddr>,
     /// Directory of the log files.
     logs: PathBuf,
@@ -54,6 +57,7 @@ impl Children {
         let ports: HashMap<_, _> = free_ports(seed)?;
         let addresses = Addresses::new(|name| ports[name.as_str()].into());
         let mut arguments = vec!["--with-parent".to_owned(), "--admin".to_owned()];
+        let mut postgres = None;
         let mut say = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
         say("seed", seed.to_string());
         say("drain-delay", "0.2".to_owned());
@@ -64,13 +68,13 @@ impl Children {
             say("data-dir", dir.display().to_string());
         }
         if let Some((url, prefix)) = server {
-            say("postgres", url.to_owned());
             say("database-prefix", prefix.to_owned());
+            postgres = Some(url.to_owned());
         }
         if let Some(brokers) = kafka {
             say("kafka", brokers.to_owned());
         }
-        Ok(Self { program, arguments, ports, logs: home.dir.clone(), running: HashMap::new() })
+        Ok(Self { program, arguments, server: postgres, ports, logs: home.dir.clone(), running: HashMap::new() })
     }
 
     pub(crate) fn url(&self, name: Name) -> String {
@@ -93,6 +97,7 @@ impl Children {
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
         let mut child = Command::new(&self.program)
+            .envs(self.server.as_ref().map(|url| ("MESH_POSTGRES", url)))
             .arg(name.as_str())
             .args(&self.arguments)
             .args(["--listen", &self.ports[name.as_str()].to_string()])
