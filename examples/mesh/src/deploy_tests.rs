@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use http::StatusCode;
-use mesh::launch::{Name, WIND_DOWN};
+use mesh::launch::{Clients, Name, WIND_DOWN};
 use mesh::mesh::{Config, Mesh};
 use mesh::probe::probe;
 use serde::Deserialize;
@@ -218,6 +218,64 @@ fn kubernetes_runs_every_service_as_the_code_expects_it() {
     }
 }
 
+#[test]
+fn the_network_policies_allow_the_calls_that_the_code_makes_and_no_others() {
+    let objects = objects();
+    let clients = Clients::new(1).unwrap();
+    let policy = |name: &str| object(&objects, "NetworkPolicy", name)["spec"].clone();
+    let all = policy("mesh");
+    assert_eq!((&all["ingress"], &all["policyTypes"]), (&serde_json::json!([]), &serde_json::json!(["Ingress"])));
+    for name in Name::ALL {
+        let pod = &object(&objects, "Deployment", name.as_str())["spec"]["template"]["metadata"]["labels"];
+        for (key, value) in all["podSelector"]["matchLabels"].as_object().unwrap() {
+            assert_eq!(&pod[key], value, "{name:?} is open to all");
+        }
+        let calls = |caller: &Name| {
+            let suffix = format!("-> {}", name.as_str());
+            clients.of(*caller).iter().any(|client| client.name().ends_with(&suffix))
+        };
+        let callers: Vec<_> = Name::ALL.into_iter().filter(calls).map(Name::as_str).collect();
+        if callers.is_empty() && name != Name::Gateway {
+            assert!(!objects.contains_key(&("NetworkPolicy".into(), name.as_str().into())), "{name:?} is not called");
+            continue;
+        }
+        let policy = policy(name.as_str());
+        assert_eq!(policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"], name.as_str());
+        let rule = &policy["ingress"][0];
+        assert_eq!(rule["ports"], serde_json::json!([{ "port": name.default_port() }]), "{name:?}");
+        let mut allowed: Vec<_> = rule["from"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|from| text(&from["podSelector"]["matchLabels"]["app.kubernetes.io/name"]))
+            .collect();
+        allowed.sort_by_key(|allowed| Name::ALL.iter().position(|name| name.as_str() == *allowed));
+        assert_eq!(allowed, callers, "{name:?}");
+        assert_eq!(rule.get("from").is_none(), name == Name::Gateway, "{name:?}: only the gateway serves customers");
+    }
+}
+
+#[test]
+fn data_outlives_its_containers() {
+    let compose = compose();
+    for (service, folder) in [("postgres", "/var/lib/postgresql/data"), ("kafka", "/var/lib/kafka/data")] {
+        assert_eq!(texts(&compose["services"][service]["volumes"]), [format!("{service}:{folder}")]);
+        assert!(compose["volumes"].get(service).is_some());
+    }
+    assert_eq!(compose["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"], "/var/lib/kafka/data");
+}
+
+#[test]
+fn no_password_is_in_an_argument_list() {
+    let compose = compose();
+    let commands = compose["services"].as_object().unwrap().values().filter_map(|service| service.get("command"));
+    let pods = objects().into_values().filter(|object| object["kind"] == "Deployment");
+    let arguments = pods.map(|pod| pod["spec"]["template"]["spec"]["containers"][0]["args"].clone());
+    for list in commands.cloned().chain(arguments) {
+        assert!(texts(&list).iter().all(|argument| !argument.contains("://")), "{list}");
+    }
+}
+
 #[tokio::test]
 async fn every_service_answers_the_probes() {
     let dir = tempfile::tempdir().unwrap();
@@ -258,6 +316,8 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
     for member in members.split('"').skip(1).step_by(2) {
         assert!(copied.iter().any(|copied| Path::new(member).starts_with(copied)), "{member}");
     }
+    // rdkafka-sys compiles C++, and the slim image has a C compiler only.
+    assert!(file.lines().any(|line| line.contains("apt-get install") && line.contains(" g++ ")), "{file}");
     for flag in ["--release", "--locked", "--package mesh", "--features kafka", "--bin mesh"] {
         assert!(file.contains(flag), "{flag}");
     }
