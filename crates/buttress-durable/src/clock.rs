@@ -115,6 +115,10 @@ impl Clock {
             Source::Manual(now) => Timestamp(now.load(Ordering::SeqCst)),
         }
     }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
+    }
 }
 
 // === impl ManualClock ===

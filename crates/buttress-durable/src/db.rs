@@ -19,16 +19,26 @@ mod error;
 mod fault;
 mod handle;
 mod lease;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod migrate;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_options;
+mod server_time;
+mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statement;
+mod tx;
 
 pub use database::{Arg, Database};
-pub use error::{DbError, DbErrorKind};
+pub use error::{DbError, DbErrorKind, FailedStatement};
 #[cfg(feature = "fault-points")]
 pub use fault::FaultPoint;
-pub use handle::{Db, Tx};
+pub use handle::Db;
 pub(crate) use lease::Lease;
+#[cfg(feature = "postgres")]
+pub use postgres_options::PostgresOptions;
 pub use statement::{Column, Columns};
+pub use tx::Tx;

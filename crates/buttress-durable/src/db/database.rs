@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use sqlx::Pool;
 
+use super::DbError;
 use crate::clock::Timestamp;
 
 /// A supported database: `sqlx::Sqlite` or `sqlx::Postgres`. Sealed.
@@ -19,16 +22,34 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     #[doc(hidden)]
     const SHARD_LOCKS: bool;
 
+    /// Whether the database refuses to commit a transaction in which a statement has failed.
+    #[doc(hidden)]
+    const ABORTS: bool;
+    /// Default time limit of a statement, in the client, where the database can fall silent.
+    #[doc(hidden)]
+    const LIMIT: Option<Duration>;
+    /// The query for the server's time in milliseconds, if the database is on a server.
+    #[doc(hidden)]
+    const SERVER_TIME: Option<&'static str>;
+
+    /// Commits a transaction, or fails if a statement in it has failed and the database knows.
+    #[doc(hidden)]
+    fn commit(conn: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>>;
+
+    /// Whether a connection cannot be used after this error.
+    #[doc(hidden)]
+    fn breaks(error: &sqlx::Error) -> bool;
+
     /// Migrates the `buttress_*` tables.
     #[doc(hidden)]
-    fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), sqlx::migrate::MigrateError>>;
+    fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Migrates the service's own tables.
     #[doc(hidden)]
     fn migrate_own<'a>(
         pool: &'a Pool<Self>,
         migrator: &'a sqlx::migrate::Migrator,
-    ) -> BoxFuture<'a, Result<(), sqlx::migrate::MigrateError>>;
+    ) -> BoxFuture<'a, Result<(), DbError>>;
 
     /// Runs a statement and returns the number of changed rows.
     #[doc(hidden)]
@@ -113,11 +134,15 @@ pub(crate) use args;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! statements {
     () => {
+        fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), DbError>> {
+            Box::pin(async move { $crate::db::migrate::own_tables(&mut *migrating(pool).await?, &MIGRATIONS).await })
+        }
+
         fn migrate_own<'a>(
             pool: &'a Pool<Self>,
             migrator: &'a sqlx::migrate::Migrator,
-        ) -> BoxFuture<'a, Result<(), sqlx::migrate::MigrateError>> {
-            Box::pin(migrator.run(pool))
+        ) -> BoxFuture<'a, Result<(), DbError>> {
+            Box::pin(async move { $crate::db::migrate::run(migrator, &mut *migrating(pool).await?).await })
         }
 
         fn execute<'a>(

@@ -1,7 +1,10 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use buttress_core::InvalidConfig;
 use sqlx::error::{DatabaseError, ErrorKind as Violation};
+
+use crate::text::Chain;
 
 /// A database operation failed, or a row cannot be read by this version.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +20,24 @@ pub enum DbError {
     /// timeout.
     #[error("no write lock within {0:?}")]
     Busy(Duration),
+    /// The transaction was rolled back because a statement in it had failed. Holds the first one
+    /// that failed, if it is known.
+    #[error("the transaction was rolled back, because a statement in it had failed")]
+    Aborted(#[source] Option<FailedStatement>),
+    /// The tables were migrated by a newer version, with which this one cannot run.
+    #[error(
+        "the tables were migrated by a newer version (migration {tables}), and this one knows migrations up to \
+         {known} only: deploy the newer version, or restore a backup of before its migration"
+    )]
+    Newer {
+        /// The newest migration of the tables.
+        tables: i64,
+        /// The newest migration that this version knows.
+        known: i64,
+    },
+    /// An option is set to a value that its rule excludes.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
     /// A column holds a value that no version of this crate writes.
     #[error("unreadable {what} in the database: {value:?}")]
     Unreadable {
@@ -25,6 +46,16 @@ pub enum DbError {
         /// Its value, or the error of parsing it.
         value: String,
     },
+}
+
+/// A statement that failed in a transaction.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error} (in: {sql})")]
+pub struct FailedStatement {
+    sql: &'static str,
+    /// The error, with its causes. The error itself was returned to the caller of the statement.
+    error: String,
+    kind: DbErrorKind,
 }
 
 /// What a database error says about the operation: whether the database, the value, or the
@@ -65,7 +96,8 @@ impl DbError {
             Self::Sqlx(error) => sqlx_kind(error),
             Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => sqlx_kind(error),
             Self::Busy(_) => DbErrorKind::Unavailable,
-            Self::Migrate(_) | Self::Unreadable { .. } => DbErrorKind::Other,
+            Self::Aborted(failed) => failed.as_ref().map_or(DbErrorKind::Other, |failed| failed.kind),
+            Self::Config(_) | Self::Migrate(_) | Self::Newer { .. } | Self::Unreadable { .. } => DbErrorKind::Other,
         }
     }
 
@@ -92,6 +124,30 @@ impl DbError {
         }
         None
     }
+}
+
+impl FailedStatement {
+    pub(super) fn new(sql: &'static str, error: &DbError) -> Self {
+        Self { sql, error: Chain(error).to_string(), kind: error.kind() }
+    }
+
+    /// Returns what the error said about the statement.
+    pub fn kind(&self) -> DbErrorKind {
+        self.kind
+    }
+}
+
+/// Whether a connection cannot be used after this error, whatever the database.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(super) fn breaks(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::BeginFailed
+    )
 }
 
 fn sqlx_kind(error: &sqlx::Error) -> DbErrorKind {

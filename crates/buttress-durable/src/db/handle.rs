@@ -1,13 +1,14 @@
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Pool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::DbError;
 use super::database::{Arg, Database};
 use super::fault::Faults;
+use super::server_time::ServerTime;
+use super::session::{Session, within};
+use super::{DbError, Tx};
 use crate::clock::{Clock, Timestamp};
 
 /// A service's database: a pool, the `buttress_*` tables, and a clock. Cheap to clone.
@@ -32,16 +33,8 @@ pub struct Db<D: Database> {
     clock: Clock,
     faults: Faults,
     writers: Option<Arc<Semaphore>>,
-}
-
-/// A writing transaction. Dereferences to the connection, for statements of your own. Dropping it
-/// rolls it back.
-#[must_use = "dropping a transaction rolls it back"]
-#[derive(Debug)]
-pub struct Tx<D: Database> {
-    inner: sqlx::Transaction<'static, D>,
-    pub(super) faults: Faults,
-    _permit: Option<OwnedSemaphorePermit>,
+    limit: Option<Duration>,
+    server_time: Arc<ServerTime>,
 }
 
 /// Equal to SQLite's busy timeout. Most callers give up before that.
@@ -52,10 +45,24 @@ const WRITE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 impl<D: Database> Db<D> {
     /// Uses an existing pool. Call [`migrate`](Self::migrate) once before anything else.
     ///
-    /// On SQLite the pool needs WAL and a busy timeout. [`Db::open`] sets both.
+    /// On SQLite the pool needs WAL and a busy timeout. [`Db::open`] sets both. On PostgreSQL it
+    /// needs time limits; [`PostgresOptions`](super::PostgresOptions) sets them.
     pub fn new(pool: Pool<D>) -> Self {
         let writers = D::WRITERS.map(|writers| Arc::new(Semaphore::new(writers)));
-        Self { pool, clock: Clock::system(), faults: Faults::default(), writers }
+        let (clock, faults, server_time) = (Clock::system(), Faults::default(), Arc::default());
+        Self { pool, clock, faults, writers, limit: D::LIMIT, server_time }
+    }
+
+    /// Sets how long a statement may take before the connection is given up (PostgreSQL only).
+    /// Default: 30 s. It detects a server that no longer answers, so it should be longer than the
+    /// server's `statement_timeout`.
+    ///
+    /// It limits what this crate runs: [`Tx`]'s methods, [`rows`](Self::rows), and the statements
+    /// of outbox, inbox, bus and sagas. Migrations have no limit.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = D::LIMIT.and(Some(limit));
+        self
     }
 
     /// Sets the clock. Default: the system clock.
@@ -77,11 +84,16 @@ impl<D: Database> Db<D> {
     /// Migrates the `buttress_*` tables. The migrations are recorded in `buttress_migrations`,
     /// apart from those of the service.
     ///
+    /// Migrations only add, so that during a rolling update older versions of this crate run on the
+    /// tables of newer ones. If a newer version ever has to break that, it says so in its changelog,
+    /// and older versions refuse to start.
+    ///
     /// # Errors
     ///
-    /// [`DbError::Migrate`] if a statement fails, or the tables belong to a newer version.
+    /// [`DbError::Migrate`] if a statement fails; [`DbError::Newer`] if the tables belong to a newer
+    /// version with which this one cannot run.
     pub async fn migrate(&self) -> Result<(), DbError> {
-        Ok(D::migrate(&self.pool).await?)
+        D::migrate(&self.pool).await
     }
 
     /// Migrates the service's own tables. The migrations are recorded in sqlx's default table.
@@ -89,9 +101,11 @@ impl<D: Database> Db<D> {
     /// # Errors
     ///
     /// [`DbError::Migrate`] if a statement fails, or an applied migration differs from the one in
-    /// `migrator`.
+    /// `migrator`; [`DbError::Newer`] if the tables have migrations that `migrator` does not know.
+    /// For a rolling update, in which the old version runs on the new tables, let it ignore them:
+    /// [`set_ignore_missing`](sqlx::migrate::Migrator::set_ignore_missing).
     pub async fn migrate_own(&self, migrator: &sqlx::migrate::Migrator) -> Result<(), DbError> {
-        Ok(D::migrate_own(&self.pool, migrator).await?)
+        D::migrate_own(&self.pool, migrator).await
     }
 
     /// Begins a writing transaction.
@@ -111,8 +125,9 @@ impl<D: Database> Db<D> {
             },
             None => None,
         };
-        let inner = self.pool.begin_with(D::BEGIN).await?;
-        Ok(Tx { inner, faults: self.faults.clone(), _permit: permit })
+        let mut session = Session::acquire(&self.pool, self.limit, permit).await?;
+        session.begin().await?;
+        Ok(Tx::new(session, self.faults.clone()))
     }
 
     /// Returns the pool, for the service's own statements.
@@ -129,24 +144,40 @@ impl<D: Database> Db<D> {
         self.clock.now()
     }
 
-    /// The time that leases are measured by, which all processes on this database must share.
-    #[expect(clippy::unused_async, dead_code, reason = "a server may have to be asked")]
+    /// Returns the time by which leases are measured: the server's on PostgreSQL, where processes
+    /// have clocks of their own. A manual clock is used as it is.
     pub(crate) async fn lease_now(&self) -> Result<Timestamp, DbError> {
-        Ok(self.now())
+        if self.clock.is_manual() { Ok(self.now()) } else { self.server_time.now(self).await }
+    }
+
+    /// Acquires a connection for several reads outside of any transaction.
+    pub(crate) async fn session(&self) -> Result<Session<D>, DbError> {
+        Ok(Session::acquire(&self.pool, self.limit, None).await?)
     }
 
     /// Runs a query outside of any transaction.
     pub(crate) async fn read(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<D::Row>, DbError> {
-        let mut conn = self.pool.acquire().await?;
-        self.fetch(&mut conn, sql, args).await
+        let mut session = self.session().await?;
+        self.faults.statement(sql).await;
+        Ok(session.fetch(sql, args).await?)
     }
 
     /// Runs a statement in its own transaction.
     pub(crate) async fn write(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
-        let changed = self.execute(&mut tx, sql, args).await?;
+        let changed = tx.execute(sql, args).await?;
         tx.commit().await?;
         Ok(changed)
+    }
+
+    /// Locks a key until the transaction ends.
+    pub(crate) async fn lock_key(&self, conn: &mut D::Connection, key: i64) -> Result<(), DbError> {
+        Ok(within(self.limit, D::lock_key(conn, key)).await?)
+    }
+
+    /// Tries to lock a shard of the outbox until the transaction ends.
+    pub(crate) async fn try_lock_shard(&self, conn: &mut D::Connection, shard: i64) -> Result<bool, DbError> {
+        Ok(within(self.limit, D::try_lock_shard(conn, shard)).await?)
     }
 
     pub(crate) async fn fetch(
@@ -156,7 +187,7 @@ impl<D: Database> Db<D> {
         args: &[Arg<'_>],
     ) -> Result<Vec<D::Row>, DbError> {
         self.faults.statement(sql).await;
-        Ok(D::fetch(conn, sql, args).await?)
+        Ok(within(self.limit, D::fetch(conn, sql, args)).await?)
     }
 
     pub(crate) async fn execute(
@@ -166,52 +197,19 @@ impl<D: Database> Db<D> {
         args: &[Arg<'_>],
     ) -> Result<u64, DbError> {
         self.faults.statement(sql).await;
-        Ok(D::execute(conn, sql, args).await?)
+        Ok(within(self.limit, D::execute(conn, sql, args)).await?)
     }
 }
 
 impl<D: Database> Clone for Db<D> {
     fn clone(&self) -> Self {
-        let Self { pool, clock, faults, writers } = self;
-        Self { pool: pool.clone(), clock: clock.clone(), faults: faults.clone(), writers: writers.clone() }
-    }
-}
-
-// === impl Tx ===
-
-impl<D: Database> Tx<D> {
-    /// Commits the transaction.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails. If the connection broke, the commit may have happened nevertheless.
-    pub async fn commit(self) -> Result<(), DbError> {
-        self.faults.before_commit().await;
-        self.inner.commit().await?;
-        self.faults.after_commit().await;
-        Ok(())
-    }
-
-    /// Rolls the transaction back.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails. The writes are undone nevertheless.
-    pub async fn rollback(self) -> Result<(), DbError> {
-        Ok(self.inner.rollback().await?)
-    }
-}
-
-impl<D: Database> Deref for Tx<D> {
-    type Target = D::Connection;
-
-    fn deref(&self) -> &D::Connection {
-        &self.inner
-    }
-}
-
-impl<D: Database> DerefMut for Tx<D> {
-    fn deref_mut(&mut self) -> &mut D::Connection {
-        &mut self.inner
+        Self {
+            pool: self.pool.clone(),
+            clock: self.clock.clone(),
+            faults: self.faults.clone(),
+            writers: self.writers.clone(),
+            limit: self.limit,
+            server_time: self.server_time.clone(),
+        }
     }
 }

@@ -3,7 +3,9 @@ use std::time::Duration;
 use super::database::{Database, args};
 use super::{Db, DbError};
 
-/// An exclusive right that expires.
+/// An exclusive right that expires, measured by [`Db::lease_now`].
+///
+/// A lease that ends later than any owner could have set it, because a clock was wrong, is free.
 ///
 /// Every owner has a higher generation than the one before. A write that checks the generation in
 /// its own transaction ([`Lease::hold`]) cannot come from an owner that has been replaced, however
@@ -22,7 +24,7 @@ impl Lease {
         owner: &str,
         ttl: Duration,
     ) -> Result<Option<Self>, DbError> {
-        let now = db.now();
+        let now = db.lease_now().await?;
         let mut tx = db.begin().await?;
         let rows = db
             .fetch(
@@ -30,7 +32,7 @@ impl Lease {
                 "INSERT INTO buttress_lease (name, owner, generation, expires_at) VALUES ($1, $2, 1, $3)
                  ON CONFLICT (name) DO UPDATE SET owner = excluded.owner,
                      generation = buttress_lease.generation + 1, expires_at = excluded.expires_at
-                 WHERE buttress_lease.expires_at <= $4
+                 WHERE buttress_lease.expires_at <= $4 OR buttress_lease.expires_at > $3
                  RETURNING generation",
                 args![name, owner, now.plus(ttl), now],
             )
@@ -42,12 +44,9 @@ impl Lease {
 
     /// Extends the lease to `ttl` from now. Returns false if another owner has it.
     pub(crate) async fn renew<D: Database>(&self, db: &Db<D>, ttl: Duration) -> Result<bool, DbError> {
-        let changed = db
-            .write(
-                "UPDATE buttress_lease SET expires_at = $1 WHERE name = $2 AND generation = $3",
-                args![db.now().plus(ttl), &self.name, self.generation],
-            )
-            .await?;
+        let ends = db.lease_now().await?.plus(ttl);
+        let sql = "UPDATE buttress_lease SET expires_at = $1 WHERE name = $2 AND generation = $3";
+        let changed = db.write(sql, args![ends, &self.name, self.generation]).await?;
         Ok(changed == 1)
     }
 
@@ -110,13 +109,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lease_taken_by_a_clock_that_is_ahead_is_free() {
+        let (db, hand, _dir) = open().await;
+        let ahead = ManualClock::new(hand.clock().now().plus(360 * TTL));
+        let wrong = Lease::acquire(&db.clone().with_clock(ahead.clock()), "a", "one", TTL).await.unwrap().unwrap();
+        let right = Lease::acquire(&db, "a", "two", TTL).await.unwrap().unwrap();
+        assert!(!holds(&wrong, &db).await && holds(&right, &db).await);
+        assert!(Lease::acquire(&db, "a", "three", TTL).await.unwrap().is_none(), "the longest right one is not free");
+    }
+
+    #[tokio::test]
     async fn a_renewed_lease_counts_from_its_renewal_and_a_released_one_is_free() {
         let (db, hand, _dir) = open().await;
         let acquire = async || Lease::acquire(&db, "a", "two", TTL).await.unwrap();
         let first = Lease::acquire(&db, "a", "one", TTL).await.unwrap().unwrap();
         hand.advance(TTL - MS);
-        assert!(first.renew(&db, 2 * TTL).await.unwrap());
-        hand.advance(2 * TTL - MS);
+        assert!(first.renew(&db, TTL).await.unwrap());
+        hand.advance(TTL - MS);
         assert!(acquire().await.is_none());
         assert!(holds(&first, &db).await);
         first.clone().release(&db).await.unwrap();

@@ -1,28 +1,33 @@
-use futures_util::FutureExt;
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Pool, Postgres, Row, SqlSafeStr};
+use futures_util::{FutureExt, TryStreamExt};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{Executor as _, Pool, Postgres, Row};
 
 use super::database::{Arg, Database, bind, sealed, statements};
-use super::{Db, DbError};
+use super::migrate::Own;
+use super::{Db, DbError, PostgresOptions, error, session};
 
-/// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "init", include_str!("../../migrations/postgres/0001_init.sql"))];
+const MIGRATIONS: [Own; 2] = [
+    (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
+    (4, "retention", include_str!("../../migrations/postgres/0004_retention.sql")),
+];
 
 /// Separates our advisory locks from others in the same database: "butt" in ASCII.
 const LOCK_CLASS: i64 = 0x6275_7474;
 
 impl Db<Postgres> {
-    /// Connects to `postgres://user:password@host:port/database` and migrates the tables. The pool
-    /// has at most 10 connections.
+    /// Connects to `postgres://user:password@host:port/database` and migrates the tables, with the
+    /// defaults of [`PostgresOptions`].
     ///
     /// # Errors
     ///
-    /// [`DbError::Sqlx`] if the URL is wrong or the server fails; [`DbError::Migrate`] if the
-    /// tables belong to a newer version of this crate.
+    /// [`DbError::Sqlx`] if the URL is wrong or the server fails; the errors of
+    /// [`migrate`](Self::migrate).
     pub async fn connect(url: &str) -> Result<Self, DbError> {
-        let db = Self::new(PgPoolOptions::new().max_connections(10).connect(url).await?);
+        let db = PostgresOptions::new(url)?.connect().await?;
         db.migrate().await?;
         Ok(db)
     }
@@ -33,16 +38,19 @@ impl Database for Postgres {
     const WRITERS: Option<usize> = None;
     const SHARD_LOCKS: bool = true;
 
-    fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), MigrateError>> {
-        async move {
-            let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            };
-            let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
-            migrator.dangerous_set_table_name("buttress_migrations");
-            migrator.run(pool).await
-        }
-        .boxed()
+    const ABORTS: bool = true;
+    const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
+    const SERVER_TIME: Option<&'static str> =
+        Some("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)");
+
+    fn commit(conn: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        commit(conn).boxed()
+    }
+
+    fn breaks(error: &sqlx::Error) -> bool {
+        let fatal = |error: &PgDatabaseError| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+        let reported = error.as_database_error().and_then(|error| error.try_downcast_ref());
+        error::breaks(error) || reported.is_some_and(fatal)
     }
 
     statements!();
@@ -62,6 +70,46 @@ impl Database for Postgres {
         }
         .boxed()
     }
+}
+
+/// The server answers COMMIT with success also if a statement has failed and it rolls back; only the
+/// tag of the answer differs, which sqlx does not expose. So another statement goes first, in the
+/// same round trip: it fails in such a transaction, and then the rest is not run. This one also runs
+/// the checks of deferred constraints before the commit.
+///
+/// sqlx still counts the transaction as open then, and can only end it by a rollback, which it
+/// queues and sends with the ping on return. BEGIN gives that rollback something to end; otherwise
+/// the server warns each time.
+const COMMIT: &str = "SET CONSTRAINTS ALL IMMEDIATE; COMMIT; BEGIN";
+
+async fn commit(conn: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    if session::depth::<Postgres>(conn) != 1 {
+        return Err(sqlx::Error::Protocol("commit with a nested transaction that has not ended".into()));
+    }
+    let mut results = (&mut *conn).fetch_many(sqlx::raw_sql(COMMIT));
+    let mut done = 0;
+    loop {
+        match results.try_next().await {
+            Ok(Some(_)) => done += 1,
+            Ok(None) => break,
+            // Committed. The connection is tested when it returns.
+            Err(_) if done >= 2 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    drop(results);
+    session::start_rollback::<Postgres>(conn);
+    Ok(())
+}
+
+/// Returns a connection for migrations, which take as long as the tables are large. It does not
+/// return to the pool.
+async fn migrating(pool: &Pool<Postgres>) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    let mut conn = pool.acquire().await?;
+    conn.close_on_drop();
+    conn.execute("SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        .await?;
+    Ok(conn)
 }
 
 impl sealed::Sealed for Postgres {}

@@ -3,15 +3,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Pool, Row, SqlSafeStr, Sqlite};
+use sqlx::{Connection as _, Pool, Row, Sqlite};
 
 use super::database::{Arg, Database, bind, sealed, statements};
-use super::{Db, DbError};
+use super::migrate::Own;
+use super::{Db, DbError, error, session};
 
-/// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "init", include_str!("../../migrations/sqlite/0001_init.sql"))];
+const MIGRATIONS: [Own; 2] = [
+    (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
+    (4, "retention", include_str!("../../migrations/sqlite/0004_retention.sql")),
+];
 
 impl Db<Sqlite> {
     /// Opens the file at `path`, creates it if it does not exist, and migrates the tables.
@@ -23,8 +26,7 @@ impl Db<Sqlite> {
     ///
     /// # Errors
     ///
-    /// [`DbError::Sqlx`] if the file cannot be opened; [`DbError::Migrate`] if the tables belong to
-    /// a newer version of this crate.
+    /// [`DbError::Sqlx`] if the file cannot be opened; the errors of [`migrate`](Self::migrate).
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, DbError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -42,6 +44,9 @@ impl Db<Sqlite> {
             // Shorter than most callers' timeouts, so that they receive this error and not their
             // own.
             .acquire_timeout(Duration::from_secs(2))
+            // After a transaction that SQLite has rolled back by itself, because the disk is full,
+            // sqlx counts it as open and the connection can begin no other one.
+            .before_acquire(|conn, _| std::future::ready(Ok(!conn.is_in_transaction())).boxed())
             .connect_with(options)
             .await?;
         let db = Self::new(pool);
@@ -58,16 +63,29 @@ impl Database for Sqlite {
     const WRITERS: Option<usize> = Some(1);
     const SHARD_LOCKS: bool = false;
 
-    fn migrate(pool: &Pool<Self>) -> BoxFuture<'_, Result<(), MigrateError>> {
+    const ABORTS: bool = false;
+    // A statement waits for other processes only, and no longer than the busy timeout.
+    const LIMIT: Option<Duration> = None;
+    const SERVER_TIME: Option<&'static str> = None;
+
+    fn commit(conn: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         async move {
-            let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            };
-            let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
-            migrator.dangerous_set_table_name("buttress_migrations");
-            migrator.run(pool).await
+            session::commit::<Self>(conn).await?;
+            // Only a savepoint was released.
+            if conn.is_in_transaction() {
+                return Err(sqlx::Error::Protocol("commit with a nested transaction that has not ended".into()));
+            }
+            Ok(())
         }
         .boxed()
+    }
+
+    fn breaks(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // The low byte is the primary result code: https://sqlite.org/rescode.html
+        let primary = code.and_then(|code| code.parse::<u32>().ok()).map_or(0, |code| code & 0xff);
+        // NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB
+        error::breaks(error) || matches!(primary, 7 | 8 | 10 | 11 | 13..=15 | 26)
     }
 
     statements!();
@@ -79,6 +97,11 @@ impl Database for Sqlite {
     fn try_lock_shard(_: &mut Self::Connection, _: i64) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
         std::future::ready(Ok(true)).boxed()
     }
+}
+
+/// Returns a connection for migrations.
+async fn migrating(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+    pool.acquire().await
 }
 
 impl sealed::Sealed for Sqlite {}

@@ -68,27 +68,25 @@ impl<D: Database> Tx<D> {
     ///
     /// # Errors
     ///
-    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
+    /// If the database fails. The transaction can only be rolled back then.
     pub async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, DbError> {
-        self.faults.statement(sql).await;
-        Ok(D::execute(self, sql, args).await?)
+        self.run(sql, args).await
     }
 
     /// Runs a statement and returns its rows.
     ///
     /// # Errors
     ///
-    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
+    /// If the database fails. The transaction can only be rolled back then.
     pub async fn rows<T: Columns<D>>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, DbError> {
-        self.faults.statement(sql).await;
-        read(&D::fetch(self, sql, args).await?)
+        read(&self.query(sql, args).await?)
     }
 
     /// Runs a statement and returns its first row.
     ///
     /// # Errors
     ///
-    /// If the database fails. On PostgreSQL the transaction can only be rolled back then.
+    /// If the database fails. The transaction can only be rolled back then.
     pub async fn row<T: Columns<D>>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Option<T>, DbError> {
         Ok(self.rows(sql, args).await?.into_iter().next())
     }

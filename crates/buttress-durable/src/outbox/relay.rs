@@ -167,7 +167,7 @@ impl<D: Database> Work<D> {
         let mut published = 0;
         for shard in self.shards().await? {
             let mut tx = db.begin().await?;
-            if !D::try_lock_shard(&mut tx, shard).await? {
+            if !db.try_lock_shard(&mut tx, shard).await? {
                 continue;
             }
             let batch = self.read(&mut tx, shard, shard).await?;
@@ -189,7 +189,7 @@ impl<D: Database> Work<D> {
             return Ok(0);
         }
         let Some(lease) = self.lease().await? else { return Ok(0) };
-        let mut conn = db.pool().acquire().await?;
+        let mut conn = db.session().await?;
         let batch = self.read(&mut conn, 0, i64::from(SHARDS)).await?;
         drop(conn);
         let outcome = self.publish(&batch).await;

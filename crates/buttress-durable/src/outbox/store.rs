@@ -118,7 +118,7 @@ impl<D: Database> Outbox<D> {
     /// error the transaction can only be rolled back.
     pub async fn append(&self, conn: &mut D::Connection, event: &DomainEvent) -> Result<(), OutboxError> {
         let payload = event.to_bytes()?;
-        D::lock_key(conn, fnv1a(event.key()).cast_signed()).await.map_err(DbError::from)?;
+        self.db.lock_key(conn, fnv1a(event.key()).cast_signed()).await?;
         self.db
             .execute(
                 conn,

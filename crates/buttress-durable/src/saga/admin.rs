@@ -77,7 +77,7 @@ impl<D: Database> Admin<D> {
     ///
     /// If the database fails.
     pub async fn get(&self, id: &str) -> Result<Option<SagaView>, AdminError> {
-        let mut conn = self.db.pool().acquire().await.map_err(DbError::from)?;
+        let mut conn = self.db.session().await?;
         let Some(owned) = store::load(&self.db, &mut conn, id).await? else { return Ok(None) };
         let sql = "SELECT definition, version, created_at, updated_at FROM buttress_saga WHERE id = $1";
         let rows = self.db.fetch(&mut conn, sql, args![id]).await?;
