@@ -22,6 +22,7 @@ mod event_bus;
 mod handler;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod lag;
 mod log;
 mod subscribe;
 
@@ -30,5 +31,6 @@ pub use event_bus::{BusError, EventBus};
 pub use handler::{Delivery, Handler, HandlerError};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaBus, KafkaConfig};
+pub use lag::Lag;
 pub use log::{LogBus, PARTITIONS};
 pub use subscribe::{Start, Subscribe, Subscription};

@@ -95,6 +95,13 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Returns the time of tokio's clock, for pauses inside this process: it never jumps, and follows a
+/// paused clock in tests.
+#[expect(clippy::disallowed_methods, reason = "the only place that reads it")]
+pub(crate) fn monotonic() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -140,6 +140,7 @@ pub mod outbox;
 pub mod saga;
 mod task;
 mod text;
+mod unavailable;
 
 pub use bus::{EventBus, LogBus};
 pub use clock::{Clock, ManualClock, Timestamp};

@@ -18,7 +18,9 @@
 //! without it.
 
 mod relay;
+mod round;
 mod store;
+mod waiting;
 
 pub use relay::Relay;
 pub use store::{Backlog, Outbox, OutboxError, Parked, SHARDS};

@@ -126,9 +126,10 @@ pub async fn subscribe<D: Database>(
     consumer: Arc<impl Consumer<D>>,
 ) -> Result<Subscription, StartError> {
     let subscribe = Subscribe::new(service, topics(service).iter().copied())?
-        // The attempts span about half a minute, which covers a database restart. An event that
-        // fails for longer, or is malformed, becomes a dead letter; otherwise it would block the
-        // events behind it until an operator intervened.
+        // A database that is away costs no attempt. An event that fails for another reason, or is
+        // malformed, becomes a dead letter; otherwise it would block the events behind it until an
+        // operator intervened. Many attempts, because the demo kills processes, and an event that
+        // was at hand then has used one up.
         .attempts(NonZeroU32::MIN.saturating_add(24))
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_secs(2)));
     let handler = Inbox::new(db.clone(), service).handler(move |tx, event| {

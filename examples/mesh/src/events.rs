@@ -2,7 +2,7 @@
 //!
 //! An event's type is its topic. Its key is the order id, so that the events of one order are
 //! handled in the order in which they happened. A field may be added at any time: readers ignore
-//! unknown fields. Any other change is a new version, and a reader rejects an event whose version
+//! unknown fields. Any other change is a new version, and a reader postpones an event whose version
 //! it does not know.
 
 use buttress_durable::bus::HandlerError;
@@ -34,11 +34,12 @@ pub trait Event: DeserializeOwned + Serialize {
         })
     }
 
-    /// Decodes an event of this type. Rejects a newer version.
+    /// Decodes an event of this type. Postpones a newer version: during a rolling update it waits
+    /// for a consumer that knows it.
     fn from_domain(event: &DomainEvent) -> Result<Self, HandlerError> {
         if event.schema_version() > Self::VERSION {
             let (known, theirs) = (Self::VERSION, event.schema_version());
-            return Err(HandlerError::reject(format!("{} of version {theirs}; known is {known}", Self::TYPE)));
+            return Err(HandlerError::postpone(format!("{} of version {theirs}; known is {known}", Self::TYPE)));
         }
         event.decode().map_err(HandlerError::reject)
     }
@@ -148,9 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn a_version_from_the_future_is_refused_and_a_new_field_is_not() {
+    fn a_version_from_the_future_waits_and_a_new_field_does_not() {
         let future = refunded().to_domain().unwrap().with_schema_version(2);
-        assert!(PaymentRefunded::from_domain(&future).unwrap_err().is_reject());
+        assert!(PaymentRefunded::from_domain(&future).unwrap_err().is_postponed());
         let mut json = serde_json::to_value(refunded().to_domain().unwrap()).unwrap();
         json["data"]["added_later"] = true.into();
         let event: DomainEvent = serde_json::from_value(json).unwrap();

@@ -1,11 +1,13 @@
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::dead_letter::DeadLetter;
 use crate::event::DomainEvent;
+use crate::unavailable;
 
 /// Processes the events of a group.
 ///
@@ -47,7 +49,20 @@ pub struct Delivery {
     pub dead_letter: Option<DeadLetter>,
 }
 
-/// A handler's failure. Every error converts into a retriable one, so that `?` works in a handler.
+/// A handler's failure, and what it says about the event.
+///
+/// Every error converts into one, so that `?` works in a handler. The conversion looks at the whole
+/// chain of sources: it is [unavailable](Self::unavailable) if the cause is a database or a bus
+/// that is away, a transaction that lost against a concurrent one, or a call that a layer of the
+/// crate `buttress` rejected before it was sent, such as an open circuit. Any other error may be
+/// [retried](Self::retry).
+///
+/// | kind | attempts | afterwards |
+/// |---|---|---|
+/// | [`retry`](Self::retry) | one is used up | next attempt after the [backoff](super::Subscribe::backoff), after the last one a dead letter |
+/// | [`reject`](Self::reject) | one is used up | a dead letter |
+/// | [`unavailable`](Self::unavailable) | none | the partition pauses and tries again, without a limit |
+/// | [`postpone`](Self::postpone) | none | the partition pauses and tries again, until the [patience](super::Subscribe::patience) is over; then a dead letter |
 ///
 /// It does not implement [`Error`], because that would conflict with the conversion.
 ///
@@ -61,10 +76,26 @@ pub struct Delivery {
 /// assert!(parse("7").is_ok());
 /// assert!(parse("seven").is_err_and(|error| !error.is_reject()));
 /// assert!(HandlerError::reject("unknown currency").is_reject());
+///
+/// let busy = buttress_durable::DbError::Busy(std::time::Duration::from_secs(5));
+/// assert!(HandlerError::from(busy).is_unavailable());
 /// ```
 pub struct HandlerError {
     source: Box<dyn Error + Send + Sync>,
-    reject: bool,
+    kind: Kind,
+}
+
+/// What a failure says about the event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Retry,
+    Reject,
+    /// Nothing: infrastructure is away. May name the time until another attempt makes sense.
+    Unavailable {
+        after: Option<Duration>,
+    },
+    /// This version cannot handle it, and a later one can.
+    Postponed,
 }
 
 // === impl Handler ===
@@ -84,23 +115,60 @@ where
 impl HandlerError {
     /// A failure that another attempt may overcome.
     pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: error.into(), reject: false }
+        Self { source: error.into(), kind: Kind::Retry }
     }
 
     /// A permanent failure: the event goes to the dead-letter topic without further attempts.
     pub fn reject(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: error.into(), reject: true }
+        Self { source: error.into(), kind: Kind::Reject }
+    }
+
+    /// A failure of infrastructure, which says nothing about the event: the partition pauses until
+    /// the infrastructure is back, and no attempt is used up. Pauses are 100 ms to 10 s, with equal
+    /// jitter.
+    pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { source: error.into(), kind: Kind::Unavailable { after: None } }
+    }
+
+    /// The event is of a version that this program does not know, but a later one does: the
+    /// partition pauses until a program that knows it takes the partition over.
+    pub fn postpone(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { source: error.into(), kind: Kind::Postponed }
+    }
+
+    /// Sets the pause after an [unavailable](Self::unavailable) failure, at most 60 s. Has no effect
+    /// on other kinds.
+    #[must_use]
+    pub fn after(mut self, pause: Duration) -> Self {
+        if let Kind::Unavailable { after } = &mut self.kind {
+            *after = Some(pause);
+        }
+        self
     }
 
     /// Whether the failure is permanent.
     pub fn is_reject(&self) -> bool {
-        self.reject
+        self.kind == Kind::Reject
+    }
+
+    /// Whether infrastructure is away, and the event uses up no attempt.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable { .. })
+    }
+
+    /// Whether the event waits for a later version of this program.
+    pub fn is_postponed(&self) -> bool {
+        self.kind == Kind::Postponed
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 }
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandlerError").field("source", &self.source).field("reject", &self.reject).finish()
+        f.debug_struct("HandlerError").field("source", &self.source).field("kind", &self.kind).finish()
     }
 }
 
@@ -112,6 +180,11 @@ impl fmt::Display for HandlerError {
 
 impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self::retry(error)
+        let kind = if unavailable::is_unavailable(&error) {
+            Kind::Unavailable { after: unavailable::retry_after(&error) }
+        } else {
+            Kind::Retry
+        };
+        Self { source: Box::new(error), kind }
     }
 }

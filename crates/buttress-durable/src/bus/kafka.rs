@@ -42,15 +42,19 @@
 //! service that needs one depends on that crate, enables the feature, and sets the options with
 //! [`KafkaConfig::option`].
 
+mod bury;
 mod bus;
 mod config;
 mod context;
 mod dead_letters;
+mod lag;
 mod member;
 mod partition;
 mod producer;
 mod record;
+mod security;
 mod stop_signal;
 
 pub use bus::KafkaBus;
 pub use config::KafkaConfig;
+pub use security::{KafkaTls, SaslMechanism};

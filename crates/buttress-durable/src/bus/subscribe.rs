@@ -25,6 +25,7 @@ pub struct Subscribe {
     pub(super) attempts: NonZeroU32,
     pub(super) backoff: Backoff,
     pub(super) timeout: Duration,
+    pub(super) patience: Duration,
     pub(super) start: Start,
 }
 
@@ -50,6 +51,7 @@ pub struct Subscription {
 /// 249 bytes.
 const MAX_GROUP: usize = 60;
 const MAX_TOPIC: usize = 249;
+const PATIENCE: Duration = Duration::from_secs(6 * 3_600);
 
 impl Subscribe {
     /// Creates a subscription of a group to topics: 5 attempts of at most 30 s each, pauses of 100
@@ -80,6 +82,7 @@ impl Subscribe {
             attempts: NonZeroU32::MIN.saturating_add(4),
             backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),
             timeout: Duration::from_secs(30),
+            patience: PATIENCE,
             start: Start::Earliest,
         })
     }
@@ -100,6 +103,14 @@ impl Subscribe {
     /// counts as failed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how long an event waits that this version of the program does not know yet. Default: 6
+    /// h, which should be longer than a rolling update takes. After that it goes to the dead-letter
+    /// topic. See [`HandlerError::postpone`](super::HandlerError::postpone).
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -132,8 +143,9 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_documentation() {
-        let Subscribe { attempts, backoff, timeout, start, .. } = Subscribe::new("g", ["T"]).unwrap();
+        let Subscribe { attempts, backoff, timeout, patience, start, .. } = Subscribe::new("g", ["T"]).unwrap();
         assert_eq!((attempts.get(), timeout, start), (5, Duration::from_secs(30), Start::Earliest));
+        assert_eq!(patience, Duration::from_secs(21_600));
         assert_eq!(backoff, Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)));
     }
 
@@ -142,8 +154,9 @@ mod tests {
         let (pause, limit) = (Backoff::constant(Duration::from_secs(1)), Duration::from_secs(2));
         let subscribe = Subscribe::new("g", ["T"]).unwrap();
         let subscribe = subscribe.attempts(NonZeroU32::MIN).backoff(pause).timeout(limit).start(Start::Latest);
-        let Subscribe { attempts, backoff, timeout, start, .. } = subscribe;
+        let Subscribe { attempts, backoff, timeout, patience, start, .. } = subscribe.patience(3 * limit);
         assert_eq!((attempts.get(), backoff, timeout, start), (1, pause, limit, Start::Latest));
+        assert_eq!(patience, 3 * limit);
     }
 
     #[test]

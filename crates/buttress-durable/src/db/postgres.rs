@@ -10,8 +10,10 @@ use super::database::{Arg, Database, bind, sealed, statements};
 use super::migrate::Own;
 use super::{Db, DbError, PostgresOptions, error, session};
 
-const MIGRATIONS: [Own; 2] = [
+/// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
+const MIGRATIONS: [Own; 3] = [
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
+    (2, "groups and topics", include_str!("../../migrations/postgres/0002_groups_and_topics.sql")),
     (4, "retention", include_str!("../../migrations/postgres/0004_retention.sql")),
 ];
 

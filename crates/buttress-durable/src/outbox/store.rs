@@ -122,9 +122,15 @@ impl<D: Database> Outbox<D> {
         self.db
             .execute(
                 conn,
-                "INSERT INTO buttress_outbox (event_id, shard, payload, created_at) VALUES ($1, $2, $3, $4)
+                "INSERT INTO buttress_outbox (event_id, shard, topic, payload, created_at) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (event_id) DO NOTHING",
-                args![&event.event_id().to_string(), bucket(event.key(), SHARDS), &payload[..], self.db.now()],
+                args![
+                    &event.event_id().to_string(),
+                    bucket(event.key(), SHARDS),
+                    event.topic(),
+                    &payload[..],
+                    self.db.now(),
+                ],
             )
             .await?;
         Ok(())
@@ -192,6 +198,17 @@ impl<D: Database> Outbox<D> {
         let changed = self.db.write(sql, args![&event_id.to_string()]).await?;
         self.wake();
         Ok(changed == 1)
+    }
+
+    /// Deletes a parked event, which is then never published. Returns false if the event is not
+    /// parked.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn discard(&self, event_id: Uuid) -> Result<bool, DbError> {
+        let sql = "DELETE FROM buttress_outbox WHERE event_id = $1 AND sent_at IS NULL AND refused IS NOT NULL";
+        Ok(self.db.write(sql, args![&event_id.to_string()]).await? == 1)
     }
 
     /// Deletes events that were published before a moment, and returns their number.

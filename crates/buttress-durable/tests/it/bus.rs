@@ -20,8 +20,6 @@ use crate::support::{Backend, event, eventually};
 
 /// A broker for one test, or topics and groups that no other test uses.
 pub(crate) trait Broker: Sized {
-    /// Whether redriving a dead letter twice delivers it once.
-    const REDRIVES_ONCE: bool;
     /// Concurrency of a test's parts. On Kafka, joining a group is mostly waiting.
     const AT_ONCE: u64;
     /// The database of the services that use the bus.
@@ -30,13 +28,21 @@ pub(crate) trait Broker: Sized {
     async fn start() -> Self;
     /// Connects as another process would.
     async fn connect_at(&self, clock: Clock) -> Arc<dyn EventBus>;
-    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered>;
-    async fn redrive(&self, group: &str, topic: &str, letter: (i64, i64)) -> Result<(), BusError>;
+    /// Returns a bus for the test's own questions.
+    fn bus(&self) -> &dyn EventBus;
     /// Returns the sum of a group's committed offsets.
     async fn committed(&self, group: &str, topic: &str) -> i64;
     /// Makes names unique that tests share on a broker that outlives them.
     fn suffix(&self) -> &str;
     async fn end(self);
+
+    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
+        self.bus().dead_letters(group, topic, 10).await.unwrap()
+    }
+
+    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
+        self.bus().redrive(group, topic, partition, offset).await
+    }
 
     async fn connect(&self) -> Arc<dyn EventBus> {
         self.connect_at(Clock::system()).await

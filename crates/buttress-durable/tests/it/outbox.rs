@@ -32,6 +32,8 @@ struct Recorder {
     published: Arc<Mutex<Vec<DomainEvent>>>,
     refused: Arc<Mutex<Option<uuid::Uuid>>>,
     down: Arc<Mutex<bool>>,
+    /// Topics that cannot be published to.
+    dead_topics: Arc<Mutex<Vec<String>>>,
     crash: Option<Crash>,
 }
 
@@ -49,32 +51,38 @@ impl Recorder {
         seen
     }
 
+    async fn take(&self, event: &DomainEvent) -> Result<(), BusError> {
+        if *self.down.lock().unwrap() || self.dead_topics.lock().unwrap().iter().any(|topic| topic == event.topic()) {
+            return Err(BusError::Unavailable("down".into()));
+        }
+        if *self.refused.lock().unwrap() == Some(event.event_id()) {
+            return Err(BusError::Refused { event_id: event.event_id(), reason: "too large".to_owned() });
+        }
+        match &self.crash {
+            Some(crash) => crash.boundary().await,
+            None => tokio::task::yield_now().await,
+        }
+        self.published.lock().unwrap().push(event.clone());
+        Ok(())
+    }
+
     fn crashing(&self, crash: &Crash) -> Arc<dyn EventBus> {
         Arc::new(Self { crash: Some(crash.clone()), ..self.clone() })
     }
 }
 
 impl EventBus for Recorder {
-    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
         async move {
-            if *self.down.lock().unwrap() {
-                return Err(BusError::Unavailable("down".into()));
-            }
+            let mut results = Vec::new();
             for event in events {
-                if *self.refused.lock().unwrap() == Some(event.event_id()) {
-                    return Err(BusError::Refused { event_id: event.event_id(), reason: "too large".to_owned() });
-                }
-                match &self.crash {
-                    Some(crash) => crash.boundary().await,
-                    None => tokio::task::yield_now().await,
-                }
-                self.published.lock().unwrap().push(event.clone());
+                results.push(self.take(event).await);
             }
             match &self.crash {
                 Some(crash) => crash.boundary().await,
                 None => tokio::task::yield_now().await,
             }
-            Ok(())
+            results
         }
         .boxed()
     }
@@ -393,7 +401,7 @@ async fn what_cannot_be_decoded_is_parked_and_the_rest_is_published<D: Backend>(
 
 async fn a_relay_publishes_the_last_events_when_it_is_shut_down<D: Backend>() {
     let home = D::create().await;
-    let (db, mut looks) = watched(D::connect(&home).await, "SELECT DISTINCT shard FROM buttress_outbox");
+    let (db, mut looks) = watched(D::connect(&home).await, "SELECT DISTINCT");
     let bus = Recorder::default();
     // Neither polled nor woken.
     let outbox = Outbox::new(db.clone()).with_poll(Duration::from_secs(3_600));
@@ -418,11 +426,11 @@ async fn a_relay_that_hangs_is_replaced_when_its_lease_ends_and_marks_nothing_la
     #[derive(Debug)]
     struct Hangs(tokio::sync::Notify, tokio::sync::Notify);
     impl EventBus for Hangs {
-        fn publish<'a>(&'a self, _: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+        fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
             async {
                 self.0.notify_one();
                 self.1.notified().await;
-                Ok(())
+                events.iter().map(|_| Ok(())).collect()
             }
             .boxed()
         }
@@ -461,8 +469,7 @@ async fn a_relay_that_hangs_is_replaced_when_its_lease_ends_and_marks_nothing_la
 #[tokio::test]
 async fn a_relay_looks_for_events_as_often_as_set() {
     let poll = Duration::from_secs(10);
-    let looks = pauses("SELECT DISTINCT shard FROM buttress_outbox", async |db| {
-        Outbox::new(db).with_poll(poll).relay(Arc::new(Recorder::default()))
-    });
+    let looks =
+        pauses("SELECT DISTINCT", async |db| Outbox::new(db).with_poll(poll).relay(Arc::new(Recorder::default())));
     assert!(looks.await.into_iter().all(|pause| pause >= poll));
 }

@@ -106,8 +106,8 @@ struct Broker {
 }
 
 impl EventBus for Broker {
-    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
-        self.publishing.publish(events)
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
+        self.publishing.publish_each(events)
     }
 
     fn subscribe(

@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime;
+use uuid::Uuid;
 
 use super::config::{KafkaConfig, refused};
 use super::context::Quiet;
@@ -14,8 +15,11 @@ use super::member::{Member, MemberConsumer, REQUEST_TIMEOUT};
 use super::partition::Shared;
 use super::producer::Producer;
 use super::stop_signal::{AbortOnDrop, StopSignal};
+use super::{dead_letters, lag};
+use crate::bus::dead_letter::DeadLettered;
 use crate::bus::event_bus::{BusError, EventBus};
 use crate::bus::handler::Handler;
+use crate::bus::lag::Lag;
 use crate::bus::subscribe::{Start, Subscribe, Subscription};
 use crate::clock::Clock;
 use crate::event::DomainEvent;
@@ -88,7 +92,8 @@ impl KafkaBus {
         }
         let member = Member::new(shared.clone(), runtime, stop);
         let consumer: MemberConsumer = config.create_with_context(member).map_err(refused)?;
-        for topic in topics {
+        let topics: Vec<_> = topics.iter().map(|topic| self.config.wire(topic)).collect();
+        for topic in &topics {
             // The request also makes brokers create the topic, if they are configured to.
             consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unavailable)?;
         }
@@ -105,7 +110,7 @@ impl KafkaBus {
     fn begin_with_latest(&self, group: &str, topics: &[String]) -> Result<bool, BusError> {
         let consumer: BaseConsumer<Quiet> = self.config.consumer(group).create_with_context(Quiet).map_err(refused)?;
         let mut partitions = TopicPartitionList::new();
-        for topic in topics {
+        for topic in &topics.iter().map(|topic| self.config.wire(topic)).collect::<Vec<_>>() {
             let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unavailable)?;
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 partitions.add_partition(topic, partition.id());
@@ -133,28 +138,50 @@ impl KafkaBus {
     }
 
     async fn join(&self, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Subscription, BusError> {
-        let bus = self.clone();
+        let (bus, health) = (self.clone(), WorkerHealth::new(self.clock.clone()));
         let shared = Shared {
+            config: self.config.clone(),
             producer: self.producer.clone(),
             clock: self.clock.clone(),
             subscribe: Arc::new(subscribe),
             handler,
+            health: health.clone(),
+            id: Uuid::now_v7().to_string(),
         };
         let (runtime, stop) = (runtime::Handle::current(), StopSignal::new());
         let abort_on_drop = AbortOnDrop(stop.clone());
         let opened = tokio::task::spawn_blocking(move || {
-            let consumer = bus.open(&shared, runtime.clone(), stop.clone())?;
+            // The first time here, so that what is wrong with the settings is an error of the
+            // caller, and a new group receives what is published from now on.
+            let open = || bus.open(&shared, runtime.clone(), stop.clone());
+            let consumer = match open() {
+                Ok(consumer) => Some(consumer),
+                Err(error @ BusError::Unavailable(_)) => {
+                    shared.health.failed(&error);
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        group = shared.subscribe.group,
+                        error,
+                        "cannot reach Kafka; the group is joined later"
+                    );
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let thread_stop = stop.clone();
             let reopen = move || match bus.open(&shared, runtime.clone(), stop.clone()) {
                 Ok(consumer) => Some(consumer),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot create a consumer; retrying");
+                    shared.health.failed(&error);
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(group = shared.subscribe.group, error, "cannot create a consumer; retrying");
                     None
                 }
             };
-            Member::run(consumer, reopen).map_err(|error| BusError::Unavailable(error.into()))
+            Member::run(consumer, reopen, thread_stop).map_err(|error| BusError::Unavailable(error.into()))
         });
         let gone = opened.await.map_err(|error| BusError::Unavailable(error.into()))??;
-        Ok(Subscription::new(Worker::observed(WorkerHealth::new(self.clock.clone()), |mut stop| async move {
+        Ok(Subscription::new(Worker::observed(health, |mut stop| async move {
             stop.wait().await;
             abort_on_drop.0.stop();
             // The thread drops the sender when it ends; the result carries no other information.
@@ -168,7 +195,7 @@ pub(super) fn unavailable(error: KafkaError) -> BusError {
 }
 
 impl EventBus for KafkaBus {
-    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
         self.producer.publish(events).boxed()
     }
 
@@ -178,6 +205,39 @@ impl EventBus for KafkaBus {
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<'_, Result<Subscription, BusError>> {
         self.join(subscribe, handler).boxed()
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<DeadLettered>, BusError>> {
+        dead_letters::list(self, group, topic, limit).boxed()
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        dead_letters::redrive(self, group, topic, (partition, offset)).boxed()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        dead_letters::discard(self, group, topic, (partition, offset)).boxed()
+    }
+
+    fn lag<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Lag>, BusError>> {
+        lag::lag(self, group).boxed()
     }
 }
 

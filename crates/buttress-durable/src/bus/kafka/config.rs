@@ -5,7 +5,9 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
+use super::security::{self, KafkaTls, Sasl, SaslMechanism};
 use crate::bus::event_bus::BusError;
+use crate::event::is_topic;
 
 /// Addresses of the brokers, and options for producer and consumers.
 ///
@@ -25,6 +27,9 @@ pub struct KafkaConfig {
     brokers: String,
     pub(super) publish_timeout: Duration,
     session: Duration,
+    prefix: String,
+    tls: Option<KafkaTls>,
+    sasl: Option<Sasl>,
     options: BTreeMap<String, String>,
 }
 
@@ -55,6 +60,8 @@ const RESERVED: [&str; 20] = [
 /// Shorter than the lease of an outbox's relay, which publishes while it holds the lease.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 const SESSION: Duration = Duration::from_secs(10);
+/// With the longest name of a dead-letter topic it fits into the 249 bytes of a topic's name.
+const MAX_PREFIX: usize = 60;
 
 // === impl KafkaConfig ===
 
@@ -62,7 +69,15 @@ impl KafkaConfig {
     /// Creates a configuration for brokers given as `host:port`, separated by commas. One reachable
     /// broker is enough to find the others.
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), publish_timeout: PUBLISH_TIMEOUT, session: SESSION, options: BTreeMap::new() }
+        Self {
+            brokers: brokers.into(),
+            publish_timeout: PUBLISH_TIMEOUT,
+            session: SESSION,
+            prefix: String::new(),
+            tls: None,
+            sasl: None,
+            options: BTreeMap::new(),
+        }
     }
 
     /// Sets how long a publication waits for the brokers' acknowledgement. Default: 5 s. Keep it
@@ -79,7 +94,42 @@ impl KafkaConfig {
         self
     }
 
-    /// Sets an option of librdkafka for producer and consumers, for example `security.protocol`.
+    /// Sets a prefix for the names of all topics and groups on the brokers, so that several systems
+    /// or environments can share a cluster, and permissions can be granted by prefix. Default: none.
+    /// At most 60 of `A-Za-z0-9._-`.
+    ///
+    /// The program itself never sees the prefix: it is not part of the names in
+    /// [`Subscribe`](crate::bus::Subscribe), [`Delivery`](crate::bus::Delivery) and
+    /// [`DeadLetter`](crate::bus::DeadLetter).
+    ///
+    /// ```
+    /// use buttress_durable::bus::{KafkaBus, KafkaConfig};
+    ///
+    /// // The topic of OrderConfirmed is "staging.OrderConfirmed" there.
+    /// let bus = KafkaBus::new(KafkaConfig::new("kafka-1:9092").prefix("staging."))?;
+    /// # Ok::<(), buttress_durable::bus::BusError>(())
+    /// ```
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Encrypts connections with TLS. Default: plain TCP. Needs the feature `kafka-tls`.
+    pub fn tls(mut self, tls: KafkaTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Authenticates with a user name and a password. Default: not authenticated.
+    ///
+    /// [`SaslMechanism::Plain`] sends the password as it is, so use it with [`tls`](Self::tls). The
+    /// SCRAM mechanisms need the feature `kafka-tls`, with or without TLS.
+    pub fn sasl(mut self, mechanism: SaslMechanism, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.sasl = Some(Sasl { mechanism, user: user.into(), password: password.into() });
+        self
+    }
+
+    /// Sets an option of librdkafka for producer and consumers, for example `client.rack`.
     ///
     /// [`KafkaBus::new`](super::KafkaBus::new) rejects options that the bus sets itself.
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -99,6 +149,17 @@ impl KafkaConfig {
         // The session allows three heartbeats, and librdkafka counts in milliseconds.
         if !(Duration::from_millis(3)..=Duration::from_secs(3600)).contains(&self.session) {
             return Err(wrong("session", "must be 3 ms to 1 h"));
+        }
+        if self.prefix.len() > MAX_PREFIX || !(self.prefix.is_empty() || is_topic(&self.prefix, MAX_PREFIX)) {
+            return Err(wrong("prefix", "must be at most 60 of the characters A-Z, a-z, 0-9, '.', '_', '-'"));
+        }
+        if self.sasl.as_ref().is_some_and(|sasl| sasl.user.is_empty()) {
+            return Err(wrong("sasl", "must have a user name"));
+        }
+        let scram = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism != SaslMechanism::Plain);
+        if cfg!(not(feature = "kafka-tls")) && (self.tls.is_some() || scram) {
+            let option = if self.tls.is_some() { "tls" } else { "sasl" };
+            return Err(wrong(option, "needs the feature `kafka-tls` of buttress-durable"));
         }
         match self.options.keys().find(|name| RESERVED.contains(&name.as_str())) {
             Some(name) => Err(wrong(name, "is set by the bus itself")),
@@ -122,7 +183,7 @@ impl KafkaConfig {
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.client();
         config
-            .set("group.id", group)
+            .set("group.id", self.wire(group))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
@@ -136,6 +197,16 @@ impl KafkaConfig {
         config
     }
 
+    /// Returns the name of a topic or group on the brokers.
+    pub(super) fn wire(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Returns the name of a topic in this program. `None` for a topic of others.
+    pub(super) fn local<'a>(&self, wire: &'a str) -> Option<&'a str> {
+        wire.strip_prefix(&self.prefix)
+    }
+
     /// Options of producer and consumers: our defaults, overridden by the configured options.
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -145,6 +216,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "1000")
             // And up to 5 min before it discovers topics that were created elsewhere.
             .set("topic.metadata.refresh.interval.ms", "5000");
+        security::apply(&mut config, self.tls.as_ref(), self.sasl.as_ref());
         for (name, value) in &self.options {
             config.set(name, value);
         }
@@ -187,6 +259,9 @@ impl fmt::Debug for KafkaConfig {
             .field("brokers", &self.brokers)
             .field("publish_timeout", &self.publish_timeout)
             .field("session", &self.session)
+            .field("prefix", &self.prefix)
+            .field("tls", &self.tls)
+            .field("sasl", &self.sasl)
             .field("options", &options)
             .finish()
     }
@@ -294,8 +369,26 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_part_of_the_names_on_the_brokers_only() {
+        let config = KafkaConfig::new("a:1").prefix("staging.");
+        assert_eq!(config.consumer("shipping").get("group.id"), Some("staging.shipping"));
+        assert_eq!((config.wire("T").as_str(), config.local("staging.T")), ("staging.T", Some("T")));
+        assert_eq!(config.local("prod.T"), None);
+        assert!(config.check().is_ok() && config.clone().prefix("x".repeat(60)).check().is_ok());
+        for prefix in ["a b".to_owned(), "a/".to_owned(), "x".repeat(61)] {
+            assert_eq!(option(config.clone().prefix(prefix)), "prefix");
+        }
+    }
+
+    #[test]
+    fn a_user_needs_a_name() {
+        assert_eq!(option(KafkaConfig::new("a:1").sasl(SaslMechanism::Plain, "", "hunter2")), "sasl");
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let config = KafkaConfig::new("a:1").option("sasl.password", "hunter2");
-        assert!(!format!("{config:?}").contains("hunter2"));
+        let typed = KafkaConfig::new("a:1").sasl(SaslMechanism::Plain, "orders", "hunter2");
+        assert!(!format!("{config:?}{typed:?}").contains("hunter2"));
     }
 }

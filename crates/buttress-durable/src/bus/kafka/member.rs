@@ -4,21 +4,25 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use tokio::runtime;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::context;
-use super::partition::{Progress, Shared, Slot, Tries};
+use super::partition::{Note, Progress, Resume, Shared, Slot};
 use super::producer::lock;
 use super::record::Record;
 use super::stop_signal::StopSignal;
+use crate::bus::subscribe::Start;
+use crate::clock::monotonic;
 
 /// A topic and the number of a partition.
 type Key = (String, i32);
@@ -29,7 +33,10 @@ pub(super) type MemberConsumer = BaseConsumer<Member>;
 pub(super) struct Member {
     shared: Shared,
     runtime: runtime::Handle,
+    /// By the topic's name on the brokers.
     owned: Mutex<HashMap<Key, Slot>>,
+    /// Whether partitions were assigned whose new owner is not committed yet.
+    unmarked: AtomicBool,
     stop: StopSignal,
 }
 
@@ -42,31 +49,38 @@ const RESUME_AT: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// Timeout of a request to the brokers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A member that has heard nothing from the brokers for this time asks them something.
+const PROBE: Duration = Duration::from_secs(5);
+/// Timeout of such a probe, and of asking for the ends of a partition during a rebalance.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause before a consumer is created again.
+const REOPEN: Duration = Duration::from_secs(1);
 
 impl Member {
     pub(super) fn new(shared: Shared, runtime: runtime::Handle, stop: StopSignal) -> Self {
-        Self { shared, runtime, owned: Mutex::default(), stop }
+        Self { shared, runtime, owned: Mutex::default(), unmarked: AtomicBool::new(false), stop }
     }
 
     /// Polls on a dedicated thread, because rebalancing and committing block and must not wait for
-    /// handlers. The receiver resolves when the member has left the group.
+    /// handlers. Creates the consumer with `open` if there is none, or if it has failed. The
+    /// receiver resolves when the member has left the group.
     pub(super) fn run(
-        consumer: MemberConsumer,
-        reopen: impl Fn() -> Option<MemberConsumer> + Send + 'static,
+        mut consumer: Option<MemberConsumer>,
+        open: impl Fn() -> Option<MemberConsumer> + Send + 'static,
+        stop: StopSignal,
     ) -> std::io::Result<oneshot::Receiver<()>> {
         let (left, gone) = oneshot::channel();
         let work = move || {
             let _left = left;
-            let mut consumer = Some(consumer);
-            while let Some(current) = consumer.take() {
-                let stop = current.context().stop.clone();
-                if poll(&current) == Poll::Ended {
-                    return;
+            while !stop.is_set() || consumer.is_some() {
+                match consumer.take() {
+                    Some(current) if supervised(&current) == Poll::Ended => return,
+                    // Also drops a broken one.
+                    _ => pause(&stop),
                 }
-                drop(current);
-                while consumer.is_none() && !stop.is_set() {
-                    thread::sleep(Duration::from_secs(1));
-                    consumer = reopen();
+                if !stop.is_set() {
+                    // A panic in it must not end the thread either.
+                    consumer = catch_unwind(AssertUnwindSafe(&open)).unwrap_or_default();
                 }
             }
         };
@@ -74,11 +88,12 @@ impl Member {
         Ok(gone)
     }
 
-    fn take(&self, consumer: &MemberConsumer, record: Record) {
+    fn take(&self, consumer: &MemberConsumer, message: &impl Message) {
         let mut owned = lock(&self.owned);
-        let key = (record.topic.clone(), record.partition);
+        let key = (message.topic().to_owned(), message.partition());
         let Some(slot) = owned.get_mut(&key) else { return };
-        slot.push(record);
+        let topic = self.shared.config.local(&key.0).unwrap_or(&key.0);
+        slot.push(Record::detach(message, topic));
         if slot.waiting() >= PAUSE_AT && !slot.paused {
             slot.paused = consumer.pause(&list([&key])).is_ok();
         }
@@ -100,15 +115,17 @@ impl Member {
             return;
         }
         if let Err(error) = consumer.commit(&offsets(&progress), CommitMode::Sync) {
+            self.shared.health.failed(&error);
             // The next round tries again. If the partitions were revoked meanwhile, the commit must
             // fail.
             tracing::debug!(group = self.shared.subscribe.group, %error, "cannot commit; retrying");
             return;
         }
-        let mut owned = lock(&self.owned);
+        self.shared.health.succeeded();
+        let owned = lock(&self.owned);
         for (key, progress) in progress {
-            if let Some(slot) = owned.get_mut(&key) {
-                slot.committed = Some(progress);
+            if let Some(slot) = owned.get(&key) {
+                slot.confirm(progress);
             }
         }
     }
@@ -117,7 +134,7 @@ impl Member {
     /// reject commits during a rebalance, and only polling completes one.
     fn finish(&self, consumer: &MemberConsumer) {
         lock(&self.owned).values().for_each(Slot::stop);
-        let (start, limit) = (now(), self.shared.subscribe.timeout.saturating_add(REQUEST_TIMEOUT));
+        let (start, limit) = (monotonic(), self.shared.subscribe.timeout.saturating_add(REQUEST_TIMEOUT));
         while self.stop.is_graceful() && start.elapsed() < limit {
             let settled = |slot: &Slot| slot.has_ended() && slot.uncommitted().is_none();
             if lock(&self.owned).values().all(settled) {
@@ -143,13 +160,13 @@ impl Member {
         let mut owned = lock(&self.owned);
         for element in partitions.elements() {
             let key = (element.topic().to_owned(), element.partition());
-            let resume = committed.find_partition(&key.0, key.1).and_then(|element| {
+            let committed = committed.find_partition(&key.0, key.1).and_then(|element| {
                 let Offset::Offset(offset) = element.offset() else { return None };
-                // The binding panics if the metadata is not UTF-8, and another client may have
-                // written it.
-                let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
-                Some(Progress { offset, tries: Tries::parse(&metadata) })
+                Some(Progress { offset, note: Note::of(&element) })
             });
+            let crashed = committed.as_ref().is_some_and(|progress| self.has_crashed(consumer, &key, progress));
+            let committed = committed.or_else(|| self.beginning(consumer, &key));
+            let resume = Resume { committed, crashed };
             tracing::debug!(
                 group = self.shared.subscribe.group,
                 topic = key.0,
@@ -158,6 +175,49 @@ impl Member {
             );
             owned.insert(key, Slot::start(self.shared.clone(), resume, &self.runtime));
         }
+        self.unmarked.store(true, Ordering::SeqCst);
+        self.shared.health.succeeded();
+    }
+
+    /// Returns whether the member that committed this progress has ended while it was at the next
+    /// record: it has not given the partition back, and the record exists and did not wait for its
+    /// next attempt.
+    fn has_crashed(&self, consumer: &MemberConsumer, (topic, partition): &Key, progress: &Progress) -> bool {
+        let others = progress.note.owner.as_ref().is_some_and(|owner| *owner != self.shared.id);
+        let was_due = progress.note.tries.retry_at <= self.shared.clock.now();
+        let end = || consumer.fetch_watermarks(topic, *partition, SHORT_TIMEOUT);
+        others && was_due && end().is_ok_and(|(_, end)| progress.offset < end)
+    }
+
+    /// Returns the beginning of a partition without a committed offset, so that its owner can be
+    /// committed before its first record is handled.
+    fn beginning(&self, consumer: &MemberConsumer, (topic, partition): &Key) -> Option<Progress> {
+        if self.shared.subscribe.start == Start::Latest {
+            return None;
+        }
+        let (first, _) = consumer.fetch_watermarks(topic, *partition, SHORT_TIMEOUT).ok()?;
+        Some(Progress { offset: first, note: Note::default() })
+    }
+
+    /// Commits this member as the owner of new partitions, before it handles their first records.
+    fn mark(&self, consumer: &MemberConsumer) {
+        if self.unmarked.swap(false, Ordering::SeqCst) {
+            self.commit(consumer);
+        }
+    }
+
+    /// Asks the brokers something, so that the member's health is known while nothing happens.
+    fn probe(&self, consumer: &MemberConsumer) {
+        let topic = self.shared.subscribe.topics.first().map(|topic| self.shared.config.wire(topic));
+        match consumer.fetch_metadata(topic.as_deref(), SHORT_TIMEOUT) {
+            Ok(_) => self.shared.health.succeeded(),
+            Err(error) => self.shared.health.failed(&error),
+        }
+    }
+
+    /// Whether the task of a partition has ended by itself, which only a bug can cause.
+    fn has_lost_a_task(&self) -> bool {
+        lock(&self.owned).values().any(Slot::has_ended)
     }
 
     /// Stops the tasks of revoked partitions and commits their progress, if this member still owns
@@ -172,11 +232,11 @@ impl Member {
         let lost = consumer.assignment_lost();
         let grace = if lost || self.stop.is_abort() { Duration::ZERO } else { GRACE };
         slots.iter().for_each(|(_, slot)| slot.stop());
-        let start = now();
+        let start = monotonic();
         for (_, slot) in &slots {
             slot.end(grace.saturating_sub(start.elapsed()));
         }
-        let progress = uncommitted(slots.iter().map(|(key, slot)| (key, slot)));
+        let progress: Vec<_> = slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.given_back()?))).collect();
         if lost || progress.is_empty() {
             return;
         }
@@ -193,16 +253,36 @@ enum Poll {
     Broken,
 }
 
+/// Polls until the member stops, or its consumer has to be replaced.
+fn supervised(consumer: &MemberConsumer) -> Poll {
+    catch_unwind(AssertUnwindSafe(|| poll(consumer))).unwrap_or_else(|_| {
+        let health = &consumer.context().shared.health;
+        health.failed(&KafkaError::Canceled);
+        tracing::error!("the thread of a Kafka consumer panicked; starting it again");
+        Poll::Broken
+    })
+}
+
+fn pause(stop: &StopSignal) {
+    let start = monotonic();
+    while !stop.is_set() && start.elapsed() < REOPEN {
+        thread::sleep(POLL);
+    }
+}
+
 fn poll(consumer: &MemberConsumer) -> Poll {
     let member = consumer.context();
-    let mut handed_out = 0;
+    let (mut handed_out, mut heard): (usize, Instant) = (0, monotonic());
     while !member.stop.is_set() {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
-                member.take(consumer, Record::detach(&message));
+                member.mark(consumer);
+                member.take(consumer, &message);
                 handed_out += 1;
+                heard = monotonic();
             }
             Some(Err(error)) => {
+                member.shared.health.failed(&error);
                 tracing::warn!(group = member.shared.subscribe.group, %error, "cannot poll Kafka");
                 if let KafkaError::MessageConsumptionFatal(_) = error {
                     return Poll::Broken;
@@ -214,15 +294,21 @@ fn poll(consumer: &MemberConsumer) -> Poll {
             handed_out = 0;
             member.commit(consumer);
             member.resume(consumer);
+            if member.has_lost_a_task() {
+                tracing::error!(
+                    group = member.shared.subscribe.group,
+                    "the task of a partition panicked; starting again"
+                );
+                return Poll::Broken;
+            }
+        }
+        if heard.elapsed() >= PROBE {
+            member.probe(consumer);
+            heard = monotonic();
         }
     }
     member.finish(consumer);
     Poll::Ended
-}
-
-#[expect(clippy::disallowed_methods, reason = "the thread is none of tokio's, and so its clock is none either")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn list<'a>(keys: impl IntoIterator<Item = &'a Key>) -> TopicPartitionList {
@@ -239,11 +325,11 @@ fn uncommitted<'a>(slots: impl Iterator<Item = (&'a Key, &'a Slot)>) -> Vec<(Key
 
 fn offsets(progress: &[(Key, Progress)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
-    for ((topic, partition), Progress { offset, tries }) in progress {
+    for ((topic, partition), Progress { offset, note }) in progress {
         let mut element = list.add_partition(topic, *partition);
         // Fails only for a value that is not an offset. These are offsets of records.
         let _ = element.set_offset(Offset::Offset(*offset));
-        if let Some(metadata) = tries.metadata() {
+        if let Some(metadata) = note.metadata() {
             element.set_metadata(metadata);
         }
     }
@@ -262,12 +348,17 @@ impl ClientContext for Member {
 
 impl ConsumerContext for Member {
     fn pre_rebalance(&self, consumer: &MemberConsumer, rebalance: &Rebalance<'_>) {
-        match rebalance {
+        // librdkafka calls this, and a panic must not unwind into it.
+        let outcome = catch_unwind(AssertUnwindSafe(|| match rebalance {
             Rebalance::Assign(partitions) => self.assigned(consumer, partitions),
             Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
             Rebalance::Error(error) => {
+                self.shared.health.failed(error);
                 tracing::warn!(group = self.shared.subscribe.group, %error, "rebalance failed");
             }
+        }));
+        if outcome.is_err() {
+            tracing::error!(group = self.shared.subscribe.group, "a rebalance panicked");
         }
     }
 }

@@ -1,39 +1,45 @@
 //! The task of one partition: handles, acknowledges, retries or buries one record after the other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc as blocking};
 use std::time::Duration;
 
-use buttress_core::Backoff;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::producer::{Entry, Producer, lock};
-use super::record::{Record, letter_headers};
-use crate::bus::attempt::attempt;
-use crate::bus::dead_letter::DeadLetter;
+use super::bury::bury;
+use super::config::KafkaConfig;
+use super::producer::{Producer, lock};
+use super::record::Record;
+use crate::bus::attempt::{Tries, attempt};
 use crate::bus::handler::{Handler, HandlerError};
 use crate::bus::subscribe::Subscribe;
-use crate::clock::{Clock, Timestamp};
-use crate::task::Stop;
-use crate::text::storable;
+use crate::clock::Clock;
+use crate::task::{Stop, WorkerHealth};
 
 /// The progress of a partition, as it is committed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Progress {
     /// Offset of the next record to handle.
     pub(super) offset: i64,
-    pub(super) tries: Tries,
+    pub(super) note: Note,
 }
 
-/// Failed attempts at the next record, and when to try again. Stored in the commit's metadata.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Tries {
-    attempts: u32,
-    retry_at: Timestamp,
+/// Failed attempts at the next record, and the member that is at it. Stored in the commit's
+/// metadata.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub(super) struct Note {
+    #[serde(flatten)]
+    pub(super) tries: Tries,
+    /// `None` once the member has given the partition back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<String>,
 }
 
 /// A partition's task, as the polling thread sees it.
@@ -46,17 +52,30 @@ pub(super) struct Slot {
     /// Disconnects when the task and everything it held have been dropped.
     ended: blocking::Receiver<()>,
     /// The progress that the group's coordinator has confirmed.
-    pub(super) committed: Option<Progress>,
+    committed: watch::Sender<Option<Progress>>,
     pub(super) paused: bool,
 }
 
 /// What all partitions of a subscription share.
 #[derive(Clone)]
 pub(super) struct Shared {
+    pub(super) config: Arc<KafkaConfig>,
     pub(super) producer: Arc<Producer>,
     pub(super) clock: Clock,
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
+    pub(super) health: WorkerHealth,
+    /// Id of the member.
+    pub(super) id: String,
+}
+
+/// Where a partition's task begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resume {
+    /// The progress that is committed.
+    pub(super) committed: Option<Progress>,
+    /// The member that committed it has crashed.
+    pub(super) crashed: bool,
 }
 
 struct Work {
@@ -64,23 +83,35 @@ struct Work {
     records: mpsc::UnboundedReceiver<Record>,
     waiting: Arc<AtomicUsize>,
     progress: Arc<Mutex<Option<Progress>>>,
-    /// The progress that an earlier owner has committed.
+    committed: watch::Receiver<Option<Progress>>,
+    /// The progress to begin with.
     resume: Option<Progress>,
+    crashed: bool,
+    /// Records that are committed one by one.
+    careful: usize,
     _ended: blocking::Sender<()>,
 }
 
-/// Pauses between attempts to write a dead letter, which must succeed before the group continues.
-const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
+/// After a crash, records are committed one by one, so that a further crash is counted for the
+/// record that was at hand. More than can be uncommitted.
+const CAREFUL: usize = 512;
 
-// === impl Tries ===
+// === impl Note ===
 
-impl Tries {
-    /// Returns the metadata of a commit, if there are failed attempts.
-    pub(super) fn metadata(self) -> Option<String> {
-        (self.attempts > 0).then(|| serde_json::to_string(&self).unwrap_or_default())
+impl Note {
+    /// Returns the metadata of a commit, if it says anything.
+    pub(super) fn metadata(&self) -> Option<String> {
+        (*self != Self::default()).then(|| serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// Parses metadata of a commit. Unknown metadata counts as no attempts.
+    /// Reads the metadata of a committed offset.
+    pub(super) fn of(element: &TopicPartitionListElem<'_>) -> Self {
+        // The binding panics if the metadata is not UTF-8, and another client may have written it.
+        let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()));
+        Self::parse(&metadata.unwrap_or_default())
+    }
+
+    /// Parses metadata of a commit. Unknown metadata says nothing.
     pub(super) fn parse(metadata: &str) -> Self {
         serde_json::from_str(metadata).unwrap_or_default()
     }
@@ -89,21 +120,31 @@ impl Tries {
 // === impl Slot ===
 
 impl Slot {
-    pub(super) fn start(shared: Shared, resume: Option<Progress>, runtime: &runtime::Handle) -> Self {
+    pub(super) fn start(shared: Shared, resume: Resume, runtime: &runtime::Handle) -> Self {
         let (records, received) = mpsc::unbounded_channel();
         let (held, ended) = blocking::channel();
         let (stop, stopped) = Stop::channel();
-        let (waiting, progress) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Option<Progress>>>::default());
+        let Resume { committed, crashed } = resume;
+        // Names this member as the owner, with the next commit.
+        let begin = committed.clone().map(|Progress { offset, mut note }| {
+            note.tries.attempts = note.tries.attempts.saturating_add(u32::from(crashed));
+            Progress { offset, note: Note { owner: Some(shared.id.clone()), ..note } }
+        });
+        let (committed, confirmed) = watch::channel(committed);
+        let (waiting, progress) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(begin.clone())));
         let work = Work {
             shared,
             records: received,
             waiting: waiting.clone(),
             progress: progress.clone(),
-            resume,
+            committed: confirmed,
+            resume: begin,
+            crashed,
+            careful: if crashed { CAREFUL } else { 0 },
             _ended: held,
         };
         let task = runtime.spawn(work.run(stopped)).abort_handle();
-        Self { records, waiting, progress, stop, task, ended, committed: resume, paused: false }
+        Self { records, waiting, progress, stop, task, ended, committed, paused: false }
     }
 
     pub(super) fn push(&self, record: Record) {
@@ -119,8 +160,20 @@ impl Slot {
 
     /// Returns the progress that has not been committed yet.
     pub(super) fn uncommitted(&self) -> Option<Progress> {
-        let progress = *lock(&self.progress);
-        progress.filter(|_| progress != self.committed)
+        let progress = lock(&self.progress).clone();
+        progress.filter(|progress| self.committed.borrow().as_ref() != Some(progress))
+    }
+
+    /// Returns the progress to commit when the partition is given back, if that changes anything.
+    pub(super) fn given_back(&self) -> Option<Progress> {
+        let mut progress = lock(&self.progress).clone()?;
+        progress.note.owner = None;
+        (self.committed.borrow().as_ref() != Some(&progress)).then_some(progress)
+    }
+
+    /// Notes the progress that the group's coordinator has confirmed.
+    pub(super) fn confirm(&self, progress: Progress) {
+        self.committed.send_replace(Some(progress));
     }
 
     /// Lets the task finish the record at hand and then end.
@@ -158,94 +211,83 @@ impl Work {
                 return;
             }
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if self.careful > 0 {
+                self.careful -= 1;
+                let next = record.offset + 1;
+                let is_committed = |progress: &Option<Progress>| progress.as_ref().is_some_and(|p| p.offset >= next);
+                tokio::select! {
+                    biased;
+                    () = stop.wait() => return,
+                    _ = self.committed.wait_for(is_committed) => {}
+                }
+            }
         }
     }
 
     /// Handles a record until it is done. Returns false if the task was stopped before.
     async fn record(&self, record: &Record, stop: &mut Stop) -> bool {
         let Shared { clock, subscribe, handler, .. } = &self.shared;
-        let resumed = self.resume.filter(|resume| resume.offset == record.offset);
-        let mut tries = resumed.map(|resume| resume.tries).unwrap_or_default();
+        if record.done.is_some() {
+            self.note(record.offset + 1, Tries::default());
+            return true;
+        }
+        let resumed = self.resume.as_ref().filter(|resume| resume.offset == record.offset);
+        let mut tries = resumed.map(|resume| resume.note.tries).unwrap_or_default();
+        if self.crashed && tries.attempts >= subscribe.attempts.get() {
+            let error = HandlerError::retry("the process ended during the last attempt");
+            if !bury(&self.shared, record, tries.attempts, &error, stop).await {
+                return false;
+            }
+            self.note(record.offset + 1, Tries::default());
+            return true;
+        }
         loop {
             tokio::select! {
                 biased;
                 () = stop.wait() => return false,
                 () = sleep(tries.retry_at.since(clock.now())) => {}
             }
-            let number = tries.attempts.saturating_add(1);
+            let number = tries.next();
             let result = match record.delivery(number) {
                 Ok(delivery) => attempt(&**handler, delivery, subscribe.timeout).await,
                 Err(unreadable) => Err(unreadable),
             };
             let Err(error) = result else { break };
             tracing::warn!(group = subscribe.group, topic = record.topic, attempt = number, %error, "handler failed");
-            if error.is_reject() || number >= subscribe.attempts.get() {
-                if !self.bury(record, number, &error, stop).await {
+            let Some(next) = tries.after(&error, subscribe, clock.now()) else {
+                if !bury(&self.shared, record, number, &error, stop).await {
                     return false;
                 }
                 break;
-            }
-            let pause = subscribe.backoff.pause(number - 1, &mut fastrand::Rng::new());
-            tries = Tries { attempts: number, retry_at: clock.now().plus(pause) };
-            *lock(&self.progress) = Some(Progress { offset: record.offset, tries });
+            };
+            tries = next;
+            self.note(record.offset, tries);
         }
-        *lock(&self.progress) = Some(Progress { offset: record.offset + 1, tries: Tries::default() });
+        self.note(record.offset + 1, Tries::default());
         true
     }
 
-    /// Writes a record to the dead-letter topic, before the partition continues. Returns false if
-    /// stopped.
-    async fn bury(&self, record: &Record, attempts: u32, error: &HandlerError, stop: &mut Stop) -> bool {
-        let Shared { producer, clock, subscribe, .. } = &self.shared;
-        let letter = DeadLetter {
-            group: subscribe.group.clone(),
-            topic: record.topic.clone(),
-            partition: record.partition.into(),
-            offset: record.offset,
-            attempts,
-            error: storable(error),
-            failed_at: clock.now(),
-        };
-        let Record { topic, partition, offset, .. } = record;
-        tracing::error!(group = letter.group, topic, partition, offset, %error, "event moved to the dead-letter topic");
-        let cause = serde_json::to_string(&letter).unwrap_or_default();
-        for failures in 0.. {
-            let entry = Entry {
-                id: format!("{}/{topic}/{partition}/{offset}", letter.group),
-                topic: &DeadLetter::topic_of(&letter.group, topic),
-                key: record.key.as_deref().unwrap_or_default(),
-                payload: &record.payload,
-                headers: letter_headers(record, &cause),
-            };
-            let Err(error) = producer.publish_entry(entry).await else { return true };
-            tracing::error!(
-                topic,
-                partition,
-                offset,
-                error = &error as &dyn std::error::Error,
-                "cannot write the dead letter; retrying"
-            );
-            tokio::select! {
-                biased;
-                () = stop.wait() => return false,
-                () = sleep(PAUSE.pause(failures, &mut fastrand::Rng::new())) => {}
-            }
-        }
-        false
+    fn note(&self, offset: i64, tries: Tries) {
+        let note = Note { tries, owner: Some(self.shared.id.clone()) };
+        *lock(&self.progress) = Some(Progress { offset, note });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Timestamp;
 
     #[test]
-    fn tries_survive_a_commit() {
-        let tries = Tries { attempts: 3, retry_at: Timestamp::from_millis(7) };
-        assert_eq!(Tries::parse(&tries.metadata().unwrap()), tries);
-        assert_eq!(Tries::default().metadata(), None);
+    fn tries_and_the_owner_survive_a_commit() {
+        let tries = Tries { attempts: 3, retry_at: Timestamp::from_millis(7), ..Tries::default() };
+        let note = Note { tries, owner: Some("m".to_owned()) };
+        assert_eq!(Note::parse(&note.metadata().unwrap()), note);
+        assert_eq!(Note::default().metadata(), None);
         for foreign in ["", "{}", "{\"attempts\":-1}", "not ours"] {
-            assert_eq!(Tries::parse(foreign), Tries::default(), "{foreign:?}");
+            assert_eq!(Note::parse(foreign), Note::default(), "{foreign:?}");
         }
+        let older = Note::parse("{\"attempts\":3,\"retry_at\":7}");
+        assert_eq!(older, Note { tries, owner: None }, "as versions without an owner wrote it");
     }
 }

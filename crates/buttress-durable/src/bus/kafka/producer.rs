@@ -1,22 +1,24 @@
 //! Publishing: an ordered queue in the process, and a receipt for each entry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::Shared;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::config::{KafkaConfig, refused};
 use super::{context, record};
 use crate::bus::event_bus::BusError;
+use crate::clock::monotonic;
 use crate::event::DomainEvent;
 
 /// A record to publish.
@@ -24,8 +26,11 @@ pub(super) struct Entry<'a> {
     /// Identifies the entry. While one is queued, another with the same id is not queued.
     pub(super) id: String,
     pub(super) topic: &'a str,
+    /// Its partition. `None` for the one of its key.
+    pub(super) partition: Option<i32>,
     pub(super) key: &'a [u8],
-    pub(super) payload: &'a [u8],
+    /// `None` for a record without an event.
+    pub(super) payload: Option<&'a [u8]>,
     pub(super) headers: OwnedHeaders,
 }
 
@@ -42,9 +47,17 @@ struct Client {
     waiting: Waiting,
 }
 
-/// Receipts of queued entries, by id.
-type Waiting = Arc<Mutex<HashMap<String, Receipt>>>;
+/// Receipts of entries, by id: of those that are queued, and of those that the brokers have stored
+/// after their publisher had stopped waiting. It will publish them again.
+type Waiting = Arc<Mutex<Receipts>>;
 type Receipt = Shared<oneshot::Receiver<Result<(), KafkaError>>>;
+
+#[derive(Default)]
+struct Receipts {
+    by_id: HashMap<String, Receipt>,
+    /// Ids in the order in which they were stored.
+    stored: VecDeque<String>,
+}
 
 struct Deliveries {
     waiting: Waiting,
@@ -57,6 +70,12 @@ struct Ticket {
 
 /// Pause before retrying when the queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
+/// Stored entries that are remembered. An event is forgotten if so many others were stored before
+/// it is published again; then it is published twice.
+const REMEMBERED: usize = 100_000;
+/// Once some events are acknowledged, the others get this time, or as long again as the first took
+/// if that is longer. Their partition has no leader, probably; they stay queued.
+const STRAGGLERS: Duration = Duration::from_millis(500);
 
 // === impl Producer ===
 
@@ -65,59 +84,79 @@ impl Producer {
         Ok(Self { config: config.clone(), client: Mutex::new(Client::new(config)?) })
     }
 
-    /// Returns when the brokers have acknowledged all events, or with the first error. Queued
-    /// events stay queued after an error.
-    pub(super) async fn publish(&self, events: &[DomainEvent]) -> Result<(), BusError> {
-        let work = async {
-            let mut receipts = Vec::with_capacity(events.len());
-            let mut failed = None;
-            for event in events {
-                let payload = event.to_bytes().map_err(|error| BusError::refused(event, &error))?;
-                let entry = Entry {
-                    id: event.event_id().to_string(),
-                    topic: event.topic(),
-                    key: event.key().as_bytes(),
-                    payload: &payload,
-                    headers: record::headers(event),
-                };
-                match self.queue(entry).await {
-                    Ok(receipt) => receipts.push((event, receipt)),
-                    // The events behind this one are not queued: when all are published again they
-                    // would overtake it.
-                    Err(error) => {
-                        failed = Some(explain(event, error));
-                        break;
+    /// Publishes events, and returns the result of each. Those without an acknowledgement stay
+    /// queued, in order; published again, they get the receipt of the queued one.
+    pub(super) async fn publish(&self, events: &[DomainEvent]) -> Vec<Result<(), BusError>> {
+        let start = monotonic();
+        let mut results: Vec<Option<Result<(), BusError>>> = events.iter().map(|_| None).collect();
+        let mut queued = FuturesUnordered::new();
+        // Keys of events that could not be queued. A later event would overtake them.
+        let mut held = HashSet::new();
+        for (n, event) in events.iter().enumerate() {
+            if held.contains(&(event.topic(), event.key())) {
+                results[n] = Some(Err(BusError::HeldBack));
+                continue;
+            }
+            match self.queue_event(event, start + self.config.publish_timeout).await {
+                Ok((id, receipt)) => queued.push(async move { (n, id, receive(receipt).await) }),
+                Err(error) => {
+                    if !matches!(error, BusError::Refused { .. }) {
+                        held.insert((event.topic(), event.key()));
                     }
+                    results[n] = Some(Err(error));
                 }
             }
-            for (event, receipt) in receipts {
-                receive(receipt).await.map_err(|error| explain(event, error))?;
+        }
+        let mut deadline = start + self.config.publish_timeout;
+        while let Ok(Some((n, id, receipt))) = timeout_at(deadline, queued.next()).await {
+            if receipt.is_ok() {
+                self.forget(&id);
+                let now = monotonic();
+                deadline = deadline.min(now + STRAGGLERS.max(now.duration_since(start)));
             }
-            failed.map_or(Ok(()), Err)
+            results[n] = Some(receipt.map_err(|error| explain(&events[n], error)));
+        }
+        drop(queued);
+        let late = || Err(late(self.config.publish_timeout));
+        let results: Vec<_> = results.into_iter().map(|result| result.unwrap_or_else(late)).collect();
+        if results.iter().any(Result::is_err) {
+            self.revive();
+        }
+        results
+    }
+
+    async fn queue_event(&self, event: &DomainEvent, deadline: Instant) -> Result<(String, Receipt), BusError> {
+        let payload = event.to_bytes().map_err(|error| BusError::refused(event, &error))?;
+        let (id, topic) = (event.event_id().to_string(), self.config.wire(event.topic()));
+        let entry = Entry {
+            id: id.clone(),
+            topic: &topic,
+            partition: None,
+            key: event.key().as_bytes(),
+            payload: Some(&payload),
+            headers: record::headers(event),
         };
-        self.in_time(work).await
+        match timeout_at(deadline, self.queue(entry)).await {
+            Ok(Ok(receipt)) => Ok((id, receipt)),
+            Ok(Err(error)) => Err(explain(event, error)),
+            Err(_) => Err(late(self.config.publish_timeout)),
+        }
     }
 
     /// Publishes an entry that is not an event of this process.
-    pub(super) async fn publish_entry(&self, entry: Entry<'_>) -> Result<(), BusError> {
-        let work = async {
-            let receipt = self.queue(entry).await;
-            let sent = match receipt {
-                Ok(receipt) => receive(receipt).await,
-                Err(error) => Err(error),
-            };
-            sent.map_err(|error| BusError::Unavailable(Box::new(error)))
+    pub(super) async fn publish_entry(&self, entry: Entry<'_>) -> Result<(), PublishError> {
+        let (id, limit) = (entry.id.clone(), self.config.publish_timeout);
+        let work = async { receive(self.queue(entry).await?).await };
+        let done = match timeout(limit, work).await {
+            Ok(Ok(())) => {
+                self.forget(&id);
+                return Ok(());
+            }
+            Ok(Err(error)) if is_too_large(&error) => Err(PublishError::TooLarge),
+            Ok(Err(error)) => Err(PublishError::Other(BusError::Unavailable(Box::new(error)))),
+            Err(_) => Err(PublishError::Other(late(limit))),
         };
-        self.in_time(work).await
-    }
-
-    async fn in_time(&self, work: impl Future<Output = Result<(), BusError>>) -> Result<(), BusError> {
-        let limit = self.config.publish_timeout;
-        let late = |_| Err(BusError::Unavailable(format!("no acknowledgement from Kafka within {limit:?}").into()));
-        let done = timeout(limit, work).await.unwrap_or_else(late);
-        if done.is_err() {
-            self.revive();
-        }
+        self.revive();
         done
     }
 
@@ -131,8 +170,14 @@ impl Producer {
         }
     }
 
+    /// Forgets an entry whose publisher knows that it is stored.
+    fn forget(&self, id: &str) {
+        lock(&lock(&self.client).waiting).by_id.remove(id);
+    }
+
     /// Replaces the client after a fatal error. librdkafka disables an idempotent producer for good
-    /// when it can no longer tell what the brokers have stored.
+    /// when it can no longer tell what the brokers have stored, for example because they have
+    /// forgotten it.
     fn revive(&self) {
         let mut client = lock(&self.client);
         let Some((code, reason)) = client.inner.client().fatal_error() else { return };
@@ -149,6 +194,26 @@ impl Producer {
     }
 }
 
+/// Why an entry was not published.
+pub(super) enum PublishError {
+    /// It is larger than `message.max.bytes` of the producer, the brokers, or the topic.
+    TooLarge,
+    Other(BusError),
+}
+
+impl From<PublishError> for BusError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::TooLarge => Self::Unavailable("the record is too large".into()),
+            PublishError::Other(error) => error,
+        }
+    }
+}
+
+fn late(limit: Duration) -> BusError {
+    BusError::Unavailable(format!("no acknowledgement from Kafka within {limit:?}").into())
+}
+
 // === impl Client ===
 
 impl Client {
@@ -159,19 +224,23 @@ impl Client {
     }
 
     fn queue(&self, entry: &Entry<'_>) -> Result<Receipt, KafkaError> {
-        if let Some(receipt) = lock(&self.waiting).get(&entry.id) {
+        if let Some(receipt) = lock(&self.waiting).by_id.get(&entry.id) {
             return Ok(receipt.clone());
         }
         let (receipt, received) = oneshot::channel();
         let received = received.shared();
-        lock(&self.waiting).insert(entry.id.clone(), received.clone());
+        lock(&self.waiting).by_id.insert(entry.id.clone(), received.clone());
         let ticket = Box::new(Ticket { id: entry.id.clone(), receipt });
-        let record = BaseRecord::with_opaque_to(entry.topic, ticket)
-            .key(entry.key)
-            .payload(entry.payload)
-            .headers(entry.headers.clone());
+        let mut record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord::with_opaque_to(entry.topic, ticket);
+        record = record.key(entry.key).headers(entry.headers.clone());
+        if let Some(payload) = entry.payload {
+            record = record.payload(payload);
+        }
+        if let Some(partition) = entry.partition {
+            record = record.partition(partition);
+        }
         self.inner.send(record).map_err(|(error, _)| {
-            lock(&self.waiting).remove(&entry.id);
+            lock(&self.waiting).by_id.remove(&entry.id);
             error
         })?;
         Ok(received)
@@ -191,6 +260,28 @@ fn explain(event: &DomainEvent, error: KafkaError) -> BusError {
             BusError::Refused { event_id: event.event_id(), reason: error.to_string() }
         }
         _ => BusError::Unavailable(Box::new(error)),
+    }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(InvalidMessageSize | MessageSizeTooLarge))
+}
+
+// === impl Receipts ===
+
+impl Receipts {
+    /// Notes that the brokers have stored an entry.
+    fn stored(&mut self, id: String) {
+        if !self.by_id.contains_key(&id) {
+            return;
+        }
+        self.stored.push_back(id);
+        if self.stored.len() > REMEMBERED
+            && let Some(oldest) = self.stored.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
     }
 }
 
@@ -216,7 +307,10 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let Ticket { id, receipt } = *ticket;
-        lock(&self.waiting).remove(&id);
+        match delivered {
+            Ok(_) => lock(&self.waiting).stored(id),
+            Err(_) => drop(lock(&self.waiting).by_id.remove(&id)),
+        }
         // The publisher may have stopped waiting.
         let _ = receipt.send(delivered.as_ref().map(drop).map_err(|(error, _)| error.clone()));
     }

@@ -10,6 +10,7 @@ use crate::event::DomainEvent;
 /// A record, copied from the consumer's buffer.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
+    /// Without the prefix of the bus.
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) offset: i64,
@@ -18,27 +19,34 @@ pub(super) struct Record {
     pub(super) payload: Vec<u8>,
     /// The [`DeadLetter`] as JSON, on dead-letter topics.
     pub(super) dead_letter: Option<Vec<u8>>,
+    /// On dead-letter topics: the offset of a letter of this partition that was redriven or
+    /// discarded. Such a record is no letter itself.
+    pub(super) done: Option<i64>,
 }
 
 const EVENT_ID: &str = "event-id";
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 const DEAD_LETTER: &str = "buttress-dead-letter";
+const DONE: &str = "buttress-done";
 
 // === impl Record ===
 
 impl Record {
-    pub(super) fn detach(message: &impl Message) -> Self {
-        let headers = message.headers();
-        let mut headers = headers.iter().flat_map(|headers| headers.iter());
-        let dead_letter = headers.find(|header| header.key == DEAD_LETTER);
+    pub(super) fn detach(message: &impl Message, topic: &str) -> Self {
+        let header = |key: &str| {
+            let mut headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            headers.find(|header| header.key == key).and_then(|header| header.value)
+        };
+        let done = header(DONE).and_then(|offset| std::str::from_utf8(offset).ok()?.parse().ok());
         Self {
-            topic: message.topic().to_owned(),
+            topic: topic.to_owned(),
             partition: message.partition(),
             offset: message.offset(),
             key: message.key().map(<[u8]>::to_vec),
             payload: message.payload().unwrap_or_default().to_vec(),
-            dead_letter: dead_letter.and_then(|header| header.value).map(<[u8]>::to_vec),
+            dead_letter: header(DEAD_LETTER).map(<[u8]>::to_vec),
+            done,
         }
     }
 
@@ -76,6 +84,11 @@ pub(super) fn letter_headers(record: &Record, cause: &str) -> OwnedHeaders {
     with(event.as_ref().map(headers).unwrap_or_default(), DEAD_LETTER, cause)
 }
 
+/// Returns the headers of a record that marks a letter as redriven or discarded.
+pub(super) fn done_headers(offset: i64) -> OwnedHeaders {
+    with(OwnedHeaders::new(), DONE, &offset.to_string())
+}
+
 fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
     headers.insert(Header { key, value: Some(value) })
 }
@@ -96,7 +109,13 @@ mod tests {
 
     fn record(payload: Vec<u8>, headers: OwnedHeaders) -> Record {
         let (topic, key, time) = ("dead.g.OrderCreated".to_owned(), b"order-7".to_vec(), KafkaTime::NotAvailable);
-        Record::detach(&OwnedMessage::new(Some(payload), Some(key), topic, time, 3, 11, Some(headers)))
+        Record::detach(&OwnedMessage::new(Some(payload), Some(key), topic.clone(), time, 3, 11, Some(headers)), &topic)
+    }
+
+    #[test]
+    fn a_mark_names_the_letter_that_is_done() {
+        assert_eq!(record(Vec::new(), done_headers(7)).done, Some(7));
+        assert_eq!(record(Vec::new(), OwnedHeaders::new()).done, None);
     }
 
     fn shown(headers: &OwnedHeaders) -> Vec<(String, String)> {

@@ -2,20 +2,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::Backoff;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::member::Member;
 use super::store::{Log, PARTITIONS, Record};
+use super::{dead_letters, group};
+use crate::bus::dead_letter::DeadLettered;
 use crate::bus::event_bus::{BusError, EventBus};
 use crate::bus::handler::Handler;
+use crate::bus::lag::Lag;
 use crate::bus::subscribe::{Subscribe, Subscription};
 use crate::clock::Timestamp;
 use crate::db::database::args;
-use crate::db::{Database, Db};
+use crate::db::{Database, Db, DbError, DbErrorKind};
 use crate::event::DomainEvent;
 use crate::hash::bucket;
-use crate::task::{Worker, WorkerHealth};
+use crate::task::{Stop, Worker, WorkerHealth};
+use crate::text::{Chain, storable};
+
+/// Pauses between attempts to join a group while the log's database fails.
+const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 
 /// The embedded broker: an append-only log in a database. Clones share one log.
 ///
@@ -102,17 +112,43 @@ impl<D: Database> LogBus<D> {
         Ok(trimmed)
     }
 
-    async fn publish_all(&self, events: &[DomainEvent]) -> Result<(), BusError> {
-        if events.is_empty() {
+    /// Publishes all in one transaction. If the database rejects one of them, the others get a
+    /// transaction each.
+    async fn publish_all(&self, events: &[DomainEvent]) -> Vec<Result<(), BusError>> {
+        let entries: Vec<Result<Entry<'_>, BusError>> = events.iter().map(Entry::new).collect();
+        let valid: Vec<&Entry<'_>> = entries.iter().flatten().collect();
+        let failed = match self.append(&valid).await {
+            Ok(()) => None,
+            Err(error) if error.kind() == DbErrorKind::Data && valid.len() > 1 => {
+                return self.publish_apart(entries).await;
+            }
+            Err(error) => Some(Arc::new(error)),
+        };
+        let result = |entry: Result<Entry<'_>, BusError>| {
+            let entry = entry?;
+            failed.as_ref().map_or(Ok(()), |error| Err(entry.failed(error)))
+        };
+        entries.into_iter().map(result).collect()
+    }
+
+    async fn publish_apart(&self, entries: Vec<Result<Entry<'_>, BusError>>) -> Vec<Result<(), BusError>> {
+        let mut results = Vec::with_capacity(entries.len());
+        for entry in entries {
+            results.push(match entry {
+                Err(refused) => Err(refused),
+                Ok(entry) => self.append(&[&entry]).await.map_err(|error| entry.failed(&Arc::new(error))),
+            });
+        }
+        results
+    }
+
+    async fn append(&self, entries: &[&Entry<'_>]) -> Result<(), DbError> {
+        if entries.is_empty() {
             return Ok(());
         }
-        let payloads: Vec<_> = events
-            .iter()
-            .map(|event| event.to_bytes().map_err(|error| BusError::refused(event, &error)))
-            .collect::<Result<_, _>>()?;
         // Sorted, so that all publishers lock the heads in the same order and cannot deadlock.
         let mut partitions: BTreeMap<(&str, i64), Vec<Record<'_>>> = BTreeMap::new();
-        for (event, payload) in events.iter().zip(&payloads) {
+        for Entry { event, payload } in entries {
             let partition = (event.topic(), bucket(event.key(), PARTITIONS));
             let record = Record { dedup: event.event_id().to_string(), payload, dead_letter: None };
             partitions.entry(partition).or_default().push(record);
@@ -125,6 +161,70 @@ impl<D: Database> LogBus<D> {
         self.log.wake();
         Ok(())
     }
+
+    async fn join(&self, subscribe: Subscribe, handler: Arc<dyn Handler>) -> Result<Subscription, BusError> {
+        let (log, subscribe) = (self.log.clone(), Arc::new(subscribe));
+        // Before this returns, so that the group receives what is published from now on.
+        let mut registered = match group::register(&log.db, &subscribe).await {
+            Ok(()) => true,
+            Err(error) if matches!(error.kind(), DbErrorKind::Unavailable | DbErrorKind::Conflict) => {
+                tracing::warn!(group = subscribe.group, %error, "cannot reach the log; the group is joined later");
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let health = WorkerHealth::new(log.db.clock().clone());
+        // Kept across restarts, so that the member finds its own partitions again.
+        let (id, reports) = (Uuid::now_v7().to_string(), health.clone());
+        let run = move |mut stop: Stop| {
+            let (log, subscribe, reports) = (log.clone(), subscribe.clone(), reports.clone());
+            let member = Member::new(log.clone(), subscribe.clone(), handler.clone(), id.clone());
+            let known = std::mem::replace(&mut registered, true);
+            async move {
+                if known || register(&log, &subscribe, &mut stop, &reports).await {
+                    member.run(stop, reports).await;
+                }
+            }
+        };
+        Ok(Subscription::new(Worker::supervised(health, run)))
+    }
+}
+
+/// An event that can be stored.
+struct Entry<'a> {
+    event: &'a DomainEvent,
+    payload: Vec<u8>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(event: &'a DomainEvent) -> Result<Self, BusError> {
+        let payload = event.to_bytes().map_err(|error| BusError::refused(event, &error))?;
+        Ok(Self { event, payload })
+    }
+
+    /// Tells a value that the database rejects from a database that is away.
+    fn failed(&self, error: &Arc<DbError>) -> BusError {
+        match error.kind() {
+            DbErrorKind::Data => {
+                BusError::Refused { event_id: self.event.event_id(), reason: storable(Chain(&**error)) }
+            }
+            _ => BusError::Unavailable(Box::new(error.clone())),
+        }
+    }
+}
+
+/// Registers a group once its database is back. Returns false if it was stopped before.
+async fn register<D: Database>(log: &Log<D>, subscribe: &Subscribe, stop: &mut Stop, health: &WorkerHealth) -> bool {
+    for failures in 0.. {
+        let Err(error) = group::register(&log.db, subscribe).await else { return true };
+        health.failed(&error);
+        tracing::warn!(group = subscribe.group, %error, "cannot join the group; retrying");
+        tokio::select! {
+            () = stop.wait() => return false,
+            () = sleep(PAUSE.pause(failures, &mut fastrand::Rng::new())) => {}
+        }
+    }
+    false
 }
 
 impl<D: Database> Clone for LogBus<D> {
@@ -134,7 +234,7 @@ impl<D: Database> Clone for LogBus<D> {
 }
 
 impl<D: Database> EventBus for LogBus<D> {
-    fn publish<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Result<(), BusError>> {
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
         self.publish_all(events).boxed()
     }
 
@@ -143,11 +243,39 @@ impl<D: Database> EventBus for LogBus<D> {
         subscribe: Subscribe,
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<'_, Result<Subscription, BusError>> {
-        async move {
-            let member = Member::join(self.log.clone(), subscribe, handler).await?;
-            let health = WorkerHealth::new(self.log.db.clock().clone());
-            Ok(Subscription::new(Worker::observed(health.clone(), |stop| member.run(stop, health))))
-        }
-        .boxed()
+        self.join(subscribe, handler).boxed()
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<DeadLettered>, BusError>> {
+        dead_letters::list(&self.log, group, topic, limit).boxed()
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        dead_letters::redrive(&self.log, group, topic, (partition, offset)).boxed()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        dead_letters::discard(&self.log, group, topic, (partition, offset)).boxed()
+    }
+
+    fn lag<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Lag>, BusError>> {
+        async move { Ok(group::lag(&self.log.db, group).await?) }.boxed()
     }
 }

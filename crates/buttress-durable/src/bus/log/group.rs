@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::store::PARTITIONS;
+use crate::bus::attempt::Tries;
+use crate::bus::lag::Lag;
 use crate::bus::subscribe::{Start, Subscribe};
 use crate::clock::Timestamp;
 use crate::db::database::args;
@@ -15,12 +17,30 @@ pub(super) struct Claim {
     pub(super) group: String,
     pub(super) topic: String,
     pub(super) part: i64,
-    generation: i64,
+    pub(super) generation: i64,
     /// Position of the next record to handle.
     pub(super) position: i64,
     /// Failed attempts at that record.
-    pub(super) attempts: u32,
-    pub(super) retry_at: Timestamp,
+    pub(super) tries: Tries,
+    /// Whether the last of those attempts ended with the process of an earlier owner.
+    pub(super) crashed: bool,
+}
+
+/// A group as a member sees it.
+pub(super) struct View {
+    /// Live members, ordered by id, with their topics separated by spaces.
+    pub(super) members: Vec<(String, String)>,
+    pub(super) partitions: Vec<Place>,
+}
+
+/// A partition of a group, and its lease.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) topic: String,
+    pub(super) part: i64,
+    pub(super) owner: Option<String>,
+    pub(super) generation: i64,
+    pub(super) expires_at: Timestamp,
 }
 
 /// Inserts the rows of a group for each of its topics that has none yet.
@@ -42,29 +62,28 @@ pub(super) async fn register<D: Database>(db: &Db<D>, subscribe: &Subscribe) -> 
     tx.commit().await
 }
 
-/// Renews a member's registration, deletes expired members, and returns the number of live ones.
-pub(super) async fn heartbeat<D: Database>(
+/// Renews a member's registration and all its leases, and deletes members that have expired, in one
+/// transaction.
+pub(super) async fn renew<D: Database>(
     db: &Db<D>,
-    group: &str,
+    subscribe: &Subscribe,
     member: &str,
     ttl: Duration,
-) -> Result<usize, DbError> {
-    let now = db.now();
+) -> Result<(), DbError> {
+    let (group, topics, now) = (&subscribe.group, subscribe.topics.join(" "), db.lease_now().await?);
     let mut tx = db.begin().await?;
     db.execute(
         &mut tx,
-        "INSERT INTO buttress_group_member (name, member, expires_at) VALUES ($1, $2, $3)
-         ON CONFLICT (name, member) DO UPDATE SET expires_at = excluded.expires_at",
-        args![group, member, now.plus(ttl)],
+        "INSERT INTO buttress_group_member (name, member, expires_at, topics) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (name, member) DO UPDATE SET expires_at = excluded.expires_at, topics = excluded.topics",
+        args![group, member, now.plus(ttl), &topics],
     )
     .await?;
     let dead = "DELETE FROM buttress_group_member WHERE name = $1 AND expires_at <= $2";
     db.execute(&mut tx, dead, args![group, now]).await?;
-    let count = "SELECT COUNT(*) FROM buttress_group_member WHERE name = $1";
-    let rows = db.fetch(&mut tx, count, args![group]).await?;
-    let members = rows.first().map(|row| D::int(row, 0)).transpose()?.unwrap_or(1);
-    tx.commit().await?;
-    Ok(usize::try_from(members).unwrap_or(1).max(1))
+    let leases = "UPDATE buttress_group SET expires_at = $1 WHERE name = $2 AND owner = $3";
+    db.execute(&mut tx, leases, args![now.plus(ttl), group, member]).await?;
+    tx.commit().await
 }
 
 pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) -> Result<(), DbError> {
@@ -72,11 +91,25 @@ pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) ->
     db.write(sql, args![group, member]).await.map(drop)
 }
 
-/// Returns the partitions of a group whose leases have expired.
-pub(super) async fn free<D: Database>(db: &Db<D>, group: &str) -> Result<Vec<(String, i64)>, DbError> {
-    let sql = "SELECT topic, part FROM buttress_group WHERE name = $1 AND expires_at <= $2 ORDER BY part, topic";
-    let rows = db.read(sql, args![group, db.now()]).await?;
-    rows.iter().map(|row| Ok((D::text(row, 0)?, D::int(row, 1)?))).collect()
+/// Reads the members and partitions of a group.
+pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp) -> Result<View, DbError> {
+    let sql = "SELECT member, topics FROM buttress_group_member WHERE name = $1 AND expires_at > $2 ORDER BY member";
+    let members = db.read(sql, args![group, now]).await?;
+    let members = members.iter().map(|row| Ok((D::text(row, 0)?, D::text(row, 1)?)));
+    let sql = "SELECT topic, part, owner, generation, expires_at FROM buttress_group WHERE name = $1
+               ORDER BY part, topic";
+    let partitions = db.read(sql, args![group]).await?;
+    let partitions = partitions.iter().map(|row| {
+        Ok(Place {
+            topic: D::text(row, 0)?,
+            part: D::int(row, 1)?,
+            owner: D::maybe_text(row, 2)?,
+            generation: D::int(row, 3)?,
+            expires_at: Timestamp::from_millis(D::int(row, 4)?),
+        })
+    });
+    let members = members.collect::<Result<_, DbError>>()?;
+    Ok(View { members, partitions: partitions.collect::<Result<_, DbError>>()? })
 }
 
 /// Returns the partitions of a member that hold records it has not committed.
@@ -88,62 +121,95 @@ pub(super) async fn behind<D: Database>(db: &Db<D>, group: &str, member: &str) -
     rows.iter().map(|row| Ok((D::text(row, 0)?, D::int(row, 1)?))).collect()
 }
 
+/// Reads how far a group has come in each partition of its topics.
+pub(super) async fn lag<D: Database>(db: &Db<D>, group: &str) -> Result<Vec<Lag>, DbError> {
+    let sql = "SELECT g.topic, g.part, g.position, COALESCE(h.next, g.position), g.attempts, g.waiting_since
+               FROM buttress_group g
+               LEFT JOIN buttress_log_head h ON h.topic = g.topic AND h.part = g.part
+               WHERE g.name = $1 ORDER BY g.topic, g.part";
+    let rows = db.read(sql, args![group]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Lag {
+                topic: D::text(row, 0)?,
+                partition: D::int(row, 1)?,
+                position: D::int(row, 2)?,
+                end: D::int(row, 3)?,
+                attempts: u32::try_from(D::int(row, 4)?).unwrap_or(u32::MAX),
+                waiting_since: D::maybe_int(row, 5)?.map(Timestamp::from_millis),
+            })
+        })
+        .collect()
+}
+
 impl Claim {
-    /// Claims a partition. Returns `None` if another member owns it.
+    /// Claims a partition whose lease is over. Returns `None` if the row has changed since `place`
+    /// was read.
+    ///
+    /// An owner that gives a partition back clears its name. One that is still named has crashed,
+    /// perhaps because of the record at hand, so that counts as an attempt at it. It is counted
+    /// here, and not before each attempt, because a write for each record would double the cost of
+    /// handling it. The record was not at hand if it was published later, or was still waiting.
     pub(super) async fn take<D: Database>(
         db: &Db<D>,
         group: &str,
-        (topic, part): (String, i64),
+        place: &Place,
         member: &str,
-        ttl: Duration,
+        until: Timestamp,
     ) -> Result<Option<Self>, DbError> {
-        let now = db.now();
+        let Place { topic, part, owner, generation, expires_at } = place;
         let mut tx = db.begin().await?;
         let rows = db
             .fetch(
                 &mut tx,
-                "UPDATE buttress_group SET owner = $1, generation = generation + 1, expires_at = $2
-                 WHERE name = $3 AND topic = $4 AND part = $5 AND expires_at <= $6
-                 RETURNING generation, position, attempts, retry_at",
-                args![member, now.plus(ttl), group, &topic, part, now],
+                "UPDATE buttress_group SET owner = $1, generation = generation + 1, expires_at = $2,
+                     attempts = attempts + CASE WHEN owner <> $1 AND retry_at <= expires_at AND EXISTS (
+                         SELECT 1 FROM buttress_log l
+                         WHERE l.topic = buttress_group.topic AND l.part = buttress_group.part
+                             AND l.position >= buttress_group.position AND l.published_at <= buttress_group.expires_at)
+                     THEN 1 ELSE 0 END
+                 WHERE name = $3 AND topic = $4 AND part = $5 AND generation = $6 AND expires_at = $7
+                 RETURNING generation, position, attempts, retry_at, waiting_since",
+                args![member, until, group, topic, *part, *generation, *expires_at],
             )
             .await?;
         tx.commit().await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some(Self {
-            group: group.to_owned(),
-            topic,
-            part,
-            generation: D::int(row, 0)?,
-            position: D::int(row, 1)?,
+        let tries = Tries {
             attempts: u32::try_from(D::int(row, 2)?).unwrap_or(u32::MAX),
             retry_at: Timestamp::from_millis(D::int(row, 3)?),
+            waiting_since: D::maybe_int(row, 4)?.map(Timestamp::from_millis),
+            ..Tries::default()
+        };
+        Ok(Some(Self {
+            group: group.to_owned(),
+            topic: topic.clone(),
+            part: *part,
+            generation: D::int(row, 0)?,
+            position: D::int(row, 1)?,
+            tries,
+            crashed: owner.as_deref().is_some_and(|owner| owner != member),
         }))
     }
 
     /// Returns the claim after the record at `position` has been handled.
     pub(super) fn after(&self, position: i64) -> Self {
-        Self { position: position + 1, attempts: 0, retry_at: Timestamp::default(), ..self.clone() }
+        Self { position: position + 1, tries: Tries::default(), crashed: false, ..self.clone() }
     }
 
-    /// Writes position and attempts, and renews the lease. Returns false, without a write, if
-    /// another member owns the partition.
-    pub(super) async fn store<D: Database>(
-        &self,
-        db: &Db<D>,
-        conn: &mut D::Connection,
-        ttl: Duration,
-    ) -> Result<bool, DbError> {
+    /// Writes position and attempts. Returns false, without a write, if another member owns the
+    /// partition.
+    pub(super) async fn store<D: Database>(&self, db: &Db<D>, conn: &mut D::Connection) -> Result<bool, DbError> {
         let changed = db
             .execute(
                 conn,
-                "UPDATE buttress_group SET position = $1, attempts = $2, retry_at = $3, expires_at = $4
+                "UPDATE buttress_group SET position = $1, attempts = $2, retry_at = $3, waiting_since = $4
                  WHERE name = $5 AND topic = $6 AND part = $7 AND generation = $8",
                 args![
                     self.position,
-                    i64::from(self.attempts),
-                    self.retry_at,
-                    db.now().plus(ttl),
+                    i64::from(self.tries.attempts),
+                    self.tries.retry_at,
+                    self.tries.waiting_since.map(Timestamp::as_millis),
                     &self.group,
                     &self.topic,
                     self.part,
@@ -155,10 +221,22 @@ impl Claim {
     }
 
     /// Calls [`store`](Self::store) in its own transaction.
-    pub(super) async fn save<D: Database>(&self, db: &Db<D>, ttl: Duration) -> Result<bool, DbError> {
+    pub(super) async fn save<D: Database>(&self, db: &Db<D>) -> Result<bool, DbError> {
         let mut tx = db.begin().await?;
-        let ours = self.store(db, &mut tx, ttl).await?;
+        let ours = self.store(db, &mut tx).await?;
         tx.commit().await?;
         Ok(ours)
+    }
+
+    /// Writes position and attempts, and gives the partition back, so that another member need not
+    /// wait for the end of the lease.
+    pub(super) async fn give_back<D: Database>(&self, db: &Db<D>) -> Result<(), DbError> {
+        let mut tx = db.begin().await?;
+        if self.store(db, &mut tx).await? {
+            let free = "UPDATE buttress_group SET owner = NULL, expires_at = 0
+                        WHERE name = $1 AND topic = $2 AND part = $3";
+            db.execute(&mut tx, free, args![&self.group, &self.topic, self.part]).await?;
+        }
+        tx.commit().await
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_core::Backoff;
 use tokio::sync::Notify;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::group::Claim;
 use super::store::{Log, Record};
@@ -20,12 +21,16 @@ use crate::text::storable;
 
 /// Records read by one query.
 const BATCH: i64 = 64;
+/// Pauses while the log's database fails.
+const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 
 pub(super) struct Partition<D: Database> {
     pub(super) log: Log<D>,
     pub(super) subscribe: Arc<Subscribe>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) claim: Claim,
+    /// Whether `claim` is ahead of its row, because writing it failed.
+    pub(super) unsaved: bool,
     /// Notified when there are records to read.
     pub(super) news: Arc<Notify>,
 }
@@ -45,41 +50,44 @@ enum Owner {
 }
 
 impl<D: Database> Partition<D> {
-    /// Runs until it is stopped, the partition is lost, or the database fails. After a failure a
-    /// member claims the partition again.
+    /// Runs until it is stopped or the partition is lost. While the database fails it keeps its
+    /// progress and tries again: a commit has no effect once another member owns the partition.
     pub(super) async fn run(mut self, mut stop: Stop) {
-        // Three chances to renew before the lease ends. The first tick fires at once and is
-        // harmless.
-        let mut beat = interval(self.log.lease / 3);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (topic, part) = (self.claim.topic.clone(), self.claim.part);
+        let (group, topic, part) = (self.subscribe.group.clone(), self.claim.topic.clone(), self.claim.part);
+        let mut failures = 0;
         while !stop.is_set() {
-            let owner = match self.round(&stop, &mut beat).await {
-                Ok(Owner::Us) => self.idle(&mut stop, &mut beat).await,
-                other => other,
-            };
-            match owner {
-                Ok(Owner::Us) => {}
+            match self.round(&stop).await {
+                Ok(Owner::Us) => {
+                    failures = 0;
+                    self.idle(&mut stop).await;
+                }
                 Ok(Owner::Others) => {
-                    tracing::warn!(group = self.subscribe.group, topic, part, "another member owns the partition now");
+                    tracing::warn!(group, topic, part, "another member owns the partition now");
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(group = self.subscribe.group, topic, part, %error, "partition released after a database error");
-                    break;
+                    let pause = PAUSE.pause(failures, &mut fastrand::Rng::new());
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(group, topic, part, ?pause, %error, "the log's database fails; retrying");
+                    tokio::select! {
+                        () = stop.wait() => {}
+                        () = sleep(pause) => {}
+                    }
                 }
             }
         }
-        // Expires the lease at once, so that another member need not wait. If this fails, the lease
-        // expires by itself.
-        if let Err(error) = self.claim.save(&self.log.db, Duration::ZERO).await {
-            tracing::debug!(group = self.subscribe.group, topic, part, %error, "cannot release the partition");
+        // If this fails, the lease ends by itself.
+        if let Err(error) = self.claim.give_back(&self.log.db).await {
+            tracing::debug!(group, topic, part, %error, "cannot give the partition back");
         }
     }
 
     /// Handles records until the end of the log, or until a record has to wait for its next
     /// attempt.
-    async fn round(&mut self, stop: &Stop, beat: &mut Interval) -> Result<Owner, DbError> {
+    async fn round(&mut self, stop: &Stop) -> Result<Owner, DbError> {
+        if self.unsaved && self.save().await? == Owner::Others {
+            return Ok(Owner::Others);
+        }
         while self.pause().is_none() {
             let batch = self.read().await?;
             if batch.is_empty() {
@@ -90,7 +98,7 @@ impl<D: Database> Partition<D> {
                     return Ok(Owner::Us);
                 }
                 let position = record.position;
-                if self.record(record, beat).await? == Owner::Others {
+                if self.record(record).await? == Owner::Others {
                     return Ok(Owner::Others);
                 }
                 // The record was not handled. The rest of the batch must follow it, even if its
@@ -103,17 +111,21 @@ impl<D: Database> Partition<D> {
         Ok(Owner::Us)
     }
 
-    /// Waits for records while it renews the lease.
-    async fn idle(&mut self, stop: &mut Stop, beat: &mut Interval) -> Result<Owner, DbError> {
+    /// Waits for records, or for the next attempt.
+    async fn idle(&self, stop: &mut Stop) {
         let pause = self.pause();
         tokio::select! {
-            () = stop.wait() => Ok(Owner::Us),
+            () = stop.wait() => {}
             // While a record waits for its next attempt, new records cannot be handled.
-            () = self.news.notified(), if pause.is_none() => Ok(Owner::Us),
-            () = sleep(pause.unwrap_or_default()), if pause.is_some() => Ok(Owner::Us),
-            // After renewing, the next round reads, which also covers a notification that was lost.
-            _ = beat.tick() => self.renew().await,
+            () = self.news.notified(), if pause.is_none() => {}
+            () = self.pause_is_over(pause), if pause.is_some() => {}
         }
+    }
+
+    /// Waits for the next attempt. Looks at the clock now and then, because it can be set.
+    async fn pause_is_over(&self, pause: Option<Duration>) {
+        const LOOK: Duration = Duration::from_secs(1);
+        sleep(pause.unwrap_or_default().min(self.log.lease / 3).min(LOOK)).await;
     }
 
     async fn read(&self) -> Result<Vec<Stored>, DbError> {
@@ -139,33 +151,29 @@ impl<D: Database> Partition<D> {
     }
 
     /// Makes one attempt at a record, and acknowledges it, schedules a retry, or buries it.
-    async fn record(&mut self, record: Stored, beat: &mut Interval) -> Result<Owner, DbError> {
-        let number = self.claim.attempts.saturating_add(1);
+    async fn record(&mut self, record: Stored) -> Result<Owner, DbError> {
+        let (tries, number) = (self.claim.tries, self.claim.tries.next());
+        if self.claim.crashed && tries.attempts >= self.subscribe.attempts.get() {
+            let error = HandlerError::retry("the process ended during the last attempt");
+            return self.bury(&record, tries.attempts, &error).await;
+        }
         let result = match self.delivery(&record, number) {
-            Ok(delivery) => {
-                // Concurrently, not nested: the handler may hold the transaction for which the
-                // renewal waits.
-                tokio::select! {
-                    result = attempt(&*self.handler, delivery, self.subscribe.timeout) => result,
-                    // Dropping the attempt cancels the handler, since another member owns the
-                    // partition now.
-                    () = self.renew_until_lost(beat) => return Ok(Owner::Others),
-                }
-            }
+            // The member aborts this task, and with it the handler, when it has lost the partition.
+            Ok(delivery) => attempt(&*self.handler, delivery, self.subscribe.timeout).await,
             Err(unreadable) => Err(unreadable),
         };
         let Err(error) = result else {
             self.claim = self.claim.after(record.position);
-            return self.renew().await;
+            return self.save().await;
         };
         tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt = number, %error, "handler failed");
-        if error.is_reject() || number >= self.subscribe.attempts.get() {
-            return self.bury(&record, number, &error).await;
+        match tries.after(&error, &self.subscribe, self.log.db.now()) {
+            Some(tries) => {
+                self.claim.tries = tries;
+                self.save().await
+            }
+            None => self.bury(&record, number, &error).await,
         }
-        let pause = self.subscribe.backoff.pause(number - 1, &mut fastrand::Rng::new());
-        self.claim.attempts = number;
-        self.claim.retry_at = self.log.db.now().plus(pause);
-        self.renew().await
     }
 
     fn delivery(&self, record: &Stored, attempt: u32) -> Result<Delivery, HandlerError> {
@@ -196,11 +204,11 @@ impl<D: Database> Partition<D> {
         tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event moved to the dead-letter topic");
         let json = serde_json::to_string(&letter)
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
-        // Assigned after the commit only: if this transaction fails, `run` saves the old claim,
-        // which must not skip the record.
+        // Assigned after the commit only: if this transaction fails, the old claim must not skip
+        // the record.
         let next = self.claim.after(record.position);
         let mut tx = self.log.db.begin().await?;
-        if !next.store(&self.log.db, &mut tx, self.log.lease).await? {
+        if !next.store(&self.log.db, &mut tx).await? {
             return Ok(Owner::Others);
         }
         // A redriven letter that fails again is a new letter.
@@ -213,27 +221,16 @@ impl<D: Database> Partition<D> {
         Ok(Owner::Us)
     }
 
-    /// Renews the lease until another member owns it. A failed renewal is retried; the commit
-    /// decides whether the lease was lost.
-    async fn renew_until_lost(&self, beat: &mut Interval) {
-        loop {
-            beat.tick().await;
-            match self.renew().await {
-                Ok(Owner::Us) => {}
-                Ok(Owner::Others) => return,
-                Err(error) => tracing::debug!(group = self.subscribe.group, %error, "cannot renew the lease"),
-            }
-        }
-    }
-
-    async fn renew(&self) -> Result<Owner, DbError> {
-        let ours = self.claim.save(&self.log.db, self.log.lease).await?;
+    async fn save(&mut self) -> Result<Owner, DbError> {
+        self.unsaved = true;
+        let ours = self.claim.save(&self.log.db).await?;
+        self.unsaved = false;
         Ok(if ours { Owner::Us } else { Owner::Others })
     }
 
     /// Returns how long the next record still waits for its next attempt, if it waits.
     fn pause(&self) -> Option<Duration> {
-        let pause = self.claim.retry_at.since(self.log.db.now());
+        let pause = self.claim.tries.retry_at.since(self.log.db.now());
         (!pause.is_zero()).then_some(pause)
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_durable::Clock;
-use buttress_durable::bus::{BusError, DeadLettered, EventBus, KafkaBus, KafkaConfig, LogBus};
+use buttress_durable::bus::{EventBus, KafkaBus, KafkaConfig, LogBus};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -37,7 +37,6 @@ pub(crate) fn config(cluster: &MockCluster<'static, DefaultProducerContext>) -> 
 }
 
 impl<D: Backend> Broker for Log<D> {
-    const REDRIVES_ONCE: bool = true;
     const AT_ONCE: u64 = 4;
     type Db = D;
 
@@ -52,12 +51,8 @@ impl<D: Backend> Broker for Log<D> {
         Arc::new(bus.with_poll(Duration::from_millis(5)).with_lease(Duration::from_secs(1)))
     }
 
-    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
-        self.bus.dead_letters(group, topic, 10).await.unwrap()
-    }
-
-    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
-        self.bus.redrive(group, topic, partition, offset).await
+    fn bus(&self) -> &dyn EventBus {
+        &self.bus
     }
 
     async fn committed(&self, _: &str, _: &str) -> i64 {
@@ -75,7 +70,6 @@ impl<D: Backend> Broker for Log<D> {
 }
 
 impl Broker for Mock {
-    const REDRIVES_ONCE: bool = false;
     const AT_ONCE: u64 = 32;
     type Db = sqlx::Sqlite;
 
@@ -89,12 +83,8 @@ impl Broker for Mock {
         Arc::new(KafkaBus::new(config(&self.cluster)).unwrap().with_clock(clock))
     }
 
-    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
-        self.bus.dead_letters(group, topic, 10).await.unwrap()
-    }
-
-    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
-        self.bus.redrive(group, topic, partition, offset).await
+    fn bus(&self) -> &dyn EventBus {
+        &self.bus
     }
 
     async fn committed(&self, group: &str, topic: &str) -> i64 {
@@ -109,7 +99,6 @@ impl Broker for Mock {
 }
 
 impl Broker for Real {
-    const REDRIVES_ONCE: bool = false;
     const AT_ONCE: u64 = 32;
     type Db = sqlx::Sqlite;
 
@@ -122,12 +111,8 @@ impl Broker for Real {
         Arc::new(KafkaBus::new(KafkaConfig::new(real().unwrap())).unwrap().with_clock(clock))
     }
 
-    async fn dead_letters(&self, group: &str, topic: &str) -> Vec<DeadLettered> {
-        self.bus.dead_letters(group, topic, 10).await.unwrap()
-    }
-
-    async fn redrive(&self, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
-        self.bus.redrive(group, topic, partition, offset).await
+    fn bus(&self) -> &dyn EventBus {
+        &self.bus
     }
 
     async fn committed(&self, group: &str, topic: &str) -> i64 {
