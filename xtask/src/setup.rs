@@ -5,13 +5,15 @@
 use anyhow::{Context, ensure};
 
 use crate::run::{cargo, go_offline, program, run, works};
-use crate::{browser, postgres};
+use crate::{browser, debian, postgres};
 
 /// Installs all that it can, and names what it cannot.
 pub(crate) fn setup() -> anyhow::Result<()> {
     let done = [
         component("fmt", "rustfmt"),
         component("clippy", "clippy"),
+        // For the feature `kafka-tls`.
+        debian::install("OpenSSL", &["libssl-dev", "pkg-config"], &[], openssl),
         postgres::install(),
         browser::install(),
         // A part of its own, so that a network failure is not mistaken for a failure of the code.
@@ -20,6 +22,10 @@ pub(crate) fn setup() -> anyhow::Result<()> {
     let failed: Vec<_> = done.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
+}
+
+fn openssl() -> bool {
+    works(program("pkg-config").args(["--exists", "openssl"]))
 }
 
 fn component(tool: &str, component: &str) -> anyhow::Result<()> {

@@ -70,6 +70,7 @@
 //! | `sqlite` | yes | [`Db::open`](Db): SQLite, built from source by a C compiler |
 //! | `postgres` | no | [`Db::connect`](Db): PostgreSQL |
 //! | `kafka` | no | `KafkaBus`: the event bus over Kafka; builds librdkafka with a C compiler and make |
+//! | `kafka-tls` | no | TLS and SCRAM for `KafkaBus`; links OpenSSL (Debian: `libssl-dev`, `pkg-config`) |
 //! | `fault-points` | no | `Db::with_faults`: simulated crashes. For tests only |
 //!
 //! # Guarantees
@@ -81,12 +82,14 @@
 //! | operation | guarantee |
 //! |---|---|
 //! | [`Outbox::append`] | atomic with the caller's transaction; idempotent by the event's id |
-//! | the relay ([`Outbox::relay`]) | at least once; ordered per key as the transactions committed |
-//! | [`EventBus::publish`] | at least once, ordered per key. [`LogBus`]: atomic per call, and an event that the log holds is not appended again. `KafkaBus`: not queued again while it is in the queue |
-//! | positions of the log | without gaps per partition, in commit order, never reused |
+//! | the relay ([`Outbox::relay`]) | at least once; ordered per topic and key as the transactions committed. What cannot be published holds back only its own key, or topic |
+//! | [`EventBus::publish_each`] | at least once, ordered per topic and key, with a result for each event. [`LogBus`]: one transaction for each call, and an event that the log holds is not appended again. `KafkaBus`: not queued again while it is in the queue |
+//! | positions of the log | without gaps per partition (except where a dead letter was removed), in commit order, never reused |
 //! | [`EventBus::subscribe`] | at least once to every group; ordered per key until an event of that key becomes a dead letter |
 //! | a commit of a group's position | only by the member that owns the partition; the commit of a replaced owner has no effect |
 //! | a failing, panicking or hanging handler | not acknowledged: retried, then moved to the dead-letter topic before the group continues ([`LogBus`]: in the transaction of the commit) |
+//! | a handler whose database or bus is away | not acknowledged: the partition pauses, no attempt is used up, nothing becomes a dead letter |
+//! | an event that ends its process | counted when another member takes over: after the last attempt a dead letter |
 //! | [`Inbox::handler`] | the writes in its transaction: exactly once for each consumer and event, until [`purge`](Inbox::purge) |
 //! | [`Starter::start`](saga::Starter::start) | atomic with the caller's transaction; once for each id |
 //! | a [local](saga::Step::local) step, and the events of any step | exactly once |

@@ -4,8 +4,11 @@
 //!
 //! * **Publishing** uses an idempotent producer that waits for all in-sync replicas. Events that
 //!   could not be sent stay in its queue, in order, for the lifetime of the process; publishing one
-//!   again does not queue it a second time. So an outage neither reorders nor duplicates the events
-//!   of a key. The key is the aggregate's id, hashed like Java's clients do.
+//!   again does not queue it a second time, nor if it was stored meanwhile. So an outage neither
+//!   reorders nor duplicates the events of a key. Once some events of a publication are
+//!   acknowledged, the others get 500 ms, or as long again, so that a partition without a leader
+//!   does not delay the rest. The key is the aggregate's id, hashed like Java's clients do. After a
+//!   fatal error, for example because the brokers have forgotten it, the producer is replaced.
 //! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`,
 //!   `traceparent` and `tracestate` repeat what tools expect there.
 //! * **Subscribing** joins a consumer group with cooperative rebalancing: a member that keeps a
@@ -15,8 +18,10 @@
 //!   is paused when 256 of them wait.
 //! * **Offsets** are committed only for events whose handler returned `Ok`, or that became dead
 //!   letters: after 50 ms without a record, after every 256 records, when a partition is revoked,
-//!   and on shutdown. Failed attempts are stored in the metadata of the commit, so that they count
-//!   across restarts.
+//!   and on shutdown. Failed attempts and the member are stored in the metadata of the commit, so
+//!   that they count across restarts, and a member that has crashed is recognised: it has not
+//!   removed itself from there. After a crash the next 512 records are committed one by one, so that
+//!   a further crash is counted for the event that was at hand.
 //! * **A revoked partition** is finished first: the handler has up to 5 s for the event at hand and
 //!   is then dropped. Its later effects are never committed.
 //!
@@ -26,9 +31,12 @@
 //! |---|---|---|
 //! | an event published again | stored once, while the log holds it | stored once while it is in the queue; twice after that |
 //! | a dead letter | one transaction with the commit of the position: once | written before the commit: a crash in between writes it twice, and [`KafkaBus::dead_letters`] lists it once |
-//! | redriving a dead letter | idempotent | published by each call; an [`Inbox`](crate::Inbox) handles it once |
+//! | redriving or discarding a dead letter | one transaction | a second record marks it as done; a crash in between publishes it again, and an [`Inbox`](crate::Inbox) handles it once |
+//! | a dead letter that is too large | none: the database takes it | its error is cut, then a note replaces the event and says where the event is; redriving fetches it from there |
 //! | listing dead letters | reads at most the limit | reads the whole topic |
 //! | delivered again after a crash | the event at hand | the events handled since the last commit |
+//! | a crash counts as an attempt | for the event that was at hand | for the first event that is not committed, which may have been handled; after that for the one at hand |
+//! | the lag of a group | one query | requests for all topics of the cluster with the prefix |
 //! | partitions | 8 for each topic | as the topic was created; adding some later reorders the keys |
 //! | positions | without gaps | with gaps after transactions or compaction |
 //! | [`Start::Latest`](super::Start::Latest) | from the moment of subscribing | the same, but a topic that is new to a live group starts when its partitions are assigned |
@@ -38,9 +46,10 @@
 //! brokers do not (`auto.create.topics.enable`). Until a topic exists, publishing fails as
 //! unavailable.
 //!
-//! TLS, SASL and compressions other than lz4 and snappy are features of the crate `rdkafka`. A
-//! service that needs one depends on that crate, enables the feature, and sets the options with
-//! [`KafkaConfig::option`].
+//! [`KafkaConfig::tls`] and [`KafkaConfig::sasl`] encrypt and authenticate connections, with the
+//! feature `kafka-tls`. Compressions other than lz4 and snappy, and Kerberos, are features of the
+//! crate `rdkafka`: a service that needs one depends on that crate, enables the feature, and sets
+//! the options with [`KafkaConfig::option`].
 
 mod bury;
 mod bus;

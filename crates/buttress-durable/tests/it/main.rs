@@ -8,6 +8,7 @@ mod inbox;
 #[cfg(unix)]
 mod kill;
 mod log_bus;
+mod log_groups;
 mod log_settings;
 mod outbox;
 mod saga;

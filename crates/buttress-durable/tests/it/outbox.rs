@@ -21,6 +21,11 @@ on_both!(
     published_events_are_purged_by_age_and_no_others,
     what_cannot_be_decoded_is_parked_and_the_rest_is_published,
     a_relay_publishes_the_last_events_when_it_is_shut_down,
+    a_topic_that_cannot_be_published_to_holds_back_only_itself,
+    a_key_that_cannot_be_published_holds_back_only_its_own_events,
+    a_relay_goes_on_after_a_panic_of_the_bus,
+    a_relay_shuts_down_though_the_bus_never_answers,
+    a_parked_event_can_be_discarded,
 );
 
 const TOPIC: &str = "OrderCreated";
@@ -397,6 +402,176 @@ async fn what_cannot_be_decoded_is_parked_and_the_rest_is_published<D: Backend>(
     assert!(!parked[0].reason.is_empty());
     close(db).await;
     D::destroy(home).await;
+}
+
+/// Many more events than one publication holds, so that the stuck ones would fill it.
+async fn a_topic_that_cannot_be_published_to_holds_back_only_itself<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()).with_poll(Duration::from_millis(5)), Recorder::default());
+    bus.dead_topics.lock().unwrap().push("NoLeader".to_owned());
+    let mut tx = db.begin().await.unwrap();
+    for n in 0..300 {
+        outbox.append(&mut tx, &event("NoLeader", &format!("k{}", n % 7), n)).await.unwrap();
+        outbox.append(&mut tx, &event("Healthy", &format!("k{}", n % 7), n)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let relay = outbox.relay(Arc::new(bus.clone()));
+    eventually("the healthy topic", || async { outbox.backlog().await.unwrap().unsent == 300 }).await;
+    write(&outbox, &db, &event("Healthy", "later", 1)).await;
+    eventually("also later events", || async { bus.published.lock().unwrap().len() == 301 }).await;
+    let status = relay.health().status();
+    assert!(status.error.is_some(), "its health says that something is stuck: {status:?}");
+    bus.dead_topics.lock().unwrap().clear();
+    eventually("everything", || async { outbox.backlog().await.unwrap().unsent == 0 }).await;
+    relay.shutdown().await;
+    let published = bus.published.lock().unwrap().clone();
+    assert_eq!(published.len(), 601, "each event once");
+    for topic in ["NoLeader", "Healthy"] {
+        for key in 0..7 {
+            let of = published.iter().filter(|event| event.topic() == topic && event.key() == format!("k{key}"));
+            let numbers: Vec<i64> = of.map(|event| event.decode().unwrap()).collect();
+            assert!(numbers.is_sorted() && numbers.len() > 40, "{topic} {key}: {numbers:?}");
+        }
+    }
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// A bus over which one key cannot be published for a while, as if its partition had no leader.
+#[derive(Clone, Debug, Default)]
+struct DeadKey(Recorder, Arc<Mutex<bool>>);
+
+impl EventBus for DeadKey {
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
+        async move {
+            let mut results = Vec::new();
+            let mut stuck = false;
+            for event in events {
+                let dead = event.key() == "dead" && *self.1.lock().unwrap();
+                results.push(match (dead, stuck) {
+                    (true, false) => Err(BusError::Unavailable("no leader".into())),
+                    (true, true) => Err(BusError::HeldBack),
+                    (false, _) => self.0.take(event).await,
+                });
+                stuck |= dead;
+            }
+            results
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, _: Subscribe, _: Arc<dyn Handler>) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        async { Err(BusError::Unsupported("subscribe")) }.boxed()
+    }
+}
+
+async fn a_key_that_cannot_be_published_holds_back_only_its_own_events<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()).with_poll(Duration::from_millis(5)), DeadKey::default());
+    *bus.1.lock().unwrap() = true;
+    let mut tx = db.begin().await.unwrap();
+    for n in 0..1_000 {
+        let key = if n % 2 == 0 { "dead".to_owned() } else { format!("k{}", n % 9) };
+        outbox.append(&mut tx, &event(TOPIC, &key, n)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let relay = outbox.relay(Arc::new(bus.clone()));
+    eventually("the other keys", || async { outbox.backlog().await.unwrap().unsent == 500 }).await;
+    *bus.1.lock().unwrap() = false;
+    eventually("everything", || async { outbox.backlog().await.unwrap().unsent == 0 }).await;
+    relay.shutdown().await;
+    assert_eq!(bus.0.published.lock().unwrap().len(), 1_000, "each event once");
+    assert!(bus.0.first_seen().values().all(|numbers| numbers.is_sorted()));
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// A bus that fails in a way that is no error.
+#[derive(Clone, Debug, Default)]
+struct Broken {
+    inner: Recorder,
+    panics: Arc<Mutex<u32>>,
+    hangs: bool,
+}
+
+impl EventBus for Broken {
+    fn publish_each<'a>(&'a self, events: &'a [DomainEvent]) -> BoxFuture<'a, Vec<Result<(), BusError>>> {
+        let panics = std::mem::take(&mut *self.panics.lock().unwrap());
+        if panics > 0 {
+            std::panic::resume_unwind(Box::new("a bug in the bus"));
+        }
+        if self.hangs { std::future::pending().boxed() } else { self.inner.publish_each(events) }
+    }
+
+    fn subscribe(&self, _: Subscribe, _: Arc<dyn Handler>) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        async { Err(BusError::Unsupported("subscribe")) }.boxed()
+    }
+}
+
+async fn a_relay_goes_on_after_a_panic_of_the_bus<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Broken::default());
+    *bus.panics.lock().unwrap() = 1;
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let relay = outbox.relay(Arc::new(bus.clone()));
+    eventually("the event", || async { bus.inner.published.lock().unwrap().len() == 1 }).await;
+    relay.shutdown().await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_relay_shuts_down_though_the_bus_never_answers<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let outbox = Outbox::new(db.clone());
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let relay = outbox.relay(Arc::new(Broken { hangs: true, ..Broken::default() }));
+    tokio::time::timeout(Duration::from_secs(30), relay.shutdown()).await.expect("its promise is 5 s");
+    // Another relay need not wait for a lease.
+    let bus = Recorder::default();
+    assert_eq!(outbox.relay_once(&(Arc::new(bus) as Arc<dyn EventBus>)).await.unwrap(), 1);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_parked_event_can_be_discarded<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let (outbox, bus) = (Outbox::new(db.clone()), Recorder::default());
+    let (kept, gone) = (event(TOPIC, "k", 1), event(TOPIC, "k", 2));
+    *bus.refused.lock().unwrap() = Some(gone.event_id());
+    write(&outbox, &db, &gone).await;
+    write(&outbox, &db, &kept).await;
+    assert!(!outbox.discard(gone.event_id()).await.unwrap(), "it is not parked yet");
+    outbox.relay_once(&(Arc::new(bus) as Arc<dyn EventBus>)).await.unwrap();
+    assert!(!outbox.discard(kept.event_id()).await.unwrap(), "it is published");
+    assert!(outbox.discard(gone.event_id()).await.unwrap());
+    assert_eq!(outbox.backlog().await.unwrap(), Backlog::default());
+    close(db).await;
+    D::destroy(home).await;
+}
+
+/// On SQLite one relay has the lease.
+#[tokio::test]
+async fn a_relay_that_cannot_reach_the_bus_makes_way_for_one_that_can() {
+    let home = <sqlx::Sqlite as Backend>::create().await;
+    let db = <sqlx::Sqlite as Backend>::connect(&home).await;
+    // Longer than the test may take.
+    let outbox = Outbox::new(db.clone()).with_lease(Duration::from_secs(3_600));
+    let cut_off = Recorder::default();
+    *cut_off.down.lock().unwrap() = true;
+    write(&outbox, &db, &event(TOPIC, "k", 1)).await;
+    let first = outbox.relay(Arc::new(cut_off));
+    eventually("it has failed", || async { first.health().status().failures > 0 }).await;
+    let healthy = Recorder::default();
+    let second = outbox.relay(Arc::new(healthy.clone()));
+    eventually("the event", || async { healthy.published.lock().unwrap().len() == 1 }).await;
+    first.shutdown().await;
+    second.shutdown().await;
+    close(db).await;
 }
 
 async fn a_relay_publishes_the_last_events_when_it_is_shut_down<D: Backend>() {

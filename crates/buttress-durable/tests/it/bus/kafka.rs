@@ -5,18 +5,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use buttress_durable::bus::{BusError, Delivery, EventBus, KafkaBus};
-use rdkafka::ClientConfig;
+use buttress_durable::Outbox;
+use buttress_durable::bus::{BusError, Delivery, EventBus, HandlerError, KafkaBus};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use sqlx::Sqlite;
 use tokio::sync::mpsc;
 
 use super::brokers::{Mock, config};
 use super::{Broker, Notes, number};
-use crate::support::{bounded, eventually};
+use crate::support::{Backend, bounded, event, eventually};
 
+/// Publishes until all are stored, as a relay does: again only what failed.
 async fn publish_at_last(bus: &dyn EventBus, events: &[buttress_durable::DomainEvent]) {
-    eventually("published", || async { bus.publish(events).await.is_ok() }).await;
+    let mut left = events.to_vec();
+    let publish = async {
+        while !left.is_empty() {
+            let results = bus.publish_each(&left).await;
+            let failed = left.iter().zip(results).filter(|(_, result)| result.is_err());
+            left = failed.map(|(event, _)| event.clone()).collect();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), publish).await.expect("published");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,4 +260,177 @@ impl Drop for Working {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Returns the number of records in each partition.
+async fn records(broker: &Mock, topic: &str, partitions: i32) -> Vec<i64> {
+    let (brokers, topic) = (broker.cluster.bootstrap_servers(), topic.to_owned());
+    let ask = move || {
+        let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        let end = |partition| Some(consumer.fetch_watermarks(&topic, partition, Duration::from_secs(1)).ok()?.1);
+        (0..partitions).map(|partition| end(partition).unwrap_or(-1)).collect()
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_leader_holds_back_only_its_own_keys() {
+    bounded(async {
+        let broker = Mock::start().await;
+        broker.cluster.create_topic("T", 4, 3).unwrap();
+        broker.cluster.partition_leader("T", 0, None).unwrap();
+        let home = Sqlite::create().await;
+        let db = Sqlite::connect(&home).await;
+        let outbox = Outbox::new(db.clone()).with_poll(Duration::from_millis(5));
+        let bus = KafkaBus::new(config(&broker.cluster).publish_timeout(Duration::from_millis(1_500))).unwrap();
+        let mut tx = db.begin().await.unwrap();
+        for n in 0..300 {
+            outbox.append(&mut tx, &event("T", &format!("k{n}"), n)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let relay = outbox.relay(Arc::new(bus));
+        let unsent = async || i64::try_from(outbox.backlog().await.unwrap().unsent).unwrap();
+        eventually("the other partitions", || async {
+            let others: i64 = records(&broker, "T", 4).await[1..].iter().sum();
+            others > 0 && others + unsent().await == 300
+        })
+        .await;
+        let stuck = unsent().await;
+        assert!(stuck > 30, "a quarter of the keys: {stuck}");
+        broker.cluster.partition_leader("T", 0, Some(1)).unwrap();
+        eventually("everything", || async { unsent().await == 0 }).await;
+        relay.shutdown().await;
+        let records = records(&broker, "T", 4).await;
+        assert_eq!((records[0], records.iter().sum::<i64>()), (stuck, 300), "each event once");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_is_too_large_is_cut_and_can_be_redriven_nevertheless() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (topic, notes) = (broker.topic(), Notes::default());
+        let bus = KafkaBus::new(config(&broker.cluster).option("message.max.bytes", "4000")).unwrap();
+        let sized = |size: usize| {
+            let data = "x".repeat(size);
+            buttress_durable::DomainEvent::new(&topic, "k", buttress_durable::Timestamp::default(), &data).unwrap()
+        };
+        // With its cause it is too large; with a short cause it is not; and not even then.
+        let events = [sized(2_600), sized(3_500)];
+        bus.publish(&events).await.unwrap();
+        bus.publish(&[broker.event("k", 3)]).await.unwrap();
+        let fixed = Arc::new(AtomicU32::new(0));
+        let handler = {
+            let (notes, fixed) = (notes.clone(), fixed.clone());
+            move |delivery: Delivery| {
+                let (notes, fixed) = (notes.clone(), fixed.clone());
+                async move {
+                    let Ok(number) = delivery.event.decode::<i64>() else {
+                        let long = "y".repeat(1_000);
+                        let fixed = fixed.load(Ordering::SeqCst) == 1;
+                        notes.0.lock().unwrap().push(("large".to_owned(), if fixed { 10 } else { 0 }));
+                        return if fixed { Ok(()) } else { Err(HandlerError::reject(long)) };
+                    };
+                    notes.0.lock().unwrap().push(("k".to_owned(), number));
+                    Ok(())
+                }
+            }
+        };
+        let member = bus.subscribe(broker.group("g"), Arc::new(handler)).await.unwrap();
+        eventually("the event behind them", || async { notes.all().contains(&3) }).await;
+        let letters = bus.dead_letters("g", &topic, 9).await.unwrap();
+        assert_eq!(letters.len(), 2);
+        assert_eq!((letters[0].event.as_ref(), letters[1].event.as_ref()), (Some(&events[0]), None));
+        assert!(letters.iter().all(|letter| letter.cause.error == "y".repeat(100)));
+        assert_eq!(letters.iter().map(|letter| letter.cause.offset).collect::<Vec<_>>(), [0, 1]);
+        fixed.store(1, Ordering::SeqCst);
+        bus.redrive("g", &topic, letters[1].partition, letters[1].offset).await.unwrap();
+        eventually("the original", || async { notes.all().contains(&10) }).await;
+        member.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_crashed_costs_the_event_at_hand_an_attempt() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (bus, topic) = (broker.connect().await, broker.topic());
+        bus.publish(&[broker.event("k", 1), broker.event("k", 2)]).await.unwrap();
+        // As a member leaves it that does not give its partitions back.
+        let (brokers, name) = (broker.cluster.bootstrap_servers(), topic.clone());
+        let commit = move || {
+            let mut config = ClientConfig::new();
+            let consumer: BaseConsumer =
+                config.set("bootstrap.servers", brokers).set("group.id", "g").create().unwrap();
+            let metadata = consumer.fetch_metadata(Some(&name), Duration::from_secs(10)).unwrap();
+            let mut offsets = TopicPartitionList::new();
+            for partition in metadata.topics()[0].partitions() {
+                let mut element = offsets.add_partition(&name, partition.id());
+                element.set_offset(Offset::Offset(0)).unwrap();
+                element.set_metadata(r#"{"attempts":1,"retry_at":0,"owner":"gone"}"#);
+            }
+            consumer.commit(&offsets, CommitMode::Sync).unwrap();
+        };
+        tokio::task::spawn_blocking(commit).await.unwrap();
+        let (seen, mut handled) = mpsc::unbounded_channel();
+        let handler = move |delivery: Delivery| {
+            seen.send((number(&delivery), delivery.attempt)).unwrap();
+            async { Ok(()) }
+        };
+        let member = bus.subscribe(broker.group("g"), Arc::new(handler.clone())).await.unwrap();
+        assert_eq!((handled.recv().await, handled.recv().await), (Some((1, 3)), Some((2, 1))));
+        member.shutdown().await;
+        bus.publish(&[broker.event("k", 3)]).await.unwrap();
+        let next = bus.subscribe(broker.group("g"), Arc::new(handler)).await.unwrap();
+        assert_eq!(handled.recv().await, Some((3, 1)), "a member that was shut down has given everything back");
+        next.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_is_seen_by_the_brokers_only() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let bus = |prefix: &str| KafkaBus::new(config(&broker.cluster).prefix(prefix)).unwrap();
+        let (staging, prod, topic) = (bus("staging."), bus("prod."), broker.topic());
+        let (seen, mut handled) = mpsc::unbounded_channel();
+        let rejects = move |delivery: Delivery| {
+            seen.send((delivery.topic.clone(), number(&delivery))).unwrap();
+            async { Err::<(), _>(HandlerError::reject("never")) }
+        };
+        prod.publish(&[broker.event("k", 1)]).await.unwrap();
+        staging.publish(&[broker.event("k", 2)]).await.unwrap();
+        let member = staging.subscribe(broker.group("g"), Arc::new(rejects)).await.unwrap();
+        assert_eq!(handled.recv().await, Some((topic.clone(), 2)));
+        eventually("a letter", || async { staging.dead_letters("g", &topic, 9).await.unwrap().len() == 1 }).await;
+        let letter = &staging.dead_letters("g", &topic, 9).await.unwrap()[0];
+        assert_eq!(letter.cause.topic, topic);
+        assert!(prod.dead_letters("g", &topic, 9).await.unwrap().is_empty());
+        staging.redrive("g", &topic, letter.partition, letter.offset).await.unwrap();
+        assert_eq!(handled.recv().await, Some((topic.clone(), 2)));
+        assert!(staging.lag("g").await.unwrap().iter().all(|lag| lag.topic == topic));
+        assert!(prod.lag("g").await.unwrap().is_empty());
+        member.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_starts_while_the_brokers_are_down() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let (bus, notes) = (broker.connect().await, Notes::default());
+        bus.publish(&[broker.event("k", 1)]).await.unwrap();
+        broker.cluster.broker_down(-1).unwrap();
+        let member = broker.connect().await.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        assert!(member.health().status().error.is_some());
+        broker.cluster.broker_up(-1).unwrap();
+        notes.wait_for(1).await;
+        eventually("it is well", || async { member.health().status().error.is_none() }).await;
+        member.shutdown().await;
+    })
+    .await;
 }

@@ -22,6 +22,9 @@ on_every_broker!(
     a_member_shut_down_finishes_the_event_at_hand,
     a_group_goes_on_where_it_was,
     failed_attempts_are_counted_across_members,
+    what_is_away_costs_no_attempt,
+    an_event_of_a_later_version_waits_for_a_program_that_knows_it,
+    what_waits_for_a_group_is_counted,
 );
 
 /// Longer than any test.
@@ -261,5 +264,76 @@ async fn failed_attempts_are_counted_across_members<B: Broker>() {
     }
     assert_eq!(*attempts.lock().unwrap(), [1, 2, 3]);
     assert!(broker.dead_letters(&broker.name("g"), &broker.topic()).await.is_empty());
+    broker.end().await;
+}
+
+async fn what_is_away_costs_no_attempt<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, attempts) = (broker.connect().await, Arc::new(Mutex::new(Vec::new())));
+    bus.publish(&[broker.event("k", 1)]).await.unwrap();
+    let handler = {
+        let attempts = attempts.clone();
+        move |delivery: Delivery| {
+            let mut attempts = attempts.lock().unwrap();
+            attempts.push(delivery.attempt);
+            let away = attempts.len() < 4;
+            async move {
+                // Recognised without a word about it.
+                if away {
+                    Err(buttress_durable::DbError::Busy(PAUSE))?;
+                }
+                Ok(())
+            }
+        }
+    };
+    let subscribe = broker.group("g").attempts(NonZeroU32::MIN);
+    let member = bus.subscribe(subscribe, Arc::new(handler)).await.unwrap();
+    eventually("handled", || async { attempts.lock().unwrap().len() == 4 }).await;
+    member.shutdown().await;
+    assert_eq!(*attempts.lock().unwrap(), [1, 1, 1, 1]);
+    assert!(broker.dead_letters(&broker.name("g"), &broker.topic()).await.is_empty());
+    broker.end().await;
+}
+
+async fn an_event_of_a_later_version_waits_for_a_program_that_knows_it<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, notes) = (broker.connect().await, Notes::default());
+    bus.publish(&[broker.event("k", 1).with_schema_version(2)]).await.unwrap();
+    let (seen, mut postponed) = mpsc::unbounded_channel();
+    let old = move |delivery: Delivery| {
+        seen.send(delivery.attempt).unwrap();
+        async { Err::<(), _>(HandlerError::postpone("version 2; known is 1")) }
+    };
+    let member = bus.subscribe(broker.group("g").attempts(NonZeroU32::MIN), Arc::new(old.clone())).await.unwrap();
+    assert_eq!((postponed.recv().await, postponed.recv().await), (Some(1), Some(1)));
+    member.shutdown().await;
+    let new = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    notes.wait_for(1).await;
+    new.shutdown().await;
+    assert!(broker.dead_letters(&broker.name("g"), &broker.topic()).await.is_empty());
+
+    // Another group's patience is over at once.
+    let hasty = bus.subscribe(broker.group("hasty").patience(Duration::ZERO), Arc::new(old)).await.unwrap();
+    eventually("a letter", || async { broker.dead_letters(&broker.name("hasty"), &broker.topic()).await.len() == 1 })
+        .await;
+    hasty.shutdown().await;
+    broker.end().await;
+}
+
+async fn what_waits_for_a_group_is_counted<B: Broker>() {
+    let broker = B::start().await;
+    let (bus, notes) = (broker.connect().await, Notes::default());
+    let group = broker.name("g");
+    let waiting = async || bus.lag(&group).await.unwrap().iter().map(buttress_durable::bus::Lag::waiting).sum::<u64>();
+    bus.publish(&[broker.event("a", 1)]).await.unwrap();
+    let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+    notes.wait_for(1).await;
+    member.shutdown().await;
+    assert_eq!(waiting().await, 0);
+    bus.publish(&[broker.event("a", 2), broker.event("a", 3)]).await.unwrap();
+    assert_eq!(waiting().await, 2);
+    let lag = bus.lag(&group).await.unwrap();
+    assert!(lag.iter().all(|lag| lag.topic == broker.topic() && lag.attempts == 0), "{lag:?}");
+    assert!(bus.lag(&broker.name("unknown")).await.unwrap().is_empty());
     broker.end().await;
 }
