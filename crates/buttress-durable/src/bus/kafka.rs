@@ -5,9 +5,9 @@
 //! * **Publishing** uses an idempotent producer that waits for all in-sync replicas. Events that
 //!   could not be sent stay in its queue, in order, for the lifetime of the process; publishing one
 //!   again does not queue it a second time, nor if it was stored meanwhile. So an outage neither
-//!   reorders nor duplicates the events of a key. Once some events of a publication are
-//!   acknowledged, the others get 500 ms, or as long again, so that a partition without a leader
-//!   does not delay the rest. The key is the aggregate's id, hashed like Java's clients do. After a
+//!   reorders nor duplicates the events of a key. After each acknowledgement the other
+//!   events of a publication get 500 ms, or as long again as it took, so that a partition without a
+//!   leader does not delay the rest. The key is the aggregate's id, hashed like Java's clients do. After a
 //!   fatal error, for example because the brokers have forgotten it, the producer is replaced.
 //! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`,
 //!   `traceparent` and `tracestate` repeat what tools expect there.

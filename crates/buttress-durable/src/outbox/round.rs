@@ -1,8 +1,10 @@
 //! One round of a relay: reads events, publishes them, and marks what became of each.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::store::Outbox;
@@ -52,6 +54,12 @@ struct Outcome {
 
 /// Unsent events of one topic. On PostgreSQL of one shard; on SQLite of all.
 type Lane = (String, i64);
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.seqs.is_empty() && self.unreadable.is_empty()
+    }
+}
 
 impl<D: Database> Work<D> {
     pub(super) fn new(outbox: Outbox<D>, bus: Arc<dyn EventBus>) -> Self {
@@ -116,6 +124,9 @@ impl<D: Database> Work<D> {
                 continue;
             }
             let batch = self.read(&mut tx, &ours).await?;
+            if batch.is_empty() {
+                continue;
+            }
             let results = self.publish(&batch).await;
             let outcome = self.mark(&mut tx, &batch, results).await?;
             tx.commit().await?;
@@ -139,6 +150,9 @@ impl<D: Database> Work<D> {
         let mut conn = db.session().await?;
         let batch = self.read(&mut conn, &lanes.iter().collect::<Vec<_>>()).await?;
         drop(conn);
+        if batch.is_empty() {
+            return Ok(Outcome::default());
+        }
         let results = self.publish(&batch).await;
         let mut tx = db.begin().await?;
         if !lease.hold(&db, &mut tx).await? {
@@ -248,8 +262,10 @@ impl<D: Database> Work<D> {
         if batch.events.is_empty() {
             return Vec::new();
         }
-        let mut results = self.bus.publish_each(&batch.events).await;
-        let missing = || Err(BusError::Unavailable("the bus has returned no result for this event".into()));
+        // A panic must not cost the lease, which a new relay would have to wait for.
+        let publish = AssertUnwindSafe(async { self.bus.publish_each(&batch.events).await });
+        let mut results = publish.catch_unwind().await.unwrap_or_default();
+        let missing = || Err(BusError::Unavailable("the bus panicked, or has no result for this event".into()));
         results.resize_with(batch.events.len(), missing);
         self.waiting.note(&batch.events, &results, monotonic());
         results

@@ -14,6 +14,8 @@ use crate::hash::fnv1a;
 pub(super) const PAUSE: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 /// Longest pause that an error of the bus can ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After a pause of which no event was tried again for this time, its failures are forgotten.
+const FORGET: Duration = Duration::from_secs(10);
 /// A topic that was published to within this time is alive: only the failed keys wait, and not the
 /// whole topic. Longer than the time limit of a publication.
 const ALIVE: Duration = Duration::from_secs(10);
@@ -46,10 +48,11 @@ impl Waiting {
         self.bus.is_none() && self.topics.is_empty() && self.keys.is_empty()
     }
 
-    /// Returns the time until the first pause is over.
+    /// Returns the time until the next pause is over. Those that are over already do not count:
+    /// their events have been tried, or are gone.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
         let pauses = self.topics.values().chain(self.keys.values());
-        let first = pauses.map(|pause| pause.until).min()?;
+        let first = pauses.map(|pause| pause.until).filter(|until| *until > now).min()?;
         // While the bus is down, the others wait at least as long.
         let first = self.bus.map_or(first, |bus| first.max(bus.until));
         Some(first.saturating_duration_since(now))
@@ -106,7 +109,7 @@ impl Waiting {
 
     /// Forgets pauses that ended long ago: their events have been published by others, or deleted.
     pub(super) fn forget(&mut self, now: Instant) {
-        let recent = |pause: &Pause| pause.until + LONGEST_PAUSE > now;
+        let recent = |pause: &Pause| pause.until + FORGET > now;
         self.keys.retain(|_, pause| recent(pause));
         self.topics.retain(|_, pause| recent(pause));
         self.bus = self.bus.filter(recent);
@@ -169,7 +172,7 @@ mod tests {
             now += pause;
         }
         assert!(longest > Duration::from_secs(2) && longest <= Duration::from_secs(5), "{longest:?}");
-        waiting.forget(now + LONGEST_PAUSE);
+        waiting.forget(now + FORGET);
         assert!(waiting.is_empty());
     }
 

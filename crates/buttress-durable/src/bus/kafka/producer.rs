@@ -73,8 +73,8 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 /// Stored entries that are remembered. An event is forgotten if so many others were stored before
 /// it is published again; then it is published twice.
 const REMEMBERED: usize = 100_000;
-/// Once some events are acknowledged, the others get this time, or as long again as the first took
-/// if that is longer. Their partition has no leader, probably; they stay queued.
+/// After each acknowledgement the others get this time, or as long again as it took if that is
+/// longer. Their partition has no leader, probably; they stay queued.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
 // === impl Producer ===
@@ -107,12 +107,13 @@ impl Producer {
                 }
             }
         }
-        let mut deadline = start + self.config.publish_timeout;
+        let last = start + self.config.publish_timeout;
+        let mut deadline = last;
         while let Ok(Some((n, id, receipt))) = timeout_at(deadline, queued.next()).await {
             if receipt.is_ok() {
                 self.forget(&id);
                 let now = monotonic();
-                deadline = deadline.min(now + STRAGGLERS.max(now.duration_since(start)));
+                deadline = last.min(now + STRAGGLERS.max(now.duration_since(start)));
             }
             results[n] = Some(receipt.map_err(|error| explain(&events[n], error)));
         }

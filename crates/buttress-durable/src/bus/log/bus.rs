@@ -132,12 +132,16 @@ impl<D: Database> LogBus<D> {
     }
 
     async fn publish_apart(&self, entries: Vec<Result<Entry<'_>, BusError>>) -> Vec<Result<(), BusError>> {
-        let mut results = Vec::with_capacity(entries.len());
+        let (mut results, mut away) = (Vec::with_capacity(entries.len()), false);
         for entry in entries {
-            results.push(match entry {
-                Err(refused) => Err(refused),
+            let stored = match entry {
+                // A later event of the key would overtake the one that was not stored.
+                Ok(_) if away => Err(BusError::HeldBack),
                 Ok(entry) => self.append(&[&entry]).await.map_err(|error| entry.failed(&Arc::new(error))),
-            });
+                Err(refused) => Err(refused),
+            };
+            away |= matches!(stored, Err(BusError::Unavailable(_)));
+            results.push(stored);
         }
         results
     }
