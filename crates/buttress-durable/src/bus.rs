@@ -54,4 +54,5 @@ pub use handler::{Delivery, Handler, HandlerError};
 pub use kafka::{KafkaBus, KafkaConfig};
 pub use lag::Lag;
 pub use log::{LogBus, PARTITIONS};
+pub(crate) use log::{trim_dead_letters, trim_log};
 pub use subscribe::{Start, Subscribe, Subscription};

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError, Tx};
 use crate::event::DomainEvent;
+use crate::retention::{Bites, Delete};
 
 /// The events that a consumer has handled.
 ///
@@ -54,6 +55,22 @@ pub struct Inbox<D: Database> {
 pub struct InboxHandler<D: Database, F> {
     inbox: Inbox<D>,
     handle: F,
+}
+
+const PURGE: Delete = Delete {
+    due: "SELECT event_id FROM buttress_inbox WHERE consumer = $1 AND handled_at < $2 LIMIT 1",
+    statements: &["DELETE FROM buttress_inbox WHERE consumer = $1 AND event_id IN
+         (SELECT event_id FROM buttress_inbox WHERE consumer = $1 AND handled_at < $2 ORDER BY handled_at LIMIT $3)"],
+};
+
+/// Deletes the ids of events that a consumer handled before a moment.
+pub(crate) async fn purge<D: Database>(
+    db: &Db<D>,
+    consumer: &str,
+    before: Timestamp,
+    bites: &mut Bites,
+) -> Result<u64, DbError> {
+    bites.delete(db, &PURGE, args![consumer, before]).await
 }
 
 impl<D: Database> Inbox<D> {
@@ -116,7 +133,8 @@ impl<D: Database> Inbox<D> {
         InboxHandler { inbox: self, handle }
     }
 
-    /// Deletes the ids of events that were handled before a moment, and returns their number.
+    /// Deletes the ids of events that were handled before a moment, in small transactions, and
+    /// returns their number. [`Retention`](crate::Retention) does this in the background.
     ///
     /// Keep them for longer than a redelivery can take: the broker's retention, plus the time until
     /// a dead letter is redriven.
@@ -125,8 +143,7 @@ impl<D: Database> Inbox<D> {
     ///
     /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, DbError> {
-        let sql = "DELETE FROM buttress_inbox WHERE consumer = $1 AND handled_at < $2";
-        self.db.write(sql, args![&*self.consumer, before]).await
+        purge(&self.db, &self.consumer, before, &mut Bites::default()).await
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`bus`] | consumer groups, retries and dead letters, over the embedded log or Kafka |
 //! | [`inbox`] | handles an event once, however often it is delivered |
 //! | [`saga`] | a change across services that completes everywhere or is compensated |
+//! | [`retention`] | deletes what is no longer needed |
 //!
 //! # Example
 //!
@@ -140,6 +141,7 @@ pub mod event;
 mod hash;
 pub mod inbox;
 pub mod outbox;
+pub mod retention;
 pub mod saga;
 mod task;
 mod text;
@@ -151,6 +153,7 @@ pub use db::{Database, Db, DbError, Tx};
 pub use event::{DomainEvent, EventError, TraceContext};
 pub use inbox::Inbox;
 pub use outbox::Outbox;
+pub use retention::Retention;
 pub use saga::{Coordinator, Definition, Step};
 pub use task::{WorkerHealth, WorkerStatus};
 

@@ -33,4 +33,5 @@ mod store;
 mod waiting;
 
 pub use relay::Relay;
+pub(crate) use store::purge;
 pub use store::{Backlog, Outbox, OutboxError, Parked, SHARDS};

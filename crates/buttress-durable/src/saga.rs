@@ -55,6 +55,7 @@ mod step;
 mod store;
 mod view;
 
+pub(crate) use admin::purge;
 pub use admin::{Admin, AdminError};
 pub use call::{Call, Done};
 pub use coordinator::{Coordinator, CoordinatorBuilder, Running};

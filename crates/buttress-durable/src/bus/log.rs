@@ -12,6 +12,8 @@ mod member;
 mod partition;
 mod share;
 mod store;
+mod trim;
 
 pub use bus::LogBus;
 pub use store::PARTITIONS;
+pub(crate) use trim::{trim_dead_letters, trim_log};

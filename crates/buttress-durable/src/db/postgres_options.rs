@@ -69,8 +69,11 @@ impl PostgresOptions {
     ///
     /// # Errors
     ///
-    /// If the URL is wrong.
+    /// [`DbError::Config`] if it is another kind of URL; [`DbError::Sqlx`] if it is malformed.
     pub fn new(url: &str) -> Result<Self, DbError> {
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(InvalidConfig::new("url", "must begin with `postgres://` or `postgresql://`").into());
+        }
         Ok(PgConnectOptions::from_str(url)?.into())
     }
 
@@ -146,14 +149,15 @@ impl PostgresOptions {
         let timeouts = [
             ("statement_timeout", self.statement_timeout),
             ("lock_timeout", self.lock_timeout),
-            ("idle_in_transaction_session_timeout", self.idle_in_transaction_timeout),
+            ("idle_in_transaction_timeout", self.idle_in_transaction_timeout),
         ];
         let mut connect = self.connect.clone().options(KEEPALIVE);
         for (field, timeout) in timeouts {
             // Zero would mean no limit, and the server's parameter is an int4.
             let millis = i32::try_from(timeout.as_millis()).ok().filter(|millis| *millis > 0);
             let millis = millis.ok_or_else(|| InvalidConfig::new(field, "must be 1 ms to 24 days"))?;
-            connect = connect.options([(field, millis.to_string())]);
+            let parameter = field.replace("transaction_timeout", "transaction_session_timeout");
+            connect = connect.options([(parameter, millis.to_string())]);
         }
         Ok(connect)
     }

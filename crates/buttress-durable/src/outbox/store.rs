@@ -9,6 +9,7 @@ use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::event::{DomainEvent, EventError};
 use crate::hash::{bucket, fnv1a};
+use crate::retention::{Bites, Delete};
 
 /// Number of shards of the outbox. Fixed, because events of a key that moved to another shard could
 /// overtake each other.
@@ -81,6 +82,17 @@ pub struct Parked {
     pub event: Option<DomainEvent>,
     /// Why the bus rejected it, or why it cannot be decoded.
     pub reason: String,
+}
+
+const PURGE: Delete = Delete {
+    due: "SELECT seq FROM buttress_outbox WHERE sent_at < $1 LIMIT 1",
+    statements: &["DELETE FROM buttress_outbox WHERE seq IN
+         (SELECT seq FROM buttress_outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT $2)"],
+};
+
+/// Deletes events that were published before a moment.
+pub(crate) async fn purge<D: Database>(db: &Db<D>, before: Timestamp, bites: &mut Bites) -> Result<u64, DbError> {
+    bites.delete(db, &PURGE, args![before]).await
 }
 
 impl<D: Database> Outbox<D> {
@@ -211,13 +223,14 @@ impl<D: Database> Outbox<D> {
         Ok(self.db.write(sql, args![&event_id.to_string()]).await? == 1)
     }
 
-    /// Deletes events that were published before a moment, and returns their number.
+    /// Deletes events that were published before a moment, in small transactions, and returns their
+    /// number. [`Retention`](crate::Retention) does this in the background.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, DbError> {
-        self.db.write("DELETE FROM buttress_outbox WHERE sent_at < $1", args![before]).await
+        purge(&self.db, before, &mut Bites::default()).await
     }
 
     pub(super) fn written(&self) -> watch::Receiver<()> {

@@ -5,6 +5,7 @@ use super::view::{Counts, Filter, SagaView, view};
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
+use crate::retention::{Bites, Delete};
 
 /// Lists sagas, and lets an operator decide about those that are stuck.
 ///
@@ -43,6 +44,26 @@ pub enum AdminError {
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+// The statuses are written as in the index by age.
+const PURGE: Delete = Delete {
+    due: "SELECT id FROM buttress_saga
+         WHERE status IN ('completed', 'compensated', 'resolved') AND updated_at < $1 LIMIT 1",
+    statements: &[
+        // Also where the foreign key does not cascade, because a pool has turned foreign keys off.
+        "DELETE FROM buttress_saga_step WHERE saga_id IN (SELECT id FROM buttress_saga
+             WHERE status IN ('completed', 'compensated', 'resolved') AND updated_at < $1
+             ORDER BY updated_at, id LIMIT $2)",
+        "DELETE FROM buttress_saga WHERE id IN (SELECT id FROM buttress_saga
+             WHERE status IN ('completed', 'compensated', 'resolved') AND updated_at < $1
+             ORDER BY updated_at, id LIMIT $2)",
+    ],
+};
+
+/// Deletes sagas that ended before a moment.
+pub(crate) async fn purge<D: Database>(db: &Db<D>, before: Timestamp, bites: &mut Bites) -> Result<u64, DbError> {
+    bites.delete(db, &PURGE, args![before]).await
 }
 
 impl<D: Database> Admin<D> {
@@ -135,21 +156,14 @@ impl<D: Database> Admin<D> {
         self.decide(id, |progress| progress.resolve(note)).await
     }
 
-    /// Deletes sagas that ended before a moment, and returns their number. Stuck sagas are kept.
+    /// Deletes sagas that ended before a moment, in small transactions, and returns their number.
+    /// Stuck sagas are kept. [`Retention`](crate::Retention) does this in the background.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn purge(&self, before: Timestamp) -> Result<u64, AdminError> {
-        let mut tx = self.db.begin().await?;
-        let ended = "DELETE FROM buttress_saga_step WHERE saga_id IN (SELECT id FROM buttress_saga
-                     WHERE status IN ('completed', 'compensated', 'resolved') AND updated_at < $1)";
-        self.db.execute(&mut tx, ended, args![before]).await?;
-        let ended = "DELETE FROM buttress_saga
-                     WHERE status IN ('completed', 'compensated', 'resolved') AND updated_at < $1";
-        let purged = self.db.execute(&mut tx, ended, args![before]).await?;
-        tx.commit().await?;
-        Ok(purged)
+        Ok(purge(&self.db, before, &mut Bites::default()).await?)
     }
 
     async fn decide(&self, id: &str, decide: impl FnOnce(&mut Progress)) -> Result<(), AdminError> {

@@ -4,6 +4,7 @@
 //! (`host:port`).
 
 mod bus;
+mod db;
 mod inbox;
 #[cfg(unix)]
 mod kill;
@@ -11,6 +12,7 @@ mod log_bus;
 mod log_groups;
 mod log_settings;
 mod outbox;
+mod retention;
 mod saga;
 mod saga_admin;
 mod saga_claim;

@@ -16,8 +16,6 @@ use crate::bus::event_bus::{BusError, EventBus};
 use crate::bus::handler::Handler;
 use crate::bus::lag::Lag;
 use crate::bus::subscribe::{Subscribe, Subscription};
-use crate::clock::Timestamp;
-use crate::db::database::args;
 use crate::db::{Database, Db, DbError, DbErrorKind};
 use crate::event::DomainEvent;
 use crate::hash::bucket;
@@ -88,28 +86,6 @@ impl<D: Database> LogBus<D> {
     /// Returns the database that holds the log.
     pub fn db(&self) -> &Db<D> {
         &self.log.db
-    }
-
-    /// Deletes records that were published before a moment and that every group has handled.
-    /// Returns their number.
-    ///
-    /// A topic without any group keeps its records. That includes dead-letter topics.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
-    pub async fn trim(&self, topic: &str, before: Timestamp) -> Result<u64, BusError> {
-        let trimmed = self
-            .log
-            .db
-            .write(
-                "DELETE FROM buttress_log WHERE topic = $1 AND published_at < $2 AND position <
-                     (SELECT MIN(g.position) FROM buttress_group g
-                      WHERE g.topic = buttress_log.topic AND g.part = buttress_log.part)",
-                args![topic, before],
-            )
-            .await?;
-        Ok(trimmed)
     }
 
     /// Publishes all in one transaction. If the database rejects one of them, the others get a
