@@ -92,10 +92,13 @@
 //! | a handler whose database or bus is away | not acknowledged: the partition pauses, no attempt is used up, nothing becomes a dead letter |
 //! | an event that ends its process | counted when another member takes over: after the last attempt a dead letter |
 //! | [`Inbox::handler`] | the writes in its transaction: exactly once for each consumer and event, until [`purge`](Inbox::purge) |
-//! | [`Starter::start`](saga::Starter::start) | atomic with the caller's transaction; once for each id |
+//! | [`Starter::start`](saga::Starter::start) | atomic with the caller's transaction; once for each definition and id |
 //! | a [local](saga::Step::local) step, and the events of any step | exactly once |
 //! | a remote action or compensation | at least once, always with the same key |
 //! | a saga | ends with every step done, or with every step undone that was or may have been done, or is [stuck](saga::Stuck) and listed |
+//! | what the caller wrote with the start of a saga | undone by the local compensation of the first step, if the saga is compensated |
+//! | an outage of a participant or of the database | uses up no attempts, where the step [says so](saga::StepError::not_sent): the saga waits |
+//! | a hook of a [decision](saga::Definition::on_skip) | in the transaction of the decision |
 //! | two coordinators on one saga | never both write; calls of one that has lost its lease may still arrive |
 //! | order across keys | none |
 //! | isolation between sagas | none: others see what a saga has done before it is compensated |

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use axum::Router;
 use tracing::Dispatch;
 
-pub use client::{Attempt, AttemptLayer, Call, CallLayer};
+pub use client::{Attempt, AttemptLayer, Attempts, Call, CallLayer};
 pub use propagation::current_trace;
 pub(crate) use propagation::{consumer_span, step_span};
 pub(crate) use server::observe;

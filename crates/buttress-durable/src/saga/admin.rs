@@ -1,7 +1,13 @@
-use super::machine::Progress;
+use std::sync::Arc;
+
+use super::decide::Choice;
+use super::error::StepError;
+use super::id::SagaId;
+use super::list;
+use super::scheduler::Scheduler;
 use super::state::Status;
-use super::store::{self, Lease};
-use super::view::{Counts, Filter, SagaView, view};
+use super::store;
+use super::view::{Counts, Filter, SagaView};
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
@@ -9,7 +15,9 @@ use crate::retention::{Bites, Delete};
 
 /// Lists sagas, and lets an operator decide about those that are stuck.
 ///
-/// It needs no definitions, so that it also works in a process that runs no sagas.
+/// [`Coordinator::admin`](super::Coordinator::admin) returns one that knows the registered
+/// definitions. One without a coordinator also works in a process that runs no sagas, but cannot run
+/// the hooks of a definition: it refuses to skip or resolve a saga that has one.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -22,8 +30,8 @@ use crate::retention::{Bites, Delete};
 /// let admin = Admin::new(db);
 /// assert_eq!(admin.counts().await?.stuck, 0);
 /// for saga in admin.list(&Filter { status: Some(Status::Stuck), ..Filter::default() }).await? {
-///     println!("{}: {:?}", saga.id, saga.stuck);
-///     admin.retry(&saga.id).await?;
+///     println!("{}: {:?}", saga.saga_id(), saga.stuck);
+///     admin.retry(&saga.saga_id()).await?;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # })?;
@@ -31,7 +39,9 @@ use crate::retention::{Bites, Delete};
 /// ```
 #[derive(Debug)]
 pub struct Admin<D: Database> {
-    db: Db<D>,
+    pub(super) db: Db<D>,
+    /// With the registered definitions, if this is a coordinator's admin.
+    pub(super) scheduler: Option<Arc<Scheduler<D>>>,
 }
 
 /// An admin operation failed.
@@ -39,8 +49,26 @@ pub struct Admin<D: Database> {
 #[non_exhaustive]
 pub enum AdminError {
     /// There is no stuck saga with this id. Another operator may have decided first.
-    #[error("no saga {0:?} is stuck")]
-    NotStuck(String),
+    #[error("no saga {0} is stuck")]
+    NotStuck(SagaId),
+    /// The definition takes part in this decision, but is not registered here. Decide in a process
+    /// that runs these sagas.
+    #[error("saga {id} needs its definition {} in version {version} for this decision, which is not registered here", id.definition())]
+    NoDefinition {
+        /// The saga.
+        id: SagaId,
+        /// The version that it was started with.
+        version: u32,
+    },
+    /// The definition's hook refused the decision. Nothing has changed.
+    #[error("the definition of saga {id} refused the decision")]
+    Refused {
+        /// The saga.
+        id: SagaId,
+        /// Why.
+        #[source]
+        error: StepError,
+    },
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -67,9 +95,13 @@ pub(crate) async fn purge<D: Database>(db: &Db<D>, before: Timestamp, bites: &mu
 }
 
 impl<D: Database> Admin<D> {
-    /// Creates an admin for the sagas in `db`.
+    /// Creates an admin for the sagas in `db`, without definitions.
     pub fn new(db: Db<D>) -> Self {
-        Self { db }
+        Self { db, scheduler: None }
+    }
+
+    pub(super) fn of(scheduler: Arc<Scheduler<D>>) -> Self {
+        Self { db: scheduler.db.clone(), scheduler: Some(scheduler) }
     }
 
     /// Lists sagas with their steps, ordered by id.
@@ -78,16 +110,11 @@ impl<D: Database> Admin<D> {
     ///
     /// If the database fails.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<SagaView>, AdminError> {
-        let status = filter.status.map_or("", Status::as_str);
-        let sql = if filter.descending {
-            "SELECT id FROM buttress_saga WHERE ($1 = '' OR status = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3"
-        } else {
-            "SELECT id FROM buttress_saga WHERE ($1 = '' OR status = $1) AND id > $2 ORDER BY id LIMIT $3"
-        };
-        let rows = self.db.read(sql, args![status, &filter.after, i64::from(filter.limit)]).await?;
-        let mut sagas = Vec::with_capacity(rows.len());
-        for row in &rows {
-            sagas.extend(self.get(&D::text(row, 0).map_err(DbError::from)?).await?);
+        let page = list::page(&self.db, filter).await?;
+        let mut conn = self.db.session().await?;
+        let mut sagas = Vec::with_capacity(page.len());
+        for (key, _) in &page {
+            sagas.extend(list::show(&self.db, &mut conn, key).await?);
         }
         Ok(sagas)
     }
@@ -97,12 +124,10 @@ impl<D: Database> Admin<D> {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn get(&self, id: &str) -> Result<Option<SagaView>, AdminError> {
+    pub async fn get(&self, id: &SagaId) -> Result<Option<SagaView>, AdminError> {
         let mut conn = self.db.session().await?;
-        let Some(owned) = store::load(&self.db, &mut conn, id).await? else { return Ok(None) };
-        let sql = "SELECT definition, version, created_at, updated_at FROM buttress_saga WHERE id = $1";
-        let rows = self.db.fetch(&mut conn, sql, args![id]).await?;
-        rows.first().map(|row| view::<D>(owned, row)).transpose().map_err(AdminError::from)
+        let Some(key) = store::key(&self.db, &mut conn, id).await? else { return Ok(None) };
+        Ok(list::show(&self.db, &mut conn, &key).await?)
     }
 
     /// Returns the number of sagas that have not ended, by status.
@@ -123,6 +148,9 @@ impl<D: Database> Admin<D> {
                 _ => {}
             }
         }
+        if let Some(scheduler) = &self.scheduler {
+            counts.unregistered = scheduler.unregistered().await?.iter().map(|(_, _, sagas)| sagas).sum();
+        }
         Ok(counts)
     }
 
@@ -130,30 +158,39 @@ impl<D: Database> Admin<D> {
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
-    pub async fn retry(&self, id: &str) -> Result<(), AdminError> {
-        let now = self.db.now();
-        self.decide(id, |progress| progress.retry(now)).await
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails,
+    /// or the saga still cannot be read.
+    pub async fn retry(&self, id: &SagaId) -> Result<(), AdminError> {
+        self.decide(id, Choice::Retry).await
     }
 
     /// Continues a stuck saga without its current step: forward as if the step were done, backward
     /// as if it were undone. For an operator who has done or undone the work of the step by hand.
     ///
+    /// A step that was skipped forward is compensated like one that was done, if the saga turns back
+    /// later. Runs the definition's [`on_skip`](super::Definition::on_skip).
+    ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
-    pub async fn skip(&self, id: &str) -> Result<(), AdminError> {
-        let now = self.db.now();
-        self.decide(id, |progress| progress.skip(now)).await
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook refuses;
+    /// [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if the database
+    /// fails, or the saga cannot be read.
+    pub async fn skip(&self, id: &SagaId) -> Result<(), AdminError> {
+        self.decide(id, Choice::Skip).await
     }
 
     /// Closes a stuck saga, and stores the reason in `note`. The saga ends as [`Status::Resolved`].
     ///
+    /// Runs the definition's [`on_resolve`](super::Definition::on_resolve), unless the saga cannot be
+    /// read: then it is only closed.
+    ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Db`] if the database fails.
-    pub async fn resolve(&self, id: &str, note: &str) -> Result<(), AdminError> {
-        self.decide(id, |progress| progress.resolve(note)).await
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook refuses;
+    /// [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if the database
+    /// fails.
+    pub async fn resolve(&self, id: &SagaId, note: &str) -> Result<(), AdminError> {
+        self.decide(id, Choice::Resolve(note)).await
     }
 
     /// Deletes sagas that ended before a moment, in small transactions, and returns their number.
@@ -166,29 +203,13 @@ impl<D: Database> Admin<D> {
         Ok(purge(&self.db, before, &mut Bites::default()).await?)
     }
 
-    async fn decide(&self, id: &str, decide: impl FnOnce(&mut Progress)) -> Result<(), AdminError> {
-        let mut tx = self.db.begin().await?;
-        // Takes the saga from concurrent decisions: PostgreSQL locks the row, and the other one
-        // finds it no longer stuck.
-        let sql = "UPDATE buttress_saga SET generation = generation + 1 WHERE id = $1 AND status = 'stuck'";
-        let taken = self.db.execute(&mut tx, sql, args![id]).await?;
-        let saga = if taken == 1 { store::load(&self.db, &mut tx, id).await? } else { None };
-        let Some(mut saga) = saga else { return Err(AdminError::NotStuck(id.to_owned())) };
-        // A step that got stuck before it began has no row. Its name is only in the reason.
-        let at = saga.progress.stuck.as_ref().map(|stuck| stuck.step.clone());
-        decide(&mut saga.progress);
-        saga.recoveries = 0;
-        let mut names = saga.names.clone();
-        names.extend(at.filter(|_| saga.names.len() < saga.progress.steps.len()));
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        store::save(&self.db, &mut tx, &mut saga, &names, Lease::GiveBack).await?;
-        tx.commit().await?;
-        Ok(())
+    pub(super) async fn page(&self, filter: &Filter) -> Result<Vec<SagaId>, AdminError> {
+        Ok(list::page(&self.db, filter).await?.into_iter().map(|(_, id)| id).collect())
     }
 }
 
 impl<D: Database> Clone for Admin<D> {
     fn clone(&self) -> Self {
-        Self { db: self.db.clone() }
+        Self { db: self.db.clone(), scheduler: self.scheduler.clone() }
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::error::StepError;
+use super::id::SagaId;
 use super::state::Failure;
 use crate::clock::Timestamp;
 use crate::event::{DomainEvent, TraceContext};
@@ -35,7 +36,7 @@ pub(super) type Outcome<T> = Result<Done<T>, StepError>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Meta {
-    pub(super) saga_id: Arc<str>,
+    pub(super) id: Arc<SagaId>,
     pub(super) key: String,
     pub(super) attempt: u32,
     pub(super) generation: i64,
@@ -47,18 +48,24 @@ pub(super) struct Meta {
 // === impl Call ===
 
 impl<T> Call<T> {
-    /// Returns the idempotency key `saga:step`, which is the same for every attempt and for the
-    /// compensation.
+    /// Returns the idempotency key `definition:saga:step`, which is the same for every attempt and
+    /// for the compensation.
     pub fn key(&self) -> &str {
         &self.meta.key
     }
 
-    /// Returns the id of the saga.
+    /// Returns the id that the saga was started with.
     pub fn saga_id(&self) -> &str {
-        &self.meta.saga_id
+        self.meta.id.id()
     }
 
-    /// Returns the number of this attempt, beginning with 1.
+    /// Returns the id of the saga with the name of its definition.
+    pub fn id(&self) -> &SagaId {
+        &self.meta.id
+    }
+
+    /// Returns the number of this attempt, beginning with 1. A call that follows one that was
+    /// [not sent](StepError::not_sent) has the same number.
     pub fn attempt(&self) -> u32 {
         self.meta.attempt
     }

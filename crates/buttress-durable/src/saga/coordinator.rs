@@ -10,7 +10,10 @@ use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::admin::{Admin, AdminError};
-use super::definition::{Definition, Flow};
+use super::claim::Claims;
+use super::definition::Definition;
+use super::flow::Flow;
+use super::id::SagaId;
 use super::run::Run;
 use super::scheduler::Scheduler;
 use super::starter::Starter;
@@ -46,7 +49,7 @@ use crate::task::{Stop, Worker, WorkerHealth};
 /// orders.start(&mut tx, "order-7", &790, None).await?;
 /// tx.commit().await?;
 /// orders.wake();
-/// let saga = coordinator.wait("order-7", Duration::from_secs(5)).await?;
+/// let saga = coordinator.wait(&orders.id("order-7"), Duration::from_secs(5)).await?;
 /// assert_eq!(saga.map(|saga| saga.status), Some(Status::Completed));
 /// # running.shutdown().await;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -124,7 +127,9 @@ impl<D: Database> CoordinatorBuilder<D> {
 
     /// Sets how long a crashed coordinator keeps its sagas. Default: 30 s; at least 10 ms.
     ///
-    /// Use at least 3 times the longest pause of a healthy process.
+    /// Use at least 3 times the longest pause of a healthy process, and the same in all processes
+    /// that share sagas: a lease that ends later than in twice this time was measured by a clock that
+    /// is ahead, and is not respected.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.scheduler.lease = lease.max(Duration::from_millis(10));
         self
@@ -138,14 +143,18 @@ impl<D: Database> CoordinatorBuilder<D> {
     }
 
     /// Sets how often a saga may be recovered from a lost owner without an answer from any step in
-    /// between. Then it is stuck, since it may be the cause of the crashes. Default: 10.
+    /// between. Then it is stuck, since it may be the cause of the crashes. An outage of the database
+    /// is no recovery. Default: 10.
     pub fn recoveries(mut self, recoveries: u32) -> Self {
         self.scheduler.recoveries = recoveries;
         self
     }
 
     /// Builds the coordinator. [`Coordinator::run`] starts it.
-    pub fn build(self) -> Coordinator<D> {
+    pub fn build(mut self) -> Coordinator<D> {
+        let flows = &self.scheduler.flows;
+        let definitions = flows.iter().map(|flow| (flow.name(), flow.version()));
+        self.scheduler.claims = (!flows.is_empty()).then(|| Claims::new(definitions));
         Coordinator { scheduler: Arc::new(self.scheduler) }
     }
 }
@@ -178,7 +187,7 @@ impl<D: Database> Coordinator<D> {
         let (_go_on, stop) = Stop::channel();
         let mut count = 0;
         loop {
-            let runs = self.scheduler.claim(self.scheduler.concurrency, &stop).await?;
+            let (runs, _) = self.scheduler.claim(self.scheduler.concurrency, &stop).await?;
             if runs.is_empty() {
                 return Ok(count);
             }
@@ -193,7 +202,7 @@ impl<D: Database> Coordinator<D> {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn wait(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
+    pub async fn wait(&self, id: &SagaId, limit: Duration) -> Result<Option<SagaView>, AdminError> {
         self.wait_until(id, limit, |status| status.is_final() || status == Status::Stuck).await
     }
 
@@ -203,13 +212,13 @@ impl<D: Database> Coordinator<D> {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn wait_until_decided(&self, id: &str, limit: Duration) -> Result<Option<SagaView>, AdminError> {
+    pub async fn wait_until_decided(&self, id: &SagaId, limit: Duration) -> Result<Option<SagaView>, AdminError> {
         self.wait_until(id, limit, |status| status != Status::Running).await
     }
 
     async fn wait_until(
         &self,
-        id: &str,
+        id: &SagaId,
         limit: Duration,
         there: impl Fn(Status) -> bool,
     ) -> Result<Option<SagaView>, AdminError> {
@@ -231,9 +240,10 @@ impl<D: Database> Coordinator<D> {
         self.admin().get(id).await
     }
 
-    /// Returns the admin for the sagas in this coordinator's database.
+    /// Returns the admin for the sagas in this coordinator's database. It runs the hooks of the
+    /// registered definitions, and wakes the coordinator after a decision.
     pub fn admin(&self) -> Admin<D> {
-        Admin::new(self.scheduler.db.clone())
+        Admin::of(self.scheduler.clone())
     }
 }
 
@@ -252,7 +262,7 @@ impl Running {
 }
 
 /// Returns when this saga has changed, or notifications were missed.
-async fn notified(news: &mut broadcast::Receiver<Arc<str>>, id: &str) {
+async fn notified(news: &mut broadcast::Receiver<Arc<SagaId>>, id: &SagaId) {
     loop {
         match news.recv().await {
             Ok(other) if *other != *id => {}

@@ -1,19 +1,16 @@
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
+use std::fmt;
 use std::time::Duration;
 
 use buttress_core::InvalidConfig;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::call::{Call, Done, Meta};
-use super::error::StepError;
+use super::call::Outcome;
+use super::decision::{Decision, Hook, Kind};
 use super::rules::Rules;
 use super::step::{Act, Step};
 use crate::db::{Database, Tx};
-use crate::event::{DomainEvent, is_topic};
+use crate::event::is_topic;
 
 /// The steps of a saga, under a name and a version.
 ///
@@ -33,45 +30,14 @@ use crate::event::{DomainEvent, is_topic};
 /// # }
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
-#[derive(Debug)]
 pub struct Definition<D: Database, T> {
     pub(super) name: String,
     pub(super) version: u32,
     pub(super) rules: Vec<Rules>,
     pub(super) deadline: Option<Duration>,
     steps: Vec<Step<D, T>>,
-}
-
-/// A definition whose data is JSON, so that one coordinator can run sagas of several types.
-pub(super) trait Flow<D: Database>: Send + Sync {
-    fn name(&self) -> &str;
-    fn version(&self) -> u32;
-    fn rules(&self) -> &[Rules];
-
-    /// Whether the action or the compensation runs in the coordinator's transaction.
-    fn is_local(&self, step: usize, undo: bool) -> bool;
-
-    /// Calls the action or the compensation of a step. `tx` is set if it is local.
-    fn call<'a>(
-        &'a self,
-        step: usize,
-        undo: bool,
-        meta: Meta,
-        data: &'a str,
-        tx: Option<&'a mut Tx<D>>,
-    ) -> BoxFuture<'a, Result<Called, CallError>>;
-}
-
-/// The result of a step: the data as JSON, and its events.
-pub(super) struct Called {
-    pub(super) data: String,
-    pub(super) events: Vec<DomainEvent>,
-}
-
-pub(super) enum CallError {
-    Step(StepError),
-    /// This definition cannot run the saga.
-    Misfit(String),
+    on_skip: Option<Box<Hook<D, T>>>,
+    on_resolve: Option<Box<Hook<D, T>>>,
 }
 
 impl<D: Database, T> Definition<D, T> {
@@ -79,9 +45,9 @@ impl<D: Database, T> Definition<D, T> {
     ///
     /// # Errors
     ///
-    /// If the definition's or a step's name is not 1 to 60 of `A-Za-z0-9._-`, two steps have the
-    /// same name, there is no step or more than one pivot, a step after the pivot is not retriable,
-    /// or a retriable step is not after the pivot.
+    /// If the version is 0, the definition's or a step's name is not 1 to 60 of `A-Za-z0-9._-`, two
+    /// steps have the same name, there is no step or more than one pivot, a step after the pivot is
+    /// not retriable, or a retriable step is not after the pivot.
     pub fn new(
         name: impl Into<String>,
         version: u32,
@@ -90,6 +56,9 @@ impl<D: Database, T> Definition<D, T> {
         let name = name.into();
         let steps: Vec<_> = steps.into_iter().collect();
         let rules: Vec<_> = steps.iter().map(|step| step.rules.clone()).collect();
+        if version == 0 {
+            return Err(InvalidConfig::new("version", "must be at least 1"));
+        }
         let legal = |name: &str| is_topic(name, 60);
         if !legal(&name) {
             return Err(InvalidConfig::new("name", "must be 1 to 60 of the characters A-Z, a-z, 0-9, '.', '_', '-'"));
@@ -107,81 +76,94 @@ impl<D: Database, T> Definition<D, T> {
             let rule = "must be retriable after the pivot, where nothing can be compensated, and only there";
             return Err(InvalidConfig::new("steps", rule));
         }
-        Ok(Self { name, version, rules, deadline: None, steps })
+        Ok(Self { name, version, rules, deadline: None, steps, on_skip: None, on_resolve: None })
     }
 
     /// Sets how long a saga may take until its pivot is called, in wall time. Then it is
-    /// compensated. Default: no limit.
+    /// compensated, also if it waits for a participant that is down. Default: no limit.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    fn act(&self, step: usize, undo: bool) -> Option<&Act<D, T>> {
+    /// Sets what else happens when an operator skips a step of a stuck saga: the hook runs in the
+    /// transaction of the decision, which it can refuse with an error. Default: nothing.
+    ///
+    /// With a hook, only the [`Coordinator::admin`](super::Coordinator::admin) of a process that has
+    /// registered the definition can skip.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// use buttress_durable::args;
+    /// use buttress_durable::saga::{Call, Decision, Definition, Step};
+    /// use futures_util::FutureExt;
+    ///
+    /// # let confirm = Step::<sqlx::Sqlite, i64>::new("confirm", |call: Call<i64>| async { Ok(call.done()) });
+    /// let order = Definition::new("order", 1, [confirm])?.on_skip(|tx, decision: Decision<i64>| {
+    ///     async move {
+    ///         if decision.step() == "confirm" && !decision.is_compensating() {
+    ///             let sql = "UPDATE orders SET state = 'confirmed' WHERE id = $1";
+    ///             tx.execute(sql, args![decision.saga_id()]).await?;
+    ///         }
+    ///         Ok(decision.done())
+    ///     }
+    ///     .boxed()
+    /// });
+    /// # }
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    #[must_use]
+    pub fn on_skip<F>(mut self, hook: F) -> Self
+    where
+        F: for<'a> Fn(&'a mut Tx<D>, Decision<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
+    {
+        self.on_skip = Some(Box::new(hook));
+        self
+    }
+
+    /// Sets what else happens when an operator resolves a stuck saga, as with
+    /// [`on_skip`](Self::on_skip). It is not called if the saga or its data cannot be read, since
+    /// there must be a way to close that one as well.
+    #[must_use]
+    pub fn on_resolve<F>(mut self, hook: F) -> Self
+    where
+        F: for<'a> Fn(&'a mut Tx<D>, Decision<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
+    {
+        self.on_resolve = Some(Box::new(hook));
+        self
+    }
+
+    pub(super) fn act(&self, step: usize, undo: bool) -> Option<&Act<D, T>> {
         let step = self.steps.get(step)?;
         if undo { step.compensation.as_ref() } else { Some(&step.action) }
     }
-}
 
-impl<D, T> Flow<D> for Definition<D, T>
-where
-    D: Database,
-    T: DeserializeOwned + Serialize + Send + Sync + 'static,
-{
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn version(&self) -> u32 {
-        self.version
-    }
-
-    fn rules(&self) -> &[Rules] {
-        &self.rules
-    }
-
-    fn is_local(&self, step: usize, undo: bool) -> bool {
-        matches!(self.act(step, undo), Some(Act::Local(_)))
-    }
-
-    fn call<'a>(
-        &'a self,
-        step: usize,
-        undo: bool,
-        meta: Meta,
-        data: &'a str,
-        tx: Option<&'a mut Tx<D>>,
-    ) -> BoxFuture<'a, Result<Called, CallError>> {
-        async move {
-            let data = serde_json::from_str(data)
-                .map_err(|error| CallError::Misfit(format!("the saga's data does not fit the definition: {error}")))?;
-            let call = Call { data, meta };
-            let outcome = match (self.act(step, undo), tx) {
-                (Some(Act::Remote(act)), _) => guarded(async { act(call).await }).await,
-                (Some(Act::Local(act)), Some(tx)) => guarded(act(tx, call)).await,
-                _ => {
-                    return Err(CallError::Misfit(format!(
-                        "the definition has no such action or compensation at step {step}"
-                    )));
-                }
-            };
-            let Done { data, events } = outcome.map_err(CallError::Step)?;
-            let data = serde_json::to_string(&data)
-                .map_err(|error| CallError::Misfit(format!("the saga's data cannot be serialised: {error}")))?;
-            Ok(Called { data, events })
+    pub(super) fn hook(&self, kind: Kind) -> Option<&Hook<D, T>> {
+        match kind {
+            Kind::Skip => self.on_skip.as_deref(),
+            Kind::Resolve => self.on_resolve.as_deref(),
         }
-        .boxed()
+    }
+
+    /// The decisions that have a hook, as flags.
+    pub(super) fn hooks(&self) -> i64 {
+        [Kind::Skip, Kind::Resolve].into_iter().filter(|kind| self.hook(*kind).is_some()).map(Kind::flag).sum()
     }
 }
 
-/// Converts a panic into an unknown outcome, since the step may have done its work before.
-async fn guarded<T>(act: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
-    AssertUnwindSafe(act).catch_unwind().await.unwrap_or_else(|_| Err(StepError::unknown("the step panicked")))
+impl<D: Database, T> fmt::Debug for Definition<D, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, version, deadline, steps, .. } = self;
+        let mut debug = f.debug_struct("Definition");
+        debug.field("name", name).field("version", version).field("deadline", deadline).field("steps", steps);
+        debug.finish_non_exhaustive()
+    }
 }
 
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
+    use super::super::call::Call;
     use super::*;
 
     fn step(name: &str) -> Step<sqlx::Sqlite, ()> {
@@ -205,6 +187,12 @@ mod tests {
         assert!(!define(vec![step("a").retriable()]), "there is no pivot before it");
         assert!(!define(vec![step("a").pivot().retriable()]), "the pivot itself may be rejected");
         assert!(!define(vec![step("a").pivot(), step("b").retriable(), step("c")]));
+    }
+
+    #[test]
+    fn versions_begin_with_1() {
+        let refused = Definition::new("d", 0, [step("a")]).unwrap_err();
+        assert!(refused.to_string().contains("version"), "{refused}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use buttress_core::Backoff;
 use fastrand::Rng;
 
 use super::error::{ErrorKind, StepError};
@@ -28,6 +29,8 @@ pub(super) struct StepRow {
     pub(super) state: StepState,
     /// Failed attempts at the action, or at the compensation once that has begun.
     pub(super) attempts: u32,
+    /// Calls in a row that were not counted as attempts. They lengthen the pauses.
+    pub(super) refused: u32,
     /// Whether an attempt may have had an effect that is not known.
     pub(super) uncertain: bool,
     pub(super) error: Option<String>,
@@ -106,17 +109,12 @@ impl Progress {
     fn back(&mut self, rules: &[Rules], now: Timestamp) -> Next {
         for step in (0..self.steps.len().min(self.step.saturating_add(1))).rev() {
             let (Some(rule), Some(Some(row))) = (rules.get(step), self.steps.get_mut(step)) else { continue };
-            let settled = match row.state {
-                StepState::Undone | StepState::Skipped => true,
-                StepState::Done | StepState::Undoing => false,
-                StepState::Started | StepState::Waiting | StepState::Failed => !row.uncertain,
-            };
-            if settled || !rule.undoable {
+            if !rule.undoable || Self::is_settled(step, rule, row) {
                 continue;
             }
             if row.state != StepState::Undoing {
                 row.state = StepState::Undoing;
-                row.attempts = 0;
+                (row.attempts, row.refused) = (0, 0);
                 row.ended_at = None;
             }
             self.step = step;
@@ -126,6 +124,21 @@ impl Progress {
         Next::End
     }
 
+    /// Whether a step has no effect that must be undone.
+    fn is_settled(step: usize, rule: &Rules, row: &StepRow) -> bool {
+        match row.state {
+            StepState::Undone => true,
+            StepState::Done | StepState::Undoing => false,
+            // Skipped forward it counts as done, and is uncertain; skipped backward as undone.
+            StepState::Skipped => !row.uncertain,
+            // The start of the saga is an effect, too: the caller's transaction wrote what the local
+            // compensation of the first step undoes, whether or not the step was called.
+            StepState::Started | StepState::Waiting | StepState::Failed => {
+                !row.uncertain && !(step == 0 && rule.undo_local)
+            }
+        }
+    }
+
     /// Records the outcome of the current step's action.
     pub(super) fn acted(&mut self, rules: &[Rules], result: Result<(), &StepError>, now: Timestamp, rng: &mut Rng) {
         let step = self.step;
@@ -133,17 +146,19 @@ impl Progress {
         let row = self.row(step, now);
         let Err(error) = result else {
             (row.state, row.error, row.ended_at) = (StepState::Done, None, Some(now));
-            row.uncertain = false;
+            (row.uncertain, row.refused) = (false, 0);
             self.step += 1;
             self.wake_at = now;
             return;
         };
         let message = storable(error);
-        row.attempts = row.attempts.saturating_add(1);
         row.error = Some(message.clone());
         row.state = StepState::Waiting;
         row.uncertain |= error.kind == ErrorKind::Unknown && !rule.local;
-        let attempts = row.attempts;
+        let Some(attempts) = row.count(error) else {
+            let pause = pause(&rule.backoff, row.refused, error, rng);
+            return self.rest(rule, now, pause);
+        };
         match error.kind {
             ErrorKind::Terminal if rule.retriable => self.stick(&rule.name, format!("rejected: {message}")),
             ErrorKind::Terminal => {
@@ -152,12 +167,20 @@ impl Progress {
                 row.uncertain &= rule.undoable;
                 self.turn_back(rule, &message);
             }
-            ErrorKind::Retriable | ErrorKind::Unknown if attempts >= rule.attempts => self.exhausted(rules, &message),
-            ErrorKind::Retriable | ErrorKind::Unknown => {
-                let pause = rule.backoff.pause(attempts - 1, rng).max(error.pause.unwrap_or_default());
-                self.wake_at = now.plus(pause);
-            }
+            _ if attempts >= rule.attempts => self.exhausted(rules, &message),
+            _ => self.rest(rule, now, pause(&rule.backoff, attempts, error, rng)),
         }
+    }
+
+    /// Waits before the next attempt at the current action, at most until a deadline: it ends the
+    /// waiting when it passes, and not a pause later.
+    fn rest(&mut self, rule: &Rules, now: Timestamp, pause: Duration) {
+        let row = self.row(self.step, now);
+        let (uncertain, started_at) = (row.uncertain, row.started_at);
+        let step = rule.deadline.map(|deadline| started_at.plus(deadline));
+        let saga = self.deadline_at.filter(|_| Self::may_turn_back(rule, uncertain));
+        let wake_at = [step, saga].into_iter().flatten().fold(now.plus(pause), Timestamp::min);
+        self.wake_at = wake_at.max(now);
     }
 
     /// Records the outcome of the current step's compensation.
@@ -167,18 +190,23 @@ impl Progress {
         let row = self.row(step, now);
         let Err(error) = result else {
             (row.state, row.error, row.ended_at) = (StepState::Undone, None, Some(now));
+            row.refused = 0;
             self.wake_at = now;
             return;
         };
         let message = storable(error);
-        row.attempts = row.attempts.saturating_add(1);
         row.error = Some(message.clone());
-        let attempts = row.attempts;
-        if error.kind == ErrorKind::Terminal || attempts >= rule.undo_attempts {
-            return self.stick(&rule.name, format!("compensation failed after {attempts} attempts: {message}"));
+        let Some(attempts) = row.count(error) else {
+            self.wake_at = now.plus(pause(&rule.undo_backoff, row.refused, error, rng));
+            return;
+        };
+        match error.kind {
+            ErrorKind::Terminal => self.stick(&rule.name, format!("compensation rejected: {message}")),
+            _ if attempts >= rule.undo_attempts => {
+                self.stick(&rule.name, format!("compensation failed after {attempts} attempts: {message}"));
+            }
+            _ => self.wake_at = now.plus(pause(&rule.undo_backoff, attempts, error, rng)),
         }
-        let pause = rule.undo_backoff.pause(attempts - 1, rng).max(error.pause.unwrap_or_default());
-        self.wake_at = now.plus(pause);
     }
 
     /// Makes the saga stuck at the current step.
@@ -194,17 +222,17 @@ impl Progress {
         self.status = if stuck.compensating { Status::Compensating } else { Status::Running };
         self.wake_at = now;
         if let Some(Some(row)) = self.steps.get_mut(self.step) {
-            (row.attempts, row.started_at) = (0, now);
+            (row.attempts, row.refused, row.started_at) = (0, 0, now);
         }
     }
 
     /// Continues a stuck saga without its current step: as if done when forward, as if undone when
-    /// compensating.
+    /// compensating. One that was skipped forward is undone like any other if the saga turns back.
     pub(super) fn skip(&mut self, now: Timestamp) {
         let compensating = self.stuck.as_ref().is_some_and(|stuck| stuck.compensating);
         self.retry(now);
         let row = self.row(self.step, now);
-        (row.state, row.ended_at) = (StepState::Skipped, Some(now));
+        (row.state, row.ended_at, row.uncertain) = (StepState::Skipped, Some(now), !compensating);
         if !compensating {
             self.step += 1;
         }
@@ -251,12 +279,31 @@ impl Progress {
         self.steps[step].get_or_insert(StepRow {
             state: StepState::Waiting,
             attempts: 0,
+            refused: 0,
             uncertain: false,
             error: None,
             started_at: now,
             ended_at: None,
         })
     }
+}
+
+impl StepRow {
+    /// Counts a failure. Returns the number of attempts, or `None` if it was none.
+    fn count(&mut self, error: &StepError) -> Option<u32> {
+        if error.counts || error.kind == ErrorKind::Terminal {
+            self.refused = 0;
+            self.attempts = self.attempts.saturating_add(1);
+            return Some(self.attempts);
+        }
+        self.refused = self.refused.saturating_add(1);
+        None
+    }
+}
+
+/// The pause after the n-th failure in a row.
+fn pause(backoff: &Backoff, n: u32, error: &StepError, rng: &mut Rng) -> Duration {
+    backoff.pause(n.saturating_sub(1), rng).max(error.pause.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -289,6 +336,7 @@ mod tests {
                 0 => return Some(Err(StepError::retriable("busy"))),
                 1 => return Some(Err(StepError::unknown("lost on the way there"))),
                 2 => self.declined = true,
+                5 if die > 127 => return Some(Err(StepError::not_sent("circuit open"))),
                 _ => self.effect = true,
             }
             match die % 8 {
@@ -302,7 +350,10 @@ mod tests {
 
         fn undo(&mut self, die: u8) -> Option<Result<(), StepError>> {
             if die.is_multiple_of(4) {
-                return Some(Err(StepError::retriable("busy")));
+                return Some(Err(match die > 127 {
+                    true => StepError::not_sent("circuit open"),
+                    false => StepError::retriable("busy"),
+                }));
             }
             (self.effect, self.revoked) = (false, true);
             match die % 4 {

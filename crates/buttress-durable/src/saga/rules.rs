@@ -9,6 +9,8 @@ pub(super) struct Rules {
     pub(super) pivot: bool,
     pub(super) retriable: bool,
     pub(super) undoable: bool,
+    /// The compensation runs in our own transaction.
+    pub(super) undo_local: bool,
     /// The action runs in our own transaction, so an interrupted attempt has not happened.
     pub(super) local: bool,
     pub(super) attempts: u32,
@@ -26,6 +28,7 @@ impl Rules {
             pivot: false,
             retriable: false,
             undoable: false,
+            undo_local: false,
             local: false,
             attempts: 5,
             backoff: Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(10)),

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::broadcast;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::call::Meta;
-use super::definition::{CallError, Called, Flow};
 use super::error::StepError;
+use super::flow::{CallError, Called, Flow};
+use super::id::SagaId;
 use super::machine::Next;
 use super::state::Status;
 use super::store::{self, Lease, Owned};
-use crate::db::{Database, Db, Tx};
+use crate::clock::Timestamp;
+use crate::db::{Database, Db, DbError, DbErrorKind, Tx};
 use crate::event::DomainEvent;
 use crate::outbox::{Outbox, OutboxError};
 use crate::task::Stop;
@@ -28,20 +30,47 @@ pub(super) struct Run<D: Database> {
     pub(super) recoveries: u32,
     pub(super) stop: Stop,
     /// Sends the saga's id when its outcome is decided, to those who wait for it.
-    pub(super) news: broadcast::Sender<Arc<str>>,
+    pub(super) news: broadcast::Sender<Arc<SagaId>>,
 }
 
-/// Pause of a saga after the database failed its run. It stays owned meanwhile, so that claiming it
-/// again counts as a recovery, and a saga that fails every time ends up stuck and visible.
+/// The transaction of a local step, until its end is recorded in it.
+struct Open<D: Database> {
+    tx: Tx<D>,
+    /// The time of leases when it began. Asking for it now could need a second connection.
+    lease_now: Timestamp,
+    began: Timestamp,
+}
+
+/// Pause of a saga after the database failed its run.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 impl<D: Database> Run<D> {
     /// Returns when the saga has ended, must wait, or belongs to another coordinator.
     pub(super) async fn drive(mut self) {
-        if let Err(error) = self.steps().await {
-            let id = &*self.saga.id;
-            tracing::error!(saga = id, error = %Chain(&error), "cannot write the saga; pausing it");
-            let _ = store::renew(&self.db, &self.saga.id, self.saga.generation, REST_AFTER_FAILURE).await;
+        let Err(error) = self.steps().await else { return };
+        tracing::error!(saga = %self.saga.id, error = %Chain(&error), "cannot write the saga; pausing it");
+        let pause = REST_AFTER_FAILURE.min(self.lease);
+        if is_outage(&error) {
+            self.give_back(pause).await;
+        } else {
+            // It stays owned, so that claiming it again counts as a recovery, and a saga that fails
+            // every time ends up stuck and visible.
+            let _ = store::renew(&self.db, &self.saga, pause).await;
+        }
+    }
+
+    /// Releases the saga when the database can be written again, at the latest when its lease ends:
+    /// an outage of the database is no fault of the saga, and must not count as a recovery.
+    async fn give_back(&mut self, pause: Duration) {
+        let tries = self.lease.as_millis() / pause.as_millis().max(1);
+        for _ in 0..tries.max(1) {
+            if store::release(&self.db, &self.saga, pause).await.is_ok() {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.wait() => return,
+                () = sleep(pause) => {}
+            }
         }
     }
 
@@ -50,8 +79,7 @@ impl<D: Database> Run<D> {
         let names: Vec<_> = flow.rules().iter().map(|rule| rule.name.as_str()).collect();
         self.check(&names);
         let mut events = Vec::new();
-        // The transaction of a local step, until its end is recorded in it.
-        let mut open: Option<Tx<D>> = None;
+        let mut open: Option<Open<D>> = None;
         let mut known = self.saga.progress.status;
         loop {
             // When it should stop it begins no step, but records the outcome of the last one.
@@ -59,21 +87,25 @@ impl<D: Database> Run<D> {
                 true => Next::Wait,
                 false => self.saga.progress.plan(flow.rules(), self.db.now()),
             };
+            let lease_now = match &open {
+                Some(Open { lease_now, began, .. }) => lease_now.plus(self.db.now().since(*began)),
+                None => self.db.lease_now().await?,
+            };
             let lease = match next {
-                Next::Act { .. } | Next::Undo { .. } => Lease::Keep(self.lease),
+                Next::Act { .. } | Next::Undo { .. } => Lease::Until(lease_now.plus(self.lease)),
                 Next::Wait | Next::End => Lease::GiveBack,
             };
             let mut tx = match open.take() {
-                Some(tx) => tx,
+                Some(open) => open.tx,
                 None => self.db.begin().await?,
             };
             if !store::save(&self.db, &mut tx, &mut self.saga, &names, lease).await? {
-                tracing::warn!(saga = &*self.saga.id, "another coordinator owns the saga now");
+                tracing::warn!(saga = %self.saga.id, "another coordinator owns the saga now");
                 return Ok(());
             }
             let has_events = !events.is_empty();
             for event in events.drain(..) {
-                self.outbox.append(&mut tx, &self.traced(event)).await?;
+                self.outbox.append(&mut tx, &self.saga.traced(event)).await?;
             }
             tx.commit().await?;
             if has_events {
@@ -95,8 +127,8 @@ impl<D: Database> Run<D> {
             };
             let name = names.get(step).copied().unwrap_or_default();
             let meta = Meta {
-                saga_id: self.saga.id.clone(),
-                key: format!("{}:{name}", self.saga.id),
+                id: self.saga.id.clone(),
+                key: format!("{}:{name}", self.saga.key),
                 attempt,
                 generation: self.saga.generation,
                 deadline,
@@ -105,11 +137,12 @@ impl<D: Database> Run<D> {
             };
             let limit = deadline.since(self.db.now());
             let called = if flow.is_local(step, undo) {
+                let (lease_now, began) = (self.db.lease_now().await?, self.db.now());
                 let mut tx = self.db.begin().await?;
                 let called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, Some(&mut tx))).await;
                 // A failure drops the transaction, so that the step's writes are undone before the
                 // failure is recorded.
-                open = called.is_ok().then_some(tx);
+                open = called.is_ok().then_some(Open { tx, lease_now, began });
                 called
             } else {
                 tokio::select! {
@@ -150,7 +183,7 @@ impl<D: Database> Run<D> {
         // Any answer is progress, including a failure.
         self.saga.recoveries = 0;
         if let Err(error) = &result {
-            tracing::warn!(saga = &*self.saga.id, step = name, undo, kind = ?error.kind, %error, "step failed");
+            tracing::warn!(saga = %self.saga.id, step = name, undo, kind = ?error.kind, %error, "step failed");
         }
         let result = result.as_ref().map(drop);
         if undo { progress.undone(rules, result, now, &mut rng) } else { progress.acted(rules, result, now, &mut rng) }
@@ -165,33 +198,35 @@ impl<D: Database> Run<D> {
         beat.tick().await;
         loop {
             beat.tick().await;
-            match store::renew(&self.db, &self.saga.id, self.saga.generation, self.lease).await {
+            match store::renew(&self.db, &self.saga, self.lease).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!(saga = &*self.saga.id, "another coordinator owns the saga now");
+                    tracing::warn!(saga = %self.saga.id, "another coordinator owns the saga now");
                     return;
                 }
-                Err(error) => tracing::debug!(saga = &*self.saga.id, %error, "cannot renew the lease"),
+                Err(error) => tracing::debug!(saga = %self.saga.id, %error, "cannot renew the lease"),
             }
         }
     }
 
     fn ended(&self) {
-        let (id, status) = (&*self.saga.id, self.saga.progress.status);
+        let (id, status) = (&self.saga.id, self.saga.progress.status);
         match &self.saga.progress.stuck {
             Some(stuck) if status == Status::Stuck => {
-                tracing::error!(saga = id, step = stuck.step, reason = stuck.message, "saga is stuck");
+                tracing::error!(saga = %id, step = stuck.step, reason = stuck.message, "saga is stuck");
             }
-            _ => tracing::info!(saga = id, %status, "saga ended"),
+            _ => tracing::info!(saga = %id, %status, "saga ended"),
         }
     }
+}
 
-    fn traced(&self, event: DomainEvent) -> DomainEvent {
-        match &self.saga.trace {
-            Some(trace) if event.trace().is_none() => event.with_trace(trace.clone()),
-            _ => event,
-        }
-    }
+/// Whether the database failed, and not the writes of this saga.
+fn is_outage(error: &OutboxError) -> bool {
+    let kind = match error {
+        OutboxError::Db(error) => Some(error.kind()),
+        other => DbError::kind_in(other),
+    };
+    matches!(kind, Some(DbErrorKind::Unavailable | DbErrorKind::Conflict))
 }
 
 async fn in_time(limit: Duration, call: impl Future<Output = Result<Called, CallError>>) -> Result<Called, CallError> {

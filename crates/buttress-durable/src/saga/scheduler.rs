@@ -4,14 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 use uuid::Uuid;
 
-use super::definition::Flow;
+use super::claim::{Claimed, Claims};
+use super::flow::Flow;
+use super::id::SagaId;
 use super::run::Run;
 use super::store;
+use crate::clock::Timestamp;
+use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
 use crate::task::{Stop, WorkerHealth};
@@ -20,6 +25,8 @@ pub(super) struct Scheduler<D: Database> {
     pub(super) db: Db<D>,
     pub(super) outbox: Outbox<D>,
     pub(super) flows: Vec<Arc<dyn Flow<D>>>,
+    /// `None` without definitions.
+    pub(super) claims: Option<Claims>,
     pub(super) owner: String,
     pub(super) concurrency: usize,
     pub(super) lease: Duration,
@@ -28,11 +35,13 @@ pub(super) struct Scheduler<D: Database> {
     /// Notified by a starter when a saga was started.
     pub(super) woken: Arc<watch::Sender<()>>,
     /// Ids of sagas that have ended, got stuck, or begun to compensate.
-    pub(super) news: broadcast::Sender<Arc<str>>,
+    pub(super) news: broadcast::Sender<Arc<SagaId>>,
 }
 
 /// Notifications that a waiter may lag behind before it has to query the database.
 const NEWS: usize = 256;
+/// How often sagas are reported that no coordinator of this process can run.
+const REPORT: Duration = Duration::from_secs(600);
 
 impl<D: Database> Scheduler<D> {
     pub(super) fn new(db: Db<D>, outbox: Outbox<D>) -> Self {
@@ -40,6 +49,7 @@ impl<D: Database> Scheduler<D> {
             db,
             outbox,
             flows: Vec::new(),
+            claims: None,
             owner: Uuid::now_v7().to_string(),
             concurrency: 16,
             lease: Duration::from_secs(30),
@@ -54,15 +64,20 @@ impl<D: Database> Scheduler<D> {
         let mut woken = self.woken.subscribe();
         // One task for each saga. Dropping the set aborts them.
         let mut runs = JoinSet::new();
+        let mut report = interval(REPORT);
         while !stop.is_set() {
+            // The first tick is at once.
+            if report.tick().now_or_never().is_some() {
+                self.report().await;
+            }
             let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {
-                Ok(claimed) => {
+                Ok((claimed, next)) => {
                     health.succeeded();
-                    let none = claimed.is_empty();
                     for run in claimed {
                         runs.spawn(run.drive());
                     }
-                    if none { self.until_due().await } else { self.poll }
+                    let due = next.map(|next| next.since(self.db.now()).max(Duration::from_millis(1)));
+                    due.unwrap_or(self.poll).min(self.poll)
                 }
                 Err(error) => {
                     health.failed(&error);
@@ -80,40 +95,59 @@ impl<D: Database> Scheduler<D> {
         while runs.join_next().await.is_some() {}
     }
 
-    /// Returns the pause until the next query: at most the poll interval, less if a waiting saga is
-    /// due earlier.
-    async fn until_due(&self) -> Duration {
-        let mut pause = self.poll;
-        for flow in &self.flows {
-            if let Ok(Some(due)) = store::next_due(&self.db, (flow.name(), flow.version())).await {
-                pause = pause.min(due.since(self.db.now()).max(Duration::from_millis(1)));
-            }
-        }
-        pause
+    /// Claims up to `limit` sagas. If it finds none, it returns when the next one is due.
+    pub(super) async fn claim(&self, limit: usize, stop: &Stop) -> Result<(Vec<Run<D>>, Option<Timestamp>), DbError> {
+        let Some(claims) = self.claims.filter(|_| limit > 0) else { return Ok((Vec::new(), None)) };
+        let Claimed { sagas, next } = claims.claim(&self.db, &self.owner, self.lease, limit).await?;
+        let runs = sagas.into_iter().filter_map(|saga| {
+            Some(Run {
+                db: self.db.clone(),
+                outbox: self.outbox.clone(),
+                flow: self.flow(saga.id.definition(), saga.version)?.clone(),
+                saga,
+                lease: self.lease,
+                recoveries: self.recoveries,
+                stop: stop.clone(),
+                news: self.news.clone(),
+            })
+        });
+        Ok((runs.collect(), next))
     }
 
-    pub(super) async fn claim(&self, limit: usize, stop: &Stop) -> Result<Vec<Run<D>>, DbError> {
-        let mut runs = Vec::new();
-        for flow in &self.flows {
-            let room = limit.saturating_sub(runs.len());
-            if room == 0 {
-                break;
-            }
-            let definition = (flow.name(), flow.version());
-            for saga in store::claim(&self.db, definition, &self.owner, self.lease, room).await? {
-                runs.push(Run {
-                    db: self.db.clone(),
-                    outbox: self.outbox.clone(),
-                    flow: flow.clone(),
-                    saga,
-                    lease: self.lease,
-                    recoveries: self.recoveries,
-                    stop: stop.clone(),
-                    news: self.news.clone(),
-                });
+    /// Returns a registered definition.
+    pub(super) fn flow(&self, name: &str, version: u32) -> Option<&Arc<dyn Flow<D>>> {
+        self.flows.iter().find(|flow| (flow.name(), flow.version()) == (name, version))
+    }
+
+    /// Returns definition, version and number of the sagas that have not ended, and whose version is
+    /// not registered here.
+    pub(super) async fn unregistered(&self) -> Result<Vec<(String, u32, u64)>, DbError> {
+        let sql = "SELECT definition, version, COUNT(*) FROM buttress_saga
+                   WHERE status IN ('running', 'compensating') GROUP BY definition, version";
+        let mut unregistered = Vec::new();
+        for row in &self.db.read(sql, args![]).await? {
+            let (definition, version) = (D::text(row, 0)?, store::version(D::int(row, 1)?));
+            if self.flow(&definition, version).is_none() {
+                unregistered.push((definition, version, u64::try_from(D::int(row, 2)?).unwrap_or(0)));
             }
         }
-        Ok(runs)
+        Ok(unregistered)
+    }
+
+    async fn report(&self) {
+        match self.unregistered().await {
+            Ok(unregistered) => {
+                for (definition, version, sagas) in unregistered {
+                    tracing::warn!(
+                        definition,
+                        version,
+                        sagas,
+                        "sagas wait for a definition that is not registered here"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot count the sagas of unregistered definitions"),
+        }
     }
 }
 

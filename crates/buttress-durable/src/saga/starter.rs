@@ -7,8 +7,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::definition::Definition;
+use super::id::SagaId;
 use super::machine::Progress;
-use super::store;
+use super::store::{self, New};
 use crate::db::{Database, Db, DbError};
 use crate::event::TraceContext;
 use crate::text::storable;
@@ -20,6 +21,7 @@ pub struct Starter<D: Database, T> {
     name: String,
     version: u32,
     deadline: Option<Duration>,
+    hooks: i64,
     woken: Arc<watch::Sender<()>>,
     data: PhantomData<fn(&T)>,
 }
@@ -27,11 +29,21 @@ pub struct Starter<D: Database, T> {
 impl<D: Database, T> Starter<D, T> {
     pub(super) fn new(db: Db<D>, definition: &Definition<D, T>, woken: Arc<watch::Sender<()>>) -> Self {
         let Definition { name, version, deadline, .. } = definition;
-        Self { db, name: name.clone(), version: *version, deadline: *deadline, woken, data: PhantomData }
+        let (name, hooks) = (name.clone(), definition.hooks());
+        Self { db, name, version: *version, deadline: *deadline, hooks, woken, data: PhantomData }
     }
 
-    /// Starts a saga in the caller's transaction. Returns false, without a change, if there is a
-    /// saga with this id.
+    /// Returns the full id of a saga of this definition, by which it is waited for and shown.
+    pub fn id(&self, id: impl Into<String>) -> SagaId {
+        SagaId::new(self.name.as_str(), id)
+    }
+
+    /// Starts a saga in the caller's transaction. Returns false, without a change, if this
+    /// definition has a saga with this id, in any version.
+    ///
+    /// If the saga is compensated, the local compensation of its first step undoes what the
+    /// transaction has written besides: it runs even if no step did. See
+    /// [`Step::local_compensation`](super::Step::local_compensation).
     ///
     /// `trace` is passed on with every call and event of the saga.
     ///
@@ -52,8 +64,15 @@ impl<D: Database, T> Starter<D, T> {
         let data = serde_json::to_string(data).map_err(unwritable)?;
         let trace = store::text("trace", &trace)?;
         let progress = Progress::new(0, self.db.now(), self.deadline);
-        let definition = (self.name.as_str(), self.version);
-        store::insert(&self.db, conn, id, definition, (&progress, &data, trace.as_deref())).await
+        let new = New {
+            id: &self.id(id),
+            version: self.version,
+            hooks: self.hooks,
+            progress: &progress,
+            data: &data,
+            trace: trace.as_deref(),
+        };
+        store::insert(&self.db, conn, new).await
     }
 
     /// Wakes the coordinator of this process after a commit, so that the saga does not wait for the
@@ -71,8 +90,8 @@ impl<D: Database, T> fmt::Debug for Starter<D, T> {
 
 impl<D: Database, T> Clone for Starter<D, T> {
     fn clone(&self) -> Self {
-        let Self { db, name, version, deadline, woken, data } = self;
+        let Self { db, name, version, deadline, hooks, woken, data } = self;
         let (db, name, woken) = (db.clone(), name.clone(), woken.clone());
-        Self { db, name, version: *version, deadline: *deadline, woken, data: *data }
+        Self { db, name, version: *version, deadline: *deadline, hooks: *hooks, woken, data: *data }
     }
 }

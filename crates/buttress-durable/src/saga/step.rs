@@ -95,17 +95,21 @@ impl<D: Database, T> Step<D, T> {
         Fut: Future<Output = Outcome<T>> + Send + 'static,
     {
         self.compensation = Some(Act::Remote(Box::new(move |call| compensation(call).boxed())));
-        self.rules.undoable = true;
+        (self.rules.undoable, self.rules.undo_local) = (true, false);
         self
     }
 
     /// Sets how to undo the step in this database only, exactly once.
+    ///
+    /// On the first step it also undoes what the caller wrote in the transaction that started the
+    /// saga: it runs whenever the saga is compensated, also if the step was rejected or never
+    /// called, for example because the saga's deadline had passed.
     pub fn local_compensation<F>(mut self, compensation: F) -> Self
     where
         F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
     {
         self.compensation = Some(Act::Local(Box::new(compensation)));
-        self.rules.undoable = true;
+        (self.rules.undoable, self.rules.undo_local) = (true, true);
         self
     }
 
@@ -126,7 +130,7 @@ impl<D: Database, T> Step<D, T> {
     }
 
     /// Sets how often the action is tried. Default: 5. An attempt that a crash interrupted does not
-    /// count.
+    /// count, nor does a call that could [not be sent](super::StepError::not_sent).
     pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
         self.rules.attempts = attempts.get();
         self

@@ -1,20 +1,27 @@
 //! The SQL of sagas. Every write of a coordinator names its generation and has no effect if a newer
 //! one exists.
+//!
+//! The column `id` is the key of the row: `definition:id`. Rows from before ids belonged to their
+//! definition have the id alone, and `own_id` is NULL. `COALESCE(own_id, id)` is the id in both.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::id::SagaId;
 use super::machine::{Progress, StepRow};
 use super::state::{Status, StepState};
 use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
-use crate::event::TraceContext;
+use crate::event::{DomainEvent, TraceContext};
 
 /// A saga as it was read, with the generation that permits writes.
 #[derive(Clone, Debug)]
 pub(super) struct Owned {
-    pub(super) id: Arc<str>,
+    /// The key of the row, and the beginning of the idempotency keys.
+    pub(super) key: Arc<str>,
+    pub(super) id: Arc<SagaId>,
+    pub(super) version: u32,
     pub(super) generation: i64,
     pub(super) progress: Progress,
     /// The rows of the steps as the database has them.
@@ -25,33 +32,56 @@ pub(super) struct Owned {
     pub(super) trace: Option<TraceContext>,
     /// How often an owner was lost since the last progress.
     pub(super) recoveries: u32,
+    /// The decisions in which the definition takes part.
+    pub(super) hooks: i64,
+    pub(super) created_at: Timestamp,
+    pub(super) updated_at: Timestamp,
 }
 
 /// What to do with the lease when writing a saga.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Lease {
-    Keep(Duration),
+    Until(Timestamp),
     GiveBack,
 }
 
+/// A new saga.
+pub(super) struct New<'a> {
+    pub(super) id: &'a SagaId,
+    pub(super) version: u32,
+    pub(super) hooks: i64,
+    pub(super) progress: &'a Progress,
+    pub(super) data: &'a str,
+    pub(super) trace: Option<&'a str>,
+}
+
+/// The version as stored with a saga whose id belongs to its definition. Negative, so that older
+/// processes, which would derive other idempotency keys for it, do not claim it.
+pub(super) fn stored(version: u32) -> i64 {
+    -i64::from(version)
+}
+
+/// The version of a stored one, of either kind of row.
+pub(super) fn version(stored: i64) -> u32 {
+    u32::try_from(stored.unsigned_abs()).unwrap_or(u32::MAX)
+}
+
 /// Inserts a new saga. Returns false if the id exists.
-pub(super) async fn insert<D: Database>(
-    db: &Db<D>,
-    conn: &mut D::Connection,
-    id: &str,
-    (definition, version): (&str, u32),
-    (progress, data, trace): (&Progress, &str, Option<&str>),
-) -> Result<bool, DbError> {
+pub(super) async fn insert<D: Database>(db: &Db<D>, conn: &mut D::Connection, new: New<'_>) -> Result<bool, DbError> {
+    let New { id, version, hooks, progress, data, trace } = new;
     let now = db.now();
     let inserted = db
         .execute(
             conn,
-            "INSERT INTO buttress_saga (id, definition, version, status, step, data, trace, deadline_at, wake_at,
-                 recoveries, generation, expires_at, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, 0, 0, 0, $9, $9) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO buttress_saga (id, definition, own_id, version, hooks, status, step, data, trace,
+                 deadline_at, wake_at, recoveries, generation, expires_at, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, 0, 0, 0, $11, $11) ON CONFLICT DO NOTHING",
             args![
-                id,
-                definition,
-                i64::from(version),
+                &id.to_string(),
+                id.definition(),
+                id.id(),
+                stored(version),
+                hooks,
                 progress.status.as_str(),
                 data,
                 trace,
@@ -64,75 +94,36 @@ pub(super) async fn insert<D: Database>(
     Ok(inserted == 1)
 }
 
-/// Claims up to `limit` sagas of a definition that are due and have no owner.
-pub(super) async fn claim<D: Database>(
-    db: &Db<D>,
-    (definition, version): (&str, u32),
-    owner: &str,
-    ttl: Duration,
-    limit: usize,
-) -> Result<Vec<Owned>, DbError> {
-    let now = db.now();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // A read first, since most queries find nothing and need no write lock.
-    let due = "SELECT id FROM buttress_saga WHERE definition = $1 AND version = $2
-               AND status IN ('running', 'compensating') AND wake_at <= $3 AND expires_at <= $3 LIMIT 1";
-    if db.read(due, args![definition, i64::from(version), now]).await?.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut tx = db.begin().await?;
-    // The conditions are repeated: on PostgreSQL another coordinator may claim a row between the
-    // subquery and the update, and only the outer conditions are evaluated again then.
-    let rows = db
-        .fetch(
-            &mut tx,
-            "UPDATE buttress_saga SET owner = $1, generation = generation + 1, expires_at = $2,
-                 recoveries = recoveries + CASE WHEN owner IS NULL THEN 0 ELSE 1 END
-             WHERE id IN (SELECT id FROM buttress_saga WHERE definition = $3 AND version = $4
-                     AND status IN ('running', 'compensating') AND wake_at <= $5 AND expires_at <= $5
-                     ORDER BY wake_at, id LIMIT $6)
-                 AND status IN ('running', 'compensating') AND wake_at <= $5 AND expires_at <= $5
-             RETURNING id",
-            args![owner, now.plus(ttl), definition, i64::from(version), now, limit],
-        )
-        .await?;
-    let mut claimed = Vec::with_capacity(rows.len());
-    for row in &rows {
-        claimed.extend(load(db, &mut tx, &D::text(row, 0)?).await?);
-    }
-    tx.commit().await?;
-    Ok(claimed)
-}
-
-/// Returns when the next saga of a definition is due.
-pub(super) async fn next_due<D: Database>(
-    db: &Db<D>,
-    (definition, version): (&str, u32),
-) -> Result<Option<Timestamp>, DbError> {
-    let sql = "SELECT MIN(CASE WHEN wake_at > expires_at THEN wake_at ELSE expires_at END) FROM buttress_saga
-               WHERE definition = $1 AND version = $2 AND status IN ('running', 'compensating')";
-    let rows = db.read(sql, args![definition, i64::from(version)]).await?;
-    let due = rows.first().map(|row| D::maybe_int(row, 0)).transpose()?.flatten();
-    Ok(due.map(Timestamp::from_millis))
-}
-
 /// Returns the status of a saga.
-pub(super) async fn status<D: Database>(db: &Db<D>, id: &str) -> Result<Option<Status>, DbError> {
-    let rows = db.read("SELECT status FROM buttress_saga WHERE id = $1", args![id]).await?;
+pub(super) async fn status<D: Database>(db: &Db<D>, id: &SagaId) -> Result<Option<Status>, DbError> {
+    let sql = "SELECT status FROM buttress_saga WHERE COALESCE(own_id, id) = $1 AND definition = $2";
+    let rows = db.read(sql, args![id.id(), id.definition()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let status = D::text(row, 0)?;
     Status::parse(&status).map(Some).ok_or(DbError::Unreadable { what: "status", value: status })
+}
+
+/// Returns the key of a saga's row.
+pub(super) async fn key<D: Database>(
+    db: &Db<D>,
+    conn: &mut D::Connection,
+    id: &SagaId,
+) -> Result<Option<String>, DbError> {
+    let sql = "SELECT id FROM buttress_saga WHERE COALESCE(own_id, id) = $1 AND definition = $2";
+    let rows = db.fetch(conn, sql, args![id.id(), id.definition()]).await?;
+    Ok(rows.first().map(|row| D::text(row, 0)).transpose()?)
 }
 
 /// Reads a saga and its steps.
 pub(super) async fn load<D: Database>(
     db: &Db<D>,
     conn: &mut D::Connection,
-    id: &str,
+    key: &str,
 ) -> Result<Option<Owned>, DbError> {
-    let sql = "SELECT generation, status, step, data, failure, stuck, trace, deadline_at, wake_at, recoveries
+    let sql = "SELECT generation, status, step, data, failure, stuck, trace, deadline_at, wake_at, recoveries,
+                   definition, COALESCE(own_id, id), version, hooks, created_at, updated_at
                FROM buttress_saga WHERE id = $1";
-    let rows = db.fetch(conn, sql, args![id]).await?;
+    let rows = db.fetch(conn, sql, args![key]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let status = D::text(row, 1)?;
     let mut progress = Progress {
@@ -144,14 +135,15 @@ pub(super) async fn load<D: Database>(
         deadline_at: D::maybe_int(row, 7)?.map(Timestamp::from_millis),
         wake_at: Timestamp::from_millis(D::int(row, 8)?),
     };
-    let sql = "SELECT step, state, attempts, uncertain, error, started_at, ended_at, name
+    let sql = "SELECT step, state, attempts, uncertain, error, started_at, ended_at, name, refused
                FROM buttress_saga_step WHERE saga_id = $1 ORDER BY step";
     let mut names = Vec::new();
-    for row in &db.fetch(conn, sql, args![id]).await? {
+    for row in &db.fetch(conn, sql, args![key]).await? {
         let state = D::text(row, 1)?;
         progress.steps.push(Some(StepRow {
             state: StepState::parse(&state).ok_or(DbError::Unreadable { what: "state", value: state })?,
             attempts: u32::try_from(D::int(row, 2)?).unwrap_or(u32::MAX),
+            refused: u32::try_from(D::int(row, 8)?).unwrap_or(u32::MAX),
             uncertain: D::int(row, 3)? != 0,
             error: D::maybe_text(row, 4)?,
             started_at: Timestamp::from_millis(D::int(row, 5)?),
@@ -160,7 +152,9 @@ pub(super) async fn load<D: Database>(
         names.push(D::text(row, 7)?);
     }
     Ok(Some(Owned {
-        id: id.into(),
+        key: key.into(),
+        id: Arc::new(SagaId::new(D::text(row, 10)?, D::text(row, 11)?)),
+        version: version(D::int(row, 12)?),
         generation: D::int(row, 0)?,
         written: progress.steps.clone(),
         progress,
@@ -168,6 +162,9 @@ pub(super) async fn load<D: Database>(
         data: D::text(row, 3)?,
         trace: json("trace", D::maybe_text(row, 6)?)?,
         recoveries: u32::try_from(D::int(row, 9)?).unwrap_or(u32::MAX),
+        hooks: D::int(row, 13)?,
+        created_at: Timestamp::from_millis(D::int(row, 14)?),
+        updated_at: Timestamp::from_millis(D::int(row, 15)?),
     }))
 }
 
@@ -182,7 +179,7 @@ pub(super) async fn save<D: Database>(
     let now = db.now();
     let Progress { status, step, steps, failure, stuck, wake_at, .. } = &saga.progress;
     let expires_at = match lease {
-        Lease::Keep(ttl) => now.plus(ttl).as_millis(),
+        Lease::Until(expires_at) => expires_at.as_millis(),
         Lease::GiveBack => 0,
     };
     let saved = db
@@ -201,7 +198,7 @@ pub(super) async fn save<D: Database>(
                 i64::from(saga.recoveries),
                 expires_at,
                 now,
-                &*saga.id,
+                &*saga.key,
                 saga.generation,
             ],
         )
@@ -217,17 +214,18 @@ pub(super) async fn save<D: Database>(
         db.execute(
             conn,
             "INSERT INTO buttress_saga_step
-                 (saga_id, step, name, state, attempts, uncertain, error, started_at, ended_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 (saga_id, step, name, state, attempts, refused, uncertain, error, started_at, ended_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
              ON CONFLICT (saga_id, step) DO UPDATE SET state = excluded.state, attempts = excluded.attempts,
-                 uncertain = excluded.uncertain, error = excluded.error, started_at = excluded.started_at,
+                 refused = excluded.refused, uncertain = excluded.uncertain, error = excluded.error, started_at = excluded.started_at,
                  ended_at = excluded.ended_at",
             args![
-                &*saga.id,
+                &*saga.key,
                 i64::try_from(index).unwrap_or(i64::MAX),
                 *name,
                 row.state.as_str(),
                 i64::from(row.attempts),
+                i64::from(row.refused),
                 i64::from(row.uncertain),
                 row.error.as_deref(),
                 row.started_at,
@@ -241,9 +239,28 @@ pub(super) async fn save<D: Database>(
 }
 
 /// Extends the lease to `ttl` from now. Returns false if there is a newer generation.
-pub(super) async fn renew<D: Database>(db: &Db<D>, id: &str, generation: i64, ttl: Duration) -> Result<bool, DbError> {
+pub(super) async fn renew<D: Database>(db: &Db<D>, saga: &Owned, ttl: Duration) -> Result<bool, DbError> {
     let sql = "UPDATE buttress_saga SET expires_at = $1 WHERE id = $2 AND generation = $3";
-    Ok(db.write(sql, args![db.now().plus(ttl), id, generation]).await? == 1)
+    let expires_at = db.lease_now().await?.plus(ttl);
+    Ok(db.write(sql, args![expires_at, &*saga.key, saga.generation]).await? == 1)
+}
+
+/// Gives a saga back that cannot be written now, so that it is claimed again after a pause, and not
+/// as one whose owner was lost. No effect if there is a newer generation.
+pub(super) async fn release<D: Database>(db: &Db<D>, saga: &Owned, pause: Duration) -> Result<(), DbError> {
+    let sql = "UPDATE buttress_saga SET owner = NULL, expires_at = $1 WHERE id = $2 AND generation = $3";
+    let free_at = db.lease_now().await?.plus(pause);
+    db.write(sql, args![free_at, &*saga.key, saga.generation]).await.map(drop)
+}
+
+impl Owned {
+    /// Continues the saga's trace in an event that has none.
+    pub(super) fn traced(&self, event: DomainEvent) -> DomainEvent {
+        match &self.trace {
+            Some(trace) if event.trace().is_none() => event.with_trace(trace.clone()),
+            _ => event,
+        }
+    }
 }
 
 fn json<T: serde::de::DeserializeOwned>(what: &'static str, text: Option<String>) -> Result<Option<T>, DbError> {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use buttress_durable::saga::{Admin, Call, Coordinator, Definition, Filter, Status, Step, StepError, StepState};
 use buttress_durable::{Db, ManualClock, Outbox, TraceContext};
 
-use crate::shop::{Order, Participants, Reply, Shop, definition, open_shop, schema};
+use crate::shop::{Order, Participants, Reply, Shop, definition, open_shop, order, schema};
 use crate::support::{Backend, Crash, clock, close, eventually, ints, on_both};
 
 on_both!(
@@ -134,8 +134,8 @@ async fn past_the_pivot_it_is_stuck_rather_than_undone<D: Backend>() {
     assert_eq!(admin(&test).counts().await.unwrap().stuck, 1);
     let filter = Filter { status: Some(Status::Stuck), ..Filter::default() };
     assert_eq!(admin(&test).list(&filter).await.unwrap().len(), 1);
-    admin(&test).retry("o").await.unwrap();
-    assert!(admin(&test).retry("o").await.is_err(), "it is not stuck any more");
+    admin(&test).retry(&order("o")).await.unwrap();
+    assert!(admin(&test).retry(&order("o")).await.is_err(), "it is not stuck any more");
     test.shop.settle(&test.hand).await;
     assert_eq!(test.shop.status("o").await, Status::Completed);
     assert_eq!(test.participants.ledger(), ["+o:reserve", "+o:pay", "+o:ship"]);
@@ -148,7 +148,7 @@ async fn a_compensation_that_keeps_failing_is_stuck_and_can_be_skipped<D: Backen
     test.participants.script("-reserve", &[Reply::Busy, Reply::LostCall, Reply::Busy, Reply::Busy]);
     assert_eq!(test.order().await, Status::Stuck);
     assert!(test.shop.saga("o").await.stuck.unwrap().compensating);
-    admin(&test).skip("o").await.unwrap();
+    admin(&test).skip(&order("o")).await.unwrap();
     test.shop.settle(&test.hand).await;
     assert_eq!(test.shop.status("o").await, Status::Compensated);
     assert_eq!(test.participants.ledger(), ["+o:reserve"], "left to the operator who skipped it");
@@ -163,10 +163,10 @@ async fn a_stuck_saga_can_be_resolved_and_is_never_purged_before<D: Backend>() {
     test.hand.advance(Duration::from_secs(3600));
     let now = test.hand.clock().now();
     assert_eq!(admin(&test).purge(now).await.unwrap(), 0);
-    admin(&test).resolve("o", "sent by hand").await.unwrap();
+    admin(&test).resolve(&order("o"), "sent by hand").await.unwrap();
     let saga = test.shop.saga("o").await;
     assert_eq!((saga.status, saga.stuck.unwrap().note.as_deref()), (Status::Resolved, Some("sent by hand")));
-    assert!(admin(&test).resolve("unknown", "").await.is_err());
+    assert!(admin(&test).resolve(&order("unknown"), "").await.is_err());
     test.end().await;
 }
 
@@ -198,22 +198,22 @@ async fn deadlines_hold_in_wall_time_and_across_restarts<D: Backend>() {
         test.hand.advance(Duration::from_secs(13));
     }
     coordinator.run_due().await.unwrap();
-    let saga = coordinator.admin().get("s").await.unwrap().unwrap();
+    let saga = coordinator.admin().get(&starter.id("s")).await.unwrap().unwrap();
     assert_eq!(saga.failure.map(|failure| failure.message).as_deref(), Some("the step's deadline has passed"));
     test.end().await;
 }
 
 async fn a_saga_starts_with_its_transaction_or_not_at_all<D: Backend>() {
     let test = test::<D>().await;
-    let order = Order { cents: 1, reservation: None };
+    let new = Order { cents: 1, reservation: None };
     let trace = TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None).unwrap();
     let mut tx = test.shop.db.begin().await.unwrap();
-    assert!(test.shop.orders.start(&mut tx, "o", &order, None).await.unwrap());
+    assert!(test.shop.orders.start(&mut tx, "o", &new, None).await.unwrap());
     tx.rollback().await.unwrap();
-    assert!(admin(&test).get("o").await.unwrap().is_none());
+    assert!(admin(&test).get(&order("o")).await.unwrap().is_none());
     let mut tx = test.shop.db.begin().await.unwrap();
-    assert!(test.shop.orders.start(&mut tx, "o", &order, Some(&trace)).await.unwrap());
-    assert!(!test.shop.orders.start(&mut tx, "o", &order, None).await.unwrap(), "one saga for each id");
+    assert!(test.shop.orders.start(&mut tx, "o", &new, Some(&trace)).await.unwrap());
+    assert!(!test.shop.orders.start(&mut tx, "o", &new, None).await.unwrap(), "one saga for each id");
     tx.commit().await.unwrap();
     test.shop.settle(&test.hand).await;
     let mut conn = test.shop.db.pool().acquire().await.unwrap();
@@ -243,7 +243,7 @@ async fn a_saga_that_kills_its_coordinator_is_stuck_in_the_end<D: Backend>() {
     }
     assert_eq!(lives, 12, "the first life, ten recoveries, and the one that gives up");
     assert!(test.shop.saga("o").await.stuck.unwrap().message.contains("10 recoveries"));
-    admin(&test).retry("o").await.unwrap();
+    admin(&test).retry(&order("o")).await.unwrap();
     test.shop.settle(&test.hand).await;
     assert_eq!(test.shop.status("o").await, Status::Completed);
     test.end().await;
@@ -274,7 +274,7 @@ async fn changed_steps_without_a_new_version_are_noticed<D: Backend>() {
     builder.register(Definition::new("order", 1, [renamed, other]).unwrap()).unwrap();
     builder.build().run_due().await.unwrap();
     assert!(test.shop.saga("o").await.stuck.unwrap().message.contains("version"));
-    admin(&test).retry("o").await.unwrap();
+    admin(&test).retry(&order("o")).await.unwrap();
     test.shop.settle(&test.hand).await;
     assert_eq!(test.shop.status("o").await, Status::Completed, "by the definition it was started with");
     test.end().await;
@@ -388,14 +388,14 @@ async fn who_waits_for_a_decision_need_not_wait_for_the_undoing<D: Backend>() {
     let running = test.shop.coordinator.run();
     assert!(test.shop.order("o").await);
     let long = Duration::from_secs(60);
-    let saga = test.shop.coordinator.wait_until_decided("o", long).await.unwrap().unwrap();
+    let saga = test.shop.coordinator.wait_until_decided(&order("o"), long).await.unwrap().unwrap();
     assert_eq!((saga.status, saga.failure.unwrap().step.as_str()), (Status::Compensating, "pay"));
-    let still = test.shop.coordinator.wait("o", Duration::from_millis(20)).await.unwrap().unwrap();
+    let still = test.shop.coordinator.wait(&order("o"), Duration::from_millis(20)).await.unwrap().unwrap();
     assert_eq!(still.status, Status::Compensating, "the time is up");
     test.participants.gate.add_permits(1);
-    let ended = test.shop.coordinator.wait("o", long).await.unwrap().unwrap();
+    let ended = test.shop.coordinator.wait(&order("o"), long).await.unwrap().unwrap();
     assert_eq!(ended.status, Status::Compensated);
-    assert!(test.shop.coordinator.wait_until_decided("unknown", long).await.unwrap().is_none());
+    assert!(test.shop.coordinator.wait_until_decided(&order("unknown"), long).await.unwrap().is_none());
     running.shutdown().await;
     test.end().await;
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use buttress_durable::db::Arg;
 use buttress_durable::saga::{
-    Admin, AdminError, Call, Coordinator, Definition, Filter, Starter, Status, Step, StepError, StepState,
+    Admin, AdminError, Call, Coordinator, Definition, Filter, SagaId, SagaView, Starter, Status, Step, StepError,
+    StepState,
 };
 use buttress_durable::{Db, DomainEvent, ManualClock, Outbox, Timestamp, TraceContext};
 
@@ -22,28 +23,49 @@ on_both!(
 
 const STEP: Duration = Duration::from_secs(1);
 
-struct Sagas<D: Backend> {
+/// Sagas of one definition, `d`, and their coordinator.
+pub(crate) struct Sagas<D: Backend> {
     home: D::Home,
-    hand: ManualClock,
-    db: Db<D>,
-    coordinator: Coordinator<D>,
-    starter: Starter<D, i64>,
+    pub(crate) hand: ManualClock,
+    pub(crate) db: Db<D>,
+    pub(crate) coordinator: Coordinator<D>,
+    pub(crate) starter: Starter<D, i64>,
 }
 
 impl<D: Backend> Sagas<D> {
-    async fn of(steps: impl IntoIterator<Item = Step<D, i64>>) -> Self {
+    pub(crate) async fn of(steps: impl IntoIterator<Item = Step<D, i64>>) -> Self {
+        Self::defined(Definition::new("d", 3, steps).unwrap()).await
+    }
+
+    pub(crate) async fn defined(definition: Definition<D, i64>) -> Self {
         let (home, hand) = (D::create().await, clock());
         let db = D::connect(&home).await.with_clock(hand.clock());
         let mut builder = Coordinator::builder(db.clone(), Outbox::new(db.clone()));
-        let starter = builder.register(Definition::new("d", 3, steps).unwrap()).unwrap();
+        let starter = builder.register(definition).unwrap();
         Self { home, hand, db, coordinator: builder.build(), starter }
     }
 
-    fn admin(&self) -> Admin<D> {
+    pub(crate) async fn saga(&self, name: &str) -> SagaView {
+        self.admin().get(&id(name)).await.unwrap().unwrap()
+    }
+
+    /// Runs what is due and moves the clock to what is due next, until all are at rest.
+    pub(crate) async fn settle(&self) {
+        loop {
+            self.coordinator.run_due().await.unwrap();
+            let sql = "SELECT MIN(wake_at) FROM buttress_saga WHERE status IN ('running', 'compensating')";
+            let due: Option<(Option<i64>,)> = self.db.row(sql, &[]).await.unwrap();
+            let Some(due) = due.and_then(|(due,)| due) else { return };
+            let now = self.hand.clock().now();
+            self.hand.advance(Timestamp::from_millis(due).since(now).max(Duration::from_millis(1)));
+        }
+    }
+
+    pub(crate) fn admin(&self) -> Admin<D> {
         self.coordinator.admin()
     }
 
-    async fn start(&self, ids: impl IntoIterator<Item = &str>) {
+    pub(crate) async fn start(&self, ids: impl IntoIterator<Item = &str>) {
         let trace = TraceContext::new(&parent('a'), None).unwrap();
         let mut tx = self.db.begin().await.unwrap();
         for id in ids {
@@ -52,17 +74,17 @@ impl<D: Backend> Sagas<D> {
         tx.commit().await.unwrap();
     }
 
-    async fn set(&self, sql: &'static str, args: &[Arg<'_>]) {
+    pub(crate) async fn set(&self, sql: &'static str, args: &[Arg<'_>]) {
         let mut tx = self.db.begin().await.unwrap();
         execute::<D>(&mut tx, sql, args).await;
         tx.commit().await.unwrap();
     }
 
-    async fn listed(&self, filter: Filter) -> Vec<String> {
+    pub(crate) async fn listed(&self, filter: Filter) -> Vec<String> {
         self.admin().list(&filter).await.unwrap().into_iter().map(|saga| saga.id).collect()
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         close(self.db).await;
         D::destroy(self.home).await;
     }
@@ -72,11 +94,15 @@ fn parent(digit: char) -> String {
     format!("00-{}-b7ad6b7169203331-01", digit.to_string().repeat(32))
 }
 
-fn fine<D: Backend>(name: &str) -> Step<D, i64> {
+pub(crate) fn fine<D: Backend>(name: &str) -> Step<D, i64> {
     Step::new(name, |call: Call<i64>| async { Ok(call.done()) })
 }
 
-const SET_STATUS: &str = "UPDATE buttress_saga SET status = $1 WHERE id LIKE $2";
+pub(crate) fn id(id: &str) -> SagaId {
+    SagaId::new("d", id)
+}
+
+const SET_STATUS: &str = "UPDATE buttress_saga SET status = $1 WHERE own_id LIKE $2";
 
 async fn every_status_is_counted_as_itself<D: Backend>() {
     let sagas = Sagas::<D>::of([fine("a")]).await;
@@ -95,7 +121,10 @@ async fn every_status_is_counted_as_itself<D: Backend>() {
 async fn sagas_are_listed_in_pages_in_both_directions<D: Backend>() {
     let sagas = Sagas::<D>::of([fine("a")]).await;
     sagas.start(["d", "a", "c", "b", "e"]).await;
-    let page = |after: &str, descending| Filter { after: after.to_owned(), descending, limit: 2, ..Filter::default() };
+    let page = |after: &str, descending| {
+        let after = Some(after).filter(|after| !after.is_empty()).map(id);
+        Filter { after, descending, limit: 2, ..Filter::default() }
+    };
     assert_eq!(sagas.listed(Filter::default()).await, ["a", "b", "c", "d", "e"]);
     assert_eq!(sagas.listed(page("", false)).await, ["a", "b"]);
     assert_eq!(sagas.listed(page("b", false)).await, ["c", "d"]);
@@ -114,7 +143,7 @@ async fn a_saga_is_shown_as_it_is<D: Backend>() {
     sagas.start(["s"]).await;
     sagas.hand.advance(STEP);
     sagas.coordinator.run_due().await.unwrap();
-    let (saga, ran) = (sagas.admin().get("s").await.unwrap().unwrap(), started.plus(STEP));
+    let (saga, ran) = (sagas.admin().get(&id("s")).await.unwrap().unwrap(), started.plus(STEP));
     assert_eq!((saga.id.as_str(), saga.definition.as_str(), saga.version), ("s", "d", 3));
     assert_eq!((saga.status, saga.is_at_rest(), saga.data.as_str()), (Status::Running, false, "7"));
     assert_eq!((saga.created_at, saga.updated_at, saga.wake_at), (started, ran, ran.plus(5 * STEP)));
@@ -124,8 +153,8 @@ async fn a_saga_is_shown_as_it_is<D: Backend>() {
     assert_eq!((fails.name.as_str(), fails.state, fails.attempts), ("fails", StepState::Waiting, 1));
     assert_eq!((fails.uncertain, fails.error.as_deref(), fails.ended_at), (true, Some("lost"), None));
     sagas.set(SET_STATUS, &[Arg::Text("stuck"), Arg::Text("s")]).await;
-    assert!(sagas.admin().get("s").await.unwrap().unwrap().is_at_rest());
-    assert!(sagas.admin().get("unknown").await.unwrap().is_none());
+    assert!(sagas.admin().get(&id("s")).await.unwrap().unwrap().is_at_rest());
+    assert!(sagas.admin().get(&id("unknown")).await.unwrap().is_none());
     sagas.end().await;
 }
 
@@ -151,11 +180,11 @@ async fn a_step_past_the_pivot_can_be_skipped_and_the_saga_goes_on<D: Backend>()
     sagas.start(["s"]).await;
     sagas.coordinator.run_due().await.unwrap();
     let admin = sagas.admin();
-    assert!(admin.get("s").await.unwrap().unwrap().is_at_rest());
-    admin.skip("s").await.unwrap();
-    assert!(matches!(admin.skip("s").await, Err(AdminError::NotStuck(id)) if id == "s"));
+    assert!(admin.get(&id("s")).await.unwrap().unwrap().is_at_rest());
+    admin.skip(&id("s")).await.unwrap();
+    assert!(matches!(admin.skip(&id("s")).await, Err(AdminError::NotStuck(other)) if other == id("s")));
     assert_eq!(sagas.coordinator.run_due().await.unwrap(), 1, "at once");
-    let saga = admin.get("s").await.unwrap().unwrap();
+    let saga = admin.get(&id("s")).await.unwrap().unwrap();
     assert_eq!((saga.status, saga.stuck), (Status::Completed, None));
     let states: Vec<_> = saga.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
     assert_eq!(states, [("pay", StepState::Done), ("fails", StepState::Skipped), ("last", StepState::Done)]);
@@ -167,15 +196,15 @@ async fn data_that_does_not_fit_makes_a_saga_stuck<D: Backend>() {
     sagas.start(["s"]).await;
     sagas.set("UPDATE buttress_saga SET data = $1", &[Arg::Text("\"seven\"")]).await;
     sagas.coordinator.run_due().await.unwrap();
-    let saga = sagas.admin().get("s").await.unwrap().unwrap();
+    let saga = sagas.admin().get(&id("s")).await.unwrap().unwrap();
     assert_eq!((saga.status, saga.data.as_str()), (Status::Stuck, "\"seven\""));
     let stuck = saga.stuck.unwrap();
     assert!(stuck.step == "a" && stuck.message.starts_with("the saga's data does not fit"), "{stuck:?}");
     // Repaired by hand, it goes on.
     sagas.set("UPDATE buttress_saga SET data = $1", &[Arg::Text("8")]).await;
-    sagas.admin().retry("s").await.unwrap();
+    sagas.admin().retry(&id("s")).await.unwrap();
     sagas.coordinator.run_due().await.unwrap();
-    assert_eq!(sagas.admin().get("s").await.unwrap().unwrap().status, Status::Completed);
+    assert_eq!(sagas.admin().get(&id("s")).await.unwrap().unwrap().status, Status::Completed);
     sagas.end().await;
 }
 

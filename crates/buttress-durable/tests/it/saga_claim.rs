@@ -114,8 +114,8 @@ async fn on_postgres_a_claim_that_had_to_wait_looks_again() {
     type Pg = sqlx::Postgres;
     // Claimed meanwhile, or claimed, run and waiting.
     let taken = [
-        "UPDATE buttress_saga SET owner = 'other', generation = 1, expires_at = $1 WHERE id = 'a'",
-        "UPDATE buttress_saga SET generation = 1, wake_at = $1 WHERE id = 'a'",
+        "UPDATE buttress_saga SET owner = 'other', generation = 1, expires_at = $1 WHERE own_id = 'a'",
+        "UPDATE buttress_saga SET generation = 1, wake_at = $1 WHERE own_id = 'a'",
     ];
     for taken in taken {
         let (home, hand, participants) = (<Pg as Backend>::create().await, clock(), Participants::new());

@@ -122,7 +122,7 @@ async fn life<D: Backend>(home: &D::Home, hand: &ManualClock, participants: &Par
 async fn check<D: Backend>(home: &D::Home, story: &Story, participants: &Participants, crashes: &[u64]) {
     let db = D::connect(home).await;
     let admin = buttress_durable::saga::Admin::new(db.clone());
-    let saga = admin.get("o").await.unwrap().unwrap();
+    let saga = admin.get(&crate::shop::order("o")).await.unwrap().unwrap();
     assert_eq!(saga.status, story.status, "killed at {crashes:?}: {saga:?}");
 
     let ledger = participants.ledger();

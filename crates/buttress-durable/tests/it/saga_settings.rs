@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use buttress_core::Backoff;
 use buttress_durable::bus::{EventBus, LogBus, Subscribe};
-use buttress_durable::saga::{Call, Coordinator, Definition, Done, Starter, Status, Step, StepError};
+use buttress_durable::saga::{Call, Coordinator, Definition, Done, SagaId, Starter, Status, Step, StepError};
 use buttress_durable::{Db, DomainEvent, Inbox, Outbox, Timestamp, TraceContext};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
@@ -141,7 +141,8 @@ async fn a_call_of_a_saga_that_was_taken_over_is_dropped<D: Backend>() {
     let run = tokio::spawn(async move { coordinator.run_due().await.unwrap() });
     eventually("the call", || async { working.load(Ordering::SeqCst) == 1 }).await;
     let mut tx = db.begin().await.unwrap();
-    let until = hand.clock().now().plus(HOUR);
+    // The lease of one with the same settings.
+    let until = hand.clock().now().plus(Duration::from_millis(60));
     let taken = "UPDATE buttress_saga SET owner = 'other', generation = generation + 1, expires_at = $1";
     execute::<D>(&mut tx, taken, &[until.into()]).await;
     tx.commit().await.unwrap();
@@ -224,7 +225,7 @@ async fn a_call_that_hangs_ends_with_its_timeout<D: Backend>() {
         start(&db, starter, name, None).await;
     }
     coordinator.run_due().await.unwrap();
-    let saga = async |id| coordinator.admin().get(id).await.unwrap().unwrap();
+    let saga = async |id| coordinator.admin().get(&SagaId::new(id, id)).await.unwrap().unwrap();
     for id in ["remote", "local"] {
         let saga = saga(id).await;
         assert_eq!(saga.status, Status::Compensated, "{id}: there is nothing to undo");
@@ -280,7 +281,7 @@ async fn a_step_knows_attempt_deadline_trace_and_failure<D: Backend>() {
     }
     let expected = |step: &str, attempt, generation, failure: Option<&str>| {
         let trace = Some(trace.clone());
-        (format!("s:{step}"), "s".to_owned(), attempt, generation, MINUTE, trace, failure.map(str::to_owned))
+        (format!("d:s:{step}"), "s".to_owned(), attempt, generation, MINUTE, trace, failure.map(str::to_owned))
     };
     let expected = [
         expected("first", 1, 1, None),
@@ -332,8 +333,8 @@ async fn nothing_waits_for_a_poll<D: Backend>() {
     let running = coordinator.run();
     for id in ["a", "b"] {
         start(&db, &starter, id, None).await;
-        let waiting = coordinator.clone();
-        let waiter = tokio::spawn(async move { waiting.wait(id, HOUR).await.unwrap() });
+        let (waiting, saga) = (coordinator.clone(), starter.id(id));
+        let waiter = tokio::spawn(async move { waiting.wait(&saga, HOUR).await.unwrap() });
         // The waiter has found the saga running, or is about to.
         asked.recv().await.unwrap();
         assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_saga WHERE status = 'running'").await, [1]);
@@ -358,7 +359,7 @@ async fn a_coordinator_looks_for_sagas_of_other_processes<D: Backend>() {
     let running = here.coordinator.run();
     there.order("o").await;
     // The waiter is in the process that does not run the saga.
-    let saga = there.coordinator.wait("o", MINUTE).await.unwrap().unwrap();
+    let saga = there.coordinator.wait(&there.orders.id("o"), MINUTE).await.unwrap().unwrap();
     assert_eq!(saga.status, Status::Completed);
     running.shutdown().await;
     close(db).await;
@@ -382,8 +383,8 @@ async fn sagas_of_several_definitions_share_a_coordinator<D: Backend>() {
     assert_eq!(coordinator.run_due().await.unwrap(), 4);
     let admin = coordinator.admin();
     let mut versions = Vec::new();
-    for id in ["a", "b", "c", "d"] {
-        let saga = admin.get(id).await.unwrap().unwrap();
+    for (definition, id) in [("first", "a"), ("first", "b"), ("second", "c"), ("first", "d")] {
+        let saga = admin.get(&SagaId::new(definition, id)).await.unwrap().unwrap();
         assert_eq!(saga.status, Status::Completed, "{id}");
         versions.push((saga.definition, saga.version));
     }
@@ -396,11 +397,26 @@ async fn sagas_of_several_definitions_share_a_coordinator<D: Backend>() {
 #[tokio::test]
 async fn a_coordinator_without_work_looks_for_it_as_often_as_set() {
     let poll = Duration::from_secs(10);
-    let looks = pauses("SELECT id FROM buttress_saga WHERE definition", async |db| {
+    let looks = pauses("SELECT MIN(wake_at) FROM", async |db| {
         let step = Step::new("only", |call: Call<i64>| async { Ok(call.done()) });
         let mut builder = Coordinator::builder(db.clone(), Outbox::new(db)).poll(poll);
         builder.register(one("d", step)).unwrap();
         builder.build().run()
     });
     assert!(looks.await.into_iter().all(|pause| pause >= poll));
+}
+
+#[tokio::test]
+async fn an_idle_coordinator_reads_once_however_many_definitions_it_has() {
+    let poll = Duration::from_secs(10);
+    let looks = pauses("", async |db| {
+        let step = || Step::new("only", |call: Call<i64>| async { Ok(call.done()) });
+        let mut builder = Coordinator::builder(db.clone(), Outbox::new(db)).poll(poll);
+        for name in ["a", "b", "c"] {
+            builder.register(one(name, step())).unwrap();
+        }
+        builder.build().run()
+    });
+    // The first statement reports definitions that are not registered.
+    assert!(looks.await.into_iter().skip(1).all(|pause| pause >= poll));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use buttress_core::Backoff;
 use buttress_durable::db::Arg;
 use buttress_durable::saga::{
-    Call, Coordinator, CoordinatorBuilder, Definition, Done, Starter, Status, Step, StepError,
+    Call, Coordinator, CoordinatorBuilder, Definition, Done, SagaId, Starter, Status, Step, StepError,
 };
 use buttress_durable::{Db, DomainEvent, Outbox, Timestamp};
 use futures_util::FutureExt;
@@ -99,6 +99,8 @@ impl Participants {
     }
 
     async fn answer(&self, key: &str, step: &str, undo: bool) -> Result<(), StepError> {
+        // All sagas of a shop have one definition. What is written down is shorter without its name.
+        let key = key.strip_prefix("order:").unwrap_or(key);
         let sign = if undo { "-" } else { "" };
         self.calls.lock().unwrap().push(format!("{sign}{key}"));
         let reply = self.reply(&format!("{sign}{step}"));
@@ -222,6 +224,11 @@ fn told(call: Call<Order>, event: &str) -> Result<Done<Order>, StepError> {
     Ok(call.done().event(event))
 }
 
+/// The full id of an order's saga.
+pub(crate) fn order(id: &str) -> SagaId {
+    SagaId::new("order", id)
+}
+
 /// One process of the order service.
 pub(crate) struct Shop<D: Backend> {
     pub(crate) db: Db<D>,
@@ -265,7 +272,7 @@ impl<D: Backend> Shop<D> {
     }
 
     pub(crate) async fn saga(&self, id: &str) -> buttress_durable::saga::SagaView {
-        self.coordinator.admin().get(id).await.unwrap().unwrap()
+        self.coordinator.admin().get(&order(id)).await.unwrap().unwrap()
     }
 
     /// Runs what is due and advances the clock, until all sagas have ended or are stuck.

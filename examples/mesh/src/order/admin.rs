@@ -15,7 +15,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use buttress_durable::Database;
-use buttress_durable::saga::{Admin, AdminError, Filter, SagaView, Status, StepView};
+use buttress_durable::saga::{Admin, AdminError, Filter, SagaId, SagaView, Status, StepView};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -67,9 +67,11 @@ async fn list<D: Database>(
     if !(1..=1000).contains(&limit) {
         return Err(refused("limit: must be between 1 and 1000".to_owned()));
     }
+    let after = Some(after).filter(|after| !after.is_empty()).map(|after| desk.starter.id(after));
+    let filter = Filter { status, after, descending: newest, limit, ..Filter::default() };
     let admin = desk.coordinator.admin();
     let counts = admin.counts().await.map_err(problem)?;
-    let sagas = admin.list(&Filter { status, after, descending: newest, limit }).await.map_err(problem)?;
+    let sagas = admin.list(&filter).await.map_err(problem)?;
     Ok(Json(json!({
         "running": counts.running,
         "compensating": counts.compensating,
@@ -79,17 +81,17 @@ async fn list<D: Database>(
 }
 
 async fn show<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    let saga = desk.coordinator.admin().get(&id).await.map_err(problem)?;
+    let saga = desk.coordinator.admin().get(&desk.starter.id(&*id)).await.map_err(problem)?;
     let unknown = || Problem::from_status(StatusCode::NOT_FOUND, format!("there is no saga {id}"));
     Ok(Json(view(&saga.ok_or_else(unknown)?)))
 }
 
 async fn retry<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin| admin.retry(&id).await).await
+    decided(desk, &id, async |admin, saga| admin.retry(saga).await).await
 }
 
 async fn skip<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin| admin.skip(&id).await).await
+    decided(desk, &id, async |admin, saga| admin.skip(saga).await).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,17 +105,16 @@ async fn resolve<D: Database>(
     Path(id): Path<String>,
     Json(Note { note }): Json<Note>,
 ) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin| admin.resolve(&id, &note).await).await
+    decided(desk, &id, async |admin, saga| admin.resolve(saga, &note).await).await
 }
 
 async fn decided<D: Database>(
     desk: Arc<Desk<D>>,
     id: &str,
-    decide: impl AsyncFnOnce(Admin<D>) -> Result<(), AdminError>,
+    decide: impl AsyncFnOnce(Admin<D>, &SagaId) -> Result<(), AdminError>,
 ) -> Result<Json<Value>, Problem> {
-    decide(desk.coordinator.admin()).await.map_err(problem)?;
+    decide(desk.coordinator.admin(), &desk.starter.id(id)).await.map_err(problem)?;
     tracing::warn!(saga = id, "an operator has decided about a saga");
-    desk.starter.wake();
     show(State(desk), Path(id.to_owned())).await
 }
 
@@ -144,7 +145,9 @@ fn view(saga: &SagaView) -> Value {
 
 fn problem(error: AdminError) -> Problem {
     match error {
-        AdminError::NotStuck(_) => Problem::from_status(StatusCode::CONFLICT, error.to_string()),
+        AdminError::NotStuck(_) | AdminError::Refused { .. } => {
+            Problem::from_status(StatusCode::CONFLICT, error.to_string())
+        }
         error => Problem::failed("order", &error),
     }
 }

@@ -106,7 +106,7 @@ impl<D: Database> Desk<D> {
 
     /// Waits until the outcome is known, at most `patience`.
     async fn outcome(&self, id: &str) -> Result<Placed, Refused> {
-        self.coordinator.wait_until_decided(id, self.patience).await?;
+        self.coordinator.wait_until_decided(&self.starter.id(id), self.patience).await?;
         self.look(id).await
     }
 
@@ -121,7 +121,7 @@ impl<D: Database> Desk<D> {
             }
             State::Pending => {}
         }
-        let Some(saga) = self.coordinator.admin().get(id).await? else { return Err(Refused::Lost) };
+        let Some(saga) = self.coordinator.admin().get(&self.starter.id(id)).await? else { return Err(Refused::Lost) };
         // A saga with a failure can only be compensated, so the outcome is known before the
         // compensation ends. This includes a saga that is stuck while compensating.
         match saga.failure {

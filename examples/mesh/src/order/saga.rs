@@ -10,23 +10,27 @@
 //! Until the payment is known to have succeeded, every failure compensates the saga. After it, the
 //! saga can only go forward: a customer who has paid gets an order. The saga's rows survive every
 //! crash, and a coordinator resumes where the last one stopped.
+//!
+//! An action fails fast, because the customer waits for its outcome. A compensation waits: it goes
+//! on for as long as the participant is down, also for hours, and ends without an operator. Failures
+//! of the order service's own database are no attempts either.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use buttress::{Backoff, InvalidConfig};
-use buttress_durable::saga::{Call, Definition, Done, Step, StepError};
+use buttress_durable::saga::{Call, Decision, Definition, Done, Step, StepError};
 use buttress_durable::{Database, Tx};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use tracing::{Instrument, Span};
 
-use super::clients::{Answer, Inventory, Payment};
+use super::clients::{Answer, Failed, Inventory, Payment};
 use super::domain::{Failure, NewLine};
 use super::store;
 use crate::events::{self, Event, OrderCancelled, OrderConfirmed, OrderCreated};
 use crate::telemetry::step_span;
-use crate::upstream::{Kind, Upstream};
+use crate::upstream::Kind;
 
 /// Input of the steps. It is stored with the saga, so a change of its fields needs a new version of
 /// the definition.
@@ -44,8 +48,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// Longer than the client stacks' total timeout, so that their more specific error comes first.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// Compensations are retried for many minutes. After that the saga is stuck and listed under
-/// /admin/sagas, for an operator to resolve.
+/// For wrong answers only, since an outage costs no attempt. After these the saga is stuck and
+/// listed under /admin/sagas, for an operator to resolve.
 const UNDO_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 const UNDO_BACKOFF: Backoff = Backoff::equal_jitter(Duration::from_millis(100), Duration::from_secs(5));
 
@@ -60,7 +64,11 @@ pub(super) fn definition<D: Database>(
         .backoff(UNDO_BACKOFF)
         .retriable();
     let steps = [create, reserve_inventory(inventory), process_payment(payment).pivot(), confirm];
-    Ok(Definition::new("order", 1, steps)?.deadline(DEADLINE))
+    let definition = Definition::new("order", 1, steps)?.deadline(DEADLINE);
+    // The order's row follows what an operator decides.
+    Ok(definition
+        .on_skip(|tx, skipped| skipped_by_hand(tx, skipped).boxed())
+        .on_resolve(|tx, resolved| resolved_by_hand(tx, resolved).boxed()))
 }
 
 fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
@@ -68,7 +76,7 @@ fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
     let action = move |call: Call<Data>| {
         let (inventory, span) = (reserve.clone(), span("reserve_inventory", &call));
         async move {
-            let answer = inventory.reserve(call.key(), call.saga_id(), &call.data.lines).await?;
+            let answer = inventory.reserve(call.key(), call.saga_id(), &call.data.lines).await.map_err(failed)?;
             done_or(answer, Failure::OutOfStock, call)
         }
         .instrument(span)
@@ -76,7 +84,7 @@ fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
     let compensation = move |call: Call<Data>| {
         let (inventory, span) = (release.clone(), span("undo reserve_inventory", &call));
         async move {
-            inventory.release(call.key(), call.saga_id()).await?;
+            inventory.release(call.key(), call.saga_id()).await.map_err(not_undone)?;
             Ok(call.done())
         }
         .instrument(span)
@@ -90,7 +98,7 @@ fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
         let (payment, span) = (charge.clone(), span("process_payment", &call));
         async move {
             let Data { customer, total_cents, .. } = &call.data;
-            let answer = payment.charge(call.key(), call.saga_id(), customer, *total_cents).await?;
+            let answer = payment.charge(call.key(), call.saga_id(), customer, *total_cents).await.map_err(failed)?;
             done_or(answer, Failure::Declined, call)
         }
         .instrument(span)
@@ -100,7 +108,7 @@ fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
     let compensation = move |call: Call<Data>| {
         let (payment, span) = (refund.clone(), span("undo process_payment", &call));
         async move {
-            payment.refund(call.key(), call.saga_id()).await?;
+            payment.refund(call.key(), call.saga_id()).await.map_err(not_undone)?;
             Ok(call.done())
         }
         .instrument(span)
@@ -148,10 +156,50 @@ async fn cancel<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<Da
     with_event(call, &OrderCancelled { order_id, customer, failure: failure.to_string() })
 }
 
+/// Skipping the last step confirms the order, and skipping its cancelling cancels it: the row belongs
+/// to this service, so that no operator changes it by hand.
+async fn skipped_by_hand<D: Database>(tx: &mut Tx<D>, skipped: Decision<Data>) -> Result<Done<Data>, StepError> {
+    match skipped.step() {
+        "confirm_order" => confirmed_by_hand(tx, skipped).await,
+        "create_order" if skipped.is_compensating() => cancelled_by_hand(tx, skipped).await,
+        _ => Ok(skipped.done()),
+    }
+}
+
+/// Resolving a saga confirms its order after the payment, and cancels it before.
+async fn resolved_by_hand<D: Database>(tx: &mut Tx<D>, resolved: Decision<Data>) -> Result<Done<Data>, StepError> {
+    match resolved.step() {
+        "confirm_order" => confirmed_by_hand(tx, resolved).await,
+        _ => cancelled_by_hand(tx, resolved).await,
+    }
+}
+
+async fn confirmed_by_hand<D: Database>(tx: &mut Tx<D>, decision: Decision<Data>) -> Result<Done<Data>, StepError> {
+    let Data { customer, total_cents, .. } = decision.data.clone();
+    let order_id = decision.saga_id().to_owned();
+    // An order that has ended already stays as it is.
+    if !store::confirm(tx, &order_id).await? {
+        return Ok(decision.done());
+    }
+    publish(decision.done(), &OrderConfirmed { order_id, customer, total_cents })
+}
+
+async fn cancelled_by_hand<D: Database>(tx: &mut Tx<D>, decision: Decision<Data>) -> Result<Done<Data>, StepError> {
+    let failure = decision.failure().map_or(Failure::Interrupted, Failure::of);
+    let (order_id, customer) = (decision.saga_id().to_owned(), decision.data.customer.clone());
+    if !store::cancel(tx, &order_id, failure).await? {
+        return Ok(decision.done());
+    }
+    publish(decision.done(), &OrderCancelled { order_id, customer, failure: failure.to_string() })
+}
+
 /// Publishes the event in the transaction that records the end of the step.
 fn with_event(call: Call<Data>, event: &impl Event) -> Result<Done<Data>, StepError> {
-    let event = event.to_domain().map_err(StepError::terminal)?;
-    Ok(call.done().event(event))
+    publish(call.done(), event)
+}
+
+fn publish(done: Done<Data>, event: &impl Event) -> Result<Done<Data>, StepError> {
+    Ok(done.event(event.to_domain().map_err(StepError::terminal)?))
 }
 
 /// Continues if the step was done, and compensates if the participant rejected it.
@@ -165,21 +213,33 @@ fn done_or(answer: Answer, refusal: Failure, call: Call<Data>) -> Result<Done<Da
 
 impl std::error::Error for Failure {}
 
-impl From<Upstream> for StepError {
-    /// The outcome is always unknown. A timeout does not tell whether the call had an effect, and
-    /// neither does UNAVAILABLE, which may be the answer to the last of several attempts.
-    /// Compensating a call that had no effect costs one call; assuming that it had none can cost
-    /// money.
-    fn from(upstream: Upstream) -> Self {
-        let failure = match (upstream.service, upstream.kind) {
-            ("payment", Kind::TimedOut) => Failure::PaymentTimedOut,
-            ("payment", _) => Failure::PaymentUnavailable,
-            (_, Kind::TimedOut) => Failure::InventoryTimedOut,
-            _ => Failure::InventoryUnavailable,
-        };
-        // The failure's name must come first: `Failure::of` reads it.
-        Self::unknown(format!("{failure}: {upstream}"))
-    }
+/// A failed action. The customer waits for the outcome, so that every failure is an attempt.
+///
+/// Once an attempt was sent, the outcome is unknown. A timeout does not tell whether the call had an
+/// effect, and neither does UNAVAILABLE, which may be the answer to the last of several attempts.
+/// Compensating a call that had no effect costs one call; assuming that it had none can cost money.
+fn failed(Failed { upstream, sent }: Failed) -> StepError {
+    let failure = match (upstream.service, upstream.kind) {
+        ("payment", Kind::TimedOut) => Failure::PaymentTimedOut,
+        ("payment", _) => Failure::PaymentUnavailable,
+        (_, Kind::TimedOut) => Failure::InventoryTimedOut,
+        _ => Failure::InventoryUnavailable,
+    };
+    // The failure's name must come first: `Failure::of` reads it.
+    let message = format!("{failure}: {upstream}");
+    if sent { StepError::unknown(message) } else { StepError::retriable(message) }
+}
+
+/// A failed compensation. It must succeed in the end, so that it waits for a participant that is
+/// down: neither a rejection by the client stack nor a call without an answer is an attempt.
+fn not_undone(Failed { upstream, sent }: Failed) -> StepError {
+    let (kind, pause) = (upstream.kind, upstream.retry_after.unwrap_or_default());
+    let error = match (sent, kind) {
+        (false, _) => StepError::not_sent(upstream),
+        (true, Kind::Unavailable | Kind::TimedOut) => StepError::unknown(upstream).uncounted(),
+        (true, _) => StepError::unknown(upstream),
+    };
+    error.after(pause)
 }
 
 #[cfg(test)]
@@ -187,20 +247,28 @@ mod without_events;
 
 #[cfg(test)]
 mod tests {
+    use buttress_durable::saga::ErrorKind;
+
     use super::*;
+    use crate::upstream::Upstream;
+
+    fn call(service: &'static str, kind: Kind, sent: bool) -> Failed {
+        Failed { upstream: Upstream { service, kind, detail: "so: what".into(), retry_after: None }, sent }
+    }
 
     #[test]
     fn what_a_step_says_is_what_the_customer_is_told() {
-        let upstream = |service, kind| Upstream { service, kind, detail: "so: what".into(), retry_after: None };
+        let upstream = |service, kind| failed(call(service, kind, true));
         let cases = [
             (StepError::terminal(Failure::Declined), Failure::Declined),
             (StepError::terminal(Failure::OutOfStock), Failure::OutOfStock),
-            (upstream("payment", Kind::TimedOut).into(), Failure::PaymentTimedOut),
-            (upstream("payment", Kind::Unavailable).into(), Failure::PaymentUnavailable),
-            (upstream("payment", Kind::Broken).into(), Failure::PaymentUnavailable),
-            (upstream("inventory", Kind::TimedOut).into(), Failure::InventoryTimedOut),
-            (upstream("inventory", Kind::Unavailable).into(), Failure::InventoryUnavailable),
-            (upstream("inventory", Kind::Broken).into(), Failure::InventoryUnavailable),
+            (upstream("payment", Kind::TimedOut), Failure::PaymentTimedOut),
+            (upstream("payment", Kind::Unavailable), Failure::PaymentUnavailable),
+            (upstream("payment", Kind::Broken), Failure::PaymentUnavailable),
+            (upstream("inventory", Kind::TimedOut), Failure::InventoryTimedOut),
+            (upstream("inventory", Kind::Unavailable), Failure::InventoryUnavailable),
+            (upstream("inventory", Kind::Broken), Failure::InventoryUnavailable),
+            (failed(call("payment", Kind::Unavailable, false)), Failure::PaymentUnavailable),
             (StepError::unknown("the saga's deadline has passed"), Failure::Interrupted),
         ];
         for (error, expected) in cases {
@@ -209,11 +277,21 @@ mod tests {
         }
     }
 
+    const KINDS: [Kind; 4] = [Kind::NotFound, Kind::Unavailable, Kind::TimedOut, Kind::Broken];
+
     #[test]
-    fn a_failed_call_is_never_certain_to_have_had_no_effect() {
-        for kind in [Kind::NotFound, Kind::Unavailable, Kind::TimedOut, Kind::Broken] {
-            let error: StepError = Upstream { kind, ..Upstream::broken("payment", "") }.into();
-            assert_eq!(error.kind(), buttress_durable::saga::ErrorKind::Unknown, "{kind}");
+    fn a_call_that_was_sent_is_never_certain_to_have_had_no_effect() {
+        for kind in KINDS {
+            assert_eq!(failed(call("payment", kind, true)).kind(), ErrorKind::Unknown, "{kind}");
+            assert_eq!(failed(call("payment", kind, false)).kind(), ErrorKind::Retriable, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_compensation_that_could_not_be_sent_is_no_attempt() {
+        for kind in KINDS {
+            assert_eq!(not_undone(call("payment", kind, false)).kind(), ErrorKind::NotSent, "{kind}");
+            assert_eq!(not_undone(call("payment", kind, true)).kind(), ErrorKind::Unknown, "{kind}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use buttress::CircuitBreaker;
@@ -63,6 +65,17 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Call<S> {
     }
 }
 
+/// Counts the attempts of one call, if it is in the extensions of the request. A call without an
+/// attempt was never sent: a layer has rejected it.
+#[derive(Clone, Debug, Default)]
+pub struct Attempts(Arc<AtomicU32>);
+
+impl Attempts {
+    pub fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Layer, innermost in a client stack: one span per attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptLayer {
@@ -99,6 +112,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(Attempts(attempts)) = request.extensions().get() {
+            attempts.fetch_add(1, Ordering::Relaxed);
+        }
         let path = request.uri().path();
         // OpenTelemetry's conventions ask for a name of low cardinality, and a path may contain an
         // id.

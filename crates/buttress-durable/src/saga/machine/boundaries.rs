@@ -129,7 +129,7 @@ fn a_compensation_that_is_rejected_is_stuck_at_once() {
     saga.act(0, Ok(()));
     saga.act(1, refused());
     saga.undo(0, refused());
-    assert_eq!((saga.progress.status, saga.stuck()), (Status::Stuck, "compensation failed after 1 attempts: no"));
+    assert_eq!((saga.progress.status, saga.stuck()), (Status::Stuck, "compensation rejected: no"));
     assert!(saga.progress.stuck.as_ref().unwrap().compensating);
 }
 
@@ -272,6 +272,7 @@ fn a_step_that_succeeds_in_the_end_is_certain_and_has_no_error() {
     let expected = StepRow {
         state: StepState::Done,
         attempts: 1,
+        refused: 0,
         uncertain: false,
         error: None,
         started_at: started,
@@ -334,4 +335,141 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((attempts, timeout, deadline, undo_attempts), (5, 10 * SECOND, None, 20));
     assert_eq!(backoff, Backoff::equal_jitter(100 * MS, 10 * SECOND));
     assert_eq!(undo_backoff, Backoff::equal_jitter(200 * MS, 60 * SECOND));
+}
+
+fn down() -> Result<(), StepError> {
+    Err(StepError::not_sent("circuit open"))
+}
+
+#[test]
+fn a_call_that_is_not_sent_costs_no_attempt_and_leaves_no_doubt() {
+    let mut saga = Hand::new([rule("a"), rule("b")]);
+    for _ in 0..1_000 {
+        assert_eq!(saga.act(0, down()), 1);
+    }
+    let row = saga.row(0);
+    assert_eq!((row.state, row.attempts, row.refused, row.uncertain), (StepState::Waiting, 0, 1_000, false));
+    assert_eq!(row.error.as_deref(), Some("circuit open"));
+    assert_eq!((saga.act(0, busy()), saga.act(0, down()), saga.act(0, busy())), (1, 2, 2));
+    saga.act(0, refused());
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated), "nothing to undo");
+}
+
+#[test]
+fn the_pauses_of_an_outage_grow_by_the_step_s_backoff_and_end_with_an_answer() {
+    let mut saga = Hand::new([rule("a"), rule("b")]);
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        saga.act(0, down());
+        pauses.push(saga.pause());
+    }
+    assert_eq!(pauses, [SECOND, 2 * SECOND, 4 * SECOND]);
+    saga.act(0, Err(StepError::not_sent("circuit open").after(HOUR)));
+    assert_eq!(saga.pause(), HOUR, "Retry-After is a minimum");
+    saga.act(0, busy());
+    assert_eq!(saga.pause(), SECOND, "the first attempt that was made");
+    saga.act(0, down());
+    assert_eq!(saga.pause(), SECOND, "a new outage");
+    saga.act(0, Ok(()));
+    saga.act(1, refused());
+    assert_eq!(saga.undo(0, down()), 1);
+    assert_eq!((saga.pause(), saga.row(0).refused), (10 * SECOND, 1), "the compensation counts anew");
+}
+
+#[test]
+fn a_compensation_waits_through_an_outage_of_hours() {
+    let mut saga = Hand::new([rule("a"), rule("b")]);
+    saga.act(0, Ok(()));
+    saga.act(1, refused());
+    let since = saga.now;
+    while saga.now.since(since) < 3 * HOUR {
+        assert_eq!(saga.undo(0, down()), 1);
+        // The call may also have been sent and timed out.
+        assert_eq!(saga.undo(0, Err(StepError::unknown("timeout").uncounted())), 1);
+        assert_eq!(saga.progress.status, Status::Compensating);
+    }
+    saga.undo(0, Ok(()));
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated));
+}
+
+#[test]
+fn a_deadline_ends_the_waiting_before_the_pivot() {
+    let mut saga = Hand::with_deadline([rule("a"), rule("b")], Some(10 * SECOND));
+    saga.act(0, Ok(()));
+    while saga.progress.status == Status::Running {
+        saga.now = saga.now.max(saga.progress.wake_at);
+        if matches!(saga.plan(), Next::Act { .. }) {
+            saga.progress.acted(&saga.rules, down().as_ref().map(drop), saga.now, &mut Rng::with_seed(1));
+        }
+    }
+    assert_eq!(saga.progress.failure.as_ref().unwrap().message, "the saga's deadline has passed");
+    assert!(matches!(saga.plan(), Next::Undo { step: 0, .. }), "only what was done: b was never called");
+}
+
+#[test]
+fn a_rejection_is_final_even_if_it_is_not_to_be_counted() {
+    let mut saga = Hand::new([rule("a"), rule("b")]);
+    saga.act(0, Ok(()));
+    saga.act(1, Err(StepError::terminal("no").uncounted()));
+    assert_eq!(saga.progress.status, Status::Compensating);
+    saga.undo(0, Err(StepError::terminal("no").uncounted()));
+    assert_eq!(saga.progress.status, Status::Stuck);
+}
+
+#[test]
+fn the_local_compensation_of_the_first_step_runs_although_the_step_did_not() {
+    let local = |name: &str| Rules { local: true, undo_local: true, ..rule(name) };
+    let late = || Hand::with_deadline([local("create"), local("b")], Some(SECOND));
+    // The deadline has passed before the first call.
+    let mut saga = late();
+    saga.advance(SECOND);
+    let until = saga.now.plus(5 * SECOND);
+    assert_eq!(saga.plan(), Next::Undo { step: 0, attempt: 1, deadline: until });
+    saga.undo(0, Ok(()));
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated));
+    // The step was rejected.
+    let mut saga = late();
+    saga.act(0, refused());
+    assert!(matches!(saga.plan(), Next::Undo { step: 0, .. }));
+    // Another step has nothing to undo if it was not done.
+    let mut saga = late();
+    saga.act(0, Ok(()));
+    saga.act(1, refused());
+    assert!(matches!(saga.plan(), Next::Undo { step: 0, .. }));
+    // A remote compensation is not called for a call that was never made.
+    let mut saga = Hand::with_deadline([rule("remote")], Some(SECOND));
+    saga.advance(SECOND);
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated));
+}
+
+#[test]
+fn a_step_that_was_skipped_forward_is_undone_if_the_saga_turns_back() {
+    let mut saga = Hand::new([rule("a"), rule("b")]);
+    saga.progress.stick("a", "stopped".to_owned());
+    saga.progress.skip(saga.now);
+    saga.act(1, refused());
+    assert!(matches!(saga.plan(), Next::Undo { step: 0, .. }));
+    // Skipped once more, on the way back, it is settled.
+    saga.undo(0, refused());
+    saga.progress.skip(saga.now);
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated));
+    assert_eq!(saga.row(0).state, StepState::Skipped);
+}
+
+#[test]
+fn a_pause_ends_at_the_deadline() {
+    let asks = || Err(StepError::not_sent("circuit open").after(HOUR));
+    let mut saga = Hand::with_deadline([rule("a"), rule("b")], Some(10 * SECOND));
+    saga.act(0, asks());
+    assert_eq!(saga.pause(), 10 * SECOND);
+    saga.advance(10 * SECOND);
+    assert_eq!((saga.plan(), saga.progress.status), (Next::End, Status::Compensated));
+    let mut saga = Hand::new([Rules { deadline: Some(20 * SECOND), ..rule("a") }]);
+    saga.act(0, asks());
+    assert_eq!(saga.pause(), 20 * SECOND, "the step's");
+    // The saga's deadline does not hold after the pivot.
+    let mut saga = Hand::with_deadline([pivot(), after_the_pivot("last")], Some(10 * SECOND));
+    saga.act(0, Ok(()));
+    saga.act(1, asks());
+    assert_eq!(saga.pause(), HOUR);
 }

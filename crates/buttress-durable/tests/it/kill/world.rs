@@ -133,14 +133,14 @@ impl<D: Backend> World<D> {
     }
 
     fn check_one(&self, saga: &SagaView, ledger: &[String], news: &[String], story: &str) {
-        let id = &saga.id;
+        let (id, key) = (&saga.id, saga.saga_id());
         let declined = id.ends_with(DECLINED);
         let expected = if declined { Status::Compensated } else { Status::Completed };
         assert_eq!(saga.status, expected, "{story}: {saga:?}");
-        let made: Vec<_> = ledger.iter().filter(|entry| entry[1..].starts_with(&format!("{id}:"))).collect();
+        let made: Vec<_> = ledger.iter().filter(|entry| entry[1..].starts_with(&format!("{key}:"))).collect();
         let right: &[String] = &match declined {
-            true => vec![format!("+{id}:reserve"), format!("-{id}:reserve")],
-            false => ["reserve", "pay", "ship"].map(|step| format!("+{id}:{step}")).to_vec(),
+            true => vec![format!("+{key}:reserve"), format!("-{key}:reserve")],
+            false => ["reserve", "pay", "ship"].map(|step| format!("+{key}:{step}")).to_vec(),
         };
         assert!(made.iter().copied().eq(right), "{story}: {made:?}");
         let heard = news.iter().filter(|entry| entry.ends_with(&format!(" {id}"))).count();

@@ -60,7 +60,7 @@ impl Services {
         self.starter.start(&mut tx, "o1", &data, None).await.unwrap();
         tx.commit().await.unwrap();
         self.coordinator.run_due().await.unwrap();
-        self.coordinator.admin().get("o1").await.unwrap().unwrap().status
+        self.coordinator.admin().get(&self.starter.id("o1")).await.unwrap().unwrap().status
     }
 
     /// On hand, reserved, sold.
