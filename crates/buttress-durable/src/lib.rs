@@ -102,7 +102,11 @@
 //! | two coordinators on one saga | never both write; calls of one that has lost its lease may still arrive |
 //! | order across keys | none |
 //! | isolation between sagas | none: others see what a saga has done before it is compensated |
-//! | leases and clock jumps | a jump may hand work over early or late, and so repeat a call; two owners never both write |
+//! | [`Tx::commit`] | fails, and commits nothing, if a statement of the transaction has failed and no savepoint undid it. On SQLite statements on the connection itself are not watched |
+//! | a broken connection, a full disk, a silent server | one error, after a limited time; the connection leaves the pool, and everything works again as soon as the database does |
+//! | leases and clock jumps | on PostgreSQL measured by the server's clock. A jump may hand work over early or late, and so repeat a call; two owners never both write, and a lease that ends too late to be right is free |
+//! | [`Retention`] | each transaction is short; never deletes what waits, is parked or stuck, or what a group has not handled |
+//! | a rolling update | older versions run on the tables of newer ones: migrations only add |
 //! | a power cut | PostgreSQL: as the server is configured. SQLite as [`Db::open`](Db) sets it: the last transactions may be lost, each as a whole |
 //!
 //! # How it is tested
@@ -133,8 +137,12 @@
 //! mock does not replicate, does not check the sequence numbers of producers, and forgets
 //! everything when its process ends, so these are not covered by it.
 //!
-//! **Not tested:** power cuts, a failover of a PostgreSQL server or a Kafka broker, and more than
-//! one machine.
+//! **Connections.** Transactions and reads are dropped after the *n*-th poll, for every *n*; SQLite
+//! runs out of pages, finds its file read-only or a page damaged; PostgreSQL ends its sessions, and a
+//! proxy in front of it falls silent, idle and during a publication. After each, every connection of
+//! the pool must work again.
+//!
+//! **Not tested:** power cuts, a failover of a Kafka broker, and more than one machine.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;

@@ -46,7 +46,7 @@ impl<D: Database> Db<D> {
     /// Uses an existing pool. Call [`migrate`](Self::migrate) once before anything else.
     ///
     /// On SQLite the pool needs WAL and a busy timeout. [`Db::open`] sets both. On PostgreSQL it
-    /// needs time limits; [`PostgresOptions`](super::PostgresOptions) sets them.
+    /// needs time limits; `PostgresOptions` sets them.
     pub fn new(pool: Pool<D>) -> Self {
         let writers = D::WRITERS.map(|writers| Arc::new(Semaphore::new(writers)));
         let (clock, faults, server_time) = (Clock::system(), Faults::default(), Arc::default());
