@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use buttress::Backoff;
 use buttress_durable::bus::{BusError, Delivery, Handler, HandlerError, LogBus, Subscribe, Subscription};
+use buttress_durable::retention::RunningRetention;
 use buttress_durable::{Database, Db, DomainEvent, EventBus, Inbox, Outbox, Tx};
 use futures_util::FutureExt;
 use tracing::Instrument;
 
-use crate::db::{EVENTS, Home};
+use crate::db::{self, EVENTS, Home};
 #[cfg(feature = "kafka")]
 use crate::events::LISTENERS;
 use crate::events::topics;
@@ -79,16 +80,21 @@ impl Bus {
 /// longer than the lease causes a second delivery, which the inbox deduplicates.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Opens the bus.
-pub async fn open<H: Home>(bus: &Bus, home: &H) -> Result<Arc<dyn EventBus>, StartError> {
+/// Opens the bus. The embedded log deletes its old records until the second value is dropped; Kafka
+/// does that by itself.
+pub async fn open<H: Home>(bus: &Bus, home: &H) -> Result<(Arc<dyn EventBus>, Option<RunningRetention>), StartError> {
     match bus {
-        Bus::Log => Ok(Arc::new(LogBus::new(home.open(EVENTS).await?).with_lease(LEASE))),
+        Bus::Log => {
+            let log = LogBus::new(home.open(EVENTS).await?).with_lease(LEASE);
+            let retention = db::retain_log(log.db())?;
+            Ok((Arc::new(log), Some(retention)))
+        }
         #[cfg(feature = "kafka")]
         Bus::Kafka(brokers) => {
             use buttress_durable::bus::{KafkaBus, KafkaConfig};
             // Brokers reject a shorter session timeout by default (`group.min.session.timeout.ms`).
             let session = Duration::from_secs(6);
-            Ok(Arc::new(KafkaBus::new(KafkaConfig::new(brokers).session(session).publish_timeout(LEASE / 2))?))
+            Ok((Arc::new(KafkaBus::new(KafkaConfig::new(brokers).session(session).publish_timeout(LEASE / 2))?), None))
         }
     }
 }

@@ -11,14 +11,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use buttress::Health;
 use buttress::health::{Check, CheckConfig, Group, HealthExt};
-use buttress_durable::{Database, Db, DbError, args};
-use futures_util::FutureExt;
+use buttress::{Health, InvalidConfig};
+use buttress_durable::db::PostgresOptions;
+use buttress_durable::retention::RunningRetention;
+use buttress_durable::{Database, Db, DbError, Retention, args};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, SqlSafeStr, Sqlite};
 
 /// Name of the database that holds the embedded event log. It belongs to the bus, not to a service.
 pub const EVENTS: &str = "events";
@@ -56,8 +57,10 @@ pub trait Home: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn look(&self, name: &str) -> impl Future<Output = Result<Db<Self::Database>, DbError>> + Send;
 }
 
-/// A server connection that was idle for longer is pinged before its next use.
-const RESTED: Duration = Duration::from_secs(1);
+/// Time limit for connecting to create a database.
+const CONNECT: Duration = Duration::from_secs(5);
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// Attempts to open a database. Several processes may create the same event log at the same time,
 /// and only one succeeds.
@@ -81,15 +84,28 @@ pub fn check<D: Database>(health: &Health, db: &Db<D>) -> Check {
     })
 }
 
+/// Deletes old rows of a service's database in the background, until it is dropped.
+///
+/// A payment or a reservation may be repeated, and a dead letter redriven, for as long as the inbox
+/// remembers its event.
+pub fn retain<D: Database>(db: &Db<D>, service: &'static str) -> Result<RunningRetention, InvalidConfig> {
+    Retention::new(db.clone()).outbox(DAY).inbox(service, 30 * DAY).sagas(30 * DAY).start()
+}
+
+/// Deletes old records of the embedded log. They are younger than what the inboxes remember.
+pub fn retain_log<D: Database>(events: &Db<D>) -> Result<RunningRetention, InvalidConfig> {
+    Retention::new(events.clone()).log(7 * DAY).dead_letters(29 * DAY).start()
+}
+
+/// During a rolling update the old version runs on tables that the new one has migrated, so
+/// migrations only add, and a version ignores those that it does not know.
 fn migrator(files: &[MigrationFile]) -> Migrator {
-    Migrator::with_migrations(
-        files
-            .iter()
-            .map(|&(version, name, sql)| {
-                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            })
-            .collect(),
-    )
+    let migration = |&(version, name, sql): &MigrationFile| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(files.iter().map(migration).collect());
+    migrator.set_ignore_missing(true);
+    migrator
 }
 
 async fn tried<D: Database, F: Future<Output = Result<Db<D>, DbError>>>(
@@ -165,7 +181,7 @@ impl Server {
     }
 
     async fn create(&self, name: &str) -> Result<(), DbError> {
-        let mut conn = self.maintenance().connect().await?;
+        let mut conn = self.maintain().await?;
         let there: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM pg_database WHERE datname = $1")
             .bind(format!("{}{name}", self.prefix))
             .fetch_optional(&mut conn)
@@ -179,9 +195,16 @@ impl Server {
     /// Runs a statement in the maintenance database. Names cannot be placeholders; the SQL holds
     /// only a validated prefix and names from this program.
     async fn run(&self, sql: String) -> Result<(), DbError> {
-        let mut conn = self.maintenance().connect().await?;
+        let mut conn = self.maintain().await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await?;
         Ok(())
+    }
+
+    /// Connects to the maintenance database.
+    async fn maintain(&self) -> Result<PgConnection, DbError> {
+        let connect = self.maintenance();
+        let connected = tokio::time::timeout(CONNECT, connect.connect()).await;
+        Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
     fn maintenance(&self) -> PgConnectOptions {
@@ -189,25 +212,9 @@ impl Server {
         PgConnectOptions::clone(&self.options).database(&database)
     }
 
+    /// Few connections per service: seven services share a server that accepts 100 by default.
     async fn connect(&self, name: &str, connections: u32) -> Result<Db<Postgres>, DbError> {
-        // Few connections per service: seven services share a server that accepts 100 by default.
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(2))
-            // A ping before every statement costs about a quarter of the server's throughput. A
-            // connection that was just used is assumed to work; an idle one is pinged, because the
-            // server may have restarted.
-            .test_before_acquire(false)
-            .before_acquire(|connection, found| {
-                async move {
-                    if found.idle_for > RESTED {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                }
-                .boxed()
-            });
-        Ok(Db::new(pool.connect_with(self.database(name)).await?))
+        PostgresOptions::from(self.database(name)).max_connections(connections).connect().await
     }
 }
 
@@ -254,6 +261,28 @@ mod tests {
         let db = home.open("order").await.unwrap();
         assert!(dir.path().join("order.db").exists());
         assert_eq!(home.look("order").await.unwrap().row("SELECT 7", args![]).await.unwrap(), Some((7_i64,)));
+        db.pool().close().await;
+    }
+
+    #[tokio::test]
+    async fn the_old_version_runs_on_tables_that_the_new_one_has_migrated() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Files(dir.path().to_owned());
+        let first: MigrationFile = (1, "init", "CREATE TABLE notes (id TEXT)");
+        let new = open(&home, "order", &[first, (2, "more", "CREATE TABLE more (id TEXT)")]).await.unwrap();
+        let old = open(&home, "order", &[first]).await.unwrap();
+        assert_eq!(old.rows::<(String,)>("SELECT id FROM more", args![]).await.unwrap(), []);
+        old.pool().close().await;
+        new.pool().close().await;
+    }
+
+    #[tokio::test]
+    async fn ages_fit_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Files(dir.path().to_owned()).open("order").await.unwrap();
+        // The log and the inboxes are in different databases, so that only this test compares them.
+        let all = Retention::new(db.clone()).inbox("order", 30 * DAY).log(7 * DAY).dead_letters(29 * DAY).start();
+        assert!(all.is_ok() && retain(&db, "order").is_ok() && retain_log(&db).is_ok());
         db.pool().close().await;
     }
 

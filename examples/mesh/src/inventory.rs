@@ -27,6 +27,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     let store = Arc::new(Store::open(&home).await?);
     // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
+    let _retention = db::retain(store.db(), "inventory")?;
     let relay = store.outbox().relay(bus.clone());
     bus::watch(&service.telemetry, store.outbox());
     let orders = bus::subscribe(&bus, "inventory", store.db(), store.clone()).await?;

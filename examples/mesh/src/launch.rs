@@ -128,7 +128,13 @@ pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), Sta
 
 async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -> Result<(), StartError> {
     let Wiring { bus, addresses, clients, patience, .. } = wiring;
-    let open_bus = async |home: &H| -> Result<Arc<dyn EventBus>, StartError> { bus::open(&bus, home).await };
+    // Until the service ends.
+    let mut _retention = None;
+    let mut open_bus = async |home: &H| -> Result<Arc<dyn EventBus>, StartError> {
+        let (bus, retention) = bus::open(&bus, home).await?;
+        _retention = retention;
+        Ok(bus)
+    };
     match name {
         Name::Legacy => legacy::run(service, home).await,
         Name::Payment => payment::run(service, home.clone(), open_bus(&home).await?).await,

@@ -64,6 +64,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
 
     // Check, relay and coordinator stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
+    let _retention = db::retain(store.db(), "order")?;
     let relay = outbox.relay(bus);
     let running = coordinator.run();
     bus::watch(&service.telemetry, &outbox);

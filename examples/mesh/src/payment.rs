@@ -25,6 +25,7 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> 
     let store = Arc::new(Store::open(&home).await?);
     // Check and relay stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
+    let _retention = db::retain(store.db(), "payment")?;
     let relay = store.outbox().relay(bus);
     bus::watch(&service.telemetry, store.outbox());
     let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);

@@ -31,9 +31,8 @@ use super::{Db, DbError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The limits are parameters of the session, so they need a direct connection or a pooler that
-/// passes them on (PgBouncer: `ignore_startup_parameters` does not; session pooling with
-/// `track_extra_parameters` or the parameters of the database itself do).
+/// The limits are parameters of the session, sent when it starts. A pooler between, such as
+/// PgBouncer, must be configured to accept them.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PostgresOptions {
