@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use super::partition::{Note, Progress, Resume, Shared, Slot};
 use super::producer::lock;
 use super::record::Record;
 use super::stop_signal::StopSignal;
-use crate::bus::subscribe::Start;
 use crate::clock::monotonic;
 
 /// A topic and the number of a partition.
@@ -35,8 +33,6 @@ pub(super) struct Member {
     runtime: runtime::Handle,
     /// By the topic's name on the brokers.
     owned: Mutex<HashMap<Key, Slot>>,
-    /// Whether partitions were assigned whose new owner is not committed yet.
-    unmarked: AtomicBool,
     stop: StopSignal,
 }
 
@@ -58,7 +54,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 
 impl Member {
     pub(super) fn new(shared: Shared, runtime: runtime::Handle, stop: StopSignal) -> Self {
-        Self { shared, runtime, owned: Mutex::default(), unmarked: AtomicBool::new(false), stop }
+        Self { shared, runtime, owned: Mutex::default(), stop }
     }
 
     /// Polls on a dedicated thread, because rebalancing and committing block and must not wait for
@@ -89,8 +85,12 @@ impl Member {
     }
 
     fn take(&self, consumer: &MemberConsumer, message: &impl Message) {
-        let mut owned = lock(&self.owned);
         let key = (message.topic().to_owned(), message.partition());
+        let begins = lock(&self.owned).get(&key).is_some_and(|slot| slot.begin(message.offset()));
+        if begins {
+            self.commit(consumer);
+        }
+        let mut owned = lock(&self.owned);
         let Some(slot) = owned.get_mut(&key) else { return };
         let topic = self.shared.config.local(&key.0).unwrap_or(&key.0);
         slot.push(Record::detach(message, topic));
@@ -165,7 +165,6 @@ impl Member {
                 Some(Progress { offset, note: Note::of(&element) })
             });
             let crashed = committed.as_ref().is_some_and(|progress| self.has_crashed(consumer, &key, progress));
-            let committed = committed.or_else(|| self.beginning(consumer, &key));
             let resume = Resume { committed, crashed };
             tracing::debug!(
                 group = self.shared.subscribe.group,
@@ -175,7 +174,6 @@ impl Member {
             );
             owned.insert(key, Slot::start(self.shared.clone(), resume, &self.runtime));
         }
-        self.unmarked.store(true, Ordering::SeqCst);
         self.shared.health.succeeded();
     }
 
@@ -187,23 +185,6 @@ impl Member {
         let was_due = progress.note.tries.retry_at <= self.shared.clock.now();
         let end = || consumer.fetch_watermarks(topic, *partition, SHORT_TIMEOUT);
         others && was_due && end().is_ok_and(|(_, end)| progress.offset < end)
-    }
-
-    /// Returns the beginning of a partition without a committed offset, so that its owner can be
-    /// committed before its first record is handled.
-    fn beginning(&self, consumer: &MemberConsumer, (topic, partition): &Key) -> Option<Progress> {
-        if self.shared.subscribe.start == Start::Latest {
-            return None;
-        }
-        let (first, _) = consumer.fetch_watermarks(topic, *partition, SHORT_TIMEOUT).ok()?;
-        Some(Progress { offset: first, note: Note::default() })
-    }
-
-    /// Commits this member as the owner of new partitions, before it handles their first records.
-    fn mark(&self, consumer: &MemberConsumer) {
-        if self.unmarked.swap(false, Ordering::SeqCst) {
-            self.commit(consumer);
-        }
     }
 
     /// Asks the brokers something, so that the member's health is known while nothing happens.
@@ -236,7 +217,7 @@ impl Member {
         for (_, slot) in &slots {
             slot.end(grace.saturating_sub(start.elapsed()));
         }
-        let progress: Vec<_> = slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.given_back()?))).collect();
+        let progress = uncommitted(slots.iter().map(|(key, slot)| (key, slot)));
         if lost || progress.is_empty() {
             return;
         }
@@ -276,7 +257,6 @@ fn poll(consumer: &MemberConsumer) -> Poll {
     while !member.stop.is_set() {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
-                member.mark(consumer);
                 member.take(consumer, &message);
                 handed_out += 1;
                 heard = monotonic();

@@ -53,6 +53,10 @@ pub(super) struct Slot {
     ended: blocking::Receiver<()>,
     /// The progress that the group's coordinator has confirmed.
     committed: watch::Sender<Option<Progress>>,
+    /// The progress to begin with.
+    resume: Option<Progress>,
+    /// Id of the member.
+    id: String,
     pub(super) paused: bool,
 }
 
@@ -125,26 +129,39 @@ impl Slot {
         let (held, ended) = blocking::channel();
         let (stop, stopped) = Stop::channel();
         let Resume { committed, crashed } = resume;
-        // Names this member as the owner, with the next commit.
-        let begin = committed.clone().map(|Progress { offset, mut note }| {
+        let id = shared.id.clone();
+        let resume = committed.clone().map(|Progress { offset, mut note }| {
             note.tries.attempts = note.tries.attempts.saturating_add(u32::from(crashed));
-            Progress { offset, note: Note { owner: Some(shared.id.clone()), ..note } }
+            Progress { offset, note: Note { owner: Some(id.clone()), ..note } }
         });
         let (committed, confirmed) = watch::channel(committed);
-        let (waiting, progress) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(begin.clone())));
+        let (waiting, progress) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Option<Progress>>>::default());
         let work = Work {
             shared,
             records: received,
             waiting: waiting.clone(),
             progress: progress.clone(),
             committed: confirmed,
-            resume: begin,
+            resume: resume.clone(),
             crashed,
             careful: if crashed { CAREFUL } else { 0 },
             _ended: held,
         };
         let task = runtime.spawn(work.run(stopped)).abort_handle();
-        Self { records, waiting, progress, stop, task, ended, committed, paused: false }
+        Self { records, waiting, progress, stop, task, ended, committed, resume, id, paused: false }
+    }
+
+    /// Names this member as the owner before the first record is handled, so that a crash is
+    /// recognised. Returns whether that has to be committed.
+    pub(super) fn begin(&self, offset: i64) -> bool {
+        let mut progress = lock(&self.progress);
+        if progress.is_some() {
+            return false;
+        }
+        let resumed = self.resume.clone().filter(|resume| resume.offset == offset);
+        let note = Note { owner: Some(self.id.clone()), ..Note::default() };
+        *progress = Some(resumed.unwrap_or(Progress { offset, note }));
+        true
     }
 
     pub(super) fn push(&self, record: Record) {
@@ -158,16 +175,13 @@ impl Slot {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns the progress that has not been committed yet.
+    /// Returns the progress that has not been committed yet. Once the task was stopped and has
+    /// ended, it names no owner: the partition is given back.
     pub(super) fn uncommitted(&self) -> Option<Progress> {
-        let progress = lock(&self.progress).clone();
-        progress.filter(|progress| self.committed.borrow().as_ref() != Some(progress))
-    }
-
-    /// Returns the progress to commit when the partition is given back, if that changes anything.
-    pub(super) fn given_back(&self) -> Option<Progress> {
         let mut progress = lock(&self.progress).clone()?;
-        progress.note.owner = None;
+        if *self.stop.borrow() && self.has_ended() {
+            progress.note.owner = None;
+        }
         (self.committed.borrow().as_ref() != Some(&progress)).then_some(progress)
     }
 
