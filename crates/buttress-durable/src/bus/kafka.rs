@@ -51,6 +51,17 @@
 //! crate `rdkafka`: a service that needs one depends on that crate, enables the feature, and sets
 //! the options with [`KafkaConfig::option`].
 
+//! # A fault of librdkafka
+//!
+//! From 2.4.0 on (at least up to 2.15.0) librdkafka can end the process with SIGSEGV in
+//! `rd_kafka_metadata_update_op`, when a broker of Kafka 3.7 or later answers a fetch with "not the
+//! leader" and names no new leader ([KIP-951], [librdkafka#5280]): while a broker is replaced, for
+//! example. No setting prevents it. The process has to be started again; nothing is lost, and the
+//! event that was at hand has used up an attempt.
+//!
+//! [KIP-951]: https://cwiki.apache.org/confluence/display/KAFKA/KIP-951%3A+Leader+discovery+optimisations+for+the+client
+//! [librdkafka#5280]: https://github.com/confluentinc/librdkafka/issues/5280
+
 mod bury;
 mod bus;
 mod config;
