@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use mesh::bus::Bus;
 use mesh::db::{Databases, Files, Server};
+use mesh::input::Customer;
 use mesh::launch::{Addresses, Name};
 use mesh::service::Address;
 use mesh::telemetry::{LogFormat, TraceConfig};
@@ -45,6 +46,17 @@ pub(crate) enum Command {
         #[arg(long, default_value = "/readyz", value_parser = path)]
         path: String,
     },
+    /// Prints a customer's token, which the gateway of `mesh up` in the same directory accepts for 12
+    /// hours: curl -H "authorization: Bearer $(mesh token alice)". The key is read from
+    /// MESH_TOKEN_KEY, or from the file that MESH_TOKEN_KEY_FILE names, or from token.key in the
+    /// directory, which is created if it does not exist.
+    Token {
+        /// The customer.
+        customer: Customer,
+        /// Directory of the key, if the environment has none.
+        #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
+        data_dir: PathBuf,
+    },
     /// Audits the databases of a mesh, and its dead letters on Kafka with --kafka. Exits with 0 if
     /// the books are right, 1 if they are wrong, and 3 if work is in progress that may be the
     /// reason.
@@ -68,7 +80,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether this process is a service and logs under the service's name.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit(_) | Self::Probe { .. })
+        !matches!(
+            self,
+            Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit(_) | Self::Probe { .. } | Self::Token { .. }
+        )
     }
 }
 
@@ -178,6 +193,10 @@ pub(crate) struct ServiceArgs {
     /// Serve the operators' endpoints under /admin; on the gateway also the dashboard.
     #[arg(long, env = "MESH_ADMIN")]
     pub(crate) admin: bool,
+    /// File with the key of the customers' tokens, at least 32 bytes. The gateway needs it, or the
+    /// key itself in MESH_TOKEN_KEY.
+    #[arg(long, env = "MESH_TOKEN_KEY_FILE")]
+    pub(crate) token_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) traces: TraceArgs,
     /// Random seed for fault decisions and jitter.
@@ -360,6 +379,7 @@ mod tests {
             "otlp MESH_OTLP",
             "trace-sample MESH_TRACE_SAMPLE",
             "seed MESH_SEED",
+            "token-key-file MESH_TOKEN_KEY_FILE",
         ];
         let sorted = |mut pairs: Vec<String>| {
             pairs.sort();
@@ -450,7 +470,8 @@ mod tests {
         for name in Name::ALL {
             assert!(of(&[name.as_str()]), "{name:?}");
         }
-        for other in [&["up"][..], &["demo"], &["load"], &["audit"], &["probe", "--listen", "127.0.0.1:1"]] {
+        let probe = ["probe", "--listen", "127.0.0.1:1"];
+        for other in [&["up"][..], &["demo"], &["load"], &["audit"], &["token", "alice"], &probe] {
             assert!(!of(other), "{other:?}");
         }
     }

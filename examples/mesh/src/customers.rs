@@ -12,8 +12,9 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::clock::now;
+use crate::clock::{now, now_ms};
 use crate::order::IDEMPOTENCY_KEY;
+use crate::token::Tokens;
 
 /// How long a customer tries to place one order: several times the gateway's own time limit.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +30,7 @@ const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
 pub(crate) struct Customers {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
+    tokens: Tokens,
     rng: fastrand::Rng,
     placed: u64,
     /// Prefix of this run's idempotency keys.
@@ -36,7 +38,7 @@ pub(crate) struct Customers {
 }
 
 impl Customers {
-    pub(crate) fn new(gateway: &str, seed: u64) -> Self {
+    pub(crate) fn new(gateway: &str, seed: u64, tokens: Tokens) -> Self {
         let mut connector = HttpConnector::new();
         // An order is one small write. Nagle's algorithm would delay it until an earlier write is
         // acknowledged.
@@ -44,6 +46,7 @@ impl Customers {
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             url: format!("{gateway}/v1/orders"),
+            tokens,
             rng: fastrand::Rng::with_seed(seed),
             placed: 0,
             // A data directory may hold the keys of an earlier run.
@@ -77,6 +80,7 @@ impl Customers {
             client: self.client.clone(),
             url: self.url.clone(),
             key: format!("{}-{}", self.run, self.placed),
+            token: customer.parse().map(|customer| self.tokens.issue(&customer, now_ms())).unwrap_or_default(),
             body: json!({ "customer": customer, "items": items }),
         }
     }
@@ -88,6 +92,7 @@ pub(crate) struct Order {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
     key: String,
+    token: String,
     body: Value,
 }
 
@@ -157,6 +162,7 @@ impl Order {
     pub(crate) async fn ask(&self) -> Option<Answer> {
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(IDEMPOTENCY_KEY, &self.key)
             .body(Full::from(self.body.to_string()))
             .ok()?;
@@ -215,7 +221,7 @@ mod tests {
     #[test]
     fn the_same_seed_and_keys_are_the_same_orders() {
         let orders = |seed| {
-            let mut customers = Customers::new("http://gateway", seed).with_keys("k".to_owned());
+            let mut customers = Customers::new("http://gateway", seed, Tokens::ephemeral()).with_keys("k".to_owned());
             std::array::from_fn::<_, 20, _>(|_| customers.order()).map(|order| (order.key, order.body.to_string()))
         };
         assert_eq!(orders(1), orders(1));

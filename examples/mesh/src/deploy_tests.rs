@@ -10,6 +10,7 @@ use http::StatusCode;
 use mesh::launch::{Clients, Name, WIND_DOWN};
 use mesh::mesh::{Config, Mesh};
 use mesh::probe::probe;
+use mesh::token::{self, Tokens};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -78,16 +79,19 @@ fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
     let service = arguments.last().unwrap();
     let command = Cli::command();
     let subcommand = command.find_subcommand(service).unwrap_or_else(|| panic!("there is no `mesh {service}`"));
-    let flags = variables.iter().filter(|(name, _)| *name != "RUST_LOG").flat_map(|(variable, value)| {
-        let known = subcommand.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == variable.as_str()));
-        let flag = known.unwrap_or_else(|| panic!("`mesh {service}` has no variable {variable}"));
-        let long = format!("--{}", flag.get_long().unwrap());
-        match flag.get_action().takes_values() {
-            true => vec![long, value.clone()],
-            false if value == "true" => vec![long],
-            false => Vec::new(),
-        }
-    });
+    let flags = variables.iter().filter(|(name, _)| !["RUST_LOG", token::KEY].contains(&name.as_str())).flat_map(
+        |(variable, value)| {
+            let known =
+                subcommand.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == variable.as_str()));
+            let flag = known.unwrap_or_else(|| panic!("`mesh {service}` has no variable {variable}"));
+            let long = format!("--{}", flag.get_long().unwrap());
+            match flag.get_action().takes_values() {
+                true => vec![long, value.clone()],
+                false if value == "true" => vec![long],
+                false => Vec::new(),
+            }
+        },
+    );
     let cli = Cli::try_parse_from(words.chain(flags)).unwrap_or_else(|error| panic!("`mesh {service}`: {error}"));
     match cli.command {
         Command::Gateway(args) => (Name::Gateway, args),
@@ -263,6 +267,23 @@ fn data_outlives_its_containers() {
         assert!(compose["volumes"].get(service).is_some());
     }
     assert_eq!(compose["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"], "/var/lib/kafka/data");
+}
+
+#[test]
+fn only_the_gateway_has_the_key_of_customers_tokens() {
+    let key = |variables: &Value| Tokens::new(text(&variables[token::KEY]).as_bytes()).is_ok();
+    let compose = compose();
+    for name in Name::ALL {
+        let variables = &compose["services"][name.as_str()]["environment"];
+        assert_eq!(variables.get(token::KEY).is_some(), name == Name::Gateway, "{name:?}");
+    }
+    assert!(key(&compose["services"]["gateway"]["environment"]));
+    let objects = objects();
+    assert!(key(&object(&objects, "Secret", "mesh-tokens")["stringData"]));
+    for name in Name::ALL {
+        let containers = &object(&objects, "Deployment", name.as_str())["spec"]["template"]["spec"]["containers"];
+        assert_eq!(containers.to_string().contains("mesh-tokens"), name == Name::Gateway, "{name:?}");
+    }
 }
 
 #[test]

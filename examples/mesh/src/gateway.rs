@@ -6,6 +6,7 @@
 
 mod admin;
 mod api;
+mod auth;
 mod dashboard;
 pub mod openapi;
 mod rest;
@@ -20,6 +21,7 @@ use crate::launch::{Addresses, Name};
 use crate::payment::proto::payment_service_client::PaymentServiceClient;
 use crate::service::{Service, StartError};
 use crate::stack::{self, GatewayClients};
+use crate::token::Tokens;
 use dashboard::Feed;
 use rest::Rest;
 
@@ -30,12 +32,15 @@ pub struct Config {
     /// Handles of the client stacks. They are created outside, so that tests and metrics can
     /// observe breakers and counters.
     pub clients: GatewayClients,
+    /// Checks the customers' tokens.
+    pub tokens: Tokens,
 }
 
 /// Serves until the service is stopped.
 pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
-    let Config { addresses, clients } = config;
+    let Config { addresses, clients, tokens } = config;
     let upstreams = api::Upstreams {
+        tokens,
         orders: Rest::new("order", clients.order.http(), addresses.of(Name::Order)),
         payment: PaymentServiceClient::new(clients.payment.grpc(addresses.of(Name::Payment))?),
         inventory: InventoryServiceClient::new(clients.inventory.grpc(addresses.of(Name::Inventory))?),

@@ -10,6 +10,7 @@ use crate::bus::{self, Bus};
 use crate::db::{Databases, Home};
 use crate::service::{Address, Service, StartError};
 use crate::stack::{Dependency, GatewayClients, InvalidConfig, OrderClients};
+use crate::token::{KeyError, Tokens};
 use crate::{gateway, inventory, legacy, notification, order, payment, shipping};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,6 +116,10 @@ pub struct Wiring {
     pub clients: Clients,
     /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
+    /// Maximum number of orders under way: see [`order::UNDER_WAY`].
+    pub under_way: u32,
+    /// Checks the customers' tokens. Only the gateway needs it.
+    pub tokens: Option<Tokens>,
 }
 
 /// Runs a service until it is stopped.
@@ -127,7 +132,7 @@ pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), Sta
 }
 
 async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -> Result<(), StartError> {
-    let Wiring { bus, addresses, clients, patience, .. } = wiring;
+    let Wiring { bus, addresses, clients, patience, under_way, tokens, .. } = wiring;
     // Until the service ends.
     let mut _retention = None;
     let mut open_bus = async |home: &H| -> Result<Arc<dyn EventBus>, StartError> {
@@ -143,10 +148,13 @@ async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -
         Name::Notification => notification::run(service, home.clone(), open_bus(&home).await?).await,
         Name::Order => {
             let (payment, inventory) = (addresses.of(Name::Payment).clone(), addresses.of(Name::Inventory).clone());
-            let config = order::Config { payment, inventory, clients: clients.order, patience };
+            let config = order::Config { payment, inventory, clients: clients.order, patience, under_way };
             order::run(service, home.clone(), open_bus(&home).await?, config).await
         }
-        Name::Gateway => gateway::run(service, gateway::Config { addresses, clients: clients.gateway }).await,
+        Name::Gateway => {
+            let tokens = tokens.ok_or(KeyError::Missing)?;
+            gateway::run(service, gateway::Config { addresses, clients: clients.gateway, tokens }).await
+        }
     }
 }
 

@@ -13,10 +13,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use mesh::clock::now_ms;
 use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Acknowledged, Verdict};
 use mesh::demo::{self, processes};
+use mesh::edge::Limits;
 use mesh::faults::Faults;
+use mesh::input::Customer;
 use mesh::launch::{self, Clients, Name, Wiring};
 use mesh::load;
 use mesh::mesh::{Config, Mesh, PATIENCE};
@@ -24,6 +27,7 @@ use mesh::network::Door;
 use mesh::service::Service;
 use mesh::stack::{Admission, Health};
 use mesh::telemetry::{self, LogFormat, Telemetry};
+use mesh::token::Tokens;
 use tokio_util::sync::CancellationToken;
 
 use cli::{Audit, Cli, Command, Demo, NOT_SETTLED, ServiceArgs, Up};
@@ -33,7 +37,7 @@ use load_args::Load;
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
     // The output of demo and load is a table, so their logs are off by default. Services log.
-    let quiet = matches!(command, Command::Demo(_) | Command::Load(_) | Command::Probe { .. })
+    let quiet = matches!(command, Command::Demo(_) | Command::Load(_) | Command::Probe { .. } | Command::Token { .. })
         && std::env::var_os("RUST_LOG").is_none();
     let logs = (!quiet).then_some(log);
     if !command.is_service() {
@@ -45,6 +49,7 @@ async fn main() -> ExitCode {
         Command::Load(args) => load(args).await,
         Command::Audit(args) => audit(args).await,
         Command::Probe { listen, path } => Ok(probe(listen, &path).await),
+        Command::Token { customer, data_dir } => token(&customer, &data_dir),
         Command::Gateway(args) => service(Name::Gateway, args, logs).await,
         Command::Order(args) => service(Name::Order, args, logs).await,
         Command::Payment(args) => service(Name::Payment, args, logs).await,
@@ -65,14 +70,16 @@ async fn main() -> ExitCode {
 /// Runs all services in this process.
 async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     let Up { data_dir, server, bus, port, drain_delay, traces } = args;
-    let (databases, bus) = (server.databases(data_dir)?, bus.bus()?);
+    let (databases, bus) = (server.databases(data_dir.clone())?, bus.bus()?);
     let telemetry = telemetry::Config { logs, traces: traces.config(None) };
-    let config = Config { databases, bus, port, drain_delay, telemetry, admin: true, ..Config::new("") };
+    let tokens = Tokens::from_env_or_dir(&data_dir)?;
+    let config = Config { databases, bus, port, drain_delay, telemetry, tokens, admin: true, ..Config::new("") };
     let mesh = Mesh::start(config).await?;
     for name in Name::ALL.into_iter().rev() {
         println!("{:<13} {}", name.as_str(), mesh.url(name));
     }
     println!("{:<13} {}/dashboard", "dashboard", mesh.url(Name::Gateway));
+    println!("{:<13} mesh token alice --data-dir {}", "token", data_dir.display());
     let died = tokio::select! {
         () = asked_to_stop() => None,
         ended = mesh.any_ended() => Some(ended),
@@ -100,6 +107,12 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         bus: args.bus.bus()?,
         clients: Clients::new(args.seed)?,
         patience: PATIENCE,
+        under_way: mesh::order::UNDER_WAY,
+        tokens: match &args.token_key_file {
+            _ if name != Name::Gateway => None,
+            Some(path) => Some(Tokens::from_file(path)?),
+            None => Some(Tokens::from_env()?),
+        },
         // A service without a database must not create a data directory: its root may be read-only.
         databases: if name.has_database() {
             args.server.databases(args.data_dir)?
@@ -117,6 +130,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         Service {
             name: name.as_str(),
             door: Door::Tcp(listener),
+            limits: Limits::default(),
             health: health.clone(),
             admission,
             telemetry: telemetry.clone(),
@@ -217,6 +231,12 @@ async fn audit(args: Audit) -> anyhow::Result<ExitCode> {
         Verdict::Wrong => ExitCode::FAILURE,
         Verdict::NotSettled => ExitCode::from(NOT_SETTLED),
     })
+}
+
+/// Prints a token for a customer of a mesh on this machine.
+fn token(customer: &Customer, data_dir: &Path) -> anyhow::Result<ExitCode> {
+    println!("{}", Tokens::from_env_or_dir(data_dir)?.issue(customer, now_ms()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Sends a probe and returns success if the answer is a success status.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::bus::Bus;
 use crate::db::{Databases, Files};
+use crate::edge::Limits;
 use crate::faults::Faults;
 pub use crate::launch::Name;
 use crate::launch::{Addresses, Clients, Wiring, run};
@@ -18,6 +19,7 @@ use crate::process::Process;
 use crate::service::{Address, Service};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
 use crate::telemetry::{self, Telemetry};
+use crate::token::Tokens;
 
 /// A service that is not ready after this time is treated as failed: opening a small database takes
 /// milliseconds.
@@ -41,10 +43,16 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long requests in flight may take after the listener is closed.
     pub grace: Duration,
+    /// Deadlines and limits of the connections of every service.
+    pub limits: Limits,
     /// Serve the operators' endpoints under /admin, on every service.
     pub admin: bool,
     /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
+    /// Maximum number of orders under way. Default: [`UNDER_WAY`](crate::order::UNDER_WAY).
+    pub under_way: u32,
+    /// Issues and checks the customers' tokens. Default: with a key that only this process has.
+    pub tokens: Tokens,
     /// Logs and traces. Default: none.
     pub telemetry: telemetry::Config,
     /// Random seed for fault decisions and jitter.
@@ -60,8 +68,11 @@ impl Config {
             port: 0,
             drain_delay: Duration::from_millis(500),
             grace: Duration::from_secs(10),
+            limits: Limits::default(),
             admin: false,
             patience: PATIENCE,
+            under_way: crate::order::UNDER_WAY,
+            tokens: Tokens::ephemeral(),
             telemetry: telemetry::Config::default(),
             seed: 1,
         }
@@ -145,6 +156,11 @@ impl Mesh {
 
     pub fn url(&self, name: Name) -> String {
         Address::from(self.addr(name)).url()
+    }
+
+    /// Issues tokens for customers of this mesh.
+    pub fn tokens(&self) -> &Tokens {
+        &self.config.tokens
     }
 
     /// The fault switch of a service.
@@ -231,17 +247,21 @@ impl Mesh {
         let slot = self.slot(name);
         let (health, admission, faults) = (slot.health.clone(), slot.admission.clone(), slot.faults.clone());
         let (telemetry, grace, admin) = (slot.telemetry.clone(), self.config.grace, self.config.admin);
+        let limits = self.config.limits;
         let wiring = Wiring {
             databases: self.config.databases.clone(),
             bus: self.config.bus.clone(),
             addresses: Addresses::new(|name| self.addr(name).into()),
             clients: self.clients.clone(),
             patience: self.config.patience,
+            under_way: self.config.under_way,
+            tokens: Some(self.config.tokens.clone()),
         };
         let process = Process::spawn(name.as_str(), telemetry.clone(), move |stop| async move {
             let name_of = name.as_str();
             let door = Door::Tcp(listener);
-            let service = Service { name: name_of, door, health, admission, faults, telemetry, admin, stop, grace };
+            let service =
+                Service { name: name_of, door, limits, health, admission, faults, telemetry, admin, stop, grace };
             run(name, service, wiring).await
         })?;
         self.slots[name as usize].process = Some(process);

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::serve::Listener;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -19,6 +18,8 @@ use http::uri::Authority;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::edge::Listener;
 
 /// Where a service accepts connections.
 #[derive(Debug)]
@@ -63,14 +64,9 @@ impl Door {
 
 impl Listener for Box<dyn Accept> {
     type Io = Stream;
-    type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        self.connection().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address())
+    async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
+        Ok(self.connection().await)
     }
 }
 

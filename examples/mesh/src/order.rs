@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress_durable::{Coordinator, Database, EventBus};
+use tokio_util::task::AbortOnDropHandle;
 
-pub use api::{IDEMPOTENCY_KEY, unknown_order};
-pub use domain::{Failure, NewOrder, Order, State};
+pub use api::{IDEMPOTENCY_KEY, idempotency_key, invalid_order, unknown_order};
+pub use domain::{Draft, DraftLine, Failure, NewOrder, Order, State};
 pub use store::Store;
 
 use crate::bus;
@@ -39,7 +40,16 @@ pub struct Config {
     /// How long a request waits for its saga before it is answered 202. Less than the gateway's
     /// timeout.
     pub patience: Duration,
+    /// Maximum number of orders that are stored and neither confirmed nor cancelled. See
+    /// [`UNDER_WAY`].
+    pub under_way: u32,
 }
+
+/// Default of [`Config::under_way`]: what the sagas finish in a few seconds. An order beyond it is
+/// answered 503 before anything is stored. Without this bound, customers who post and hang up would
+/// fill the database with orders faster than sagas end. It is counted in the database, so it holds
+/// for all instances together and across restarts, and sagas that are stuck count as well.
+pub const UNDER_WAY: u32 = 256;
 
 /// Lease of a coordinator on its sagas. After a crash, another coordinator takes over after this
 /// time. Short, because customers wait; a coordinator that was only slow finds out at its next
@@ -69,8 +79,9 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
     let running = coordinator.run();
     bus::watch(&service.telemetry, &outbox);
     watch(&service.telemetry, &coordinator);
-    let patience = config.patience;
-    let desk = Arc::new(place::Desk { store: store.clone(), inventory, starter, coordinator, patience });
+    let _purge = AbortOnDropHandle::new(tokio::spawn(store::purge_keys(store.clone())));
+    let (patience, under_way) = (config.patience, config.under_way);
+    let desk = Arc::new(place::Desk { store: store.clone(), inventory, starter, coordinator, patience, under_way });
     let admin = service.admin_routes();
     let admin = if service.admin { admin.merge(admin::routes(desk.clone())) } else { admin };
     let app = stack::rest_server(api::routes(desk), admin, &service);

@@ -10,10 +10,14 @@ use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{FromRequest, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use buttress_durable::DbError;
+use buttress_durable::db::DbErrorKind;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+
+use crate::input::FieldError;
 
 /// The media type of RFC 9457.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -21,6 +25,10 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// Names the service that caused an error, if it is another one. The caller's circuit breaker reads
 /// it: a service that sends this header works, and must not be cut off because of its backend.
 pub const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-failed-dependency");
+
+/// The header by which Buttress' layers mark a response whose request had no effect. Their clients
+/// count it as overload, and may repeat the request.
+const REJECTED: HeaderName = HeaderName::from_static("x-buttress-rejected");
 
 /// Base URI of the problem types.
 const TYPES: &str = "https://buttress.example/problems/";
@@ -46,6 +54,12 @@ pub struct Problem {
     /// Value of the `Retry-After` header, rounded up to seconds, its unit in HTTP.
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// Value of the [`REJECTED`] header.
+    #[serde(skip)]
+    rejected: Option<&'static str>,
+    /// Value of the `WWW-Authenticate` header.
+    #[serde(skip)]
+    challenge: Option<&'static str>,
 }
 
 fn type_uri<S: Serializer>(kind: &Option<&'static str>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -71,6 +85,8 @@ impl Problem {
             caused_by: None,
             members: Map::new(),
             retry_after: None,
+            rejected: None,
+            challenge: None,
         }
     }
 
@@ -79,10 +95,31 @@ impl Problem {
         Self::from_status(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 
-    /// Logs an internal error and returns the problem for it.
+    /// The problem for an error in a handler. A database that rejects a value is an error of the
+    /// caller, and one that is not available says nothing about the request. Details are in the
+    /// log and not in the response.
     pub fn failed(service: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(service, error, "cannot answer");
-        Self::internal()
+        match DbError::kind_in(error) {
+            Some(DbErrorKind::Data) => {
+                tracing::warn!(service, error, "the database rejected a value");
+                Self::from_status(StatusCode::UNPROCESSABLE_ENTITY, "a value in the request cannot be stored")
+            }
+            Some(DbErrorKind::Unavailable | DbErrorKind::Conflict) => {
+                tracing::error!(service, error, "the database is unavailable");
+                Self::from_status(StatusCode::SERVICE_UNAVAILABLE, "the service cannot reach its database")
+                    .retry_after(Duration::from_secs(1))
+            }
+            _ => {
+                tracing::error!(service, error, "cannot answer");
+                Self::internal()
+            }
+        }
+    }
+
+    /// A request whose fields violate rules: 422, with all violations.
+    pub fn invalid(kind: &'static str, title: &'static str, errors: &[FieldError]) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, kind, title, "see errors for what to change")
+            .with("errors", serde_json::json!(errors))
     }
 
     #[must_use]
@@ -103,6 +140,21 @@ impl Problem {
         self
     }
 
+    /// Tells the caller's stack that the request was rejected before it had an effect: it may be
+    /// repeated, and is no evidence against this service.
+    #[must_use]
+    pub fn rejected(mut self, reason: &'static str) -> Self {
+        self.rejected = Some(reason);
+        self
+    }
+
+    /// Names the scheme by which the caller can authenticate.
+    #[must_use]
+    pub fn challenge(mut self, scheme: &'static str) -> Self {
+        self.challenge = Some(scheme);
+        self
+    }
+
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -119,9 +171,30 @@ impl IntoResponse for Problem {
         if let Some(service) = self.caused_by {
             response.headers_mut().insert(FAILED_DEPENDENCY, HeaderValue::from_static(service));
         }
+        if let Some(reason) = self.rejected {
+            response.headers_mut().insert(REJECTED, HeaderValue::from_static(reason));
+        }
+        if let Some(scheme) = self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
         // Read by `render`, which adds the path.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// The gRPC status for an error in a handler, by the rules of [`Problem::failed`]. UNAVAILABLE lets
+/// the caller repeat the call, which is safe because of the keys.
+pub fn grpc_failed(service: &'static str, error: &(dyn std::error::Error + 'static)) -> tonic::Status {
+    match DbError::kind_in(error) {
+        Some(DbErrorKind::Data) => {
+            tracing::warn!(service, error, "the database rejected a value");
+            tonic::Status::invalid_argument("a value in the request cannot be stored")
+        }
+        _ => {
+            tracing::error!(service, error, "database failed");
+            tonic::Status::unavailable(format!("the {service} database failed"))
+        }
     }
 }
 
@@ -157,6 +230,7 @@ fn is_problem(response: &Response) -> bool {
 fn explain(status: StatusCode) -> &'static str {
     match status {
         StatusCode::METHOD_NOT_ALLOWED => "this path exists, with other methods: see the Allow header",
+        StatusCode::REQUEST_TIMEOUT => "the body was not sent in time",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
         StatusCode::TOO_MANY_REQUESTS => "too many requests; slow down",
         StatusCode::SERVICE_UNAVAILABLE => "overloaded; try again later",
@@ -297,9 +371,26 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_a_database_rejects_is_the_callers_and_an_absent_database_is_no_fault_of_the_request() {
+        let told = |error: sqlx::Error| {
+            let response = Problem::failed("order", &DbError::from(error)).into_response();
+            (response.status().as_u16(), response.headers().contains_key(header::RETRY_AFTER))
+        };
+        assert_eq!(told(sqlx::Error::Encode("a zero byte".into())), (422, false));
+        assert_eq!(told(sqlx::Error::PoolTimedOut), (503, true));
+        assert_eq!(told(sqlx::Error::ColumnNotFound("x".into())), (500, false));
+        let grpc = |error: sqlx::Error| grpc_failed("payment", &DbError::from(error));
+        let (data, absent) = (grpc(sqlx::Error::Encode("hunter2".into())), grpc(sqlx::Error::PoolTimedOut));
+        assert_eq!((data.code(), absent.code()), (tonic::Code::InvalidArgument, tonic::Code::Unavailable));
+        assert!(!data.message().contains("hunter2"));
+        assert_eq!(absent.message(), "the payment database failed");
+    }
+
+    #[test]
     fn refusals_of_the_layers_are_explained() {
         let words = [
             (405, "other methods"),
+            (408, "not sent in time"),
             (413, "too large"),
             (429, "slow down"),
             (503, "overloaded"),

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::{Listener, ListenerExt};
 use buttress_durable::DbError;
 use buttress_durable::bus::BusError;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::edge::{self, Limits};
 use crate::faults::{self, Faults};
 use crate::network::Door;
 use crate::stack::{Admission, Health, InvalidConfig};
 use crate::telemetry::Telemetry;
+use crate::token::KeyError;
 
 /// The environment of one service. Its members are handles, so that the starter can observe and
 /// control the service.
@@ -26,6 +27,8 @@ pub struct Service {
     /// Bound before the service runs, so that all addresses are known before the first service
     /// starts.
     pub door: Door,
+    /// Deadlines and limits of connections.
+    pub limits: Limits,
     /// State behind /livez, /readyz and /startupz.
     pub health: Health,
     /// The server-side bulkhead and timeout.
@@ -54,6 +57,8 @@ pub enum StartError {
     Bus(#[from] BusError),
     #[error("a layer is configured wrongly")]
     Layer(#[from] InvalidConfig),
+    #[error("cannot check the customers' tokens")]
+    Token(#[from] KeyError),
     #[error("not an address of a service")]
     Address(#[from] tonic::transport::Error),
 }
@@ -79,19 +84,18 @@ impl Service {
     /// Serves until the service is stopped, then until the requests in flight are done, but at most
     /// for the grace period.
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
-        let Self { name, door, health, stop, grace, .. } = self;
+        let Self { name, door, health, stop, grace, limits, .. } = self;
         let addr = door.local_addr()?;
+        // `with_state(())` builds the layers once; otherwise axum applies them again for each
+        // request.
+        let app = app.with_state::<()>(());
         let serving = match door {
             Door::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| {
-                    // Nagle's algorithm would delay small responses. A connection on which this
-                    // fails is about to fail anyway.
-                    let _ = connection.set_nodelay(true);
-                });
-                accept(listener, app, stop.clone()).boxed()
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                edge::serve(listener, app, limits, stop.clone()).boxed()
             }
-            Door::Simulated(listener) => accept(listener, app, stop.clone()).boxed(),
+            Door::Simulated(listener) => edge::serve(listener, app, limits, stop.clone()).boxed(),
         };
         health.started();
         tracing::info!(service = name, %addr, "serving");
@@ -100,21 +104,11 @@ impl Service {
             tokio::time::sleep(grace).await;
         };
         tokio::select! {
-            served = serving => served?,
+            () = serving => {}
             () = overtime => tracing::warn!(service = name, ?grace, "grace period over, dropping requests in flight"),
         }
         Ok(())
     }
-}
-
-async fn accept<L>(listener: L, app: Router, stop: CancellationToken) -> std::io::Result<()>
-where
-    L: Listener<Addr = SocketAddr>,
-{
-    // `with_state(())` builds the layers once; otherwise axum applies them again for each
-    // connection.
-    let app = app.with_state(()).into_make_service();
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 // === impl Address ===

@@ -13,6 +13,10 @@
 //!                                                           handler
 //! ```
 //!
+//! A server reads a request's body outside timeout and bulkhead: a slow upload holds no place (see
+//! [`crate::edge`]). Bulkheads come in pairs, on both sides, one for reads and one for the rest
+//! ([`crate::lanes`]): orders that wait for a slow payment leave places for the catalogue.
+//!
 //! The state (circuits, places, budgets, counters) is in handles, created once by the starter of
 //! the mesh. So it can be observed there, it survives a restart of the service, and axum may build
 //! any number of copies of a stack.
@@ -22,7 +26,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -42,6 +45,8 @@ pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
 use buttress_http::tonic::StatusLayer;
 
+use crate::edge::upload;
+use crate::lanes::LanesLayer;
 use crate::network::Dialer;
 use crate::problem::FAILED_DEPENDENCY;
 use crate::service::{Address, Service};
@@ -78,10 +83,24 @@ struct Limits {
     /// How long a call may wait for a place. Longer than a healthy call takes, much shorter than
     /// the caller's timeout.
     max_wait: Duration,
+    /// Maximum number of reads in flight, and of reads that wait for a place. As many as the
+    /// caller's own server admits, so that a burst is queued or refused there, where a refusal is
+    /// cheap, and not here, after half of the work.
+    reads: (usize, usize),
     /// How long a circuit stays open, at first and after many failed probes. The defaults of 5 s
     /// and 30 s are for production; the whole demo takes half a minute.
     open_time: (Duration, Duration),
 }
+
+/// Number of reads that a service answers at the same time. By Little's law, 10 reads of 1 ms are
+/// 10,000 a second; and on a machine that serves only 60 a second, an attempt with 10 in flight still
+/// takes less than half of its timeout. With 32 it took longer, and the circuit opened.
+const READS: usize = 10;
+/// Number of reads that wait for one of these places, and how long at most. A read takes a few
+/// milliseconds, so even the last in the queue is answered in a fraction of a second. Without the
+/// queue, a crowd would be refused and come back at once: refusals would take the time of answers.
+const READS_QUEUED: usize = 1024;
+const READS_WAIT: Duration = Duration::from_millis(500);
 
 /// Calls to payment and inventory, which take a few milliseconds each.
 const PARTICIPANT: Limits = Limits {
@@ -91,6 +110,7 @@ const PARTICIPANT: Limits = Limits {
     in_flight: 6,
     queue: 4,
     max_wait: Duration::from_millis(50),
+    reads: (READS, READS),
     open_time: (Duration::from_millis(400), Duration::from_secs(1)),
 };
 
@@ -113,6 +133,7 @@ pub struct Dependency {
     limits: Limits,
     breaker: CircuitBreaker,
     bulkhead: Bulkhead,
+    reads: Bulkhead,
     retry: RetryLayer,
     budget: RetryBudget,
     changes: Changes,
@@ -125,7 +146,7 @@ pub struct Dependency {
 pub struct Stats {
     /// Attempts after the first.
     pub retries: u64,
-    /// Calls rejected by the bulkhead.
+    /// Calls rejected by the bulkheads.
     pub rejected: u64,
 }
 
@@ -144,7 +165,8 @@ impl Dependency {
             .backoff(Backoff::full_jitter(Duration::from_millis(20), Duration::from_millis(200)));
         let peer = name.rsplit(' ').next().unwrap_or(name);
         let (bulkhead, changes) = (Bulkhead::named(name, limits.in_flight), Changes::of(&breaker));
-        Ok(Self { name, peer, limits, breaker, bulkhead, retry, budget, changes, dialer: None })
+        let reads = Bulkhead::named(format!("{name}, reads"), limits.reads.0);
+        Ok(Self { name, peer, limits, breaker, bulkhead, reads, retry, budget, changes, dialer: None })
     }
 
     /// Connects over a simulated network.
@@ -167,7 +189,7 @@ impl Dependency {
             None => endpoint.connect_lazy(),
             Some(dialer) => endpoint.connect_with_connector_lazy(dialer.clone()),
         };
-        let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
+        let Self { limits, breaker, bulkhead, reads, retry, .. } = self.clone();
         Ok(BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(tonic::body::Body::new))
@@ -179,7 +201,10 @@ impl Dependency {
                 // All calls of payment and inventory are idempotent by key.
                 .layer(retry.grpc_client().idempotent(|_| true))
                 .layer(CircuitBreakerLayer::from(breaker).grpc_client())
-                .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client())
+                .layer(LanesLayer {
+                    reads: BulkheadLayer::from(reads).queue(limits.reads.1, limits.max_wait).grpc_client(),
+                    writes: BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client(),
+                })
                 .layer(TimeoutLayer::attempt(limits.attempt).grpc_client())
                 .layer(AttemptLayer { peer: self.peer })
                 .service(channel),
@@ -193,7 +218,7 @@ impl Dependency {
             None => Either::Left(Client::builder(TokioExecutor::new()).build_http()),
             Some(dialer) => Either::Right(Client::builder(TokioExecutor::new()).build(dialer.clone())),
         };
-        let Self { limits, breaker, bulkhead, retry, .. } = self.clone();
+        let Self { limits, breaker, bulkhead, reads, retry, .. } = self.clone();
         BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(Body::new))
@@ -201,7 +226,10 @@ impl Dependency {
                 .layer(TimeoutLayer::total(limits.total).http_client())
                 .layer(retry.end(HttpClient::new().classify(blame)).map_request_body(Body::new))
                 .layer(CircuitBreakerLayer::from(breaker).end(HttpClient::new().classify(blame)))
-                .layer(BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client())
+                .layer(LanesLayer {
+                    reads: BulkheadLayer::from(reads).queue(limits.reads.1, limits.max_wait).http_client(),
+                    writes: BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client(),
+                })
                 .layer(TimeoutLayer::attempt(limits.attempt).http_client())
                 .layer(AttemptLayer { peer: self.peer })
                 .service(client),
@@ -222,6 +250,7 @@ impl Dependency {
         exporter.add(&self.breaker);
         exporter.circuit_breaker_calls(&self.breaker);
         exporter.add(&self.bulkhead);
+        exporter.add(&self.reads);
         exporter.add(&self.retry.stats());
         exporter.add(&self.budget);
     }
@@ -246,6 +275,12 @@ impl Dependency {
                 "limit": self.bulkhead.limit(),
                 "rejected": self.bulkhead.rejected(),
             },
+            "reads": {
+                "in_flight": self.reads.in_flight(),
+                "waiting": self.reads.waiting(),
+                "limit": self.reads.limit(),
+                "rejected": self.reads.rejected(),
+            },
             "retry": {
                 "retries": retry.retries(),
                 "out_of_budget": retry.out_of_budget(),
@@ -255,7 +290,7 @@ impl Dependency {
     }
 
     pub fn stats(&self) -> Stats {
-        Stats { retries: self.retry.stats().retries(), rejected: self.bulkhead.rejected() }
+        Stats { retries: self.retry.stats().retries(), rejected: self.bulkhead.rejected() + self.reads.rejected() }
     }
 }
 
@@ -344,18 +379,21 @@ pub struct Admission {
     /// Limits the requests in progress. Excess requests are rejected at once, while the caller
     /// still has time to react.
     pub bulkhead: Bulkhead,
+    /// Limits the reads in progress. Excess reads wait in a queue.
+    pub reads: Bulkhead,
     /// Longer than any caller's timeout, so that it only ends requests whose caller is gone.
     pub timeout: Duration,
 }
 
 impl Admission {
     pub fn new(name: &'static str) -> Self {
-        Self { bulkhead: Bulkhead::named(name, 64), timeout: Duration::from_secs(10) }
+        let reads = Bulkhead::named(format!("{name}, reads"), READS);
+        Self { bulkhead: Bulkhead::named(name, 64), reads, timeout: Duration::from_secs(10) }
     }
 }
 
-/// Maximum size of a request body, in bytes. Orders are smaller; a larger body must not be
-/// buffered.
+/// Maximum size of a request body, in bytes. The largest order is smaller, also over gRPC; a larger
+/// body must not be buffered.
 const MAX_BODY: usize = 16 * 1024;
 
 /// Builds the stack of a REST service. `admin` is outside of it: its endpoints must work when the
@@ -366,9 +404,12 @@ pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
         .layer(from_fn_with_state(telemetry.clone(), observe))
         // Outside the rejecting layers, so that their 503 and 504 become problems too.
         .layer(from_fn(problem::render))
+        .layer(from_fn_with_state(MAX_BODY, upload::read))
         .layer(TimeoutLayer::total(admission.timeout).http())
-        .layer(BulkheadLayer::from(admission.bulkhead.clone()).http())
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(LanesLayer {
+            reads: BulkheadLayer::from(admission.reads.clone()).queue(READS_QUEUED, READS_WAIT).http(),
+            writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).http(),
+        })
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     let routes = routes.fallback(problem::not_found).layer(stack);
     routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
@@ -379,8 +420,12 @@ pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
+        .layer(from_fn_with_state(MAX_BODY, upload::read))
         .layer(TimeoutLayer::total(admission.timeout).grpc())
-        .layer(BulkheadLayer::from(admission.bulkhead.clone()).grpc())
+        .layer(LanesLayer {
+            reads: BulkheadLayer::from(admission.reads.clone()).queue(READS_QUEUED, READS_WAIT).grpc(),
+            writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).grpc(),
+        })
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     let routes = routes.layer(stack);
     routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())

@@ -68,6 +68,11 @@ impl Upstream {
         Self { service, kind, detail: error.to_string(), retry_after: stack::retry_after(error) }
     }
 
+    pub fn timed_out(service: &'static str) -> Self {
+        let detail = "no complete answer in time".to_owned();
+        Self { service, kind: Kind::TimedOut, detail, retry_after: None }
+    }
+
     pub fn broken(service: &'static str, detail: impl Into<String>) -> Self {
         Self { service, kind: Kind::Broken, detail: detail.into(), retry_after: None }
     }

@@ -71,7 +71,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
 
     let bar = progress_bar(options.progress, orders)?;
     bar.set_message("killing");
-    let customers = Customers::new(&children.url(Name::Gateway), seed);
+    let customers = Customers::new(&children.url(Name::Gateway), seed, children.tokens().clone());
     let (seen, kills) = trouble(&mut children, customers, &options, &bar).await?;
     let mut acknowledged = Acknowledged::default();
     acknowledged.record(&seen);

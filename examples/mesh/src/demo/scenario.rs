@@ -78,7 +78,7 @@ pub(super) struct Run {
 pub(super) async fn run(mesh: &mut Mesh, options: &Options, bar: &ProgressBar) -> Result<Run, MeshError> {
     let began = now();
     let transitions = watch_breakers(mesh, began);
-    let mut customers = Customers::new(&mesh.url(Name::Gateway), options.seed);
+    let mut customers = Customers::new(&mesh.url(Name::Gateway), options.seed, mesh.tokens().clone());
     let phases = phases();
     let mut run = Run { phases: Vec::new(), acknowledged: Acknowledged::default() };
     let count = phases.len();

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::routes::{ENDPOINTS, Endpoint, PROBLEM};
+use crate::page::Page;
 use crate::problem;
 
 /// Returns the OpenAPI document, as specified in <https://spec.openapis.org/oas/v3.1.1.html>.
@@ -22,7 +23,12 @@ pub fn document() -> Value {
         },
         "servers": [{ "url": "/" }],
         "paths": paths,
-        "components": { "schemas": schemas() },
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+            },
+        },
     })
 }
 
@@ -33,6 +39,9 @@ fn operation(endpoint: &Endpoint) -> Value {
         "parameters": parameters(endpoint),
         "responses": endpoint.answers.iter().map(answer).collect::<Map<_, _>>(),
     });
+    if endpoint.token {
+        operation["security"] = json!([{ "token": [] }]);
+    }
     if let Some(schema) = endpoint.body {
         operation["requestBody"] = json!({ "required": true, "content": { "application/json": body(schema) } });
     }
@@ -48,9 +57,16 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "Requests with the same key create one order.",
+            "description": "Requests of a customer with the same key within 24 hours create one order.",
             "schema": { "type": "string", "minLength": 1, "maxLength": 200 },
         }));
+    }
+    if endpoint.paged {
+        let limit = json!({ "type": "integer", "minimum": 1, "maximum": Page::LARGEST, "default": Page::LARGEST });
+        parameters.push(json!({ "name": "limit", "in": "query", "schema": limit }));
+        let description = "The next of the page before";
+        let text = json!({ "type": "string" });
+        parameters.push(json!({ "name": "after", "in": "query", "description": description, "schema": text }));
     }
     parameters
 }
@@ -69,9 +85,10 @@ fn schemas() -> Value {
     let number = json!({ "type": "integer", "format": "int64" });
     let list = |of: Value| json!({ "type": "array", "items": of });
     let part = json!({ "type": ["object", "null"] });
+    let cursor = json!({ "type": ["string", "null"], "description": "The after of the next page, if there is one" });
     json!({
+        // The customer is in the token.
         "OrderDraft": object(&[
-            ("customer", text.clone()),
             ("items", list(object(&[
                 ("sku", text.clone()),
                 ("quantity", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
@@ -92,12 +109,15 @@ fn schemas() -> Value {
             ("shipping", part),
             ("missing", list(text.clone())),
         ]),
-        "Products": object(&[("products", list(object(&[
-            ("sku", text.clone()),
-            ("name", text.clone()),
-            ("price_cents", number.clone()),
-            ("on_hand", number.clone()),
-        ])))]),
+        "Products": object(&[
+            ("products", list(object(&[
+                ("sku", text.clone()),
+                ("name", text.clone()),
+                ("price_cents", number.clone()),
+                ("on_hand", number.clone()),
+            ]))),
+            ("next", cursor.clone()),
+        ]),
         "OldCatalogue": object(&[("items", list(object(&[
             ("code", text.clone()),
             ("title", text.clone()),
@@ -117,6 +137,7 @@ fn schemas() -> Value {
         "OldReviews": object(&[
             ("sku", text.clone()),
             ("reviews", list(json!({ "$ref": "#/components/schemas/OldReview" }))),
+            ("next", cursor),
         ]),
         "OldReviewId": object(&[("id", text.clone()), ("sku", text.clone())]),
         "Document": { "type": "object" },

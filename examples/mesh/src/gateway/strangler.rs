@@ -5,12 +5,17 @@
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{OriginalUri, State};
+use axum::extract::{OriginalUri, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode};
-use serde_json::json;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::api::{self, Upstreams};
+use super::auth::Caller;
+use crate::inventory::proto::Product;
+use crate::order::IDEMPOTENCY_KEY;
+use crate::page::Page;
 use crate::problem::{Json, Problem};
 
 /// The service that answers a path of the old shop.
@@ -35,7 +40,7 @@ pub fn owner(path: &str) -> Option<Owner> {
     ROUTES.iter().find(|(prefix, _)| fits(prefix)).map(|(_, owner)| *owner)
 }
 
-/// Answers a request for the old shop.
+/// Answers a request for a public page of the old shop.
 pub(super) async fn route(
     State(upstreams): State<Upstreams>,
     method: Method,
@@ -44,27 +49,87 @@ pub(super) async fn route(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     match owner(uri.path()) {
-        Some(Owner::Monolith) => {
-            let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
-            Ok(upstreams.legacy.forward(method, path, &headers, body?).await?)
-        }
+        Some(Owner::Monolith) => monolith(&upstreams, method, &uri, &headers, body?).await,
         Some(Owner::Inventory) => catalogue(upstreams).await,
         None => Err(Problem::from_status(StatusCode::NOT_FOUND, "the old shop has no such page")),
     }
 }
 
+/// Answers a request for the page of a customer: of the caller, and of no other.
+pub(super) async fn own_page(
+    state: State<Upstreams>,
+    Caller(customer): Caller,
+    Path(id): Path<String>,
+    method: Method,
+    uri: OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if id != customer.as_str() {
+        return Err(Problem::from_status(StatusCode::NOT_FOUND, "there is no such customer"));
+    }
+    route(state, method, uri, headers, Ok(Bytes::new())).await
+}
+
+/// The author of a review, as far as the gateway reads it. The monolith checks the rest.
+#[derive(Deserialize)]
+struct Authored {
+    author: String,
+}
+
+/// Adds a review of the caller.
+pub(super) async fn add_review(
+    state: State<Upstreams>,
+    caller: Caller,
+    method: Method,
+    uri: OriginalUri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = body?;
+    if let Ok(Authored { author }) = serde_json::from_slice(&body) {
+        caller.must_be(&author)?;
+    }
+    route(state, method, uri, headers, Ok(body)).await
+}
+
+async fn monolith(
+    upstreams: &Upstreams,
+    method: Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    // The monolith ignores idempotency keys. With the header, the client stack would take the
+    // request for one that may be repeated.
+    let mut headers = headers.clone();
+    headers.remove(IDEMPOTENCY_KEY);
+    let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+    Ok(upstreams.legacy.forward(method, path, &headers, body).await?)
+}
+
+/// Maximum number of pages of the new catalogue in the old one, which has no pages.
+const PAGES: usize = 10;
+
 /// The catalogue in the old format: other field names, and prices as text. New names must not
 /// appear in the old contract.
 async fn catalogue(upstreams: Upstreams) -> Result<Response, Problem> {
-    let products = api::catalogue(upstreams).await?;
-    let items: Vec<_> = products
-        .into_iter()
-        .map(|product| {
-            let price = format!("{}.{:02}", product.price_cents / 100, product.price_cents % 100);
-            json!({ "code": product.sku, "title": product.name, "price": price, "available": product.on_hand > 0 })
-        })
-        .collect();
+    let mut items = Vec::new();
+    let mut after = None;
+    for _ in 0..PAGES {
+        let page = Page::largest(after);
+        let (products, next) = api::catalogue(&upstreams, &page).await?;
+        items.extend(products.into_iter().map(old_format));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
     Ok(Json(json!({ "items": items })).into_response())
+}
+
+fn old_format(product: Product) -> Value {
+    let price = format!("{}.{:02}", product.price_cents / 100, product.price_cents % 100);
+    json!({ "code": product.sku, "title": product.name, "price": price, "available": product.on_hand > 0 })
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! The gRPC API of the inventory service: validates and translates, without business rules.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::sync::Arc;
 
 use buttress_durable::Database;
 use tonic::{Request, Response, Status};
 
-use super::domain::{Line, ReserveOutcome};
+use super::domain::{Line, Product, ReserveOutcome};
 use super::store::Store;
+use crate::input::{Key, OrderId, Sku, field};
+use crate::page::Page;
+use crate::problem::grpc_failed;
 
 /// Generated from `proto/inventory/v1/inventory.proto`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated code")]
@@ -35,17 +37,20 @@ impl<D: Database> InventoryService for Api<D> {
         &self,
         request: Request<proto::ListProductsRequest>,
     ) -> Result<Response<proto::ListProductsResponse>, Status> {
-        let products = self.store.products(&request.into_inner().skus).await.map_err(unavailable)?;
+        let proto::ListProductsRequest { skus, limit, after } = request.into_inner();
+        let (products, next) = if skus.is_empty() {
+            let page = parse_page(limit, &after)?;
+            let products = self.store.page(&page).await.map_err(|error| grpc_failed("inventory", &error))?;
+            page.cut(products, |product| product.sku.clone())
+        } else {
+            let skus = parse_skus(skus)?;
+            (self.store.products(&skus).await.map_err(|error| grpc_failed("inventory", &error))?, None)
+        };
         let products = products
             .into_iter()
-            .map(|product| proto::Product {
-                sku: product.sku,
-                name: product.name,
-                price_cents: product.price_cents,
-                on_hand: product.on_hand,
-            })
+            .map(|Product { sku, name, price_cents, on_hand }| proto::Product { sku, name, price_cents, on_hand })
             .collect();
-        Ok(Response::new(proto::ListProductsResponse { products }))
+        Ok(Response::new(proto::ListProductsResponse { products, next: next.unwrap_or_default() }))
     }
 
     async fn reserve(
@@ -53,11 +58,11 @@ impl<D: Database> InventoryService for Api<D> {
         request: Request<proto::ReserveRequest>,
     ) -> Result<Response<proto::ReserveResponse>, Status> {
         let proto::ReserveRequest { key, order_id, lines } = request.into_inner();
-        required("key", &key)?;
-        required("order_id", &order_id)?;
+        let (key, order_id): (Key, OrderId) = (field("key", &key)?, field("order_id", &order_id)?);
         let lines = parse_lines(lines)?;
-        let outcome = self.store.reserve(&key, &order_id, &lines).await.map_err(unavailable)?;
-        tracing::info!(order = order_id, key, lines = lines.len(), ?outcome, "reserve");
+        let reserving = self.store.reserve(key.as_str(), order_id.as_str(), &lines);
+        let outcome = reserving.await.map_err(|error| grpc_failed("inventory", &error))?;
+        tracing::info!(order = %order_id, %key, lines = lines.len(), ?outcome, "reserve");
         let outcome = match outcome {
             ReserveOutcome::Reserved => proto::ReserveOutcome::Reserved,
             ReserveOutcome::OutOfStock => proto::ReserveOutcome::OutOfStock,
@@ -71,10 +76,10 @@ impl<D: Database> InventoryService for Api<D> {
         request: Request<proto::ReleaseRequest>,
     ) -> Result<Response<proto::ReleaseResponse>, Status> {
         let proto::ReleaseRequest { key, order_id } = request.into_inner();
-        required("key", &key)?;
-        required("order_id", &order_id)?;
-        self.store.release(&key, &order_id).await.map_err(unavailable)?;
-        tracing::info!(order = order_id, key, "release");
+        let (key, order_id): (Key, OrderId) = (field("key", &key)?, field("order_id", &order_id)?);
+        let releasing = self.store.release(key.as_str(), order_id.as_str());
+        releasing.await.map_err(|error| grpc_failed("inventory", &error))?;
+        tracing::info!(order = %order_id, %key, "release");
         Ok(Response::new(proto::ReleaseResponse {}))
     }
 
@@ -82,21 +87,36 @@ impl<D: Database> InventoryService for Api<D> {
         &self,
         request: Request<proto::GetReservationRequest>,
     ) -> Result<Response<proto::GetReservationResponse>, Status> {
-        let order_id = request.into_inner().order_id;
-        required("order_id", &order_id)?;
+        let order_id: OrderId = field("order_id", &request.into_inner().order_id)?;
         let state = self
             .store
-            .reservation(&order_id)
+            .reservation(order_id.as_str())
             .await
-            .map_err(unavailable)?
+            .map_err(|error| grpc_failed("inventory", &error))?
             .ok_or_else(|| Status::not_found(format!("no reservation for order {order_id}")))?;
         Ok(Response::new(proto::GetReservationResponse { state }))
     }
 }
 
+/// Maximum number of lines of an order, and of products in a lookup.
+const MAX_LINES: usize = 50;
+
+fn parse_page(limit: u32, after: &str) -> Result<Page, Status> {
+    let after = if after.is_empty() { None } else { Some(field::<Sku>("after", after)?.into()) };
+    let limit = if limit == 0 { Page::LARGEST } else { limit };
+    Page::new(limit, after).map_err(|error| Status::invalid_argument(format!("limit {error}")))
+}
+
+fn parse_skus(skus: Vec<String>) -> Result<Vec<String>, Status> {
+    if skus.len() > MAX_LINES {
+        return Err(Status::invalid_argument(format!("skus must be at most {MAX_LINES}")));
+    }
+    skus.iter().map(|sku| field::<Sku>("skus", sku).map(Into::into)).collect()
+}
+
 fn parse_lines(lines: Vec<proto::Line>) -> Result<Vec<Line>, Status> {
-    if lines.is_empty() {
-        return Err(Status::invalid_argument("lines are required"));
+    if lines.is_empty() || lines.len() > MAX_LINES {
+        return Err(Status::invalid_argument(format!("lines must be 1 to {MAX_LINES}")));
     }
     let skus: HashSet<_> = lines.iter().map(|line| &line.sku).collect();
     if skus.len() < lines.len() {
@@ -105,25 +125,13 @@ fn parse_lines(lines: Vec<proto::Line>) -> Result<Vec<Line>, Status> {
     lines
         .into_iter()
         .map(|proto::Line { sku, quantity }| {
-            required("sku", &sku)?;
+            let sku: Sku = field("sku", &sku)?;
             if quantity <= 0 {
                 return Err(Status::invalid_argument(format!("quantity of {sku} must be positive")));
             }
-            Ok(Line { sku, quantity })
+            Ok(Line { sku: sku.into(), quantity })
         })
         .collect()
-}
-
-fn required(field: &str, value: &str) -> Result<(), Status> {
-    if value.is_empty() { Err(Status::invalid_argument(format!("{field} is required"))) } else { Ok(()) }
-}
-
-/// Logs the details and keeps them off the wire. UNAVAILABLE lets the caller retry, which is safe
-/// because of the keys.
-#[allow(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
-fn unavailable(error: impl Error) -> Status {
-    tracing::error!(%error, "database failed");
-    Status::unavailable("the inventory database failed")
 }
 
 #[cfg(test)]
@@ -148,8 +156,16 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_database_is_unavailable_and_keeps_its_secrets() {
-        let status = unavailable(std::io::Error::other("hunter2"));
-        assert_eq!((status.code(), status.message()), (Code::Unavailable, "the inventory database failed"));
+    fn names_and_pages_are_checked() {
+        let code = |status: Status| status.code();
+        assert_eq!(parse(&[("a\0", 1)]), Err(Code::InvalidArgument));
+        let lines: Vec<_> = (0..51).map(|n| (format!("p{n}"), 1)).collect();
+        let lines: Vec<_> = lines.iter().map(|(sku, quantity)| (sku.as_str(), *quantity)).collect();
+        assert!(parse(&lines[..50]).is_ok());
+        assert_eq!(parse(&lines), Err(Code::InvalidArgument));
+        assert_eq!(parse_skus(vec!["tea".into(), "b\0".into()]).map_err(code), Err(Code::InvalidArgument));
+        assert_eq!(parse_skus(vec!["tea".into(); 51]).map_err(code), Err(Code::InvalidArgument));
+        assert!(parse_page(0, "").is_ok() && parse_page(100, "tea").is_ok());
+        assert!(parse_page(101, "").is_err() && parse_page(1, "b\0").is_err());
     }
 }

@@ -13,6 +13,7 @@ use crate::bus;
 use crate::clock::now_ms;
 use crate::db::{self, Home, MigrationFile};
 use crate::events::{self, InventoryRejected, InventoryReleased, InventoryReserved, InventoryShipped, publish};
+use crate::page::Page;
 
 const MIGRATIONS: &[MigrationFile] = &[(1, "init", include_str!("../../migrations/inventory/0001_init.sql"))];
 
@@ -39,13 +40,16 @@ impl<D: Database> Store<D> {
         &self.outbox
     }
 
-    /// Returns the products with these SKUs, or all if there are none.
+    /// One page of the products, ordered by SKU, and one more if there is another page.
+    pub async fn page(&self, page: &Page) -> Result<Vec<Product>, DbError> {
+        let sql = "SELECT sku, name, price_cents, on_hand FROM products WHERE sku > $1 ORDER BY sku LIMIT $2";
+        // Every SKU is greater than the empty text.
+        let rows = self.db.rows(sql, args![page.after().unwrap_or_default(), page.rows()]).await?;
+        Ok(rows.into_iter().map(product).collect())
+    }
+
+    /// Returns the products with these SKUs.
     pub async fn products(&self, skus: &[String]) -> Result<Vec<Product>, DbError> {
-        let sql = "SELECT sku, name, price_cents, on_hand FROM products ORDER BY sku";
-        if skus.is_empty() {
-            let rows = self.db.rows(sql, args![]).await?;
-            return Ok(rows.into_iter().map(product).collect());
-        }
         // One lookup by primary key per line of an order. There are few, and a dynamic IN list is
         // avoided.
         let sql = "SELECT sku, name, price_cents, on_hand FROM products WHERE sku = $1";
@@ -261,7 +265,6 @@ mod tests {
         let (store, _dir) = store().await;
         let found = store.products(&["tea".into(), "unobtainium".into()]).await.unwrap();
         assert_eq!(found.iter().map(|product| product.sku.as_str()).collect::<Vec<_>>(), ["tea"]);
-        assert_eq!(store.products(&[]).await.unwrap().len(), 5);
     }
 
     #[tokio::test]
@@ -326,13 +329,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_catalogue_shows_price_and_stock() {
+    async fn the_catalogue_shows_price_and_stock_page_by_page() {
         let (store, _dir) = store().await;
         store.reserve("k1", "o1", &[line("mug", 3)]).await.unwrap();
         let shown = |product: Product| (product.sku, product.name, product.price_cents, product.on_hand);
         let mug = ("mug".to_owned(), "Stoneware mug".to_owned(), 1450, 999_997);
         assert_eq!(store.products(&["mug".into()]).await.unwrap().into_iter().map(shown).collect::<Vec<_>>(), [mug]);
-        let skus: Vec<_> = store.products(&[]).await.unwrap().into_iter().map(|product| product.sku).collect();
-        assert_eq!(skus, ["honey", "kettle", "lamp", "mug", "tea"]);
+        let mut skus = Vec::new();
+        let mut after = None;
+        loop {
+            let page = Page::new(2, after).unwrap();
+            let (products, next) = page.cut(store.page(&page).await.unwrap(), |product| product.sku.clone());
+            skus.push(products.into_iter().map(|product| product.sku).collect::<Vec<_>>());
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(skus, [vec!["honey", "kettle"], vec!["lamp", "mug"], vec!["tea"]]);
     }
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::clock::now_ms;
 use crate::db::{self, Home, MigrationFile};
+use crate::page::Page;
 
 const MIGRATIONS: &[MigrationFile] = &[(1, "init", include_str!("../../migrations/legacy/0001_init.sql"))];
 
@@ -22,6 +23,7 @@ pub struct Customer {
 
 #[derive(Clone, Debug)]
 pub struct Review {
+    pub id: String,
     pub author: String,
     pub stars: i64,
     pub text: String,
@@ -41,17 +43,27 @@ impl<D: Database> Store<D> {
         Ok(row.map(|(id, name, since)| Customer { id, name, since }))
     }
 
-    pub async fn reviews(&self, sku: &str) -> Result<Vec<Review>, DbError> {
-        let sql = "SELECT author, stars, text FROM reviews WHERE sku = $1 ORDER BY created_ms, id";
-        let rows = self.db.rows(sql, args![sku]).await?;
-        Ok(rows.into_iter().map(|(author, stars, text)| Review { author, stars, text }).collect())
+    /// One page of the reviews of a product, oldest first, and one more if there is another page.
+    /// The cursor is the id of a review; after an unknown one there is none.
+    pub async fn reviews(&self, sku: &str, page: &Page) -> Result<Vec<Review>, DbError> {
+        let from = match page.after() {
+            None => Some((i64::MIN, String::new())),
+            Some(id) => self.db.row("SELECT created_ms, id FROM reviews WHERE id = $1", args![id]).await?,
+        };
+        let Some((created_ms, id)) = from else { return Ok(Vec::new()) };
+        let sql = "SELECT id, author, stars, text FROM reviews
+                   WHERE sku = $1 AND (created_ms > $2 OR (created_ms = $2 AND id > $3))
+                   ORDER BY created_ms, id LIMIT $4";
+        let rows = self.db.rows(sql, args![sku, created_ms, &id, page.rows()]).await?;
+        Ok(rows.into_iter().map(|(id, author, stars, text)| Review { id, author, stars, text }).collect())
     }
 
-    pub async fn add_review(&self, sku: &str, review: &Review) -> Result<String, DbError> {
+    /// Adds a review and returns its id.
+    pub async fn add_review(&self, sku: &str, author: &str, stars: i64, text: &str) -> Result<String, DbError> {
         let id = Uuid::now_v7().to_string();
         let sql = "INSERT INTO reviews (id, sku, author, stars, text, created_ms) VALUES ($1, $2, $3, $4, $5, $6)";
         let mut tx = self.db.begin().await?;
-        tx.execute(sql, args![&id, sku, &review.author, review.stars, &review.text, now_ms()]).await?;
+        tx.execute(sql, args![&id, sku, author, stars, text, now_ms()]).await?;
         tx.commit().await?;
         Ok(id)
     }

@@ -99,7 +99,7 @@ mod tests {
 
     /// Ten orders per second for 5 s, against a server that hangs for 2 s from second 0.95.
     async fn stalled(in_flight: usize) -> (Tally, Vec<usize>) {
-        let mut customers = Customers::new("http://gateway", 1);
+        let mut customers = Customers::new("http://gateway", 1, crate::token::Tokens::ephemeral());
         let (start, mut tally, mut out) = (now(), Tally::new(1), Vec::new());
         let schedule = Schedule::new(10.0, Arrivals::Even, Duration::from_secs(5), None, 1);
         let (from, to) = (start + Duration::from_millis(950), start + Duration::from_millis(950) + STALL);
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_order_that_is_sent_late_has_waited_all_the_same() {
-        let mut customers = Customers::new("http://gateway", 1);
+        let mut customers = Customers::new("http://gateway", 1, crate::token::Tokens::ephemeral());
         let start = now();
         // As if this process had been suspended for 3 s.
         tokio::time::advance(Duration::from_secs(3)).await;

@@ -221,7 +221,7 @@ pub(super) mod tests {
     /// A run of 2 s at 50 orders per second, with the outcomes given by their answers.
     pub(in crate::load) fn run(answers: impl IntoIterator<Item = (Option<Answer>, u64)>) -> Run {
         let mut tally = Tally::new(1);
-        let order = Customers::new("http://gateway", 1).order();
+        let order = Customers::new("http://gateway", 1, crate::token::Tokens::ephemeral()).order();
         for (answer, millis) in answers {
             tally.sent(Duration::from_millis(4));
             tally.seen(Seen { order: order.clone(), answer }, Duration::from_millis(millis));

@@ -143,7 +143,7 @@ mod tests {
     use crate::customers::{Customers, Refusal};
 
     fn seen(answer: Option<Answer>) -> Seen {
-        Seen { order: Customers::new("http://gateway", 1).order(), answer }
+        Seen { order: Customers::new("http://gateway", 1, crate::token::Tokens::ephemeral()).order(), answer }
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn only_so_many_accepted_orders_are_followed() {
         let mut tally = Tally::new(1);
-        let order = Customers::new("http://gateway", 1).order();
+        let order = Customers::new("http://gateway", 1, crate::token::Tokens::ephemeral()).order();
         for _ in 0..FOLLOWED + 2 {
             tally.seen(Seen { order: order.clone(), answer: Some(Answer::Pending) }, Duration::ZERO);
         }

@@ -1,6 +1,7 @@
 //! The target of a load: a mesh started here, as threads or processes, or one that is already
 //! running.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use crate::demo::processes::{Brokers, Children};
 use crate::launch::Name;
 use crate::mesh::{Config, Mesh};
 use crate::process::Exit;
+use crate::token::{KEY_IN_DIR, KeyError, Tokens};
 
 /// Which mesh to load.
 #[derive(Clone, Debug)]
@@ -59,6 +61,7 @@ impl Target {
 
 pub(super) struct Running {
     url: String,
+    tokens: Tokens,
     /// `None` if the mesh was not started here.
     own: Option<(Services, Home, Bus)>,
     /// A mock cluster, kept until the services have stopped.
@@ -73,29 +76,39 @@ enum Services {
 impl Running {
     pub(super) async fn start(options: &Options) -> anyhow::Result<Self> {
         let own = match &options.target {
-            Target::Url(url) => return Ok(Self { url: url.clone(), own: None, _brokers: None }),
+            Target::Url(url) => {
+                // The key of the running mesh, as for `mesh token`.
+                let dir = options.data_dir.as_deref().unwrap_or(Path::new("mesh-data"));
+                let tokens = match Tokens::from_env() {
+                    Err(KeyError::Missing) => Tokens::from_file(&dir.join(KEY_IN_DIR))?,
+                    read => read?,
+                };
+                return Ok(Self { url: url.clone(), tokens, own: None, _brokers: None });
+            }
             Target::Own(own) => own,
         };
         let home = Home::new(options.data_dir.clone(), own.databases.clone())?;
         let brokers = Brokers::new(own.kafka.clone())?;
         let bus = Bus::new(brokers.address().map(str::to_owned))?;
-        let (services, url) = if own.processes {
+        let (services, url, tokens) = if own.processes {
             let server = own.postgres.as_deref().map(|url| (url, own.prefix.as_str()));
             let mut children = Children::new(&home, server, brokers.address(), options.seed)?;
             children.start_all().await?;
             let url = children.url(Name::Gateway);
-            (Services::Processes(children), url)
+            let tokens = children.tokens().clone();
+            (Services::Processes(children), url, tokens)
         } else {
             let (databases, bus) = (home.databases.clone(), bus.clone());
             let mesh = Mesh::start(Config { databases, bus, seed: options.seed, ..Config::new("") }).await?;
             let url = mesh.url(Name::Gateway);
-            (Services::Threads(Box::new(mesh)), url)
+            let tokens = mesh.tokens().clone();
+            (Services::Threads(Box::new(mesh)), url, tokens)
         };
-        Ok(Self { url, own: Some((services, home, bus)), _brokers: Some(brokers) })
+        Ok(Self { url, tokens, own: Some((services, home, bus)), _brokers: Some(brokers) })
     }
 
     pub(super) fn customers(&self, options: &Options) -> Customers {
-        let customers = Customers::new(&self.url, options.seed);
+        let customers = Customers::new(&self.url, options.seed, self.tokens.clone());
         match &options.keys {
             Some(keys) => customers.with_keys(keys.clone()),
             None => customers,

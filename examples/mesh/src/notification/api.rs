@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::store::{Notification, Store};
+use crate::input::OrderId;
 use crate::problem::{Json, Problem};
 
 pub(super) fn routes<D: Database>(store: Arc<Store<D>>) -> Router {
@@ -29,7 +30,10 @@ async fn list<D: Database>(
 ) -> Result<Json<Value>, Problem> {
     let Query(Of { order_id }) =
         of.map_err(|_| Problem::from_status(StatusCode::BAD_REQUEST, "the query parameter order_id is required"))?;
-    let sent = store.of_order(&order_id).await.map_err(|error| Problem::failed("notification", &error))?;
+    let order_id: OrderId = order_id.parse().map_err(|rule| {
+        Problem::from_status(StatusCode::BAD_REQUEST, format!("the query parameter order_id {rule}"))
+    })?;
+    let sent = store.of_order(order_id.as_str()).await.map_err(|error| Problem::failed("notification", &error))?;
     let sent: Vec<_> = sent
         .into_iter()
         .map(|Notification { kind, text, sent_ms }| json!({ "kind": kind, "text": text, "sent_ms": sent_ms }))

@@ -18,12 +18,9 @@ use serde_json::json;
 
 use super::domain::{Draft, Failure, NewOrder, Order};
 use super::place::{Desk, Placed, Refused};
+use crate::input::{FieldError, Key, OrderId};
 use crate::problem::{Json, Problem};
 use crate::upstream::DEFAULT_PAUSE;
-
-/// Maximum length of an idempotency key, in characters. Keys are stored, so unlimited keys could
-/// fill the database.
-const MAX_KEY: usize = 200;
 
 /// The `Idempotency-Key` header, as in
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
@@ -39,24 +36,18 @@ async fn place<D: Database>(
     Json(draft): Json<Draft>,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let new = NewOrder::parse(draft).map_err(|errors| {
-        Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid-order",
-            "The order is not valid",
-            "see errors for what to change",
-        )
-        .with("errors", json!(errors))
-    })?;
-    answer(desk.place(new, key.as_deref()).await?)
+    let new = NewOrder::parse(draft).map_err(|errors| invalid_order(&errors))?;
+    answer(desk.place(new, key.as_ref()).await?)
 }
 
 async fn show<D: Database>(
     AxumState(desk): AxumState<Arc<Desk<D>>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let order = desk.store.order(&id).await.map_err(|error| internal(&error))?;
-    Ok(Json(view(&order.ok_or_else(|| unknown_order(&id))?)).into_response())
+    let id: OrderId = id.parse().map_err(|_| unknown_order(&id))?;
+    let order = desk.store.order(id.as_str()).await.map_err(|error| internal(&error))?;
+    let id = id.as_str();
+    Ok(Json(view(&order.ok_or_else(|| unknown_order(id))?)).into_response())
 }
 
 /// Problem for an unknown order. The gateway also uses it, for ids that are not UUIDs.
@@ -64,15 +55,16 @@ pub fn unknown_order(id: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "unknown-order", "There is no such order", format!("no order has the id {id}"))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// Problem for an order that violates rules, with all violations.
+pub fn invalid_order(errors: &[FieldError]) -> Problem {
+    Problem::invalid("invalid-order", "The order is not valid", errors)
+}
+
+/// Reads the `Idempotency-Key` header.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Problem::from_status(
-            StatusCode::BAD_REQUEST,
-            format!("Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters"),
-        )),
-    }
+    let key = value.to_str().unwrap_or_default().parse();
+    key.map(Some).map_err(|rule| Problem::from_status(StatusCode::BAD_REQUEST, format!("Idempotency-Key {rule}")))
 }
 
 fn view(order: &Order) -> serde_json::Value {
@@ -109,6 +101,11 @@ fn located(status: StatusCode, order: &Order) -> Response {
 
 /// The customer's answer for a failed order. It depends only on stored data, so that a repeated
 /// request gets the same answer.
+///
+/// It is final, and its status says so to every client, proxy and retry layer: a 4xx is not
+/// repeated. Of a 503 or 504 they would expect another answer to the same request, which cannot
+/// come, because the key belongs to the order that was cancelled. 424 (RFC 4918, section 11.4) is
+/// the status of a request that was carried out and failed because another action failed.
 fn failed(order_id: &str, failure: Failure) -> Problem {
     let (status, kind, title, detail) = match failure {
         Failure::OutOfStock => (
@@ -123,26 +120,23 @@ fn failed(order_id: &str, failure: Failure) -> Problem {
             "The payment was declined",
             "the account does not cover the total; nothing was charged",
         ),
-        Failure::PaymentTimedOut | Failure::InventoryTimedOut => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "dependency-timeout",
-            "A backend service did not answer in time",
-            "the order is cancelled, and its effects are undone. To try again, use a new idempotency key",
-        ),
-        Failure::PaymentUnavailable | Failure::InventoryUnavailable | Failure::Interrupted => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "dependency-unavailable",
-            "A backend service is unavailable",
+        Failure::PaymentTimedOut
+        | Failure::InventoryTimedOut
+        | Failure::PaymentUnavailable
+        | Failure::InventoryUnavailable
+        | Failure::Interrupted => (
+            StatusCode::FAILED_DEPENDENCY,
+            "order-failed",
+            "The order failed",
             "the order is cancelled, and its effects are undone. To try again, use a new idempotency key",
         ),
     };
     let problem =
         Problem::new(status, kind, title, detail).with("order_id", order_id).with("failure", failure.as_str());
-    let problem = match failure.dependency() {
+    match failure.dependency() {
         Some(service) => problem.caused_by(service),
         None => problem,
-    };
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(DEFAULT_PAUSE) } else { problem }
+    }
 }
 
 impl From<Refused> for Problem {
@@ -161,6 +155,14 @@ impl From<Refused> for Problem {
                 "The idempotency key belongs to another order",
                 "use a new key for a new order, and the same body for the same key",
             ),
+            Refused::Busy => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-many-orders",
+                "Too many orders are under way",
+                "nothing was stored; try again later",
+            )
+            .retry_after(DEFAULT_PAUSE)
+            .rejected("too_many_orders"),
             Refused::Unpriced(upstream) => upstream.into(),
             Refused::Store(_) | Refused::Saga(_) | Refused::Lost => internal(&refused),
         }
@@ -195,20 +197,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_failure_has_an_answer_of_its_own() {
-        let pause = Some("1");
+    async fn every_failure_has_an_answer_that_is_final() {
         let cases = [
-            (Failure::OutOfStock, 409, "out-of-stock", None, None),
-            (Failure::Declined, 402, "payment-declined", None, None),
-            (Failure::PaymentTimedOut, 504, "dependency-timeout", Some("payment"), None),
-            (Failure::InventoryTimedOut, 504, "dependency-timeout", Some("inventory"), None),
-            (Failure::PaymentUnavailable, 503, "dependency-unavailable", Some("payment"), pause),
-            (Failure::InventoryUnavailable, 503, "dependency-unavailable", Some("inventory"), pause),
-            (Failure::Interrupted, 503, "dependency-unavailable", None, pause),
+            (Failure::OutOfStock, 409, "out-of-stock", None),
+            (Failure::Declined, 402, "payment-declined", None),
+            (Failure::PaymentTimedOut, 424, "order-failed", Some("payment")),
+            (Failure::InventoryTimedOut, 424, "order-failed", Some("inventory")),
+            (Failure::PaymentUnavailable, 424, "order-failed", Some("payment")),
+            (Failure::InventoryUnavailable, 424, "order-failed", Some("inventory")),
+            (Failure::Interrupted, 424, "order-failed", None),
         ];
-        for (failure, status, kind, dependency, pause) in cases {
+        for (failure, status, kind, dependency) in cases {
             let (response, body) = told(super::failed("o1", failure)).await;
-            let expected = (status, kind.to_owned(), dependency.map(str::to_owned), pause.map(str::to_owned));
+            // Without a pause: the answer is final.
+            let expected = (status, kind.to_owned(), dependency.map(str::to_owned), None);
             assert_eq!(facts(&response, &body), expected, "{failure}");
             assert_eq!((&body["order_id"], &body["failure"]), (&json!("o1"), &json!(failure.as_str())));
         }
@@ -221,6 +223,7 @@ mod tests {
         let cases = [
             (Refused::UnknownProducts(vec!["a".into(), "b".into()]), 422, "unknown-product", None, None),
             (Refused::KeyReused, 422, "idempotency-key-reused", None, None),
+            (Refused::Busy, 503, "too-many-orders", None, Some("1")),
             (Refused::Unpriced(unpriced), 503, "dependency-unavailable", Some("inventory"), Some("3")),
             (Refused::Lost, 500, "about:blank", None, None),
         ];
@@ -258,9 +261,9 @@ mod tests {
             idempotency_key(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)])).map_err(|problem| problem.status())
         };
         assert_eq!(idempotency_key(&HeaderMap::new()).ok(), Some(None));
-        assert_eq!(key(b"k"), Ok(Some("k".to_owned())));
-        assert_eq!(key(&[b'k'; 200]), Ok(Some("k".repeat(200))));
-        for wrong in [&b""[..], &[b'k'; 201], b"\xe9"] {
+        assert_eq!(key(b"k"), Ok(Some("k".parse().unwrap())));
+        assert_eq!(key(&[b'k'; 200]), Ok(Some("k".repeat(200).parse().unwrap())));
+        for wrong in [&b""[..], &[b'k'; 201], b"\xe9", b"a b"] {
             assert_eq!(key(wrong), Err(StatusCode::BAD_REQUEST), "{wrong:?}");
         }
     }

@@ -86,7 +86,7 @@ impl Inventory {
 
     /// Returns the products with these SKUs. Unknown SKUs are left out.
     pub(super) async fn products(&self, skus: Vec<String>) -> Result<Vec<inv::Product>, Upstream> {
-        let request = inv::ListProductsRequest { skus };
+        let request = inv::ListProductsRequest { skus, ..Default::default() };
         let answer = self.client.clone().list_products(Request::new(request)).await;
         Ok(answer.map_err(|status| Upstream::from_status("inventory", &status))?.into_inner().products)
     }
@@ -95,7 +95,7 @@ impl Inventory {
         let request = inv::ReserveRequest {
             key: key.to_owned(),
             order_id: order_id.to_owned(),
-            lines: lines.iter().map(|line| inv::Line { sku: line.sku.clone(), quantity: line.quantity }).collect(),
+            lines: lines.iter().map(|line| inv::Line { sku: line.sku.to_string(), quantity: line.quantity }).collect(),
         };
         let mut client = self.client.clone();
         match called("inventory", request, async |request| client.reserve(request).await).await?.outcome() {

@@ -5,39 +5,34 @@ use std::fmt;
 use buttress_durable::saga;
 use serde::{Deserialize, Serialize};
 
+use crate::input::{Customer, Errors, FieldError, Sku};
+
 /// An order that has passed all local checks. [`parse`](Self::parse) is the only constructor.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewOrder {
-    pub customer: String,
+    pub customer: Customer,
     pub lines: Vec<NewLine>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NewLine {
-    pub sku: String,
+    pub sku: Sku,
     pub quantity: i64,
 }
 
 /// An order as received from a client, before validation.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Draft {
     pub customer: String,
     pub items: Vec<DraftLine>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DraftLine {
     pub sku: String,
     pub quantity: i64,
-}
-
-/// A validation error in one field of a draft.
-#[derive(Clone, Debug, Serialize)]
-pub struct FieldError {
-    pub field: String,
-    pub detail: String,
 }
 
 impl NewOrder {
@@ -47,28 +42,29 @@ impl NewOrder {
 
     /// Validates all fields, so that the customer gets all errors at once.
     pub fn parse(draft: Draft) -> Result<Self, Vec<FieldError>> {
-        let mut errors = Vec::new();
-        let mut wrong = |field: String, detail: String| errors.push(FieldError { field, detail });
-        if draft.customer.trim().is_empty() {
-            wrong("customer".into(), "must not be empty".into());
-        }
+        let mut errors = Errors::default();
+        let customer = errors.parse("customer", &draft.customer);
         if draft.items.is_empty() || draft.items.len() > Self::MAX_LINES {
-            wrong("items".into(), format!("must have between 1 and {} lines", Self::MAX_LINES));
+            errors.add("items", format!("must have between 1 and {} lines", Self::MAX_LINES));
         }
-        for (index, line) in draft.items.iter().enumerate() {
-            if !(1..=Self::MAX_QUANTITY).contains(&line.quantity) {
-                let detail = format!("must be between 1 and {}, not {}", Self::MAX_QUANTITY, line.quantity);
-                wrong(format!("items[{index}].quantity"), detail);
+        let mut lines: Vec<NewLine> = Vec::new();
+        // A draft may have as many lines as fit into a request, and each is compared with all
+        // before it.
+        for (index, DraftLine { sku, quantity }) in draft.items.iter().enumerate().take(Self::MAX_LINES) {
+            if !(1..=Self::MAX_QUANTITY).contains(quantity) {
+                let detail = format!("must be between 1 and {}, not {quantity}", Self::MAX_QUANTITY);
+                errors.add(format!("items[{index}].quantity"), detail);
             }
-            if draft.items.iter().take(index).any(|earlier| earlier.sku == line.sku) {
-                wrong(format!("items[{index}].sku"), format!("{} is ordered twice", line.sku));
+            let Some(sku) = errors.parse::<Sku>(format!("items[{index}].sku"), sku) else { continue };
+            if lines.iter().any(|earlier| earlier.sku == sku) {
+                errors.add(format!("items[{index}].sku"), format!("{sku} is ordered twice"));
             }
+            lines.push(NewLine { sku, quantity: *quantity });
         }
-        if !errors.is_empty() {
-            return Err(errors);
+        match customer {
+            Some(customer) if errors.is_empty() => Ok(Self { customer, lines }),
+            _ => Err(errors.into_vec()),
         }
-        let lines = draft.items.into_iter().map(|DraftLine { sku, quantity }| NewLine { sku, quantity }).collect();
-        Ok(Self { customer: draft.customer, lines })
     }
 
     /// The total at these prices, one per line.
@@ -205,6 +201,13 @@ mod tests {
         let wrong = draft(" ", &[("tea", 0), ("mug", -1), ("tea", 1), ("honey", 1001)]);
         let expected = ["customer", "items[0].quantity", "items[1].quantity", "items[2].sku", "items[3].quantity"];
         assert_eq!(fields(wrong), expected);
+    }
+
+    #[test]
+    fn a_name_with_a_control_character_is_named_by_its_field() {
+        assert_eq!(fields(draft("a\0", &[("tea", 1), ("b\0", 1)])), ["customer", "items[1].sku"]);
+        let refused = NewOrder::parse(draft("alice", &[("tea\0", 1)])).unwrap_err();
+        assert_eq!(refused[0].detail, "must be 1 to 64 letters, digits or any of . _ -");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::clients::Inventory;
 use super::domain::{Failure, NewOrder, Order, State};
 use super::saga::Data;
-use super::store::{self, Prices, Store, StoreError};
+use super::store::{self, Prices, ScopedKey, Store, StoreError};
+use crate::input::Key;
 use crate::telemetry::current_trace;
 use crate::upstream::Upstream;
 
@@ -23,6 +24,8 @@ pub(super) struct Desk<D: Database> {
     pub(super) coordinator: Coordinator<D>,
     /// How long a request waits for its saga before it is answered 202.
     pub(super) patience: Duration,
+    /// Maximum number of orders under way: see [`UNDER_WAY`](super::UNDER_WAY).
+    pub(super) under_way: u32,
 }
 
 /// Why an order was not stored.
@@ -32,6 +35,9 @@ pub(super) enum Refused {
     UnknownProducts(Vec<String>),
     #[error("the idempotency key was used for another order")]
     KeyReused,
+    /// As many orders are under way as allowed.
+    #[error("too many orders are under way")]
+    Busy,
     #[error("prices are not known right now")]
     Unpriced(#[source] Upstream),
     #[error(transparent)]
@@ -60,22 +66,30 @@ pub(super) enum Placed {
 
 impl<D: Database> Desk<D> {
     /// Places an order, or returns the outcome of the order with the same key.
-    pub(super) async fn place(&self, new: NewOrder, idempotency_key: Option<&str>) -> Result<Placed, Refused> {
-        // Checked first, so that a repeated request gets its answer even while inventory is down.
-        if let Some(id) = self.earlier(&new, idempotency_key).await? {
+    pub(super) async fn place(&self, new: NewOrder, key: Option<&Key>) -> Result<Placed, Refused> {
+        let key = key.map(|key| ScopedKey::new(&new.customer, key));
+        // Checked first, so that a repeated request gets its answer even while inventory is down or
+        // too many orders are under way.
+        if let Some(id) = self.earlier(&new, key.as_ref()).await? {
             return self.outcome(&id).await;
+        }
+        // `insert` counts again. Here it saves the call of a request that would be refused then.
+        if self.store.is_full(self.under_way).await? {
+            return Err(Refused::Busy);
         }
         let prices = self.prices(&new).await?;
         let id = Uuid::now_v7().to_string();
         // Order and saga are stored in one transaction, so that no order is left without a saga.
         let mut tx = self.store.db().begin().await?;
-        if !store::insert(&mut tx, &id, &new, &prices, idempotency_key).await? {
-            // A concurrent request with the same key was faster.
+        if !store::insert(&mut tx, &id, &new, &prices, key.as_ref(), self.under_way).await? {
             drop(tx);
-            let id = self.earlier(&new, idempotency_key).await?.ok_or(Refused::Lost)?;
+            // A concurrent request with the same key was faster, or others have taken the last
+            // place.
+            let id = self.earlier(&new, key.as_ref()).await?.ok_or(Refused::Busy)?;
             return self.outcome(&id).await;
         }
-        let data = Data { customer: new.customer.clone(), total_cents: new.total_cents(&prices), lines: new.lines };
+        let (customer, total_cents) = (new.customer.to_string(), new.total_cents(&prices));
+        let data = Data { customer, total_cents, lines: new.lines };
         self.starter.start(&mut tx, &id, &data, current_trace().as_ref()).await?;
         tx.commit().await?;
         // From here on the order does not depend on the client's connection.
@@ -84,24 +98,29 @@ impl<D: Database> Desk<D> {
     }
 
     /// The order placed with this key, if any.
-    async fn earlier(&self, new: &NewOrder, key: Option<&str>) -> Result<Option<String>, Refused> {
+    async fn earlier(&self, new: &NewOrder, key: Option<&ScopedKey>) -> Result<Option<String>, Refused> {
         let Some(key) = key else { return Ok(None) };
         match self.store.order_by_key(key).await? {
             Some((_, fingerprint)) if fingerprint != new.fingerprint() => Err(Refused::KeyReused),
-            found => Ok(found.map(|(order, _)| order.id)),
+            found => Ok(found.map(|(id, _)| id)),
         }
     }
 
     async fn prices(&self, new: &NewOrder) -> Result<Prices, Refused> {
-        let skus = new.lines.iter().map(|line| line.sku.clone()).collect();
+        let skus = new.lines.iter().map(|line| line.sku.to_string()).collect();
         let products = self.inventory.products(skus).await.map_err(Refused::Unpriced)?;
         let price = |sku: &str| products.iter().find(|product| product.sku == sku).map(|product| product.price_cents);
-        let unknown: Vec<_> =
-            new.lines.iter().filter(|line| price(&line.sku).is_none()).map(|line| line.sku.clone()).collect();
+        let unknown: Vec<_> = new
+            .lines
+            .iter()
+            .map(|line| line.sku.as_str())
+            .filter(|sku| price(sku).is_none())
+            .map(str::to_owned)
+            .collect();
         if !unknown.is_empty() {
             return Err(Refused::UnknownProducts(unknown));
         }
-        Ok(new.lines.iter().filter_map(|line| price(&line.sku)).collect())
+        Ok(new.lines.iter().filter_map(|line| price(line.sku.as_str())).collect())
     }
 
     /// Waits until the outcome is known, at most `patience`.

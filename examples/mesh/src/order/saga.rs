@@ -133,7 +133,7 @@ fn span(step: &'static str, call: &Call<Data>) -> Span {
 /// The row was inserted together with the saga. This step publishes the event.
 fn created(call: Call<Data>) -> Result<Done<Data>, StepError> {
     let Data { customer, total_cents, lines } = call.data.clone();
-    let lines = lines.into_iter().map(|NewLine { sku, quantity }| events::Line { sku, quantity }).collect();
+    let lines = lines.into_iter().map(|NewLine { sku, quantity }| events::Line { sku: sku.into(), quantity }).collect();
     let order_id = call.saga_id().to_owned();
     with_event(call, &OrderCreated { order_id, customer, total_cents, lines })
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use buttress_durable::{Database, DbError};
+use buttress_durable::Database;
 use tonic::{Request, Response, Status};
 
-use super::domain::{Charge, ChargeOutcome};
+use super::domain::{Charge, ChargeOutcome, Payment};
 use super::store::{Store, StoreError};
+use crate::input::{Customer, Key, OrderId, field};
+use crate::problem::grpc_failed;
 
 /// Generated from `proto/payment/v1/payment.proto`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated code")]
@@ -43,10 +45,9 @@ impl<D: Database> PaymentService for Api<D> {
 
     async fn refund(&self, request: Request<proto::RefundRequest>) -> Result<Response<proto::RefundResponse>, Status> {
         let proto::RefundRequest { key, order_id } = request.into_inner();
-        required("key", &key)?;
-        required("order_id", &order_id)?;
-        let amount_cents = self.store.refund(&key, &order_id).await?;
-        tracing::info!(order = order_id, key, cents = amount_cents, "refund");
+        let (key, order_id): (Key, OrderId) = (field("key", &key)?, field("order_id", &order_id)?);
+        let amount_cents = self.store.refund(key.as_str(), order_id.as_str()).await?;
+        tracing::info!(order = %order_id, %key, cents = amount_cents, "refund");
         Ok(Response::new(proto::RefundResponse { amount_cents }))
     }
 
@@ -54,57 +55,42 @@ impl<D: Database> PaymentService for Api<D> {
         &self,
         request: Request<proto::GetPaymentRequest>,
     ) -> Result<Response<proto::GetPaymentResponse>, Status> {
-        let order_id = request.into_inner().order_id;
-        required("order_id", &order_id)?;
-        let payment = self
-            .store
-            .payment(&order_id)
-            .await
-            .map_err(|error: DbError| unavailable(&error))?
-            .ok_or_else(|| Status::not_found(format!("no payment for order {order_id}")))?;
-        Ok(Response::new(proto::GetPaymentResponse { state: payment.state, amount_cents: payment.amount_cents }))
+        let order_id: OrderId = field("order_id", &request.into_inner().order_id)?;
+        let payment = self.store.payment(order_id.as_str()).await.map_err(|error| grpc_failed("payment", &error))?;
+        let Payment { state, amount_cents, customer } =
+            payment.ok_or_else(|| Status::not_found(format!("no payment for order {order_id}")))?;
+        Ok(Response::new(proto::GetPaymentResponse { state, amount_cents, customer }))
     }
 }
 
 fn parse_charge(request: proto::ChargeRequest) -> Result<Charge, Status> {
     let proto::ChargeRequest { key, order_id, customer, amount_cents } = request;
-    required("key", &key)?;
-    required("order_id", &order_id)?;
-    required("customer", &customer)?;
+    let (key, order_id): (Key, OrderId) = (field("key", &key)?, field("order_id", &order_id)?);
+    let customer: Customer = field("customer", &customer)?;
     if amount_cents <= 0 {
         return Err(Status::invalid_argument("amount_cents must be positive"));
     }
-    Ok(Charge { key, order_id, customer, amount_cents })
-}
-
-fn required(field: &str, value: &str) -> Result<(), Status> {
-    if value.is_empty() { Err(Status::invalid_argument(format!("{field} is required"))) } else { Ok(()) }
+    Ok(Charge { key: key.into(), order_id: order_id.into(), customer: customer.into(), amount_cents })
 }
 
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::KeyReused { .. } => Self::already_exists(error.to_string()),
-            StoreError::Write(error) => unavailable(&error),
+            StoreError::Write(error) => grpc_failed("payment", &error),
         }
     }
 }
 
-/// Logs the details and keeps them off the wire. UNAVAILABLE lets the caller retry, which is safe
-/// because of the key.
-fn unavailable(error: &dyn std::error::Error) -> Status {
-    tracing::error!(%error, "database failed");
-    Status::unavailable("the payment database failed")
-}
-
 #[cfg(test)]
 mod tests {
+    use buttress_durable::DbError;
     use tonic::Code;
 
     use super::*;
 
     #[test]
-    fn a_charge_is_translated_field_by_field_and_has_no_empty_ones() {
+    fn a_charge_is_translated_field_by_field_and_each_is_checked() {
         let request = proto::ChargeRequest {
             key: "k".to_owned(),
             order_id: "o".to_owned(),
@@ -114,9 +100,9 @@ mod tests {
         let Charge { key, order_id, customer, amount_cents } = parse_charge(request.clone()).unwrap();
         assert_eq!((key.as_str(), order_id.as_str(), customer.as_str(), amount_cents), ("k", "o", "c", 1));
         for (wrong, field) in [
-            (proto::ChargeRequest { key: String::new(), ..request.clone() }, "key is"),
-            (proto::ChargeRequest { order_id: String::new(), ..request.clone() }, "order_id is"),
-            (proto::ChargeRequest { customer: String::new(), ..request.clone() }, "customer is"),
+            (proto::ChargeRequest { key: String::new(), ..request.clone() }, "key must"),
+            (proto::ChargeRequest { order_id: "o\0".to_owned(), ..request.clone() }, "order_id must"),
+            (proto::ChargeRequest { customer: "a\0".to_owned(), ..request.clone() }, "customer must"),
             (proto::ChargeRequest { amount_cents: 0, ..request.clone() }, "amount_cents must"),
             (proto::ChargeRequest { amount_cents: -1, ..request }, "amount_cents must"),
         ] {

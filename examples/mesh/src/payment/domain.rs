@@ -25,4 +25,6 @@ pub enum ChargeOutcome {
 pub struct Payment {
     pub state: String,
     pub amount_cents: i64,
+    /// Empty if the refund came before the charge.
+    pub customer: String,
 }

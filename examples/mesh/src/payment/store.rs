@@ -116,9 +116,10 @@ impl<D: Database> Store<D> {
     }
 
     pub async fn payment(&self, order_id: &str) -> Result<Option<Payment>, DbError> {
-        let sql = "SELECT state, amount_cents FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1";
-        let row: Option<(String, i64)> = self.db.row(sql, args![order_id]).await?;
-        Ok(row.map(|(state, amount_cents)| Payment { state, amount_cents }))
+        let sql =
+            "SELECT state, amount_cents, customer FROM charges WHERE order_id = $1 ORDER BY created_ms DESC LIMIT 1";
+        let row: Option<(String, i64, String)> = self.db.row(sql, args![order_id]).await?;
+        Ok(row.map(|(state, amount_cents, customer)| Payment { state, amount_cents, customer }))
     }
 }
 

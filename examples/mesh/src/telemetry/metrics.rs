@@ -47,6 +47,7 @@ impl Metrics {
             describe_histogram!(REQUESTS, Unit::Seconds, "Time from a request to the head of its response");
             let exporter = Exporter::new();
             exporter.add(&admission.bulkhead);
+            exporter.add(&admission.reads);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });

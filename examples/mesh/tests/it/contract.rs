@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::Full;
-use mesh::faults::Plan;
+use mesh::faults::{Plan, Strike};
 use mesh::gateway::routes::ENDPOINTS;
 use mesh::gateway::strangler::{self, Owner};
 use mesh::mesh::Name;
@@ -66,11 +66,18 @@ async fn the_old_shop_is_reached_through_the_gateway() {
     let shop = Shop::open().await;
     let customer = shop.customer.get("/shop/customers/alice").await;
     assert_eq!((customer.status.as_u16(), &customer.body["name"]), (200, &json!("Alice Archer")));
-    assert_eq!(shop.customer.get("/shop/customers/nobody").await.status, 404);
+    for other in ["bob", "nobody"] {
+        assert_eq!(shop.customer.get(&format!("/shop/customers/{other}")).await.status, 404, "{other}");
+    }
     let review = json!({ "author": "dave", "stars": 2, "text": "leaks" });
     assert_eq!(shop.customer.send(request("post", "/shop/reviews/mug", &review)).await.status, 201);
     let reviews = shop.customer.get("/shop/reviews/mug").await.body;
     assert_eq!(reviews["reviews"][1], review);
+    let page = shop.customer.get("/shop/reviews/mug?limit=1").await.body;
+    let (shown, next) = (&page["reviews"], page["next"].as_str().unwrap());
+    assert_eq!((shown.as_array().unwrap().len(), &shown[0]["author"]), (1, &json!("carol")));
+    let page = shop.customer.get(&format!("/shop/reviews/mug?limit=1&after={next}")).await.body;
+    assert_eq!((&page["reviews"], &page["next"]), (&json!([review]), &Value::Null));
     for (stars, status) in [(0, 422), (1, 201), (5, 201), (6, 422)] {
         let review = json!({ "author": "dave", "stars": stars, "text": "" });
         let reply = shop.customer.send(request("post", "/shop/reviews/mug", &review)).await;
@@ -111,5 +118,37 @@ async fn every_service_has_its_own_fault_switch() {
         let path = if name == Name::Gateway { "/admin/faults/gateway" } else { "/admin/faults" };
         assert_eq!(own.send(request("put", path, &json!({}))).await.status, 200, "{name:?}");
         assert_eq!(shop.mesh.faults(name).plan(), Plan::default(), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_review_sent_twice_with_a_key_is_not_repeated_by_the_gateway() {
+    let shop = Shop::open().await;
+    // The monolith adds the review, and its answer is lost.
+    shop.mesh.faults(Name::Legacy).set(Plan { error_rate: 1.0, strike: Strike::After, ..Plan::default() });
+    let review = json!({ "author": "dave", "stars": 3, "text": "once" });
+    let mut request = request("post", "/shop/reviews/mug", &review);
+    request.headers_mut().insert("idempotency-key", "k1".parse().unwrap());
+    assert_eq!(shop.customer.send(request).await.status, 503);
+    let reviews = "SELECT COUNT(*) FROM reviews WHERE text = 'once'";
+    assert_eq!(shop.count(Name::Legacy, reviews).await, 1);
+}
+
+#[tokio::test]
+async fn the_catalogue_has_pages() {
+    let shop = Shop::open().await;
+    let mut skus = Vec::new();
+    let mut path = "/v1/products?limit=2".to_owned();
+    loop {
+        let page = shop.customer.get(&path).await.body;
+        skus.push(
+            page["products"].as_array().unwrap().iter().map(|product| product["sku"].clone()).collect::<Vec<_>>(),
+        );
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/products?limit=2&after={next}");
+    }
+    assert_eq!(json!(skus), json!([["honey", "kettle"], ["lamp", "mug"], ["tea"]]));
+    for wrong in ["limit=0", "limit=101", "limit=x", "after=%00", "after="] {
+        assert_eq!(shop.customer.get(&format!("/v1/products?{wrong}")).await.status, 400, "{wrong}");
     }
 }

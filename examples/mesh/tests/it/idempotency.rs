@@ -1,7 +1,8 @@
+use mesh::faults::{Plan, Strike};
 use mesh::mesh::Name;
 use serde_json::json;
 
-use crate::support::{Shop, tea};
+use crate::support::{Shop, tea, until};
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_answer_and_no_second_order() {
@@ -51,4 +52,62 @@ async fn requests_that_race_with_one_key_make_one_order() {
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
     assert_eq!(books.confirmed, 1);
+}
+
+#[tokio::test]
+async fn two_customers_may_use_the_same_key() {
+    let shop = Shop::open().await;
+    let of = |customer| json!({ "customer": customer, "items": [{ "sku": "tea", "quantity": 2 }] });
+    let (alice, bob) = (of("alice"), of("bob"));
+    let first = shop.customer.place_with_key("k1", &alice).await;
+    let second = shop.customer.place_with_key("k1", &bob).await;
+    assert_eq!((first.status.as_u16(), second.status.as_u16()), (201, 201));
+    assert_ne!(first.body["id"], second.body["id"]);
+    assert_eq!(second.body["customer"], "bob");
+    assert_eq!(shop.customer.place_with_key("k1", &alice).await.body, first.body);
+}
+
+#[tokio::test]
+async fn a_cancelled_order_is_a_final_answer_that_no_layer_repeats() {
+    let shop = Shop::open().await;
+    shop.mesh.faults(Name::Payment).set(Plan { error_rate: 1.0, strike: Strike::Before, ..Plan::default() });
+    // The refund of an unknown outcome needs payment; the answer does not wait for it.
+    let first = shop.customer.place_with_key("k1", &tea()).await;
+    assert_eq!((first.status.as_u16(), &first.body["failure"]), (424, &json!("payment_unavailable")));
+    assert!(!first.headers.contains_key("retry-after"), "{first:?}");
+    shop.mesh.faults(Name::Payment).clear();
+    let again = shop.customer.place_with_key("k1", &tea()).await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    let order = &shop.mesh.gateway_clients().order;
+    assert_eq!((order.stats().retries, order.breaker().state()), (0, buttress::circuit_breaker::State::Closed));
+    assert_eq!(shop.count(Name::Order, "SELECT COUNT(*) FROM orders").await, 1);
+}
+
+#[tokio::test]
+async fn customers_who_post_and_hang_up_do_not_pile_up_orders() {
+    const PENDING: &str = "SELECT COUNT(*) FROM orders WHERE state = 'pending'";
+    let shop = Shop::open_with(|config| config.under_way = 3).await;
+    shop.mesh.faults(Name::Payment).set(Plan { hang_rate: 1.0, ..Plan::default() });
+    let order = tea();
+    for key in ["k1", "k2", "k3"] {
+        let placing = shop.customer.place_with_key(key, &order);
+        // Hangs up as soon as the order is stored.
+        let stored = shop.until_count(Name::Order, PENDING, i64::from(key.as_bytes()[1] - b'0'));
+        futures_util::future::select(std::pin::pin!(placing), std::pin::pin!(stored)).await;
+    }
+    shop.until_count(Name::Order, PENDING, 3).await;
+    for _ in 0..5 {
+        let reply = shop.customer.place(&tea()).await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert_eq!(reply.body["type"], "https://buttress.example/problems/too-many-orders");
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    assert_eq!(shop.count(Name::Order, "SELECT COUNT(*) FROM orders").await, 3, "nothing more is stored");
+    let order = shop.mesh.gateway_clients().order.breaker().clone();
+    assert_eq!(order.state(), buttress::circuit_breaker::State::Closed, "a refusal is no failure");
+
+    shop.mesh.faults(Name::Payment).clear();
+    until("an order is accepted again", async || shop.customer.place(&tea()).await.status == 201).await;
+    let books = shop.settled_books().await;
+    assert!(books.right, "{books}");
 }

@@ -5,12 +5,17 @@ use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
+use mesh::token::{self, Tokens};
 use serde_json::{Value, json};
 
 use crate::support::Shop;
 
+/// The key of the meshes that are loaded.
+const KEY: &str = "a key for tests, which is not secret";
+
 fn load(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mesh")).arg("load").args(args).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+    command.env(token::KEY, KEY).arg("load").args(args).output().unwrap()
 }
 
 fn json_of(path: &Path) -> Value {
@@ -51,7 +56,7 @@ async fn a_mesh_of_its_own_is_loaded_and_audited() {
 
 #[tokio::test]
 async fn a_mesh_that_runs_already_is_loaded_by_its_url_and_places_no_key_twice() {
-    let shop = Shop::open().await;
+    let shop = Shop::open_with(|config| config.tokens = Tokens::new(KEY.as_bytes()).unwrap()).await;
     let url = shop.mesh.url(mesh::mesh::Name::Gateway);
     let again = ["--url", &url, "--rate", "20", "--orders", "10", "--keys", "again", "--seed", "7"];
     let (first, ..) = measured(&again).await;

@@ -9,6 +9,7 @@ mod crash;
 mod dashboard;
 mod demo;
 mod drain;
+mod edge;
 mod events;
 mod faults;
 mod idempotency;

@@ -15,6 +15,7 @@ use mesh::bus::Bus;
 use mesh::db::{Databases, EVENTS, Files, Home, Server};
 use mesh::demo::books::{self, Acknowledged, Books};
 use mesh::mesh::{Config, Mesh, Name};
+use mesh::token::Tokens;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -101,7 +102,7 @@ impl Shop {
             Config { drain_delay: Duration::ZERO, databases: databases.clone(), ..Config::new(dir.path()) };
         change(&mut config);
         let mesh = Mesh::start(config).await.unwrap();
-        let customer = Customer::new(mesh.url(Name::Gateway));
+        let customer = Customer::new(mesh.url(Name::Gateway)).with_tokens(mesh.tokens());
         Self { mesh, dir, customer, databases }
     }
 
@@ -164,6 +165,7 @@ impl Shop {
 pub(crate) struct Customer {
     client: Client<HttpConnector, Full<Bytes>>,
     gateway: String,
+    tokens: Option<Tokens>,
 }
 
 #[derive(Debug)]
@@ -175,7 +177,36 @@ pub(crate) struct Reply {
 
 impl Customer {
     pub(crate) fn new(gateway: String) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), gateway }
+        Self { client: Client::builder(TokioExecutor::new()).build_http(), gateway, tokens: None }
+    }
+
+    /// Sends tokens: of the customer whom a body names, otherwise of alice.
+    pub(crate) fn with_tokens(self, tokens: &Tokens) -> Self {
+        Self { tokens: Some(tokens.clone()), ..self }
+    }
+
+    /// A token of a customer.
+    pub(crate) fn token(&self, customer: &str) -> String {
+        let token = self.tokens.as_ref().unwrap().issue(&customer.parse().unwrap(), mesh::clock::now_ms());
+        format!("Bearer {token}")
+    }
+
+    pub(crate) async fn get_as(&self, customer: &str, path: &str) -> Reply {
+        let request = Request::get(path).header(header::AUTHORIZATION, self.token(customer));
+        self.send(request.body(Full::default()).unwrap()).await
+    }
+
+    async fn sign(&self, request: &mut Request<Full<Bytes>>) {
+        if self.tokens.is_none() || request.headers().contains_key(header::AUTHORIZATION) {
+            return;
+        }
+        let body = request.body().clone().collect().await.unwrap().to_bytes();
+        let named = serde_json::from_slice::<Value>(&body).ok().and_then(|body| {
+            let named = body.get("customer").or_else(|| body.get("author"))?.as_str()?;
+            named.parse::<mesh::input::Customer>().ok()
+        });
+        let token = self.token(named.as_ref().map_or("alice", mesh::input::Customer::as_str));
+        request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
@@ -190,6 +221,7 @@ impl Customer {
     /// `None` if the connection broke.
     pub(crate) async fn try_send(&self, mut request: Request<Full<Bytes>>) -> Option<Reply> {
         *request.uri_mut() = format!("{}{}", self.gateway, request.uri()).parse().unwrap();
+        self.sign(&mut request).await;
         let asking = async {
             let (parts, body) = self.client.request(request).await.ok()?.into_parts();
             let body = body.collect().await.ok()?.to_bytes();

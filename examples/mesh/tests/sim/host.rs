@@ -64,6 +64,7 @@ impl Town {
         let service = Service {
             name: name.as_str(),
             door: Door::Simulated(Box::new(Port(listener))),
+            limits: Default::default(),
             health: Health::new(),
             faults: Faults::new(self.seed),
             telemetry: Telemetry::new(name.as_str(), &admission, Vec::new(), &Default::default())?,
@@ -86,6 +87,7 @@ impl Town {
                     inventory: address(Name::Inventory),
                     clients: self.clients,
                     patience: mesh::mesh::PATIENCE,
+                    under_way: order::UNDER_WAY,
                 };
                 order::run(service, disk, bus, config).await
             }

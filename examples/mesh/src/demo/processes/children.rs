@@ -16,6 +16,7 @@ use crate::db::{Databases, Files};
 use crate::demo::Home;
 use crate::launch::{Addresses, Name};
 use crate::probe;
+use crate::token::{KEY_IN_DIR, Tokens};
 
 /// A process that is not ready after this time is treated as failed.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,6 +34,7 @@ pub(crate) struct Children {
     ports: HashMap<&'static str, SocketAddr>,
     /// Directory of the log files.
     logs: PathBuf,
+    tokens: Tokens,
     running: HashMap<&'static str, Running>,
 }
 
@@ -74,7 +76,17 @@ impl Children {
         if let Some(brokers) = kafka {
             say("kafka", brokers.to_owned());
         }
-        Ok(Self { program, arguments, server: postgres, ports, logs: home.dir.clone(), running: HashMap::new() })
+        let key = home.dir.join(KEY_IN_DIR);
+        say("token-key-file", key.display().to_string());
+        Tokens::create_key(&key)?;
+        let tokens = Tokens::from_file(&key)?;
+        let logs = home.dir.clone();
+        Ok(Self { program, arguments, server: postgres, ports, logs, tokens, running: HashMap::new() })
+    }
+
+    /// Issues tokens for the gateway's customers.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     pub(crate) fn url(&self, name: Name) -> String {

@@ -81,12 +81,12 @@ impl Services {
     }
 
     async fn place(&self, customer: &str, lines: &[(&str, i64)], prices: &[i64]) {
-        let lines = lines.iter().map(|&(sku, quantity)| NewLine { sku: sku.into(), quantity }).collect();
-        let new = crate::order::NewOrder { customer: customer.into(), lines };
+        let lines = lines.iter().map(|&(sku, quantity)| NewLine { sku: sku.parse().unwrap(), quantity }).collect();
+        let new = crate::order::NewOrder { customer: customer.parse().unwrap(), lines };
         let total_cents = new.total_cents(prices);
         let mut tx = self.orders.db().begin().await.unwrap();
-        assert!(store::insert(&mut tx, "o1", &new, &prices.to_vec(), None).await.unwrap());
-        let data = Data { customer: new.customer, total_cents, lines: new.lines };
+        assert!(store::insert(&mut tx, "o1", &new, &prices.to_vec(), None, 1).await.unwrap());
+        let data = Data { customer: new.customer.into(), total_cents, lines: new.lines };
         self.starter.start(&mut tx, "o1", &data, None).await.unwrap();
         tx.commit().await.unwrap();
     }
