@@ -17,8 +17,9 @@ use crate::db::{self, EVENTS, Home};
 #[cfg(feature = "kafka")]
 use crate::events::LISTENERS;
 use crate::events::topics;
+use crate::faults::Faults;
 use crate::service::StartError;
-use crate::telemetry::{Telemetry, consumer_span};
+use crate::telemetry::consumer_span;
 
 /// Which event bus to use.
 #[derive(Clone, Debug, Default)]
@@ -104,19 +105,6 @@ pub fn outbox<D: Database>(db: &Db<D>) -> Outbox<D> {
     Outbox::new(db.clone()).with_lease(LEASE).with_poll(Duration::from_millis(50))
 }
 
-/// Registers gauges for the outbox: events not yet published, and events parked because they cannot
-/// be published.
-pub fn watch<D: Database>(telemetry: &Telemetry, outbox: &Outbox<D>) {
-    let outbox = outbox.clone();
-    telemetry.gauges(["outbox.waiting", "outbox.parked"], move || {
-        let outbox = outbox.clone();
-        async move {
-            let backlog = outbox.backlog().await.ok()?;
-            Some([backlog.unsent, backlog.parked])
-        }
-    });
-}
-
 /// Handles the events of one service's subscriptions.
 pub trait Consumer<D: Database>: Send + Sync + 'static {
     /// Handles one event. It must write only through `tx`: the inbox records the event in the same
@@ -124,13 +112,16 @@ pub trait Consumer<D: Database>: Send + Sync + 'static {
     fn handle(&self, tx: &mut Tx<D>, event: &DomainEvent) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
-/// Subscribes a service, under its own name, to its [`topics`].
+/// Subscribes a service, under its own name, to its [`topics`]. Its faults affect its events as they
+/// affect its requests.
 pub async fn subscribe<D: Database>(
     bus: &Arc<dyn EventBus>,
     service: &'static str,
+    faults: &Faults,
     db: &Db<D>,
     consumer: Arc<impl Consumer<D>>,
 ) -> Result<Subscription, StartError> {
+    let faults = faults.clone();
     let subscribe = Subscribe::new(service, topics(service).iter().copied())?
         // A database that is away costs no attempt. An event that fails for another reason, or is
         // malformed, becomes a dead letter; otherwise it would block the events behind it until an
@@ -144,8 +135,8 @@ pub async fn subscribe<D: Database>(
     });
     let handler = Arc::new(handler);
     let traced = move |delivery: Delivery| {
-        let (handler, span) = (handler.clone(), consumer_span(&delivery.event));
-        async move { handler.handle(delivery).await }.instrument(span)
+        let (handler, faults, span) = (handler.clone(), faults.clone(), consumer_span(&delivery.event));
+        async move { faults.around(|| handler.handle(delivery)).await }.instrument(span)
     };
     Ok(bus.subscribe(subscribe, Arc::new(traced)).await?)
 }

@@ -1,20 +1,22 @@
 //! The command line. Most flags can also be set by environment variables.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use mesh::admin::{AdminDoor, Token};
 use mesh::bus::Bus;
 use mesh::db::{Databases, Files, Server};
 use mesh::input::Customer;
 use mesh::launch::{Addresses, Name};
 use mesh::service::Address;
-use mesh::telemetry::{LogFormat, TraceConfig};
+use mesh::telemetry::{Collector, LogFormat, TraceConfig};
 
 use crate::load_args::Load;
+use crate::ops_args::Ops;
 
 /// A small shop of seven services, connected through every layer of Buttress
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     /// the books are right, 1 if they are wrong, and 3 if work is in progress that may be the
     /// reason.
     Audit(Audit),
+    /// Shows what waits for an operator, and decides about it. Talks to the gateway's admin listener.
+    Ops(Ops),
     /// Runs the gateway as its own process.
     Gateway(ServiceArgs),
     /// Runs the order service as its own process.
@@ -82,7 +86,13 @@ impl Command {
     pub(crate) fn is_service(&self) -> bool {
         !matches!(
             self,
-            Self::Up(_) | Self::Demo(_) | Self::Load(_) | Self::Audit(_) | Self::Probe { .. } | Self::Token { .. }
+            Self::Up(_)
+                | Self::Demo(_)
+                | Self::Load(_)
+                | Self::Audit(_)
+                | Self::Probe { .. }
+                | Self::Ops(_)
+                | Self::Token { .. }
         )
     }
 }
@@ -99,6 +109,10 @@ pub(crate) struct Up {
     /// The gateway's port; 0 for a free one.
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
+    /// The port of the dashboard and of `mesh ops`. Default: 9080 if it is free, otherwise another
+    /// one.
+    #[arg(long)]
+    pub(crate) admin_port: Option<u16>,
     /// Seconds between failing readiness and closing the listener.
     #[arg(long, default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,
@@ -190,13 +204,12 @@ pub(crate) struct ServiceArgs {
     /// Seconds that requests in flight may take after the listener is closed.
     #[arg(long, env = "MESH_GRACE", default_value = "10", value_parser = seconds)]
     pub(crate) grace: Duration,
-    /// Serve the operators' endpoints under /admin; on the gateway also the dashboard.
-    #[arg(long, env = "MESH_ADMIN")]
-    pub(crate) admin: bool,
     /// File with the key of the customers' tokens, at least 32 bytes. The gateway needs it, or the
     /// key itself in MESH_TOKEN_KEY.
     #[arg(long, env = "MESH_TOKEN_KEY_FILE")]
     pub(crate) token_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     #[command(flatten)]
     pub(crate) traces: TraceArgs,
     /// Random seed for fault decisions and jitter.
@@ -208,13 +221,63 @@ pub(crate) struct ServiceArgs {
     pub(crate) with_parent: bool,
 }
 
+/// The operators' listener of a service: metrics, state, sagas, dead letters and parked events; on
+/// the gateway also the dashboard.
+#[derive(Args, Debug)]
+pub(crate) struct AdminArgs {
+    /// Address for operators. Any address but loopback needs a token. Default: loopback, on the
+    /// service's own port plus 1000.
+    #[arg(long, env = "MESH_ADMIN_LISTEN")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+}
+
+/// The operators' token, from `MESH_ADMIN_TOKEN` or a file. It is not an argument, because other
+/// users of a machine can read the arguments of a process.
+#[derive(Args, Debug)]
+pub(crate) struct TokenArgs {
+    /// File with the operators' token, at least 16 characters. The token can also be in the variable
+    /// MESH_ADMIN_TOKEN.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    /// Listens for operators.
+    pub(crate) fn door(&self, name: Name) -> anyhow::Result<AdminDoor> {
+        let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), name.default_admin_port());
+        Ok(AdminDoor::bind(self.admin_listen.unwrap_or(default), self.token.token()?)?)
+    }
+}
+
+impl TokenArgs {
+    /// Returns the token of the file or of the environment.
+    pub(crate) fn token(&self) -> anyhow::Result<Option<Token>> {
+        let variable = std::env::var("MESH_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+        self.token_or(variable)
+    }
+
+    fn token_or(&self, variable: Option<String>) -> anyhow::Result<Option<Token>> {
+        match (&self.admin_token_file, variable) {
+            (Some(_), Some(_)) => bail!("admin-token-file: MESH_ADMIN_TOKEN is set as well; set only one of them"),
+            (Some(path), None) => Ok(Some(Token::read(path)?)),
+            (None, Some(token)) => Ok(Some(Token::new(&token)?)),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 /// Where spans are exported to.
 #[derive(Args, Debug)]
 pub(crate) struct TraceArgs {
-    /// OTLP collector over gRPC, such as http://host:4317. With --admin, spans also go to the
-    /// gateway's dashboard.
+    /// OTLP collector over gRPC, such as http://host:4317. Spans also go to the gateway's dashboard.
     #[arg(long, env = "MESH_OTLP")]
     otlp: Option<String>,
+    /// Continue the traces of the gateway's callers. Only behind a proxy that sets traceparent
+    /// itself; otherwise their traces are linked.
+    #[arg(long, env = "MESH_TRUST_TRACEPARENT")]
+    pub(crate) trust_traceparent: bool,
     /// Share of traces that are sampled, 0 to 1.
     #[arg(long, env = "MESH_TRACE_SAMPLE", default_value = "1", value_parser = share)]
     trace_sample: f64,
@@ -222,13 +285,13 @@ pub(crate) struct TraceArgs {
 
 impl TraceArgs {
     /// Exports to the collector of `--otlp`, and to `page`.
-    pub(crate) fn config(&self, page: Option<String>) -> Option<TraceConfig> {
-        let endpoints: Vec<_> = self.otlp.iter().cloned().chain(page).collect();
-        Some(TraceConfig { endpoints, sample: self.trace_sample })
+    pub(crate) fn config(&self, page: Option<Collector>) -> Option<TraceConfig> {
+        let collectors = self.otlp.iter().map(Collector::new).chain(page).collect();
+        Some(TraceConfig { collectors, sample: self.trace_sample })
     }
 }
 
-/// Addresses of the services, as host:port.
+/// Addresses of the services and of their operators' listeners, as host:port.
 #[derive(Args, Debug)]
 pub(crate) struct Peers {
     #[arg(long, env = "MESH_GATEWAY", default_value = "127.0.0.1:8080")]
@@ -245,22 +308,36 @@ pub(crate) struct Peers {
     notification: Address,
     #[arg(long, env = "MESH_LEGACY", default_value = "127.0.0.1:8086")]
     legacy: Address,
+    // Where their operators are served. The gateway's dashboard asks all of them, and receives the
+    // spans of all of them.
+    #[arg(long, env = "MESH_GATEWAY_ADMIN", default_value = "127.0.0.1:9080")]
+    gateway_admin: Address,
+    #[arg(long, env = "MESH_ORDER_ADMIN", default_value = "127.0.0.1:9081")]
+    order_admin: Address,
+    #[arg(long, env = "MESH_PAYMENT_ADMIN", default_value = "127.0.0.1:9082")]
+    payment_admin: Address,
+    #[arg(long, env = "MESH_INVENTORY_ADMIN", default_value = "127.0.0.1:9083")]
+    inventory_admin: Address,
+    #[arg(long, env = "MESH_SHIPPING_ADMIN", default_value = "127.0.0.1:9084")]
+    shipping_admin: Address,
+    #[arg(long, env = "MESH_NOTIFICATION_ADMIN", default_value = "127.0.0.1:9085")]
+    notification_admin: Address,
+    #[arg(long, env = "MESH_LEGACY_ADMIN", default_value = "127.0.0.1:9086")]
+    legacy_admin: Address,
 }
 
 impl Peers {
     pub(crate) fn addresses(&self) -> Addresses {
-        Addresses::new(|name| {
-            match name {
-                Name::Gateway => &self.gateway,
-                Name::Order => &self.order,
-                Name::Payment => &self.payment,
-                Name::Inventory => &self.inventory,
-                Name::Shipping => &self.shipping,
-                Name::Notification => &self.notification,
-                Name::Legacy => &self.legacy,
-            }
-            .clone()
-        })
+        let pair = |name: Name| match name {
+            Name::Gateway => (&self.gateway, &self.gateway_admin),
+            Name::Order => (&self.order, &self.order_admin),
+            Name::Payment => (&self.payment, &self.payment_admin),
+            Name::Inventory => (&self.inventory, &self.inventory_admin),
+            Name::Shipping => (&self.shipping, &self.shipping_admin),
+            Name::Notification => (&self.notification, &self.notification_admin),
+            Name::Legacy => (&self.legacy, &self.legacy_admin),
+        };
+        Addresses::new(|name| pair(name).0.clone(), |name| pair(name).1.clone())
     }
 }
 
@@ -344,6 +421,8 @@ mod tests {
         let addresses = args.peers.addresses();
         for name in Name::ALL {
             assert!(addresses.of(name).to_string().ends_with(&format!(":{}", name.default_port())), "{name:?}");
+            let admin = addresses.admin(name).to_string();
+            assert_eq!(admin, format!("127.0.0.1:{}", name.default_admin_port()), "{name:?}");
         }
     }
 
@@ -366,7 +445,8 @@ mod tests {
             });
             pairs.collect()
         };
-        let peers = Name::ALL.map(|name| format!("{} MESH_{}", name.as_str(), name.as_str().to_uppercase()));
+        let pair = |name: &str| format!("{name} MESH_{}", name.to_uppercase().replace('-', "_"));
+        let peers = Name::ALL.iter().flat_map(|name| [pair(name.as_str()), pair(&format!("{}-admin", name.as_str()))]);
         let others = [
             "listen MESH_LISTEN",
             "data-dir MESH_DATA_DIR",
@@ -375,7 +455,9 @@ mod tests {
             "kafka MESH_KAFKA",
             "drain-delay MESH_DRAIN_DELAY",
             "grace MESH_GRACE",
-            "admin MESH_ADMIN",
+            "admin-listen MESH_ADMIN_LISTEN",
+            "admin-token-file MESH_ADMIN_TOKEN_FILE",
+            "trust-traceparent MESH_TRUST_TRACEPARENT",
             "otlp MESH_OTLP",
             "trace-sample MESH_TRACE_SAMPLE",
             "seed MESH_SEED",
@@ -385,7 +467,7 @@ mod tests {
             pairs.sort();
             pairs
         };
-        let expected = sorted(peers.into_iter().chain(others.map(str::to_owned)).collect());
+        let expected = sorted(peers.chain(others.map(str::to_owned)).collect());
         for name in Name::ALL {
             assert_eq!(sorted(variables(name.as_str())), expected, "{name:?}");
         }
@@ -397,7 +479,8 @@ mod tests {
         let defaults = service(&[]);
         let second = Duration::from_secs(1);
         assert_eq!((defaults.drain_delay, defaults.grace, defaults.seed), (second, 10 * second, 1));
-        assert!(!defaults.admin && !defaults.with_parent && defaults.listen.is_none() && defaults.bus.kafka.is_none());
+        assert!(defaults.admin.admin_listen.is_none() && !defaults.traces.trust_traceparent && !defaults.with_parent);
+        assert!(defaults.listen.is_none() && defaults.bus.kafka.is_none());
         assert_eq!(defaults.data_dir, PathBuf::from("mesh-data"));
         assert_eq!(defaults.server.database_prefix, "mesh_");
         let set = service(&[
@@ -407,7 +490,11 @@ mod tests {
             "7",
             "--seed",
             "9",
-            "--admin",
+            "--admin-listen",
+            "127.0.0.1:2",
+            "--admin-token-file",
+            "t",
+            "--trust-traceparent",
             "--listen",
             "0.0.0.0:1",
             "--data-dir",
@@ -421,7 +508,9 @@ mod tests {
             "--with-parent",
         ]);
         assert_eq!((set.drain_delay, set.grace, set.seed), (Duration::from_millis(2_500), 7 * second, 9));
-        assert!(set.admin && set.with_parent);
+        assert!(set.traces.trust_traceparent && set.with_parent);
+        assert_eq!(set.admin.admin_listen, "127.0.0.1:2".parse().ok());
+        assert_eq!(set.admin.token.admin_token_file, Some(PathBuf::from("t")));
         assert_eq!((set.listen, set.data_dir), ("0.0.0.0:1".parse().ok(), PathBuf::from("d")));
         assert_eq!((set.bus.kafka.as_deref(), set.server.postgres.as_deref()), (Some("k:1"), Some("postgres://p")));
         assert_eq!(set.server.database_prefix, "x_");
@@ -431,20 +520,25 @@ mod tests {
     fn every_peer_is_reached_at_its_own_address() {
         let flags: Vec<_> = Name::ALL
             .iter()
-            .flat_map(|name| [format!("--{}", name.as_str()), format!("{}.test:1", name.as_str())])
+            .flat_map(|name| {
+                let name = name.as_str();
+                let (service, admin) = (format!("{name}.test:1"), format!("{name}.test:2"));
+                [format!("--{name}"), service, format!("--{name}-admin"), admin]
+            })
             .collect();
         let args = service(&flags.iter().map(String::as_str).collect::<Vec<_>>());
         let addresses = args.peers.addresses();
         for name in Name::ALL {
             assert_eq!(addresses.of(name).to_string(), format!("{}.test:1", name.as_str()));
+            assert_eq!(addresses.admin(name).to_string(), format!("{}.test:2", name.as_str()));
         }
     }
 
     #[test]
     fn spans_go_to_the_collector_and_to_the_page() {
         let config = |args: &[&str], page: Option<&str>| {
-            let config = service(args).traces.config(page.map(str::to_owned)).unwrap();
-            (config.endpoints, config.sample)
+            let config = service(args).traces.config(page.map(Collector::new)).unwrap();
+            (config.collectors.into_iter().map(|collector| collector.url).collect::<Vec<_>>(), config.sample)
         };
         assert_eq!(config(&[], None), (vec![], 1.0));
         let (both, share) = config(&["--otlp", "http://c:4317", "--trace-sample", "0.25"], Some("http://page"));
@@ -462,6 +556,21 @@ mod tests {
         assert!(rate("0.09").is_err() && rate("10000.1").is_err() && rate("0").is_err() && rate("NaN").is_err());
         assert_eq!(path("/livez?a=b").as_deref(), Ok("/livez?a=b"));
         assert!(path("livez").is_err() && path("/a b").is_err() && path("").is_err());
+    }
+
+    #[test]
+    fn a_token_comes_from_a_file_or_the_environment_and_not_from_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        let set = service(&["--admin-token-file", path.to_str().unwrap()]).admin.token;
+        assert!(set.token_or(None).unwrap().is_some());
+        let both = set.token_or(Some("fedcba9876543210".to_owned())).unwrap_err().to_string();
+        assert!(both.starts_with("admin-token-file: "), "{both}");
+        let unset = service(&[]).admin.token;
+        assert!(unset.token_or(None).unwrap().is_none());
+        assert!(unset.token_or(Some("fedcba9876543210".to_owned())).unwrap().is_some());
+        assert!(unset.token_or(Some("short".to_owned())).is_err());
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Fault injection, switched at run time.
+//! Fault injection, switched at run time. Only with the feature `faults`, which the demo and the
+//! tests need; a program for production is built without it, and then no switch exists and no
+//! request is touched.
 //!
 //! [`inject`] is the innermost middleware of a server's stack, so all layers outside it, on the
 //! server and in its callers, see the same as with a real fault. Crashes are in [`crate::process`].
@@ -16,11 +18,15 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use buttress_durable::bus::HandlerError;
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::problem::{Json, Problem};
+
+/// Whether this program can inject faults.
+pub const ENABLED: bool = cfg!(feature = "faults");
 
 /// Which faults to inject. The default injects none.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -108,20 +114,45 @@ impl Faults {
         }
     }
 
+    /// Handles an event under the faults of the plan: late, not at all, or with an error before or
+    /// after `handle`. There is no response that could be reset.
+    pub(crate) async fn around<F>(&self, handle: impl FnOnce() -> F) -> Result<(), HandlerError>
+    where
+        F: Future<Output = Result<(), HandlerError>>,
+    {
+        let plan = self.plan();
+        if !ENABLED || plan == Plan::default() {
+            return handle().await;
+        }
+        let draw = self.draw(&plan);
+        if !draw.latency.is_zero() {
+            tokio::time::sleep(draw.latency).await;
+        }
+        if draw.hang && !draw.late {
+            self.until_no_hang().await;
+        }
+        let injected = || Err(HandlerError::retry("injected fault"));
+        if draw.error && !draw.late {
+            return injected();
+        }
+        handle().await?;
+        if draw.hang && draw.late {
+            self.until_no_hang().await;
+        }
+        if draw.error { injected() } else { Ok(()) }
+    }
+
     async fn until_no_hang(&self) {
         // `self` holds the sender, so this returns only when the plan changes.
         let _ = self.plan.subscribe().wait_for(|plan| plan.hang_rate == 0.0).await;
     }
 }
 
-/// `GET` and `PUT /admin/faults`. Must be outside [`inject`]; otherwise a hang could not be
-/// switched off.
+/// `GET` and `PUT /admin/faults`, on the operators' listener. Empty without the feature `faults`.
 pub fn routes(service: &'static str, faults: &Faults) -> Router {
-    routes_at("/admin/faults", service, faults)
-}
-
-/// The same, at another path.
-pub fn routes_at(path: &'static str, service: &'static str, faults: &Faults) -> Router {
+    if !ENABLED {
+        return Router::new();
+    }
     let change = async move |State(faults): State<Faults>, Json(plan): Json<Plan>| {
         plan.check().map_err(|rule| Problem::from_status(StatusCode::UNPROCESSABLE_ENTITY, rule))?;
         tracing::warn!(service, ?plan, "faults changed");
@@ -129,7 +160,7 @@ pub fn routes_at(path: &'static str, service: &'static str, faults: &Faults) -> 
         Ok::<_, Problem>(Json(plan))
     };
     let show = async |State(faults): State<Faults>| Json(faults.plan());
-    Router::new().route(path, get(show).put(change)).with_state(faults.clone())
+    Router::new().route("/admin/faults", get(show).put(change)).with_state(faults.clone())
 }
 
 /// The faults drawn for one request.
@@ -145,7 +176,7 @@ struct Draw {
 /// Middleware that injects the faults of the plan.
 pub async fn inject(State(faults): State<Faults>, request: Request, next: Next) -> Response {
     let plan = faults.plan();
-    if plan == Plan::default() {
+    if !ENABLED || plan == Plan::default() {
         return next.run(request).await;
     }
     let draw = faults.draw(&plan);

@@ -16,12 +16,14 @@ mod view;
 
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admin::Token;
 use crate::inventory::proto::inventory_service_client::InventoryServiceClient;
 use crate::launch::{Addresses, Name};
 use crate::payment::proto::payment_service_client::PaymentServiceClient;
 use crate::service::{Service, StartError};
 use crate::stack::{self, GatewayClients};
 use crate::token::Tokens;
+use admin::Listeners;
 use dashboard::Feed;
 use rest::Rest;
 
@@ -34,11 +36,13 @@ pub struct Config {
     pub clients: GatewayClients,
     /// Checks the customers' tokens.
     pub tokens: Tokens,
+    /// Presented to the admin listeners of the other services. `None` if they are on loopback.
+    pub admin_token: Option<Token>,
 }
 
 /// Serves until the service is stopped.
-pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
-    let Config { addresses, clients, tokens } = config;
+pub async fn run(mut service: Service, config: Config) -> Result<(), StartError> {
+    let Config { addresses, clients, tokens, admin_token } = config;
     let upstreams = api::Upstreams {
         tokens,
         orders: Rest::new("order", clients.order.http(), addresses.of(Name::Order)),
@@ -47,15 +51,14 @@ pub async fn run(service: Service, config: Config) -> Result<(), StartError> {
         shipping: Rest::new("shipping", clients.shipping.http(), addresses.of(Name::Shipping)),
         legacy: Rest::new("legacy", clients.legacy.http(), addresses.of(Name::Legacy)),
     };
-    let mut admin = service.telemetry.routes(&service);
+    let client = stack::admin_client(admin_token);
+    let rest = |name: Name| (name, Rest::new(name.as_str(), client.clone(), addresses.admin(name)));
+    let listeners = Listeners::new(rest);
+    let feed = Feed::new(listeners.clone(), service.stop.clone());
+    service.admin.add(admin::routes(listeners.clone()));
+    service.admin.add(dashboard::routes(&feed, listeners, upstreams.orders.clone()));
     // Aborted when this function returns, with or without an error.
-    let mut _feed = None;
-    if service.admin {
-        let feed = Feed::new(&addresses);
-        admin =
-            admin.merge(admin::routes(service.faults.clone(), &addresses)).merge(dashboard::routes(&feed, &addresses));
-        _feed = Some(AbortOnDropHandle::new(tokio::spawn(feed.run())));
-    }
-    let app = stack::rest_server(routes::router(upstreams), admin, &service);
+    let _feed = AbortOnDropHandle::new(tokio::spawn(feed.run()));
+    let app = stack::rest_server(routes::router(upstreams), &service);
     service.serve(app).await
 }

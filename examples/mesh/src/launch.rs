@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use buttress_durable::EventBus;
 
+use crate::admin::Token;
 use crate::bus::{self, Bus};
 use crate::db::{Databases, Home};
 use crate::service::{Address, Service, StartError};
@@ -29,7 +30,7 @@ impl Name {
     pub const ALL: [Self; 7] =
         [Self::Legacy, Self::Payment, Self::Inventory, Self::Shipping, Self::Notification, Self::Order, Self::Gateway];
 
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Legacy => "legacy",
             Self::Payment => "payment",
@@ -54,6 +55,11 @@ impl Name {
         }
     }
 
+    /// The port of its operators by default.
+    pub fn default_admin_port(self) -> u16 {
+        self.default_port() + 1_000
+    }
+
     /// Whether it has a database. The gateway stores nothing.
     pub fn has_database(self) -> bool {
         self != Self::Gateway
@@ -70,17 +76,25 @@ impl Name {
 /// wait this long in addition to drain delay and grace.
 pub const WIND_DOWN: Duration = Duration::from_secs(10);
 
-/// The addresses of all services.
+/// The addresses of all services, and of their operators' listeners.
 #[derive(Clone, Debug)]
-pub struct Addresses([Address; 7]);
+pub struct Addresses {
+    services: [Address; 7],
+    admin: [Address; 7],
+}
 
 impl Addresses {
-    pub fn new(of: impl FnMut(Name) -> Address) -> Self {
-        Self(Name::ALL.map(of))
+    pub fn new(services: impl FnMut(Name) -> Address, admin: impl FnMut(Name) -> Address) -> Self {
+        Self { services: Name::ALL.map(services), admin: Name::ALL.map(admin) }
     }
 
     pub fn of(&self, name: Name) -> &Address {
-        &self.0[name as usize]
+        &self.services[name as usize]
+    }
+
+    /// Where the operators of a service are served. Only the gateway calls it.
+    pub fn admin(&self, name: Name) -> &Address {
+        &self.admin[name as usize]
     }
 }
 
@@ -114,6 +128,8 @@ pub struct Wiring {
     pub bus: Bus,
     pub addresses: Addresses,
     pub clients: Clients,
+    /// Presented by the gateway to the other services' admin listeners.
+    pub admin_token: Option<Token>,
     /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
     /// Maximum number of orders under way: see [`order::UNDER_WAY`].
@@ -132,7 +148,7 @@ pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), Sta
 }
 
 async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -> Result<(), StartError> {
-    let Wiring { bus, addresses, clients, patience, under_way, tokens, .. } = wiring;
+    let Wiring { bus, addresses, clients, admin_token, patience, under_way, tokens, .. } = wiring;
     // Until the service ends.
     let mut _retention = None;
     let mut open_bus = async |home: &H| -> Result<Arc<dyn EventBus>, StartError> {
@@ -153,7 +169,8 @@ async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -
         }
         Name::Gateway => {
             let tokens = tokens.ok_or(KeyError::Missing)?;
-            gateway::run(service, gateway::Config { addresses, clients: clients.gateway, tokens }).await
+            let config = gateway::Config { addresses, clients: clients.gateway, tokens, admin_token };
+            gateway::run(service, config).await
         }
     }
 }
@@ -169,9 +186,13 @@ mod tests {
         let names: BTreeSet<_> = Name::ALL.map(Name::as_str).into();
         let ports: BTreeSet<_> = Name::ALL.map(Name::default_port).into();
         assert_eq!((names.len(), ports.len()), (7, 7));
-        let addresses = Addresses::new(|name| format!("{}:1", name.as_str()).parse().unwrap());
+        let admin_ports: BTreeSet<_> = Name::ALL.map(Name::default_admin_port).into();
+        assert_eq!((admin_ports.len(), admin_ports.is_disjoint(&ports)), (7, true));
+        let at = |port: u16| move |name: Name| format!("{}:{port}", name.as_str()).parse().unwrap();
+        let addresses = Addresses::new(at(1), at(2));
         for name in Name::ALL {
             assert_eq!(addresses.of(name).to_string(), format!("{}:1", name.as_str()));
+            assert_eq!(addresses.admin(name).to_string(), format!("{}:2", name.as_str()));
         }
     }
 

@@ -20,7 +20,7 @@ pub async fn run<H: Home>(service: Service, home: H) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     // Stops when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
-    let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
+    let app = stack::rest_server(api::routes(store.clone()), &service);
     service.serve(app).await?;
     store.db().pool().close().await;
     Ok(())

@@ -6,6 +6,7 @@
 //! Then [`order`], which has the saga, and [`events`]. [`demo`] injects faults and audits the
 //! databases; [`load`] measures latency and throughput.
 
+pub mod admin;
 pub mod bus;
 pub mod clock;
 mod customers;
@@ -24,6 +25,7 @@ pub mod load;
 pub mod mesh;
 pub mod network;
 pub mod notification;
+pub mod ops;
 pub mod order;
 pub mod page;
 pub mod payment;

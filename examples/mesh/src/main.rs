@@ -4,6 +4,7 @@ mod cli;
 #[cfg(test)]
 mod deploy_tests;
 mod load_args;
+mod ops_args;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -13,12 +14,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use mesh::admin::Admin;
 use mesh::clock::now_ms;
 use mesh::db::{Databases, Files};
 use mesh::demo::books::{self, Acknowledged, Verdict};
 use mesh::demo::{self, processes};
 use mesh::edge::Limits;
-use mesh::faults::Faults;
+use mesh::faults::{self, Faults};
 use mesh::input::Customer;
 use mesh::launch::{self, Clients, Name, Wiring};
 use mesh::load;
@@ -26,7 +28,7 @@ use mesh::mesh::{Config, Mesh, PATIENCE};
 use mesh::network::Door;
 use mesh::service::Service;
 use mesh::stack::{Admission, Health};
-use mesh::telemetry::{self, LogFormat, Telemetry};
+use mesh::telemetry::{self, Collector, LogConfig, Telemetry};
 use mesh::token::Tokens;
 use tokio_util::sync::CancellationToken;
 
@@ -37,9 +39,12 @@ use load_args::Load;
 async fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
     // The output of demo and load is a table, so their logs are off by default. Services log.
-    let quiet = matches!(command, Command::Demo(_) | Command::Load(_) | Command::Probe { .. } | Command::Token { .. })
-        && std::env::var_os("RUST_LOG").is_none();
-    let logs = (!quiet).then_some(log);
+    let quiet = matches!(
+        command,
+        Command::Demo(_) | Command::Load(_) | Command::Ops(_) | Command::Probe { .. } | Command::Token { .. }
+    ) && std::env::var_os("RUST_LOG").is_none();
+    // `up` shares its terminal with seven services, so only trouble is shown there by default.
+    let logs = (!quiet).then_some(LogConfig { format: log, quiet: matches!(command, Command::Up(_)) });
     if !command.is_service() {
         telemetry::install_logs(logs);
     }
@@ -50,6 +55,7 @@ async fn main() -> ExitCode {
         Command::Audit(args) => audit(args).await,
         Command::Probe { listen, path } => Ok(probe(listen, &path).await),
         Command::Token { customer, data_dir } => token(&customer, &data_dir),
+        Command::Ops(args) => args.run().await,
         Command::Gateway(args) => service(Name::Gateway, args, logs).await,
         Command::Order(args) => service(Name::Order, args, logs).await,
         Command::Payment(args) => service(Name::Payment, args, logs).await,
@@ -68,26 +74,26 @@ async fn main() -> ExitCode {
 }
 
 /// Runs all services in this process.
-async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
-    let Up { data_dir, server, bus, port, drain_delay, traces } = args;
+async fn up(args: Up, logs: Option<LogConfig>) -> anyhow::Result<ExitCode> {
+    let Up { data_dir, server, bus, port, admin_port, drain_delay, traces } = args;
     let (databases, bus) = (server.databases(data_dir.clone())?, bus.bus()?);
-    let telemetry = telemetry::Config { logs, traces: traces.config(None) };
     let tokens = Tokens::from_env_or_dir(&data_dir)?;
-    let config = Config { databases, bus, port, drain_delay, telemetry, tokens, admin: true, ..Config::new("") };
+    let trust_callers = traces.trust_traceparent;
+    let telemetry = telemetry::Config { logs, traces: traces.config(None), trust_callers };
+    let admin_port = admin_port.unwrap_or_else(default_admin_port);
+    let config = Config { databases, bus, port, admin_port, drain_delay, telemetry, tokens, ..Config::new("") };
+    let mut signals = Signals::new();
     let mesh = Mesh::start(config).await?;
-    for name in Name::ALL.into_iter().rev() {
-        println!("{:<13} {}", name.as_str(), mesh.url(name));
-    }
-    println!("{:<13} {}/dashboard", "dashboard", mesh.url(Name::Gateway));
+    welcome(&mesh);
     println!("{:<13} mesh token alice --data-dir {}", "token", data_dir.display());
     let died = tokio::select! {
-        () = asked_to_stop() => None,
+        () = signals.next() => None,
         ended = mesh.any_ended() => Some(ended),
     };
     eprintln!("stopping; press again to stop at once");
     tokio::select! {
         _ = mesh.stop() => {}
-        () = asked_to_stop() => return Ok(ExitCode::FAILURE),
+        () = signals.next() => return Ok(ExitCode::FAILURE),
     }
     match died {
         None => Ok(ExitCode::SUCCESS),
@@ -95,17 +101,42 @@ async fn up(args: Up, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The port where `mesh ops` looks by default, unless another program has it.
+fn default_admin_port() -> u16 {
+    let port = Name::Gateway.default_admin_port();
+    if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() { port } else { 0 }
+}
+
+/// Prints where everything is.
+fn welcome(mesh: &Mesh) {
+    let (shop, admin) = (mesh.url(Name::Gateway), mesh.admin_url(Name::Gateway));
+    println!("shop       {shop}/v1/products");
+    println!("dashboard  {admin}/dashboard");
+    println!("metrics    {admin}/metrics, and on the admin listener of each service:");
+    println!();
+    println!("  {:<13} {:<24} admin", "service", "address");
+    for name in Name::ALL.into_iter().rev() {
+        println!("  {:<13} {:<24} {}", name.as_str(), mesh.url(name), mesh.admin_url(name));
+    }
+    println!();
+    let default = format!("http://127.0.0.1:{}", Name::Gateway.default_admin_port());
+    let url = if admin == default { String::new() } else { format!(" --url {admin}") };
+    println!("What waits for an operator: mesh ops{url}. Logs: RUST_LOG=info. Stop: Ctrl-C.");
+}
+
 /// Runs one service in this process, with the same code and layers as `mesh up`.
-async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyhow::Result<ExitCode> {
+async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyhow::Result<ExitCode> {
     if args.with_parent {
         end_with_standard_input();
     }
     let addr = args.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), name.default_port()));
     let listener = TcpListener::bind(addr).with_context(|| format!("listen: cannot listen on {addr}"))?;
+    let (door, admin_token) = (args.admin.door(name)?, args.admin.token.token()?);
     let wiring = Wiring {
         addresses: args.peers.addresses(),
         bus: args.bus.bus()?,
         clients: Clients::new(args.seed)?,
+        admin_token: admin_token.clone(),
         patience: PATIENCE,
         under_way: mesh::order::UNDER_WAY,
         tokens: match &args.token_key_file {
@@ -121,8 +152,9 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
         },
     };
     let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name.as_str()));
-    let page = args.admin.then(|| wiring.addresses.of(Name::Gateway).url());
-    let seen = telemetry::Config { logs, traces: args.traces.config(page) };
+    let page = Collector { url: wiring.addresses.admin(Name::Gateway).url(), token: admin_token };
+    let trust_callers = args.traces.trust_traceparent;
+    let seen = telemetry::Config { logs, traces: args.traces.config(Some(page)), trust_callers };
     let telemetry = Telemetry::new(name.as_str(), &admission, wiring.clients.of(name), &seen)?;
     telemetry.install();
     let serving = launch::run(
@@ -135,31 +167,39 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogFormat>) -> anyh
             admission,
             telemetry: telemetry.clone(),
             faults: Faults::new(args.seed.wrapping_add(name as u64)),
-            admin: args.admin,
+            admin: Admin::new(door),
             stop: stop.clone(),
             grace: args.grace,
         },
         wiring,
     );
+    let mut signals = Signals::new();
     let stopping = async {
-        asked_to_stop().await;
+        signals.next().await;
         // Readiness fails first, and the listener stays open until load balancers have removed the
         // service.
         health.drain();
-        tracing::info!(service = name.as_str(), delay = ?args.drain_delay, "no longer ready");
-        tokio::time::sleep(args.drain_delay).await;
-        stop.cancel();
-        asked_to_stop().await;
+        tracing::info!(delay = ?args.drain_delay, "no longer ready");
+        tokio::select! {
+            () = tokio::time::sleep(args.drain_delay) => stop.cancel(),
+            () = signals.next() => return,
+        }
+        signals.next().await;
     };
     let ended = tokio::select! {
         served = serving => served.map(|()| ExitCode::SUCCESS).with_context(|| format!("the {} service", name.as_str())),
-        () = stopping => Ok(ExitCode::FAILURE),
+        // Asked twice: it exits now. What is under way is finished after the next start.
+        () = stopping => return Ok(ExitCode::FAILURE),
     };
     telemetry.flush().await;
     ended
 }
 
 async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        faults::ENABLED,
+        "demo: this program was built without fault injection; build it with the feature `faults`"
+    );
     let file = create("json", args.json.as_deref())?;
     let Demo { seed, rate, kills, .. } = args;
     let orders = args.orders.get();
@@ -205,7 +245,7 @@ fn create(flag: &str, path: Option<&Path>) -> anyhow::Result<Option<File>> {
 async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::select! {
         done = work => done,
-        () = asked_to_stop() => anyhow::bail!("interrupted"),
+        () = async { Signals::new().next().await } => anyhow::bail!("interrupted"),
     }
 }
 
@@ -253,18 +293,39 @@ async fn probe(mut listen: SocketAddr, path: &str) -> ExitCode {
     if answer.is_some_and(|status| status.is_success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Waits for SIGINT or SIGTERM.
-async fn asked_to_stop() {
+/// SIGINT and SIGTERM, from its creation on. One listener for all of them: a signal that arrives
+/// while nothing waits for it must not be missed.
+struct Signals {
     #[cfg(unix)]
-    if let Ok(mut term) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => return,
-            _ = term.recv() => return,
-        }
+    streams: Option<[tokio::signal::unix::Signal; 2]>,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let streams = signal(SignalKind::interrupt()).and_then(|int| Ok([int, signal(SignalKind::terminate())?]));
+        Self { streams: streams.ok() }
     }
-    // Signals are not available: wait forever.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+
+    #[cfg(not(unix))]
+    fn new() -> Self {
+        Self {}
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some([interrupt, terminate]) = &mut self.streams {
+            tokio::select! {
+                Some(()) = interrupt.recv() => return,
+                Some(()) = terminate.recv() => return,
+                else => {}
+            }
+        }
+        // Signals are not available: wait forever.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 //! without failing requests.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::admin::{Admin, AdminDoor, AdminDoorError};
 use crate::bus::Bus;
 use crate::db::{Databases, Files};
 use crate::edge::Limits;
@@ -18,7 +19,7 @@ pub use crate::process::Exit;
 use crate::process::Process;
 use crate::service::{Address, Service};
 use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, Collector, Telemetry};
 use crate::token::Tokens;
 
 /// A service that is not ready after this time is treated as failed: opening a small database takes
@@ -45,8 +46,9 @@ pub struct Config {
     pub grace: Duration,
     /// Deadlines and limits of the connections of every service.
     pub limits: Limits,
-    /// Serve the operators' endpoints under /admin, on every service.
-    pub admin: bool,
+    /// The port of the gateway's operators, with the dashboard; 0 for a free one. The other services
+    /// always use free ports.
+    pub admin_port: u16,
     /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,
     /// Maximum number of orders under way. Default: [`UNDER_WAY`](crate::order::UNDER_WAY).
@@ -69,7 +71,7 @@ impl Config {
             drain_delay: Duration::from_millis(500),
             grace: Duration::from_secs(10),
             limits: Limits::default(),
-            admin: false,
+            admin_port: 0,
             patience: PATIENCE,
             under_way: crate::order::UNDER_WAY,
             tokens: Tokens::ephemeral(),
@@ -85,6 +87,8 @@ struct Slot {
     name: Name,
     /// Stays the same over restarts, like a name in service discovery.
     addr: SocketAddr,
+    /// Where its operators are served. Stays the same as well.
+    admin: SocketAddr,
     faults: Faults,
     admission: Admission,
     telemetry: Telemetry,
@@ -106,6 +110,8 @@ pub struct Mesh {
 pub enum MeshError {
     #[error("cannot start")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Admin(#[from] AdminDoorError),
     #[error("a layer is configured wrongly")]
     Layer(#[from] InvalidConfig),
     #[error("{service} ended too early")]
@@ -122,29 +128,31 @@ impl Mesh {
         let mut listeners = Vec::new();
         let mut places = Vec::new();
         for name in Name::ALL {
-            let port = if name == Name::Gateway { config.port } else { 0 };
-            let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
-            places.push((name, listener.local_addr()?));
-            listeners.push(listener);
+            let gateway = name == Name::Gateway;
+            let (port, admin_port) = if gateway { (config.port, config.admin_port) } else { (0, 0) };
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            let door = AdminDoor::bind((Ipv4Addr::LOCALHOST, admin_port).into(), None)?;
+            places.push((name, listener.local_addr()?, door.local_addr()?));
+            listeners.push((listener, door));
         }
         let clients = Clients::new(config.seed)?;
         let mut seen = config.telemetry.clone();
-        if let (true, Some(traces)) = (config.admin, &mut seen.traces) {
+        if let Some(traces) = &mut seen.traces {
             // The gateway's dashboard receives the spans of all services.
-            let gateway = places.iter().filter(|(name, _)| *name == Name::Gateway);
-            traces.endpoints.extend(gateway.map(|(_, addr)| Address::from(*addr).url()));
+            let gateway = places.iter().filter(|(name, ..)| *name == Name::Gateway);
+            traces.collectors.extend(gateway.map(|(.., admin)| Collector::new(Address::from(*admin).url())));
         }
-        let slot = |(name, addr): (Name, SocketAddr)| {
+        let slot = |(name, addr, admin): (Name, SocketAddr, SocketAddr)| {
             let admission = Admission::new(name.as_str());
             let telemetry = Telemetry::new(name.as_str(), &admission, clients.of(name), &seen)?;
             let faults = Faults::new(config.seed.wrapping_add(name as u64));
-            Ok(Slot { name, addr, faults, admission, telemetry, health: Health::new(), process: None })
+            Ok(Slot { name, addr, admin, faults, admission, telemetry, health: Health::new(), process: None })
         };
         let slots: Vec<_> = places.into_iter().map(slot).collect::<Result<_, InvalidConfig>>()?;
         let slots = slots.try_into().map_err(|_| io::Error::other("seven services"))?;
         let mut mesh = Self { config, clients, slots };
-        for (name, listener) in Name::ALL.into_iter().zip(listeners) {
-            mesh.spawn(name, listener)?;
+        for (name, (listener, door)) in Name::ALL.into_iter().zip(listeners) {
+            mesh.spawn(name, listener, door)?;
             mesh.until_ready(name).await?;
         }
         Ok(mesh)
@@ -161,6 +169,11 @@ impl Mesh {
     /// Issues tokens for customers of this mesh.
     pub fn tokens(&self) -> &Tokens {
         &self.config.tokens
+    }
+
+    /// The base URL of a service's operators.
+    pub fn admin_url(&self, name: Name) -> String {
+        Address::from(self.slot(name).admin).url()
     }
 
     /// The fault switch of a service.
@@ -206,8 +219,9 @@ impl Mesh {
     pub async fn restart(&mut self, name: Name) -> Result<(), MeshError> {
         self.crash(name).await;
         let listener = TcpListener::bind(self.slot(name).addr)?;
+        let door = AdminDoor::bind(self.slot(name).admin, None)?;
         self.slots[name as usize].health = Health::new();
-        self.spawn(name, listener)?;
+        self.spawn(name, listener, door)?;
         self.until_ready(name).await
     }
 
@@ -243,23 +257,24 @@ impl Mesh {
         &self.slots[name as usize]
     }
 
-    fn spawn(&mut self, name: Name, listener: TcpListener) -> Result<(), MeshError> {
+    fn spawn(&mut self, name: Name, listener: TcpListener, door: AdminDoor) -> Result<(), MeshError> {
         let slot = self.slot(name);
         let (health, admission, faults) = (slot.health.clone(), slot.admission.clone(), slot.faults.clone());
-        let (telemetry, grace, admin) = (slot.telemetry.clone(), self.config.grace, self.config.admin);
-        let limits = self.config.limits;
+        let (telemetry, grace, limits) = (slot.telemetry.clone(), self.config.grace, self.config.limits);
+        telemetry.forget();
         let wiring = Wiring {
             databases: self.config.databases.clone(),
             bus: self.config.bus.clone(),
-            addresses: Addresses::new(|name| self.addr(name).into()),
+            addresses: Addresses::new(|name| self.addr(name).into(), |name| self.slot(name).admin.into()),
             clients: self.clients.clone(),
+            admin_token: None,
             patience: self.config.patience,
             under_way: self.config.under_way,
             tokens: Some(self.config.tokens.clone()),
         };
         let process = Process::spawn(name.as_str(), telemetry.clone(), move |stop| async move {
             let name_of = name.as_str();
-            let door = Door::Tcp(listener);
+            let (door, admin) = (Door::Tcp(listener), Admin::new(door));
             let service =
                 Service { name: name_of, door, limits, health, admission, faults, telemetry, admin, stop, grace };
             run(name, service, wiring).await

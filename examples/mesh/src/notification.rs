@@ -16,15 +16,16 @@ use crate::service::{Service, StartError};
 use crate::{bus, stack};
 
 /// Opens the database, subscribes, and serves until the service is stopped.
-pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+pub async fn run<H: Home>(mut service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let _retention = db::retain(store.db(), "notification")?;
     let relay = store.outbox().relay(bus.clone());
-    bus::watch(&service.telemetry, store.outbox());
-    let news = bus::subscribe(&bus, "notification", store.db(), store.clone()).await?;
-    let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
+    service.watch_outbox(store.outbox(), &relay);
+    let news = bus::subscribe(&bus, service.name, &service.faults, store.db(), store.clone()).await?;
+    service.watch_consumer(&bus, &news);
+    let app = stack::rest_server(api::routes(store.clone()), &service);
     service.serve(app).await?;
     news.shutdown().await;
     relay.shutdown().await;

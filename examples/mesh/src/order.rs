@@ -13,9 +13,11 @@ mod place;
 mod saga;
 mod store;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buttress_durable::saga::{Filter, Status};
 use buttress_durable::{Coordinator, Database, EventBus};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,7 +29,7 @@ use crate::bus;
 use crate::db::{self, Home};
 use crate::service::{Address, Service, StartError};
 use crate::stack::{self, OrderClients};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Reading, Telemetry};
 
 /// The order service's peers and client stacks.
 #[derive(Clone, Debug)]
@@ -60,8 +62,16 @@ const LEASE: Duration = Duration::from_secs(3);
 /// wait in the database, which costs nothing; after a restart there may be many.
 const CONCURRENCY: usize = 16;
 
+/// Stuck sagas that are counted at most by definition.
+const COUNTED: u32 = 1_000;
+
 /// Opens the database, resumes unfinished sagas, and serves until the service is stopped.
-pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, config: Config) -> Result<(), StartError> {
+pub async fn run<H: Home>(
+    mut service: Service,
+    home: H,
+    bus: Arc<dyn EventBus>,
+    config: Config,
+) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     let inventory = clients::Inventory::new(config.clients.inventory.grpc(&config.inventory)?);
     let payment = clients::Payment::new(config.clients.payment.grpc(&config.payment)?);
@@ -77,14 +87,15 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
     let _retention = db::retain(store.db(), "order")?;
     let relay = outbox.relay(bus);
     let running = coordinator.run();
-    bus::watch(&service.telemetry, &outbox);
+    service.watch_outbox(&outbox, &relay);
+    service.telemetry.worker("coordinator", running.health());
     watch(&service.telemetry, &coordinator);
     let _purge = AbortOnDropHandle::new(tokio::spawn(store::purge_keys(store.clone())));
     let (patience, under_way) = (config.patience, config.under_way);
     let desk = Arc::new(place::Desk { store: store.clone(), inventory, starter, coordinator, patience, under_way });
-    let admin = service.admin_routes();
-    let admin = if service.admin { admin.merge(admin::routes(desk.clone())) } else { admin };
-    let app = stack::rest_server(api::routes(desk), admin, &service);
+    service.admin.add(admin::routes(desk.clone()));
+    service.admin.queue(admin::StuckSagas(desk.clone()));
+    let app = stack::rest_server(api::routes(desk), &service);
     service.serve(app).await?;
 
     // Running calls are finished and recorded; the rest of each saga continues after the next
@@ -99,11 +110,27 @@ pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>, con
 /// operator.
 fn watch<D: Database>(telemetry: &Telemetry, coordinator: &Coordinator<D>) {
     let coordinator = coordinator.clone();
-    telemetry.gauges(["saga.running", "saga.compensating", "saga.stuck"], move || {
+    telemetry.gauges("sagas", move || {
         let admin = coordinator.admin();
         async move {
-            let counts = admin.counts().await.ok()?;
-            Some([counts.running, counts.compensating, counts.stuck])
+            let counts = admin.counts().await?;
+            let mut readings = vec![
+                Reading::new("saga.running", counts.running as f64),
+                Reading::new("saga.compensating", counts.compensating as f64),
+                Reading::new("saga.stuck", counts.stuck as f64),
+                Reading::new("saga.unregistered", counts.unregistered as f64),
+            ];
+            let mut definitions = BTreeMap::from([(saga::NAME.to_owned(), 0_u32)]);
+            if counts.stuck > 0 {
+                let stuck = Filter { status: Some(Status::Stuck), limit: COUNTED, ..Filter::default() };
+                for saga in admin.list(&stuck).await? {
+                    *definitions.entry(saga.definition).or_default() += 1;
+                }
+            }
+            readings.extend(definitions.into_iter().map(|(definition, stuck)| {
+                Reading::new("saga.stuck.by.definition", f64::from(stuck)).with("definition", definition)
+            }));
+            Ok(readings)
         }
     });
 }

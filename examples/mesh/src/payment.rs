@@ -18,17 +18,17 @@ pub use store::Store;
 
 use crate::db::{self, Home};
 use crate::service::{Service, StartError};
-use crate::{bus, stack};
+use crate::stack;
 
 /// Opens the database and serves until the service is stopped.
-pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+pub async fn run<H: Home>(mut service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     // Check and relay stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let _retention = db::retain(store.db(), "payment")?;
     let relay = store.outbox().relay(bus);
-    bus::watch(&service.telemetry, store.outbox());
-    let app = stack::grpc_server(routes(store.clone()), service.admin_routes(), &service);
+    service.watch_outbox(store.outbox(), &relay);
+    let app = stack::grpc_server(routes(store.clone()), &service);
     service.serve(app).await?;
     // Publishes the last events. The rest stays in the outbox and is published after the next
     // start.

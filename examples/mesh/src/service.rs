@@ -12,8 +12,9 @@ use buttress_durable::bus::BusError;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{Admin, Observed};
 use crate::edge::{self, Limits};
-use crate::faults::{self, Faults};
+use crate::faults::Faults;
 use crate::network::Door;
 use crate::stack::{Admission, Health, InvalidConfig};
 use crate::telemetry::Telemetry;
@@ -37,9 +38,8 @@ pub struct Service {
     pub faults: Faults,
     /// Spans, logs and metrics.
     pub telemetry: Telemetry,
-    /// Serve the operators' endpoints under /admin. They have no authentication: in production, a
-    /// proxy must keep customers out.
-    pub admin: bool,
+    /// What operators see and do, on a listener of its own.
+    pub admin: Admin,
     /// Cancelled to stop the service.
     pub stop: CancellationToken,
     /// How long requests in flight may take after that.
@@ -74,17 +74,13 @@ pub struct Address(Arc<str>);
 pub struct NotAnAddress(String);
 
 impl Service {
-    /// The operators' endpoints: metrics, and with [`admin`](Self::admin) also state and fault
-    /// switch.
-    pub fn admin_routes(&self) -> Router {
-        let seen = self.telemetry.routes(self);
-        if self.admin { seen.merge(faults::routes(self.name, &self.faults)) } else { seen }
-    }
-
     /// Serves until the service is stopped, then until the requests in flight are done, but at most
-    /// for the grace period.
+    /// for the grace period. Operators are served until the end.
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
-        let Self { name, door, health, stop, grace, limits, .. } = self;
+        let Self { name, door, health, admission, faults, telemetry, admin, stop, grace, limits } = self;
+        let observed =
+            Observed { name, telemetry: &telemetry, health: &health, admission: &admission, faults: &faults };
+        let _operators = admin.serve(&observed)?;
         let addr = door.local_addr()?;
         // `with_state(())` builds the layers once; otherwise axum applies them again for each
         // request.

@@ -16,15 +16,16 @@ use crate::service::{Service, StartError};
 use crate::{bus, stack};
 
 /// Opens the database, subscribes, and serves until the service is stopped.
-pub async fn run<H: Home>(service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
+pub async fn run<H: Home>(mut service: Service, home: H, bus: Arc<dyn EventBus>) -> Result<(), StartError> {
     let store = Arc::new(Store::open(&home).await?);
     // Check, relay and subscription stop when this function returns, with or without an error.
     let _check = db::check(&service.health, store.db());
     let _retention = db::retain(store.db(), "shipping")?;
     let relay = store.outbox().relay(bus.clone());
-    bus::watch(&service.telemetry, store.outbox());
-    let orders = bus::subscribe(&bus, "shipping", store.db(), store.clone()).await?;
-    let app = stack::rest_server(api::routes(store.clone()), service.admin_routes(), &service);
+    service.watch_outbox(store.outbox(), &relay);
+    let orders = bus::subscribe(&bus, service.name, &service.faults, store.db(), store.clone()).await?;
+    service.watch_consumer(&bus, &orders);
+    let app = stack::rest_server(api::routes(store.clone()), &service);
     service.serve(app).await?;
     orders.shutdown().await;
     relay.shutdown().await;

@@ -45,6 +45,7 @@ pub use buttress_http::prelude::Health;
 use buttress_http::prelude::*;
 use buttress_http::tonic::StatusLayer;
 
+use crate::admin::Token;
 use crate::edge::upload;
 use crate::lanes::LanesLayer;
 use crate::network::Dialer;
@@ -206,7 +207,7 @@ impl Dependency {
                     writes: BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).grpc_client(),
                 })
                 .layer(TimeoutLayer::attempt(limits.attempt).grpc_client())
-                .layer(AttemptLayer { peer: self.peer })
+                .layer(self.attempts())
                 .service(channel),
         ))
     }
@@ -231,9 +232,13 @@ impl Dependency {
                     writes: BulkheadLayer::from(bulkhead).queue(limits.queue, limits.max_wait).http_client(),
                 })
                 .layer(TimeoutLayer::attempt(limits.attempt).http_client())
-                .layer(AttemptLayer { peer: self.peer })
+                .layer(self.attempts())
                 .service(client),
         )
+    }
+
+    fn attempts(&self) -> AttemptLayer {
+        AttemptLayer { caller: self.name.split(' ').next().unwrap_or(self.name), peer: self.peer }
     }
 
     /// Caller and callee, as `order -> payment`.
@@ -351,12 +356,19 @@ impl GatewayClients {
 }
 
 /// A client for operators' calls. Without a breaker, because they must reach failing services.
-pub fn admin_client() -> HttpChannel {
+pub fn admin_client(token: Option<Token>) -> HttpChannel {
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
+    let header = token.map(|token| token.header());
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(Body::new))
-            .map_request(|request: Request<Full<Bytes>>| request.map(Body::new))
+            .map_request(move |request: Request<Full<Bytes>>| {
+                let mut request = request.map(Body::new);
+                if let Some(header) = &header {
+                    request.headers_mut().insert(http::header::AUTHORIZATION, header.clone());
+                }
+                request
+            })
             .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
             .service(client),
     )
@@ -396,9 +408,8 @@ impl Admission {
 /// body must not be buffered.
 const MAX_BODY: usize = 16 * 1024;
 
-/// Builds the stack of a REST service. `admin` is outside of it: its endpoints must work when the
-/// service is overloaded.
-pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
+/// Builds the stack of a REST service.
+pub fn rest_server(routes: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
@@ -411,12 +422,11 @@ pub fn rest_server(routes: Router, admin: Router, service: &Service) -> Router {
             writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).http(),
         })
         .layer(from_fn_with_state(faults.clone(), faults::inject));
-    let routes = routes.fallback(problem::not_found).layer(stack);
-    routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
+    routes.fallback(problem::not_found).layer(stack).layer(HealthLayer::new(health.clone()).http())
 }
 
-/// Builds the stack of a gRPC service, with [`admin`](rest_server) outside of it as well.
-pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
+/// Builds the stack of a gRPC service.
+pub fn grpc_server(routes: Router, service: &Service) -> Router {
     let Service { health, admission, faults, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
@@ -427,8 +437,7 @@ pub fn grpc_server(routes: Router, admin: Router, service: &Service) -> Router {
             writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).grpc(),
         })
         .layer(from_fn_with_state(faults.clone(), faults::inject));
-    let routes = routes.layer(stack);
-    routes.merge(admin.layer(from_fn(problem::render))).layer(HealthLayer::new(health.clone()).http())
+    routes.layer(stack).layer(HealthLayer::new(health.clone()).http())
 }
 
 #[cfg(test)]

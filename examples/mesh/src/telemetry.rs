@@ -2,9 +2,15 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | `GET /metrics` | all metrics, for Prometheus; labels have bounded cardinality |
-//! | `GET /admin/state` | the last ten seconds and the state of every layer, as JSON, for the dashboard |
+//! | `GET /metrics` on the admin listener | all metrics, for Prometheus; labels have bounded cardinality |
+//! | `GET /admin/state` there | the last ten seconds and the state of every layer, as JSON, for the dashboard |
 //! | OTLP over gRPC | spans, to a collector, and to the gateway's dashboard |
+//! | stderr | logs, as text or JSON, each line with the trace id and, where it is known, the order id |
+//!
+//! Levels of the logs: ERROR needs an operator (a stuck saga, a dead letter, a bug), and may page
+//! one. WARN is trouble that the mesh handles: a failed attempt, a refused request (once in 10 s),
+//! lost spans (once a minute). INFO is what happened: a line per request, a declined card. Probes
+//! and scrapes are DEBUG.
 //!
 //! One [`Telemetry`] per service. Like the handles of its stacks, it is created outside and
 //! survives restarts. Services that share a process run on one thread each, so subscriber and
@@ -12,30 +18,44 @@
 //! [installs](Telemetry::install) them globally.
 
 mod client;
+mod line;
+mod lost;
 mod meter;
 mod metrics;
 mod propagation;
+mod readings;
+mod seldom;
 mod server;
 mod state;
 mod traces;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use buttress::policy::{Clock, TokioClock};
+use buttress_durable::WorkerHealth;
+use tokio::time::MissedTickBehavior;
 use tracing::Dispatch;
 
 pub use client::{Attempt, AttemptLayer, Attempts, Call, CallLayer};
 pub use propagation::current_trace;
 pub(crate) use propagation::{consumer_span, step_span};
+pub use readings::Reading;
 pub(crate) use server::observe;
 pub use state::Changes;
-pub use traces::{LogFormat, TraceConfig};
+pub use traces::{Collector, LogConfig, LogFormat, TraceConfig};
 
-use crate::service::Service;
-use crate::stack::{Admission, Dependency, InvalidConfig};
+use crate::faults::Faults;
+use crate::launch::Name;
+use crate::stack::{Admission, Dependency, Health, InvalidConfig};
+use line::ORDER;
 use meter::Meter;
 use metrics::Metrics;
+use propagation::Callers;
+use readings::Readings;
+use seldom::Seldom;
 
 /// Observability of one service. Clones share it.
 #[derive(Clone)]
@@ -47,20 +67,33 @@ struct Inner {
     /// `None` if there is no endpoint for spans.
     spans: Option<traces::Spans>,
     metrics: Metrics,
+    readings: Readings,
     meter: Meter,
     dependencies: Vec<Dependency>,
+    callers: Callers,
+    /// Limits the log lines about refused requests.
+    refusals: Seldom,
 }
 
 /// Logging and tracing of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    pub logs: Option<LogFormat>,
+    pub logs: Option<LogConfig>,
     pub traces: Option<TraceConfig>,
+    /// Continue the traces of the gateway's callers, instead of starting new ones that are linked to
+    /// theirs. Only for a gateway behind a proxy that sets `traceparent` itself. The other services
+    /// always continue the traces of their callers.
+    pub trust_callers: bool,
 }
 
 /// Installs the logs of a command that is not a service.
-pub fn install_logs(format: Option<LogFormat>) {
-    let _ = tracing::dispatcher::set_global_default(traces::dispatch(format, None));
+pub fn install_logs(logs: Option<LogConfig>) {
+    let _ = tracing::dispatcher::set_global_default(traces::dispatch(None, logs, None));
+}
+
+/// Names the order that the current request is about, in its span and in all its log lines.
+pub fn about_order(id: &str) {
+    tracing::Span::current().record(ORDER, id);
 }
 
 impl Telemetry {
@@ -73,10 +106,18 @@ impl Telemetry {
         config: &Config,
     ) -> Result<Self, InvalidConfig> {
         let spans = config.traces.as_ref().map(|traces| traces::Spans::new(name, traces)).transpose()?;
-        let dispatch = traces::dispatch(config.logs, spans.as_ref());
-        let metrics = Metrics::new(name, admission, &dependencies)?;
-        let meter = Meter::default();
-        Ok(Self(Arc::new(Inner { name, dispatch, spans, metrics, meter, dependencies })))
+        let at_the_edge = name == Name::Gateway.as_str() && !config.trust_callers;
+        Ok(Self(Arc::new(Inner {
+            name,
+            dispatch: traces::dispatch(Some(name), config.logs, spans.as_ref()),
+            spans,
+            metrics: Metrics::new(name, admission, &dependencies)?,
+            readings: Readings::default(),
+            meter: Meter::default(),
+            dependencies,
+            callers: if at_the_edge { Callers::Strangers } else { Callers::Trusted },
+            refusals: Seldom::every(Duration::from_secs(10)),
+        })))
     }
 
     /// Runs `run` with this service's subscriber and recorder on the current thread.
@@ -91,20 +132,47 @@ impl Telemetry {
         self.0.metrics.install();
     }
 
-    /// Registers gauges that are read together on demand, such as the lengths of queues in a
+    /// Registers gauges that are read together in the background, such as the lengths of queues in a
     /// database.
-    pub fn gauges<const N: usize, F, Fut>(&self, names: [&'static str; N], read: F)
+    pub(crate) fn gauges<F, Fut>(&self, group: &'static str, read: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Option<[u64; N]>> + Send + 'static,
+        Fut: Future<Output = Result<Vec<Reading>, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
-        self.0.metrics.gauges(names, read);
+        self.0.readings.add(group, read);
     }
 
-    /// `/metrics`, and with `admin` also `/admin/state`.
-    pub fn routes(&self, service: &Service) -> Router {
-        let routes = metrics::routes(self.clone());
-        if service.admin { routes.merge(state::routes(self.clone(), service)) } else { routes }
+    /// Shows the health of a background worker.
+    pub(crate) fn worker(&self, name: &'static str, health: WorkerHealth) {
+        self.0.readings.worker(name, health);
+    }
+
+    /// Reads the gauges, drains the histograms and reports lost spans, until the future is dropped.
+    pub(crate) async fn keep_reading(self) {
+        let lines = Seldom::every(Duration::from_secs(60));
+        let mut told = 0;
+        let mut ticks = tokio::time::interval(readings::EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.0.metrics.upkeep();
+            self.0.readings.refresh().await;
+            let lost = self.0.spans.as_ref().map_or(0, |spans| spans.lost.total());
+            if lost > told && lines.passes(TokioClock.now()).is_some() {
+                tracing::warn!(spans = lost - told, total = lost, "spans were lost: the collector is slow or away");
+                told = lost;
+            }
+        }
+    }
+
+    /// Forgets the gauges and workers of a run that has ended.
+    pub(crate) fn forget(&self) {
+        self.0.readings.clear();
+    }
+
+    /// `/metrics` and `/admin/state`.
+    pub(crate) fn routes(&self, health: &Health, admission: &Admission, faults: &Faults) -> Router {
+        metrics::routes(self.clone()).merge(state::routes(self.clone(), health, admission, faults))
     }
 
     /// Exports the spans that are still buffered.
@@ -120,6 +188,14 @@ impl Telemetry {
 
     fn meter(&self) -> &Meter {
         &self.0.meter
+    }
+
+    fn callers(&self) -> Callers {
+        self.0.callers
+    }
+
+    fn refusals(&self) -> &Seldom {
+        &self.0.refusals
     }
 }
 

@@ -1,72 +1,77 @@
-//! Fault switches for all services, on the gateway.
+//! The way from the gateway's operators to all services: their faults, and what waits for an
+//! operator.
 //!
 //! | | |
 //! |---|---|
-//! | `GET /admin/faults` | every service's plan; `null` for a service that does not answer |
-//! | `GET /admin/faults/{service}` | one service's plan |
-//! | `PUT /admin/faults/{service}` | changes it, for example `{"error_rate": 0.5}`; `{}` ends all faults |
+//! | `GET /admin/services` | the names of the services |
+//! | `GET /admin/services/{service}/state` | forwarded to the service's `/admin/state` |
+//! | `GET`, `POST /admin/services/{service}/attention/...` | forwarded to its `/admin/attention/...` |
+//! | `GET`, `PUT /admin/services/{service}/faults` | forwarded to its `/admin/faults`, for example `{"error_rate": 0.5}`; `{}` ends all faults |
+//! | `GET /admin/services/order/sagas...` | forwarded to its `/admin/sagas` |
 //!
-//! Each service has its own switch on its own port. The gateway forwards the request, so the
-//! services may run anywhere.
+//! Each service has an admin listener of its own, also the gateway, so the services may run
+//! anywhere, and one way leads to all of them.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::{OriginalUri, Path, State};
 use axum::response::Response;
 use axum::routing::get;
-use futures_util::future::join_all;
 use http::{HeaderMap, Method, StatusCode};
-use serde_json::{Map, Value, json};
 
 use super::rest::Rest;
-use crate::faults::{self, Faults};
-use crate::launch::{Addresses, Name};
+use crate::launch::Name;
 use crate::problem::{Json, Problem};
-use crate::stack;
 
-const PATH: &str = "/admin/faults";
+/// What may be forwarded. Everything else of a service stays on its own listener.
+const FORWARDED: [&str; 4] = ["attention", "faults", "sagas", "state"];
 
-#[derive(Debug)]
-struct Switches {
-    /// The gateway's own switch, which is called directly.
-    own: Faults,
-    others: Vec<(Name, Rest)>,
+/// The admin listeners of all services.
+#[derive(Clone, Debug)]
+pub(super) struct Listeners(Arc<[(Name, Rest)]>);
+
+impl Listeners {
+    pub(super) fn new(of: impl FnMut(Name) -> (Name, Rest)) -> Self {
+        Self(Name::ALL.into_iter().rev().map(of).collect())
+    }
+
+    /// All of them, the gateway first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(Name, Rest)> {
+        self.0.iter()
+    }
+
+    pub(super) fn of(&self, name: &str) -> Result<&Rest, Problem> {
+        let found = self.0.iter().find(|(known, _)| known.as_str() == name);
+        let unknown = || Problem::from_status(StatusCode::NOT_FOUND, format!("there is no service {name}"));
+        found.map(|(_, rest)| rest).ok_or_else(unknown)
+    }
 }
 
-pub(super) fn routes(own: Faults, addresses: &Addresses) -> Router {
-    let others = Name::ALL.into_iter().filter(|name| *name != Name::Gateway);
-    let others =
-        others.map(|name| (name, Rest::new(name.as_str(), stack::admin_client(), addresses.of(name)))).collect();
-    let own_switch = faults::routes_at("/admin/faults/gateway", Name::Gateway.as_str(), &own);
+pub(super) fn routes(listeners: Listeners) -> Router {
     Router::new()
-        .route(PATH, get(show))
-        .route("/admin/faults/{service}", get(pass_on).put(pass_on))
-        .with_state(Arc::new(Switches { own, others }))
-        .merge(own_switch)
-}
-
-async fn show(State(switches): State<Arc<Switches>>) -> Json<Map<String, Value>> {
-    let asked = switches.others.iter().map(async |(name, rest)| {
-        let plan = rest.get(PATH).await.ok().flatten().unwrap_or(Value::Null);
-        (name.as_str().to_owned(), plan)
-    });
-    let mut plans: Map<_, _> = join_all(asked).await.into_iter().collect();
-    plans.insert(Name::Gateway.as_str().to_owned(), json!(switches.own.plan()));
-    Json(plans)
+        .route("/admin/services", get(async || Json(Name::ALL.map(Name::as_str))))
+        .route("/admin/services/{service}/{*path}", get(pass_on).put(pass_on).post(pass_on))
+        .with_state(listeners)
 }
 
 async fn pass_on(
-    State(switches): State<Arc<Switches>>,
-    Path(service): Path<String>,
+    State(listeners): State<Listeners>,
+    Path((service, path)): Path<(String, String)>,
+    OriginalUri(uri): OriginalUri,
     method: Method,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let found = switches.others.iter().find(|(name, _)| name.as_str() == service);
-    let unknown = || Problem::from_status(StatusCode::NOT_FOUND, format!("there is no service {service}"));
-    let (_, rest) = found.ok_or_else(unknown)?;
-    Ok(rest.forward(method, PATH, &headers, body?).await?)
+    let rest = listeners.of(&service)?;
+    // The path as it was sent, because the extracted one is decoded.
+    let sent = uri.path().strip_prefix(&format!("/admin/services/{service}/")).unwrap_or_default();
+    let first = path.split('/').next().unwrap_or_default();
+    if !FORWARDED.contains(&first) || path.split('/').any(|segment| segment == "..") {
+        return Err(Problem::from_status(StatusCode::NOT_FOUND, format!("/admin/{path} is not forwarded")));
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Ok(rest.forward(method, &format!("/admin/{sent}{query}"), &headers, body?).await?)
 }

@@ -1,38 +1,33 @@
-//! The sagas for operators: list them, and resolve stuck ones.
+//! The sagas for operators: all of them to look at, and the stuck ones to decide about.
 //!
 //! | | |
 //! |---|---|
 //! | `GET /admin/sagas?status=stuck&after=ID&limit=100` | a page of sagas, each with its steps; with `newest=true` the newest first |
 //! | `GET /admin/sagas/{id}` | one saga |
-//! | `POST /admin/sagas/{id}/retry` | retries the step at which a saga is stuck |
-//! | `POST /admin/sagas/{id}/skip` | continues after the step, which an operator has done or undone by hand |
-//! | `POST /admin/sagas/{id}/resolve` | marks it as resolved, with `{"note": "why"}` |
+//! | `POST /admin/attention/sagas/{retry,skip,resolve}` | decides about stuck sagas: [`crate::admin::attention`] |
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
+use axum::routing::get;
 use buttress_durable::Database;
-use buttress_durable::saga::{Admin, AdminError, Filter, SagaId, SagaView, Status, StepView};
+use buttress_durable::saga::{AdminError, Filter, SagaView, Status, StepView};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::place::Desk;
+use crate::admin::attention::{Action, Item, Kind, Queue, QueueError};
 use crate::problem::{Json, Problem};
 
 type Shared<D> = State<Arc<Desk<D>>>;
 
 pub(super) fn routes<D: Database>(desk: Arc<Desk<D>>) -> Router {
-    Router::new()
-        .route("/admin/sagas", get(list::<D>))
-        .route("/admin/sagas/{id}", get(show::<D>))
-        .route("/admin/sagas/{id}/retry", post(retry::<D>))
-        .route("/admin/sagas/{id}/skip", post(skip::<D>))
-        .route("/admin/sagas/{id}/resolve", post(resolve::<D>))
-        .with_state(desk)
+    Router::new().route("/admin/sagas", get(list::<D>)).route("/admin/sagas/{id}", get(show::<D>)).with_state(desk)
 }
 
 const STATUSES: [Status; 6] =
@@ -86,36 +81,41 @@ async fn show<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Re
     Ok(Json(view(&saga.ok_or_else(unknown)?)))
 }
 
-async fn retry<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin, saga| admin.retry(saga).await).await
+/// The stuck sagas, for an operator to decide about.
+#[derive(Debug)]
+pub(super) struct StuckSagas<D: Database>(pub(super) Arc<Desk<D>>);
+
+impl<D: Database> Queue for StuckSagas<D> {
+    fn kind(&self) -> Kind {
+        Kind::Sagas
+    }
+
+    fn list(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Item>, QueueError>> {
+        async move {
+            let stuck = Filter { status: Some(Status::Stuck), limit, ..Filter::default() };
+            Ok(self.0.coordinator.admin().list(&stuck).await?.into_iter().map(item).collect())
+        }
+        .boxed()
+    }
+
+    fn act<'a>(&'a self, id: &'a str, action: Action, note: &'a str) -> BoxFuture<'a, Result<(), QueueError>> {
+        async move {
+            let (admin, id) = (self.0.coordinator.admin(), self.0.starter.id(id));
+            match action {
+                Action::Skip => admin.skip(&id).await?,
+                Action::Resolve => admin.resolve(&id, note).await?,
+                _ => admin.retry(&id).await?,
+            }
+            Ok(())
+        }
+        .boxed()
+    }
 }
 
-async fn skip<D: Database>(State(desk): Shared<D>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin, saga| admin.skip(saga).await).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Note {
-    note: String,
-}
-
-async fn resolve<D: Database>(
-    State(desk): Shared<D>,
-    Path(id): Path<String>,
-    Json(Note { note }): Json<Note>,
-) -> Result<Json<Value>, Problem> {
-    decided(desk, &id, async |admin, saga| admin.resolve(saga, &note).await).await
-}
-
-async fn decided<D: Database>(
-    desk: Arc<Desk<D>>,
-    id: &str,
-    decide: impl AsyncFnOnce(Admin<D>, &SagaId) -> Result<(), AdminError>,
-) -> Result<Json<Value>, Problem> {
-    decide(desk.coordinator.admin(), &desk.starter.id(id)).await.map_err(problem)?;
-    tracing::warn!(saga = id, "an operator has decided about a saga");
-    show(State(desk), Path(id.to_owned())).await
+fn item(saga: SagaView) -> Item {
+    let SagaView { id, definition, stuck, updated_at, .. } = saga;
+    let (at, error) = stuck.map(|stuck| (stuck.step, stuck.message)).unwrap_or_default();
+    Item { order: id.clone(), id, name: definition, at, error, since_ms: updated_at.as_millis() }
 }
 
 fn view(saga: &SagaView) -> Value {
@@ -144,10 +144,5 @@ fn view(saga: &SagaView) -> Value {
 }
 
 fn problem(error: AdminError) -> Problem {
-    match error {
-        AdminError::NotStuck(_) | AdminError::Refused { .. } => {
-            Problem::from_status(StatusCode::CONFLICT, error.to_string())
-        }
-        error => Problem::failed("order", &error),
-    }
+    Problem::failed("order", &error)
 }

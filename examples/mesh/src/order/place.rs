@@ -13,7 +13,7 @@ use super::domain::{Failure, NewOrder, Order, State};
 use super::saga::Data;
 use super::store::{self, Prices, ScopedKey, Store, StoreError};
 use crate::input::Key;
-use crate::telemetry::current_trace;
+use crate::telemetry::{about_order, current_trace};
 use crate::upstream::Upstream;
 
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl<D: Database> Desk<D> {
 
     /// Waits until the outcome is known, at most `patience`.
     async fn outcome(&self, id: &str) -> Result<Placed, Refused> {
+        about_order(id);
         self.coordinator.wait_until_decided(&self.starter.id(id), self.patience).await?;
         self.look(id).await
     }

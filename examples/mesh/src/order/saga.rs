@@ -41,6 +41,9 @@ pub(super) struct Data {
     pub(super) lines: Vec<NewLine>,
 }
 
+/// The definition's name, stored with each saga.
+pub(super) const NAME: &str = "order";
+
 /// Deadline for the steps before the pivot. Longer than all attempts below together, so that it
 /// only affects interrupted sagas: after a longer outage the customer is no longer waiting.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -64,7 +67,7 @@ pub(super) fn definition<D: Database>(
         .backoff(UNDO_BACKOFF)
         .retriable();
     let steps = [create, reserve_inventory(inventory), process_payment(payment).pivot(), confirm];
-    let definition = Definition::new("order", 1, steps)?.deadline(DEADLINE);
+    let definition = Definition::new(NAME, 1, steps)?.deadline(DEADLINE);
     // The order's row follows what an operator decides.
     Ok(definition
         .on_skip(|tx, skipped| skipped_by_hand(tx, skipped).boxed())

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use buttress::CircuitBreaker;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 use tracing::field::Empty;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing::{Span, info_span};
 
 use super::propagation::carry;
-use super::server::is_grpc;
+use super::server::{CALLER, is_grpc};
 use super::traces::TARGET;
 
 /// Layer, outermost in a client stack: one span per call, including retries and pauses.
@@ -79,6 +79,8 @@ impl Attempts {
 /// Layer, innermost in a client stack: one span per attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptLayer {
+    /// The calling service, which the call names to the called one.
+    pub caller: &'static str,
     /// The called service.
     pub peer: &'static str,
 }
@@ -132,6 +134,7 @@ where
             rpc.grpc.status_code = Empty,
         );
         carry(&span, request.headers_mut());
+        request.headers_mut().insert(CALLER, HeaderValue::from_static(self.layer.caller));
         let future = span.in_scope(|| self.inner.call(request));
         AttemptFuture { future: Box::pin(future), span }
     }

@@ -1,8 +1,8 @@
 //! Counters and histograms in Prometheus' text format.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,24 +10,49 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use buttress::InvalidConfig;
 use buttress::metrics::Exporter;
-use futures_util::future::BoxFuture;
 use http::header;
-use metrics::{Unit, describe_histogram, with_local_recorder};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::Telemetry;
+use super::lost::Lost;
+use super::readings::Reading;
 use super::server::REQUESTS;
+use super::{Inner, Telemetry};
 use crate::stack::{Admission, Dependency};
-
-type Values = Vec<(&'static str, f64)>;
-type Read = Arc<dyn Fn() -> BoxFuture<'static, Values> + Send + Sync>;
 
 pub(super) struct Metrics {
     service: &'static str,
     recorder: Arc<PrometheusRecorder>,
     exporter: Exporter,
-    /// Gauges that are read on demand. A restarted service replaces the gauges of the previous run.
-    gauges: Mutex<BTreeMap<Vec<&'static str>, Read>>,
+}
+
+/// Describes the metrics of the mesh itself. The layers describe theirs.
+fn describe() {
+    use Unit::{Count, Seconds};
+    describe_histogram!(REQUESTS, Seconds, "Time from a request to the head of its response");
+    describe_counter!("spans.lost", Count, "Spans that reached no collector, by reason");
+    for (name, unit, help) in [
+        ("outbox.waiting", Count, "Events that are not published yet"),
+        ("outbox.parked", Count, "Events that the bus rejects; they wait for an operator"),
+        ("outbox.oldest.age", Seconds, "Age of the oldest event that is not published yet; 0 if there is none"),
+        ("bus.lag", Count, "Events of a topic that a consumer group has not handled yet"),
+        (
+            "bus.dead.letters",
+            Count,
+            "Events that a consumer group could not handle, at most 1000; they wait for an operator",
+        ),
+        ("saga.running", Count, "Sagas that go forward"),
+        ("saga.compensating", Count, "Sagas that are being undone"),
+        ("saga.stuck", Count, "Sagas that wait for an operator"),
+        ("saga.unregistered", Count, "Sagas whose definition and version no process has registered"),
+        ("saga.stuck.by.definition", Count, "Sagas that wait for an operator, by definition"),
+        ("worker.success.age", Seconds, "Time since the last success of a background worker"),
+        ("worker.failures", Count, "Failures of a background worker since its last success"),
+        ("reading.age", Seconds, "Age of a group of gauges that are read in the background"),
+        ("service.degraded", Count, "1 if a worker has not succeeded for a minute, or gauges cannot be read"),
+    ] {
+        describe_gauge!(name, unit, help);
+    }
 }
 
 /// Histogram bounds in seconds: from 0.5 ms to the longest timeout in the mesh.
@@ -44,14 +69,14 @@ impl Metrics {
         let builder = builder.map_err(|_| InvalidConfig::new("buckets", "must not be empty"))?;
         let recorder = builder.add_global_label("service", service).build_recorder();
         let exporter = with_local_recorder(&recorder, || {
-            describe_histogram!(REQUESTS, Unit::Seconds, "Time from a request to the head of its response");
+            describe();
             let exporter = Exporter::new();
             exporter.add(&admission.bulkhead);
             exporter.add(&admission.reads);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });
-        Ok(Self { service, recorder: Arc::new(recorder), exporter, gauges: Mutex::default() })
+        Ok(Self { service, recorder: Arc::new(recorder), exporter })
     }
 
     pub(super) fn recorder(&self) -> &PrometheusRecorder {
@@ -62,42 +87,25 @@ impl Metrics {
         let _ = metrics::set_global_recorder(self.recorder.clone());
     }
 
-    pub(super) fn gauges<const N: usize, F, Fut>(&self, names: [&'static str; N], read: F)
-    where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Option<[u64; N]>> + Send + 'static,
-    {
-        let read: Read = Arc::new(move || {
-            let reading = read();
-            Box::pin(async move {
-                let values = reading.await.map(|values| values.map(|value| value as f64));
-                values.into_iter().flat_map(|values| names.into_iter().zip(values)).collect()
-            })
-        });
-        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).insert(names.to_vec(), read);
+    /// Moves the samples of histograms to their buckets. Without it they would be kept one by one
+    /// until a scrape, which may never come.
+    pub(super) fn upkeep(&self) {
+        self.recorder.handle().run_upkeep();
     }
 
-    /// Reads all gauges. Those that cannot be read are left out.
-    pub(super) async fn read(&self) -> BTreeMap<&'static str, f64> {
-        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut values = BTreeMap::new();
-        for read in gauges.values() {
-            values.extend(read().await);
-        }
-        values
-    }
-
-    async fn text(&self) -> String {
-        let values = self.read().await;
+    /// Renders what was counted, and the gauges' last values. Reads no database.
+    fn text(&self, readings: &[Reading], lost: Option<&Lost>) -> String {
         with_local_recorder(&*self.recorder, || {
             self.exporter.publish();
-            for (name, value) in values {
-                metrics::gauge!(name).set(value);
+            readings.iter().for_each(Reading::publish);
+            if let Some(lost) = lost {
+                for (reason, count) in [("queue", &lost.queue), ("export", &lost.export)] {
+                    metrics::counter!("spans.lost", "reason" => reason).absolute(count.load(Relaxed));
+                }
             }
         });
-        let handle = self.recorder.handle();
-        handle.run_upkeep();
-        handle.render()
+        self.upkeep();
+        self.recorder.handle().render()
     }
 }
 
@@ -109,7 +117,8 @@ impl fmt::Debug for Metrics {
 
 pub(super) fn routes(telemetry: Telemetry) -> Router {
     let show = async |State(telemetry): State<Telemetry>| {
-        let text = telemetry.0.metrics.text().await;
+        let Inner { metrics, readings, spans, .. } = &*telemetry.0;
+        let text = metrics.text(&readings.current(), spans.as_ref().map(|spans| &*spans.lost));
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
     };
     Router::new().route("/metrics", get(show)).with_state(telemetry)

@@ -3,6 +3,7 @@
 use buttress_durable::{DomainEvent, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -77,12 +78,34 @@ pub(crate) fn step_span(step: &'static str, order: &str, trace: Option<&TraceCon
     span
 }
 
+/// Whose trace contexts a server continues.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Callers {
+    /// Services of the mesh: their traces go on.
+    Trusted,
+    /// Anyone. A stranger's `traceparent` is linked and not continued: otherwise strangers could add
+    /// spans to any trace, join the requests of others into one, and decide what is sampled.
+    Strangers,
+}
+
 /// Like [`continue_trace`], from the headers of a request.
-pub(super) fn continue_from(span: &Span, headers: &HeaderMap) {
+pub(super) fn continue_from(span: &Span, headers: &HeaderMap, callers: Callers) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let pair = Pair(text("traceparent"), text("tracestate"));
-    if pair.0.is_some() {
-        let _ = span.set_parent(TraceContextPropagator::new().extract(&pair));
+    if pair.0.is_none() {
+        return;
+    }
+    let context = TraceContextPropagator::new().extract(&pair);
+    match callers {
+        Callers::Trusted => drop(span.set_parent(context)),
+        Callers::Strangers => {
+            let theirs = context.span().span_context().clone();
+            if theirs.is_valid() {
+                // Without their `tracestate`, which would be stored with each of our spans.
+                let (trace, parent, flags) = (theirs.trace_id(), theirs.span_id(), theirs.trace_flags());
+                span.add_link(SpanContext::new(trace, parent, flags, true, TraceState::default()));
+            }
+        }
     }
 }
 

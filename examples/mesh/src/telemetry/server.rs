@@ -1,19 +1,23 @@
-//! Observes each request on a server: a span, the duration histogram, and the rates of the last 10
-//! s.
+//! Observes each request on a server: a span, a line in the log, the duration histogram, and the
+//! rates of the last 10 s.
+
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use buttress::policy::{Clock, TokioClock};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
 
 use super::Telemetry;
 use super::client::answered;
-use super::propagation::continue_from;
+use super::line::ORDER;
+use super::propagation::{Callers, continue_from};
 use super::traces::TARGET;
+use crate::launch::Name;
 
 /// Name of the histogram of request durations, from OpenTelemetry's conventions.
 pub(super) const REQUESTS: &str = "http.server.request.duration";
@@ -44,12 +48,20 @@ pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request
         otel.status_code = Empty,
         http.response.status_code = Empty,
         rpc.grpc.status_code = Empty,
+        order.id = Empty,
     );
-    continue_from(&span, request.headers());
+    continue_from(&span, request.headers(), telemetry.callers());
+    if let Some(order) = order_in(&route, request.uri().path()) {
+        span.record(ORDER, order);
+    }
+    let caller = caller(&telemetry, request.headers());
     let start = TokioClock.now();
     let response = next.run(request).instrument(span.clone()).await;
     let elapsed = TokioClock.now().saturating_duration_since(start);
     answered(&span, &response);
+    span.in_scope(|| {
+        telemetry.access(&Access { method, route: &route, caller, elapsed, now: start + elapsed }, &response)
+    });
     let failed = failed(&response);
     telemetry.meter().note(start, elapsed, failed);
     // A client can call an unimplemented method by any name, so the name must not become a label.
@@ -58,6 +70,63 @@ pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request
     let status = response.status().as_u16().to_string();
     metrics::histogram!(REQUESTS, "method" => method, "route" => route, "status" => status).record(elapsed);
     response
+}
+
+/// Header in which a service of the mesh names itself to the services that it calls.
+pub(super) const CALLER: HeaderName = HeaderName::from_static("x-caller");
+
+/// The services of the mesh, which are the callers that a log line names.
+fn caller(telemetry: &Telemetry, headers: &HeaderMap) -> &'static str {
+    let named = headers.get(CALLER).filter(|_| telemetry.callers() == Callers::Trusted);
+    let known = |name: &Name| named.is_some_and(|named| named == name.as_str());
+    // A customer, or somebody who calls a service directly.
+    Name::ALL.into_iter().find(known).map_or("outside", Name::as_str)
+}
+
+/// The order id in a path such as `/v1/orders/{id}`. Text that is not an id is not logged as one.
+fn order_in<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    let place = route.split('/').position(|segment| segment == "{id}" || segment == "{order_id}")?;
+    path.split('/').nth(place).filter(|id| uuid::Uuid::parse_str(id).is_ok())
+}
+
+/// One request, as the log shows it.
+struct Access<'a> {
+    method: &'static str,
+    route: &'a str,
+    caller: &'static str,
+    elapsed: Duration,
+    now: Instant,
+}
+
+impl Telemetry {
+    /// Writes the line of a request. A rejection for overload is frequent when it happens, so it is
+    /// a warning once in 10 s, with the number of those that are not shown.
+    fn access(&self, access: &Access<'_>, response: &Response) {
+        let Access { method, route, caller, elapsed, now } = *access;
+        let status = response.status().as_u16();
+        let grpc = grpc_status(response);
+        let ms = (elapsed.as_secs_f64() * 100_000.0).round() / 100.0;
+        if is_refusal(response) {
+            if let Some(left_out) = self.refusals().passes(now) {
+                tracing::warn!(method, route, status, grpc, ms, caller, left_out, "requests are refused");
+                return;
+            }
+            tracing::debug!(method, route, status, grpc, ms, caller, "refused");
+        } else {
+            tracing::info!(method, route, status, grpc, ms, caller, "request");
+        }
+    }
+}
+
+/// Whether a layer, or the service, has refused the request: too many requests, or unavailable.
+fn is_refusal(response: &Response) -> bool {
+    let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&response.status());
+    // RESOURCE_EXHAUSTED and UNAVAILABLE.
+    refused || matches!(grpc_status(response), Some(8 | 14))
+}
+
+fn grpc_status(response: &Response) -> Option<i64> {
+    response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// The standard methods, and "other" for any other, because clients can invent names.
@@ -106,6 +175,28 @@ mod tests {
         };
         assert!(!answer(200, None) && !answer(200, Some("0")) && !answer(404, None) && !answer(302, None));
         assert!(answer(500, None) && answer(503, None) && answer(200, Some("14")) && answer(200, Some("2")));
+    }
+
+    #[test]
+    fn an_order_is_read_from_its_path_only_if_it_is_an_id() {
+        let id = "0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a";
+        let path = format!("/v1/orders/{id}/events");
+        assert_eq!(order_in("/v1/orders/{id}/events", &path), Some(id));
+        assert_eq!(order_in("/v1/orders/{id}", "/v1/orders/x%0aforged"), None);
+        assert_eq!(order_in("/v1/orders", &path), None);
+    }
+
+    #[test]
+    fn a_refusal_is_a_full_or_closed_service_and_not_a_failure() {
+        let of = |status: u16, grpc: Option<&str>| {
+            let mut response = Response::builder().status(status);
+            if let Some(grpc) = grpc {
+                response = response.header("grpc-status", grpc);
+            }
+            is_refusal(&response.body(Body::empty()).unwrap())
+        };
+        assert!(of(503, None) && of(429, None) && of(200, Some("14")) && of(200, Some("8")));
+        assert!(!of(500, None) && !of(504, None) && !of(200, Some("2")) && !of(200, Some("0")) && !of(201, None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The current state of a service as JSON: `GET /admin/state`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
@@ -17,7 +17,6 @@ use super::Telemetry;
 use crate::clock::now_ms;
 use crate::faults::Faults;
 use crate::problem::Json;
-use crate::service::Service;
 use crate::stack::{Admission, Dependency, Health};
 
 #[derive(Clone, Debug)]
@@ -28,25 +27,30 @@ struct Shown {
     faults: Faults,
 }
 
-pub(super) fn routes(telemetry: Telemetry, service: &Service) -> Router {
-    let Service { health, admission, faults, .. } = service;
+pub(super) fn routes(telemetry: Telemetry, health: &Health, admission: &Admission, faults: &Faults) -> Router {
     let shown = Shown { telemetry, health: health.clone(), admission: admission.clone(), faults: faults.clone() };
     Router::new().route("/admin/state", get(show)).with_state(shown)
 }
 
 async fn show(State(shown): State<Shown>) -> Json<Value> {
     let Shown { telemetry, health, admission, faults } = shown;
-    let gauges = telemetry.0.metrics.read().await;
+    let readings = &telemetry.0.readings;
+    let gauges: BTreeMap<_, _> = readings.shown().map(|reading| (reading.key(), reading.value())).collect();
+    let degraded = readings.degraded();
     let dependencies: Vec<_> = telemetry.0.dependencies.iter().map(Dependency::describe).collect();
     Json(json!({
         "service": telemetry.name(),
         "ready": health.status(Probe::Readiness).is_serving(),
         "draining": health.is_draining(),
+        // Not a reason to be unready: a replica whose bus is down still answers requests, and
+        // restarting or avoiding it would not help.
+        "degraded": degraded,
+        "workers": readings.workers(),
         "recent": telemetry.meter().recent(TokioClock.now()),
         "bulkhead": bulkhead(&admission),
         "dependencies": dependencies,
         "gauges": gauges,
-        "faults": faults.plan(),
+        "faults": cfg!(feature = "faults").then(|| faults.plan()),
     }))
 }
 

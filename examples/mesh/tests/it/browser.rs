@@ -123,6 +123,13 @@ impl Page {
         .await;
     }
 
+    /// Gives the page this size, whatever the smallest window of the browser is.
+    pub(crate) async fn resize(&self, width: u32, height: u32) {
+        let params = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": true });
+        let body = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": params });
+        self.command("goog/cdp/execute", body).await.unwrap();
+    }
+
     /// Saves a screenshot as PNG.
     pub(crate) async fn screenshot(&self, path: &Path) {
         let path_of = format!("/session/{}/screenshot", self.session);

@@ -105,18 +105,18 @@ async fn a_path_that_has_moved_keeps_its_url_and_its_words() {
 
 #[tokio::test]
 async fn every_service_has_its_own_fault_switch() {
-    let shop = Shop::open_with(|config| config.admin = true).await;
+    let shop = Shop::open().await;
     for name in Name::ALL {
-        let path = format!("/admin/faults/{}", name.as_str());
-        let reply = shop.customer.send(request("put", &path, &json!({ "latency_ms": 1 }))).await;
+        let path = format!("/admin/services/{}/faults", name.as_str());
+        let gateway = shop.operator(Name::Gateway);
+        let reply = gateway.send(request("put", &path, &json!({ "latency_ms": 1 }))).await;
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
         assert_eq!(shop.mesh.faults(name).plan().latency_ms, 1, "{path}");
-        assert_eq!(shop.customer.get(&path).await.body["latency_ms"], 1, "{path}");
-        // The switch also works on the service's own port, and while faults are active.
+        assert_eq!(gateway.get(&path).await.body["latency_ms"], 1, "{path}");
+        // The switch also works on the service's own admin listener, and while faults are active.
         shop.mesh.faults(name).set(Plan { error_rate: 1.0, ..Plan::default() });
-        let own = Customer::new(shop.mesh.url(name));
-        let path = if name == Name::Gateway { "/admin/faults/gateway" } else { "/admin/faults" };
-        assert_eq!(own.send(request("put", path, &json!({}))).await.status, 200, "{name:?}");
+        let own = shop.operator(name);
+        assert_eq!(own.send(request("put", "/admin/faults", &json!({}))).await.status, 200, "{name:?}");
         assert_eq!(shop.mesh.faults(name).plan(), Plan::default(), "{name:?}");
     }
 }

@@ -11,16 +11,15 @@ use serde_json::{Value, json};
 use crate::browser::visit;
 use crate::support::{Shop, tea, until};
 
-/// Enables the admin endpoints, and samples every span.
+/// Samples every span.
 pub(crate) fn observed(config: &mut Config) {
-    config.admin = true;
-    config.telemetry.traces = Some(TraceConfig { endpoints: vec![], sample: 1.0 });
+    config.telemetry.traces = Some(TraceConfig { collectors: vec![], sample: 1.0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_chromium_an_operator_sees_a_circuit_open_and_close_and_follows_an_order() {
     let shop = Shop::open_with(observed).await;
-    visit(&shop.mesh.url(Name::Gateway), async |page| {
+    visit(&format!("{}/dashboard", shop.mesh.admin_url(Name::Gateway)), async |page| {
         page.sees("#live[data-live=yes]").await;
         page.sees("[data-service=legacy] .pill.good").await;
         assert_eq!(page.count("[data-service] .pill.good").await, 7, "seven services are ready");
@@ -57,6 +56,90 @@ async fn in_chromium_an_operator_sees_a_circuit_open_and_close_and_follows_an_or
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_chromium_focus_survives_updates_and_every_button_is_named_and_large_enough() {
+    let shop = Shop::open_with(observed).await;
+    stuck(&shop).await;
+    visit(&format!("{}/dashboard", shop.mesh.admin_url(Name::Gateway)), async |page| {
+        page.sees("#live[data-live=yes]").await;
+        page.sees("[data-waiting=sagas] [data-item] button").await;
+        page.script("document.querySelector('[data-fault=shipping-hang]').focus()", json!([])).await;
+        page.script("window.before = document.activeElement", json!([])).await;
+        // The clock shows that the page was updated several times.
+        for _ in 0..3 {
+            let shown = page.text("#live").await;
+            until("the page is updated", async || page.text("#live").await != shown).await;
+        }
+        let same = "return document.activeElement === window.before && document.activeElement.dataset.fault === 'shipping-hang'";
+        assert_eq!(page.script(same, json!([])).await, true);
+
+        let small = "return [...document.querySelectorAll('button, select, #order input[type=number]')]
+            .filter((node) => node.checkVisibility())
+            .map((node) => [node, node.getBoundingClientRect()])
+            .filter(([node, { width, height }]) => width < 24 || height < 24)
+            .map(([node]) => node.outerHTML)";
+        assert_eq!(page.script(small, json!([])).await, json!([]));
+        let unnamed = "return [...document.querySelectorAll('button')]
+            .filter((node) => !(node.getAttribute('aria-label') ?? node.textContent).trim())
+            .map((node) => node.outerHTML)";
+        assert_eq!(page.script(unnamed, json!([])).await, json!([]));
+        assert_eq!(page.count("[aria-label='hang at shipping']").await, 1, "a name says which service");
+        page.screenshot(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("attention.png")).await;
+    })
+    .await;
+}
+
+/// A confirmed order whose saga is stuck at its last step.
+async fn stuck(shop: &Shop) {
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    shop.settled_books().await;
+    let stuck = r#"UPDATE buttress_saga SET status = 'stuck', step = 3, stuck =
+                   '{"step":"confirm_order","message":"trouble","compensating":false,"note":null}'"#;
+    shop.cook(Name::Order, stuck).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_chromium_an_operator_resolves_a_stuck_saga_and_confirms_it() {
+    let shop = Shop::open_with(observed).await;
+    stuck(&shop).await;
+    visit(&format!("{}/dashboard", shop.mesh.admin_url(Name::Gateway)), async |page| {
+        page.click("[data-waiting=sagas] [data-item] [data-action=resolve]").await;
+        page.sees("dialog[open] #note").await;
+        assert!(page.text("#question").await.starts_with("resolve sagas of order: "));
+        page.script("document.querySelector('#note').value = 'paid in cash'", json!([])).await;
+        page.click("#yes").await;
+        until("it is done", async || page.text("#decided").await == "resolve: 1 done").await;
+        until("nothing waits", async || page.count("[data-waiting]").await == 0).await;
+        assert_eq!(page.text("#attention-counts").await, "nothing");
+    })
+    .await;
+    let sagas = shop.operator(Name::Order).get("/admin/sagas?status=resolved").await.body;
+    assert_eq!(sagas["sagas"][0]["stuck"]["note"], "paid in cash");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_chromium_a_trace_can_be_read_on_a_telephone() {
+    let shop = Shop::open_with(observed).await;
+    let placed = shop.customer.place(&tea()).await;
+    let id = placed.body["id"].as_str().unwrap();
+    visit(&format!("{}/dashboard", shop.mesh.admin_url(Name::Gateway)), async |page| {
+        page.resize(375, 800).await;
+        page.click(&format!("[data-order='{id}'] button")).await;
+        until("the trace is shown", async || {
+            page.click(&format!("[data-order='{id}'] button")).await;
+            page.count("[data-span][data-service=payment] .lane i").await > 0
+        })
+        .await;
+        let lane = "return document.querySelector('[data-span] .lane').getBoundingClientRect().width";
+        assert!(page.script(lane, json!([])).await.as_f64().unwrap() > 250.0, "the lane has most of the width");
+        let overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(page.script(overflow, json!([])).await, 0, "the page does not scroll sideways");
+        page.script("document.querySelector('#followed').scrollIntoView()", json!([])).await;
+        page.screenshot(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("trace-375.png")).await;
+    })
+    .await;
+}
+
 /// Reads the next state from the stream.
 async fn next(stream: &mut axum::body::Body) -> Value {
     let mut text = String::new();
@@ -75,7 +158,7 @@ async fn the_page_is_fed_with_the_state_of_all_services_and_the_latest_sagas() {
     shop.settled_books().await;
     shop.mesh.crash(Name::Legacy).await;
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let url = format!("{}/dashboard/events", shop.mesh.url(Name::Gateway));
+    let url = format!("{}/dashboard/events", shop.mesh.admin_url(Name::Gateway));
     let response = client.get(url.parse().unwrap()).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let state = tokio::time::timeout(
@@ -108,11 +191,12 @@ async fn the_page_and_its_files_are_served_with_their_types() {
         ("/dashboard/page.css", "text/css; charset=utf-8"),
         ("/dashboard/page.js", "text/javascript; charset=utf-8"),
     ];
+    let operator = shop.operator(Name::Gateway);
     for (path, kind) in files {
-        let reply = shop.customer.get(path).await;
+        let reply = operator.get(path).await;
         assert_eq!((reply.status.as_u16(), &reply.headers["content-type"]), (200, &kind.parse().unwrap()), "{path}");
         assert_eq!(reply.headers.contains_key("content-security-policy"), path == "/dashboard");
     }
-    let home = shop.customer.get("/").await;
+    let home = operator.get("/").await;
     assert_eq!((home.status.as_u16(), &home.headers["location"]), (307, &"/dashboard".parse().unwrap()));
 }

@@ -1,5 +1,7 @@
 //! End-to-end tests of the mesh, with real services, sockets and databases.
 
+mod admin;
+mod alerts;
 mod bad_input;
 mod breaker;
 mod browser;
@@ -14,10 +16,13 @@ mod events;
 mod faults;
 mod idempotency;
 mod load;
+mod logs;
+mod ops;
 mod probe;
 mod processes;
 mod readme;
 mod sagas;
+mod shutdown;
 mod support;
 mod telemetry;
 mod view;

@@ -2,14 +2,20 @@ use http::Request;
 use http_body_util::Full;
 use mesh::faults::{Plan, Strike};
 use mesh::mesh::Name;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Customer, Place, Shop, on_both, tea};
+use crate::support::{Customer, Place, Reply, Shop, on_both, tea};
+
+/// Decides on a service's admin listener.
+async fn decide(operator: &Customer, path: &str, body: &Value) -> Reply {
+    let request = Request::post(format!("/admin/attention/{path}")).header("content-type", "application/json");
+    operator.send(request.body(Full::from(body.to_string())).unwrap()).await
+}
 
 on_both!(a_stuck_saga_is_listed_and_goes_on_when_somebody_decides, a_stuck_saga_is_skipped_or_resolved_by_an_operator,);
 
 async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) {
-    let mut shop = Shop::open_at(place, |config| config.admin = true).await;
+    let mut shop = Shop::open_at(place, |_| {}).await;
     shop.mesh.faults(Name::Payment).set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place_with_key("k1", &tea()).await });
@@ -24,7 +30,7 @@ async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) 
     shop.mesh.faults(Name::Payment).clear();
     shop.mesh.restart(Name::Order).await.unwrap();
 
-    let operator = Customer::new(shop.mesh.url(Name::Order));
+    let operator = shop.operator(Name::Order);
     let list = operator.get("/admin/sagas?status=stuck").await.body;
     assert_eq!(list["stuck"], 1);
     let saga = &list["sagas"][0];
@@ -32,24 +38,29 @@ async fn a_stuck_saga_is_listed_and_goes_on_when_somebody_decides(place: Place) 
     let steps: Vec<_> = saga["steps"].as_array().unwrap().iter().map(|step| &step["name"]).collect();
     assert_eq!(steps, ["create_order", "reserve_inventory", "process_payment"]);
 
-    let path = format!("/admin/sagas/{}", saga["id"].as_str().unwrap());
-    let retry = || Request::post(format!("{path}/retry")).body(Full::default()).unwrap();
-    assert_eq!(operator.send(retry()).await.status, 200);
+    let id = saga["id"].as_str().unwrap();
+    let path = format!("/admin/sagas/{id}");
+    let waiting = operator.get("/admin/attention/sagas").await.body;
+    let item = &waiting[0];
+    assert_eq!((&item["id"], &item["order"], &item["name"]), (&json!(id), &json!(id), &json!("order")));
+    assert_eq!((&item["at"], &item["error"]), (&json!("process_payment"), &json!("trouble")));
+    let ids = json!({ "which": { "ids": [id] } });
+    let reply = decide(&operator, "sagas/retry", &ids).await;
+    assert_eq!((reply.status.as_u16(), reply.body), (200, json!({ "done": 1, "failed": [], "more": false })));
     let books = shop.settled_books().await;
     assert!(books.right && books.confirmed == 1, "{books}");
-    assert_eq!(operator.send(retry()).await.status, 409, "no longer stuck");
+    let reply = decide(&operator, "sagas/retry", &ids).await;
+    assert_eq!((reply.status.as_u16(), &reply.body["done"]), (200, &json!(0)), "no longer stuck");
+    assert_eq!(reply.body["failed"][0]["id"], id);
+    assert_eq!(operator.get("/admin/attention/sagas").await.body, json!([]));
     assert_eq!(operator.get(&path).await.body["status"], "completed");
     shop.close().await;
 }
 
 async fn a_stuck_saga_is_skipped_or_resolved_by_an_operator(place: Place) {
-    let shop = Shop::open_at(place, |config| config.admin = true).await;
-    let operator = Customer::new(shop.mesh.url(Name::Order));
-    let decide = async |id: &str, decision: &str, body: &str| {
-        let request = Request::post(format!("/admin/sagas/{id}/{decision}")).header("content-type", "application/json");
-        operator.send(request.body(Full::from(body.to_owned())).unwrap()).await
-    };
-    for (decision, body) in [("skip", ""), ("resolve", "{\"note\": \"paid in cash\"}")] {
+    let shop = Shop::open_at(place, |_| {}).await;
+    let operator = shop.operator(Name::Order);
+    for (decision, note) in [("skip", ""), ("resolve", "paid in cash")] {
         assert_eq!(shop.customer.place_with_key(decision, &tea()).await.status, 201);
         shop.settled_books().await;
         // As if the last step had failed for good. The order stays as it is.
@@ -58,7 +69,9 @@ async fn a_stuck_saga_is_skipped_or_resolved_by_an_operator(place: Place) {
                        WHERE id = (SELECT MAX(id) FROM buttress_saga)"#;
         shop.cook(Name::Order, stuck).await;
         let id = operator.get("/admin/sagas?status=stuck").await.body["sagas"][0]["id"].as_str().unwrap().to_owned();
-        let reply = decide(&id, decision, body).await;
+        let path = format!("sagas/{decision}");
+        let body = json!({ "which": { "ids": [id] }, "note": note });
+        let reply = decide(&operator, &path, &body).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         let saga = operator.get(&format!("/admin/sagas/{id}")).await.body;
         if decision == "resolve" {
@@ -72,15 +85,16 @@ async fn a_stuck_saga_is_skipped_or_resolved_by_an_operator(place: Place) {
             let last = saga["steps"].as_array().unwrap().last().unwrap();
             assert_eq!((&last["name"], &last["state"]), (&json!("confirm_order"), &json!("skipped")));
         }
-        assert_eq!(decide(&id, decision, body).await.status, 409, "not twice");
+        let again = decide(&operator, &path, &body).await.body;
+        assert_eq!((&again["done"], &again["failed"][0]["id"]), (&json!(0), &json!(id)), "not twice");
     }
     shop.close().await;
 }
 
 #[tokio::test]
 async fn sagas_are_shown_in_pages_with_all_that_is_known_of_them() {
-    let shop = Shop::open_with(|config| config.admin = true).await;
-    let operator = Customer::new(shop.mesh.url(Name::Order));
+    let shop = Shop::open().await;
+    let operator = shop.operator(Name::Order);
     let mut ids = Vec::new();
     for customer in ["alice", "pip", "bob"] {
         let order = json!({ "customer": customer, "items": [{ "sku": "tea", "quantity": 1 }] });
@@ -127,21 +141,22 @@ async fn sagas_are_shown_in_pages_with_all_that_is_known_of_them() {
 
 #[tokio::test]
 async fn operators_are_told_what_they_got_wrong() {
-    let shop = Shop::open_with(|config| config.admin = true).await;
-    let operator = Customer::new(shop.mesh.url(Name::Order));
+    let shop = Shop::open().await;
+    let operator = shop.operator(Name::Order);
     assert_eq!(operator.get("/admin/sagas?status=lost").await.status, 400);
     assert_eq!(operator.get("/admin/sagas?limit=0").await.status, 400);
     assert_eq!(operator.get("/admin/sagas?limit=many").await.status, 400);
     assert_eq!(operator.get("/admin/sagas/nobody").await.status, 404);
-    let resolve = Request::post("/admin/sagas/nobody/resolve").header("content-type", "application/json");
-    assert_eq!(operator.send(resolve.body(Full::from("{\"note\": \"\"}")).unwrap()).await.status, 409);
-}
-
-#[tokio::test]
-async fn a_gateway_that_serves_customers_alone_shows_nothing_of_what_is_inside() {
-    let shop = Shop::open().await;
-    let customer = Customer::new(shop.mesh.url(Name::Gateway));
-    for path in ["/admin/sagas", "/admin/state", "/admin/traces", "/dashboard", "/dashboard/events"] {
-        assert_eq!(customer.get(path).await.status, 404, "{path}");
+    assert_eq!(operator.get("/admin/attention/parcels").await.status, 404);
+    assert_eq!(operator.get("/admin/attention/sagas?limit=0").await.status, 400);
+    assert_eq!(operator.get("/admin/attention/dead-letters").await.status, 404, "it consumes nothing");
+    for (path, body, status) in [
+        ("sagas/retry", json!({}), 422),
+        ("sagas/retry", json!({ "which": { "filter": {} } }), 422),
+        ("sagas/retry", json!({ "which": { "ids": [] } }), 422),
+        ("sagas/resolve", json!({ "which": "all" }), 422),
+        ("sagas/redrive", json!({ "which": "all" }), 404),
+    ] {
+        assert_eq!(decide(&operator, path, &body).await.status, status, "{path} {body}");
     }
 }

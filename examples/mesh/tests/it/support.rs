@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use buttress_durable::{DbError, args};
+use buttress_durable::{DbError, DomainEvent, EventBus, LogBus, args};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -106,6 +106,11 @@ impl Shop {
         Self { mesh, dir, customer, databases }
     }
 
+    /// A client of a service's admin listener.
+    pub(crate) fn operator(&self, service: Name) -> Customer {
+        Customer::new(self.mesh.admin_url(service))
+    }
+
     /// Kills the mesh and drops its databases on a server.
     pub(crate) async fn close(mut self) {
         for name in Name::ALL {
@@ -129,6 +134,19 @@ impl Shop {
         match &self.databases {
             Databases::Files(home) => count(home, service, sql).await.unwrap(),
             Databases::Server(home) => count(home, service, sql).await.unwrap(),
+        }
+    }
+
+    /// Publishes an event on the embedded log, as no service would.
+    pub(crate) async fn publish(&self, event: &DomainEvent) {
+        async fn publish(home: &impl Home, event: &DomainEvent) {
+            let bus = LogBus::new(home.open(EVENTS).await.unwrap());
+            bus.publish(std::slice::from_ref(event)).await.unwrap();
+            bus.db().pool().close().await;
+        }
+        match &self.databases {
+            Databases::Files(home) => publish(home, event).await,
+            Databases::Server(home) => publish(home, event).await,
         }
     }
 
@@ -277,4 +295,41 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
         }
     };
     assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "never came true: {what}");
+}
+
+/// A process of the program under test, killed when dropped. What it logs is kept.
+pub(crate) struct Running {
+    pub(crate) child: tokio::process::Child,
+    log: std::path::PathBuf,
+}
+
+impl Running {
+    /// Starts `mesh` with `args`, and logs as JSON into `dir`.
+    pub(crate) fn start(dir: &TempDir, args: &[&str]) -> Self {
+        let log = dir.path().join("log");
+        let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["--log", "json"])
+            .args(args)
+            .env("MESH_DATA_DIR", dir.path())
+            .env("RUST_LOG", "info")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    /// The lines of its log.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.log).unwrap();
+        let whole = text.lines().filter(|line| line.ends_with('}'));
+        whole.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
 }

@@ -19,7 +19,9 @@ async fn series(service: &Customer) -> BTreeSet<String> {
 async fn every_layer_is_counted() {
     let shop = Shop::open_with(observed).await;
     assert_eq!(shop.customer.place(&tea()).await.status, 201);
-    let order = Customer::new(shop.mesh.url(Name::Order)).text("/metrics").await;
+    let operator = shop.operator(Name::Order);
+    until("the gauges are read", async || operator.text("/metrics").await.contains("saga_stuck{")).await;
+    let order = operator.text("/metrics").await;
     for line in [
         r#"http_server_request_duration_seconds_count{service="order",method="POST",route="/v1/orders",status="201"} 1"#,
         r#"resilience_breaker_state{service="order",policy="order -> payment",state="closed"} 1"#,
@@ -49,11 +51,15 @@ async fn what_strangers_make_up_is_no_label() {
         payment.send(call.header("content-type", "application/grpc").body(Full::default()).unwrap()).await;
     };
     strange(0).await;
-    let before = [series(&shop.customer).await, series(&payment).await];
+    let operators = [shop.operator(Name::Gateway), shop.operator(Name::Payment)];
+    let all = async || [series(&operators[0]).await, series(&operators[1]).await];
+    // The gauges appear once they were read.
+    until("the gauges are read", async || all().await[1].iter().any(|line| line.starts_with("outbox_waiting"))).await;
+    let before = all().await;
     for n in 1..20 {
         strange(n).await;
     }
-    assert_eq!([series(&shop.customer).await, series(&payment).await], before);
+    assert_eq!(all().await, before);
 }
 
 /// Rows that nothing works on, in different numbers, so that no gauge can be taken for another one.
@@ -79,12 +85,22 @@ async fn every_gauge_counts_what_its_name_says() {
     for _ in 0..6 {
         shop.cook(Name::Order, event).await;
     }
-    let order = Customer::new(shop.mesh.url(Name::Order));
-    let gauges = order.get("/admin/state").await.body["gauges"].clone();
-    let expected = json!({
-        "saga.running": 1.0, "saga.compensating": 2.0, "saga.stuck": 3.0, "outbox.waiting": 4.0, "outbox.parked": 2.0
-    });
-    assert_eq!(gauges, expected);
+    let order = shop.operator(Name::Order);
+    let expected = [
+        ("saga.running", 1.0),
+        ("saga.compensating", 2.0),
+        ("saga.stuck", 3.0),
+        ("saga.stuck.by.definition nothing runs it", 3.0),
+        ("saga.stuck.by.definition order", 0.0),
+        ("outbox.waiting", 4.0),
+        ("outbox.parked", 2.0),
+    ];
+    until("the gauges are read again", async || {
+        let gauges = order.get("/admin/state").await.body["gauges"].clone();
+        // Written in 1970.
+        expected.iter().all(|(name, value)| gauges[name] == *value) && gauges["outbox.oldest.age"].as_f64() > Some(1e9)
+    })
+    .await;
     let metrics = order.text("/metrics").await;
     for line in [
         r#"saga_running{service="order"} 1"#,
@@ -92,6 +108,7 @@ async fn every_gauge_counts_what_its_name_says() {
         r#"saga_stuck{service="order"} 3"#,
         r#"outbox_waiting{service="order"} 4"#,
         r#"outbox_parked{service="order"} 2"#,
+        r#"saga_stuck_by_definition{service="order",definition="nothing runs it"} 3"#,
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
@@ -107,7 +124,7 @@ async fn the_state_of_a_service_is_its_own() {
     shop.mesh.admission(Name::Shipping).bulkhead.set_limit(63);
     shop.mesh.health(Name::Shipping).drain();
     for name in Name::ALL {
-        let state = Customer::new(shop.mesh.url(name)).get("/admin/state").await.body;
+        let state = shop.operator(name).get("/admin/state").await.body;
         let is_shipping = name == Name::Shipping;
         assert_eq!((&state["service"], &state["ready"]), (&json!(name.as_str()), &json!(!is_shipping)));
         assert_eq!(
@@ -148,13 +165,14 @@ const LAST: [(&str, &str); 6] = [
 /// Returns the trace of an order once it is complete.
 async fn trace(shop: &Shop, order: &str) -> Vec<Value> {
     let mut spans = vec![];
+    let operator = shop.operator(Name::Gateway);
     let path = format!("/admin/traces?order={order}");
     until("the trace is complete", async || {
-        let Reply { body, .. } = shop.customer.get(&path).await;
+        let Reply { body, .. } = operator.get(&path).await;
         let traces = body["traces"].as_array().unwrap();
         assert!(traces.len() <= 1, "one order, one trace: {traces:#?}");
         let Some(id) = traces.first().and_then(|trace| trace["id"].as_str()) else { return false };
-        spans = shop.customer.get(&format!("/admin/traces/{id}")).await.body["spans"].as_array().unwrap().clone();
+        spans = operator.get(&format!("/admin/traces/{id}")).await.body["spans"].as_array().unwrap().clone();
         LAST.iter().all(|(service, name)| spans.iter().any(|span| span["service"] == *service && span["name"] == *name))
     })
     .await;
@@ -186,26 +204,46 @@ async fn one_trace_leads_through_rest_grpc_the_saga_and_events() {
     assert_eq!(parent(find("shipping", "consumer", "consume OrderConfirmed"))["service"], "order", "over events");
 }
 
-#[tokio::test]
-async fn a_trace_that_began_elsewhere_goes_on() {
-    let shop = Shop::open_with(observed).await;
-    let (trace_id, caller) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+const THEIRS: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+
+/// Places an order with a `traceparent`, and returns the gateway's span and its trace.
+async fn traced(shop: &Shop) -> (Value, Vec<Value>) {
     let mut request = crate::support::post(tea().to_string());
-    request.headers_mut().insert("traceparent", format!("00-{trace_id}-{caller}-01").parse().unwrap());
+    request.headers_mut().insert("traceparent", format!("00-{}-{}-01", THEIRS.0, THEIRS.1).parse().unwrap());
     let placed = shop.customer.send(request).await;
-    let spans = trace(&shop, placed.body["id"].as_str().unwrap()).await;
-    let path = format!("/admin/traces/{trace_id}");
-    assert_eq!(shop.customer.get(&path).await.status, 200);
-    let entry = spans.iter().find(|span| span["service"] == "gateway" && span["kind"] == "server").unwrap();
-    assert_eq!(entry["parent"], caller);
+    let spans = trace(shop, placed.body["id"].as_str().unwrap()).await;
+    let entry = spans.iter().find(|span| span["service"] == "gateway" && span["kind"] == "server").unwrap().clone();
+    (entry, spans)
+}
+
+#[tokio::test]
+async fn a_strangers_trace_is_linked_and_not_continued() {
+    let shop = Shop::open_with(observed).await;
+    let (entry, spans) = traced(&shop).await;
+    assert_eq!((&entry["parent"], &entry["links"]), (&Value::Null, &json!([THEIRS.0])));
+    assert!(spans.len() > 10, "the services behind the gateway continue its trace");
+    assert_eq!(shop.operator(Name::Gateway).get(&format!("/admin/traces/{}", THEIRS.0)).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_trusted_callers_trace_goes_on() {
+    let shop = Shop::open_with(|config| {
+        observed(config);
+        config.telemetry.trust_callers = true;
+    })
+    .await;
+    let (entry, _) = traced(&shop).await;
+    assert_eq!((&entry["parent"], &entry["links"]), (&json!(THEIRS.1), &json!([])));
+    assert_eq!(shop.operator(Name::Gateway).get(&format!("/admin/traces/{}", THEIRS.0)).await.status, 200);
 }
 
 #[tokio::test]
 async fn what_is_not_a_trace_is_refused() {
     let shop = Shop::open_with(observed).await;
-    assert_eq!(shop.customer.get("/admin/traces/nothing").await.status, 404);
-    assert_eq!(shop.customer.get("/admin/traces?wrong=1").await.status, 400);
-    assert_eq!(shop.customer.get("/admin/sagas/nothing").await.status, 404);
+    let operator = shop.operator(Name::Gateway);
+    assert_eq!(operator.get("/admin/traces/nothing").await.status, 404);
+    assert_eq!(operator.get("/admin/traces?wrong=1").await.status, 400);
+    assert_eq!(operator.get("/admin/sagas/nothing").await.status, 404);
     // An invalid `traceparent` starts a new trace.
     let mut request = crate::support::post(tea().to_string());
     request.headers_mut().insert("traceparent", "00-zzz".parse().unwrap());

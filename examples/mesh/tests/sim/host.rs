@@ -11,6 +11,7 @@ use buttress_durable::{Clock, DomainEvent, EventBus, LogBus};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::uri::Authority;
+use mesh::admin::Admin;
 use mesh::db::{EVENTS, Home};
 use mesh::faults::Faults;
 use mesh::launch::Name;
@@ -69,7 +70,7 @@ impl Town {
             faults: Faults::new(self.seed),
             telemetry: Telemetry::new(name.as_str(), &admission, Vec::new(), &Default::default())?,
             admission,
-            admin: false,
+            admin: Admin::default(),
             stop: CancellationToken::new(),
             grace: Duration::ZERO,
         };

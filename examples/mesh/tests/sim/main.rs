@@ -38,7 +38,7 @@ mod watch;
 use std::ops::Range;
 
 use faults::Scenario;
-use mesh::telemetry::{LogFormat, install_logs};
+use mesh::telemetry::{LogConfig, install_logs};
 use story::Outcome;
 
 /// Default seeds of each scenario.
@@ -63,7 +63,7 @@ fn seeds(scenario: Scenario) -> Vec<u64> {
 }
 
 fn runs(scenario: Scenario) -> Vec<Outcome> {
-    install_logs(std::env::var_os("RUST_LOG").map(|_| LogFormat::Text));
+    install_logs(std::env::var_os("RUST_LOG").map(|_| LogConfig::default()));
     let outcomes: Vec<_> = seeds(scenario).into_iter().map(|seed| story::run_or_report(scenario, seed)).collect();
     let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
     println!(

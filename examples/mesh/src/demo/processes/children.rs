@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::clock::now;
 use crate::db::{Databases, Files};
 use crate::demo::Home;
-use crate::launch::{Addresses, Name};
+use crate::launch::Name;
 use crate::probe;
 use crate::token::{KEY_IN_DIR, Tokens};
 
@@ -32,6 +32,8 @@ pub(crate) struct Children {
     /// read the arguments of a process, and the URL may contain a password.
     server: Option<String>,
     ports: HashMap<&'static str, SocketAddr>,
+    /// Where the operators of each are served.
+    admin: HashMap<&'static str, SocketAddr>,
     /// Directory of the log files.
     logs: PathBuf,
     tokens: Tokens,
@@ -56,15 +58,16 @@ impl Children {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let ports: HashMap<_, _> = free_ports(seed)?;
-        let addresses = Addresses::new(|name| ports[name.as_str()].into());
-        let mut arguments = vec!["--with-parent".to_owned(), "--admin".to_owned()];
+        let ports = free_ports(seed, &HashMap::new())?;
+        let admin = free_ports(seed.wrapping_add(1), &ports)?;
+        let mut arguments = vec!["--with-parent".to_owned()];
         let mut postgres = None;
         let mut say = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
         say("seed", seed.to_string());
         say("drain-delay", "0.2".to_owned());
         for name in Name::ALL {
-            say(name.as_str(), addresses.of(name).to_string());
+            say(name.as_str(), ports[name.as_str()].to_string());
+            say(&format!("{}-admin", name.as_str()), admin[name.as_str()].to_string());
         }
         if let Databases::Files(Files(dir)) = &home.databases {
             say("data-dir", dir.display().to_string());
@@ -81,7 +84,7 @@ impl Children {
         Tokens::create_key(&key)?;
         let tokens = Tokens::from_file(&key)?;
         let logs = home.dir.clone();
-        Ok(Self { program, arguments, server: postgres, ports, logs, tokens, running: HashMap::new() })
+        Ok(Self { program, arguments, server: postgres, ports, admin, logs, tokens, running: HashMap::new() })
     }
 
     /// Issues tokens for the gateway's customers.
@@ -113,6 +116,7 @@ impl Children {
             .arg(name.as_str())
             .args(&self.arguments)
             .args(["--listen", &self.ports[name.as_str()].to_string()])
+            .args(["--admin-listen", &self.admin[name.as_str()].to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -171,14 +175,17 @@ fn terminate(child: &mut Child) {
 
 /// Picks a free port per service. The range is below the ephemeral ports, so that no connection
 /// takes the port while the service is down.
-fn free_ports(seed: u64) -> anyhow::Result<HashMap<&'static str, SocketAddr>> {
+fn free_ports(
+    seed: u64,
+    others: &HashMap<&'static str, SocketAddr>,
+) -> anyhow::Result<HashMap<&'static str, SocketAddr>> {
     // The process id is mixed in, so that two demos with the same seed do not try the same ports.
     let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
     let mut ports = HashMap::new();
     for name in Name::ALL {
         let free = (0..1000).find_map(|_| {
             let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), rng.u16(20_000..32_000));
-            let taken = ports.values().any(|other| *other == addr);
+            let taken = ports.values().chain(others.values()).any(|other| *other == addr);
             (!taken && TcpListener::bind(addr).is_ok()).then_some(addr)
         });
         ports.insert(name.as_str(), free.context("no free port")?);

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
-use crate::gateway::rest::Rest;
-use crate::launch::{Addresses, Name};
-use crate::stack;
+use crate::gateway::admin::Listeners;
+use crate::launch::Name;
 
 /// Short enough to show an open circuit, long enough not to affect the measurements.
 const TICK: Duration = Duration::from_millis(500);
@@ -20,17 +22,21 @@ const TICK: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(in crate::gateway) struct Feed {
     states: watch::Sender<Option<Arc<str>>>,
-    services: Arc<[(Name, Rest)]>,
+    services: Listeners,
+    stop: CancellationToken,
 }
 
 impl Feed {
-    pub(in crate::gateway) fn new(addresses: &Addresses) -> Self {
-        let rest = |name: Name| (name, Rest::new(name.as_str(), stack::admin_client(), addresses.of(name)));
-        Self { states: watch::Sender::new(None), services: Name::ALL.into_iter().rev().map(rest).collect() }
+    /// The pages' streams end with `stop`.
+    pub(in crate::gateway) fn new(services: Listeners, stop: CancellationToken) -> Self {
+        Self { states: watch::Sender::new(None), services, stop }
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.states.subscribe()
+    /// The latest state, each time that it changes, until the gateway stops: an open page must not
+    /// delay a shutdown.
+    pub(super) fn watch(&self) -> impl Stream<Item = Arc<str>> + use<> {
+        let states = WatchStream::new(self.states.subscribe()).filter_map(std::future::ready);
+        states.take_until(self.stop.clone().cancelled_owned())
     }
 
     /// Polls until the future is dropped.
@@ -53,8 +59,8 @@ impl Feed {
             json!({ "name": name.as_str(), "state": state })
         }));
         let sagas = async {
-            let order = self.services.iter().find(|(name, _)| *name == Name::Order)?;
-            order.1.get("/admin/sagas?newest=true&limit=12").await.ok().flatten()
+            let order = self.services.of(Name::Order.as_str()).ok()?;
+            order.get("/admin/sagas?newest=true&limit=12").await.ok().flatten()
         };
         let (states, sagas) = tokio::join!(states, sagas);
         json!({ "at_ms": now_ms(), "services": states, "sagas": sagas })

@@ -15,11 +15,59 @@ function el(tag, attributes = {}, ...children) {
   const svg = ["svg", "polyline"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") node.addEventListener(name, value);
-    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
+    if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
   }
   node.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return node;
+}
+
+/** A button. What it does is in `actions`; the name says it to those who do not see where it is. */
+function button(label, name, data, attributes = {}) {
+  const all = { type: "button", "aria-label": name, ...attributes };
+  for (const [key, value] of Object.entries(data)) all[`data-${key}`] = value;
+  return el("button", all, label);
+}
+
+// === patching: nodes that are still wanted stay, and with them focus, selection and a press ===
+
+function patch(old, next) {
+  if (old.nodeType !== next.nodeType || old.nodeName !== next.nodeName) return old.replaceWith(next);
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== next.data) old.data = next.data;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!next.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of [...next.attributes]) {
+    if (old.getAttribute(name) === value) continue;
+    // The page's policy forbids styles in markup; setting one by script is allowed.
+    if (name === "style") old.style.cssText = next.style.cssText;
+    else old.setAttribute(name, value);
+  }
+  fill(old, [...next.childNodes]);
+}
+
+/** Makes `wanted` the children of `parent`. Children with the same `data-key` are the same. */
+function fill(parent, wanted) {
+  const keys = new Set(wanted.map((child) => child.dataset?.key).filter(Boolean));
+  for (const child of [...parent.children]) if (child.dataset.key && !keys.has(child.dataset.key)) child.remove();
+  const kept = new Map([...parent.children].filter((child) => child.dataset.key).map((child) => [child.dataset.key, child]));
+  let at = parent.firstChild;
+  for (const child of wanted) {
+    const key = child.dataset?.key;
+    const old = key ? kept.get(key) : at && !at.dataset?.key ? at : null;
+    if (!old) {
+      parent.insertBefore(child, at);
+    } else {
+      if (old === at) at = at.nextSibling;
+      else parent.insertBefore(old, at);
+      patch(old, child);
+    }
+  }
+  while (at) {
+    const rest = at.nextSibling;
+    at.remove();
+    at = rest;
+  }
 }
 
 const pill = (text, mood) => el("span", { class: `pill ${mood}` }, text);
@@ -56,25 +104,26 @@ function rates(name, recent) {
     line(shown.map(([all]) => all), most, "all"), line(shown.map(([, failed]) => failed), most, "failed"));
 }
 
-async function setFault(service, plan) {
-  await fetch(`/admin/faults/${service}`, {
-    method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(plan),
-  });
+async function send(method, path, body) {
+  const answer = await fetch(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  return { status: answer.status, body: await answer.json().catch(() => ({})) };
 }
 
 function faults(name, plan) {
-  const on = (wanted) => Object.entries(wanted).every(([key, value]) => plan?.[key] === value);
-  const any = plan && ["error_rate", "latency_ms", "hang_rate", "reset_rate"].some((key) => plan[key] > 0);
-  const button = ([label, wanted]) => el("button", {
-    type: "button", "data-fault": `${name}-${label}`, "aria-pressed": String(on(wanted)),
-    click: () => setFault(name, on(wanted) ? {} : wanted),
-  }, label);
-  return el("div", { class: "faults" }, FAULTS.map(button),
-    any ? el("button", { type: "button", "data-fault": `${name}-off`, click: () => setFault(name, {}) }, "off") : null);
+  // A program built without fault injection reports none.
+  if (!plan) return null;
+  const on = (wanted) => Object.entries(wanted).every(([key, value]) => plan[key] === value);
+  const any = ["error_rate", "latency_ms", "hang_rate", "reset_rate"].some((key) => plan[key] > 0);
+  const one = ([label, wanted]) => button(label, `${label} at ${name}`,
+    { do: "fault", service: name, plan: JSON.stringify(on(wanted) ? {} : wanted), fault: `${name}-${label}`, key: label },
+    { "aria-pressed": String(on(wanted)) });
+  return el("div", { class: "faults" }, FAULTS.map(one),
+    any ? button("off", `no faults at ${name}`, { do: "fault", service: name, plan: "{}", fault: `${name}-off`, key: "off" }) : null);
 }
 
 function service({ name, state }) {
-  const health = !state ? pill("no answer", "bad") : state.ready ? pill("ready", "good") : pill("not ready", "warn");
+  const health = !state ? pill("no answer", "bad") : !state.ready ? pill("not ready", "warn")
+    : state.degraded.length > 0 ? pill("degraded", "warn") : pill("ready", "good");
   const facts = [];
   const fact = (label, value) => facts.push(el("div", {}, el("dt", {}, label), el("dd", {}, value)));
   if (state) {
@@ -85,11 +134,100 @@ function service({ name, state }) {
     fact("p99", idle ? "–" : millis(state.recent.p99_ms));
     fact("in work", `${state.bulkhead.in_flight} / ${state.bulkhead.limit}`);
     fact("shed", state.bulkhead.rejected);
-    for (const [gauge, value] of Object.entries(state.gauges)) fact(gauge.replace(".", " "), value);
+    const lag = gauge(state, "bus.lag");
+    for (const [name, value] of Object.entries(state.gauges)) if (!name.includes(" ")) fact(name.replaceAll(".", " "), Math.round(value));
+    if (lag !== null) fact("consumer lag", lag);
   }
-  return el("article", { class: "card", "data-service": name },
+  return el("article", { class: "card", "data-service": name, "data-key": name },
     el("h3", {}, name, health), rates(name, state?.recent), el("dl", {}, facts), faults(name, state?.faults));
 }
+
+/** The sum of a gauge over its labels. `null` if the service does not have it. */
+function gauge(state, name) {
+  const values = Object.entries(state?.gauges ?? {}).filter(([key]) => key === name || key.startsWith(`${name} `));
+  return values.length > 0 ? values.reduce((sum, [, value]) => sum + value, 0) : null;
+}
+
+// === what needs attention ===
+
+const KINDS = [
+  { kind: "sagas", title: "stuck sagas", gauge: "saga.stuck", actions: ["retry", "skip", "resolve"] },
+  { kind: "dead-letters", title: "dead letters", gauge: "bus.dead.letters", actions: ["redrive", "discard"] },
+  { kind: "parked", title: "parked events", gauge: "outbox.parked", actions: ["retry", "discard"] },
+];
+const SHOWN = 20;
+/** The lists, by service and kind, and when they were read. */
+let lists = new Map();
+let read = 0;
+
+function places(services) {
+  return services.flatMap(({ name, state }) => KINDS.map((of) => ({ ...of, service: name, count: gauge(state, of.gauge) ?? 0 })))
+    .filter(({ count }) => count > 0);
+}
+
+async function readLists(services) {
+  const wanted = places(services);
+  if (Date.now() - read < 2000) return;
+  read = Date.now();
+  const got = await Promise.all(wanted.map(async (of) => {
+    const items = await json(`/admin/services/${of.service}/attention/${of.kind}?limit=${SHOWN}`);
+    return [`${of.service} ${of.kind}`, items ?? []];
+  }));
+  lists = new Map(got);
+}
+
+function item(of, { id, name, at, order, error, since_ms }) {
+  const data = { kind: of.kind, service: of.service, id, do: "decide" };
+  const one = (action) => button(action, `${action} ${name} of order ${order || "unknown"}`, { ...data, action });
+  return el("tr", { "data-item": id, "data-key": `${of.service} ${of.kind} ${id}` },
+    el("td", {}, name, at ? el("small", {}, ` at ${at}`) : null), el("td", {}, el("code", {}, order)),
+    el("td", {}, since_ms > 0 ? ago(since_ms) : ""), el("td", { class: "why" }, error),
+    el("td", { class: "actions" }, of.actions.map(one)));
+}
+
+function attention(services) {
+  const reasons = services.flatMap(({ name, state }) => (state?.degraded ?? []).map((reason) => `${name}: ${reason}`));
+  const tables = places(services).map((of) => {
+    const items = lists.get(`${of.service} ${of.kind}`) ?? [];
+    const all = (action) => button(`${action} all`, `${action} all ${of.title} of ${of.service}`,
+      { do: "decide", kind: of.kind, service: of.service, action, count: of.count });
+    return el("div", { class: "waiting", "data-key": `${of.service} ${of.kind}`, "data-waiting": of.kind },
+      el("h3", {}, `${of.count} ${of.title} of ${of.service}`, el("span", { class: "actions" }, of.actions.map(all))),
+      el("table", {}, el("tbody", {}, items.map((one) => item(of, one)))),
+      of.count > items.length && items.length > 0 ? el("p", {}, `the oldest ${items.length} are shown`) : null);
+  });
+  fill($("attention"), [
+    ...reasons.map((reason) => el("p", { class: "reason", "data-key": reason.split(" ", 2).join(" ") }, reason)), ...tables,
+  ]);
+  $("attention-counts").textContent = tables.length + reasons.length === 0 ? "nothing" : "";
+}
+
+const ago = (ms) => {
+  const seconds = Math.max(0, Math.round((Date.now() - ms) / 1000));
+  return seconds < 120 ? `${seconds} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
+};
+
+let asked = null;
+
+function ask(data) {
+  asked = data;
+  const what = data.id ?? `all ${data.count} of them`;
+  $("question").textContent = `${data.action} ${data.kind} of ${data.service}: ${what}?`;
+  $("note-label").hidden = data.action !== "resolve";
+  $("note").required = data.action === "resolve";
+  $("note").value = "";
+  $("confirm").showModal();
+}
+
+$("confirm").addEventListener("close", async () => {
+  if ($("confirm").returnValue !== "yes" || !asked) return;
+  const { kind, service, action, id } = asked;
+  const { status, body } = await send("POST", `/admin/services/${service}/attention/${kind}/${action}`,
+    { which: id ? { ids: [id] } : "all", note: $("note").value });
+  const failed = body.failed?.map(({ error }) => error).join("; ") || body.detail || "";
+  $("decided").textContent = body.done === undefined ? `${status} ${failed}` : `${action}: ${body.done} done${failed ? `, ${failed}` : ""}`;
+  read = 0;
+});
 
 // === circuits ===
 
@@ -98,7 +236,7 @@ const MOODS = { closed: "good", "half-open": "warn", open: "bad", "forced-open":
 function circuit(dependency) {
   const { name, circuit, bulkhead, retry } = dependency;
   const last = circuit.changes[0];
-  return el("tr", { "data-circuit": name, "data-state": circuit.state },
+  return el("tr", { "data-circuit": name, "data-state": circuit.state, "data-key": name },
     el("td", {}, name), el("td", {}, pill(circuit.state, MOODS[circuit.state] ?? "")),
     el("td", { class: "n" }, `${circuit.failures} / ${circuit.calls}`), el("td", { class: "n" }, circuit.rejected),
     el("td", {}, bar(bulkhead.in_flight, bulkhead.limit), `${bulkhead.in_flight} of ${bulkhead.limit}`),
@@ -119,8 +257,8 @@ function steps(saga) {
 }
 
 function saga(saga) {
-  return el("tr", { "data-order": saga.id, "aria-selected": String(saga.id === followed), click: () => follow(saga.id) },
-    el("td", {}, el("button", { type: "button", class: "id" }, saga.id)), el("td", {}, clock(saga.created_ms)),
+  return el("tr", { "data-order": saga.id, "data-key": saga.id, "data-do": "follow", "aria-selected": String(saga.id === followed) },
+    el("td", {}, button(saga.id, `follow order ${saga.id}`, {}, { class: "id" })), el("td", {}, clock(saga.created_ms)),
     el("td", {}, pill(saga.status, SAGA[saga.status] ?? "")), el("td", {}, steps(saga)));
 }
 
@@ -180,30 +318,35 @@ async function follow(id) {
   const rows = tree(trace.spans).map(([span, depth]) => spanRow(span, start, whole, depth));
   $("trace").replaceChildren(
     el("p", {}, "trace ", el("code", {}, trace.id), `, ${trace.spans.length} spans, ${latest.services.join(", ")}, ${millis(whole / 1000)}`),
+    trace.spans.flatMap((span) => span.links).map((link) => el("p", {}, "the caller's trace: ", el("code", {}, link))),
     el("div", { class: "spans" }, rows));
 }
 
 // === all of it ===
 
-function show(state) {
-  // A button that is redrawn between press and release gets no click event and loses the focus.
-  if (pressed) return;
-  const focus = document.activeElement?.dataset.fault;
-  const cards = state.services.map(service);
-  $("services").replaceChildren(...cards);
-  if (focus) document.querySelector(`[data-fault="${focus}"]`)?.focus();
+async function show(state) {
+  fill($("services"), state.services.map(service));
   const circuits = state.services.flatMap(({ state }) => state?.dependencies ?? []);
-  $("circuits").replaceChildren(...circuits.map(circuit));
+  fill($("circuits"), circuits.map(circuit));
   if (state.sagas) {
     const { running, compensating, stuck, sagas } = state.sagas;
     $("saga-counts").textContent = `${running} running, ${compensating} compensating, ${stuck} stuck`;
-    $("sagas").replaceChildren(...sagas.map(saga));
+    fill($("sagas"), sagas.map(saga));
   }
+  await readLists(state.services);
+  attention(state.services);
 }
 
-let pressed = false;
-document.addEventListener("pointerdown", () => { pressed = true; });
-for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { setTimeout(() => { pressed = false; }); });
+/** What the buttons do. One listener, because the nodes stay while their meaning changes. */
+const actions = {
+  fault: ({ service, plan }) => send("PUT", `/admin/services/${service}/faults`, JSON.parse(plan)),
+  follow: ({ order }) => follow(order),
+  decide: (data) => ask(data),
+};
+document.addEventListener("click", ({ target }) => {
+  const found = target.closest("[data-do]");
+  if (found) actions[found.dataset.do]({ ...found.dataset });
+});
 
 function listen() {
   const events = new EventSource("/dashboard/events");
@@ -220,7 +363,7 @@ function listen() {
 }
 
 async function place(customer, sku, quantity) {
-  const answer = await fetch("/v1/orders", {
+  const answer = await fetch("/dashboard/orders", {
     method: "POST",
     headers: { "content-type": "application/json", "idempotency-key": crypto.randomUUID?.() ?? String(Math.random()) },
     body: JSON.stringify({ customer, items: [{ sku, quantity }] }),

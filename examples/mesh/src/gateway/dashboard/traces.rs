@@ -22,6 +22,15 @@ use crate::problem::{Json, Problem};
 /// Maximum number of traces, and of spans per trace. The trace of an order has about 40 spans.
 const TRACES: usize = 500;
 const SPANS: usize = 500;
+/// Maximum size of all kept spans, in bytes. The oldest traces are evicted.
+const BYTES: usize = 16 << 20;
+/// Maximum size of one export, in bytes. The exporters' batches of 512 spans have about 200 KiB.
+const MESSAGE: usize = 1 << 20;
+/// Maximum length of a kept text, in bytes, and number of attributes and links of a span. The mesh's
+/// own spans have less; longer ones are cut.
+const TEXT: usize = 256;
+const ATTRIBUTES: usize = 32;
+const LINKS: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Traces(Mutex<Kept>);
@@ -31,6 +40,8 @@ struct Kept {
     traces: HashMap<String, Vec<Span>>,
     /// Trace ids, oldest first.
     order: VecDeque<String>,
+    /// The size of all spans.
+    bytes: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -44,10 +55,13 @@ struct Span {
     duration_us: u64,
     failed: bool,
     attributes: serde_json::Map<String, Value>,
+    /// Ids of the traces that it is linked to.
+    links: Vec<String>,
 }
 
 pub(super) fn routes(traces: Arc<Traces>) -> Router {
-    let collector = Routes::new(TraceServiceServer::from_arc(traces.clone())).into_axum_router();
+    let collector = TraceServiceServer::from_arc(traces.clone()).max_decoding_message_size(MESSAGE);
+    let collector = Routes::new(collector).into_axum_router();
     Router::new()
         .route("/admin/traces", get(list))
         .route("/admin/traces/{id}", get(show))
@@ -111,15 +125,16 @@ impl Kept {
     fn add(&mut self, trace: String, span: Span) {
         if !self.traces.contains_key(&trace) {
             self.order.push_back(trace.clone());
-            if self.order.len() > TRACES
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.traces.remove(&oldest);
-            }
         }
         let spans = self.traces.entry(trace).or_default();
         if spans.len() < SPANS {
+            self.bytes += span.size();
             spans.push(span);
+        }
+        while self.order.len() > TRACES || self.bytes > BYTES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            let evicted = self.traces.remove(&oldest).unwrap_or_default();
+            self.bytes -= evicted.iter().map(Span::size).sum::<usize>();
         }
     }
 }
@@ -153,19 +168,31 @@ impl Span {
             SpanKind::Internal | SpanKind::Unspecified => "internal",
         };
         let failed = span.status.as_ref().is_some_and(|status| status.code() == Ended::Error);
-        let attributes =
-            span.attributes.into_iter().filter_map(|KeyValue { key, value, .. }| Some((key, json(value?)?)));
+        let attributes = span
+            .attributes
+            .into_iter()
+            .take(ATTRIBUTES)
+            .filter_map(|KeyValue { key, value, .. }| Some((cut(key), json(value?)?)));
+        let links = span.links.iter().take(LINKS).map(|link| hex(&link.trace_id)).collect();
         Self {
             id: hex(&span.span_id),
             parent: (!span.parent_span_id.is_empty()).then(|| hex(&span.parent_span_id)),
             service: service.to_owned(),
-            name: span.name,
+            name: cut(span.name),
             kind,
             start_us: span.start_time_unix_nano / 1_000,
             duration_us: span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) / 1_000,
             failed,
             attributes: attributes.collect(),
+            links,
         }
+    }
+
+    /// About the memory that it takes, in bytes.
+    fn size(&self) -> usize {
+        let attribute = |(key, value): (&String, &Value)| 64 + key.len() + value.as_str().map_or(0, str::len);
+        let attributes: usize = self.attributes.iter().map(attribute).sum();
+        256 + self.service.len() + self.name.len() + attributes + 64 * self.links.len()
     }
 
     fn is_of(&self, order: &str) -> bool {
@@ -180,7 +207,7 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
 
 fn json(value: AnyValue) -> Option<Value> {
     match value.value? {
-        any_value::Value::StringValue(text) => Some(text.into()),
+        any_value::Value::StringValue(text) => Some(cut(text).into()),
         any_value::Value::BoolValue(value) => Some(value.into()),
         any_value::Value::IntValue(value) => Some(value.into()),
         any_value::Value::DoubleValue(value) => Some(value.into()),
@@ -188,8 +215,18 @@ fn json(value: AnyValue) -> Option<Value> {
     }
 }
 
+/// The beginning of a text, up to a character's end.
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+    }
+    text
+}
+
+/// Ids have at most 16 bytes.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -260,6 +297,7 @@ mod tests {
             "start_us": 5,
             "duration_us": 3,
             "failed": true,
+            "links": [],
             "attributes": { "order.id": "o1", "code": 7, "yes": true },
         });
         assert_eq!(shown(&traces, 0xa1).await, json!({ "id": "a1".repeat(16), "spans": [expected] }));
@@ -318,6 +356,23 @@ mod tests {
         assert_eq!((all.len(), &all[0], &all[49]), (50, &json!(hex(&[60; 16])), &json!(hex(&[11; 16]))));
         assert_eq!(ids(listed(&traces, Some("o3")).await), [json!(hex(&[3; 16]))], "also an old one");
         assert!(listed(&traces, Some("o")).await.is_empty());
+    }
+
+    #[test]
+    fn a_sender_cannot_fill_the_memory() {
+        let mut kept = Kept::default();
+        let long = "é".repeat(TEXT);
+        let attributes: Vec<_> = (0..100).map(|n| attribute(&format!("{n}{long}"), words(&long))).collect();
+        let big = WireSpan { name: long, attributes, ..span(1, 1, None, (0, 1)) };
+        let one = Span::new("s", big);
+        assert!(one.name.len() <= TEXT + 3 && one.attributes.len() <= ATTRIBUTES, "{} {}", one.name.len(), one.size());
+        for n in 0..20_000 {
+            kept.add((n % 400).to_string(), one.clone());
+            assert!(kept.bytes <= BYTES);
+        }
+        let counted: usize = kept.traces.values().flatten().map(Span::size).sum();
+        assert_eq!(kept.bytes, counted);
+        assert_eq!(kept.order.len(), kept.traces.len());
     }
 
     #[test]

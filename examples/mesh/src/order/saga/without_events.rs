@@ -37,7 +37,7 @@ fn channel(routes: Router, circuit: &CircuitBreaker, called: impl Fn() + Clone +
         .map_response(|response: http::Response<_>| response.map(tonic::body::Body::new))
         .layer(StatusLayer)
         .layer(CircuitBreakerLayer::from(circuit.clone()).grpc_client())
-        .layer(AttemptLayer { peer: "a test" })
+        .layer(AttemptLayer { caller: "a test", peer: "a test" })
         .map_request(move |request: http::Request<_>| {
             called();
             request.map(axum::body::Body::new)
