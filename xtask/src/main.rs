@@ -9,6 +9,7 @@ mod postgres;
 mod run;
 mod rust_version;
 mod setup;
+mod soak;
 mod test;
 
 use std::fmt;
@@ -21,7 +22,9 @@ usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or
        cargo xtask bench [--quick] [--runs N] [--json FILE] [--page FILE]... [FILTER...]
                                                cost per call, ours and the peers'
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
-       cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours";
+       cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours
+       cargo xtask soak [--minutes N] [--seed N] [--stack sqlite|postgres] [--kafka mock] [TROUBLE...]
+                                               the example mesh under one trouble after another";
 
 /// A command line that makes no sense.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
             run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
         }
         Some((&"mutants", rest)) => mutants::main(rest),
+        Some((&"soak", rest)) => soak::main(rest),
         Some((&("--help" | "-h" | "help"), _)) => {
             println!("{USAGE}");
             Ok(())

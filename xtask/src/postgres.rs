@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::debian::{self, is_root};
 use crate::run::{output, program, target, works};
@@ -28,6 +28,19 @@ pub(crate) struct Server {
     data: PathBuf,
     port: u16,
 }
+
+/// Settings of every server.
+const SETTINGS: [&str; 5] = [
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    // Many tests run in parallel, each with one or more pools.
+    "max_connections=300",
+    // The data need not survive a crash of the machine.
+    "fsync=off",
+    "full_page_writes=off",
+];
+/// Arguments of `initdb`, before the directory.
+const INITIALIZE: [&str; 5] = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"];
 
 /// The user to run the server as if we are root, because PostgreSQL refuses to run as root.
 #[derive(Clone, Copy)]
@@ -94,25 +107,13 @@ impl Server {
             }
             command
         };
-        output(
-            as_user("initdb")
-                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
-                .arg(&data),
-        )?;
+        output(as_user("initdb").args(INITIALIZE).arg(&data))?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = fs::File::create(data.join("server.log"))?;
         let mut command = as_user("postgres");
         command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            // Many tests run in parallel, each with one or more pools.
-            "max_connections=300",
-            // Durability is not needed: the data is deleted after the tests.
-            "fsync=off",
-            "full_page_writes=off",
-            "synchronous_commit=off",
-        ] {
+        // No test stops the server, so a commit may be written later.
+        for setting in SETTINGS.into_iter().chain(["synchronous_commit=off"]) {
             command.args(["-c", setting]);
         }
         let process = command.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start postgres")?;
@@ -154,6 +155,60 @@ impl User {
 
 fn stop(pid: u32) {
     works(program("kill").args(["-INT", &pid.to_string()]));
+}
+
+/// A server that is stopped and started with shell commands. Dropping it stops the server and
+/// deletes its data.
+pub(crate) struct Controlled {
+    /// `pg_ctl` with the data directory, as the right user.
+    control: String,
+    data: PathBuf,
+    port: u16,
+}
+
+impl Controlled {
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        install()?;
+        let programs = programs().context("PostgreSQL is not installed")?;
+        let user = if is_root()? { Some(User::named("postgres")?) } else { None };
+        let data = directory(user)?;
+        let become_user = user.map_or_else(String::new, |User { uid, gid }| {
+            format!("setpriv --reuid={uid} --regid={gid} --clear-groups ")
+        });
+        let (bin, at) = (programs.display(), data.display());
+        let control = format!("cd '{at}' && {become_user}'{bin}/pg_ctl' -D '{at}' -s -w");
+        let initialize = format!("cd '{at}' && {become_user}'{bin}/initdb' {} '{at}'", INITIALIZE.join(" "));
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let server = Self { control, data, port };
+        output(program("sh").args(["-c", &initialize]))?;
+        // Its output goes to the log; a pipe would stay open as long as the server runs.
+        ensure!(works(program("sh").args(["-c", &server.start_command()])), "PostgreSQL does not start");
+        println!("PostgreSQL listens on 127.0.0.1:{port}");
+        Ok(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}", self.port)
+    }
+
+    /// Stops the server without a checkpoint, as a crash of it would.
+    pub(crate) fn stop_command(&self) -> String {
+        format!("{} -m immediate stop", self.control)
+    }
+
+    pub(crate) fn start_command(&self) -> String {
+        let settings: String = SETTINGS.iter().map(|setting| format!(" -c {setting}")).collect();
+        format!("{} -l server.log -o '-p {}{settings}' start", self.control, self.port)
+    }
+}
+
+impl Drop for Controlled {
+    fn drop(&mut self) {
+        works(program("sh").args(["-c", &self.stop_command()]));
+        if let Err(error) = fs::remove_dir_all(&self.data) {
+            eprintln!("{} is left: {error}", self.data.display());
+        }
+    }
 }
 
 /// Creates an empty directory owned by the user: in the target directory, or, if the user has no

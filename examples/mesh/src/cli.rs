@@ -17,6 +17,7 @@ use mesh::telemetry::{Collector, LogFormat, TraceConfig};
 
 use crate::load_args::Load;
 use crate::ops_args::Ops;
+use crate::soak_args::Soak;
 
 /// A small shop of seven services, connected through every layer of Buttress
 #[derive(Debug, Parser)]
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Places orders at a fixed rate, independent of the answers, and reports their latencies.
     Load(Load),
+    /// Runs every service as its own process under a flow of orders, causes one trouble after
+    /// another, and audits the databases.
+    Soak(Soak),
     /// Sends a health probe to a service, as a container's health check. The exit code is the
     /// answer.
     Probe {
@@ -90,6 +94,7 @@ impl Command {
                 | Self::Demo(_)
                 | Self::Load(_)
                 | Self::Audit(_)
+                | Self::Soak(_)
                 | Self::Probe { .. }
                 | Self::Ops(_)
                 | Self::Token { .. }
@@ -397,7 +402,7 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
         _ => Err("between 0.1 and 10000 orders per second".to_owned()),

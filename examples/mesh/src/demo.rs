@@ -72,7 +72,7 @@ pub(crate) struct Home {
     pub(crate) databases: Databases,
     /// Directory for files such as logs, even if the databases are on a server.
     pub(crate) dir: PathBuf,
-    _temporary: tempfile::TempDir,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Home {
@@ -81,7 +81,12 @@ impl Home {
         let dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let databases = server.unwrap_or_else(|| Databases::Files(Files(dir.clone())));
-        Ok(Self { databases, dir, _temporary: temporary })
+        Ok(Self { databases, dir, _temporary: Some(temporary) })
+    }
+
+    /// Databases and a directory that exist already.
+    pub(crate) fn at(databases: Databases, dir: PathBuf) -> Self {
+        Self { databases, dir, _temporary: None }
     }
 }
 

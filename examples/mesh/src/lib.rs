@@ -34,6 +34,7 @@ pub mod problem;
 pub mod process;
 pub mod service;
 pub mod shipping;
+pub mod soak;
 pub mod stack;
 pub mod telemetry;
 pub mod token;

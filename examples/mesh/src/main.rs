@@ -5,6 +5,7 @@ mod cli;
 mod deploy_tests;
 mod load_args;
 mod ops_args;
+mod soak_args;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -27,6 +28,7 @@ use mesh::load;
 use mesh::mesh::{Config, Mesh, PATIENCE};
 use mesh::network::Door;
 use mesh::service::Service;
+use mesh::soak;
 use mesh::stack::{Admission, Health};
 use mesh::telemetry::{self, Collector, LogConfig, Telemetry};
 use mesh::token::Tokens;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use cli::{Audit, Cli, Command, Demo, NOT_SETTLED, ServiceArgs, Up};
 use load_args::Load;
+use soak_args::Soak;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -41,7 +44,12 @@ async fn main() -> ExitCode {
     // The output of demo and load is a table, so their logs are off by default. Services log.
     let quiet = matches!(
         command,
-        Command::Demo(_) | Command::Load(_) | Command::Ops(_) | Command::Probe { .. } | Command::Token { .. }
+        Command::Demo(_)
+            | Command::Load(_)
+            | Command::Ops(_)
+            | Command::Soak(_)
+            | Command::Probe { .. }
+            | Command::Token { .. }
     ) && std::env::var_os("RUST_LOG").is_none();
     // `up` shares its terminal with seven services, so only trouble is shown there by default.
     let logs = (!quiet).then_some(LogConfig { format: log, quiet: matches!(command, Command::Up(_)) });
@@ -52,6 +60,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up(args, logs).await,
         Command::Demo(args) => demo(args).await,
         Command::Load(args) => load(args).await,
+        Command::Soak(args) => soak(args).await,
         Command::Audit(args) => audit(args).await,
         Command::Probe { listen, path } => Ok(probe(listen, &path).await),
         Command::Token { customer, data_dir } => token(&customer, &data_dir),
@@ -234,6 +243,11 @@ async fn load(args: Load) -> anyhow::Result<ExitCode> {
     let report = interruptible(load::run(options)).await?;
     draw(&report)?;
     finish(report, json, load::Report::is_right)
+}
+
+async fn soak(args: Soak) -> anyhow::Result<ExitCode> {
+    let json = create("json", args.json.as_deref())?;
+    finish(interruptible(soak::run(args.options()?)).await?, json, soak::report::Report::is_right)
 }
 
 /// Creates the output file before the work, so that a mistyped path fails at once.

@@ -25,8 +25,8 @@ use crate::clock::now;
 use crate::customers::{Customers, Repeat, Seen};
 use crate::db::Databases;
 use crate::launch::Name;
-pub(crate) use children::Children;
-pub(crate) use kafka::Brokers;
+pub(crate) use children::{Children, Signal};
+pub(crate) use kafka::{Brokers, Mock};
 use report::{Kill, Report};
 
 #[derive(Clone, Debug)]

@@ -56,7 +56,7 @@ fn phases() -> Vec<Phase> {
 
 impl Acknowledged {
     /// Records the final answers of these orders.
-    pub(super) fn record(&mut self, seen: &[Seen]) {
+    pub(crate) fn record(&mut self, seen: &[Seen]) {
         for seen in seen {
             match &seen.answer {
                 Answer::Confirmed(id) => self.confirmed.push(id.clone()),

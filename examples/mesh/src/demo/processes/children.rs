@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -37,6 +37,8 @@ pub(crate) struct Children {
     /// Directory of the log files.
     logs: PathBuf,
     tokens: Tokens,
+    /// More variables of each service's environment.
+    environment: HashMap<&'static str, Vec<(String, String)>>,
     running: HashMap<&'static str, Running>,
 }
 
@@ -83,8 +85,8 @@ impl Children {
         say("token-key-file", key.display().to_string());
         Tokens::create_key(&key)?;
         let tokens = Tokens::from_file(&key)?;
-        let logs = home.dir.clone();
-        Ok(Self { program, arguments, server: postgres, ports, admin, logs, tokens, running: HashMap::new() })
+        let (logs, environment, running) = (home.dir.clone(), HashMap::new(), HashMap::new());
+        Ok(Self { program, arguments, server: postgres, ports, admin, logs, tokens, environment, running })
     }
 
     /// Issues tokens for the gateway's customers.
@@ -92,8 +94,27 @@ impl Children {
         &self.tokens
     }
 
+    /// Sets more variables of a service's environment, from its next start on.
+    pub(crate) fn set_environment(&mut self, name: Name, variables: Vec<(String, String)>) {
+        self.environment.insert(name.as_str(), variables);
+    }
+
     pub(crate) fn url(&self, name: Name) -> String {
-        format!("http://{}", self.ports[name.as_str()])
+        format!("http://{}", self.address(name))
+    }
+
+    pub(crate) fn address(&self, name: Name) -> SocketAddr {
+        self.ports[name.as_str()]
+    }
+
+    /// Path of a service's log file.
+    pub(crate) fn log(&self, name: Name) -> PathBuf {
+        self.logs.join(format!("{}.log", name.as_str()))
+    }
+
+    /// Process id of a service, if it runs.
+    pub(crate) fn pid(&self, name: Name) -> Option<u32> {
+        self.running.get(name.as_str())?.child.id()
     }
 
     pub(crate) async fn start_all(&mut self) -> anyhow::Result<()> {
@@ -108,11 +129,12 @@ impl Children {
 
     /// Starts a service, at the same address each time.
     pub(crate) fn start(&mut self, name: Name) -> anyhow::Result<()> {
-        let path = self.logs.join(format!("{}.log", name.as_str()));
+        let path = self.log(name);
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
         let mut child = Command::new(&self.program)
             .envs(self.server.as_ref().map(|url| ("MESH_POSTGRES", url)))
+            .envs(self.environment.get(name.as_str()).into_iter().flatten().map(|(name, value)| (name, value)))
             .arg(name.as_str())
             .args(&self.arguments)
             .args(["--listen", &self.ports[name.as_str()].to_string()])
@@ -147,30 +169,73 @@ impl Children {
         }
     }
 
+    /// Sends a signal to a service.
+    pub(crate) fn signal(&mut self, name: Name, signal: Signal) {
+        if let Some(running) = self.running.get_mut(name.as_str()) {
+            send(&mut running.child, signal);
+        }
+    }
+
+    /// Waits for the end of a service that was told to exit.
+    pub(crate) async fn until_ended(&mut self, name: Name, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let Some(running) = self.running.get_mut(name.as_str()) else { bail!("{} is not running", name.as_str()) };
+        let ended = timeout(limit, running.child.wait()).await;
+        let status = ended.with_context(|| format!("{} has not ended after {limit:?}", name.as_str()))??;
+        self.running.remove(name.as_str());
+        Ok(status)
+    }
+
+    /// Returns the services that ended by themselves since the last call.
+    pub(crate) fn take_ended(&mut self) -> Vec<(Name, ExitStatus)> {
+        let ended = |name: Name| Some((name, self.running.get_mut(name.as_str())?.child.try_wait().ok()??));
+        let ended: Vec<_> = Name::ALL.into_iter().filter_map(ended).collect();
+        for (name, _) in &ended {
+            self.running.remove(name.as_str());
+        }
+        ended
+    }
+
     /// Stops all services, callers before callees. Returns whether all of them exited with success.
     pub(crate) async fn stop_all(&mut self) -> bool {
         let mut clean = true;
         for name in Name::ALL.into_iter().rev() {
             let Some(mut running) = self.running.remove(name.as_str()) else { continue };
-            terminate(&mut running.child);
+            send(&mut running.child, Signal::Term);
             clean &= matches!(timeout(STOP_TIMEOUT, running.child.wait()).await, Ok(Ok(how)) if how.success());
         }
         clean
     }
 }
 
-/// Sends SIGTERM, as an orchestrator does.
+/// The signals that a service may get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Signal {
+    /// What an orchestrator sends first.
+    Term,
+    /// Freezes the process.
+    Stop,
+    /// Thaws it.
+    Cont,
+}
+
 #[cfg(unix)]
-fn terminate(child: &mut Child) {
-    use rustix::process::{Pid, Signal, kill_process};
+fn send(child: &mut Child, signal: Signal) {
+    use rustix::process::{self, Pid, kill_process};
+    let signal = match signal {
+        Signal::Term => process::Signal::TERM,
+        Signal::Stop => process::Signal::STOP,
+        Signal::Cont => process::Signal::CONT,
+    };
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     // The child may have exited already; waiting for it reports that.
-    let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+    let _ = pid.map(|pid| kill_process(pid, signal));
 }
 
 #[cfg(not(unix))]
-fn terminate(child: &mut Child) {
-    let _ = child.start_kill();
+fn send(child: &mut Child, signal: Signal) {
+    if matches!(signal, Signal::Term) {
+        let _ = child.start_kill();
+    }
 }
 
 /// Picks a free port per service. The range is below the ephemeral ports, so that no connection
