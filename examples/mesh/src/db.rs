@@ -7,6 +7,7 @@
 //! they could not be written in the same transaction as its rows.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -169,6 +170,13 @@ impl Server {
         }
         let options = Box::new(PgConnectOptions::from_str(url).map_err(ServerError::Url)?);
         Ok(Self { options, prefix: prefix.to_owned() })
+    }
+
+    /// The same databases by way of another address, such as that of a proxy.
+    #[must_use]
+    pub fn by_way_of(&self, address: SocketAddr) -> Self {
+        let options = PgConnectOptions::clone(&self.options).host(&address.ip().to_string()).port(address.port());
+        Self { options: Box::new(options), prefix: self.prefix.clone() }
     }
 
     /// Drops a database. For tests, which remove what they created.

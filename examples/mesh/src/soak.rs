@@ -11,7 +11,7 @@
 mod hostile;
 mod orders;
 mod place;
-mod proxy;
+pub mod proxy;
 pub mod report;
 mod server;
 mod timeline;

@@ -30,17 +30,30 @@ pub(super) fn get(path: &str, more: &str) -> Vec<u8> {
 /// Sends a request on a new connection. Returns the status, or `None` if the connection was closed
 /// without an answer or no answer came in time.
 pub(super) async fn ask(addr: SocketAddr, request: &[u8]) -> Option<u16> {
+    status(&head(addr, request, b"\r\n").await?)
+}
+
+/// Whether a service answers a request with something else than a refusal. A gRPC server refuses a
+/// path that it does not know with a status of 200 and an error in another header.
+pub(super) async fn reveals(addr: SocketAddr, request: &[u8]) -> Option<u16> {
+    let head = head(addr, request, b"\r\n\r\n").await?;
+    let grpc = String::from_utf8_lossy(&head).to_lowercase().contains("content-type: application/grpc");
+    status(&head).filter(|status| !(400..500).contains(status) && !grpc)
+}
+
+/// Sends a request and returns the answer up to `end`.
+async fn head(addr: SocketAddr, request: &[u8], end: &[u8]) -> Option<Vec<u8>> {
     let asking = async {
         let mut socket = TcpStream::connect(addr).await.ok()?;
         // The server may answer and close before it has read everything.
         let _ = socket.write_all(request).await;
         let mut answer = Vec::new();
-        while !answer.windows(2).any(|end| end == b"\r\n") && answer.len() < 1024 {
+        while !answer.windows(end.len()).any(|window| window == end) && answer.len() < 16 * 1024 {
             if socket.read_buf(&mut answer).await.ok()? == 0 {
                 break;
             }
         }
-        status(&answer)
+        Some(answer)
     };
     timeout(PATIENCE, asking).await.ok().flatten()
 }

@@ -9,8 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+/// A running proxy. Dropping it closes the listener and all connections.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub struct Proxy {
     address: SocketAddr,
     /// Connections of earlier generations are silent.
     generation: Arc<watch::Sender<u64>>,
@@ -19,7 +20,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Listens on a free port and forwards to `server`, as `host:port`.
-    pub(super) async fn start(server: String) -> std::io::Result<Self> {
+    pub async fn start(server: String) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (address, generation) = (listener.local_addr()?, Arc::new(watch::Sender::new(0)));
         let current = generation.clone();
@@ -39,12 +40,13 @@ impl Proxy {
         Ok(Self { address, generation, serving })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// The address that the proxy listens on.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Makes all connections that exist now silent. New ones work.
-    pub(super) fn silence(&self) {
+    pub fn silence(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 }

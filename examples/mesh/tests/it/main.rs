@@ -12,6 +12,7 @@ mod dashboard;
 mod demo;
 mod drain;
 mod edge;
+mod edges;
 mod events;
 mod faults;
 mod idempotency;

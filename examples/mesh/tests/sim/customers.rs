@@ -16,15 +16,11 @@ use mesh::stack::HttpChannel;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::faults::Times;
 use crate::host::{Town, address};
 
 /// Number of concurrent customers.
 const CUSTOMERS: u64 = 4;
-/// Customers place orders that faults may affect until this time.
-const BUSY: Duration = Duration::from_secs(7);
-/// From this time on, orders must succeed: the faults have ended, dead connections were detected,
-/// and circuits have probed.
-const WELL: Duration = Duration::from_secs(17);
 /// Number of orders per customer after that. Circuits that got no calls meanwhile probe with the
 /// first of them; the last one must succeed.
 const LAST: u64 = 4;
@@ -53,11 +49,11 @@ enum Answer {
     Wrong(String),
 }
 
-pub(crate) async fn shop(town: Town, diary: Diary) -> turmoil::Result {
+pub(crate) async fn shop(town: Town, times: Times, diary: Diary) -> turmoil::Result {
     let channel = town.gateway.order.http();
     join_all((0..CUSTOMERS).map(|number| {
         let rng = fastrand::Rng::with_seed(town.seed.wrapping_mul(1000).wrapping_add(number));
-        Customer { number, channel: channel.clone(), rng, diary: diary.clone() }.shop()
+        Customer { number, channel: channel.clone(), rng, diary: diary.clone() }.shop(times)
     }))
     .await;
     Ok(())
@@ -71,15 +67,15 @@ struct Customer {
 }
 
 impl Customer {
-    async fn shop(mut self) {
+    async fn shop(mut self, times: Times) {
         let mut order = 0;
         self.pause(1000).await;
-        while now() < BUSY {
+        while now() < times.busy {
             order += 1;
             self.order(order, false).await;
             self.pause(400).await;
         }
-        tokio::time::sleep(WELL.saturating_sub(now())).await;
+        tokio::time::sleep(times.well.saturating_sub(now())).await;
         for last in 1..=LAST {
             self.order(order + last, last == LAST).await;
             self.pause(500).await;

@@ -5,6 +5,7 @@
 //! stands still while one of its connections is in use ([`Disk::keep_time`]). The virtual time that
 //! the disk takes is drawn from the seed before each use.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,25 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Notify;
 
+/// Names of the databases that do not answer: whoever asks for a connection waits, as for a server
+/// that has vanished from the network. A transaction that has begun goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Silent(Arc<Mutex<HashSet<&'static str>>>);
+
+impl Silent {
+    pub(crate) fn insert(&self, name: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    }
+
+    pub(crate) fn remove(&self, name: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+}
+
 /// The disk of one host, from one start to the next crash.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk(Arc<Inner>);
@@ -24,6 +44,7 @@ pub(crate) struct Disk(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     clock: Clock,
+    silent: Silent,
     pools: Mutex<Vec<SqlitePool>>,
     /// Number of databases being opened.
     opening: AtomicUsize,
@@ -35,15 +56,18 @@ struct Inner {
 
 /// Maximum delay of the disk, in milliseconds.
 const SLOWEST: u64 = 3;
+/// Pause between two looks whether a silent database answers again.
+const SILENT_POLL: Duration = Duration::from_millis(20);
 /// Maximum number of polls while waiting for a database in real time, which takes many seconds.
 /// Only a deadlock takes longer.
 const PATIENCE: u32 = 20_000_000;
 
 impl Disk {
-    pub(crate) fn new(dir: PathBuf, clock: Clock, seed: u64) -> Self {
+    pub(crate) fn new(dir: PathBuf, clock: Clock, silent: Silent, seed: u64) -> Self {
         Self(Arc::new(Inner {
             dir,
             clock,
+            silent,
             pools: Mutex::default(),
             opening: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -77,13 +101,22 @@ impl Disk {
 
     /// Waits for the disk before a connection is used. No wait while a database is opened, because
     /// the clock stands still then.
-    async fn seek(&self) {
+    async fn seek(&self, name: &str) {
         let pause = self.0.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(0..=SLOWEST);
         if pause > 0 && self.0.opening.load(Ordering::SeqCst) == 0 {
             let _waiting = Counted::new(&self.0.waiting);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
+        self.hear(name).await;
         self.0.used.notify_one();
+    }
+
+    /// Waits until a database answers.
+    async fn hear(&self, name: &str) {
+        while self.0.silent.contains(name) {
+            let _waiting = Counted::new(&self.0.waiting);
+            tokio::time::sleep(SILENT_POLL).await;
+        }
     }
 
     async fn pool(&self, name: &str) -> Result<SqlitePool, DbError> {
@@ -94,7 +127,8 @@ impl Disk {
             // Simulated hosts lose their memory in a crash, but not their disk.
             .synchronous(SqliteSynchronous::Off)
             .busy_timeout(Duration::from_secs(5));
-        let disk = self.clone();
+        let (disk, database) = (self.clone(), name.to_owned());
+        let (new_disk, new_database) = (disk.clone(), database.clone());
         let pool = SqlitePoolOptions::new()
             // One connection, in FIFO order: two would race in real time.
             .min_connections(1)
@@ -102,10 +136,18 @@ impl Disk {
             .max_lifetime(None)
             .idle_timeout(None)
             .test_before_acquire(false)
-            .before_acquire(move |_, _| {
-                let disk = disk.clone();
+            // A pool opens another connection in place of one that did not answer in time.
+            .after_connect(move |_, _| {
+                let (disk, database) = (new_disk.clone(), new_database.clone());
                 Box::pin(async move {
-                    disk.seek().await;
+                    disk.hear(&database).await;
+                    Ok(())
+                })
+            })
+            .before_acquire(move |_, _| {
+                let (disk, database) = (disk.clone(), database.clone());
+                Box::pin(async move {
+                    disk.seek(&database).await;
                     Ok(true)
                 })
             });

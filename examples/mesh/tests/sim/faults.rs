@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use mesh::db::EVENTS;
 use turmoil::Sim;
+
+use crate::disk::Silent;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scenario {
@@ -20,6 +23,10 @@ pub(crate) enum Scenario {
     Lossy,
     /// All of them.
     Storm,
+    /// A service is down for half a minute and more, or cannot be reached.
+    Outage,
+    /// The database of a service, or that of the bus, does not answer for half a minute and more.
+    Silence,
 }
 
 type Link = (&'static str, &'static str);
@@ -36,6 +43,10 @@ pub(crate) enum Act {
     Loss(Link, f64),
     Hold(Link),
     Release(Link),
+    /// A database does not answer.
+    Silence(&'static str),
+    /// It answers again.
+    Sound(&'static str),
 }
 
 /// The remaining acts of a run, in order.
@@ -46,6 +57,27 @@ pub(crate) struct Plan(VecDeque<(Duration, Act)>);
 const FIRST: u64 = 1_500;
 /// Faults end at the latest at this time, in milliseconds.
 const LAST: u64 = 6_000;
+/// The shortest and the longest outage, in milliseconds: as long as a pool waits for a connection,
+/// and several times a lease.
+const OUTAGE: (u64, u64) = (30_000, 34_000);
+/// When customers place orders, and from when on orders must succeed again: the faults have ended,
+/// dead connections were detected, and circuits have probed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) busy: Duration,
+    pub(crate) well: Duration,
+}
+
+impl Scenario {
+    pub(crate) fn times(self) -> Times {
+        let well = match self {
+            Self::Outage | Self::Silence => Duration::from_secs(50),
+            _ => Duration::from_secs(17),
+        };
+        Times { busy: Duration::from_secs(7), well }
+    }
+}
+
 /// Latency of the simulation's links without faults.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(6));
 
@@ -67,13 +99,15 @@ impl Plan {
                 slow(&mut rng, &mut acts);
                 lossy(&mut rng, &mut acts);
             }
+            Scenario::Outage => outage(&mut rng, &mut acts),
+            Scenario::Silence => silence(&mut rng, &mut acts),
         }
         acts.sort_by_key(|(at, _)| *at);
         Self(acts.into())
     }
 
     /// Applies the next act that is due.
-    pub(crate) fn advance(&mut self, sim: &mut Sim<'_>) -> Option<(Duration, Act)> {
+    pub(crate) fn advance(&mut self, sim: &mut Sim<'_>, silent: &Silent) -> Option<(Duration, Act)> {
         let (at, act) = self.0.pop_front_if(|(at, _)| *at <= sim.elapsed())?;
         match act {
             Act::Partition((a, b)) => sim.partition(a, b),
@@ -85,6 +119,8 @@ impl Plan {
             Act::Loss((a, b), share) => sim.set_link_fail_rate(a, b, share),
             Act::Hold((a, b)) => sim.hold(a, b),
             Act::Release((a, b)) => sim.release(a, b),
+            Act::Silence(database) => silent.insert(database),
+            Act::Sound(database) => silent.remove(database),
         }
         Some((at, act))
     }
@@ -99,6 +135,8 @@ impl fmt::Display for Scenario {
             Self::Slow => "slow",
             Self::Lossy => "lossy",
             Self::Storm => "storm",
+            Self::Outage => "outage",
+            Self::Silence => "silence",
         })
     }
 }
@@ -148,4 +186,27 @@ fn lossy(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
     } else {
         acts.extend([(begin, Act::Hold(link)), (end, Act::Release(link))]);
     }
+}
+
+/// Draws a time window of a long outage.
+fn long_window(rng: &mut fastrand::Rng) -> (Duration, Duration) {
+    let begin = rng.u64(FIRST..=FIRST + 1_000);
+    (Duration::from_millis(begin), Duration::from_millis(begin + rng.u64(OUTAGE.0..=OUTAGE.1)))
+}
+
+fn outage(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    let (begin, end) = long_window(rng);
+    if rng.u8(..4) == 0 {
+        let link = PARTICIPANTS[rng.usize(..2)];
+        acts.extend([(begin, Act::Partition(link)), (end, Act::Repair(link))]);
+    } else {
+        let host = ["payment", "inventory", "order", "shipping", "notification"][rng.usize(..5)];
+        acts.extend([(begin, Act::Crash(host)), (end, Act::Restart(host))]);
+    }
+}
+
+fn silence(rng: &mut fastrand::Rng, acts: &mut Vec<(Duration, Act)>) {
+    let database = ["payment", "inventory", "order", "shipping", "notification", EVENTS][rng.usize(..6)];
+    let (begin, end) = long_window(rng);
+    acts.extend([(begin, Act::Silence(database)), (end, Act::Sound(database))]);
 }

@@ -24,7 +24,7 @@ use sqlx::Sqlite;
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Silent};
 
 /// The state shared by all hosts.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Town {
     pub(crate) dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) seed: u64,
+    /// Databases that do not answer.
+    pub(crate) silent: Silent,
     pub(crate) clients: OrderClients,
     /// The customers use only its client of the order service; there is no simulated gateway.
     pub(crate) gateway: GatewayClients,
@@ -47,13 +49,14 @@ impl Town {
         let clients = OrderClients { payment: payment.with_dialer(&dialer), inventory: inventory.with_dialer(&dialer) };
         let gateway = GatewayClients::new(seed).unwrap();
         let gateway = GatewayClients { order: gateway.order.clone().with_dialer(&dialer), ..gateway };
-        Self { dir, clock, seed, clients, gateway }
+        Self { dir, clock, seed, silent: Silent::default(), clients, gateway }
     }
 
     /// Runs a host from a start to the next crash.
     pub(crate) async fn live(self, name: Name) -> turmoil::Result {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, name.default_port())).await?;
-        let disk = Disk::new(self.dir.clone(), self.clock.clone(), self.seed.wrapping_add(name as u64));
+        let seed = self.seed.wrapping_add(name as u64);
+        let disk = Disk::new(self.dir.clone(), self.clock.clone(), self.silent.clone(), seed);
         tokio::spawn(disk.clone().keep_time());
         // A task of the host's runtime. When the host crashes, the runtime drops all its tasks.
         tokio::spawn(self.run(name, listener, disk)).await??;

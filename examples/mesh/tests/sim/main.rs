@@ -43,6 +43,8 @@ use story::Outcome;
 
 /// Default seeds of each scenario.
 const SEEDS: Range<u64> = 0..17;
+/// Those of scenarios that last longer.
+const LONG_SEEDS: Range<u64> = 0..5;
 /// Number of runs of a single seed.
 const REPLAYS: usize = 20;
 /// `scenario:seed` or `scenario:from..to`.
@@ -50,7 +52,10 @@ const VARIABLE: &str = "MESH_SIM";
 
 /// The default seeds, or those of the environment. If it names another scenario, there are none.
 fn seeds(scenario: Scenario) -> Vec<u64> {
-    let Ok(wanted) = std::env::var(VARIABLE) else { return SEEDS.collect() };
+    let Ok(wanted) = std::env::var(VARIABLE) else {
+        let long = matches!(scenario, Scenario::Outage | Scenario::Silence);
+        return if long { LONG_SEEDS } else { SEEDS }.collect();
+    };
     let read = || {
         let (name, seeds) = wanted.split_once(':')?;
         let seeds = match seeds.split_once("..") {
@@ -108,4 +113,14 @@ fn orders_end_well_when_messages_are_lost_or_held() {
 #[test]
 fn orders_end_well_when_everything_happens_at_once() {
     runs(Scenario::Storm);
+}
+
+#[test]
+fn orders_end_well_when_a_service_is_away_for_half_a_minute() {
+    runs(Scenario::Outage);
+}
+
+#[test]
+fn orders_end_well_when_a_database_or_the_bus_does_not_answer_for_half_a_minute() {
+    runs(Scenario::Silence);
 }

@@ -29,7 +29,7 @@ pub(crate) struct Outcome {
 /// least two.
 const TICK: Duration = Duration::from_millis(5);
 /// Maximum virtual duration: far longer than any order takes.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
 /// How long events may take to be handled after the last customer has an answer.
 const SETTLED: Duration = Duration::from_secs(90);
 /// Limits of the client stacks from `stack.rs`: the wait for a place plus one attempt.
@@ -77,11 +77,12 @@ fn run(scenario: Scenario, seed: u64) -> Outcome {
         let town = town.clone();
         sim.host(name.as_str(), move || town.clone().live(name));
     }
-    sim.client("customers", shop(town, diary.clone()));
+    let silent = town.silent.clone();
+    sim.client("customers", shop(town, scenario.times(), diary.clone()));
 
     let mut faults = Vec::new();
     let step = |sim: &mut turmoil::Sim<'_>, plan: &mut Plan, faults: &mut Vec<String>| {
-        while let Some((at, act)) = plan.advance(sim) {
+        while let Some((at, act)) = plan.advance(sim, &silent) {
             faults.push(format!("{:>6} ms {act:?}", at.as_millis()));
         }
         hand.advance(TICK);

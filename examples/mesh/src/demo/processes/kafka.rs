@@ -73,9 +73,9 @@ impl Mock {
         Ok(self.cluster.broker_up(broker)?)
     }
 
-    /// Changes the leader of a partition; `None` for no leader.
-    pub(crate) fn lead(&self, topic: &str, partition: i32, leader: Option<i32>) -> anyhow::Result<()> {
-        Ok(self.cluster.partition_leader(topic, partition, leader)?)
+    /// Changes the leader of a partition.
+    pub(crate) fn lead(&self, topic: &str, partition: i32, leader: i32) -> anyhow::Result<()> {
+        Ok(self.cluster.partition_leader(topic, partition, Some(leader))?)
     }
 }
 
@@ -105,7 +105,7 @@ impl Mock {
         match *self {}
     }
 
-    pub(crate) fn lead(&self, _topic: &str, _partition: i32, _leader: Option<i32>) -> anyhow::Result<()> {
+    pub(crate) fn lead(&self, _topic: &str, _partition: i32, _leader: i32) -> anyhow::Result<()> {
         match *self {}
     }
 }

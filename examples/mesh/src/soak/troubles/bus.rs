@@ -18,9 +18,12 @@ use crate::soak::world::World;
 #[derive(Debug, Default)]
 pub(super) struct BrokerDown;
 
-/// Partitions get other leaders, and one of each topic has none for a while.
+/// All partitions get other leaders, and one of these is down, so that a third of the partitions
+/// has no leader that answers. (The mock crashes if a partition has no leader at all.)
 #[derive(Debug, Default)]
-pub(super) struct LeadersMoved;
+pub(super) struct LeadersMoved {
+    down: Option<i32>,
+}
 
 /// Something else holds the write lock of the embedded log's database, longer than a writer waits.
 #[derive(Debug, Default)]
@@ -72,12 +75,12 @@ impl Trouble for BrokerDown {
 
 impl LeadersMoved {
     /// Gives every partition a leader, `shift` brokers after the first.
-    fn lead(world: &World, shift: i32, without: Option<i32>) -> anyhow::Result<()> {
+    fn lead(world: &World, shift: i32) -> anyhow::Result<()> {
         let mock = mock(world).map_err(anyhow::Error::msg)?;
         for topic in events::ALL {
-            for partition in 0..PARTITIONS {
-                let leader = (Some(partition) != without).then(|| 1 + (partition + shift) % mock.brokers());
-                mock.lead(topic, partition, leader)?;
+            // The last one first: a topic that does not exist gets as many partitions as are named.
+            for partition in (0..PARTITIONS).rev() {
+                mock.lead(topic, partition, 1 + (partition + shift) % mock.brokers())?;
             }
         }
         Ok(())
@@ -99,15 +102,24 @@ impl Trouble for LeadersMoved {
 
     fn begin<'a>(&'a mut self, world: &'a mut World) -> Step<'a> {
         async move {
-            let (shift, without) = (world.rng.i32(1..=2), world.rng.i32(0..PARTITIONS));
-            world.say(format_args!("  partitions are led by others, and partitions {without} by none"));
-            Self::lead(world, shift, Some(without))
+            let brokers = mock(world).map_err(anyhow::Error::msg)?.brokers();
+            let (shift, down) = (world.rng.i32(1..brokers), world.rng.i32(1..=brokers));
+            world.say(format_args!("  all partitions are led by others, and broker {down} is down"));
+            Self::lead(world, shift)?;
+            self.down = Some(down);
+            mock(world).map_err(anyhow::Error::msg)?.down(down)
         }
         .boxed_local()
     }
 
     fn end<'a>(&'a mut self, world: &'a mut World) -> Step<'a> {
-        async move { Self::lead(world, 0, None) }.boxed_local()
+        async move {
+            if let Some(down) = self.down.take() {
+                mock(world).map_err(anyhow::Error::msg)?.up(down)?;
+            }
+            Self::lead(world, 0)
+        }
+        .boxed_local()
     }
 }
 

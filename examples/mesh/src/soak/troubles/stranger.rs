@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures_util::FutureExt;
 
 use crate::launch::Name;
-use crate::soak::hostile::{ask, get, order};
+use crate::soak::hostile::{ask, get, order, reveals};
 use crate::soak::trouble::{Step, Trouble};
 use crate::soak::world::World;
 
@@ -38,8 +38,7 @@ impl Trouble for Stranger {
         async move {
             for name in Name::ALL {
                 for path in PRIVATE {
-                    let status = ask(world.children.address(name), &get(path, "")).await;
-                    if let Some(status) = status.filter(|status| !(400..500).contains(status)) {
+                    if let Some(status) = reveals(world.children.address(name), &get(path, "")).await {
                         world.wrong.push(format!("stranger: {} answers {path} with {status}", name.as_str()));
                     }
                 }
