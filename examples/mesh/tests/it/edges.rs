@@ -18,8 +18,8 @@ async fn customers_who_order_and_hang_up_leave_orders_that_end_well(place: Place
     for number in 0..60 {
         // Some before the gateway has read the order, others while the saga runs.
         let patience = Duration::from_millis(number % 12);
-        let ordering = shop.customer.place_with_key(&number.to_string(), &tea());
-        let _hung_up = tokio::time::timeout(patience, ordering).await;
+        let (key, order) = (number.to_string(), tea());
+        let _hung_up = tokio::time::timeout(patience, shop.customer.place_with_key(&key, &order)).await;
     }
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
@@ -52,30 +52,33 @@ async fn events_wait_while_the_log_is_locked_and_none_is_lost() {
     assert!(books.right && books.confirmed == 3, "{books}");
 }
 
-mod on_postgres {
-    use super::*;
+mod failover {
+    // The name says what the test needs: see .config/nextest.toml.
+    mod on_postgres {
+        use crate::edges::*;
 
-    #[tokio::test]
-    async fn a_failover_without_a_reset_costs_no_order() {
-        let Some(url) = server() else { return };
-        let address = url.rsplit(['@', '/']).next().unwrap().to_owned();
-        let proxy = Proxy::start(address).await.unwrap();
-        let shop = Shop::open_at(Place::Postgres, |config| {
-            if let Databases::Server(server) = &config.databases {
-                config.databases = Databases::Server(server.by_way_of(proxy.address()));
-            }
-        })
-        .await;
-        assert_eq!(shop.customer.place_until_decided("before", &tea()).await.status, 201);
-        let customer = shop.customer.clone();
-        let meanwhile = tokio::spawn(async move { customer.place_until_decided("meanwhile", &tea()).await });
-        // All connections of all services, some in the middle of an order.
-        proxy.silence();
-        meanwhile.await.unwrap();
-        until("an order succeeds again", async || shop.customer.place(&tea()).await.status == 201).await;
-        let books = shop.settled_books().await;
-        assert!(books.right, "{books}");
-        shop.close().await;
+        #[tokio::test]
+        async fn a_failover_without_a_reset_costs_no_order() {
+            let Some(url) = server() else { return };
+            let address = url.rsplit(['@', '/']).next().unwrap().to_owned();
+            let proxy = Proxy::start(address).await.unwrap();
+            let shop = Shop::open_at(Place::Postgres, |config| {
+                if let Databases::Server(server) = &config.databases {
+                    config.databases = Databases::Server(server.by_way_of(proxy.address()));
+                }
+            })
+            .await;
+            assert_eq!(shop.customer.place_until_decided("before", &tea()).await.status, 201);
+            let customer = shop.customer.clone();
+            let meanwhile = tokio::spawn(async move { customer.place_until_decided("meanwhile", &tea()).await });
+            // All connections of all services, some in the middle of an order.
+            proxy.silence();
+            meanwhile.await.unwrap();
+            until("an order succeeds again", async || shop.customer.place(&tea()).await.status == 201).await;
+            let books = shop.settled_books().await;
+            assert!(books.right, "{books}");
+            shop.close().await;
+        }
     }
 }
 
