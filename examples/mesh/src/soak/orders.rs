@@ -50,7 +50,7 @@ impl fmt::Display for Counts {
 struct Tally {
     counts: Counts,
     acknowledged: Acknowledged,
-    /// When the last order was confirmed, and when its customer had asked first.
+    /// When an order was confirmed last.
     last: Option<Instant>,
 }
 

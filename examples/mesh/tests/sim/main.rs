@@ -44,7 +44,7 @@ use story::Outcome;
 /// Default seeds of each scenario.
 const SEEDS: Range<u64> = 0..17;
 /// Those of scenarios that last longer.
-const LONG_SEEDS: Range<u64> = 0..5;
+const LONG_SEEDS: Range<u64> = 0..4;
 /// Number of runs of a single seed.
 const REPLAYS: usize = 20;
 /// `scenario:seed` or `scenario:from..to`.
