@@ -134,7 +134,7 @@ impl Progress {
             // The start of the saga is an effect, too: the caller's transaction wrote what the local
             // compensation of the first step undoes, whether or not the step was called.
             StepState::Started | StepState::Waiting | StepState::Failed => {
-                !row.uncertain && !(step == 0 && rule.undo_local)
+                !(row.uncertain || step == 0 && rule.undo_local)
             }
         }
     }
