@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::database::{Database, args};
 use super::{Db, DbError};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, monotonic};
 
 /// What the server's clock showed, and when. Between two measurements the monotonic clock counts.
 #[derive(Debug, Default)]
@@ -23,18 +23,16 @@ impl ServerTime {
         let Some(sql) = D::SERVER_TIME else { return Ok(db.now()) };
         let measured = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((time, at)) = measured
-            && at.elapsed() < FRESH
+            && monotonic() - at < FRESH
         {
-            return Ok(time.plus(at.elapsed()));
+            return Ok(time.plus(monotonic() - at));
         }
         let rows = db.read(sql, args![]).await?;
         let Some(row) = rows.first() else { return Ok(db.now()) };
         let time = Timestamp::from_millis(D::int(row, 0)?);
         // Taken after the answer, so that the result is late rather than early: a lease then seems
         // to last longer to others, and shorter to its owner.
-        #[expect(clippy::disallowed_methods, reason = "tokio's clock, which a test may pause")]
-        let at = Instant::now();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, at));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, monotonic()));
         Ok(time)
     }
 }

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::claim::{Claimed, Claims};
@@ -15,7 +14,7 @@ use super::flow::Flow;
 use super::id::SagaId;
 use super::run::Run;
 use super::store;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, monotonic};
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
@@ -64,10 +63,10 @@ impl<D: Database> Scheduler<D> {
         let mut woken = self.woken.subscribe();
         // One task for each saga. Dropping the set aborts them.
         let mut runs = JoinSet::new();
-        let mut report = interval(REPORT);
+        let mut report_at = monotonic();
         while !stop.is_set() {
-            // The first tick is at once.
-            if report.tick().now_or_never().is_some() {
+            if monotonic() >= report_at {
+                report_at = monotonic() + REPORT;
                 self.report().await;
             }
             let pause = match self.claim(self.concurrency - runs.len().min(self.concurrency), &stop).await {

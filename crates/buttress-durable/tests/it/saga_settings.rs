@@ -418,5 +418,6 @@ async fn an_idle_coordinator_reads_once_however_many_definitions_it_has() {
         builder.build().run()
     });
     // The first statement reports definitions that are not registered.
-    assert!(looks.await.into_iter().skip(1).all(|pause| pause >= poll));
+    let looks = looks.await;
+    assert!(looks.iter().skip(1).all(|pause| *pause >= poll), "{looks:?}");
 }

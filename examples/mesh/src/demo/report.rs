@@ -199,7 +199,7 @@ impl fmt::Display for Report {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use http::StatusCode;
