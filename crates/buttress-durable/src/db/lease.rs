@@ -32,9 +32,12 @@ impl Lease {
                 "INSERT INTO buttress_lease (name, owner, generation, expires_at) VALUES ($1, $2, 1, $3)
                  ON CONFLICT (name) DO UPDATE SET owner = excluded.owner,
                      generation = buttress_lease.generation + 1, expires_at = excluded.expires_at
-                 WHERE buttress_lease.expires_at <= $4 OR buttress_lease.expires_at > $3
+                 WHERE buttress_lease.expires_at <= $4 OR buttress_lease.expires_at > $5
                  RETURNING generation",
-                args![name, owner, now.plus(ttl), now],
+                // A lease that ends later than two that begin now was measured by a clock that was
+                // ahead. Two, because this transaction has waited for the lock since, and the lease
+                // that began meanwhile must not be taken.
+                args![name, owner, now.plus(ttl), now, now.plus(ttl).plus(ttl)],
             )
             .await?;
         let generation = rows.first().map(|row| D::int(row, 0)).transpose()?;
