@@ -14,8 +14,8 @@
 //! services; the order service adds its sagas.
 
 pub mod attention;
+mod credential;
 mod guard;
-mod token;
 mod watch;
 
 use std::io;
@@ -26,7 +26,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use buttress_http::prelude::*;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use token::{BadToken, Token};
+pub use credential::{BadToken, Token};
 
 use crate::faults::{self, Faults};
 use crate::problem;

@@ -1,5 +1,6 @@
 //! `mesh ops`: what waits for an operator, and decisions about it.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -256,13 +257,14 @@ async fn decide(
         merge(&mut outcomes, gateway.decide(kind, action, &decision).await?);
     }
     let done: u64 = outcomes.iter().map(|of| of.said.done).sum();
-    // An id belongs to one service; the others do not know it.
-    let known = |id: &str| outcomes.iter().all(|of| of.said.failed.iter().any(|failed| failed.id == id));
+    // An id belongs to one service, and the others do not know it. So it has failed if all say so.
+    let everywhere = |id: &str| outcomes.iter().all(|of| of.said.failed.iter().any(|failed| failed.id == id));
     let by_id = matches!(decision.which, Which::Ids(_));
+    let mut seen = HashSet::new();
     let failed: Vec<_> = outcomes
         .iter()
         .flat_map(|of| of.said.failed.iter().map(move |failed| (of.service, failed)))
-        .filter(|(_, failed)| !by_id || known(&failed.id))
+        .filter(|(_, failed)| !by_id || (everywhere(&failed.id) && seen.insert(&failed.id)))
         .collect();
     if json {
         print(&outcomes)?;

@@ -1,5 +1,6 @@
 //! What an operator reads in the logs of a running mesh.
 
+use mesh::token::{KEY_IN_DIR, Tokens};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -12,7 +13,8 @@ async fn up(look: impl AsyncFnOnce(&Customer, &Running)) {
     let mut lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
     let first = lines.next_line().await.unwrap().expect("a line with the shop's address");
     let url = first.split_whitespace().nth(1).unwrap().trim_end_matches("/v1/products").to_owned();
-    look(&Customer::new(url), &running).await;
+    let tokens = Tokens::from_file(&dir.path().join(KEY_IN_DIR)).unwrap();
+    look(&Customer::new(url).with_tokens(&tokens), &running).await;
 }
 
 fn text<'a>(line: &'a Value, field: &str) -> &'a str {
