@@ -33,9 +33,10 @@ pub(super) struct HostileText;
 pub(super) struct HangUps(JoinSet<usize>);
 
 const SLOW: usize = 500;
-/// Customers who hang up, and how long each waits at most, in milliseconds.
+/// Customers who hang up, and how long each waits at most, in milliseconds: some hang up before the
+/// order is stored, others while its saga runs.
 const HASTY: usize = 20;
-const HASTE: u64 = 30;
+const HASTE: u64 = 300;
 
 impl Trouble for SlowClients {
     fn name(&self) -> &'static str {
