@@ -37,7 +37,7 @@ fn create(name: &str) -> Option<Box<dyn Trouble>> {
         "database-silent" => Box::new(database::Silent),
         "database-restart" => Box::new(database::Restart),
         "database-down" => Box::new(database::Down),
-        "broker-down" => Box::new(bus::BrokerDown::default()),
+        "broker-down" => Box::new(bus::BrokerDown),
         "leaders-moved" => Box::new(bus::LeadersMoved::default()),
         "log-locked" => Box::new(bus::LogLocked::default()),
         "slow-clients" => Box::new(customers::SlowClients::default()),

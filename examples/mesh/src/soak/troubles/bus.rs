@@ -15,7 +15,7 @@ use crate::soak::trouble::{Step, Trouble};
 use crate::soak::world::World;
 
 /// One broker after another is down, each for some seconds, as in a rolling replacement.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BrokerDown;
 
 /// All partitions get other leaders, and one of these is down, so that a third of the partitions

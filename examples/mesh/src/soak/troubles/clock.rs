@@ -91,7 +91,7 @@ impl Trouble for Jump {
 
     fn begin<'a>(&'a mut self, world: &'a mut World) -> Step<'a> {
         async move {
-            let victims = if self.times % 2 == 0 { vec![world.any()] } else { Name::ALL.into() };
+            let victims = if self.times.is_multiple_of(2) { vec![world.any()] } else { Name::ALL.into() };
             self.times += 1;
             for victim in victims {
                 world.say(format_args!("  the clock of {} jumps an hour ahead", victim.as_str()));
