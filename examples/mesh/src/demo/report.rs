@@ -229,7 +229,7 @@ pub(crate) mod tests {
         ]
     }
 
-    pub(in crate::demo) fn books() -> Books {
+    pub(crate) fn books() -> Books {
         let sagas = [("compensated".to_owned(), 2), ("completed".to_owned(), 3)].into();
         let (events, checks) = (BTreeMap::new(), Vec::new());
         Books { right: true, confirmed: 3, cancelled: 2, revenue_cents: 0, sagas, events, checks, under_way: None }
