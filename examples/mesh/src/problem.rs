@@ -44,22 +44,16 @@ pub struct Problem {
     /// The HTTP status, repeated for logs of the body.
     status: u16,
     /// What went wrong in this case, and what to do about it.
-    detail: String,
+    detail: Box<str>,
     /// The other service that caused the problem.
     #[serde(rename = "dependency", skip_serializing_if = "Option::is_none")]
     caused_by: Option<&'static str>,
     /// `instance`, and members that depend on the type, such as `order_id` and `errors`.
     #[serde(flatten)]
     members: Map<String, Value>,
-    /// Value of the `Retry-After` header, rounded up to seconds, its unit in HTTP.
+    /// Headers of the response.
     #[serde(skip)]
-    retry_after: Option<Duration>,
-    /// Value of the [`REJECTED`] header.
-    #[serde(skip)]
-    rejected: Option<&'static str>,
-    /// Value of the `WWW-Authenticate` header.
-    #[serde(skip)]
-    challenge: Option<&'static str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 fn type_uri<S: Serializer>(kind: &Option<&'static str>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -81,12 +75,10 @@ impl Problem {
             kind: None,
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
             caused_by: None,
             members: Map::new(),
-            retry_after: None,
-            rejected: None,
-            challenge: None,
+            headers: Vec::new(),
         }
     }
 
@@ -128,30 +120,34 @@ impl Problem {
         self
     }
 
+    /// Sets `Retry-After`, rounded up to seconds, its unit in HTTP.
     #[must_use]
-    pub fn retry_after(mut self, pause: Duration) -> Self {
-        self.retry_after = Some(pause);
-        self
+    pub fn retry_after(self, pause: Duration) -> Self {
+        let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     #[must_use]
     pub fn caused_by(mut self, service: &'static str) -> Self {
         self.caused_by = Some(service);
-        self
+        self.header(FAILED_DEPENDENCY, HeaderValue::from_static(service))
     }
 
     /// Tells the caller's stack that the request was rejected before it had an effect: it may be
     /// repeated, and is no evidence against this service.
     #[must_use]
-    pub fn rejected(mut self, reason: &'static str) -> Self {
-        self.rejected = Some(reason);
-        self
+    pub fn rejected(self, reason: &'static str) -> Self {
+        self.header(REJECTED, HeaderValue::from_static(reason))
     }
 
     /// Names the scheme by which the caller can authenticate.
     #[must_use]
-    pub fn challenge(mut self, scheme: &'static str) -> Self {
-        self.challenge = Some(scheme);
+    pub fn challenge(self, scheme: &'static str) -> Self {
+        self.header(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme))
+    }
+
+    fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -164,19 +160,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (self.status(), [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response();
-        if let Some(pause) = self.retry_after {
-            let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if let Some(service) = self.caused_by {
-            response.headers_mut().insert(FAILED_DEPENDENCY, HeaderValue::from_static(service));
-        }
-        if let Some(reason) = self.rejected {
-            response.headers_mut().insert(REJECTED, HeaderValue::from_static(reason));
-        }
-        if let Some(scheme) = self.challenge {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
-        }
+        response.headers_mut().extend(self.headers.iter().cloned());
         // Read by `render`, which adds the path.
         response.extensions_mut().insert(self);
         response
@@ -367,7 +351,7 @@ mod tests {
     #[test]
     fn an_internal_error_keeps_its_details_to_itself() {
         let problem = Problem::failed("order", &std::io::Error::other("hunter2"));
-        assert_eq!((problem.status(), problem.detail.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
+        assert_eq!((problem.status(), &*problem.detail), (StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) struct Running {
 
 enum Services {
     Threads(Box<Mesh>),
-    Processes(Children),
+    Processes(Box<Children>),
 }
 
 impl Running {
@@ -96,7 +96,7 @@ impl Running {
             children.start_all().await?;
             let url = children.url(Name::Gateway);
             let tokens = children.tokens().clone();
-            (Services::Processes(children), url, tokens)
+            (Services::Processes(Box::new(children)), url, tokens)
         } else {
             let (databases, bus) = (home.databases.clone(), bus.clone());
             let mesh = Mesh::start(Config { databases, bus, seed: options.seed, ..Config::new("") }).await?;
