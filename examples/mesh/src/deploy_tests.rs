@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use http::StatusCode;
+use mesh::admin::Token;
 use mesh::launch::{Clients, Name, WIND_DOWN};
 use mesh::mesh::{Config, Mesh};
 use mesh::probe::probe;
@@ -17,6 +18,9 @@ use serde_json::Value;
 use crate::cli::{Cli, Command, ServiceArgs};
 
 type Variables = BTreeMap<String, String>;
+
+/// The operators' token, which is not an argument.
+const ADMIN_TOKEN: &str = "MESH_ADMIN_TOKEN";
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
@@ -79,8 +83,10 @@ fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
     let service = arguments.last().unwrap();
     let command = Cli::command();
     let subcommand = command.find_subcommand(service).unwrap_or_else(|| panic!("there is no `mesh {service}`"));
-    let flags = variables.iter().filter(|(name, _)| !["RUST_LOG", token::KEY].contains(&name.as_str())).flat_map(
-        |(variable, value)| {
+    let flags = variables
+        .iter()
+        .filter(|(name, _)| !["RUST_LOG", token::KEY, ADMIN_TOKEN].contains(&name.as_str()))
+        .flat_map(|(variable, value)| {
             let known =
                 subcommand.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == variable.as_str()));
             let flag = known.unwrap_or_else(|| panic!("`mesh {service}` has no variable {variable}"));
@@ -90,8 +96,7 @@ fn parse(arguments: &[String], variables: &Variables) -> (Name, ServiceArgs) {
                 false if value == "true" => vec![long],
                 false => Vec::new(),
             }
-        },
-    );
+        });
     let cli = Cli::try_parse_from(words.chain(flags)).unwrap_or_else(|error| panic!("`mesh {service}`: {error}"));
     match cli.command {
         Command::Gateway(args) => (Name::Gateway, args),
@@ -115,7 +120,11 @@ fn check(name: Name, (parsed, args): &(Name, ServiceArgs), patience: Duration) {
     for peer in Name::ALL {
         let expected = format!("{}:{}", peer.as_str(), peer.default_port());
         assert_eq!(addresses.of(peer).to_string(), expected, "{name:?}");
+        let expected = format!("{}:{}", peer.as_str(), peer.default_admin_port());
+        assert_eq!(addresses.admin(peer).to_string(), expected, "{name:?}");
     }
+    let operators = args.admin.admin_listen.unwrap();
+    assert!(operators.ip().is_unspecified() && operators.port() == name.default_admin_port(), "{name:?}");
     assert!(args.drain_delay + args.grace + WIND_DOWN <= patience, "{name:?} is killed before it has ended");
     assert_eq!(args.server.server().unwrap().is_some(), name.has_database(), "{name:?}");
     assert_eq!(args.bus.kafka.is_some(), name.publishes(), "{name:?}");
@@ -137,6 +146,7 @@ fn compose_runs_every_service_as_the_code_expects_it() {
             environment.iter().map(|(key, value)| (key.clone(), text(value).to_owned())).collect();
         let parsed = parse(&texts(&service["command"]), &variables);
         check(name, &parsed, seconds(text(&service["stop_grace_period"])));
+        assert!(Token::new(&variables[ADMIN_TOKEN]).is_ok(), "{name:?}");
         let probe = texts(&service["healthcheck"]["test"]);
         let asked = ["--listen".to_owned(), variables["MESH_LISTEN"].clone()];
         assert_eq!(probe[0], "CMD");
@@ -185,6 +195,7 @@ fn kubernetes_runs_every_service_as_the_code_expects_it() {
         let parsed = parse(&texts(&container["args"]), &variables);
         let patience = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
         check(name, &parsed, patience);
+        assert!(Token::new(&variables[ADMIN_TOKEN]).is_ok(), "{name:?}");
         let operators = parsed.1.admin.admin_listen.map(|addr| addr.port());
         assert!(operators != Some(name.default_port()), "{name:?}: operators have a port of their own");
 
@@ -209,7 +220,13 @@ fn kubernetes_runs_every_service_as_the_code_expects_it() {
 
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
         let service = &object(&objects, "Service", name.as_str())["spec"];
-        assert_eq!((&service["ports"][0]["port"], &service["ports"][0]["targetPort"]), (&port.into(), &port.into()));
+        for (at, port) in [port, u64::from(name.default_admin_port())].into_iter().enumerate() {
+            let open = &service["ports"][at];
+            assert_eq!((&open["port"], &open["targetPort"]), (&port.into(), &port.into()));
+            assert_eq!(container["ports"][at]["containerPort"], port);
+        }
+        let scraped = &deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"];
+        assert_eq!(*scraped, name.default_admin_port().to_string(), "{name:?}: metrics are for operators");
         let budget = &object(&objects, "PodDisruptionBudget", name.as_str())["spec"];
         for selector in
             [&service["selector"], &budget["selector"]["matchLabels"], &deployment["spec"]["selector"]["matchLabels"]]
@@ -240,24 +257,36 @@ fn the_network_policies_allow_the_calls_that_the_code_makes_and_no_others() {
             clients.of(*caller).iter().any(|client| client.name().ends_with(&suffix))
         };
         let callers: Vec<_> = Name::ALL.into_iter().filter(calls).map(Name::as_str).collect();
-        if callers.is_empty() && name != Name::Gateway {
-            assert!(!objects.contains_key(&("NetworkPolicy".into(), name.as_str().into())), "{name:?} is not called");
-            continue;
-        }
         let policy = policy(name.as_str());
         assert_eq!(policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"], name.as_str());
-        let rule = &policy["ingress"][0];
-        assert_eq!(rule["ports"], serde_json::json!([{ "port": name.default_port() }]), "{name:?}");
-        let mut allowed: Vec<_> = rule["from"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|from| text(&from["podSelector"]["matchLabels"]["app.kubernetes.io/name"]))
-            .collect();
-        allowed.sort_by_key(|allowed| Name::ALL.iter().position(|name| name.as_str() == *allowed));
-        assert_eq!(allowed, callers, "{name:?}");
-        assert_eq!(rule.get("from").is_none(), name == Name::Gateway, "{name:?}: only the gateway serves customers");
+        let mut rules = policy["ingress"].as_array().unwrap().iter();
+        if name == Name::Gateway || !callers.is_empty() {
+            let rule = rules.next().unwrap();
+            assert_eq!(rule["ports"], serde_json::json!([{ "port": name.default_port() }]), "{name:?}");
+            let mut allowed = pods(rule, "app.kubernetes.io/name");
+            allowed.sort_by_key(|allowed| Name::ALL.iter().position(|name| name.as_str() == *allowed));
+            assert_eq!(allowed, callers, "{name:?}");
+            assert_eq!(
+                rule.get("from").is_none(),
+                name == Name::Gateway,
+                "{name:?}: only the gateway serves customers"
+            );
+        }
+        let operators = rules.next().unwrap();
+        assert_eq!(operators["ports"], serde_json::json!([{ "port": name.default_admin_port() }]), "{name:?}");
+        match name {
+            // All services send their spans there.
+            Name::Gateway => assert_eq!(pods(operators, "app.kubernetes.io/part-of"), ["mesh"]),
+            _ => assert_eq!(pods(operators, "app.kubernetes.io/name"), ["gateway"], "{name:?}"),
+        }
+        assert_eq!(rules.next(), None, "{name:?}");
     }
+}
+
+/// The pods from which a rule allows connections, by a label.
+fn pods<'a>(rule: &'a Value, label: &str) -> Vec<&'a str> {
+    let from = rule["from"].as_array().into_iter().flatten();
+    from.filter_map(|from| from["podSelector"]["matchLabels"].get(label)).map(text).collect()
 }
 
 #[test]
@@ -348,6 +377,7 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
     assert!(user > 0);
     let rust = instructions("FROM rust:")[0].split('-').next().unwrap();
     assert_eq!(rust, env!("CARGO_PKG_RUST_VERSION"), "the compiler that this package asks for");
-    let ports = [Name::Gateway.default_port(), Name::Legacy.default_port()].map(|port| port.to_string()).join("-");
+    let range = |of: fn(Name) -> u16| [Name::Gateway, Name::Legacy].map(|name| of(name).to_string()).join("-");
+    let ports = format!("{} {}", range(Name::default_port), range(Name::default_admin_port));
     assert_eq!(instructions("EXPOSE"), [ports]);
 }

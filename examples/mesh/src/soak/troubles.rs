@@ -1,6 +1,6 @@
 //! The kinds of trouble.
 
-mod bus;
+mod broker;
 pub(super) mod clock;
 mod customers;
 mod database;
@@ -37,9 +37,9 @@ fn create(name: &str) -> Option<Box<dyn Trouble>> {
         "database-silent" => Box::new(database::Silent),
         "database-restart" => Box::new(database::Restart),
         "database-down" => Box::new(database::Down),
-        "broker-down" => Box::new(bus::BrokerDown),
-        "leaders-moved" => Box::new(bus::LeadersMoved::default()),
-        "log-locked" => Box::new(bus::LogLocked::default()),
+        "broker-down" => Box::new(broker::BrokerDown),
+        "leaders-moved" => Box::new(broker::LeadersMoved::default()),
+        "log-locked" => Box::new(broker::LogLocked::default()),
         "slow-clients" => Box::new(customers::SlowClients::default()),
         "hostile-text" => Box::new(customers::HostileText),
         "hang-ups" => Box::new(customers::HangUps::default()),
