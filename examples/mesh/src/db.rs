@@ -74,14 +74,15 @@ pub async fn open<H: Home>(home: &H, name: &str, migrations: &[MigrationFile]) -
     Ok(db)
 }
 
-/// Checks the database every 5 s and makes the service unready while the check fails. Readiness
+/// Checks every 5 s that the database accepts writes, and makes the service unready while it does
+/// not. Readiness
 /// probes read the latest result and never wait for a check. Dropping the returned [`Check`] stops
 /// it.
 pub fn check<D: Database>(health: &Health, db: &Db<D>) -> Check {
     let db = db.clone();
     health.check("database", Group::Readiness, CheckConfig::every(Duration::from_secs(5)), move || {
         let db = db.clone();
-        async move { db.row::<(i64,)>("SELECT CAST(1 AS BIGINT)", args![]).await.map(drop) }
+        async move { db.check_writable().await }
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::sync::Semaphore;
 
-use super::database::{Arg, Database};
+use super::database::{Arg, Database, args};
 use super::fault::Faults;
 use super::server_time::ServerTime;
 use super::session::{Session, within};
@@ -128,6 +128,22 @@ impl<D: Database> Db<D> {
         let mut session = Session::acquire(&self.pool, self.limit, permit).await?;
         session.begin().await?;
         Ok(Tx::new(session, self.faults.clone()))
+    }
+
+    /// Checks that the database accepts writes, by committing one: for a health check.
+    ///
+    /// A read is not enough: a database on a full disk, and a server that is read-only after a
+    /// failover, still answer queries.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`begin`](Self::begin) and of a statement. Their [kind](DbError::kind) is
+    /// [`Unavailable`](super::DbErrorKind::Unavailable).
+    pub async fn check_writable(&self) -> Result<(), DbError> {
+        // A lease that nobody takes: the row exists already, and is small.
+        let sql = "INSERT INTO buttress_lease (name, owner, generation, expires_at) VALUES ('check', '', 0, $1)
+                   ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at";
+        self.write(sql, args![self.now()]).await.map(drop)
     }
 
     /// Returns the pool, for the service's own statements.

@@ -130,3 +130,19 @@ async fn a_connection_that_another_user_left_in_a_transaction_is_not_handed_out(
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_check_fails_on_a_database_that_answers_queries_and_accepts_no_writes() {
+    bounded(async {
+        let (db, home) = open().await;
+        db.check_writable().await.unwrap();
+        db.check_writable().await.unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(home.path().join("test.db")).read_only(true);
+        let reader = Db::new(sqlx::SqlitePool::connect_with(options).await.unwrap());
+        assert_eq!(notes(&reader).await, Vec::<String>::new());
+        assert_eq!(reader.check_writable().await.unwrap_err().kind(), DbErrorKind::Unavailable);
+        close(reader).await;
+        close(db).await;
+    })
+    .await;
+}
