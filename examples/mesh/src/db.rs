@@ -16,7 +16,7 @@ use buttress::health::{Check, CheckConfig, Group, HealthExt};
 use buttress::{Health, InvalidConfig};
 use buttress_durable::db::PostgresOptions;
 use buttress_durable::retention::RunningRetention;
-use buttress_durable::{Database, Db, DbError, Retention, args};
+use buttress_durable::{Database, Db, DbError, Retention};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
