@@ -62,7 +62,8 @@ pub struct Limits {
     /// How long a connection may stay open without a request. Default: 75 s, longer than the 60 s
     /// of common load balancers, which must be the first to close.
     pub idle: Duration,
-    /// How long a client may leave an answer unread while the socket's buffer is full. Default: 30 s.
+    /// How long a client may leave an answer unread while the socket's buffer is full, or on HTTP/2
+    /// without a window for a frame of it. Default: 30 s.
     pub write: Duration,
     /// Maximum size of a request's head, in bytes. Default: 16 KiB; at least 8 KiB.
     pub head_bytes: usize,

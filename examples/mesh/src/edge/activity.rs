@@ -1,5 +1,6 @@
 //! What a connection is doing, and by when it must do something else.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Version;
@@ -23,6 +24,11 @@ struct State {
     head_since: Option<Instant>,
     /// Since when the client has not read what was written.
     blocked_since: Option<Instant>,
+    /// Since when answers have a part that is not sent. HTTP/2 only: there the client may open no
+    /// window for it, while it takes everything from the socket.
+    unsent: HashMap<u64, Instant>,
+    /// Number of the next request.
+    next: u64,
     /// The protocol, known from the first request on.
     version: Option<Version>,
 }
@@ -34,6 +40,8 @@ impl Activity {
             quiet_since: now(),
             head_since: None,
             blocked_since: None,
+            unsent: HashMap::new(),
+            next: 0,
             version: None,
         })))
     }
@@ -63,7 +71,8 @@ impl Activity {
         state.in_flight += 1;
         state.head_since = None;
         state.version = Some(version);
-        InFlight(self.clone())
+        state.next += 1;
+        InFlight { activity: self.clone(), id: state.next }
     }
 
     /// Whether no request is in progress and nothing waits to be written.
@@ -85,8 +94,8 @@ impl Activity {
             Some(began) => Some(began + limits.head),
             None => Some(state.quiet_since + wait),
         };
-        let write = state.blocked_since.map(|since| since + limits.write);
-        request.into_iter().chain(write).min()
+        let unread = state.unsent.values().copied().chain(state.blocked_since).min();
+        request.into_iter().chain(unread.map(|since| since + limits.write)).min()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,12 +105,28 @@ impl Activity {
 
 /// A request in progress.
 #[derive(Debug)]
-pub(super) struct InFlight(Activity);
+pub(super) struct InFlight {
+    activity: Activity,
+    id: u64,
+}
+
+impl InFlight {
+    /// Records whether the next step is to send a part of the answer, or to wait for the service.
+    pub(super) fn sending(&self, sending: bool) {
+        let mut state = self.activity.lock();
+        if sending && state.version == Some(Version::HTTP_2) {
+            state.unsent.insert(self.id, now());
+        } else {
+            state.unsent.remove(&self.id);
+        }
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.activity.lock();
         state.in_flight -= 1;
+        state.unsent.remove(&self.id);
         if state.in_flight == 0 {
             state.quiet_since = now();
             state.head_since = None;

@@ -57,8 +57,15 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Upload<B> {
 /// The body of an answer. Its request is in flight until it is dropped.
 #[derive(Debug)]
 pub(super) struct Answer<B> {
-    pub(super) body: B,
-    pub(super) _request: InFlight,
+    body: B,
+    request: InFlight,
+}
+
+impl<B> Answer<B> {
+    pub(super) fn new(body: B, request: InFlight) -> Self {
+        request.sending(true);
+        Self { body, request }
+    }
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {
@@ -69,7 +76,10 @@ impl<B: Body + Unpin> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // hyper asks for the next frame when this one is sent.
+        self.request.sending(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -149,7 +149,7 @@ impl<S: Answers> hyper::service::Service<Request<Incoming>> for Requests<S> {
         let answering = self.service.clone().oneshot(request);
         async move {
             let response = answering.await?;
-            Ok(response.map(|body| Answer { body, _request: in_flight }))
+            Ok(response.map(|body| Answer::new(body, in_flight)))
         }
         .boxed()
     }

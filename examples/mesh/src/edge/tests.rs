@@ -232,6 +232,19 @@ async fn http_2_is_served_closed_when_idle_and_closed_by_a_stop() {
     server.stopped().await;
 }
 
+#[tokio::test]
+async fn an_answer_for_which_an_http_2_client_opens_no_window_ends_its_connection() {
+    let server = Server::start(Limits { write: SOON, connections: 1, ..limits() }).await;
+    let mut client = Client::builder(TokioExecutor::new());
+    let client = client.http2_only(true).http2_initial_stream_window_size(0).build_http::<Empty<Bytes>>();
+    let answer = client.get(format!("http://{}/", server.address).parse().unwrap()).await.unwrap();
+    let ended = tokio::time::timeout(NEVER / 20, answer.into_body().collect()).await;
+    assert!(ended.expect("the connection ends").is_err());
+    while !server.serves().await {
+        tokio::time::sleep(SOON / 10).await;
+    }
+}
+
 /// Fails as a process does whose table of descriptors is full, and then accepts.
 struct Full(VecDeque<io::Error>, TcpListener);
 
