@@ -47,6 +47,21 @@ impl Tries {
         self.attempts.saturating_add(1)
     }
 
+    /// Whether ended processes have used up the attempts. Two at least, also with one attempt: the
+    /// first may have ended before it saw the event.
+    pub(super) fn are_crashes(self, subscribe: &Subscribe) -> bool {
+        self.attempts >= subscribe.attempts.get().max(2)
+    }
+
+    /// Returns the time until the next attempt. A pause that is longer than any that [`after`]
+    /// sets was measured by a clock that was ahead, and is over.
+    ///
+    /// [`after`]: Self::after
+    pub(super) fn pause(self, subscribe: &Subscribe, now: Timestamp) -> Duration {
+        let pause = self.retry_at.since(now);
+        if pause > subscribe.backoff.cap().max(LONGEST_WAIT) { Duration::ZERO } else { pause }
+    }
+
     /// Returns the state after another attempt has failed, or `None` if it was the last one.
     pub(super) fn after(self, error: &HandlerError, subscribe: &Subscribe, now: Timestamp) -> Option<Self> {
         match error.kind() {
@@ -126,6 +141,15 @@ mod tests {
         assert_eq!((tries.attempts, tries.retry_at), (1, NOW.plus(Duration::from_secs(1))));
         assert_eq!(tries.after(&error, &subscribe, NOW), None);
         assert_eq!(Tries::default().after(&HandlerError::reject("never"), &subscribe, NOW), None);
+    }
+
+    #[test]
+    fn a_pause_that_no_clock_could_have_set_is_over() {
+        let tries = |pause| Tries { retry_at: NOW.plus(pause), ..Tries::default() };
+        assert_eq!(tries(LONGEST_WAIT).pause(&subscribe(), NOW), LONGEST_WAIT);
+        assert_eq!(tries(2 * LONGEST_WAIT).pause(&subscribe(), NOW), Duration::ZERO);
+        let slow = subscribe().backoff(Backoff::constant(3 * LONGEST_WAIT));
+        assert_eq!(tries(2 * LONGEST_WAIT).pause(&slow, NOW), 2 * LONGEST_WAIT);
     }
 
     #[test]

@@ -22,6 +22,9 @@ on_both!(
     a_crash_counts_only_for_an_event_that_was_at_hand,
     members_with_different_topics_share_what_they_have,
     a_lease_of_a_clock_that_was_ahead_is_taken_over,
+    a_member_that_has_gone_with_a_clock_that_was_ahead_has_no_share,
+    a_pause_of_a_clock_that_was_ahead_is_over,
+    an_event_that_no_member_has_seen_is_handled_whatever_the_attempts,
 );
 
 const TOPIC: &str = "OrderCreated";
@@ -139,6 +142,68 @@ async fn a_lease_of_a_clock_that_was_ahead_is_taken_over<D: Backend>() {
     };
     let member = bus.subscribe(group(&[TOPIC]), Arc::new(handler)).await.unwrap();
     handled.notified().await;
+    member.shutdown().await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_member_that_has_gone_with_a_clock_that_was_ahead_has_no_share<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let bus = LogBus::new(db.clone()).with_poll(Duration::from_millis(5)).with_lease(Duration::from_millis(100));
+    let mut tx = db.begin().await.unwrap();
+    let ahead = "INSERT INTO buttress_group_member (name, member, expires_at, topics) VALUES ('g', 'gone', $1, '')";
+    execute::<D>(&mut tx, ahead, &[hand.clock().now().plus(HOUR).into()]).await;
+    tx.commit().await.unwrap();
+    let member = bus.subscribe(group(&[TOPIC]), Arc::new(|_: Delivery| async { Ok(()) })).await.unwrap();
+    let owned = "SELECT COUNT(*) FROM buttress_group WHERE owner IS NOT NULL";
+    eventually("all partitions", || async { ints(&db, owned).await == [8] }).await;
+    member.shutdown().await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_pause_of_a_clock_that_was_ahead_is_over<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let bus = LogBus::new(db.clone()).with_poll(Duration::from_millis(5)).with_lease(Duration::from_millis(100));
+    let subscribe = || bus.subscribe(group(&[TOPIC]), Arc::new(|_: Delivery| async { Ok(()) }));
+    subscribe().await.unwrap().shutdown().await;
+    let mut tx = db.begin().await.unwrap();
+    execute::<D>(&mut tx, "UPDATE buttress_group SET retry_at = $1", &[hand.clock().now().plus(HOUR).into()]).await;
+    tx.commit().await.unwrap();
+    bus.publish(&[event(TOPIC, "k", 1)]).await.unwrap();
+    let member = subscribe().await.unwrap();
+    let position = "SELECT CAST(SUM(position) AS BIGINT) FROM buttress_group";
+    eventually("the event", || async { ints(&db, position).await == [1] }).await;
+    member.shutdown().await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn an_event_that_no_member_has_seen_is_handled_whatever_the_attempts<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let bus = LogBus::new(db.clone()).with_poll(Duration::from_millis(5)).with_lease(Duration::from_secs(9));
+    let once = || group(&[TOPIC]).attempts(NonZeroU32::MIN);
+    let idle = bus.subscribe(once(), Arc::new(|_: Delivery| async { Ok(()) })).await.unwrap();
+    let owned = "SELECT COUNT(*) FROM buttress_group WHERE owner IS NOT NULL";
+    eventually("all partitions", || async { ints(&db, owned).await == [8] }).await;
+    drop(idle);
+    // The lease of the member that has gone has not ended.
+    hand.advance(Duration::from_secs(1));
+    bus.publish(&[event(TOPIC, "k", 1)]).await.unwrap();
+    hand.advance(HOUR);
+    let handled = Arc::new(AtomicU32::new(0));
+    let count = handled.clone();
+    let handler = move |_: Delivery| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Ok(()) }
+    };
+    let member = bus.subscribe(once(), Arc::new(handler)).await.unwrap();
+    let position = "SELECT CAST(SUM(position) AS BIGINT) FROM buttress_group";
+    eventually("the event", || async { ints(&db, position).await == [1] }).await;
+    assert_eq!(handled.load(Ordering::SeqCst), 1, "{:?}", bus.dead_letters("g", TOPIC, 9).await);
     member.shutdown().await;
     close(db).await;
     D::destroy(home).await;

@@ -182,7 +182,7 @@ impl Member {
     /// next attempt.
     fn has_crashed(&self, consumer: &MemberConsumer, (topic, partition): &Key, progress: &Progress) -> bool {
         let others = progress.note.owner.as_ref().is_some_and(|owner| *owner != self.shared.id);
-        let was_due = progress.note.tries.retry_at <= self.shared.clock.now();
+        let was_due = progress.note.tries.pause(&self.shared.subscribe, self.shared.clock.now()).is_zero();
         let end = || consumer.fetch_watermarks(topic, *partition, SHORT_TIMEOUT);
         others && was_due && end().is_ok_and(|(_, end)| progress.offset < end)
     }

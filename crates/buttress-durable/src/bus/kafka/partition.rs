@@ -247,7 +247,7 @@ impl Work {
         }
         let resumed = self.resume.as_ref().filter(|resume| resume.offset == record.offset);
         let mut tries = resumed.map(|resume| resume.note.tries).unwrap_or_default();
-        if self.crashed && tries.attempts >= subscribe.attempts.get() {
+        if self.crashed && tries.are_crashes(subscribe) {
             let error = HandlerError::retry("the process ended during the last attempt");
             if !bury(&self.shared, record, tries.attempts, &error, stop).await {
                 return false;
@@ -259,7 +259,7 @@ impl Work {
             tokio::select! {
                 biased;
                 () = stop.wait() => return false,
-                () = sleep(tries.retry_at.since(clock.now())) => {}
+                () = sleep(tries.pause(subscribe, clock.now())) => {}
             }
             let number = tries.next();
             let result = match record.delivery(number) {

@@ -91,10 +91,12 @@ pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) ->
     db.write(sql, args![group, member]).await.map(drop)
 }
 
-/// Reads the members and partitions of a group.
-pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp) -> Result<View, DbError> {
-    let sql = "SELECT member, topics FROM buttress_group_member WHERE name = $1 AND expires_at > $2 ORDER BY member";
-    let members = db.read(sql, args![group, now]).await?;
+/// Reads the members and partitions of a group. A member whose lease ends later than two that begin
+/// now was measured by a clock that was ahead, and has no share: it may have gone.
+pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp, ttl: Duration) -> Result<View, DbError> {
+    let sql = "SELECT member, topics FROM buttress_group_member
+               WHERE name = $1 AND expires_at > $2 AND expires_at <= $3 ORDER BY member";
+    let members = db.read(sql, args![group, now, now.plus(ttl).plus(ttl)]).await?;
     let members = members.iter().map(|row| Ok((D::text(row, 0)?, D::text(row, 1)?)));
     let sql = "SELECT topic, part, owner, generation, expires_at FROM buttress_group WHERE name = $1
                ORDER BY part, topic";

@@ -122,7 +122,7 @@ impl<D: Database> Member<D> {
     /// is missing.
     async fn balance(&mut self, at: Instant) -> Result<(), DbError> {
         let now = self.log.db.lease_now().await?;
-        let view = group::view(&self.log.db, &self.subscribe.group, now).await?;
+        let view = group::view(&self.log.db, &self.subscribe.group, now, self.log.lease).await?;
         self.drop_lost(&view);
         for topic in &self.subscribe.clone().topics {
             let share = share(&view.members, &self.id, topic);

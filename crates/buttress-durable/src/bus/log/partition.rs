@@ -153,7 +153,7 @@ impl<D: Database> Partition<D> {
     /// Makes one attempt at a record, and acknowledges it, schedules a retry, or buries it.
     async fn record(&mut self, record: Stored) -> Result<Owner, DbError> {
         let (tries, number) = (self.claim.tries, self.claim.tries.next());
-        if self.claim.crashed && tries.attempts >= self.subscribe.attempts.get() {
+        if self.claim.crashed && tries.are_crashes(&self.subscribe) {
             let error = HandlerError::retry("the process ended during the last attempt");
             return self.bury(&record, tries.attempts, &error).await;
         }
@@ -230,7 +230,7 @@ impl<D: Database> Partition<D> {
 
     /// Returns how long the next record still waits for its next attempt, if it waits.
     fn pause(&self) -> Option<Duration> {
-        let pause = self.claim.tries.retry_at.since(self.log.db.now());
+        let pause = self.claim.tries.pause(&self.subscribe, self.log.db.now());
         (!pause.is_zero()).then_some(pause)
     }
 }
