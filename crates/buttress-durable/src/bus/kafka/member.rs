@@ -253,7 +253,7 @@ fn pause(stop: &StopSignal) {
 
 fn poll(consumer: &MemberConsumer) -> Poll {
     let member = consumer.context();
-    let (mut handed_out, mut heard): (usize, Instant) = (0, monotonic());
+    let (mut handed_out, mut heard, mut round): (usize, Instant, Instant) = (0, monotonic(), monotonic());
     while !member.stop.is_set() {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
@@ -270,8 +270,9 @@ fn poll(consumer: &MemberConsumer) -> Poll {
             }
             None => handed_out = PAUSE_AT,
         }
-        if handed_out >= PAUSE_AT {
-            handed_out = 0;
+        // Also by time: records that arrive one by one leave no pause in which to commit.
+        if handed_out >= PAUSE_AT || round.elapsed() >= POLL {
+            (handed_out, round) = (0, monotonic());
             member.commit(consumer);
             member.resume(consumer);
             if member.has_lost_a_task() {

@@ -219,6 +219,32 @@ async fn a_slow_handler_does_not_cost_the_membership() {
     .await;
 }
 
+/// Each record arrives before the member has waited for it in vain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_arrive_one_by_one_are_committed_nevertheless() {
+    bounded(async {
+        let broker = Mock::start().await;
+        let often = config(&broker.cluster).option("fetch.wait.max.ms", "5");
+        let (bus, notes) = (KafkaBus::new(often).unwrap(), Notes::default());
+        let member = bus.subscribe(broker.group("g"), notes.handler()).await.unwrap();
+        let publish = async {
+            for n in 0.. {
+                bus.publish(&[broker.event("k", n)]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let committed = eventually("committed", || async { broker.committed("g", &broker.topic()).await > 0 });
+        tokio::select! {
+            () = publish => {}
+            () = committed => {}
+        }
+        let handled = notes.all().len();
+        assert!(handled < 200, "the first commit came after {handled} records");
+        member.shutdown().await;
+    })
+    .await;
+}
+
 /// More records than may wait in a partition, so that it is paused and resumed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_partition_is_paused_and_goes_on() {
