@@ -110,10 +110,12 @@ pub struct Mesh {
 pub enum MeshError {
     #[error("cannot start")]
     Io(#[from] io::Error),
+    #[error("cannot listen on {addr}")]
+    Listen { addr: SocketAddr, source: io::Error },
     #[error(transparent)]
     Admin(#[from] AdminDoorError),
-    #[error("a layer is configured wrongly")]
-    Layer(#[from] InvalidConfig),
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
     #[error("{service} ended too early")]
     Ended { service: &'static str, source: Exit },
     #[error("{service} was not ready in time")]
@@ -130,7 +132,8 @@ impl Mesh {
         for name in Name::ALL {
             let gateway = name == Name::Gateway;
             let (port, admin_port) = if gateway { (config.port, config.admin_port) } else { (0, 0) };
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let listener = TcpListener::bind(addr).map_err(|source| MeshError::Listen { addr, source })?;
             let door = AdminDoor::bind((Ipv4Addr::LOCALHOST, admin_port).into(), None)?;
             places.push((name, listener.local_addr()?, door.local_addr()?));
             listeners.push((listener, door));
