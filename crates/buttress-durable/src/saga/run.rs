@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::call::Meta;
-use super::error::StepError;
+use super::error::{ErrorKind, StepError};
 use super::flow::{CallError, Called, Flow};
 use super::id::SagaId;
 use super::machine::Next;
@@ -16,7 +16,7 @@ use super::state::Status;
 use super::store::{self, Lease, Owned};
 use crate::clock::Timestamp;
 use crate::db::{Database, Db, DbError, DbErrorKind, Tx};
-use crate::event::DomainEvent;
+use crate::event::{DomainEvent, TraceContext};
 use crate::outbox::{Outbox, OutboxError};
 use crate::task::Stop;
 use crate::text::Chain;
@@ -183,7 +183,7 @@ impl<D: Database> Run<D> {
         // Any answer is progress, including a failure.
         self.saga.recoveries = 0;
         if let Err(error) = &result {
-            tracing::warn!(saga = %self.saga.id, step = name, undo, kind = ?error.kind, %error, "step failed");
+            log_failure(&self.saga.id, traceparent(&self.saga.trace), name, undo, error);
         }
         let result = result.as_ref().map(drop);
         if undo { progress.undone(rules, result, now, &mut rng) } else { progress.acted(rules, result, now, &mut rng) }
@@ -210,14 +210,28 @@ impl<D: Database> Run<D> {
     }
 
     fn ended(&self) {
-        let (id, status) = (&self.saga.id, self.saga.progress.status);
+        let (id, status, traceparent) = (&self.saga.id, self.saga.progress.status, traceparent(&self.saga.trace));
         match &self.saga.progress.stuck {
             Some(stuck) if status == Status::Stuck => {
-                tracing::error!(saga = %id, step = stuck.step, reason = stuck.message, "saga is stuck");
+                tracing::error!(saga = %id, step = stuck.step, reason = stuck.message, traceparent, "saga is stuck");
             }
-            _ => tracing::info!(saga = %id, %status, "saga ended"),
+            _ => tracing::info!(saga = %id, %status, traceparent, "saga ended"),
         }
     }
+}
+
+/// A rejected action is an answer, such as a declined card: the saga turns back.
+fn log_failure(saga: &SagaId, traceparent: Option<&str>, step: &str, undo: bool, error: &StepError) {
+    let kind = error.kind;
+    if kind == ErrorKind::Terminal && !undo {
+        tracing::info!(%saga, step, %error, traceparent, "step rejected");
+    } else {
+        tracing::warn!(%saga, step, undo, ?kind, %error, traceparent, "step failed");
+    }
+}
+
+fn traceparent(trace: &Option<TraceContext>) -> Option<&str> {
+    trace.as_ref().map(TraceContext::traceparent)
 }
 
 /// Whether the database failed, and not the writes of this saga.
