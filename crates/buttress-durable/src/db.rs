@@ -10,8 +10,10 @@
 //! | a writing transaction | `BEGIN IMMEDIATE`, queued in the process | `BEGIN`, read committed |
 //! | order of a key in the outbox | a single writer | an advisory lock for each key until the commit |
 //! | relaying the outbox | one relay, by lease | any number, by an advisory lock for each shard |
-//!
 //! | a server that does not answer | - | the client gives up, see `PostgresOptions` |
+//!
+//! Signatures and steps name the database by sqlx's type, as in `Db<sqlx::Sqlite>`. Depend on the same
+//! minor version of sqlx (0.9), with `default-features = false`; this crate enables what it needs.
 //!
 //! # Connections
 //!

@@ -6,15 +6,21 @@ use std::fmt;
 /// Longest text of an error in a row, in bytes.
 const MAX: usize = 1_000;
 
-/// Displays an error with all its causes, separated by `: `.
+/// Displays an error with all its causes, separated by `: `. A cause that the error before it has
+/// shown already, as those of sqlx do, is left out.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            if !shown.ends_with(&text) {
+                write!(f, ": {text}")?;
+                shown = text;
+            }
             cause = error.source();
         }
         Ok(())
@@ -48,5 +54,13 @@ mod tests {
         struct Inner(#[source] std::fmt::Error);
         let innermost = std::fmt::Error.to_string();
         assert_eq!(super::Chain(&Outer(Inner(std::fmt::Error))).to_string(), format!("outer: inner: {innermost}"));
+    }
+    #[test]
+    fn a_cause_that_is_in_the_text_before_it_is_shown_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read: {0}")]
+        struct Both(#[source] std::fmt::Error);
+        let error = Both(std::fmt::Error);
+        assert_eq!(super::Chain(&error).to_string(), error.to_string());
     }
 }

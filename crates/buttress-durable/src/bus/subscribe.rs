@@ -126,7 +126,9 @@ impl Subscription {
         Self { worker }
     }
 
-    /// Reports how the member is doing.
+    /// Reports whether the member reaches its broker or database. It does not show whether the handler
+    /// succeeds: one that waits for something [unavailable](super::HandlerError::unavailable) shows in
+    /// the [lag](super::EventBus::lag), by `waiting_since`.
     pub fn health(&self) -> WorkerHealth {
         self.worker.health()
     }

@@ -72,6 +72,24 @@ impl<D: Database, T> Step<D, T> {
     /// Creates a step that changes only this database. It runs in the transaction that records its
     /// end, and therefore happens exactly once. It has no unknown outcomes, since a failure rolls
     /// the transaction back.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// use buttress_durable::args;
+    /// use buttress_durable::saga::{Call, Step};
+    /// use futures_util::FutureExt;
+    ///
+    /// // The compiler cannot tell the database from the closure: name it.
+    /// let create = Step::<sqlx::Sqlite, i64>::local("create", |tx, call: Call<i64>| {
+    ///     async move {
+    ///         tx.execute("UPDATE orders SET state = 'open' WHERE id = $1", args![call.saga_id()]).await?;
+    ///         Ok(call.done())
+    ///     }
+    ///     .boxed()
+    /// });
+    /// # let _: Step<sqlx::Sqlite, i64> = create;
+    /// # }
+    /// ```
     pub fn local<F>(name: impl Into<String>, action: F) -> Self
     where
         F: for<'a> Fn(&'a mut Tx<D>, Call<T>) -> BoxFuture<'a, Outcome<T>> + Send + Sync + 'static,
