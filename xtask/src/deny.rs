@@ -30,9 +30,28 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let tree = output(tree.args(["--prefix", "none", "--format", "{p}|{l}"]))?;
     let packages = parse(&tree)?;
     println!("{} packages", packages.len());
-    let broken = broken(&packages, &policy);
+    let mut broken = broken(&packages, &policy);
+    for denied in array(&policy["bans"]["deny"]) {
+        let (name, wrappers) = (text(&denied["name"]), names(&denied["wrappers"], None));
+        if !wrappers.is_empty() && packages.iter().any(|package| package.name == name) {
+            broken.extend(unwrapped(&dependents(name)?, name, &wrappers));
+        }
+    }
     ensure!(broken.is_empty(), "{}", broken.join("\n"));
     Ok(())
+}
+
+/// Returns the packages that depend on `name` directly.
+fn dependents(name: &str) -> anyhow::Result<String> {
+    let mut tree = cargo(["tree", "--workspace", "--all-features", "--target", "all", "--edges", "normal,build"]);
+    output(tree.args(["--invert", name, "--depth", "1", "--prefix", "none", "--format", "{p}"]))
+}
+
+/// What depends on a denied package, other than its wrappers. The first line is the package itself.
+fn unwrapped(tree: &str, name: &str, wrappers: &BTreeSet<&str>) -> Vec<String> {
+    let dependents = tree.lines().skip(1).filter_map(|line| line.split_once(" v")).map(|(dependent, _)| dependent);
+    let others = dependents.filter(|dependent| !wrappers.contains(dependent));
+    others.map(|dependent| format!("{name} is banned, except for {wrappers:?}, and {dependent} needs it")).collect()
 }
 
 /// Reads lines such as `serde v1.0.229 (proc-macro)|MIT OR Apache-2.0 (*)`, and skips the features
@@ -56,7 +75,8 @@ fn parse(tree: &str) -> anyhow::Result<BTreeSet<Package<'_>>> {
 /// What violates the policy, a line each.
 fn broken(packages: &BTreeSet<Package<'_>>, policy: &Value) -> Vec<String> {
     let allowed = names(&policy["licenses"]["allow"], None);
-    let denied = names(&policy["bans"]["deny"], Some("name"));
+    let banned = array(&policy["bans"]["deny"]).filter(|denied| array(&denied["wrappers"]).next().is_none());
+    let denied: BTreeSet<&str> = banned.map(|denied| text(&denied["name"])).collect();
     let skipped = names(&policy["bans"]["skip"], Some("crate"));
     let (mut broken, mut versions) = (Vec::new(), BTreeMap::<&str, Vec<&str>>::new());
     for Package { name, version, licence, origin } in packages {
@@ -168,5 +188,18 @@ mod tests {
             ]
         );
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn a_banned_package_may_be_wrapped() {
+        let policy = json!({
+            "licenses": { "allow": ["MIT"] },
+            "bans": { "deny": [{ "name": "tls", "wrappers": ["kafka"] }], "skip": [] },
+        });
+        assert_eq!(broken(&parse("tls v1.0.0|MIT").unwrap(), &policy), Vec::<String>::new());
+        let wrappers = BTreeSet::from(["kafka"]);
+        assert_eq!(unwrapped("tls v1.0.0\nkafka v2.0.0", "tls", &wrappers), Vec::<String>::new());
+        let others = unwrapped("tls v1.0.0\nkafka v2.0.0\nhttp v1.0.0", "tls", &wrappers);
+        assert_eq!(others, ["tls is banned, except for {\"kafka\"}, and http needs it"]);
     }
 }

@@ -7,8 +7,8 @@
 //! An event is acknowledged when its handler returns `Ok`. After an error, a panic or a timeout the
 //! event is delivered again, with growing pauses, and the events behind it wait. After the last
 //! attempt it goes to the dead-letter topic `dead.<group>.<topic>` and the group continues; from
-//! there on the order of that key is broken. [`EventBus`] lists dead letters, and sends them back or
-//! discards them.
+//! there on the order of that key is broken. [`EventBus`] lists dead letters, and sends them back
+//! or discards them.
 //!
 //! Not every failure is an attempt ([`HandlerError`]):
 //!
@@ -22,8 +22,8 @@
 //!
 //! # Publishing
 //!
-//! [`EventBus::publish_each`] returns a result for each event: a topic, partition or key that cannot
-//! be published to holds back only its own events.
+//! [`EventBus::publish_each`] returns a result for each event: a topic, partition or key that
+//! cannot be published to holds back only its own events.
 //!
 //! # Rolling updates
 //!

@@ -12,8 +12,9 @@
 //! | relaying the outbox | one relay, by lease | any number, by an advisory lock for each shard |
 //! | a server that does not answer | - | the client gives up, see `PostgresOptions` |
 //!
-//! Signatures and steps name the database by sqlx's type, as in `Db<sqlx::Sqlite>`. Depend on the same
-//! minor version of sqlx (0.9), with `default-features = false`; this crate enables what it needs.
+//! Signatures and steps name the database by sqlx's type, as in `Db<sqlx::Sqlite>`. Depend on the
+//! same minor version of sqlx (0.9), with `default-features = false`; this crate enables what it
+//! needs.
 //!
 //! # Connections
 //!
@@ -21,14 +22,14 @@
 //! ended, none has failed in a way that concerns the connection (an I/O error, a fatal error of the
 //! server, a full disk or damaged file of SQLite), and no transaction is open. Otherwise it is
 //! closed, and the pool makes a new one when it is needed. This holds for [`Tx`], [`Db::rows`] and
-//! everything in this crate, and for your own use of [`Db::pool`] as far as a pool can see it, if the
-//! pool was made by [`Db::open`](Db) or `PostgresOptions`.
+//! everything in this crate, and for your own use of [`Db::pool`] as far as a pool can see it, if
+//! the pool was made by [`Db::open`](Db) or `PostgresOptions`.
 //!
 //! # Versions
 //!
 //! Migrations of the `buttress_*` tables only add. So during a rolling update an older version runs
-//! on the tables of a newer one, and a service can go back to it. A change that older versions cannot
-//! live with would make them fail with [`DbError::Newer`] instead; there has been none.
+//! on the tables of a newer one, and a service can go back to it. A change that older versions
+//! cannot live with would make them fail with [`DbError::Newer`] instead; there has been none.
 //!
 //! All tables are called `buttress_*`. They can be in the service's own database, so that the
 //! outbox, the inbox and sagas write in the service's transactions.

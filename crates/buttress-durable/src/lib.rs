@@ -138,9 +138,9 @@
 //! everything when its process ends, so these are not covered by it.
 //!
 //! **Connections.** Transactions and reads are dropped after the *n*-th poll, for every *n*; SQLite
-//! runs out of pages, finds its file read-only or a page damaged; PostgreSQL ends its sessions, and a
-//! proxy in front of it falls silent, idle and during a publication. After each, every connection of
-//! the pool must work again.
+//! runs out of pages, finds its file read-only or a page damaged; PostgreSQL ends its sessions, and
+//! a proxy in front of it falls silent, idle and during a publication. After each, every connection
+//! of the pool must work again.
 //!
 //! **Not tested:** power cuts, a failover of a Kafka broker, and more than one machine.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -8,22 +8,23 @@
 //!
 //! # Order
 //!
-//! The events of one topic and key are published in the order in which their transactions committed. SQLite
-//! has one writer, so that row numbers follow this order. On PostgreSQL `append` locks the key
-//! until the transaction ends, with the same effect. Rows are hashed to shards by key, and a relay
-//! locks a shard while it reads, publishes and marks, so that two relays cannot overtake each
-//! other. (`FOR UPDATE SKIP LOCKED` alone would let them.)
+//! The events of one topic and key are published in the order in which their transactions
+//! committed. SQLite has one writer, so that row numbers follow this order. On PostgreSQL `append`
+//! locks the key until the transaction ends, with the same effect. Rows are hashed to shards by
+//! key, and a relay locks a shard while it reads, publishes and marks, so that two relays cannot
+//! overtake each other. (`FOR UPDATE SKIP LOCKED` alone would let them.)
 //!
 //! An event that the bus rejects permanently is parked ([`Outbox::parked`]), and the key continues
 //! without it.
 //!
 //! # When the bus fails
 //!
-//! What fails alone waits alone: a key whose partition has no leader, or a topic that does not exist.
-//! It is tried again after growing pauses of up to 5 s, or when the bus says ([`BusError::retry_after`]
-//! of an open circuit). The relay publishes the rest. While nothing at all can be published, it gives
-//! its lease up (SQLite), so that a relay of another process that reaches the bus takes over.
-//! [`Relay::health`] shows the failures, and [`Outbox::backlog`] what waits.
+//! What fails alone waits alone: a key whose partition has no leader, or a topic that does not
+//! exist. It is tried again after growing pauses of up to 5 s, or when the bus says
+//! ([`BusError::retry_after`] of an open circuit). The relay publishes the rest. While nothing at
+//! all can be published, it gives its lease up (SQLite), so that a relay of another process that
+//! reaches the bus takes over. [`Relay::health`] shows the failures, and [`Outbox::backlog`] what
+//! waits.
 //!
 //! [`BusError::retry_after`]: crate::bus::BusError::retry_after
 

@@ -17,10 +17,10 @@
 //!   in it. If the first step has a [local compensation](Step::local_compensation), that undoes it:
 //!   it runs whenever the saga is compensated, also if no step was ever called. Let the first step
 //!   own the row that the saga is about.
-//! * Every call carries the **idempotency key** `definition:saga:step`, the same for each attempt and
-//!   for the compensation. The participant does the work once for each key. When it is asked to compensate
-//!   a key that it does not know, it must remember to reject that key, because the action may
-//!   arrive later.
+//! * Every call carries the **idempotency key** `definition:saga:step`, the same for each attempt
+//!   and for the compensation. The participant does the work once for each key. When it is asked to
+//!   compensate a key that it does not know, it must remember to reject that key, because the
+//!   action may arrive later.
 //! * A step that changes only the service's own database is [`local`](Step::local): it runs in the
 //!   transaction that records its end, and therefore happens exactly once.
 //!
@@ -69,14 +69,14 @@
 //!
 //! # Versions, and rolling updates
 //!
-//! Only the version that started a saga runs it. Sagas whose version no coordinator of a process has
-//! registered are logged at its start and every 10 minutes, and [`Counts::unregistered`] counts
+//! Only the version that started a saga runs it. Sagas whose version no coordinator of a process
+//! has registered are logged at its start and every 10 minutes, and [`Counts::unregistered`] counts
 //! them.
 //!
 //! Ids belong to their definition since migration 3 of the tables. Processes from before it can run
 //! beside those from after it: they go on with the sagas they have started, which keep their keys
-//! (`saga:step`) and are run by either. They leave alone those that a newer process has started, and
-//! fail to start one with the id of such a saga.
+//! (`saga:step`) and are run by either. They leave alone those that a newer process has started,
+//! and fail to start one with the id of such a saga.
 
 mod admin;
 mod bulk;

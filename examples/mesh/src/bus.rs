@@ -112,8 +112,8 @@ pub trait Consumer<D: Database>: Send + Sync + 'static {
     fn handle(&self, tx: &mut Tx<D>, event: &DomainEvent) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
-/// Subscribes a service, under its own name, to its [`topics`]. Its faults affect its events as they
-/// affect its requests.
+/// Subscribes a service, under its own name, to its [`topics`]. Its faults affect its events as
+/// they affect its requests.
 pub async fn subscribe<D: Database>(
     bus: &Arc<dyn EventBus>,
     service: &'static str,

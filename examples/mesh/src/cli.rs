@@ -52,8 +52,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = "/readyz", value_parser = path)]
         path: String,
     },
-    /// Prints a customer's token, which the gateway of `mesh up` in the same directory accepts for 12
-    /// hours: curl -H "authorization: Bearer $(mesh token alice)". The key is read from
+    /// Prints a customer's token, which the gateway of `mesh up` in the same directory accepts for
+    /// 12 hours: curl -H "authorization: Bearer $(mesh token alice)". The key is read from
     /// MESH_TOKEN_KEY, or from the file that MESH_TOKEN_KEY_FILE names, or from token.key in the
     /// directory, which is created if it does not exist.
     Token {
@@ -67,7 +67,8 @@ pub(crate) enum Command {
     /// the books are right, 1 if they are wrong, and 3 if work is in progress that may be the
     /// reason.
     Audit(Audit),
-    /// Shows what waits for an operator, and decides about it. Talks to the gateway's admin listener.
+    /// Shows what waits for an operator, and decides about it. Talks to the gateway's admin
+    /// listener.
     Ops(Ops),
     /// Runs the gateway as its own process.
     Gateway(ServiceArgs),
@@ -242,8 +243,8 @@ pub(crate) struct AdminArgs {
 /// users of a machine can read the arguments of a process.
 #[derive(Args, Debug)]
 pub(crate) struct TokenArgs {
-    /// File with the operators' token, at least 16 characters. The token can also be in the variable
-    /// MESH_ADMIN_TOKEN.
+    /// File with the operators' token, at least 16 characters. The token can also be in the
+    /// variable MESH_ADMIN_TOKEN.
     #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
 }
@@ -276,7 +277,8 @@ impl TokenArgs {
 /// Where spans are exported to.
 #[derive(Args, Debug)]
 pub(crate) struct TraceArgs {
-    /// OTLP collector over gRPC, such as http://host:4317. Spans also go to the gateway's dashboard.
+    /// OTLP collector over gRPC, such as http://host:4317. Spans also go to the gateway's
+    /// dashboard.
     #[arg(long, env = "MESH_OTLP")]
     otlp: Option<String>,
     /// Continue the traces of the gateway's callers. Only behind a proxy that sets traceparent

@@ -1,6 +1,6 @@
 //! What callers send, as types. A service parses every text into one of these before it does
-//! anything else, so that no control character, no endless name and no empty key reaches a database,
-//! an event, a log or another service.
+//! anything else, so that no control character, no endless name and no empty key reaches a
+//! database, an event, a log or another service.
 //!
 //! REST answers a violation with 422 or 400 and the name of the field, gRPC with INVALID_ARGUMENT.
 

@@ -1,6 +1,6 @@
-//! Two lanes for the requests of a service: one for reads, one for the rest. Each has its own layer,
-//! such as a bulkhead, so that orders that wait for a slow payment leave places for reads of the
-//! catalogue, and a burst of reads leaves places for orders.
+//! Two lanes for the requests of a service: one for reads, one for the rest. Each has its own
+//! layer, such as a bulkhead, so that orders that wait for a slow payment leave places for reads of
+//! the catalogue, and a burst of reads leaves places for orders.
 
 use std::task::{Context, Poll};
 

@@ -46,8 +46,8 @@ pub struct Config {
     pub grace: Duration,
     /// Deadlines and limits of the connections of every service.
     pub limits: Limits,
-    /// The port of the gateway's operators, with the dashboard; 0 for a free one. The other services
-    /// always use free ports.
+    /// The port of the gateway's operators, with the dashboard; 0 for a free one. The other
+    /// services always use free ports.
     pub admin_port: u16,
     /// How long the order service waits for a saga before it answers 202.
     pub patience: Duration,

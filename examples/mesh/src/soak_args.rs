@@ -25,8 +25,8 @@ pub(crate) struct Soak {
     /// Write the full JSON report to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
-    /// Directory of the logs, and of SQLite's files. By default a temporary directory, which is kept
-    /// if something is wrong.
+    /// Directory of the logs, and of SQLite's files. By default a temporary directory, which is
+    /// kept if something is wrong.
     #[arg(long)]
     data_dir: Option<PathBuf>,
     #[command(flatten)]

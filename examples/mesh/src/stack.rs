@@ -94,8 +94,8 @@ struct Limits {
 }
 
 /// Number of reads that a service answers at the same time. By Little's law, 10 reads of 1 ms are
-/// 10,000 a second; and on a machine that serves only 60 a second, an attempt with 10 in flight still
-/// takes less than half of its timeout. With 32 it took longer, and the circuit opened.
+/// 10,000 a second; and on a machine that serves only 60 a second, an attempt with 10 in flight
+/// still takes less than half of its timeout. With 32 it took longer, and the circuit opened.
 const READS: usize = 10;
 /// Number of reads that wait for one of these places, and how long at most. A read takes a few
 /// milliseconds, so even the last in the queue is answered in a fraction of a second. Without the

@@ -80,9 +80,9 @@ struct Inner {
 pub struct Config {
     pub logs: Option<LogConfig>,
     pub traces: Option<TraceConfig>,
-    /// Continue the traces of the gateway's callers, instead of starting new ones that are linked to
-    /// theirs. Only for a gateway behind a proxy that sets `traceparent` itself. The other services
-    /// always continue the traces of their callers.
+    /// Continue the traces of the gateway's callers, instead of starting new ones that are linked
+    /// to theirs. Only for a gateway behind a proxy that sets `traceparent` itself. The other
+    /// services always continue the traces of their callers.
     pub trust_callers: bool,
 }
 
@@ -132,8 +132,8 @@ impl Telemetry {
         self.0.metrics.install();
     }
 
-    /// Registers gauges that are read together in the background, such as the lengths of queues in a
-    /// database.
+    /// Registers gauges that are read together in the background, such as the lengths of queues in
+    /// a database.
     pub(crate) fn gauges<F, Fut>(&self, group: &'static str, read: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,

@@ -126,8 +126,8 @@ impl Tokens {
         }
     }
 
-    /// Creates a file with a random key that only its owner can read, and its directory. An existing
-    /// file is left as it is.
+    /// Creates a file with a random key that only its owner can read, and its directory. An
+    /// existing file is left as it is.
     pub fn create_key(path: &Path) -> Result<(), KeyError> {
         let dir = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir).and_then(|()| create(path)).map_err(|error| KeyError::File(path.to_owned(), error))

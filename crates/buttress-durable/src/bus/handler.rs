@@ -136,8 +136,8 @@ impl HandlerError {
         Self { source: error.into(), kind: Kind::Postponed }
     }
 
-    /// Sets the pause after an [unavailable](Self::unavailable) failure, at most 60 s. Has no effect
-    /// on other kinds.
+    /// Sets the pause after an [unavailable](Self::unavailable) failure, at most 60 s. Has no
+    /// effect on other kinds.
     #[must_use]
     pub fn after(mut self, pause: Duration) -> Self {
         if let Kind::Unavailable { after } = &mut self.kind {

@@ -7,8 +7,9 @@
 //!   again does not queue it a second time, nor if it was stored meanwhile. So an outage neither
 //!   reorders nor duplicates the events of a key. After each acknowledgement the other
 //!   events of a publication get 500 ms, or as long again as it took, so that a partition without a
-//!   leader does not delay the rest. The key is the aggregate's id, hashed like Java's clients do. After a
-//!   fatal error, for example because the brokers have forgotten it, the producer is replaced.
+//!   leader does not delay the rest. The key is the aggregate's id, hashed like Java's clients do.
+//!   After a fatal error, for example because the brokers have forgotten it, the producer is
+//!   replaced.
 //! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`,
 //!   `traceparent` and `tracestate` repeat what tools expect there.
 //! * **Subscribing** joins a consumer group with cooperative rebalancing: a member that keeps a
@@ -20,8 +21,8 @@
 //!   letters: after 50 ms without a record, after every 256 records, when a partition is revoked,
 //!   and on shutdown. Failed attempts and the member are stored in the metadata of the commit, so
 //!   that they count across restarts, and a member that has crashed is recognised: it has not
-//!   removed itself from there. After a crash the next 512 records are committed one by one, so that
-//!   a further crash is counted for the event that was at hand.
+//!   removed itself from there. After a crash the next 512 records are committed one by one, so
+//!   that a further crash is counted for the event that was at hand.
 //! * **A revoked partition** is finished first: the handler has up to 5 s for the event at hand and
 //!   is then dropped. Its later effects are never committed.
 //!

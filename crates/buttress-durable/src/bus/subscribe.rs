@@ -126,9 +126,10 @@ impl Subscription {
         Self { worker }
     }
 
-    /// Reports whether the member reaches its broker or database. It does not show whether the handler
-    /// succeeds: one that waits for something [unavailable](super::HandlerError::unavailable) shows in
-    /// the [lag](super::EventBus::lag), by `waiting_since`.
+    /// Reports whether the member reaches its broker or database. It does not show whether the
+    /// handler succeeds: one that waits for something
+    /// [unavailable](super::HandlerError::unavailable) shows in the [lag](super::EventBus::lag), by
+    /// `waiting_since`.
     pub fn health(&self) -> WorkerHealth {
         self.worker.health()
     }

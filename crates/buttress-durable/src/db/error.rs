@@ -176,9 +176,11 @@ fn reported_kind(error: &dyn DatabaseError) -> DbErrorKind {
 
 fn sqlstate_kind(code: &str) -> DbErrorKind {
     match (&code[..2], code) {
-        // A transaction that is read-only after a failover, and one that the server ended while idle.
+        // A transaction that is read-only after a failover, and one that the server ended while
+        // idle.
         (_, "25006" | "25P03" | "25P04" | "55P03") => DbErrorKind::Unavailable,
-        // Connection, authorization, resources, operator intervention (also timeouts), system, data corrupted.
+        // Connection, authorization, resources, operator intervention (also timeouts), system, data
+        // corrupted.
         ("08" | "28" | "53" | "57" | "58" | "XX", _) => DbErrorKind::Unavailable,
         ("40", _) => DbErrorKind::Conflict,
         ("22" | "23", _) => DbErrorKind::Data,
@@ -189,7 +191,8 @@ fn sqlstate_kind(code: &str) -> DbErrorKind {
 fn sqlite_kind(code: u32) -> DbErrorKind {
     // The low byte is the primary result code: https://sqlite.org/rescode.html
     match code & 0xff {
-        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB
+        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL,
+        // NOTADB
         5..=11 | 13..=15 | 26 => DbErrorKind::Unavailable,
         // TOOBIG, CONSTRAINT, MISMATCH, RANGE
         18..=20 | 25 => DbErrorKind::Data,

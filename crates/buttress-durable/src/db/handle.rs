@@ -85,13 +85,13 @@ impl<D: Database> Db<D> {
     /// apart from those of the service.
     ///
     /// Migrations only add, so that during a rolling update older versions of this crate run on the
-    /// tables of newer ones. If a newer version ever has to break that, it says so in its changelog,
-    /// and older versions refuse to start.
+    /// tables of newer ones. If a newer version ever has to break that, it says so in its
+    /// changelog, and older versions refuse to start.
     ///
     /// # Errors
     ///
-    /// [`DbError::Migrate`] if a statement fails; [`DbError::Newer`] if the tables belong to a newer
-    /// version with which this one cannot run.
+    /// [`DbError::Migrate`] if a statement fails; [`DbError::Newer`] if the tables belong to a
+    /// newer version with which this one cannot run.
     pub async fn migrate(&self) -> Result<(), DbError> {
         D::migrate(&self.pool).await
     }

@@ -75,10 +75,10 @@ impl Database for Postgres {
     }
 }
 
-/// The server answers COMMIT with success also if a statement has failed and it rolls back; only the
-/// tag of the answer differs, which sqlx does not expose. So another statement goes first, in the
-/// same round trip: it fails in such a transaction, and then the rest is not run. This one also runs
-/// the checks of deferred constraints before the commit.
+/// The server answers COMMIT with success also if a statement has failed and it rolls back; only
+/// the tag of the answer differs, which sqlx does not expose. So another statement goes first, in
+/// the same round trip: it fails in such a transaction, and then the rest is not run. This one also
+/// runs the checks of deferred constraints before the commit.
 ///
 /// sqlx still counts the transaction as open then, and can only end it by a rollback, which it
 /// queues and sends with the ping on return. BEGIN gives that rollback something to end; otherwise

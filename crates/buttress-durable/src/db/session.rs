@@ -3,7 +3,8 @@
 //! sqlx returns a connection whatever has happened to it. Three things make such a connection
 //! useless for good: a transaction that the database has rolled back by itself (SQLite, when the
 //! disk is full), which sqlx still counts as open; an operation whose future was dropped half-way;
-//! and a peer that no longer answers, for which the test on return waits as long as the kernel does.
+//! and a peer that no longer answers, for which the test on return waits as long as the kernel
+//! does.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -188,6 +189,7 @@ pub(super) fn start_rollback<D: sqlx::Database>(conn: &mut D::Connection) {
 }
 
 /// Returns the number of open transactions: 1, or more with savepoints.
+#[cfg(feature = "postgres")]
 pub(super) fn depth<D: sqlx::Database>(conn: &D::Connection) -> usize {
     <D::TransactionManager>::get_transaction_depth(conn)
 }

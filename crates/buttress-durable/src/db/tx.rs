@@ -10,8 +10,8 @@ use super::session::Session;
 /// rolls it back.
 ///
 /// A transaction in which a statement has failed cannot be committed, unless the statement is
-/// undone with a savepoint: [`commit`](Self::commit) returns [`DbError::Aborted`]. So a failure that
-/// was swallowed cannot commit half of the work.
+/// undone with a savepoint: [`commit`](Self::commit) returns [`DbError::Aborted`]. So a failure
+/// that was swallowed cannot commit half of the work.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -34,8 +34,8 @@ use super::session::Session;
 /// ```
 ///
 /// PostgreSQL notices every failure. SQLite commits what has succeeded, so there the transaction
-/// notices failures of [`execute`](Self::execute), [`rows`](Self::rows) and [`row`](Self::row) only:
-/// pass on the errors of statements that you run on the connection itself.
+/// notices failures of [`execute`](Self::execute), [`rows`](Self::rows) and [`row`](Self::row)
+/// only: pass on the errors of statements that you run on the connection itself.
 #[must_use = "dropping a transaction rolls it back"]
 #[derive(Debug)]
 pub struct Tx<D: Database> {

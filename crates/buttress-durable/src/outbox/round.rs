@@ -20,8 +20,8 @@ use crate::text::storable;
 const BATCH: usize = 128;
 /// Rows that are read at most to find events that need not wait.
 const DEPTH: i64 = 65_536;
-/// Each row that was read in vain delays the next round by this time, so that a relay behind a large
-/// backlog that cannot be published does not spend its time reading it.
+/// Each row that was read in vain delays the next round by this time, so that a relay behind a
+/// large backlog that cannot be published does not spend its time reading it.
 const SKIPPED: Duration = Duration::from_micros(100);
 const LEASE: &str = "outbox";
 
@@ -192,8 +192,8 @@ impl<D: Database> Work<D> {
         lanes.filter(free).collect()
     }
 
-    /// Reads the first events of each lane, except those whose keys wait, in the order in which they
-    /// were written.
+    /// Reads the first events of each lane, except those whose keys wait, in the order in which
+    /// they were written.
     async fn read(&mut self, conn: &mut D::Connection, lanes: &[&Lane]) -> Result<Batch, DbError> {
         let now = monotonic();
         // The more topics, the fewer events of each, so that a publication does not outlast the

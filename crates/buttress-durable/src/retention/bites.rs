@@ -91,7 +91,8 @@ async fn bite<D: Database>(
     Ok((deleted, start.elapsed()))
 }
 
-/// Returns how many rows to delete next, after `rows` took this long. Grows slowly and shrinks fast.
+/// Returns how many rows to delete next, after `rows` took this long. Grows slowly and shrinks
+/// fast.
 fn adapted(rows: i64, took: Duration) -> i64 {
     let ratio = TARGET.as_secs_f64() / took.as_secs_f64().max(1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "clamped right after")]

@@ -16,8 +16,8 @@ use crate::retention::{Bites, Delete};
 /// Lists sagas, and lets an operator decide about those that are stuck.
 ///
 /// [`Coordinator::admin`](super::Coordinator::admin) returns one that knows the registered
-/// definitions. One without a coordinator also works in a process that runs no sagas, but cannot run
-/// the hooks of a definition: it refuses to skip or resolve a saga that has one.
+/// definitions. One without a coordinator also works in a process that runs no sagas, but cannot
+/// run the hooks of a definition: it refuses to skip or resolve a saga that has one.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -167,28 +167,28 @@ impl<D: Database> Admin<D> {
     /// Continues a stuck saga without its current step: forward as if the step were done, backward
     /// as if it were undone. For an operator who has done or undone the work of the step by hand.
     ///
-    /// A step that was skipped forward is compensated like one that was done, if the saga turns back
-    /// later. Runs the definition's [`on_skip`](super::Definition::on_skip).
+    /// A step that was skipped forward is compensated like one that was done, if the saga turns
+    /// back later. Runs the definition's [`on_skip`](super::Definition::on_skip).
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook refuses;
-    /// [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if the database
-    /// fails, or the saga cannot be read.
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook
+    /// refuses; [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if
+    /// the database fails, or the saga cannot be read.
     pub async fn skip(&self, id: &SagaId) -> Result<(), AdminError> {
         self.decide(id, Choice::Skip).await
     }
 
     /// Closes a stuck saga, and stores the reason in `note`. The saga ends as [`Status::Resolved`].
     ///
-    /// Runs the definition's [`on_resolve`](super::Definition::on_resolve), unless the saga cannot be
-    /// read: then it is only closed.
+    /// Runs the definition's [`on_resolve`](super::Definition::on_resolve), unless the saga cannot
+    /// be read: then it is only closed.
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook refuses;
-    /// [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if the database
-    /// fails.
+    /// [`AdminError::NotStuck`] if the saga is not stuck; [`AdminError::Refused`] if the hook
+    /// refuses; [`AdminError::NoDefinition`] if the hook is not known here; [`AdminError::Db`] if
+    /// the database fails.
     pub async fn resolve(&self, id: &SagaId, note: &str) -> Result<(), AdminError> {
         self.decide(id, Choice::Resolve(note)).await
     }

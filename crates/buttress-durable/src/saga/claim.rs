@@ -13,8 +13,8 @@ use crate::text::{Chain, storable};
 
 /// The statements for the registered definitions.
 ///
-/// They consist of a part for each definition and kind of version, which an index answers by reading
-/// as many rows as it returns: in order of `wake_at`, however many sagas wait.
+/// They consist of a part for each definition and kind of version, which an index answers by
+/// reading as many rows as it returns: in order of `wake_at`, however many sagas wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claims {
     due: &'static str,
@@ -28,10 +28,10 @@ pub(super) struct Claimed {
     pub(super) next: Option<Timestamp>,
 }
 
-/// Live, and without an owner whose lease lasts. `$1` is the time of leases, and `$2` the end of two
-/// that begin now: no lease ends later, unless it was measured by a clock that was ahead. Two, since
-/// a coordinator that waits for another's lock compares with the time before it waited, and must not
-/// take the lease that began meanwhile.
+/// Live, and without an owner whose lease lasts. `$1` is the time of leases, and `$2` the end of
+/// two that begin now: no lease ends later, unless it was measured by a clock that was ahead. Two,
+/// since a coordinator that waits for another's lock compares with the time before it waited, and
+/// must not take the lease that began meanwhile.
 const FREE: &str = "status IN ('running', 'compensating') AND (expires_at <= $1 OR expires_at > $2)";
 
 impl Claims {
@@ -41,8 +41,9 @@ impl Claims {
         let claim = union(definitions, "id, wake_at", "AND wake_at <= $3", "ORDER BY wake_at, id LIMIT $4");
         Self {
             due: String::leak(format!("SELECT MIN(wake_at) FROM ({due}) AS due")),
-            // The conditions are repeated: on PostgreSQL another coordinator may claim a row between
-            // the subquery and the update, and only the outer conditions are evaluated again then.
+            // The conditions are repeated: on PostgreSQL another coordinator may claim a row
+            // between the subquery and the update, and only the outer conditions are evaluated
+            // again then.
             claim: String::leak(format!(
                 "UPDATE buttress_saga SET owner = $5, generation = generation + 1, expires_at = $6,
                      recoveries = recoveries + CASE WHEN owner IS NULL THEN 0 ELSE 1 END

@@ -128,8 +128,8 @@ impl<D: Database> CoordinatorBuilder<D> {
     /// Sets how long a crashed coordinator keeps its sagas. Default: 30 s; at least 10 ms.
     ///
     /// Use at least 3 times the longest pause of a healthy process, and the same in all processes
-    /// that share sagas: a lease that ends later than in twice this time was measured by a clock that
-    /// is ahead, and is not respected.
+    /// that share sagas: a lease that ends later than in twice this time was measured by a clock
+    /// that is ahead, and is not respected.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.scheduler.lease = lease.max(Duration::from_millis(10));
         self
@@ -143,8 +143,8 @@ impl<D: Database> CoordinatorBuilder<D> {
     }
 
     /// Sets how often a saga may be recovered from a lost owner without an answer from any step in
-    /// between. Then it is stuck, since it may be the cause of the crashes. An outage of the database
-    /// is no recovery. Default: 10.
+    /// between. Then it is stuck, since it may be the cause of the crashes. An outage of the
+    /// database is no recovery. Default: 10.
     pub fn recoveries(mut self, recoveries: u32) -> Self {
         self.scheduler.recoveries = recoveries;
         self

@@ -90,8 +90,8 @@ impl<D: Database, T> Definition<D, T> {
     /// Sets what else happens when an operator skips a step of a stuck saga: the hook runs in the
     /// transaction of the decision, which it can refuse with an error. Default: nothing.
     ///
-    /// With a hook, only the [`Coordinator::admin`](super::Coordinator::admin) of a process that has
-    /// registered the definition can skip.
+    /// With a hook, only the [`Coordinator::admin`](super::Coordinator::admin) of a process that
+    /// has registered the definition can skip.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")] {

@@ -37,9 +37,9 @@ pub enum ErrorKind {
     /// It may have happened: a timeout, a broken connection. It is retried while attempts are left,
     /// and compensated after that.
     Unknown,
-    /// It did not happen, because the call was not made: an open circuit, a full bulkhead, a refused
-    /// connection. It is no attempt, so that an outage of any length uses up none: the saga waits by
-    /// the step's backoff, and only a deadline ends the waiting.
+    /// It did not happen, because the call was not made: an open circuit, a full bulkhead, a
+    /// refused connection. It is no attempt, so that an outage of any length uses up none: the saga
+    /// waits by the step's backoff, and only a deadline ends the waiting.
     NotSent,
 }
 

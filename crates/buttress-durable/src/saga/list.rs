@@ -9,9 +9,10 @@ use crate::clock::Timestamp;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 
-/// Selects the keys and ids of a page. `$1` is a status; `$2` definition and `$3` step, or empty; `$4` and
-/// `$5` patterns for the JSON of reasons, and `$6` for a step's error, or empty; `$7` a moment; `$8`
-/// and `$9` the last id of the previous page.
+/// Selects the keys and ids of a page. `$1` is a status; `$2` definition and `$3` step, or empty;
+/// `$4` and
+/// `$5` patterns for the JSON of reasons, and `$6` for a step's error, or empty; `$7` a moment;
+/// `$8` and `$9` the last id of the previous page.
 macro_rules! page {
     ($status:literal, $after:literal, $order:literal) => {
         concat!(

@@ -131,8 +131,8 @@ impl Progress {
             StepState::Done | StepState::Undoing => false,
             // Skipped forward it counts as done, and is uncertain; skipped backward as undone.
             StepState::Skipped => !row.uncertain,
-            // The start of the saga is an effect, too: the caller's transaction wrote what the local
-            // compensation of the first step undoes, whether or not the step was called.
+            // The start of the saga is an effect, too: the caller's transaction wrote what the
+            // local compensation of the first step undoes, whether or not the step was called.
             StepState::Started | StepState::Waiting | StepState::Failed => {
                 !(row.uncertain || step == 0 && rule.undo_local)
             }

@@ -118,8 +118,8 @@ impl<D: Database> Scheduler<D> {
         self.flows.iter().find(|flow| (flow.name(), flow.version()) == (name, version))
     }
 
-    /// Returns definition, version and number of the sagas that have not ended, and whose version is
-    /// not registered here.
+    /// Returns definition, version and number of the sagas that have not ended, and whose version
+    /// is not registered here.
     pub(super) async fn unregistered(&self) -> Result<Vec<(String, u32, u64)>, DbError> {
         let sql = "SELECT definition, version, COUNT(*) FROM buttress_saga
                    WHERE status IN ('running', 'compensating') GROUP BY definition, version";

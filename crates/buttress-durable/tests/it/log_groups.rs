@@ -1,5 +1,5 @@
-//! Members of a group on the embedded log: crashes, clocks, different topics, and a database that is
-//! away.
+//! Members of a group on the embedded log: crashes, clocks, different topics, and a database that
+//! is away.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

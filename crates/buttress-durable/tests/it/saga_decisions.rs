@@ -1,4 +1,5 @@
-//! What operators decide: the definition's hooks, many sagas at once, and sagas that cannot be read.
+//! What operators decide: the definition's hooks, many sagas at once, and sagas that cannot be
+//! read.
 
 use std::time::Duration;
 

@@ -99,7 +99,8 @@ impl Participants {
     }
 
     async fn answer(&self, key: &str, step: &str, undo: bool) -> Result<(), StepError> {
-        // All sagas of a shop have one definition. What is written down is shorter without its name.
+        // All sagas of a shop have one definition. What is written down is shorter without its
+        // name.
         let key = key.strip_prefix("order:").unwrap_or(key);
         let sign = if undo { "-" } else { "" };
         self.calls.lock().unwrap().push(format!("{sign}{key}"));

@@ -109,7 +109,8 @@ async fn supervise<T, S>(
             let due = activity.deadline(limits).into_iter().chain(lingering).min();
             let due = due.unwrap_or_else(|| now() + limits.head);
             if due > now() {
-                // Never set to a later time while it runs: it fires early at most once per deadline.
+                // Never set to a later time while it runs: it fires early at most once per
+                // deadline.
                 if timer.deadline() <= now() || due < timer.deadline() {
                     timer.as_mut().reset(due);
                 }

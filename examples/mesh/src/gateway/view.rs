@@ -77,8 +77,8 @@ fn owner(parts: &[Part]) -> Option<&str> {
     })
 }
 
-/// Why no part names a customer: a service that did not answer, or `None` if there is no such order,
-/// which only the order service can tell.
+/// Why no part names a customer: a service that did not answer, or `None` if there is no such
+/// order, which only the order service can tell.
 fn why_unknown(parts: [Part; 4]) -> Option<Upstream> {
     parts.into_iter().find_map(|(service, part)| match part {
         Ok(None) if service == "order" => Some(None),

@@ -12,8 +12,8 @@
 //! crash, and a coordinator resumes where the last one stopped.
 //!
 //! An action fails fast, because the customer waits for its outcome. A compensation waits: it goes
-//! on for as long as the participant is down, also for hours, and ends without an operator. Failures
-//! of the order service's own database are no attempts either.
+//! on for as long as the participant is down, also for hours, and ends without an operator.
+//! Failures of the order service's own database are no attempts either.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -159,8 +159,8 @@ async fn cancel<D: Database>(tx: &mut Tx<D>, call: Call<Data>) -> Result<Done<Da
     with_event(call, &OrderCancelled { order_id, customer, failure: failure.to_string() })
 }
 
-/// Skipping the last step confirms the order, and skipping its cancelling cancels it: the row belongs
-/// to this service, so that no operator changes it by hand.
+/// Skipping the last step confirms the order, and skipping its cancelling cancels it: the row
+/// belongs to this service, so that no operator changes it by hand.
 async fn skipped_by_hand<D: Database>(tx: &mut Tx<D>, skipped: Decision<Data>) -> Result<Done<Data>, StepError> {
     match skipped.step() {
         "confirm_order" => confirmed_by_hand(tx, skipped).await,
@@ -218,9 +218,10 @@ impl std::error::Error for Failure {}
 
 /// A failed action. The customer waits for the outcome, so that every failure is an attempt.
 ///
-/// Once an attempt was sent, the outcome is unknown. A timeout does not tell whether the call had an
-/// effect, and neither does UNAVAILABLE, which may be the answer to the last of several attempts.
-/// Compensating a call that had no effect costs one call; assuming that it had none can cost money.
+/// Once an attempt was sent, the outcome is unknown. A timeout does not tell whether the call had
+/// an effect, and neither does UNAVAILABLE, which may be the answer to the last of several
+/// attempts. Compensating a call that had no effect costs one call; assuming that it had none can
+/// cost money.
 fn failed(Failed { upstream, sent }: Failed) -> StepError {
     let failure = match (upstream.service, upstream.kind) {
         ("payment", Kind::TimedOut) => Failure::PaymentTimedOut,

@@ -83,8 +83,8 @@ pub(crate) fn step_span(step: &'static str, order: &str, trace: Option<&TraceCon
 pub(super) enum Callers {
     /// Services of the mesh: their traces go on.
     Trusted,
-    /// Anyone. A stranger's `traceparent` is linked and not continued: otherwise strangers could add
-    /// spans to any trace, join the requests of others into one, and decide what is sampled.
+    /// Anyone. A stranger's `traceparent` is linked and not continued: otherwise strangers could
+    /// add spans to any trace, join the requests of others into one, and decide what is sampled.
     Strangers,
 }
 

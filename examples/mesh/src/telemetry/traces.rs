@@ -82,8 +82,8 @@ impl Spans {
             }
             let exporter = SpanExporter::builder().with_tonic().with_endpoint(&collector.url).with_metadata(metadata);
             let inner = exporter.build().map_err(|_| InvalidConfig::new("otlp", "must be the URL of a collector"))?;
-            // A short delay, so that the dashboard shows traces within a second. The queue is larger
-            // than ours, so that it never drops a span by itself.
+            // A short delay, so that the dashboard shows traces within a second. The queue is
+            // larger than ours, so that it never drops a span by itself.
             let batches = BatchConfigBuilder::default()
                 .with_scheduled_delay(Duration::from_millis(500))
                 .with_max_queue_size(2 * QUEUE)

@@ -16,7 +16,8 @@ async fn the_breaker_opens_answers_at_once_and_closes_again() {
         breaker.state() == State::Open
     })
     .await;
-    // The order is cancelled because of an open circuit, which the answer names. Nothing is charged.
+    // The order is cancelled because of an open circuit, which the answer names. Nothing is
+    // charged.
     breaker.force_open();
     let reply = shop.customer.place(&tea()).await;
     assert_eq!((reply.status.as_u16(), &reply.body["dependency"]), (424, &"payment".into()));

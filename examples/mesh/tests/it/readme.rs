@@ -34,7 +34,8 @@ fn the_tables_name_what_there_is() {
         let mut file = None;
         for code in row.split('`').skip(1).step_by(2) {
             if code.ends_with(".rs") || code.ends_with(".proto") {
-                // Of several files with that name, the outermost: the others are named with their folder.
+                // Of several files with that name, the outermost: the others are named with their
+                // folder.
                 let named = all.iter().filter(|(path, _)| path.ends_with(code));
                 let found = named.min_by_key(|(path, _)| path.components().count());
                 file = Some(&found.unwrap_or_else(|| panic!("no file {code}\n{row}")).1);

@@ -66,7 +66,8 @@ async fn what_strangers_make_up_is_no_label() {
 #[tokio::test]
 async fn every_gauge_counts_what_its_name_says() {
     let shop = Shop::open_with(observed).await;
-    // Once an event was published, the relay's lease is there, and nothing renews or acquires it any more.
+    // Once an event was published, the relay's lease is there, and nothing renews or acquires it
+    // any more.
     assert_eq!(shop.customer.place(&tea()).await.status, 201);
     shop.settled_books().await;
     let lease = "CREATE TRIGGER kept BEFORE UPDATE ON buttress_lease BEGIN SELECT RAISE(IGNORE); END";

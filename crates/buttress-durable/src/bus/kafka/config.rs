@@ -95,8 +95,8 @@ impl KafkaConfig {
     }
 
     /// Sets a prefix for the names of all topics and groups on the brokers, so that several systems
-    /// or environments can share a cluster, and permissions can be granted by prefix. Default: none.
-    /// At most 60 of `A-Za-z0-9._-`.
+    /// or environments can share a cluster, and permissions can be granted by prefix. Default:
+    /// none. At most 60 of `A-Za-z0-9._-`.
     ///
     /// The program itself never sees the prefix: it is not part of the names in
     /// [`Subscribe`](crate::bus::Subscribe), [`Delivery`](crate::bus::Delivery) and

@@ -19,8 +19,8 @@ use crate::bus::dead_letter::{DeadLetter, DeadLettered};
 use crate::bus::event_bus::BusError;
 use crate::event::DomainEvent;
 
-/// A reader that does not join the group, with the group's id, so that it needs the same permissions
-/// as the group.
+/// A reader that does not join the group, with the group's id, so that it needs the same
+/// permissions as the group.
 struct Letters {
     reader: BaseConsumer<Quiet>,
     /// The dead-letter topic, by its name on the brokers.
@@ -67,7 +67,8 @@ pub(super) async fn discard(bus: &KafkaBus, group: &str, topic: &str, place: (i6
     mark(bus, group, topic, place).await
 }
 
-/// Marks a letter as done, with a record behind it in its partition. Kafka cannot delete one record.
+/// Marks a letter as done, with a record behind it in its partition. Kafka cannot delete one
+/// record.
 async fn mark(bus: &KafkaBus, group: &str, topic: &str, (partition, offset): (i64, i64)) -> Result<(), BusError> {
     let entry = Entry {
         id: Uuid::now_v7().to_string(),

@@ -81,9 +81,9 @@ impl<D: Database> LogBus<D> {
         Ok(trim(&self.log.db, HANDLED, |due| due == topic, before, &mut Bites::default()).await?)
     }
 
-    /// Deletes a group that no service subscribes any more, with its positions. Records that waited for it only
-    /// can be deleted then. If the group is subscribed again, it starts as a new one. Its dead
-    /// letters remain.
+    /// Deletes a group that no service subscribes any more, with its positions. Records that waited
+    /// for it only can be deleted then. If the group is subscribed again, it starts as a new one.
+    /// Its dead letters remain.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]

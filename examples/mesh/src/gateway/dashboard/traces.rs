@@ -26,8 +26,8 @@ const SPANS: usize = 500;
 const BYTES: usize = 16 << 20;
 /// Maximum size of one export, in bytes. The exporters' batches of 512 spans have about 200 KiB.
 const MESSAGE: usize = 1 << 20;
-/// Maximum length of a kept text, in bytes, and number of attributes and links of a span. The mesh's
-/// own spans have less; longer ones are cut.
+/// Maximum length of a kept text, in bytes, and number of attributes and links of a span. The
+/// mesh's own spans have less; longer ones are cut.
 const TEXT: usize = 256;
 const ATTRIBUTES: usize = 32;
 const LINKS: usize = 8;
