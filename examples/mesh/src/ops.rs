@@ -43,6 +43,14 @@ pub struct Of<T> {
     pub said: T,
 }
 
+/// What the services said, and those that did not answer: one that is down must not hide what waits
+/// at the others.
+#[derive(Clone, Debug)]
+pub struct Answers<T> {
+    pub said: Vec<Of<T>>,
+    pub away: Vec<&'static str>,
+}
+
 /// The state of a service, as an operator wants to see it first.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
@@ -81,34 +89,27 @@ impl Gateway {
     }
 
     /// Items of one kind that wait for an operator, of all services, oldest first.
-    pub async fn waiting(&self, kind: Kind, filter: &Filter) -> anyhow::Result<Vec<Of<Item>>> {
-        let mut all = Vec::new();
+    pub async fn waiting(&self, kind: Kind, filter: &Filter) -> anyhow::Result<Answers<Item>> {
+        let mut all = Answers::new();
         for name in Name::ALL {
             let path = format!("/admin/services/{}/attention/{kind}?{}", name.as_str(), query(filter));
-            // `None`: this service has no such kind.
-            let items: Option<Vec<Item>> = self.get(&path).await?;
-            all.extend(items.into_iter().flatten().map(|said| Of { service: name.as_str(), said }));
+            let items: Option<Vec<Item>> = all.unless_away(name, self.get(&path).await)?;
+            all.said.extend(items.into_iter().flatten().map(|said| Of { service: name.as_str(), said }));
         }
-        all.sort_by_key(|item| item.said.since_ms);
+        all.said.sort_by_key(|item| item.said.since_ms);
         Ok(all)
     }
 
     /// Decides about items of one kind, in every service that has the kind. An id is tried at each
     /// service that lists it.
-    pub async fn decide(&self, kind: Kind, action: Action, decision: &Decision) -> anyhow::Result<Vec<Of<Outcome>>> {
-        let mut all = Vec::new();
+    pub async fn decide(&self, kind: Kind, action: Action, decision: &Decision) -> anyhow::Result<Answers<Outcome>> {
+        let mut all = Answers::new();
         for name in Name::ALL {
             let path = format!("/admin/services/{}/attention/{kind}/{}", name.as_str(), action.as_str());
             let body = serde_json::to_vec(decision)?;
             let (status, body) = self.send(Method::POST, &path, body.into()).await?;
-            match status {
-                StatusCode::NOT_FOUND => {}
-                StatusCode::OK => {
-                    let said = serde_json::from_slice(&body).context("the answer cannot be read")?;
-                    all.push(Of { service: name.as_str(), said });
-                }
-                status => return Err(refused(status, &body)),
-            }
+            let outcome = all.unless_away(name, read(status, &body))?;
+            all.said.extend(outcome.map(|said| Of { service: name.as_str(), said }));
         }
         Ok(all)
     }
@@ -123,11 +124,7 @@ impl Gateway {
     /// Reads a resource. `None` if the answer is 404.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Option<T>> {
         let (status, body) = self.send(Method::GET, path, Bytes::new()).await?;
-        match status {
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::OK => serde_json::from_slice(&body).map(Some).context("the answer cannot be read"),
-            status => Err(refused(status, &body)),
-        }
+        read(status, &body)
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
@@ -150,6 +147,32 @@ impl Gateway {
             Ok(answer) => answer.with_context(|| format!("no answer from the gateway's admin listener at {url}")),
             Err(_) => bail!("no answer from the gateway's admin listener at {url} within {} s", TIMEOUT.as_secs()),
         }
+    }
+}
+
+impl<T> Answers<T> {
+    fn new() -> Self {
+        Self { said: Vec::new(), away: Vec::new() }
+    }
+
+    /// Passes an answer on, and remembers a service that gave none.
+    fn unless_away<U>(&mut self, name: Name, answer: anyhow::Result<Option<U>>) -> anyhow::Result<Option<U>> {
+        match answer {
+            Err(error) if error.is::<Away>() => {
+                self.away.push(name.as_str());
+                Ok(None)
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// Parses an answer. `None` if it is 404: the service has no such kind.
+fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<Option<T>> {
+    match status {
+        StatusCode::NOT_FOUND => Ok(None),
+        StatusCode::OK => serde_json::from_slice(body).map(Some).context("the answer cannot be read"),
+        status => Err(refused(status, body)),
     }
 }
 

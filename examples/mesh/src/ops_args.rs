@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use mesh::admin::attention::{Action, Decision, Filter, Item, Kind, Outcome, Which};
 use mesh::clock::now_ms;
-use mesh::ops::{Gateway, Of, Table};
+use mesh::ops::{Answers, Gateway, Of, Table};
 use serde::Serialize;
 
 use crate::cli::TokenArgs;
@@ -201,7 +201,9 @@ async fn status(gateway: &Gateway, json: bool) -> anyhow::Result<ExitCode> {
             Some(true) => "degraded",
         };
         let counts = [said.stuck_sagas, said.dead_letters, said.parked, said.lag, said.unsent];
-        table.row([(*service).to_owned(), state.to_owned()].into_iter().chain(counts.map(|count| count.to_string())));
+        // Of a service that does not answer nothing is known, and 0 would say that all is well.
+        let count = |count: u64| if said.ready.is_some() { count.to_string() } else { "?".to_owned() };
+        table.row([(*service).to_owned(), state.to_owned()].into_iter().chain(counts.map(count)));
     }
     print!("{table}");
     for Of { service, said } in &all {
@@ -227,20 +229,30 @@ async fn sagas(gateway: &Gateway, status: &str, limit: u32, json: bool) -> anyho
 }
 
 async fn list(gateway: &Gateway, kind: Kind, filter: &Filter, json: bool) -> anyhow::Result<ExitCode> {
-    let items = gateway.waiting(kind, filter).await?;
+    let Answers { said: items, away } = gateway.waiting(kind, filter).await?;
+    let code = report(&away);
     if json {
-        return print(&items);
+        print(&items)?;
+        return Ok(code);
     }
     let mut table = Table::new(["service", "id", "name", "at", "order", "age", "error"]);
     for Of { service, said } in items {
         let Item { id, name, at, order, error, since_ms } = said;
         table.row([service.to_owned(), id, name, at, order, age(since_ms), error]);
     }
+    let known = if away.is_empty() { "" } else { ", as far as the services answered" };
     show(&table, || match kind {
-        Kind::Sagas => "no saga is stuck".to_owned(),
-        Kind::DeadLetters => "there are no dead letters".to_owned(),
-        Kind::Parked => "no event is parked".to_owned(),
-    })
+        Kind::Sagas => format!("no saga is stuck{known}"),
+        Kind::DeadLetters => format!("there are no dead letters{known}"),
+        Kind::Parked => format!("no event is parked{known}"),
+    })?;
+    Ok(code)
+}
+
+/// Names the services that did not answer. Then the command has failed in part.
+fn report(away: &[&str]) -> ExitCode {
+    away.iter().for_each(|service| eprintln!("{service}: no answer"));
+    if away.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn decide(
@@ -251,10 +263,12 @@ async fn decide(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let decision = Decision { which: selected.which(), note: selected.note };
-    let mut outcomes = gateway.decide(kind, action, &decision).await?;
+    let Answers { said: mut outcomes, mut away } = gateway.decide(kind, action, &decision).await?;
     // One call is bounded, so all of them may take several. It ends when a call does nothing more.
     while decision.which == Which::All && outcomes.iter().any(|of| of.said.more && of.said.done > 0) {
-        merge(&mut outcomes, gateway.decide(kind, action, &decision).await?);
+        let next = gateway.decide(kind, action, &decision).await?;
+        merge(&mut outcomes, next.said);
+        away = next.away;
     }
     let done: u64 = outcomes.iter().map(|of| of.said.done).sum();
     // An id belongs to one service, and the others do not know it. So it has failed if all say so.
@@ -275,15 +289,24 @@ async fn decide(
             println!("there are more: repeat the command");
         }
     }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let code = report(&away);
+    Ok(if failed.is_empty() { code } else { ExitCode::FAILURE })
 }
 
-/// Adds the outcomes of another call.
-fn merge(outcomes: &mut [Of<Outcome>], next: Vec<Of<Outcome>>) {
-    for (all, next) in outcomes.iter_mut().zip(next) {
-        all.said.done += next.said.done;
-        all.said.failed = next.said.failed;
-        all.said.more = next.said.more;
+/// Adds the outcomes of another call. A service that has stopped to answer keeps its last one.
+fn merge(outcomes: &mut Vec<Of<Outcome>>, next: Vec<Of<Outcome>>) {
+    for all in outcomes.iter_mut() {
+        all.said.more = false;
+    }
+    for next in next {
+        match outcomes.iter_mut().find(|all| all.service == next.service) {
+            Some(all) => {
+                all.said.done += next.said.done;
+                all.said.failed = next.said.failed;
+                all.said.more = next.said.more;
+            }
+            None => outcomes.push(next),
+        }
     }
 }
 

@@ -126,6 +126,27 @@ async fn stuck_sagas_are_retried_all_at_once() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_down_hides_nothing_of_the_others() {
+    let mut shop = Shop::open().await;
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    shop.settled_books().await;
+    shop.mesh.crash(Name::Payment).await;
+    let park = "UPDATE buttress_outbox SET sent_at = NULL, refused = 'too large' WHERE seq = 1";
+    shop.cook(Name::Order, park).await;
+    for (args, shown) in
+        [(&["parked"][..], "too large"), (&["parked", "discard", "--all"], "discard: 1 done, 0 failed")]
+    {
+        let output = ops(&shop, args).await;
+        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(out.contains(shown) && err == "payment: no answer\n", "{args:?}: {out}{err}");
+        assert!(!output.status.success(), "{args:?}: it has failed in part");
+    }
+    let status = said(&shop, &["status"]).await;
+    let line = status.lines().find(|line| line.starts_with("payment ")).unwrap();
+    assert!(line.contains("no answer") && line.contains(" ? ") && !line.contains('0'), "{line}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_does_not_answer_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
