@@ -249,6 +249,8 @@ impl Home for Server {
 
 #[cfg(test)]
 mod tests {
+    use buttress_durable::args;
+
     use super::*;
 
     #[test]

@@ -29,7 +29,7 @@ pub struct DeadLetter {
     pub failed_at: Timestamp,
 }
 
-/// An event on a dead-letter topic, as [`LogBus::dead_letters`](crate::LogBus::dead_letters) lists
+/// An event on a dead-letter topic, as [`EventBus::dead_letters`](crate::EventBus::dead_letters) lists
 /// it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

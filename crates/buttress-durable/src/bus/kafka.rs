@@ -31,7 +31,7 @@
 //! | | [`LogBus`](super::LogBus) | [`KafkaBus`] |
 //! |---|---|---|
 //! | an event published again | stored once, while the log holds it | stored once while it is in the queue; twice after that |
-//! | a dead letter | one transaction with the commit of the position: once | written before the commit: a crash in between writes it twice, and [`KafkaBus::dead_letters`] lists it once |
+//! | a dead letter | one transaction with the commit of the position: once | written before the commit: a crash in between writes it twice, and [`dead_letters`](super::EventBus::dead_letters) lists it once |
 //! | redriving or discarding a dead letter | one transaction | a second record marks it as done; a crash in between publishes it again, and an [`Inbox`](crate::Inbox) handles it once |
 //! | a dead letter that is too large | none: the database takes it | its error is cut, then a note replaces the event and says where the event is; redriving fetches it from there |
 //! | listing dead letters | reads at most the limit | reads the whole topic |

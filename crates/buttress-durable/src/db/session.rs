@@ -141,8 +141,12 @@ impl<D: Database> Session<D> {
 
 impl<D: Database> Drop for Session<D> {
     fn drop(&mut self) {
-        // Without a runtime the process ends, and its connections with it.
-        let (Some(mut conn), Ok(runtime)) = (self.conn.take(), Handle::try_current()) else { return };
+        let Some(mut conn) = self.conn.take() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            // The pool would panic. Closing the connection rolls back.
+            drop(conn.detach());
+            return;
+        };
         let doubt = self.busy || self.broken;
         if self.open && !doubt {
             start_rollback::<D>(&mut conn);

@@ -18,6 +18,7 @@ on_both!(
     a_retention_that_was_interrupted_is_continued_by_another_process,
     a_running_retention_deletes_again_and_again_and_reports_it,
     a_retired_group_holds_no_records,
+    a_topic_whose_name_only_looks_like_one_of_dead_letters_is_kept,
     a_record_is_kept_while_a_group_has_not_handled_it,
 );
 
@@ -33,6 +34,17 @@ async fn fill<D: Database>(db: &Db<D>, rows: i64) {
 
 async fn left<D: Database>(db: &Db<D>) -> i64 {
     ints(db, "SELECT COUNT(*) FROM buttress_outbox").await[0]
+}
+
+async fn a_topic_whose_name_only_looks_like_one_of_dead_letters_is_kept<D: Backend>() {
+    let (home, hand) = (D::create().await, clock());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    let bus = LogBus::new(db.clone());
+    bus.publish(&[event("Dead.End", "k", 1)]).await.unwrap();
+    hand.advance(2 * HOUR);
+    assert_eq!(Retention::new(db.clone()).dead_letters(HOUR).run_once().await.unwrap(), 0);
+    close(db).await;
+    D::destroy(home).await;
 }
 
 async fn each_kind_of_row_is_deleted_at_its_own_age<D: Backend>() {

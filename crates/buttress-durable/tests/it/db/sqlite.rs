@@ -146,3 +146,12 @@ async fn a_check_fails_on_a_database_that_answers_queries_and_accepts_no_writes(
     })
     .await;
 }
+
+#[test]
+fn a_transaction_that_outlives_its_runtime_is_dropped_without_a_panic() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let tx = runtime.block_on(async { Db::open(home.path().join("test.db")).await.unwrap().begin().await.unwrap() });
+    drop(runtime);
+    drop(tx);
+}
