@@ -24,10 +24,12 @@ use std::net::{SocketAddr, TcpListener};
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use buttress_http::prelude::*;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use credential::{BadToken, Token};
 
+use crate::edge::{self, Limits};
 use crate::faults::{self, Faults};
 use crate::problem;
 use crate::stack::{Admission, Health};
@@ -112,14 +114,10 @@ impl Admin {
             .layer(from_fn_with_state(guard, guard::admit))
             // Outside of the guard: an orchestrator's probes carry no token and reveal nothing.
             .layer(HealthLayer::new(of.health.clone()).http())
-            .with_state(())
-            .into_make_service();
+            .with_state(());
         tracing::info!(%addr, "serving operators");
-        let accept = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the admin listener failed");
-            }
-        });
+        // Ends with the service.
+        let accept = tokio::spawn(edge::serve(listener, app, of.limits, CancellationToken::new()));
         let readings = tokio::spawn(of.telemetry.clone().keep_reading());
         Ok(Some(Serving { _tasks: [AbortOnDropHandle::new(accept), AbortOnDropHandle::new(readings)] }))
     }
@@ -133,6 +131,7 @@ pub(crate) struct Observed<'a> {
     pub(crate) health: &'a Health,
     pub(crate) admission: &'a Admission,
     pub(crate) faults: &'a Faults,
+    pub(crate) limits: Limits,
 }
 
 /// A served admin listener. Dropping it closes the listener and its connections.

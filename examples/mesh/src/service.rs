@@ -79,7 +79,7 @@ impl Service {
     pub async fn serve(self, app: Router) -> Result<(), StartError> {
         let Self { name, door, health, admission, faults, telemetry, admin, stop, grace, limits } = self;
         let observed =
-            Observed { name, telemetry: &telemetry, health: &health, admission: &admission, faults: &faults };
+            Observed { name, telemetry: &telemetry, health: &health, admission: &admission, faults: &faults, limits };
         let _operators = admin.serve(&observed)?;
         let addr = door.local_addr()?;
         // `with_state(())` builds the layers once; otherwise axum applies them again for each

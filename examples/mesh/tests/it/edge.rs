@@ -64,6 +64,20 @@ async fn a_slow_upload_is_answered_408_as_a_problem() {
 }
 
 #[tokio::test]
+async fn half_a_head_on_the_operators_listener_is_closed() {
+    let shop = Shop::open_with(|config| {
+        patient(&mut config.limits);
+        config.limits.head = Duration::from_millis(100);
+    })
+    .await;
+    let url = shop.mesh.admin_url(Name::Gateway);
+    let mut slow = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    slow.write_all(HALF_HEAD.as_bytes()).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut [0])).await;
+    assert!(end.expect("the connection ends").is_ok_and(|bytes| bytes == 0));
+}
+
+#[tokio::test]
 async fn silent_and_idle_sockets_do_not_hold_up_a_shutdown() {
     let shop = Shop::open_with(|config| {
         patient(&mut config.limits);
