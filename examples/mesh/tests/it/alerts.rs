@@ -10,7 +10,7 @@ use crate::dashboard::observed;
 use crate::support::{Shop, tea, until};
 
 /// Functions and words of PromQL in the rules, and Prometheus' own metric.
-const WORDS: [&str; 8] = ["and", "by", "increase", "max", "on", "rate", "sum", "up"];
+const WORDS: [&str; 9] = ["and", "by", "increase", "max", "min_over_time", "on", "rate", "sum", "up"];
 
 /// The text without what is between `open` and `close`.
 fn without(text: &str, open: &str, close: char) -> String {
