@@ -96,7 +96,7 @@ impl Problem {
                 tracing::warn!(service, error, "the database rejected a value");
                 Self::from_status(StatusCode::UNPROCESSABLE_ENTITY, "a value in the request cannot be stored")
             }
-            Some(DbErrorKind::Unavailable | DbErrorKind::Conflict) => {
+            Some(DbErrorKind::Unavailable | DbErrorKind::Timeout | DbErrorKind::Conflict) => {
                 tracing::error!(service, error, "the database is unavailable");
                 Self::from_status(StatusCode::SERVICE_UNAVAILABLE, "the service cannot reach its database")
                     .retry_after(Duration::from_secs(1))

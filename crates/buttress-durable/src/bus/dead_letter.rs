@@ -29,8 +29,8 @@ pub struct DeadLetter {
     pub failed_at: Timestamp,
 }
 
-/// An event on a dead-letter topic, as [`EventBus::dead_letters`](crate::EventBus::dead_letters) lists
-/// it.
+/// An event on a dead-letter topic, as [`EventBus::dead_letters`](crate::EventBus::dead_letters)
+/// lists it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeadLettered {

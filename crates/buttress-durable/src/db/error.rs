@@ -64,9 +64,13 @@ pub struct FailedStatement {
 #[non_exhaustive]
 pub enum DbErrorKind {
     /// The database cannot serve now: no connection, no free connection in the pool, a full disk,
-    /// a read-only or damaged file, a lock or statement timeout, a server that shuts down. Says
+    /// a read-only or damaged file, a lock timeout, a server that shuts down. Says
     /// nothing about the operation, which may succeed later.
     Unavailable,
+    /// The statement took longer than the server's limit (`statement_timeout`), or was cancelled.
+    /// The server may be overloaded, but the statement itself may also be too slow, each time. So
+    /// in a handler it counts as an attempt.
+    Timeout,
     /// The operation lost against a concurrent one: a deadlock or a serialization failure. Another
     /// attempt may succeed at once.
     Conflict,
@@ -175,11 +179,13 @@ fn reported_kind(error: &dyn DatabaseError) -> DbErrorKind {
 }
 
 fn sqlstate_kind(code: &str) -> DbErrorKind {
-    match (&code[..2], code) {
+    match (code.get(..2).unwrap_or_default(), code) {
+        // query_canceled
+        (_, "57014") => DbErrorKind::Timeout,
         // A transaction that is read-only after a failover, and one that the server ended while
         // idle.
         (_, "25006" | "25P03" | "25P04" | "55P03") => DbErrorKind::Unavailable,
-        // Connection, authorization, resources, operator intervention (also timeouts), system, data
+        // Connection, authorization, resources, operator intervention, system, data
         // corrupted.
         ("08" | "28" | "53" | "57" | "58" | "XX", _) => DbErrorKind::Unavailable,
         ("40", _) => DbErrorKind::Conflict,
@@ -206,7 +212,8 @@ mod tests {
 
     #[test]
     fn the_class_of_a_sqlstate_tells_who_is_at_fault() {
-        let kinds = ["57014", "53300", "08006", "25006", "55P03", "XX001"].map(sqlstate_kind);
+        assert_eq!(sqlstate_kind("57014"), DbErrorKind::Timeout);
+        let kinds = ["57P01", "53300", "08006", "25006", "55P03", "XX001"].map(sqlstate_kind);
         assert_eq!(kinds, [DbErrorKind::Unavailable; 6]);
         assert_eq!(["40001", "40P01"].map(sqlstate_kind), [DbErrorKind::Conflict; 2]);
         assert_eq!(["22021", "22003", "23505"].map(sqlstate_kind), [DbErrorKind::Data; 3]);

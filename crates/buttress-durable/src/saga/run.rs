@@ -240,7 +240,7 @@ fn is_outage(error: &OutboxError) -> bool {
         OutboxError::Db(error) => Some(error.kind()),
         other => DbError::kind_in(other),
     };
-    matches!(kind, Some(DbErrorKind::Unavailable | DbErrorKind::Conflict))
+    matches!(kind, Some(DbErrorKind::Unavailable | DbErrorKind::Timeout | DbErrorKind::Conflict))
 }
 
 async fn in_time(limit: Duration, call: impl Future<Output = Result<Called, CallError>>) -> Result<Called, CallError> {

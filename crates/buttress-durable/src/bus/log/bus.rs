@@ -147,7 +147,9 @@ impl<D: Database> LogBus<D> {
         // Before this returns, so that the group receives what is published from now on.
         let mut registered = match group::register(&log.db, &subscribe).await {
             Ok(()) => true,
-            Err(error) if matches!(error.kind(), DbErrorKind::Unavailable | DbErrorKind::Conflict) => {
+            Err(error)
+                if matches!(error.kind(), DbErrorKind::Unavailable | DbErrorKind::Timeout | DbErrorKind::Conflict) =>
+            {
                 tracing::warn!(group = subscribe.group, %error, "cannot reach the log; the group is joined later");
                 false
             }
