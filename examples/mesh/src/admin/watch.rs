@@ -47,12 +47,15 @@ impl Service {
             let bus = lags.clone();
             async move {
                 let lags = bus.lag(group).await?;
-                let reading = |topic: &&'static str| {
-                    let of = lags.iter().filter(|lag| lag.topic == **topic);
-                    let waiting: u64 = of.map(Lag::waiting).sum();
-                    Reading::new("bus.lag", waiting as f64).with("group", group).with("topic", *topic)
+                let readings = |topic: &&'static str| {
+                    let of = || lags.iter().filter(|lag| lag.topic == **topic);
+                    let waiting: u64 = of().map(Lag::waiting).sum();
+                    let since = of().filter_map(|lag| lag.waiting_since).min();
+                    let age = since.map_or(0, |since| now_ms().saturating_sub(since.as_millis()).max(0));
+                    [("bus.lag", waiting as f64), ("bus.waiting.age", age as f64 / 1_000.0)]
+                        .map(|(name, value)| Reading::new(name, value).with("group", group).with("topic", *topic))
                 };
-                Ok(topics.iter().map(reading).collect())
+                Ok(topics.iter().flat_map(readings).collect())
             }
         });
         let bus = bus.clone();

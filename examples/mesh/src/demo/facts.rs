@@ -147,7 +147,7 @@ impl Facts {
         Ok(Self {
             orders: orders.into_iter().map(|(id, state, total)| (id, Order { state, total })).collect(),
             ordered: ordered.into_iter().collect(),
-            sagas: order.rows("SELECT own_id, status FROM buttress_saga", args![]).await?,
+            sagas: order.rows("SELECT COALESCE(own_id, id), status FROM buttress_saga", args![]).await?,
             products,
             accounts,
             ledger: ledger.into_iter().map(|(order, customer, cents)| Entry { order, customer, cents }).collect(),

@@ -37,6 +37,11 @@ fn describe() {
         ("outbox.oldest.age", Seconds, "Age of the oldest event that is not published yet; 0 if there is none"),
         ("bus.lag", Count, "Events of a topic that a consumer group has not handled yet"),
         (
+            "bus.waiting.age",
+            Seconds,
+            "Time for which the next event has waited for something that is away; 0 if it does not",
+        ),
+        (
             "bus.dead.letters",
             Count,
             "Events that a consumer group could not handle, at most 1000; they wait for an operator",

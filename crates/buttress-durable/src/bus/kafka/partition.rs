@@ -267,7 +267,8 @@ impl Work {
                 Err(unreadable) => Err(unreadable),
             };
             let Err(error) = result else { break };
-            tracing::warn!(group = subscribe.group, topic = record.topic, attempt = number, %error, "handler failed");
+            let Record { topic, partition, offset, .. } = record;
+            tracing::warn!(group = subscribe.group, topic, partition, offset, attempt = number, %error, "handler failed");
             let Some(next) = tries.after(&error, subscribe, clock.now()) else {
                 if !bury(&self.shared, record, number, &error, stop).await {
                     return false;

@@ -166,7 +166,8 @@ impl<D: Database> Partition<D> {
             self.claim = self.claim.after(record.position);
             return self.save().await;
         };
-        tracing::warn!(group = self.subscribe.group, topic = self.claim.topic, attempt = number, %error, "handler failed");
+        let (topic, partition, event) = (&self.claim.topic, self.claim.part, &record.dedup);
+        tracing::warn!(group = self.subscribe.group, topic, partition, event, attempt = number, %error, "handler failed");
         match tries.after(&error, &self.subscribe, self.log.db.now()) {
             Some(tries) => {
                 self.claim.tries = tries;
@@ -201,7 +202,8 @@ impl<D: Database> Partition<D> {
             failed_at: self.log.db.now(),
             group,
         };
-        tracing::error!(group = letter.group, topic, part, offset = letter.offset, %error, "event moved to the dead-letter topic");
+        let (offset, event) = (letter.offset, &record.dedup);
+        tracing::error!(group = letter.group, topic, partition = part, offset, event, %error, "event moved to the dead-letter topic");
         let json = serde_json::to_string(&letter)
             .map_err(|error| DbError::Unreadable { what: "dead letter", value: error.to_string() })?;
         // Assigned after the commit only: if this transaction fails, the old claim must not skip
