@@ -10,7 +10,7 @@
 //! | `/livez`, `/readyz`, `/startupz` | as on the customers' port |
 //!
 //! It listens on loopback unless told otherwise, never on the customers' port, and lets in only
-//! requests that pass the [`guard`]. The gateway adds the dashboard and the way to the other
+//! requests that pass the `guard`. The gateway adds the dashboard and the way to the other
 //! services; the order service adds its sagas.
 
 pub mod attention;

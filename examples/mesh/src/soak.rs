@@ -1,7 +1,7 @@
 //! `mesh soak`: the services run as processes under a steady flow of orders while one trouble after
 //! another happens to them, and the databases are audited at the end.
 //!
-//! [`trouble`] says what a trouble is, and the modules under `troubles` are its kinds. `world` has
+//! `trouble` says what a trouble is, and the modules under `troubles` are its kinds. `world` has
 //! the processes and everything else that a trouble acts on, `orders` the customers, `vitals` the
 //! memory and descriptors of the processes, and [`report`] the table at the end.
 //!

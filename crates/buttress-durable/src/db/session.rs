@@ -177,6 +177,7 @@ fn begin<D: Database>(conn: &mut D::Connection) -> impl Future<Output = Result<(
     <D::TransactionManager>::begin(conn, Some(sqlx::SqlSafeStr::into_sql_str(D::BEGIN)))
 }
 
+#[cfg(feature = "sqlite")]
 pub(super) fn commit<D: sqlx::Database>(
     conn: &mut D::Connection,
 ) -> impl Future<Output = Result<(), sqlx::Error>> + Send + '_ {

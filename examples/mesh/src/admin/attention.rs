@@ -3,7 +3,7 @@
 //! Three kinds of work stop by themselves when repeating it does not help: a saga that is stuck, an
 //! event that its consumer could not handle (a dead letter), and an event that the bus rejects (a
 //! parked event). They are listed and decided by the same endpoints, dashboard and commands, so
-//! each only implements [`Queue`].
+//! each only implements `Queue`.
 //!
 //! | | |
 //! |---|---|
