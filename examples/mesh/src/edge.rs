@@ -39,12 +39,12 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use body::UploadTimedOut;
 
 use crate::clock::now;
+use crate::seldom::Seldom;
 use connection::Protocols;
 
 /// Deadlines and limits of a server. [`Limits::default`] suits a service behind a load balancer.
@@ -130,6 +130,9 @@ impl<S> Answers for S where
 /// Pause after an error of `accept` that is not about one connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A line about refused connections or failures of `accept` is logged at most once in this time.
+const LOGGED: Duration = Duration::from_secs(10);
+
 /// Serves until `stop` is cancelled, then until the requests in progress are answered. Connections
 /// without a request in progress are closed at once. Dropping the future closes all connections.
 ///
@@ -138,7 +141,7 @@ pub async fn serve<L: Listener, S: Answers>(mut listener: L, service: S, limits:
     let protocols = Protocols::new(&limits);
     let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
-    let (mut refused, mut failed) = (Seldom::default(), Seldom::default());
+    let (refused, failed) = (Seldom::every(LOGGED), Seldom::every(LOGGED));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -157,15 +160,19 @@ pub async fn serve<L: Listener, S: Answers>(mut listener: L, service: S, limits:
                     });
                 }
                 Err(_) => {
-                    if let Some(count) = refused.note(now()) {
-                        tracing::warn!(limit = limits.connections, count, "too many connections, refused");
+                    if let Some(left_out) = refused.passes(now().into_std()) {
+                        tracing::warn!(
+                            limit = limits.connections,
+                            count = left_out + 1,
+                            "too many connections, refused"
+                        );
                     }
                 }
             },
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if let Some(count) = failed.note(now()) {
-                    tracing::error!(%error, count, "cannot accept connections");
+                if let Some(left_out) = failed.passes(now().into_std()) {
+                    tracing::error!(%error, count = left_out + 1, "cannot accept connections");
                 }
                 tokio::select! {
                     () = stop.cancelled() => break,
@@ -184,28 +191,6 @@ pub async fn serve<L: Listener, S: Answers>(mut listener: L, service: S, limits:
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// Limits how often an event is logged.
-#[derive(Debug, Default)]
-struct Seldom {
-    logged: Option<Instant>,
-    /// Events since the last line.
-    count: u64,
-}
-
-impl Seldom {
-    const EVERY: Duration = Duration::from_secs(10);
-
-    /// Counts an event. Returns the number of events since the last line if it is time for another.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        self.count += 1;
-        if self.logged.is_some_and(|logged| now - logged < Self::EVERY) {
-            return None;
-        }
-        self.logged = Some(now);
-        Some(std::mem::take(&mut self.count))
-    }
 }
 
 #[cfg(test)]

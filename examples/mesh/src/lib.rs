@@ -32,6 +32,7 @@ pub mod payment;
 pub mod probe;
 pub mod problem;
 pub mod process;
+mod seldom;
 pub mod service;
 pub mod shipping;
 pub mod soak;

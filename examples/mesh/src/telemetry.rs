@@ -24,7 +24,6 @@ mod meter;
 mod metrics;
 mod propagation;
 mod readings;
-mod seldom;
 mod server;
 mod state;
 mod traces;
@@ -49,13 +48,13 @@ pub use traces::{Collector, LogConfig, LogFormat, TraceConfig};
 
 use crate::faults::Faults;
 use crate::launch::Name;
+use crate::seldom::Seldom;
 use crate::stack::{Admission, Dependency, Health, InvalidConfig};
 use line::ORDER;
 use meter::Meter;
 use metrics::Metrics;
 use propagation::Callers;
 use readings::Readings;
-use seldom::Seldom;
 
 /// Observability of one service. Clones share it.
 #[derive(Clone)]

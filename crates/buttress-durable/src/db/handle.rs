@@ -140,7 +140,7 @@ impl<D: Database> Db<D> {
     /// Those of [`begin`](Self::begin) and of a statement. Their [kind](DbError::kind) is
     /// [`Unavailable`](super::DbErrorKind::Unavailable).
     pub async fn check_writable(&self) -> Result<(), DbError> {
-        // A lease that nobody takes: the row exists already, and is small.
+        // A row of the leases that no worker acquires: it is small, and is overwritten each time.
         let sql = "INSERT INTO buttress_lease (name, owner, generation, expires_at) VALUES ('check', '', 0, $1)
                    ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at";
         self.write(sql, args![self.now()]).await.map(drop)

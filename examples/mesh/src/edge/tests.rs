@@ -271,9 +271,10 @@ async fn errors_of_accept_do_not_end_the_service() {
 #[test]
 fn a_repeated_event_is_logged_once_in_ten_seconds_with_its_count() {
     let start = now();
-    let mut seldom = Seldom::default();
-    let at = |seldom: &mut Seldom, seconds| seldom.note(start + Duration::from_secs(seconds));
-    assert_eq!(at(&mut seldom, 0), Some(1));
-    assert_eq!((at(&mut seldom, 1), at(&mut seldom, 9)), (None, None));
-    assert_eq!(at(&mut seldom, 10), Some(3));
+    let seldom = Seldom::every(LOGGED);
+    let passes = |seconds| seldom.passes((start + Duration::from_secs(seconds)).into_std());
+    let at = |seconds| passes(seconds).map(|left_out| left_out + 1);
+    assert_eq!(at(0), Some(1));
+    assert_eq!((at(1), at(9)), (None, None));
+    assert_eq!(at(10), Some(3));
 }

@@ -79,7 +79,7 @@ pub(super) const CALLER: HeaderName = HeaderName::from_static("x-caller");
 fn caller(telemetry: &Telemetry, headers: &HeaderMap) -> &'static str {
     let named = headers.get(CALLER).filter(|_| telemetry.callers() == Callers::Trusted);
     let known = |name: &Name| named.is_some_and(|named| named == name.as_str());
-    // A customer, or somebody who calls a service directly.
+    // A customer, or a client that calls a service directly.
     Name::ALL.into_iter().find(known).map_or("outside", Name::as_str)
 }
 

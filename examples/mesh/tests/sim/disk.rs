@@ -17,8 +17,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Notify;
 
-/// Names of the databases that do not answer: whoever asks for a connection waits, as for a server
-/// that has vanished from the network. A transaction that has begun goes on.
+/// Names of the databases that do not answer: a caller that asks for a connection waits, as for a
+/// server that has vanished from the network. A transaction that has begun goes on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Silent(Arc<Mutex<HashSet<&'static str>>>);
 

@@ -1,4 +1,4 @@
-//! Which items an operator means, and what came of it.
+//! The items that an operator selects, and the result of the decision.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub struct Decision {
     pub note: String,
 }
 
-/// What came of a decision.
+/// The result of a decision.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Outcome {
     /// Number of items that the action was done to.

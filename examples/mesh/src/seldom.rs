@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Lets one line pass per period.
 #[derive(Debug)]
-pub(super) struct Seldom {
+pub(crate) struct Seldom {
     period: Duration,
     state: Mutex<State>,
 }
@@ -17,12 +17,12 @@ struct State {
 }
 
 impl Seldom {
-    pub(super) fn every(period: Duration) -> Self {
+    pub(crate) fn every(period: Duration) -> Self {
         Self { period, state: Mutex::default() }
     }
 
     /// Returns the number of lines left out since the last one, if a line may be logged now.
-    pub(super) fn passes(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn passes(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.last.is_some_and(|last| now.saturating_duration_since(last) < self.period) {
             state.left_out += 1;
