@@ -13,6 +13,7 @@
 //! | [`Backoff`] | computes pauses between attempts |
 //! | [`retry_budget`] | limits retries to a share of the requests |
 //! | [`health`] | liveness, readiness and start-up of a service |
+//! | [`priority`], [`context`] | the importance of a call, and what it hands on to further calls |
 //! | [`policy`] | the traits of a policy, also for policies of your own |
 //! | [`outcome`] | the outcomes of calls |
 //! | [`report`] | the metrics of policies |
@@ -50,12 +51,14 @@ pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
 mod config;
+pub mod context;
 pub mod health;
 mod label;
 #[cfg(all(test, loom))]
 mod loom_models;
 pub mod outcome;
 pub mod policy;
+pub mod priority;
 mod reason;
 mod rejection;
 pub mod report;
@@ -72,6 +75,7 @@ pub use config::{InvalidConfig, Ratio};
 pub use label::{Label, Name};
 pub use outcome::{Failure, FailureKind, Ignored, Outcome, Sent};
 pub use policy::{Idle, Permit, Policy, Progress, Refused, Reserve};
+pub use priority::{Criticality, Priority};
 pub use reason::{Class, Reason, TimeoutKind};
 pub use rejection::Rejection;
 pub use waiters::Waiters;

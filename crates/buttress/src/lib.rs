@@ -90,6 +90,7 @@ mod axum;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod context;
 pub mod ending;
 pub mod error;
 mod events;

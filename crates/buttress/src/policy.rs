@@ -62,8 +62,9 @@ pub use counted::Counted;
 
 pub use crate::{clock::TokioClock, gate::GateLayer, in_flight::InFlight};
 pub use buttress_core::{
-    Class, Clock, Idle, Label, ManualClock, Name, Permit, Policy, Progress, Reason, Refused, Rejection, Reserve,
-    TimeoutKind, Waiters,
+    Class, Clock, Criticality, Idle, Label, ManualClock, Name, Permit, Policy, Priority, Progress, Reason, Refused,
+    Rejection, Reserve, TimeoutKind, Waiters,
+    context::CallContext,
     policy::NOT_READY,
     report::{LabelValues, Metric, MetricKind, Report, Sink, Value},
 };
