@@ -163,7 +163,7 @@ mod on_postgres {
             let (_proxy, options) = proxied(address).await;
             let short = options.connect().await.unwrap();
             let slow = short.row::<(i64,)>("SELECT 1::bigint FROM pg_sleep(30)", args![]).await.unwrap_err();
-            assert_eq!(slow.kind(), DbErrorKind::Unavailable, "{slow:?}");
+            assert_eq!(slow.kind(), DbErrorKind::Timeout, "{slow:?}");
             let mut holder = db.begin().await.unwrap();
             holder.execute("LOCK TABLE notes", args![]).await.unwrap();
             let waiting = note(&short, "a").await.unwrap_err();
