@@ -28,6 +28,10 @@ pub trait Database: sqlx::Database<Connection: Send> + sealed::Sealed {
     /// Default time limit of a statement, in the client, where the database can fall silent.
     #[doc(hidden)]
     const LIMIT: Option<Duration>;
+    /// The query that copies committed pages into the database file without the write lock, if
+    /// commits would do it otherwise.
+    #[doc(hidden)]
+    const CHECKPOINT: Option<&'static str>;
     /// The query for the server's time in milliseconds, if the database is on a server.
     #[doc(hidden)]
     const SERVER_TIME: Option<&'static str>;

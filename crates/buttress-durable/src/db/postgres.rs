@@ -43,6 +43,7 @@ impl Database for Postgres {
 
     const ABORTS: bool = true;
     const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
+    const CHECKPOINT: Option<&'static str> = None;
     const SERVER_TIME: Option<&'static str> =
         Some("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)");
 

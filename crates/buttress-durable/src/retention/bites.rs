@@ -66,6 +66,11 @@ impl Bites {
                 break;
             }
             self.rows = adapted(asked, took);
+            if let Some(sql) = D::CHECKPOINT {
+                // Otherwise a commit copies 1,000 pages and flushes the file while it has the only
+                // write permit of the process.
+                db.read(sql, &[]).await?;
+            }
             sleep(took.max(PAUSE)).await;
         }
         Ok(deleted)
