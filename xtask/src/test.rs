@@ -249,10 +249,16 @@ struct Need {
     installed: bool,
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [Need; 4] = [
     Need { what: "PostgreSQL", variable: postgres::VARIABLE, part: "on_postgres", installed: true },
     Need { what: "Chromium", variable: browser::VARIABLE, part: "in_chromium", installed: true },
     Need { what: "a Kafka broker", variable: "BUTTRESS_TEST_KAFKA", part: "on_kafka_broker", installed: false },
+    Need {
+        what: "a Kafka broker of their own",
+        variable: "BUTTRESS_TEST_KAFKA_COMMAND",
+        part: "on_kafka_command",
+        installed: false,
+    },
 ];
 
 /// The targets with tests, of which nextest takes the same.

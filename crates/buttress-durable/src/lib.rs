@@ -133,7 +133,8 @@
 //!
 //! **Buses.** One set of tests covers the guarantees of every bus. It runs over the log on both
 //! databases, over Kafka's mock cluster (brokers in the test's process that fail requests, go down
-//! and come back), and over a real broker if `BUTTRESS_TEST_KAFKA` names one (`host:port`). The
+//! and come back), and over a real broker if `BUTTRESS_TEST_KAFKA` names one (`host:port`); a test
+//! with `BUTTRESS_TEST_KAFKA_COMMAND` kills its own broker and starts an empty one. The
 //! mock does not replicate, does not check the sequence numbers of producers, and forgets
 //! everything when its process ends, so these are not covered by it.
 //!

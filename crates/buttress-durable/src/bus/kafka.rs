@@ -8,8 +8,8 @@
 //!   reorders nor duplicates the events of a key. After each acknowledgement the other
 //!   events of a publication get 500 ms, or as long again as it took, so that a partition without a
 //!   leader does not delay the rest. The key is the aggregate's id, hashed like Java's clients do.
-//!   After a fatal error, for example because the brokers have forgotten it, the producer is
-//!   replaced.
+//!   After a fatal error, or when the brokers have forgotten it and do not take its records, the
+//!   producer is replaced.
 //! * **A record** is the event's JSON, as in the embedded log. The headers `event-id`,
 //!   `traceparent` and `tracestate` repeat what tools expect there.
 //! * **Subscribing** joins a consumer group with cooperative rebalancing: a member that keeps a
@@ -68,6 +68,7 @@ mod bus;
 mod config;
 mod context;
 mod dead_letters;
+mod epochs;
 mod lag;
 mod member;
 mod partition;

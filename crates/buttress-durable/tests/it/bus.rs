@@ -4,6 +4,7 @@
 
 mod brokers;
 mod chain;
+mod forgotten;
 mod kafka;
 mod letters;
 mod promises;

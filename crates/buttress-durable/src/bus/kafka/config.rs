@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
+use super::epochs;
 use super::security::{self, KafkaTls, Sasl, SaslMechanism};
 use crate::bus::event_bus::BusError;
 use crate::event::is_topic;
@@ -34,7 +35,7 @@ pub struct KafkaConfig {
 }
 
 /// Options that the bus sets itself, because its guarantees depend on them.
-const RESERVED: [&str; 20] = [
+const RESERVED: [&str; 21] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -54,6 +55,7 @@ const RESERVED: [&str; 20] = [
     "partitioner",
     "request.required.acks",
     "session.timeout.ms",
+    "statistics.interval.ms",
     "transactional.id",
 ];
 
@@ -175,6 +177,7 @@ impl KafkaConfig {
             // The hash of Java's clients, so that a key has the same partition regardless of the
             // client that publishes it.
             .set("partitioner", "murmur2_random")
+            .set("statistics.interval.ms", epochs::INTERVAL)
             // Never expires. An expired message whose successor is sent would reorder its key.
             .set("message.timeout.ms", "0");
         config

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::config::{KafkaConfig, refused};
+use super::epochs::Epochs;
 use super::{context, record};
 use crate::bus::event_bus::BusError;
 use crate::clock::monotonic;
@@ -61,6 +62,7 @@ struct Receipts {
 
 struct Deliveries {
     waiting: Waiting,
+    epochs: Epochs,
 }
 
 struct Ticket {
@@ -176,13 +178,18 @@ impl Producer {
         lock(&lock(&self.client).waiting).by_id.remove(id);
     }
 
-    /// Replaces the client after a fatal error. librdkafka disables an idempotent producer for good
-    /// when it can no longer tell what the brokers have stored, for example because they have
-    /// forgotten it.
+    /// Replaces the client after a fatal error, or if the brokers reject it again and again.
+    /// librdkafka disables an idempotent producer for good when it can no longer tell what the
+    /// brokers have stored, for example because they have forgotten it.
     fn revive(&self) {
         let mut client = lock(&self.client);
-        let Some((code, reason)) = client.inner.client().fatal_error() else { return };
-        tracing::error!(%code, reason, "fatal producer error; replacing the producer");
+        match client.inner.client().fatal_error() {
+            Some((code, reason)) => tracing::error!(%code, reason, "fatal producer error; replacing the producer"),
+            None if client.inner.context().epochs.are_in_vain() => {
+                tracing::error!("the brokers reject the producer in every epoch; replacing the producer");
+            }
+            None => return,
+        }
         // Queued entries have failed already, or fail when the old client is dropped.
         match Client::new(&self.config) {
             Ok(new) => {
@@ -220,7 +227,7 @@ fn late(limit: Duration) -> BusError {
 impl Client {
     fn new(config: &KafkaConfig) -> Result<Self, BusError> {
         let waiting = Waiting::default();
-        let deliveries = Deliveries { waiting: waiting.clone() };
+        let deliveries = Deliveries { waiting: waiting.clone(), epochs: Epochs::default() };
         Ok(Self { inner: config.producer().create_with_context(deliveries).map_err(refused)?, waiting })
     }
 
@@ -301,6 +308,10 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         context::complain(&error, reason);
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.epochs.note(statistics);
+    }
 }
 
 impl ProducerContext for Deliveries {
@@ -309,7 +320,10 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, delivered: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let Ticket { id, receipt } = *ticket;
         match delivered {
-            Ok(_) => lock(&self.waiting).stored(id),
+            Ok(_) => {
+                self.epochs.stored();
+                lock(&self.waiting).stored(id);
+            }
             Err(_) => drop(lock(&self.waiting).by_id.remove(&id)),
         }
         // The publisher may have stopped waiting.

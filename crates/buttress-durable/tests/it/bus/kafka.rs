@@ -19,7 +19,7 @@ use super::{Broker, Notes, number};
 use crate::support::{Backend, bounded, event, eventually};
 
 /// Publishes until all are stored, as a relay does: again only what failed.
-async fn publish_at_last(bus: &dyn EventBus, events: &[buttress_durable::DomainEvent]) {
+pub(super) async fn publish_at_last(bus: &dyn EventBus, events: &[buttress_durable::DomainEvent]) {
     let mut left = events.to_vec();
     let publish = async {
         while !left.is_empty() {
