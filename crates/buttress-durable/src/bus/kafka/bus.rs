@@ -15,7 +15,7 @@ use super::member::{Member, MemberConsumer, REQUEST_TIMEOUT};
 use super::partition::Shared;
 use super::producer::Producer;
 use super::stop_signal::{AbortOnDrop, StopSignal};
-use super::{dead_letters, lag};
+use super::{allocator, dead_letters, lag};
 use crate::bus::dead_letter::DeadLettered;
 use crate::bus::event_bus::{BusError, EventBus};
 use crate::bus::handler::Handler;
@@ -85,6 +85,7 @@ impl KafkaBus {
 
     /// Creates a consumer and subscribes it to the group's topics. Blocks.
     fn open(&self, shared: &Shared, runtime: runtime::Handle, stop: StopSignal) -> Result<MemberConsumer, BusError> {
+        allocator::warn_once();
         let Subscribe { group, topics, start, .. } = &*shared.subscribe;
         let mut config = self.config.consumer(group);
         if *start == Start::Latest && !self.begin_with_latest(group, topics)? {
