@@ -375,6 +375,8 @@ fn the_image_holds_the_program_and_is_made_of_what_is_there() {
     // `runAsNonRoot` rejects an image whose user is not a number, or is 0.
     let user = instructions("USER")[0].split(':').next().unwrap().parse::<u32>().unwrap();
     assert!(user > 0);
+    #[cfg(feature = "kafka")]
+    assert_eq!(instructions("ENV"), [format!("GLIBC_TUNABLES={}", buttress_durable::bus::kafka::GLIBC_TUNABLES)]);
     let rust = instructions("FROM rust:")[0].split('-').next().unwrap();
     assert_eq!(rust, env!("CARGO_PKG_RUST_VERSION"), "the compiler that this package asks for");
     let range = |of: fn(Name) -> u16| [Name::Gateway, Name::Legacy].map(|name| of(name).to_string()).join("-");

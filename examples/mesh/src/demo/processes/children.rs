@@ -134,6 +134,7 @@ impl Children {
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
         let mut child = Command::new(&self.program)
             .envs(self.server.as_ref().map(|url| ("MESH_POSTGRES", url)))
+            .envs(for_librdkafka())
             .envs(self.environment.get(name.as_str()).into_iter().flatten().map(|(name, value)| (name, value)))
             .arg(name.as_str())
             .args(&self.arguments)
@@ -236,6 +237,16 @@ fn send(child: &mut Child, signal: Signal) {
     if matches!(signal, Signal::Term) {
         let _ = child.start_kill();
     }
+}
+
+/// What keeps a fault of librdkafka from ending a service, unless our own environment says something
+/// else.
+fn for_librdkafka() -> Option<(&'static str, &'static str)> {
+    #[cfg(feature = "kafka")]
+    let settings = std::env::var_os("GLIBC_TUNABLES").is_none().then_some(buttress_durable::bus::kafka::GLIBC_TUNABLES);
+    #[cfg(not(feature = "kafka"))]
+    let settings = None;
+    settings.map(|settings| ("GLIBC_TUNABLES", settings))
 }
 
 /// Picks a free port per service. The range is below the ephemeral ports, so that no connection
