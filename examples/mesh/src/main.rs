@@ -160,7 +160,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
             Databases::Files(Files(args.data_dir))
         },
     };
-    let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name.as_str()));
+    let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name));
     let page = Collector { url: wiring.addresses.admin(Name::Gateway).url(), token: admin_token };
     let trust_callers = args.traces.trust_traceparent;
     let seen = telemetry::Config { logs, traces: args.traces.config(Some(page)), trust_callers };

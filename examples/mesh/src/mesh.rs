@@ -146,7 +146,7 @@ impl Mesh {
             traces.collectors.extend(gateway.map(|(.., admin)| Collector::new(Address::from(*admin).url())));
         }
         let slot = |(name, addr, admin): (Name, SocketAddr, SocketAddr)| {
-            let admission = Admission::new(name.as_str());
+            let admission = Admission::new(name);
             let telemetry = Telemetry::new(name.as_str(), &admission, clients.of(name), &seen)?;
             let faults = Faults::new(config.seed.wrapping_add(name as u64));
             Ok(Slot { name, addr, admin, faults, admission, telemetry, health: Health::new(), process: None })

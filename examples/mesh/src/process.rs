@@ -117,10 +117,11 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::launch::Name;
     use crate::stack::Admission;
 
     fn telemetry() -> Telemetry {
-        Telemetry::new("test", &Admission::new("test"), Vec::new(), &Default::default()).unwrap()
+        Telemetry::new("test", &Admission::new(Name::Order), Vec::new(), &Default::default()).unwrap()
     }
 
     #[tokio::test]

@@ -15,7 +15,9 @@
 //!
 //! A server reads a request's body outside timeout and bulkhead: a slow upload holds no place (see
 //! [`crate::edge`]). Bulkheads come in pairs, on both sides, one for reads and one for the rest
-//! ([`crate::lanes`]): orders that wait for a slow payment leave places for the catalogue.
+//! ([`crate::lanes`]): orders that wait for a slow payment leave places for the catalogue. Routes of
+//! the gateway wait for different services, and each [`Lane`] of them has a bulkhead of its own: a
+//! service that hangs fills the lanes of its callers and no others.
 //!
 //! The state (circuits, places, budgets, counters) is in handles, created once by the starter of
 //! the mesh. So it can be observed there, it survives a restart of the service, and axum may build
@@ -27,6 +29,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::MethodRouter;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -38,6 +41,7 @@ use tower::ServiceBuilder;
 use tower::util::{BoxCloneSyncService, Either};
 
 pub use buttress::InvalidConfig;
+use buttress::bulkhead::QueuedLayer;
 use buttress::metrics::Exporter;
 use buttress::outcome::Outcome;
 use buttress_http::ending::{HttpClient, ResponseHead};
@@ -48,6 +52,7 @@ use buttress_http::tonic::StatusLayer;
 use crate::admin::Token;
 use crate::edge::upload;
 use crate::lanes::LanesLayer;
+use crate::launch::Name;
 use crate::network::Dialer;
 use crate::problem::FAILED_DEPENDENCY;
 use crate::service::{Address, Service};
@@ -102,6 +107,9 @@ const READS: usize = 10;
 /// queue, a crowd would be refused and come back at once: refusals would take the time of answers.
 const READS_QUEUED: usize = 1024;
 const READS_WAIT: Duration = Duration::from_millis(500);
+/// Number of order views that the gateway answers at the same time. A view takes 5 ms if its four
+/// services are healthy, which makes 1,200 a second, and at most 2.5 s if one of them stalls.
+const ORDER_VIEWS: usize = 6;
 
 /// Calls to payment and inventory, which take a few milliseconds each.
 const PARTICIPANT: Limits = Limits {
@@ -124,6 +132,9 @@ const ORDER: Limits = Limits {
     queue: 64,
     ..PARTICIPANT
 };
+
+/// Calls of the gateway to inventory, for two lanes: the catalogue and the order views.
+const INVENTORY: Limits = Limits { reads: (READS + ORDER_VIEWS, READS), ..PARTICIPANT };
 
 /// The handles of one client stack: one service as called by another.
 #[derive(Clone, Debug)]
@@ -344,7 +355,7 @@ impl GatewayClients {
         Ok(Self {
             order: Dependency::new("gateway -> order", ORDER, seed)?,
             payment: Dependency::new("gateway -> payment", PARTICIPANT, seed)?,
-            inventory: Dependency::new("gateway -> inventory", PARTICIPANT, seed)?,
+            inventory: Dependency::new("gateway -> inventory", INVENTORY, seed)?,
             shipping: Dependency::new("gateway -> shipping", PARTICIPANT, seed)?,
             legacy: Dependency::new("gateway -> legacy", PARTICIPANT, seed)?,
         })
@@ -385,22 +396,68 @@ pub fn retry_after(error: &(dyn StdError + 'static)) -> Option<Duration> {
     buttress::error::find_rejection(error)?.retry_after()
 }
 
+/// Requests that share a bulkhead, because they wait for the same. Of the gateway's routes, those
+/// that call the same services are one lane.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lane {
+    /// Requests that belong to no other lane: on the gateway new orders, in the other services all
+    /// requests that change something.
+    Rest,
+    /// Reads of a service, which wait for its database only.
+    Reads,
+    /// The catalogue, old and new, which waits for inventory.
+    Catalogue,
+    /// Order views, which wait for four services, and as long as the slowest of them.
+    OrderViews,
+    /// The pages of the old shop, which wait for the monolith.
+    OldShop,
+    /// The gateway's OpenAPI document, which waits for no service.
+    Document,
+}
+
 /// The configuration and handles of one server stack.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// Limits the requests in progress. Excess requests are rejected at once, while the caller
-    /// still has time to react.
+    /// Limits the requests in progress of [`Lane::Rest`]. Excess requests are rejected at once,
+    /// while the caller still has time to react.
     pub bulkhead: Bulkhead,
-    /// Limits the reads in progress. Excess reads wait in a queue.
-    pub reads: Bulkhead,
+    /// Limit the requests in progress of the other lanes. Excess requests wait in a queue.
+    lanes: Vec<(Lane, Bulkhead)>,
     /// Longer than any caller's timeout, so that it only ends requests whose caller is gone.
     pub timeout: Duration,
 }
 
 impl Admission {
-    pub fn new(name: &'static str) -> Self {
-        let reads = Bulkhead::named(format!("{name}, reads"), READS);
-        Self { bulkhead: Bulkhead::named(name, 64), reads, timeout: Duration::from_secs(10) }
+    /// The places of a service, in its metrics under the service's name and the lane's.
+    pub fn new(name: Name) -> Self {
+        let lanes: &[_] = match name {
+            Name::Gateway => &[
+                (Lane::Catalogue, "catalogue", READS),
+                (Lane::OrderViews, "order views", ORDER_VIEWS),
+                (Lane::OldShop, "old shop", READS),
+                (Lane::Document, "document", READS),
+            ],
+            _ => &[(Lane::Reads, "reads", READS)],
+        };
+        let name = name.as_str();
+        let named = |&(lane, of, limit): &(_, &str, _)| (lane, Bulkhead::named(format!("{name}, {of}"), limit));
+        let (bulkhead, lanes) = (Bulkhead::named(name, 64), lanes.iter().map(named).collect());
+        Self { bulkhead, lanes, timeout: Duration::from_secs(10) }
+    }
+
+    /// The bulkhead of a lane. A lane that the service does not have belongs to [`Lane::Rest`].
+    pub fn lane(&self, lane: Lane) -> &Bulkhead {
+        self.lanes.iter().find(|(of, _)| *of == lane).map_or(&self.bulkhead, |(_, bulkhead)| bulkhead)
+    }
+
+    /// The bulkheads of all lanes.
+    pub fn bulkheads(&self) -> impl Iterator<Item = &Bulkhead> {
+        std::iter::once(&self.bulkhead).chain(self.lanes.iter().map(|(_, bulkhead)| bulkhead))
+    }
+
+    fn layer(&self, lane: Lane) -> QueuedLayer {
+        let (queue, max_wait) = if lane == Lane::Rest { (0, Duration::ZERO) } else { (READS_QUEUED, READS_WAIT) };
+        BulkheadLayer::from(self.lane(lane).clone()).queue(queue, max_wait)
     }
 }
 
@@ -410,18 +467,38 @@ const MAX_BODY: usize = 16 * 1024;
 
 /// Builds the stack of a REST service.
 pub fn rest_server(routes: Router, service: &Service) -> Router {
-    let Service { health, admission, faults, telemetry, .. } = service;
+    let Service { admission, faults, .. } = service;
+    let lanes = LanesLayer { reads: admission.layer(Lane::Reads).http(), writes: admission.layer(Lane::Rest).http() };
+    let stack = ServiceBuilder::new().layer(lanes).layer(from_fn_with_state(faults.clone(), faults::inject));
+    rest(routes.layer(stack), service)
+}
+
+/// Builds the stack of the gateway, each of whose routes is [in a lane](in_lane).
+pub fn gateway_server(routes: Router, service: &Service) -> Router {
+    rest(routes, service)
+}
+
+/// Lets the requests of a route take places of a lane.
+pub fn in_lane<S>(route: MethodRouter<S>, lane: Lane, service: &Service) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let Service { admission, faults, .. } = service;
+    let stack = ServiceBuilder::new()
+        .layer(admission.layer(lane).http())
+        .layer(from_fn_with_state(faults.clone(), faults::inject));
+    route.route_layer(stack)
+}
+
+/// The layers outside the lanes. A path without a route is answered here and takes no place.
+fn rest(routes: Router, service: &Service) -> Router {
+    let Service { health, admission, telemetry, .. } = service;
     let stack = ServiceBuilder::new()
         .layer(from_fn_with_state(telemetry.clone(), observe))
         // Outside the rejecting layers, so that their 503 and 504 become problems too.
         .layer(from_fn(problem::render))
         .layer(from_fn_with_state(MAX_BODY, upload::read))
-        .layer(TimeoutLayer::total(admission.timeout).http())
-        .layer(LanesLayer {
-            reads: BulkheadLayer::from(admission.reads.clone()).queue(READS_QUEUED, READS_WAIT).http(),
-            writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).http(),
-        })
-        .layer(from_fn_with_state(faults.clone(), faults::inject));
+        .layer(TimeoutLayer::total(admission.timeout).http());
     routes.fallback(problem::not_found).layer(stack).layer(HealthLayer::new(health.clone()).http())
 }
 
@@ -432,10 +509,7 @@ pub fn grpc_server(routes: Router, service: &Service) -> Router {
         .layer(from_fn_with_state(telemetry.clone(), observe))
         .layer(from_fn_with_state(MAX_BODY, upload::read))
         .layer(TimeoutLayer::total(admission.timeout).grpc())
-        .layer(LanesLayer {
-            reads: BulkheadLayer::from(admission.reads.clone()).queue(READS_QUEUED, READS_WAIT).grpc(),
-            writes: BulkheadLayer::from(admission.bulkhead.clone()).queue(0, Duration::ZERO).grpc(),
-        })
+        .layer(LanesLayer { reads: admission.layer(Lane::Reads).grpc(), writes: admission.layer(Lane::Rest).grpc() })
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     routes.layer(stack).layer(HealthLayer::new(health.clone()).http())
 }
@@ -457,7 +531,7 @@ mod tests {
         assert!(PARTICIPANT.attempt * PARTICIPANT.attempts < PARTICIPANT.total);
         // The order service fetches prices and waits for the saga.
         assert!(PARTICIPANT.total + PATIENCE < ORDER.attempt);
-        assert!(ORDER.total < Admission::new("order").timeout, "the caller gives up first");
+        assert!(ORDER.total < Admission::new(Name::Order).timeout, "the caller gives up first");
     }
 
     /// A call to a port on which no socket listens.

@@ -6,6 +6,8 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::api::{self, Upstreams};
 use super::strangler;
+use crate::service::Service;
+use crate::stack::{Lane, in_lane};
 
 /// One operation of the gateway's contract.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,8 @@ pub struct Endpoint {
     pub paged: bool,
     /// Statuses, their meaning, and the schemas of their bodies.
     pub answers: &'static [(u16, &'static str, &'static str)],
+    /// Whose places its requests take: what a route waits for must not hold up the others.
+    pub lane: Lane,
     handler: fn() -> MethodRouter<Upstreams>,
 }
 
@@ -46,6 +50,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (400, "Not a page", PROBLEM),
             (503, "Inventory is unavailable", PROBLEM),
         ],
+        lane: Lane::Catalogue,
         handler: || get(api::products),
     },
     Endpoint {
@@ -69,6 +74,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "Unavailable, or too many orders are under way: nothing is stored, as far as known", PROBLEM),
             (504, "A service did not answer in time: repeat the request with the same key", PROBLEM),
         ],
+        lane: Lane::Rest,
         handler: || post(api::place),
     },
     Endpoint {
@@ -85,6 +91,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (404, "The customer has no such order", PROBLEM),
             (503, "No service had an answer", PROBLEM),
         ],
+        lane: Lane::OrderViews,
         handler: || get(api::show),
     },
     Endpoint {
@@ -96,6 +103,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         token: false,
         paged: false,
         answers: &[(200, "All products in the old format", "OldCatalogue"), (503, "Unavailable", PROBLEM)],
+        lane: Lane::Catalogue,
         handler: || get(strangler::route),
     },
     Endpoint {
@@ -112,6 +120,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (404, "Not the caller", PROBLEM),
             (503, "Unavailable", PROBLEM),
         ],
+        lane: Lane::OldShop,
         handler: || get(strangler::own_page),
     },
     Endpoint {
@@ -127,6 +136,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (400, "Not a page", PROBLEM),
             (503, "Unavailable", PROBLEM),
         ],
+        lane: Lane::OldShop,
         handler: || get(strangler::route),
     },
     Endpoint {
@@ -144,6 +154,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (422, "Not a review", PROBLEM),
             (503, "Unavailable", PROBLEM),
         ],
+        lane: Lane::OldShop,
         handler: || post(strangler::add_review),
     },
     Endpoint {
@@ -155,12 +166,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
         token: false,
         paged: false,
         answers: &[(200, "An OpenAPI 3.1 document", "Document")],
+        lane: Lane::Document,
         handler: || get(api::document),
     },
 ];
 
-pub(super) fn router(upstreams: Upstreams) -> Router {
+pub(super) fn router(upstreams: Upstreams, service: &Service) -> Router {
     // Two methods of one path are two rows: axum merges them.
-    let add = |router: Router<Upstreams>, endpoint: &Endpoint| router.route(endpoint.path, (endpoint.handler)());
+    let add = |router: Router<Upstreams>, endpoint: &Endpoint| {
+        router.route(endpoint.path, in_lane((endpoint.handler)(), endpoint.lane, service))
+    };
     ENDPOINTS.iter().fold(Router::new(), add).with_state(upstreams)
 }

@@ -76,8 +76,7 @@ impl Metrics {
         let exporter = with_local_recorder(&recorder, || {
             describe();
             let exporter = Exporter::new();
-            exporter.add(&admission.bulkhead);
-            exporter.add(&admission.reads);
+            admission.bulkheads().for_each(|bulkhead| exporter.add(bulkhead));
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::routing::get;
 use buttress::health::Probe;
 use buttress::{
-    CircuitBreaker,
+    Bulkhead, CircuitBreaker,
     policy::{Clock, TokioClock},
 };
 use serde_json::{Value, json};
@@ -47,16 +47,21 @@ async fn show(State(shown): State<Shown>) -> Json<Value> {
         "degraded": degraded,
         "workers": readings.workers(),
         "recent": telemetry.meter().recent(TokioClock.now()),
-        "bulkhead": bulkhead(&admission),
+        "lanes": admission.bulkheads().map(lane).collect::<Vec<_>>(),
         "dependencies": dependencies,
         "gauges": gauges,
         "faults": cfg!(feature = "faults").then(|| faults.plan()),
     }))
 }
 
-fn bulkhead(admission: &Admission) -> Value {
-    let bulkhead = &admission.bulkhead;
-    json!({ "in_flight": bulkhead.in_flight(), "limit": bulkhead.limit(), "rejected": bulkhead.rejected() })
+fn lane(bulkhead: &Bulkhead) -> Value {
+    json!({
+        "name": bulkhead.name(),
+        "in_flight": bulkhead.in_flight(),
+        "waiting": bulkhead.waiting(),
+        "limit": bulkhead.limit(),
+        "rejected": bulkhead.rejected(),
+    })
 }
 
 /// The last state changes of a circuit.
@@ -119,14 +124,14 @@ mod tests {
 
     #[test]
     fn places_limit_and_rejections_are_told_apart() {
-        let admission = Admission::new("test");
-        admission.bulkhead.set_limit(2);
-        let held = [admission.bulkhead.admit("a"), admission.bulkhead.admit("b")];
+        let bulkhead = Bulkhead::named("test", 2);
+        let held = [bulkhead.admit("a"), bulkhead.admit("b")];
         assert!(held.iter().all(Result::is_ok));
         for _ in 0..3 {
-            assert!(admission.bulkhead.admit("c").is_err());
+            assert!(bulkhead.admit("c").is_err());
         }
-        admission.bulkhead.set_limit(5);
-        assert_eq!(bulkhead(&admission), json!({ "in_flight": 2, "limit": 5, "rejected": 3 }));
+        bulkhead.set_limit(5);
+        let shown = json!({ "name": "test", "in_flight": 2, "waiting": 0, "limit": 5, "rejected": 3 });
+        assert_eq!(lane(&bulkhead), shown);
     }
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use mesh::edge::Limits;
+use mesh::faults::Plan;
 use mesh::mesh::{Exit, Name};
+use mesh::stack::Lane;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::support::{Shop, tea, until};
 
@@ -41,8 +44,9 @@ async fn slow_clients_of_every_shape_hold_no_place_of_others() {
     }
     assert_eq!(shop.customer.get("/v1/products").await.status, 200);
     assert_eq!(shop.customer.place(&tea()).await.status, 201);
-    let admission = shop.mesh.admission(Name::Gateway);
-    assert_eq!((admission.bulkhead.in_flight(), admission.bulkhead.rejected()), (0, 0));
+    for lane in shop.mesh.admission(Name::Gateway).bulkheads() {
+        assert_eq!((lane.in_flight(), lane.rejected()), (0, 0), "{:?}", lane.name());
+    }
     drop(slow);
 }
 
@@ -124,4 +128,49 @@ async fn connections_beyond_the_limit_are_closed_at_once_and_places_come_back() 
         mesh::probe::probe(shop.mesh.addr(Name::Gateway), "/livez").await == Some(http::StatusCode::OK)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_fills_the_lane_of_order_views_and_no_other() {
+    let shop = Shop::open().await;
+    let placed = shop.customer.place(&tea()).await;
+    let location = placed.headers["location"].to_str().unwrap().to_owned();
+    shop.settled_books().await;
+    shop.mesh.faults(Name::Shipping).set(Plan { hang_rate: 1.0, ..Plan::default() });
+    // An open circuit would end the hanging of all but the first views.
+    shop.mesh.gateway_clients().shipping.breaker().disable();
+
+    let views = shop.mesh.admission(Name::Gateway).lane(Lane::OrderViews).clone();
+    let mut viewing = JoinSet::new();
+    // Each of those that get a place holds it for three attempts, longer than the rest may wait.
+    for _ in 0..3 * views.limit() {
+        let (customer, location) = (shop.customer.clone(), location.clone());
+        viewing.spawn(async move { customer.get(&location).await });
+    }
+    until("the lane is full", async || views.in_flight() == views.limit() && views.waiting() > 0).await;
+    for _ in 0..20 {
+        assert_eq!(shop.customer.get("/v1/products").await.status, 200);
+    }
+    assert_eq!(shop.customer.get("/shop/reviews/tea").await.status, 200);
+    assert_eq!(shop.customer.place(&tea()).await.status, 201);
+    let (mut answered, mut refused) = (0, 0);
+    while let Some(view) = viewing.join_next().await {
+        let view = view.unwrap();
+        match view.status.as_u16() {
+            200 => {
+                assert_eq!(view.body["missing"], serde_json::json!(["shipping"]));
+                answered += 1;
+            }
+            503 => {
+                assert!(view.headers.contains_key("retry-after"));
+                refused += 1;
+            }
+            other => panic!("{other}: {}", view.body),
+        }
+    }
+    assert!(answered >= views.limit() && refused > 0, "{answered} answered, {refused} refused");
+    let metrics = shop.operator(Name::Gateway).text("/metrics").await;
+    let line =
+        format!(r#"resilience_bulkhead_rejected_total{{service="gateway",policy="gateway, order views"}} {refused}"#);
+    assert!(metrics.contains(&line), "{line}\n{metrics}");
 }

@@ -28,6 +28,7 @@ async fn every_layer_is_counted() {
         r#"resilience_breaker_calls_seconds_count{service="order",policy="order -> payment",outcome="success"} 1"#,
         r#"resilience_breaker_rejected_total{service="order",policy="order -> payment"} 0"#,
         r#"resilience_bulkhead_in_flight{service="order",policy="order"} 0"#,
+        r#"resilience_bulkhead_in_flight{service="order",policy="order, reads"} 0"#,
         r#"resilience_bulkhead_rejected_total{service="order",policy="order -> payment"} 0"#,
         r#"resilience_retry_retries_total{service="order",policy="order -> payment"} 0"#,
         r#"saga_stuck{service="order"} 0"#,
@@ -133,7 +134,15 @@ async fn the_state_of_a_service_is_its_own() {
             (&json!(is_shipping), &json!(if is_shipping { 7 } else { 0 }))
         );
         let limit = if is_shipping { 63 } else { 64 };
-        assert_eq!(state["bulkhead"], json!({ "in_flight": 0, "limit": limit, "rejected": 0 }), "{name:?}");
+        let rest = json!({ "name": name.as_str(), "in_flight": 0, "waiting": 0, "limit": limit, "rejected": 0 });
+        assert_eq!(state["lanes"][0], rest, "{name:?}");
+        let lanes = state["lanes"].as_array().unwrap().iter().map(|lane| lane["name"].as_str().unwrap());
+        let lanes: Vec<_> = lanes.skip(1).map(|lane| lane.split_once(", ").unwrap().1).collect();
+        let expected: &[&str] = match name {
+            Name::Gateway => &["catalogue", "order views", "old shop", "document"],
+            _ => &["reads"],
+        };
+        assert_eq!(lanes, expected, "{name:?}");
         let called: Vec<_> = state["dependencies"].as_array().unwrap().iter().map(|called| &called["name"]).collect();
         let expected: &[&str] = match name {
             Name::Order => &["order -> payment", "order -> inventory"],

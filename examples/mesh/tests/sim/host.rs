@@ -64,7 +64,7 @@ impl Town {
     }
 
     async fn run(self, name: Name, listener: TcpListener, disk: Disk) -> Result<(), StartError> {
-        let admission = Admission::new(name.as_str());
+        let admission = Admission::new(name);
         let service = Service {
             name: name.as_str(),
             door: Door::Simulated(Box::new(Port(listener))),

@@ -132,8 +132,11 @@ function service({ name, state }) {
     const idle = state.recent.requests_per_second === 0;
     fact("p50", idle ? "–" : millis(state.recent.p50_ms));
     fact("p99", idle ? "–" : millis(state.recent.p99_ms));
-    fact("in work", `${state.bulkhead.in_flight} / ${state.bulkhead.limit}`);
-    fact("shed", state.bulkhead.rejected);
+    // The fullest lane: one that is full refuses its requests, however empty the others are.
+    const fullest = state.lanes.reduce((one, other) => other.in_flight / other.limit > one.in_flight / one.limit ? other : one);
+    const places = state.lanes.map((lane) => `${lane.name}: ${lane.in_flight} of ${lane.limit}, ${lane.waiting} waiting, ${lane.rejected} refused`);
+    fact("in work", el("span", { title: places.join("\n") }, `${fullest.in_flight} / ${fullest.limit}`));
+    fact("shed", state.lanes.reduce((sum, lane) => sum + lane.rejected, 0));
     const lag = gauge(state, "bus.lag");
     for (const [name, value] of Object.entries(state.gauges)) if (!name.includes(" ")) fact(name.replaceAll(".", " "), Math.round(value));
     if (lag !== null) fact("consumer lag", lag);
