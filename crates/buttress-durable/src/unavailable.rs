@@ -44,6 +44,8 @@ mod tests {
         for other in [sqlx::Error::RowNotFound, sqlx::Error::ColumnNotFound("x".to_owned())] {
             assert!(!is_unavailable(&other));
         }
+        let data = || sqlx::Error::Encode("a NUL in a text".into());
+        assert!(!is_unavailable(&BusError::from(data())) && !is_unavailable(&io::Error::other(BusError::from(data()))));
         assert!(!is_unavailable(&BusError::Unknown("x".to_owned())) && !is_unavailable(&std::fmt::Error));
     }
 

@@ -97,6 +97,7 @@ mod tests {
 
     use super::*;
     use crate::DomainEvent;
+    use crate::bus::BusError;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -141,6 +142,15 @@ mod tests {
         assert_eq!((tries.attempts, tries.retry_at), (1, NOW.plus(Duration::from_secs(1))));
         assert_eq!(tries.after(&error, &subscribe, NOW), None);
         assert_eq!(Tries::default().after(&HandlerError::reject("never"), &subscribe, NOW), None);
+    }
+
+    #[test]
+    fn a_value_that_the_database_of_the_bus_rejects_uses_up_attempts() {
+        let data = BusError::from(sqlx::Error::Encode("a NUL in a text".into()));
+        let (subscribe, error) = (subscribe(), HandlerError::from(data));
+        let tries = Tries::default().after(&error, &subscribe, NOW).unwrap();
+        assert_eq!((tries.attempts, tries.waiting_since), (1, None));
+        assert_eq!(tries.after(&error, &subscribe, NOW), None);
     }
 
     #[test]

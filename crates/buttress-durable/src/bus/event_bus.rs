@@ -10,7 +10,7 @@ use super::dead_letter::DeadLettered;
 use super::handler::Handler;
 use super::lag::Lag;
 use super::subscribe::{Subscribe, Subscription};
-use crate::db::DbError;
+use crate::db::{DbError, DbErrorKind};
 use crate::event::{DomainEvent, EventError};
 use crate::unavailable;
 
@@ -201,6 +201,11 @@ pub enum BusError {
         /// The rule that its value violates.
         rule: String,
     },
+    /// The bus's database answered, and the operation failed: it rejects a value, a statement is
+    /// wrong or took too long, or a row cannot be read. Another attempt most likely fails as well,
+    /// so in a handler it counts as one.
+    #[error("the bus failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The object does not exist, for example a dead letter.
     #[error("not found: {0}")]
     Unknown(String),
@@ -214,8 +219,10 @@ fn unsupported<T: Send + 'static>(operation: &'static str) -> BoxFuture<'static,
 }
 
 impl From<DbError> for BusError {
+    /// [`Unavailable`](Self::Unavailable) if the database cannot serve now or the operation lost
+    /// against a concurrent one, otherwise [`Failed`](Self::Failed).
     fn from(error: DbError) -> Self {
-        Self::Unavailable(Box::new(error))
+        Self::of_kind(error.kind(), Box::new(error))
     }
 }
 
@@ -230,6 +237,14 @@ impl BusError {
     /// layer of the crate `buttress`, such as an open circuit, does.
     pub fn retry_after(&self) -> Option<Duration> {
         unavailable::retry_after(self)
+    }
+
+    /// The error of a database operation of this kind.
+    pub(super) fn of_kind(kind: DbErrorKind, error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        match kind {
+            DbErrorKind::Unavailable | DbErrorKind::Conflict => Self::Unavailable(error),
+            DbErrorKind::Timeout | DbErrorKind::Data | DbErrorKind::Other => Self::Failed(error),
+        }
     }
 
     pub(super) fn refused(event: &DomainEvent, error: &EventError) -> Self {
@@ -285,5 +300,31 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
 
     fn lag<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Lag>, BusError>> {
         (**self).lag(group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_database_that_cannot_serve_makes_the_bus_unavailable() {
+        let is_unavailable = |error: sqlx::Error| matches!(BusError::from(error), BusError::Unavailable(_));
+        assert!(is_unavailable(sqlx::Error::PoolTimedOut));
+        assert!(matches!(BusError::from(DbError::Busy(Duration::from_secs(5))), BusError::Unavailable(_)));
+        let data = sqlx::Error::Encode("a NUL in a text".into());
+        assert_eq!(DbError::kind_in(&data), Some(DbErrorKind::Data));
+        assert!(!is_unavailable(data) && !is_unavailable(sqlx::Error::RowNotFound));
+        let kinds = [
+            (DbErrorKind::Unavailable, true),
+            (DbErrorKind::Conflict, true),
+            (DbErrorKind::Timeout, false),
+            (DbErrorKind::Data, false),
+            (DbErrorKind::Other, false),
+        ];
+        for (kind, unavailable) in kinds {
+            let error = BusError::of_kind(kind, "an error".into());
+            assert_eq!(matches!(error, BusError::Unavailable(_)), unavailable, "{kind:?}");
+        }
     }
 }

@@ -116,7 +116,7 @@ impl<D: Database> LogBus<D> {
                 Ok(entry) => self.append(&[&entry]).await.map_err(|error| entry.failed(&Arc::new(error))),
                 Err(refused) => Err(refused),
             };
-            away |= matches!(stored, Err(BusError::Unavailable(_)));
+            away |= matches!(&stored, Err(error) if !matches!(error, BusError::Refused { .. }));
             results.push(stored);
         }
         results
@@ -184,13 +184,13 @@ impl<'a> Entry<'a> {
         Ok(Self { event, payload })
     }
 
-    /// Tells a value that the database rejects from a database that is away.
+    /// Tells a value that the database rejects from a database that is away or fails.
     fn failed(&self, error: &Arc<DbError>) -> BusError {
         match error.kind() {
             DbErrorKind::Data => {
                 BusError::Refused { event_id: self.event.event_id(), reason: storable(Chain(&**error)) }
             }
-            _ => BusError::Unavailable(Box::new(error.clone())),
+            kind => BusError::of_kind(kind, Box::new(error.clone())),
         }
     }
 }
