@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::round::Work;
+use super::round::{Drained, Work};
 use super::store::Outbox;
 use super::waiting::PAUSE;
 use crate::bus::{BusError, EventBus};
@@ -70,9 +70,10 @@ impl<D: Database> Outbox<D> {
     /// published. Events that are not marked are published again by the next call.
     pub async fn relay_once(&self, bus: &Arc<dyn EventBus>) -> Result<u64, BusError> {
         let mut work = Work::new(self.clone(), bus.clone());
-        let published = work.drain().await;
+        let drained = work.drain().await;
         work.give_back().await;
-        published
+        let Drained { published, failed } = drained?;
+        failed.map_or(Ok(published), Err)
     }
 }
 
@@ -112,21 +113,22 @@ async fn run<D: Database>(mut work: Work<D>, mut stop: Stop, health: WorkerHealt
             break;
         }
         let pause = match drained {
-            Ok(_) => {
+            Ok(Drained { failed, .. }) => {
                 failures = 0;
-                if work.waiting.is_empty() {
-                    health.succeeded();
+                match &failed {
+                    Some(error) => report(&health, error),
+                    None if work.waiting.is_empty() => health.succeeded(),
+                    None => {}
                 }
+                // What failed at the bus has its own pause.
                 work.pause()
             }
+            // Whatever waits for the bus, nothing can be read before the database is back.
             Err(error) => {
-                health.failed(&error);
+                report(&health, &error);
                 let pause = PAUSE.pause(failures, &mut fastrand::Rng::new());
                 failures = failures.saturating_add(1);
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot publish from the outbox; retrying");
-                // What failed at the bus has its own pause. A failed database stops everything.
-                if work.waiting.is_empty() { pause } else { work.pause() }
+                pause
             }
         };
         tokio::select! {
@@ -136,4 +138,9 @@ async fn run<D: Database>(mut work: Work<D>, mut stop: Stop, health: WorkerHealt
         }
     }
     let _ = timeout(GIVE_BACK, work.give_back()).await;
+}
+
+fn report(health: &WorkerHealth, error: &(dyn std::error::Error + 'static)) {
+    health.failed(error);
+    tracing::warn!(error, "cannot publish from the outbox; retrying");
 }

@@ -52,6 +52,13 @@ struct Outcome {
     failed: Option<BusError>,
 }
 
+/// What a relay has published, and the first failure of the bus. What failed there waits, so that
+/// the relay need not.
+pub(super) struct Drained {
+    pub(super) published: u64,
+    pub(super) failed: Option<BusError>,
+}
+
 /// Unsent events of one topic. On PostgreSQL of one shard; on SQLite of all.
 type Lane = (String, i64);
 
@@ -67,8 +74,9 @@ impl<D: Database> Work<D> {
         Self { outbox, waiting: Waiting::default(), bus, owner, lease: None, skipped: 0 }
     }
 
-    /// Publishes until no events are left that this relay may publish now.
-    pub(super) async fn drain(&mut self) -> Result<u64, BusError> {
+    /// Publishes until no events are left that this relay may publish now. An error is one of the
+    /// outbox's database.
+    pub(super) async fn drain(&mut self) -> Result<Drained, DbError> {
         self.waiting.forget(monotonic());
         let (mut published, mut failed) = (0, None);
         loop {
@@ -84,7 +92,7 @@ impl<D: Database> Work<D> {
             if failed.is_some() && published == 0 {
                 self.give_back().await;
             }
-            return failed.map_or(Ok(published), Err);
+            return Ok(Drained { published, failed });
         }
     }
 
@@ -103,7 +111,7 @@ impl<D: Database> Work<D> {
     }
 
     /// Locks each shard that no other relay holds, while it reads, publishes and marks.
-    async fn locked_round(&mut self) -> Result<Outcome, BusError> {
+    async fn locked_round(&mut self) -> Result<Outcome, DbError> {
         let db = self.outbox.db.clone();
         let mut lanes = self.lanes().await?;
         // Another relay may be at the first shards, or they may be those that fail.
@@ -139,7 +147,7 @@ impl<D: Database> Work<D> {
     /// Publishes all shards under one lease. It is checked again when marking, so that a relay that
     /// was replaced while it published marks nothing. Consumers recognise duplicates by the event's
     /// id.
-    async fn leased_round(&mut self) -> Result<Outcome, BusError> {
+    async fn leased_round(&mut self) -> Result<Outcome, DbError> {
         let db = self.outbox.db.clone();
         let lanes = self.lanes().await?;
         // An idle relay writes nothing, not even its lease.

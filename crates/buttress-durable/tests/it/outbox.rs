@@ -647,3 +647,25 @@ async fn a_relay_looks_for_events_as_often_as_set() {
         pauses("SELECT DISTINCT", async |db| Outbox::new(db).with_poll(poll).relay(Arc::new(Recorder::default())));
     assert!(looks.await.into_iter().all(|pause| pause >= poll));
 }
+
+#[tokio::test]
+async fn a_relay_that_cannot_read_its_database_pauses_longer_each_time_also_while_a_key_waits() {
+    let queries = pauses("SELECT DISTINCT", async |db| {
+        let (outbox, bus) = (Outbox::new(db.clone()), DeadKey::default());
+        *bus.1.lock().unwrap() = true;
+        for key in ["alive", "dead"] {
+            write(&outbox, &db, &event(TOPIC, key, 1)).await;
+        }
+        let relay = outbox.relay(Arc::new(bus));
+        while ints(&db, "SELECT COUNT(*) FROM buttress_outbox WHERE sent_at IS NULL").await != [1] {
+            tokio::task::yield_now().await;
+        }
+        let mut tx = db.begin().await.unwrap();
+        tx.execute("ALTER TABLE buttress_outbox RENAME TO gone", buttress_durable::args![]).await.unwrap();
+        tx.commit().await.unwrap();
+        relay
+    });
+    // 50 to 100 ms after the first failure, then twice as long each time.
+    let queries = queries.await;
+    assert!(queries[2] >= Duration::from_millis(200), "{queries:?}");
+}

@@ -249,6 +249,8 @@ pub(crate) async fn pauses<W>(sql: &'static str, start: impl AsyncFnOnce(Db<Sqli
         }
     });
     let worker = start(db.clone()).await;
+    // What ran while it was set up.
+    while moments.try_recv().is_ok() {}
     let mut last = moments.recv().await.unwrap();
     let mut pauses = Vec::new();
     while pauses.len() < 3 {
