@@ -20,6 +20,8 @@ on_both!(
     a_retired_group_holds_no_records,
     a_topic_whose_name_only_looks_like_one_of_dead_letters_is_kept,
     a_record_is_kept_while_a_group_has_not_handled_it,
+    a_record_is_kept_if_the_last_group_is_retired_while_the_log_is_trimmed,
+    a_group_that_is_retired_while_a_member_joins_it_begins_again,
 );
 
 /// Fills the outbox with published events.
@@ -225,6 +227,61 @@ async fn a_record_is_kept_while_a_group_has_not_handled_it<D: Backend>() {
     tx.commit().await.unwrap();
     assert_eq!(bus.trim("T", db.clock().now().plus(HOUR)).await.unwrap(), 130);
     assert_eq!(ints(&db, "SELECT MIN(position) FROM buttress_log").await, [130]);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_record_is_kept_if_the_last_group_is_retired_while_the_log_is_trimmed<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let bus = LogBus::new(db.clone());
+    bus.publish(&(0..10).map(|n| event("T", "k", n)).collect::<Vec<_>>()).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    let sql = "INSERT INTO buttress_group (name, topic, part, position, attempts, retry_at, generation, expires_at)
+               SELECT 'g', topic, part, 4, 0, 0, 0, 0 FROM buttress_log_head";
+    tx.execute(sql, args![]).await.unwrap();
+    tx.commit().await.unwrap();
+    let (address, retired) = (D::address(&home), AtomicUsize::new(0));
+    // Between the query for partitions that are due and the deletion of their records.
+    let trimming = D::connect(&home).await.with_faults(move |point| {
+        let deletes = matches!(point, FaultPoint::Statement(sql) if sql.starts_with("SELECT 1 FROM buttress_log"));
+        if deletes && retired.fetch_add(1, Ordering::SeqCst) == 0 {
+            let address = address.clone();
+            let other = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let bus = LogBus::new(D::open_at(&address).await);
+                    bus.retire("g").await.unwrap();
+                    close(bus.db().clone()).await;
+                });
+            });
+            other.join().unwrap();
+        }
+        false
+    });
+    let trimmed = LogBus::new(trimming.clone()).trim("T", db.clock().now().plus(HOUR)).await.unwrap();
+    assert_eq!((trimmed, ints(&db, "SELECT COUNT(*) FROM buttress_log").await), (0, vec![10]));
+    assert_eq!(ints(&db, "SELECT COUNT(*) FROM buttress_group").await, [0]);
+    close(trimming).await;
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_group_that_is_retired_while_a_member_joins_it_begins_again<D: Backend>() {
+    let home = D::create().await;
+    let db = D::connect(&home).await;
+    let bus = LogBus::new(db.clone()).with_poll(Duration::from_millis(5)).with_lease(Duration::from_millis(300));
+    let member = bus.subscribe(Subscribe::new("g", ["T"]).unwrap(), Arc::new(quiet)).await.unwrap();
+    let owned = "SELECT COUNT(*) FROM buttress_group WHERE owner IS NOT NULL";
+    eventually("all partitions", || async { ints(&db, owned).await == [8] }).await;
+    // As `retire` does, which has not seen the member.
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("DELETE FROM buttress_group", args![]).await.unwrap();
+    tx.commit().await.unwrap();
+    bus.publish(&[event("T", "k", 1)]).await.unwrap();
+    let handled = "SELECT COALESCE(CAST(SUM(position) AS BIGINT), 0) FROM buttress_group";
+    eventually("the event is handled", || async { ints(&db, handled).await == [1] }).await;
+    member.shutdown().await;
     close(db).await;
     D::destroy(home).await;
 }

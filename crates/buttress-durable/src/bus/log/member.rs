@@ -124,6 +124,13 @@ impl<D: Database> Member<D> {
         let now = self.log.db.lease_now().await?;
         let view = group::view(&self.log.db, &self.subscribe.group, now, self.log.lease).await?;
         self.drop_lost(&view);
+        let has = |topic: &String| view.partitions.iter().any(|place| place.topic == *topic);
+        if !self.subscribe.topics.iter().all(has) {
+            // The group was retired while this member joined it. Without its rows the member would
+            // wait for ever.
+            tracing::warn!(group = self.subscribe.group, "the group was retired; joining it again");
+            return group::register(&self.log.db, &self.subscribe).await;
+        }
         for topic in &self.subscribe.clone().topics {
             let share = share(&view.members, &self.id, topic);
             let held = self.owned.iter().filter(|owned| owned.partition.0 == *topic);

@@ -26,9 +26,18 @@ const LETTERS: &str = "SELECT h.topic, h.part FROM buttress_log_head h
     WHERE h.topic LIKE 'dead.%' AND l.published_at < $1 AND l.position < COALESCE(
         (SELECT MIN(g.position) FROM buttress_group g WHERE g.topic = h.topic AND g.part = h.part), h.next)";
 
-/// Deletes from the front of a partition. The partition is known to be due.
+/// Deletes from the front of a partition what all groups have handled. The partition was due, but
+/// its last group may have been retired since: then nothing is handled, and nothing is deleted.
 const TRIM: Delete = Delete {
-    due: "SELECT 1 FROM buttress_log WHERE topic = $1 AND part = $2 AND published_at < $3 LIMIT 1",
+    due: DUE,
+    statements: &["DELETE FROM buttress_log WHERE topic = $1 AND part = $2 AND published_at < $3
+         AND position < (SELECT MIN(m.position) FROM buttress_log m WHERE m.topic = $1 AND m.part = $2) + $4
+         AND position < (SELECT MIN(g.position) FROM buttress_group g WHERE g.topic = $1 AND g.part = $2)"],
+};
+
+/// The same for dead letters, with or without groups.
+const BURN: Delete = Delete {
+    due: DUE,
     statements: &["DELETE FROM buttress_log WHERE topic = $1 AND part = $2 AND published_at < $3
          AND position < (SELECT MIN(m.position) FROM buttress_log m WHERE m.topic = $1 AND m.part = $2) + $4
          AND position < COALESCE(
@@ -36,9 +45,11 @@ const TRIM: Delete = Delete {
              (SELECT h.next FROM buttress_log_head h WHERE h.topic = $1 AND h.part = $2))"],
 };
 
+const DUE: &str = "SELECT 1 FROM buttress_log WHERE topic = $1 AND part = $2 AND published_at < $3 LIMIT 1";
+
 /// Deletes what every group has handled, of all topics but those of dead letters.
 pub(crate) async fn trim_log<D: Database>(db: &Db<D>, before: Timestamp, bites: &mut Bites) -> Result<u64, DbError> {
-    trim(db, HANDLED, |topic| !topic.starts_with("dead."), before, bites).await
+    trim(db, (HANDLED, &TRIM), |topic| !topic.starts_with("dead."), before, bites).await
 }
 
 /// Deletes dead letters.
@@ -48,12 +59,12 @@ pub(crate) async fn trim_dead_letters<D: Database>(
     bites: &mut Bites,
 ) -> Result<u64, DbError> {
     // SQLite's LIKE ignores the case.
-    trim(db, LETTERS, |topic| topic.starts_with("dead."), before, bites).await
+    trim(db, (LETTERS, &BURN), |topic| topic.starts_with("dead."), before, bites).await
 }
 
 async fn trim<D: Database>(
     db: &Db<D>,
-    due: &'static str,
+    (due, delete): (&'static str, &Delete),
     wanted: impl Fn(&str) -> bool + Send,
     before: Timestamp,
     bites: &mut Bites,
@@ -62,7 +73,7 @@ async fn trim<D: Database>(
     for row in &db.read(due, args![before]).await? {
         let (topic, part) = (D::text(row, 0)?, D::int(row, 1)?);
         if wanted(&topic) {
-            trimmed += bites.delete(db, &TRIM, args![&topic, part, before]).await?;
+            trimmed += bites.delete(db, delete, args![&topic, part, before]).await?;
         }
     }
     Ok(trimmed)
@@ -79,7 +90,7 @@ impl<D: Database> LogBus<D> {
     ///
     /// If the database fails.
     pub async fn trim(&self, topic: &str, before: Timestamp) -> Result<u64, BusError> {
-        Ok(trim(&self.log.db, HANDLED, |due| due == topic, before, &mut Bites::default()).await?)
+        Ok(trim(&self.log.db, (HANDLED, &TRIM), |due| due == topic, before, &mut Bites::default()).await?)
     }
 
     /// Deletes a group that no service subscribes any more, with its positions. Records that waited
