@@ -58,8 +58,11 @@ impl<D: Database> Store<D> {
     /// Returns the id of the order that its customer placed with this key, and its fingerprint. A
     /// key that has expired is removed, and then there is none.
     pub(super) async fn order_by_key(&self, key: &ScopedKey) -> Result<Option<(String, String)>, StoreError> {
-        let sql = "SELECT id, fingerprint, created_ms FROM orders WHERE idempotency_key = $1";
-        let found: Option<(String, String, i64)> = self.db.row(sql, args![&key.0]).await?;
+        let sql = "SELECT id, fingerprint, created_ms FROM orders
+                   WHERE idempotency_key = $1 OR (idempotency_key = $2 AND customer = $3)
+                   ORDER BY created_ms DESC LIMIT 1";
+        let key = args![&key.scoped, key.plain.as_deref(), &key.customer];
+        let found: Option<(String, String, i64)> = self.db.row(sql, key).await?;
         let Some((id, fingerprint, created_ms)) = found else { return Ok(None) };
         if created_ms >= oldest_key() {
             return Ok(Some((id, fingerprint)));
@@ -109,13 +112,22 @@ fn oldest_key() -> i64 {
     now_ms().saturating_sub(i64::try_from(KEY_LIFETIME.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// An idempotency key together with the customer to whom it belongs, as it is stored.
+/// An idempotency key together with the customer to whom it belongs.
 #[derive(Clone, Debug)]
-pub(super) struct ScopedKey(String);
+pub(super) struct ScopedKey {
+    /// As it is stored.
+    scoped: String,
+    /// As the version before the migration stores it, which runs beside this one during a rolling
+    /// update: the key alone. `None` for a key that looks like a scoped one of the customer.
+    plain: Option<String>,
+    customer: String,
+}
 
 impl ScopedKey {
     pub(super) fn new(customer: &Customer, key: &Key) -> Self {
-        Self(format!("{customer}:{key}"))
+        let plain = key.to_string();
+        let plain = (!plain.starts_with(&format!("{customer}:"))).then_some(plain);
+        Self { scoped: format!("{customer}:{key}"), plain, customer: customer.to_string() }
     }
 }
 
@@ -137,10 +149,14 @@ pub(super) async fn insert<D: Database>(
          SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT), 'pending', CAST($4 AS TEXT), CAST($5 AS TEXT),
                 CAST($6 AS BIGINT), CAST($6 AS BIGINT)
          WHERE (SELECT COUNT(*) FROM orders WHERE state = 'pending') < CAST($7 AS BIGINT)
+             AND NOT EXISTS (SELECT 1 FROM orders
+                 WHERE idempotency_key = CAST($8 AS TEXT) AND customer = CAST($2 AS TEXT))
          ON CONFLICT (idempotency_key) DO NOTHING";
     let (total, fingerprint) = (new.total_cents(prices), new.fingerprint());
-    let (customer, key) = (new.customer.as_str(), key.map(|key| key.0.as_str()));
-    if tx.execute(sql, args![id, customer, total, key, &fingerprint, now_ms(), i64::from(limit)]).await? == 0 {
+    let customer = new.customer.as_str();
+    let (scoped, plain) = (key.map(|key| key.scoped.as_str()), key.and_then(|key| key.plain.as_deref()));
+    let order = args![id, customer, total, scoped, &fingerprint, now_ms(), i64::from(limit), plain];
+    if tx.execute(sql, order).await? == 0 {
         return Ok(false);
     }
     for (line, price) in new.lines.iter().zip(prices) {
@@ -282,6 +298,30 @@ mod tests {
         let found = store.order_by_key(&key("alice", "k1")).await.unwrap();
         assert_eq!(found, Some(("o1".to_owned(), "f".to_owned())));
         assert!(store.order_by_key(&key("bob", "k1")).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_old_version_stores_after_the_migration_is_the_customers_too() {
+        let (store, _dir) = open().await;
+        let old = async |id: &str, customer: &str, key: &str, created_ms: i64| {
+            let mut tx = store.db().begin().await.unwrap();
+            let sql = "INSERT INTO orders VALUES ($1, $2, 1, 'confirmed', NULL, $3, 'f', $4, $4)";
+            tx.execute(sql, args![id, customer, key, created_ms]).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        old("o1", "alice", "k1", now_ms()).await;
+        let found = store.order_by_key(&key("alice", "k1")).await.unwrap();
+        assert_eq!(found, Some(("o1".to_owned(), "f".to_owned())));
+        assert!(!place(&store, "o2", Some(&key("alice", "k1"))).await, "the repeat makes no second order");
+        assert!(store.order_by_key(&key("bob", "k1")).await.unwrap().is_none());
+
+        let day = i64::try_from(KEY_LIFETIME.as_millis()).unwrap();
+        old("o3", "alice", "k3", now_ms() - day - 1_000).await;
+        assert!(store.order_by_key(&key("alice", "k3")).await.unwrap().is_none(), "it lives as long as any key");
+        assert!(place(&store, "o4", Some(&key("alice", "k3"))).await);
+        // A key of this version is not found under another key that looks like it.
+        assert!(place(&store, "o5", Some(&key("alice", "k5"))).await);
+        assert!(store.order_by_key(&key("alice", "alice:k5")).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -2,7 +2,9 @@ use mesh::faults::{Plan, Strike};
 use mesh::mesh::Name;
 use serde_json::json;
 
-use crate::support::{Shop, tea, until};
+use crate::support::{Place, Shop, on_both, tea, until};
+
+on_both!(a_repeat_of_what_the_version_before_answered_makes_no_second_order);
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_answer_and_no_second_order() {
@@ -110,4 +112,16 @@ async fn customers_who_post_and_hang_up_do_not_pile_up_orders() {
     until("an order is accepted again", async || shop.customer.place(&tea()).await.status == 201).await;
     let books = shop.settled_books().await;
     assert!(books.right, "{books}");
+}
+
+async fn a_repeat_of_what_the_version_before_answered_makes_no_second_order(place: Place) {
+    let shop = Shop::open_at(place, |_| {}).await;
+    let first = shop.customer.place_with_key("k1", &tea()).await;
+    assert_eq!(first.status, 201);
+    // Until a rolling update is over, the old version stores keys without their customers.
+    shop.cook(Name::Order, "UPDATE orders SET idempotency_key = 'k1'").await;
+    let again = shop.customer.place_with_key("k1", &tea()).await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    assert_eq!(shop.count(Name::Order, "SELECT COUNT(*) FROM orders").await, 1);
+    shop.close().await;
 }
