@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress_durable::bus::{BusError, Handler, Subscribe, Subscription};
+use buttress_durable::bus::{BusError, DeadLettered, Handler, Lag, Subscribe, Subscription};
 use buttress_durable::{Clock, DomainEvent, EventBus, LogBus};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -122,6 +122,39 @@ impl EventBus for Broker {
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<'_, Result<Subscription, BusError>> {
         self.listening.subscribe(subscribe, handler)
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<DeadLettered>, BusError>> {
+        self.listening.dead_letters(group, topic, limit)
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        self.publishing.redrive(group, topic, partition, offset)
+    }
+
+    fn discard<'a>(
+        &'a self,
+        group: &'a str,
+        topic: &'a str,
+        partition: i64,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<(), BusError>> {
+        self.listening.discard(group, topic, partition, offset)
+    }
+
+    fn lag<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Lag>, BusError>> {
+        self.listening.lag(group)
     }
 }
 
