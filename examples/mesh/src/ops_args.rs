@@ -64,7 +64,9 @@ enum SagaAction {
     Retry(Selected),
     /// Continue without the step, which you have done or undone by hand.
     Skip(Selected),
-    /// Close the saga as it is.
+    /// Close the saga as it is, without any further call. Its order is confirmed if it was to be
+    /// confirmed next, and otherwise cancelled, also if it is stuck at the payment: undo by hand
+    /// what was reserved or charged.
     Resolve(Selected),
 }
 

@@ -216,7 +216,7 @@ function ask(data) {
   asked = data;
   const what = data.id ?? `all ${data.count} of them`;
   $("question").textContent = `${data.action} ${data.kind} of ${data.service}: ${what}?`;
-  $("note-label").hidden = data.action !== "resolve";
+  for (const id of ["consequence", "note-label"]) $(id).hidden = data.action !== "resolve";
   $("note").required = data.action === "resolve";
   $("note").value = "";
   $("confirm").showModal();
