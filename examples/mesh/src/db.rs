@@ -6,6 +6,8 @@
 //! The tables of the outbox, the inbox and the sagas are in the service's own database. Otherwise
 //! they could not be written in the same transaction as its rows.
 
+mod in_use;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, SqlSafeStr, Sqlite};
+
+pub use in_use::{InUse, InUseError};
 
 /// Name of the database that holds the embedded event log. It belongs to the bus, not to a service.
 pub const EVENTS: &str = "events";

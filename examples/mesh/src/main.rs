@@ -160,6 +160,11 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
             Databases::Files(Files(args.data_dir))
         },
     };
+    // Services that run alone share a directory, but not with a whole mesh.
+    let _in_use = match &wiring.databases {
+        Databases::Files(files) if name.has_database() => Some(files.for_a_service()?),
+        _ => None,
+    };
     let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name));
     let page = Collector { url: wiring.addresses.admin(Name::Gateway).url(), token: admin_token };
     let trust_callers = args.traces.trust_traceparent;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::admin::{Admin, AdminDoor, AdminDoorError};
 use crate::bus::Bus;
-use crate::db::{Databases, Files};
+use crate::db::{Databases, Files, InUse, InUseError};
 use crate::edge::Limits;
 use crate::faults::Faults;
 pub use crate::launch::Name;
@@ -104,6 +104,8 @@ pub struct Mesh {
     clients: Clients,
     /// Indexed by `Name`.
     slots: [Slot; 7],
+    /// Keeps other processes out of a directory of files. Dropped last.
+    _in_use: Option<InUse>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,8 @@ pub enum MeshError {
     #[error(transparent)]
     Admin(#[from] AdminDoorError),
     #[error(transparent)]
+    InUse(#[from] InUseError),
+    #[error(transparent)]
     Config(#[from] InvalidConfig),
     #[error("{service} ended too early")]
     Ended { service: &'static str, source: Exit },
@@ -125,6 +129,10 @@ pub enum MeshError {
 impl Mesh {
     /// Binds all ports, starts all services and waits until each is ready.
     pub async fn start(config: Config) -> Result<Self, MeshError> {
+        let in_use = match &config.databases {
+            Databases::Files(files) => Some(files.for_a_mesh()?),
+            Databases::Server(_) => None,
+        };
         // All listeners are bound before the first service starts. So all addresses are known, and
         // no request finds a closed port.
         let mut listeners = Vec::new();
@@ -153,7 +161,7 @@ impl Mesh {
         };
         let slots: Vec<_> = places.into_iter().map(slot).collect::<Result<_, InvalidConfig>>()?;
         let slots = slots.try_into().map_err(|_| io::Error::other("seven services"))?;
-        let mut mesh = Self { config, clients, slots };
+        let mut mesh = Self { config, clients, slots, _in_use: in_use };
         for (name, (listener, door)) in Name::ALL.into_iter().zip(listeners) {
             mesh.spawn(name, listener, door)?;
             mesh.until_ready(name).await?;

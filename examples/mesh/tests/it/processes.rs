@@ -3,8 +3,10 @@ use std::process::{Command, Stdio};
 use mesh::db::{EVENTS, Server};
 use mesh::mesh::Name;
 use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::server;
+use crate::support::{Running, server, until};
 
 /// The compiled program.
 fn mesh() -> Command {
@@ -76,4 +78,30 @@ fn what_cannot_work_is_said_before_anything_starts() {
         assert!(refused(&["demo", "--kafka", "localhost:9092"]).contains("--features kafka"));
         assert!(refused(&["demo", "--processes", "--kafka", "mock"]).contains("--features kafka"));
     }
+}
+
+#[tokio::test]
+async fn a_directory_has_one_mesh_or_services_that_run_alone() {
+    let serves = |running: &Running| running.lines().iter().any(|line| line["message"] == "serving");
+    let refused = async |dir: &TempDir, args: &[&str]| {
+        let child = mesh().args(args).env("MESH_DATA_DIR", dir.path()).output().unwrap();
+        assert!(!child.status.success(), "{args:?}");
+        String::from_utf8_lossy(&child.stderr).into_owned()
+    };
+    let up = ["up", "--port", "0", "--admin-port", "0", "--drain-delay", "0"];
+    let alone = |service| [service, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Running::start(&dir, &up);
+    let mut lines = BufReader::new(first.child.stdout.take().unwrap()).lines();
+    lines.next_line().await.unwrap().expect("a line with the shop's address");
+    let said = refused(&dir, &up).await;
+    assert!(said.contains("data-dir: ") && said.contains("is used by another mesh"), "{said}");
+    assert!(refused(&dir, &alone("legacy")).await.contains("is used by a whole mesh"));
+    drop(first);
+
+    let dir = tempfile::tempdir().unwrap();
+    let services = ["shipping", "notification"].map(|service| Running::start(&dir, &alone(service)));
+    until("both share the event log", async || services.iter().all(serves)).await;
+    assert!(refused(&dir, &up).await.contains("or by services that run alone"));
 }

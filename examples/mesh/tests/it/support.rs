@@ -307,7 +307,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `mesh` with `args`, and logs as JSON into `dir`.
     pub(crate) fn start(dir: &TempDir, args: &[&str]) -> Self {
-        let log = dir.path().join("log");
+        let log = dir.path().join(format!("log of {}", args[0]));
         let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_mesh"))
             .args(["--log", "json"])
             .args(args)
