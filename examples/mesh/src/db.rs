@@ -71,6 +71,23 @@ const DAY: Duration = Duration::from_hours(24);
 /// and only one succeeds.
 const TRIES: u32 = 20;
 
+impl Databases {
+    /// Where a service's database and the event log are, for an operator who reads an error. Never
+    /// contains a password.
+    pub fn place(&self, service: &str) -> String {
+        match self {
+            Self::Files(Files(dir)) => format!("{service}.db and {EVENTS}.db in {}", dir.display()),
+            Self::Server(Server { options, prefix }) => {
+                let server = match options.get_socket() {
+                    Some(socket) => socket.display().to_string(),
+                    None => format!("{}:{}", options.get_host(), options.get_port()),
+                };
+                format!("{prefix}{service} and {prefix}{EVENTS} at {server}")
+            }
+        }
+    }
+}
+
 /// Opens a service's database and migrates its schema.
 pub async fn open<H: Home>(home: &H, name: &str, migrations: &[MigrationFile]) -> Result<Db<H::Database>, DbError> {
     let db = home.open(name).await?;

@@ -140,11 +140,16 @@ pub struct Wiring {
 
 /// Runs a service until it is stopped.
 pub async fn run(name: Name, service: Service, wiring: Wiring) -> Result<(), StartError> {
+    let databases = wiring.databases.clone();
     // The only place that distinguishes the databases.
-    match wiring.databases.clone() {
+    let ended = match databases.clone() {
         Databases::Files(home) => start(name, service, wiring, home).await,
         Databases::Server(home) => start(name, service, wiring, home).await,
-    }
+    };
+    ended.map_err(|error| match error {
+        StartError::Db(source) => StartError::Open { place: databases.place(name.as_str()), source },
+        other => other,
+    })
 }
 
 async fn start<H: Home>(name: Name, service: Service, wiring: Wiring, home: H) -> Result<(), StartError> {

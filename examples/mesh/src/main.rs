@@ -76,10 +76,22 @@ async fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mesh: {error:#}");
+            eprintln!("mesh: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, each once: many an error repeats its cause in its own text.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{cause}");
+        }
+    }
+    text
 }
 
 /// Runs all services in this process.
@@ -202,9 +214,17 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
     };
     let ended = tokio::select! {
         served = serving => served.map(|()| ExitCode::SUCCESS).with_context(|| format!("the {} service", name.as_str())),
-        // Asked twice: it exits now. What is under way is finished after the next start.
-        () = stopping => return Ok(ExitCode::FAILURE),
+        () = stopping => {
+            tracing::warn!(
+                service = name.as_str(),
+                "asked twice to stop, exiting at once; what is under way is finished after the next start"
+            );
+            return Ok(ExitCode::FAILURE);
+        }
     };
+    if ended.is_ok() {
+        tracing::info!(service = name.as_str(), "stopped");
+    }
     telemetry.flush().await;
     ended
 }
@@ -356,4 +376,14 @@ fn end_with_standard_input() {
         while matches!(std::io::stdin().read(&mut rest), Ok(read) if read > 0) {}
         std::process::exit(1);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_cause_that_its_error_repeats_is_told_once() {
+        let error = anyhow::anyhow!("refused").context("cannot reach the server: refused").context("the order service");
+        assert_eq!(super::told(&error), "the order service: cannot reach the server: refused");
+        assert_eq!(super::told(&anyhow::anyhow!("alone")), "alone");
+    }
 }

@@ -133,7 +133,7 @@ impl Gateway {
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .context("url: must be like http://127.0.0.1:9080")?;
+            .context("--url: must be the address of the gateway's admin listener, like http://127.0.0.1:9080")?;
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.header());
         }
@@ -144,8 +144,16 @@ impl Gateway {
         };
         let url = &self.url;
         match tokio::time::timeout(TIMEOUT, asking).await {
-            Ok(answer) => answer.with_context(|| format!("no answer from the gateway's admin listener at {url}")),
-            Err(_) => bail!("no answer from the gateway's admin listener at {url} within {} s", TIMEOUT.as_secs()),
+            Ok(answer) => answer.with_context(|| {
+                format!(
+                    "no answer from {url}: start the mesh, or name the gateway's admin listener, which `mesh up` prints \
+                     as the dashboard, with --url"
+                )
+            }),
+            Err(_) => bail!(
+                "no answer from {url} within {} s: see the gateway's log, or repeat the command later",
+                TIMEOUT.as_secs()
+            ),
         }
     }
 }
@@ -181,12 +189,37 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<
 #[error("{0}")]
 struct Away(String);
 
+/// What a refusal means for the operator, and what to do about it.
 fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    let detail = problem["detail"].as_str().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let text = format!("status {}{detail}", status.as_u16());
-    let away = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
-    if away.contains(&status) { Away(text).into() } else { anyhow::Error::msg(text) }
+    let detail = problem["detail"].as_str().filter(|detail| !detail.is_empty());
+    match status {
+        StatusCode::UNAUTHORIZED => anyhow::Error::msg(
+            "the gateway wants the operators' token: set MESH_ADMIN_TOKEN or --admin-token-file to the one that it was \
+             started with",
+        ),
+        // Without a token the listener answers to loopback names only, so that no page of a browser
+        // reaches it under a name of its own.
+        StatusCode::MISDIRECTED_REQUEST => anyhow::Error::msg(
+            "the gateway answers operators without a token on localhost only: use --url with localhost",
+        ),
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Away(detail.unwrap_or("the service does not answer").to_owned()).into()
+        }
+        // The detail names the flag and its rule.
+        status if status.is_client_error() => match detail {
+            Some(detail) => anyhow::anyhow!("{detail}"),
+            None => anyhow::anyhow!(
+                "the gateway does not understand the command (status {}): use the same version of mesh on both sides",
+                status.as_u16()
+            ),
+        },
+        status => anyhow::anyhow!(
+            "a service failed (status {}{}): see its log for the cause",
+            status.as_u16(),
+            detail.map(|detail| format!(", {detail}")).unwrap_or_default()
+        ),
+    }
 }
 
 /// A filter as a query string.
@@ -258,6 +291,16 @@ mod tests {
     fn a_service_that_is_away_is_told_apart_from_a_refusal() {
         assert!(refused(StatusCode::BAD_GATEWAY, b"{}").is::<Away>());
         let error = refused(StatusCode::UNPROCESSABLE_ENTITY, br#"{"detail": "note: must say why"}"#);
-        assert_eq!((error.to_string().as_str(), error.is::<Away>()), ("status 422: note: must say why", false));
+        assert_eq!((error.to_string().as_str(), error.is::<Away>()), ("note: must say why", false));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let told = |status, body: &str| refused(status, body.as_bytes()).to_string();
+        assert!(told(StatusCode::UNAUTHORIZED, "").contains("--admin-token-file"));
+        assert!(told(StatusCode::MISDIRECTED_REQUEST, "").contains("--url"));
+        assert!(told(StatusCode::METHOD_NOT_ALLOWED, "").contains("same version"));
+        let failed = told(StatusCode::INTERNAL_SERVER_ERROR, r#"{"detail": "internal error"}"#);
+        assert!(failed.contains("internal error") && failed.contains("see its log"), "{failed}");
     }
 }

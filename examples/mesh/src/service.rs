@@ -53,6 +53,9 @@ pub enum StartError {
     Io(#[from] std::io::Error),
     #[error("cannot open the database")]
     Db(#[from] DbError),
+    /// The same, with the place of the databases. See [`crate::launch::run`].
+    #[error("cannot open {place}")]
+    Open { place: String, source: DbError },
     #[error("cannot join the event bus")]
     Bus(#[from] BusError),
     #[error("a layer is configured wrongly")]

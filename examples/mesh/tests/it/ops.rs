@@ -147,11 +147,12 @@ async fn a_service_that_is_down_hides_nothing_of_the_others() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_answer_is_named() {
+async fn a_gateway_that_does_not_answer_is_named_with_what_to_do() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let output = ops_at(&url, &["status"]).await;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && error.contains(&format!("admin listener at {url}")), "{error}");
+    assert!(!output.status.success() && error.contains(&format!("no answer from {url}: start the mesh")), "{error}");
+    assert!(error.contains("--url"), "{error}");
 }

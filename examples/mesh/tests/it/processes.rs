@@ -80,6 +80,25 @@ fn what_cannot_work_is_said_before_anything_starts() {
     }
 }
 
+#[test]
+fn a_database_that_cannot_be_reached_is_named_once_and_without_its_password() {
+    let dir = tempfile::tempdir().unwrap();
+    // The port of a listener that is gone.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("postgres://shop:secret@127.0.0.1:{port}");
+    let output = mesh()
+        .args(["legacy", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--postgres", &url])
+        .env("MESH_DATA_DIR", dir.path())
+        .env("RUST_LOG", "off")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let place = format!("the legacy service: cannot open mesh_legacy and mesh_events at 127.0.0.1:{port}: ");
+    assert!(!output.status.success() && said.contains(&place), "{said}");
+    assert_eq!(said.to_lowercase().matches("connection refused").count(), 1, "{said}");
+    assert!(!said.contains("secret"), "{said}");
+}
+
 #[tokio::test]
 async fn a_directory_has_one_mesh_or_services_that_run_alone() {
     let serves = |running: &Running| running.lines().iter().any(|line| line["message"] == "serving");

@@ -40,4 +40,20 @@ async fn a_second_sigterm_ends_a_service_at_once() {
     running.terminate();
     let status = running.child.wait().await.unwrap();
     assert_eq!(status.code(), Some(1));
+    let last = running.lines().pop().unwrap();
+    assert_eq!((&last["level"], &last["service"]), (&"WARN".into(), &"legacy".into()), "{last}");
+    assert!(last["message"].as_str().unwrap().starts_with("asked twice to stop, exiting at once"), "{last}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_service_that_is_stopped_says_so_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["legacy", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--drain-delay", "0"];
+    let mut running = Running::start(&dir, &args);
+    until("it serves", async || running.lines().iter().any(|line| line["message"] == "serving")).await;
+    running.terminate();
+    assert_eq!(running.child.wait().await.unwrap().code(), Some(0));
+    let last = running.lines().pop().unwrap();
+    assert_eq!((&last["message"], &last["service"]), (&"stopped".into(), &"legacy".into()), "{last}");
 }
