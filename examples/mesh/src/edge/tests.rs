@@ -1,3 +1,5 @@
+mod http2;
+
 use std::collections::VecDeque;
 use std::io;
 
