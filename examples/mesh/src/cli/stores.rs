@@ -1,0 +1,61 @@
+//! Where a mesh keeps its state: databases and the bus.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use mesh::bus::Bus;
+use mesh::db::{Databases, Files, Server};
+
+/// Databases on a server instead of in SQLite files.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// URL of a PostgreSQL server, such as postgres://user:password@host:5432. Each service gets
+    /// its own database there.
+    #[arg(long, env = "MESH_POSTGRES", hide_env_values = true)]
+    pub(crate) postgres: Option<String>,
+    /// Prefix of the names of those databases.
+    #[arg(long, env = "MESH_DATABASE_PREFIX", default_value = "mesh_")]
+    pub(crate) database_prefix: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BusArgs {
+    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. `demo
+    /// --processes` also accepts "mock".
+    #[arg(long, env = "MESH_KAFKA")]
+    pub(crate) kafka: Option<String>,
+}
+
+impl ServerArgs {
+    /// Returns the server if `--postgres` is set.
+    pub(crate) fn server(&self) -> anyhow::Result<Option<Databases>> {
+        let server = self.postgres.as_deref().map(|url| Server::new(url, &self.database_prefix)).transpose()?;
+        Ok(server.map(Databases::Server))
+    }
+
+    /// Returns the server, or a directory of files, which must exist.
+    pub(crate) fn existing(&self, data_dir: PathBuf) -> anyhow::Result<Databases> {
+        if let Some(server) = self.server()? {
+            return Ok(server);
+        }
+        anyhow::ensure!(data_dir.is_dir(), "data-dir: there is no directory {}", data_dir.display());
+        Ok(Databases::Files(Files(data_dir)))
+    }
+
+    /// Returns the server, or a directory of files, which is created if it does not exist.
+    pub(crate) fn databases(&self, data_dir: PathBuf) -> anyhow::Result<Databases> {
+        if let Some(server) = self.server()? {
+            return Ok(server);
+        }
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("data-dir: cannot create {}", data_dir.display()))?;
+        Ok(Databases::Files(Files(data_dir)))
+    }
+}
+
+impl BusArgs {
+    pub(crate) fn bus(&self) -> anyhow::Result<Bus> {
+        Ok(Bus::new(self.kafka.clone())?)
+    }
+}
