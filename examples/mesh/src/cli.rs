@@ -22,7 +22,7 @@ use peers::Peers;
 use values::{path, seconds};
 
 pub(crate) use operators::{TokenArgs, TraceArgs};
-pub(crate) use stores::{BusArgs, ServerArgs};
+pub(crate) use stores::{BusArgs, ServerArgs, StoreArgs};
 pub(crate) use values::rate;
 
 /// A small shop of seven services, connected through every layer of Buttress
@@ -111,13 +111,8 @@ impl Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct Up {
-    /// Directory of the SQLite files. They are kept.
-    #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
-    pub(crate) data_dir: PathBuf,
     #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    #[command(flatten)]
-    pub(crate) bus: BusArgs,
+    pub(crate) stores: StoreArgs,
     /// The gateway's port; 0 for a free one.
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
@@ -134,13 +129,8 @@ pub(crate) struct Up {
 
 #[derive(Args, Debug)]
 pub(crate) struct Audit {
-    /// Directory of the SQLite files.
-    #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
-    pub(crate) data_dir: PathBuf,
     #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    #[command(flatten)]
-    pub(crate) bus: BusArgs,
+    pub(crate) stores: StoreArgs,
 }
 
 /// Exit code of an audit that found work in progress. 2 is that of a wrong command line.
@@ -183,13 +173,8 @@ pub(crate) struct ServiceArgs {
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) peers: Peers,
-    /// Directory of the SQLite files.
-    #[arg(long, env = "MESH_DATA_DIR", default_value = "mesh-data")]
-    pub(crate) data_dir: PathBuf,
     #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    #[command(flatten)]
-    pub(crate) bus: BusArgs,
+    pub(crate) stores: StoreArgs,
     /// Seconds between failing readiness and closing the listener.
     #[arg(long, env = "MESH_DRAIN_DELAY", default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,

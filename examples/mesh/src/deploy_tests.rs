@@ -126,8 +126,8 @@ fn check(name: Name, (parsed, args): &(Name, ServiceArgs), patience: Duration) {
     let operators = args.admin.admin_listen.unwrap();
     assert!(operators.ip().is_unspecified() && operators.port() == name.default_admin_port(), "{name:?}");
     assert!(args.drain_delay + args.grace + WIND_DOWN <= patience, "{name:?} is killed before it has ended");
-    assert_eq!(args.server.server().unwrap().is_some(), name.has_database(), "{name:?}");
-    assert_eq!(args.bus.kafka.is_some(), name.publishes(), "{name:?}");
+    assert_eq!(args.stores.server.server().unwrap().is_some(), name.has_database(), "{name:?}");
+    assert_eq!(args.stores.bus.kafka.is_some(), name.publishes(), "{name:?}");
 }
 
 fn seconds(text: &str) -> Duration {

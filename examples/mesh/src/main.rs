@@ -17,7 +17,7 @@ use anyhow::Context;
 use clap::Parser;
 use mesh::admin::Admin;
 use mesh::clock::now_ms;
-use mesh::db::{Databases, Files};
+use mesh::db::Databases;
 use mesh::demo::books::{self, Acknowledged, Verdict};
 use mesh::demo::{self, processes};
 use mesh::edge::Limits;
@@ -96,9 +96,9 @@ fn told(error: &anyhow::Error) -> String {
 
 /// Runs all services in this process.
 async fn up(args: Up, logs: Option<LogConfig>) -> anyhow::Result<ExitCode> {
-    let Up { data_dir, server, bus, port, admin_port, drain_delay, traces } = args;
-    let (databases, bus) = (server.databases(data_dir.clone())?, bus.bus()?);
-    let tokens = Tokens::from_env_or_dir(&data_dir)?;
+    let Up { stores, port, admin_port, drain_delay, traces } = args;
+    let (databases, bus) = (stores.databases()?, stores.bus()?);
+    let tokens = Tokens::from_env_or_dir(&stores.data_dir)?;
     let trust_callers = traces.trust_traceparent;
     let telemetry = telemetry::Config { logs, traces: traces.config(None), trust_callers };
     let admin_port = admin_port.unwrap_or_else(default_admin_port);
@@ -106,7 +106,7 @@ async fn up(args: Up, logs: Option<LogConfig>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
     let mesh = Mesh::start(config).await?;
     welcome(&mesh);
-    println!("{:<13} mesh token alice --data-dir {}", "token", data_dir.display());
+    println!("{:<13} mesh token alice --data-dir {}", "token", stores.data_dir.display());
     let died = tokio::select! {
         () = signals.next() => None,
         ended = mesh.any_ended() => Some(ended),
@@ -155,7 +155,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
     let (door, admin_token) = (args.admin.door(name)?, args.admin.token.token()?);
     let wiring = Wiring {
         addresses: args.peers.addresses(),
-        bus: args.bus.bus()?,
+        bus: args.stores.bus()?,
         clients: Clients::new(args.seed)?,
         admin_token: admin_token.clone(),
         patience: PATIENCE,
@@ -166,11 +166,7 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
             None => Some(Tokens::from_env()?),
         },
         // A service without a database must not create a data directory: its root may be read-only.
-        databases: if name.has_database() {
-            args.server.databases(args.data_dir)?
-        } else {
-            Databases::Files(Files(args.data_dir))
-        },
+        databases: if name.has_database() { args.stores.databases()? } else { args.stores.files() },
     };
     // Services that run alone share a directory, but not with a whole mesh.
     let _in_use = match &wiring.databases {
@@ -302,7 +298,7 @@ fn finish<R: std::fmt::Display + serde::Serialize>(
 }
 
 async fn audit(args: Audit) -> anyhow::Result<ExitCode> {
-    let (databases, bus) = (args.server.existing(args.data_dir)?, args.bus.bus()?);
+    let (databases, bus) = (args.stores.existing()?, args.stores.bus()?);
     let books = books::audit(&databases, &bus, &Acknowledged::default()).await?;
     print!("{books}");
     Ok(match books.verdict() {

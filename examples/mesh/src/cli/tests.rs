@@ -77,9 +77,9 @@ fn every_flag_of_a_service_is_its_own() {
     let second = Duration::from_secs(1);
     assert_eq!((defaults.drain_delay, defaults.grace, defaults.seed), (second, 10 * second, 1));
     assert!(defaults.admin.admin_listen.is_none() && !defaults.traces.trust_traceparent && !defaults.with_parent);
-    assert!(defaults.listen.is_none() && defaults.bus.kafka.is_none());
-    assert_eq!(defaults.data_dir, PathBuf::from("mesh-data"));
-    assert_eq!(defaults.server.database_prefix, "mesh_");
+    assert!(defaults.listen.is_none() && matches!(defaults.stores.bus().unwrap(), Bus::Log));
+    assert_eq!(defaults.stores.data_dir, PathBuf::from("mesh-data"));
+    assert_eq!(defaults.stores.server.database_prefix, "mesh_");
     let set = service(&[
         "--drain-delay",
         "2.5",
@@ -108,9 +108,10 @@ fn every_flag_of_a_service_is_its_own() {
     assert!(set.traces.trust_traceparent && set.with_parent);
     assert_eq!(set.admin.admin_listen, "127.0.0.1:2".parse().ok());
     assert_eq!(set.admin.token.admin_token_file, Some(PathBuf::from("t")));
-    assert_eq!((set.listen, set.data_dir), ("0.0.0.0:1".parse().ok(), PathBuf::from("d")));
-    assert_eq!((set.bus.kafka.as_deref(), set.server.postgres.as_deref()), (Some("k:1"), Some("postgres://p")));
-    assert_eq!(set.server.database_prefix, "x_");
+    assert_eq!((set.listen, &set.stores.data_dir), ("0.0.0.0:1".parse().ok(), &PathBuf::from("d")));
+    let StoreArgs { server, bus, .. } = set.stores;
+    assert_eq!((bus.kafka.as_deref(), server.postgres.as_deref()), (Some("k:1"), Some("postgres://p")));
+    assert_eq!(server.database_prefix, "x_");
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn the_demo_and_the_probe_have_defaults() {
     assert_eq!((demo.orders.get(), demo.seed, demo.rate, demo.kills, demo.processes), (7, 8, 9.0, 10, true));
     assert!(Cli::try_parse_from(["mesh", "demo", "--orders", "0"]).is_err());
     let Command::Up(up) = Cli::parse_from(["mesh", "up"]).command else { panic!("not up") };
-    assert_eq!((up.port, up.drain_delay, up.data_dir), (0, Duration::from_secs(1), PathBuf::from("mesh-data")));
+    assert_eq!((up.port, up.drain_delay, up.stores.data_dir), (0, Duration::from_secs(1), PathBuf::from("mesh-data")));
     let probe = Cli::parse_from(["mesh", "probe", "--listen", "127.0.0.1:1"]).command;
     assert!(matches!(probe, Command::Probe { path, .. } if path == "/readyz"));
 }
@@ -201,10 +202,13 @@ fn the_demo_and_the_probe_have_defaults() {
 fn databases_are_files_unless_a_server_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let new = dir.path().join("new");
-    let files = service(&[]).server.databases(new.clone()).unwrap();
+    let stores = service(&["--data-dir", new.to_str().unwrap()]).stores;
+    assert!(stores.existing().unwrap_err().to_string().starts_with("data-dir: "));
+    let files = stores.databases().unwrap();
     assert!(matches!(files, Databases::Files(Files(path)) if path == new && path.is_dir()));
+    assert!(stores.existing().is_ok());
     let other = dir.path().join("other");
-    let server = service(&["--postgres", "postgres://p"]).server.databases(other.clone()).unwrap();
-    assert!(matches!(server, Databases::Server(_)) && !other.exists());
-    assert!(matches!(service(&[]).bus.bus().unwrap(), Bus::Log));
+    let stores = service(&["--postgres", "postgres://p", "--data-dir", other.to_str().unwrap()]).stores;
+    assert!(matches!(stores.databases().unwrap(), Databases::Server(_)) && !other.exists());
+    assert!(matches!(service(&[]).stores.bus().unwrap(), Bus::Log));
 }
