@@ -6,6 +6,7 @@
 pub mod books;
 mod checks;
 mod facts;
+mod kafka;
 pub mod processes;
 pub mod report;
 mod scenario;
@@ -22,6 +23,8 @@ use crate::db::{Databases, Files};
 use crate::mesh::{Config, Mesh};
 use report::Report;
 
+pub(crate) use kafka::{Brokers, Mock};
+
 /// How long compensations and events may take after the last fault.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -37,8 +40,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// A database server instead of files.
     pub databases: Option<Databases>,
-    /// The event bus.
-    pub bus: Bus,
+    /// Kafka brokers instead of the embedded log; `mock` for a mock cluster in this process.
+    pub kafka: Option<String>,
     /// Draw a progress bar.
     pub progress: bool,
 }
@@ -48,7 +51,9 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let home = Home::new(options.data_dir.clone(), options.databases.clone())?;
     let started = now();
     let databases = home.databases.clone();
-    let config = Config { databases, bus: options.bus.clone(), seed: options.seed, ..Config::new("") };
+    let brokers = Brokers::new(options.kafka.clone())?;
+    let bus = Bus::new(brokers.address().map(str::to_owned))?;
+    let config = Config { databases, bus: bus.clone(), seed: options.seed, ..Config::new("") };
     let mut mesh = Mesh::start(config).await?;
     let bar = progress_bar(options.progress, options.orders)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;
@@ -62,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let exits = mesh.stop().await;
     bar.finish_and_clear();
 
-    let books = books::audit(&home.databases, &options.bus, &run.acknowledged).await?;
+    let books = books::audit(&home.databases, &bus, &run.acknowledged).await?;
     Ok(Report::new(&options, run, exits, settled_ms, started.elapsed(), books))
 }
 

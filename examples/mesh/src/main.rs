@@ -244,7 +244,7 @@ async fn demo(args: Demo) -> anyhow::Result<ExitCode> {
         return finish(interruptible(processes::run(options)).await?, file, |report| report.books.right);
     }
     let options =
-        demo::Options { orders, seed, rate, databases, bus: args.bus.bus()?, data_dir: args.data_dir, progress };
+        demo::Options { orders, seed, rate, databases, data_dir: args.data_dir, kafka: args.bus.kafka, progress };
     finish(interruptible(demo::run(options)).await?, file, |report| report.books.right)
 }
 

@@ -33,8 +33,8 @@ pub(crate) struct ServerArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BusArgs {
-    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. `demo
-    /// --processes` also accepts "mock".
+    /// Kafka brokers, such as host:9092,host:9092, instead of the embedded event log. `demo`,
+    /// `load` and `soak` also accept "mock".
     #[arg(long, env = "MESH_KAFKA")]
     pub(crate) kafka: Option<String>,
 }

@@ -7,7 +7,6 @@
 
 mod chaos;
 mod children;
-mod kafka;
 pub mod report;
 
 use std::path::PathBuf;
@@ -19,14 +18,13 @@ use tokio::task::JoinSet;
 
 use super::books::{self, Acknowledged};
 use super::report::millis;
-use super::{Home, SETTLE_TIMEOUT, progress_bar};
+use super::{Brokers, Home, SETTLE_TIMEOUT, progress_bar};
 use crate::bus::Bus;
 use crate::clock::now;
 use crate::customers::{Customers, Repeat, Seen};
 use crate::db::Databases;
 use crate::launch::Name;
 pub(crate) use children::{Children, Signal};
-pub(crate) use kafka::{Brokers, Mock};
 use report::{Kill, Report};
 
 #[derive(Clone, Debug)]

@@ -205,7 +205,6 @@ pub(crate) mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::bus::Bus;
     use crate::customers::Refusal;
     use crate::service::StartError;
 
@@ -254,7 +253,7 @@ pub(crate) mod tests {
             PhaseReport::new("storm", &answers()[..2], 0, 0, vec![flip("half-open", "closed")]),
         ];
         let options =
-            Options { orders: 10, seed: 7, rate: 1.0, data_dir: None, databases: None, bus: Bus::Log, progress: false };
+            Options { orders: 10, seed: 7, rate: 1.0, data_dir: None, databases: None, kafka: None, progress: false };
         let report = |exit| {
             let run = Run { phases: phases.clone(), acknowledged: Default::default() };
             let exits = vec![(Name::Order, Exit::Finished), (Name::Payment, exit)];

@@ -18,9 +18,10 @@ use super::vitals::{self, Readings};
 use crate::clock::{now, now_ms};
 use crate::customers::Customers;
 use crate::db::{self, Databases, Files};
+use crate::demo::Brokers;
 use crate::demo::Home;
 use crate::demo::books::Acknowledged;
-use crate::demo::processes::{Brokers, Children};
+use crate::demo::processes::Children;
 use crate::launch::Name;
 use crate::probe;
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::{Databases, EVENTS, Home};
-use crate::demo::processes::Mock;
+use crate::demo::Mock;
 use crate::events;
 use crate::soak::trouble::{Step, Trouble};
 use crate::soak::world::World;
