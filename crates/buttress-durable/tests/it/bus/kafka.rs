@@ -230,7 +230,8 @@ async fn records_that_arrive_one_by_one_are_committed_nevertheless() {
         let publish = async {
             for n in 0.. {
                 bus.publish(&[broker.event("k", n)]).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // Half as long as the member waits.
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
         };
         let committed = eventually("committed", || async { broker.committed("g", &broker.topic()).await > 0 });
