@@ -52,6 +52,13 @@
 //! crate `rdkafka`: a service that needs one depends on that crate, enables the feature, and sets
 //! the options with [`KafkaConfig::option`].
 //!
+//! # Brokers that are not Apache Kafka
+//!
+//! Brokers have to store the metadata of commits. Tansu 0.6 does not: an event has all its attempts
+//! again after a restart or a rebalance, and a crash is not counted. Its end of a partition is the
+//! record after the first of the last batch, so that the lag can be too small. The other tests of
+//! the guarantees pass there, except that of crashes at every boundary, which did not end in time.
+//!
 //! # A fault of librdkafka
 //!
 //! A broker of Kafka 3.7 or later that no longer leads some partitions answers a fetch of them with
