@@ -19,13 +19,17 @@ use crate::text::{Chain, storable};
 pub(super) struct Claims {
     due: &'static str,
     claim: &'static str,
+    /// The longest pause of the definitions.
+    longest: Duration,
 }
 
 /// What was found.
 pub(super) struct Claimed {
     pub(super) sagas: Vec<Owned>,
-    /// When the next saga is due, if none was claimed and one waits.
-    pub(super) next: Option<Timestamp>,
+    /// The time at which they were due.
+    pub(super) now: Timestamp,
+    /// The time until the next saga is due, if none was claimed and one waits.
+    pub(super) next: Option<Duration>,
 }
 
 /// Live, and without an owner whose lease lasts. `$1` is the time of leases, and `$2` the end of
@@ -36,10 +40,26 @@ const FREE: &str = "status IN ('running', 'compensating') AND (expires_at <= $1 
 
 impl Claims {
     /// Builds the statements. They live as long as the process, as those of a coordinator do.
-    pub(super) fn new<'a>(definitions: impl Iterator<Item = (&'a str, u32)> + Clone) -> Self {
-        let due = union(definitions.clone(), "wake_at", "", "ORDER BY wake_at LIMIT 1");
-        let claim = union(definitions, "id, wake_at", "AND wake_at <= $3", "ORDER BY wake_at, id LIMIT $4");
+    ///
+    /// A saga that waits longer than `longest` was written by a clock that was ahead, and is due.
+    /// It has a part of its own, because the index cannot answer the two conditions in one order.
+    pub(super) fn new<'a>(definitions: impl Iterator<Item = (&'a str, u32)> + Clone, longest: Duration) -> Self {
+        let due = union(
+            definitions.clone(),
+            [
+                ("wake_at", "", "ORDER BY wake_at LIMIT 1"),
+                ("CAST(0 AS BIGINT) AS wake_at", "AND wake_at > $3", "LIMIT 1"),
+            ],
+        );
+        let claim = union(
+            definitions,
+            [
+                ("id, wake_at", "AND wake_at <= $3", "ORDER BY wake_at, id LIMIT $4"),
+                ("id, wake_at", "AND wake_at > $7", "ORDER BY wake_at, id LIMIT $4"),
+            ],
+        );
         Self {
+            longest,
             due: String::leak(format!("SELECT MIN(wake_at) FROM ({due}) AS due")),
             // The conditions are repeated: on PostgreSQL another coordinator may claim a row
             // between the subquery and the update, and only the outer conditions are evaluated
@@ -48,7 +68,7 @@ impl Claims {
                 "UPDATE buttress_saga SET owner = $5, generation = generation + 1, expires_at = $6,
                      recoveries = recoveries + CASE WHEN owner IS NULL THEN 0 ELSE 1 END
                  WHERE id IN (SELECT id FROM ({claim}) AS due ORDER BY wake_at, id LIMIT $4)
-                     AND {FREE} AND wake_at <= $3
+                     AND {FREE} AND (wake_at <= $3 OR wake_at > $7)
                  RETURNING id"
             )),
         }
@@ -62,20 +82,22 @@ impl Claims {
         ttl: Duration,
         limit: usize,
     ) -> Result<Claimed, DbError> {
-        let lease_now = db.lease_now().await?;
-        let now = db.now();
+        // Pauses are measured by the clock of leases too, so that on PostgreSQL all coordinators
+        // agree when they are over.
+        let (now, began) = (db.lease_now().await?, db.now());
+        let latest = now.plus(self.longest);
         // A read first, since most queries find nothing and need no write lock.
-        let rows = db.read(self.due, args![lease_now, lease_now.plus(ttl).plus(ttl)]).await?;
+        let rows = db.read(self.due, args![now, now.plus(ttl).plus(ttl), latest]).await?;
         let next = rows.first().map(|row| D::maybe_int(row, 0)).transpose()?.flatten().map(Timestamp::from_millis);
         if next.is_none_or(|due| due > now) {
-            return Ok(Claimed { sagas: Vec::new(), next });
+            return Ok(Claimed { sagas: Vec::new(), now, next: next.map(|due| due.since(now)) });
         }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut tx = db.begin().await?;
         // The time spent waiting for the write lock.
-        let lease_now = lease_now.plus(db.now().since(now));
+        let lease_now = now.plus(db.now().since(began));
         let (ends, too_late) = (lease_now.plus(ttl), lease_now.plus(ttl).plus(ttl));
-        let rows = db.fetch(&mut tx, self.claim, args![lease_now, too_late, now, limit, owner, ends]).await?;
+        let rows = db.fetch(&mut tx, self.claim, args![lease_now, too_late, now, limit, owner, ends, latest]).await?;
         let mut sagas = Vec::with_capacity(rows.len());
         for row in &rows {
             let key = D::text(row, 0)?;
@@ -87,18 +109,23 @@ impl Claims {
             }
         }
         tx.commit().await?;
-        Ok(Claimed { sagas, next: None })
+        Ok(Claimed { sagas, now, next: None })
     }
 }
 
-/// A part for each definition and kind of version: the rows that are `FREE` and `also`.
-fn union<'a>(definitions: impl Iterator<Item = (&'a str, u32)>, columns: &str, also: &str, first: &str) -> String {
+/// Parts for each definition and kind of version. A part has columns of the rows that are `FREE`,
+/// another condition, and which rows come first.
+fn union<'a, const N: usize>(
+    definitions: impl Iterator<Item = (&'a str, u32)>,
+    parts: [(&str, &str, &str); N],
+) -> String {
     let mut sql = String::new();
     let versions = definitions.flat_map(|(name, version)| {
         // Those of older processes, and those with ids of their own.
         [i64::from(version), store::stored(version)].map(|version| (name, version))
     });
-    for (n, (name, version)) in versions.enumerate() {
+    let all = versions.flat_map(|version| parts.map(|part| (version, part)));
+    for (n, ((name, version), (columns, also, first))) in all.enumerate() {
         let union = if n == 0 { "" } else { " UNION ALL " };
         // A name has no characters that would need quoting; see `Definition::new`.
         let _ = write!(

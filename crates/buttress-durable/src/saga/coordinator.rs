@@ -14,6 +14,7 @@ use super::claim::Claims;
 use super::definition::Definition;
 use super::flow::Flow;
 use super::id::SagaId;
+use super::rules::longest_pause;
 use super::run::Run;
 use super::scheduler::Scheduler;
 use super::starter::Starter;
@@ -154,7 +155,8 @@ impl<D: Database> CoordinatorBuilder<D> {
     pub fn build(mut self) -> Coordinator<D> {
         let flows = &self.scheduler.flows;
         let definitions = flows.iter().map(|flow| (flow.name(), flow.version()));
-        self.scheduler.claims = (!flows.is_empty()).then(|| Claims::new(definitions));
+        let longest = flows.iter().map(|flow| longest_pause(flow.rules())).max().unwrap_or_default();
+        self.scheduler.claims = (!flows.is_empty()).then(|| Claims::new(definitions, longest));
         Coordinator { scheduler: Arc::new(self.scheduler) }
     }
 }

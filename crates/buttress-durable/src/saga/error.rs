@@ -88,7 +88,8 @@ impl StepError {
         self
     }
 
-    /// Waits at least this long before the next attempt, for example the value of `Retry-After`.
+    /// Waits at least this long before the next attempt, for example the value of `Retry-After`. At
+    /// most 5 minutes: a longer pause counts as 5 minutes.
     #[must_use]
     pub fn after(mut self, pause: Duration) -> Self {
         self.pause = Some(pause);

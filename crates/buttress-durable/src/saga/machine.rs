@@ -6,7 +6,7 @@ use buttress_core::Backoff;
 use fastrand::Rng;
 
 use super::error::{ErrorKind, StepError};
-use super::rules::Rules;
+use super::rules::{LONGEST_PAUSE, Rules, longest_pause};
 use super::state::{Failure, Status, StepState, Stuck};
 use crate::clock::Timestamp;
 use crate::text::storable;
@@ -64,7 +64,9 @@ impl Progress {
 
     /// Decides what to do now, and marks the step as started.
     pub(super) fn plan(&mut self, rules: &[Rules], now: Timestamp) -> Next {
-        if self.wake_at > now && matches!(self.status, Status::Running | Status::Compensating) {
+        let live = matches!(self.status, Status::Running | Status::Compensating);
+        // A pause that is longer than any was measured by a clock that was ahead, and is over.
+        if live && self.wake_at > now && self.wake_at <= now.plus(longest_pause(rules)) {
             return Next::Wait;
         }
         if self.status == Status::Running
@@ -303,7 +305,7 @@ impl StepRow {
 
 /// The pause after the n-th failure in a row.
 fn pause(backoff: &Backoff, n: u32, error: &StepError, rng: &mut Rng) -> Duration {
-    backoff.pause(n.saturating_sub(1), rng).max(error.pause.unwrap_or_default())
+    backoff.pause(n.saturating_sub(1), rng).max(error.pause.unwrap_or_default().min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]

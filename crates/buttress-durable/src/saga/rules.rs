@@ -2,6 +2,10 @@ use std::time::Duration;
 
 use buttress_core::Backoff;
 
+/// Longest pause that an error of a step can ask for. Bounded, so that a moment far ahead can be
+/// told from one that was written by a clock that was ahead.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
 /// The settings of one step.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -19,6 +23,12 @@ pub(super) struct Rules {
     pub(super) deadline: Option<Duration>,
     pub(super) undo_attempts: u32,
     pub(super) undo_backoff: Backoff,
+}
+
+/// The longest pause that these steps can make a saga wait.
+pub(super) fn longest_pause(rules: &[Rules]) -> Duration {
+    let caps = rules.iter().flat_map(|rule| [rule.backoff.cap(), rule.undo_backoff.cap()]);
+    caps.fold(LONGEST_PAUSE, Duration::max)
 }
 
 impl Rules {

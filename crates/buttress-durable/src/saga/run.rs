@@ -28,6 +28,8 @@ pub(super) struct Run<D: Database> {
     pub(super) saga: Owned,
     pub(super) lease: Duration,
     pub(super) recoveries: u32,
+    /// The last moment that is known. The next one is not earlier, unless a clock was set back.
+    pub(super) not_before: Timestamp,
     pub(super) stop: Stop,
     /// Sends the saga's id when its outcome is decided, to those who wait for it.
     pub(super) news: broadcast::Sender<Arc<SagaId>>,
@@ -36,10 +38,28 @@ pub(super) struct Run<D: Database> {
 /// The transaction of a local step, until its end is recorded in it.
 struct Open<D: Database> {
     tx: Tx<D>,
-    /// The time of leases when it began. Asking for it now could need a second connection.
+    /// Asking for the time of leases now could need a second connection.
+    time: Time,
+}
+
+/// The time of leases, as it was once read.
+#[derive(Clone, Copy)]
+struct Time {
     lease_now: Timestamp,
+    /// The time of this process then.
     began: Timestamp,
 }
+
+impl Time {
+    fn now<D: Database>(&self, db: &Db<D>, not_before: Timestamp) -> Timestamp {
+        let now = self.lease_now.plus(db.now().since(self.began));
+        if not_before.since(now) <= JITTER { now.max(not_before) } else { now }
+    }
+}
+
+/// Two measurements of a server's clock differ by less, and a saga that is due must not have to wait
+/// again because of that. A clock that is further behind was set back.
+const JITTER: Duration = Duration::from_secs(1);
 
 /// Pause of a saga after the database failed its run.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -78,21 +98,25 @@ impl<D: Database> Run<D> {
         let flow = self.flow.clone();
         let names: Vec<_> = flow.rules().iter().map(|rule| rule.name.as_str()).collect();
         self.check(&names);
+        let db = self.db.clone();
         let mut events = Vec::new();
         let mut open: Option<Open<D>> = None;
         let mut known = self.saga.progress.status;
         loop {
+            // All moments of a saga are measured by the clock of leases, as its coordinators are.
+            let time = match &open {
+                Some(Open { time, .. }) => *time,
+                None => Time { lease_now: self.db.lease_now().await?, began: self.db.now() },
+            };
+            let not_before = self.not_before;
+            let now = || time.now(&db, not_before);
             // When it should stop it begins no step, but records the outcome of the last one.
             let next = match self.stop.is_set() && self.saga.progress.stuck.is_none() {
                 true => Next::Wait,
-                false => self.saga.progress.plan(flow.rules(), self.db.now()),
-            };
-            let lease_now = match &open {
-                Some(Open { lease_now, began, .. }) => lease_now.plus(self.db.now().since(*began)),
-                None => self.db.lease_now().await?,
+                false => self.saga.progress.plan(flow.rules(), now()),
             };
             let lease = match next {
-                Next::Act { .. } | Next::Undo { .. } => Lease::Until(lease_now.plus(self.lease)),
+                Next::Act { .. } | Next::Undo { .. } => Lease::Until(now().plus(self.lease)),
                 Next::Wait | Next::End => Lease::GiveBack,
             };
             let mut tx = match open.take() {
@@ -126,23 +150,23 @@ impl<D: Database> Run<D> {
                 }
             };
             let name = names.get(step).copied().unwrap_or_default();
+            let limit = deadline.since(now());
             let meta = Meta {
                 id: self.saga.id.clone(),
                 key: format!("{}:{name}", self.saga.key),
                 attempt,
                 generation: self.saga.generation,
-                deadline,
+                // By the clock of this process, with which the participant's client compares it.
+                deadline: self.db.now().plus(limit),
                 trace: self.saga.trace.clone(),
                 failure: self.saga.progress.failure.clone(),
             };
-            let limit = deadline.since(self.db.now());
             let called = if flow.is_local(step, undo) {
-                let (lease_now, began) = (self.db.lease_now().await?, self.db.now());
                 let mut tx = self.db.begin().await?;
                 let called = in_time(limit, flow.call(step, undo, meta, &self.saga.data, Some(&mut tx))).await;
                 // A failure drops the transaction, so that the step's writes are undone before the
                 // failure is recorded.
-                open = called.is_ok().then_some(Open { tx, lease_now, began });
+                open = called.is_ok().then_some(Open { tx, time });
                 called
             } else {
                 tokio::select! {
@@ -150,6 +174,7 @@ impl<D: Database> Run<D> {
                     () = self.renew_until_lost() => return Ok(()),
                 }
             };
+            self.not_before = now();
             self.record(name, undo, called, &mut events);
         }
     }
@@ -169,7 +194,7 @@ impl<D: Database> Run<D> {
     }
 
     fn record(&mut self, name: &str, undo: bool, called: Result<Called, CallError>, events: &mut Vec<DomainEvent>) {
-        let (rules, now, mut rng) = (self.flow.rules(), self.db.now(), Rng::new());
+        let (rules, now, mut rng) = (self.flow.rules(), self.not_before, Rng::new());
         let progress = &mut self.saga.progress;
         let result = match called {
             Ok(called) => {

@@ -14,7 +14,7 @@ use super::flow::Flow;
 use super::id::SagaId;
 use super::run::Run;
 use super::store;
-use crate::clock::{Timestamp, monotonic};
+use crate::clock::monotonic;
 use crate::db::database::args;
 use crate::db::{Database, Db, DbError};
 use crate::outbox::Outbox;
@@ -75,8 +75,7 @@ impl<D: Database> Scheduler<D> {
                     for run in claimed {
                         runs.spawn(run.drive());
                     }
-                    let due = next.map(|next| next.since(self.db.now()).max(Duration::from_millis(1)));
-                    due.unwrap_or(self.poll).min(self.poll)
+                    next.map_or(self.poll, |next| next.clamp(Duration::from_millis(1), self.poll))
                 }
                 Err(error) => {
                     health.failed(&error);
@@ -94,10 +93,10 @@ impl<D: Database> Scheduler<D> {
         while runs.join_next().await.is_some() {}
     }
 
-    /// Claims up to `limit` sagas. If it finds none, it returns when the next one is due.
-    pub(super) async fn claim(&self, limit: usize, stop: &Stop) -> Result<(Vec<Run<D>>, Option<Timestamp>), DbError> {
+    /// Claims up to `limit` sagas. If it finds none, it returns the time until the next one is due.
+    pub(super) async fn claim(&self, limit: usize, stop: &Stop) -> Result<(Vec<Run<D>>, Option<Duration>), DbError> {
         let Some(claims) = self.claims.filter(|_| limit > 0) else { return Ok((Vec::new(), None)) };
-        let Claimed { sagas, next } = claims.claim(&self.db, &self.owner, self.lease, limit).await?;
+        let Claimed { sagas, now, next } = claims.claim(&self.db, &self.owner, self.lease, limit).await?;
         let runs = sagas.into_iter().filter_map(|saga| {
             Some(Run {
                 db: self.db.clone(),
@@ -106,6 +105,7 @@ impl<D: Database> Scheduler<D> {
                 saga,
                 lease: self.lease,
                 recoveries: self.recoveries,
+                not_before: now,
                 stop: stop.clone(),
                 news: self.news.clone(),
             })

@@ -15,6 +15,7 @@ on_both!(
     a_saga_at_work_is_left_to_its_owner_until_the_lease_ends,
     sagas_at_work_do_not_hide_those_that_are_free,
     a_saga_that_waits_is_left_alone_until_it_is_due,
+    a_saga_that_waits_by_a_clock_that_was_ahead_is_due,
 );
 
 /// The coordinator's default.
@@ -100,6 +101,34 @@ async fn a_saga_that_waits_is_left_alone_until_it_is_due<D: Backend>() {
     hand.advance(MOMENT);
     assert_eq!(shop.coordinator.run_due().await.unwrap(), 1);
     assert_eq!(shop.status("a").await, Status::Completed);
+    close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_saga_that_waits_by_a_clock_that_was_ahead_is_due<D: Backend>() {
+    let (home, hand, participants) = (D::create().await, clock(), Participants::new());
+    let db = D::connect(&home).await.with_clock(hand.clock());
+    schema(&db).await;
+    let shop = open_shop(db.clone(), &participants, &Crash::never());
+    for id in ["a", "b", "c"] {
+        shop.order(id).await;
+    }
+    // The longest pause of a step.
+    let longest = Duration::from_secs(5 * 60);
+    let wake = async |sql: &'static str, pause: Duration| {
+        let mut tx = db.begin().await.unwrap();
+        execute::<D>(&mut tx, sql, &[Arg::Int(hand.clock().now().plus(pause).as_millis())]).await;
+        tx.commit().await.unwrap();
+    };
+    wake("UPDATE buttress_saga SET wake_at = $1 WHERE own_id = 'a'", longest + MOMENT).await;
+    wake("UPDATE buttress_saga SET wake_at = $1 WHERE own_id = 'b'", longest).await;
+    wake("UPDATE buttress_saga SET wake_at = $1 WHERE own_id = 'c'", 1_000 * longest).await;
+    assert_eq!(shop.coordinator.run_due().await.unwrap(), 2);
+    let statuses = [shop.status("a").await, shop.status("b").await, shop.status("c").await];
+    assert_eq!(statuses, [Status::Completed, Status::Running, Status::Completed]);
+    hand.advance(longest);
+    assert_eq!(shop.coordinator.run_due().await.unwrap(), 1);
+    assert_eq!(shop.status("b").await, Status::Completed);
     close(db).await;
     D::destroy(home).await;
 }

@@ -179,6 +179,25 @@ fn a_saga_waits_until_its_next_attempt_is_due() {
 }
 
 #[test]
+fn a_saga_that_waits_longer_than_any_pause_is_due() {
+    // The longest pause is that of the backoff.
+    let mut saga = Hand::new([rule("a")]);
+    saga.act(0, busy());
+    saga.progress.wake_at = saga.now.plus(HOUR);
+    assert_eq!(saga.plan(), Next::Wait);
+    saga.progress.wake_at = saga.now.plus(HOUR + MS);
+    assert!(matches!(saga.plan(), Next::Act { attempt: 2, .. }));
+    // And that of an error.
+    let quick = Backoff::constant(SECOND);
+    let mut saga = Hand::new([Rules { backoff: quick, undo_backoff: quick, ..rule("a") }]);
+    saga.act(0, busy());
+    saga.progress.wake_at = saga.now.plus(LONGEST_PAUSE);
+    assert_eq!(saga.plan(), Next::Wait);
+    saga.progress.wake_at = saga.now.plus(LONGEST_PAUSE + MS);
+    assert!(matches!(saga.plan(), Next::Act { attempt: 2, .. }));
+}
+
+#[test]
 fn an_attempt_ends_at_the_earliest_of_timeout_step_deadline_and_saga_deadline() {
     let deadline = |step: Option<Duration>, saga: Option<Duration>| {
         let mut saga = Hand::with_deadline([Rules { deadline: step, ..rule("a") }], saga);
@@ -364,8 +383,10 @@ fn the_pauses_of_an_outage_grow_by_the_step_s_backoff_and_end_with_an_answer() {
         pauses.push(saga.pause());
     }
     assert_eq!(pauses, [SECOND, 2 * SECOND, 4 * SECOND]);
+    saga.act(0, Err(StepError::not_sent("circuit open").after(LONGEST_PAUSE)));
+    assert_eq!(saga.pause(), LONGEST_PAUSE, "Retry-After is a minimum");
     saga.act(0, Err(StepError::not_sent("circuit open").after(HOUR)));
-    assert_eq!(saga.pause(), HOUR, "Retry-After is a minimum");
+    assert_eq!(saga.pause(), LONGEST_PAUSE, "and has a maximum");
     saga.act(0, busy());
     assert_eq!(saga.pause(), SECOND, "the first attempt that was made");
     saga.act(0, down());
@@ -471,5 +492,5 @@ fn a_pause_ends_at_the_deadline() {
     let mut saga = Hand::with_deadline([pivot(), after_the_pivot("last")], Some(10 * SECOND));
     saga.act(0, Ok(()));
     saga.act(1, asks());
-    assert_eq!(saga.pause(), HOUR);
+    assert_eq!(saga.pause(), LONGEST_PAUSE);
 }
