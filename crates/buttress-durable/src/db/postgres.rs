@@ -11,11 +11,12 @@ use super::migrate::Own;
 use super::{Db, DbError, PostgresOptions, error, session};
 
 /// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
-const MIGRATIONS: [Own; 4] = [
+const MIGRATIONS: [Own; 5] = [
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
     (2, "groups and topics", include_str!("../../migrations/postgres/0002_groups_and_topics.sql")),
     (3, "saga", include_str!("../../migrations/postgres/0003_saga.sql")),
     (4, "retention", include_str!("../../migrations/postgres/0004_retention.sql")),
+    (5, "leases", include_str!("../../migrations/postgres/0005_leases.sql")),
 ];
 
 /// Separates our advisory locks from others in the same database: "butt" in ASCII.

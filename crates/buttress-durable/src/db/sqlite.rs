@@ -12,11 +12,12 @@ use super::migrate::Own;
 use super::{Db, DbError, error, session};
 
 /// The migrations of the `buttress_*` tables: version, name and SQL. An applied one never changes.
-const MIGRATIONS: [Own; 4] = [
+const MIGRATIONS: [Own; 5] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "groups and topics", include_str!("../../migrations/sqlite/0002_groups_and_topics.sql")),
     (3, "saga", include_str!("../../migrations/sqlite/0003_saga.sql")),
     (4, "retention", include_str!("../../migrations/sqlite/0004_retention.sql")),
+    (5, "leases", include_str!("../../migrations/sqlite/0005_leases.sql")),
 ];
 
 impl Db<Sqlite> {

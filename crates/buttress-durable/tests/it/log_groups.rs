@@ -25,6 +25,7 @@ on_both!(
     a_member_that_has_gone_with_a_clock_that_was_ahead_has_no_share,
     a_pause_of_a_clock_that_was_ahead_is_over,
     an_event_that_no_member_has_seen_is_handled_whatever_the_attempts,
+    a_member_with_a_short_lease_leaves_their_partitions_to_those_with_long_ones,
 );
 
 const TOPIC: &str = "OrderCreated";
@@ -206,6 +207,30 @@ async fn an_event_that_no_member_has_seen_is_handled_whatever_the_attempts<D: Ba
     assert_eq!(handled.load(Ordering::SeqCst), 1, "{:?}", bus.dead_letters("g", TOPIC, 9).await);
     member.shutdown().await;
     close(db).await;
+    D::destroy(home).await;
+}
+
+async fn a_member_with_a_short_lease_leaves_their_partitions_to_those_with_long_ones<D: Backend>() {
+    let home = D::create().await;
+    let with = async |lease| LogBus::new(D::connect(&home).await).with_lease(lease);
+    let (slow, quick) = (with(HOUR).await, with(Duration::from_millis(60)).await);
+    let ignore = || Arc::new(|_: Delivery| async { Ok(()) });
+    let old = slow.subscribe(group(&[TOPIC]), ignore()).await.unwrap();
+    let shares = "SELECT COUNT(*) FROM buttress_group WHERE owner IS NOT NULL GROUP BY owner";
+    eventually("all partitions", || async { ints(slow.db(), shares).await == [8] }).await;
+    let new = quick.subscribe(group(&[TOPIC]), ignore()).await.unwrap();
+    eventually("shared", || async { ints(slow.db(), shares).await == [4, 4] }).await;
+    let owners = "SELECT generation FROM buttress_group ORDER BY part";
+    let before = ints(slow.db(), owners).await;
+    let renewed = "SELECT MIN(expires_at) FROM buttress_group_member";
+    let start = ints(slow.db(), renewed).await[0];
+    // Many rounds of the short lease, and not one renewal of the long one.
+    eventually("renewed again and again", || async { ints(slow.db(), renewed).await[0] > start + 1_000 }).await;
+    assert_eq!(ints(slow.db(), owners).await, before);
+    old.shutdown().await;
+    new.shutdown().await;
+    close(slow.db().clone()).await;
+    close(quick.db().clone()).await;
     D::destroy(home).await;
 }
 

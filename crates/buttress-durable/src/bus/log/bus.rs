@@ -67,7 +67,9 @@ impl<D: Database> LogBus<D> {
 
     /// Sets how long a crashed member keeps its partitions. Default: 10 s; at least 10 ms.
     ///
-    /// Use at least 3 times the longest pause of a healthy process (swapping, a slow disk).
+    /// Use at least 3 times the longest pause of a healthy process (swapping, a slow disk). Members
+    /// of a group may have different leases, for example during a rolling update: each is left its
+    /// partitions for as long as its own lease lasts.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.log.lease = lease.max(Duration::from_millis(10));

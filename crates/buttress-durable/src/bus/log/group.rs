@@ -41,6 +41,8 @@ pub(super) struct Place {
     pub(super) owner: Option<String>,
     pub(super) generation: i64,
     pub(super) expires_at: Timestamp,
+    /// The length with which its lease was written, if the version of its owner writes it.
+    pub(super) lease: Option<Duration>,
 }
 
 /// Inserts the rows of a group for each of its topics that has none yet.
@@ -74,15 +76,16 @@ pub(super) async fn renew<D: Database>(
     let mut tx = db.begin().await?;
     db.execute(
         &mut tx,
-        "INSERT INTO buttress_group_member (name, member, expires_at, topics) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (name, member) DO UPDATE SET expires_at = excluded.expires_at, topics = excluded.topics",
-        args![group, member, now.plus(ttl), &topics],
+        "INSERT INTO buttress_group_member (name, member, expires_at, topics, lease_ms) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (name, member) DO UPDATE SET expires_at = excluded.expires_at, topics = excluded.topics,
+             lease_ms = excluded.lease_ms",
+        args![group, member, now.plus(ttl), &topics, millis(ttl)],
     )
     .await?;
     let dead = "DELETE FROM buttress_group_member WHERE name = $1 AND expires_at <= $2";
     db.execute(&mut tx, dead, args![group, now]).await?;
-    let leases = "UPDATE buttress_group SET expires_at = $1 WHERE name = $2 AND owner = $3";
-    db.execute(&mut tx, leases, args![now.plus(ttl), group, member]).await?;
+    let leases = "UPDATE buttress_group SET expires_at = $1, lease_ms = $4 WHERE name = $2 AND owner = $3";
+    db.execute(&mut tx, leases, args![now.plus(ttl), group, member, millis(ttl)]).await?;
     tx.commit().await
 }
 
@@ -91,14 +94,15 @@ pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) ->
     db.write(sql, args![group, member]).await.map(drop)
 }
 
-/// Reads the members and partitions of a group. A member whose lease ends later than two that begin
-/// now was measured by a clock that was ahead, and has no share: it may have gone.
+/// Reads the members and partitions of a group. A member whose lease ends later than two of its
+/// length that begin now was measured by a clock that was ahead, and has no share: it may have gone.
+/// `ttl` is the length of leases that do not say their own.
 pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp, ttl: Duration) -> Result<View, DbError> {
     let sql = "SELECT member, topics FROM buttress_group_member
-               WHERE name = $1 AND expires_at > $2 AND expires_at <= $3 ORDER BY member";
-    let members = db.read(sql, args![group, now, now.plus(ttl).plus(ttl)]).await?;
+               WHERE name = $1 AND expires_at > $2 AND expires_at <= $2 + 2 * COALESCE(lease_ms, $3) ORDER BY member";
+    let members = db.read(sql, args![group, now, millis(ttl)]).await?;
     let members = members.iter().map(|row| Ok((D::text(row, 0)?, D::text(row, 1)?)));
-    let sql = "SELECT topic, part, owner, generation, expires_at FROM buttress_group WHERE name = $1
+    let sql = "SELECT topic, part, owner, generation, expires_at, lease_ms FROM buttress_group WHERE name = $1
                ORDER BY part, topic";
     let partitions = db.read(sql, args![group]).await?;
     let partitions = partitions.iter().map(|row| {
@@ -108,6 +112,7 @@ pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp, t
             owner: D::maybe_text(row, 2)?,
             generation: D::int(row, 3)?,
             expires_at: Timestamp::from_millis(D::int(row, 4)?),
+            lease: D::maybe_int(row, 5)?.map(|lease| Duration::from_millis(u64::try_from(lease).unwrap_or(0))),
         })
     });
     let members = members.collect::<Result<_, DbError>>()?;
@@ -144,6 +149,10 @@ pub(super) async fn lag<D: Database>(db: &Db<D>, group: &str) -> Result<Vec<Lag>
         .collect()
 }
 
+fn millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
 impl Claim {
     /// Claims a partition whose lease is over. Returns `None` if the row has changed since `place`
     /// was read.
@@ -157,14 +166,14 @@ impl Claim {
         group: &str,
         place: &Place,
         member: &str,
-        until: Timestamp,
+        (now, ttl): (Timestamp, Duration),
     ) -> Result<Option<Self>, DbError> {
-        let Place { topic, part, owner, generation, expires_at } = place;
+        let Place { topic, part, owner, generation, expires_at, .. } = place;
         let mut tx = db.begin().await?;
         let rows = db
             .fetch(
                 &mut tx,
-                "UPDATE buttress_group SET owner = $1, generation = generation + 1, expires_at = $2,
+                "UPDATE buttress_group SET owner = $1, generation = generation + 1, expires_at = $2, lease_ms = $8,
                      attempts = attempts + CASE WHEN owner <> $1 AND retry_at <= expires_at AND EXISTS (
                          SELECT 1 FROM buttress_log l
                          WHERE l.topic = buttress_group.topic AND l.part = buttress_group.part
@@ -172,7 +181,7 @@ impl Claim {
                      THEN 1 ELSE 0 END
                  WHERE name = $3 AND topic = $4 AND part = $5 AND generation = $6 AND expires_at = $7
                  RETURNING generation, position, attempts, retry_at, waiting_since",
-                args![member, until, group, topic, *part, *generation, *expires_at],
+                args![member, now.plus(ttl), group, topic, *part, *generation, *expires_at, millis(ttl)],
             )
             .await?;
         tx.commit().await?;

@@ -43,7 +43,7 @@ struct Owned {
     news: Arc<Notify>,
 }
 
-/// Leases that end later than one that begins now: when each was seen first.
+/// Leases that end later than one of their length that begins now: when each was seen first.
 #[derive(Default)]
 struct Ahead(HashMap<(String, i64), (Timestamp, Instant)>);
 
@@ -172,7 +172,7 @@ impl<D: Database> Member<D> {
             if missing == 0 || held || !(ours || over) {
                 continue;
             }
-            let until = now.plus(self.log.lease);
+            let until = (now, self.log.lease);
             let claim = Claim::take(&self.log.db, &self.subscribe.group, place, &self.id, until).await?;
             let Some(claim) = claim else { continue };
             self.start(partition, claim);
@@ -225,9 +225,11 @@ impl Ahead {
     /// Returns whether a lease is over.
     ///
     /// An owner whose clock was ahead leaves a lease that ends much too late. Such a lease is also
-    /// over when it was not renewed for as long as it should have lasted. Only not to be renewed
-    /// counts: an owner with a longer lease renews it in time.
+    /// over when it was not renewed for as long as it should have lasted. Its own length counts, as
+    /// it was written: the reader's may be shorter, and then the owner would not have renewed it
+    /// yet. `lease` is the length of one that does not say its own.
     fn is_over(&mut self, place: &Place, now: Timestamp, lease: Duration, at: Instant) -> bool {
+        let lease = place.lease.unwrap_or(lease);
         let key = (place.topic.clone(), place.part);
         if place.expires_at <= now.plus(lease) {
             self.0.remove(&key);
