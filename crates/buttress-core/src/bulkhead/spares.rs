@@ -1,10 +1,12 @@
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, fence_after_rmw};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence, fence_after_rmw};
 
 /// The free places that shards keep. See the [module](super).
 #[derive(Debug)]
 pub(super) struct Spares {
     /// Maximum number of places that one shard keeps.
     max_per_shard: AtomicU32,
+    /// The number of shards that keep places, a power of two, less one.
+    mask: AtomicUsize,
     /// One bit for each shard that may keep places. A bit stays set while its shard takes and keeps
     /// places, so that threads only read it. A search that finds the shard empty clears it.
     nonempty: AtomicU64,
@@ -32,6 +34,7 @@ impl Spares {
         let shards = if shards > 1 { shards.next_power_of_two() } else { 0 };
         let spares = Self {
             max_per_shard: AtomicU32::new(0),
+            mask: AtomicUsize::new(0),
             nonempty: AtomicU64::new(0),
             shards: (0..shards).map(|_| Line::default()).collect(),
         };
@@ -40,19 +43,26 @@ impl Spares {
     }
 
     /// Sets how many places a shard keeps: at most half of the limit over all shards, so that a
-    /// call seldom has to search every shard for a place.
+    /// call seldom has to search every shard for a place. If that is less than one place for each
+    /// shard, several shards of threads share one that keeps places.
     pub(super) fn resize(&self, limit: u32) {
         if cfg!(loom) {
             // The models set the number by `keep_at_most`.
             return;
         }
-        let most = u32::try_from(self.shards.len() * 2).ok().and_then(|parts| limit.checked_div(parts));
-        self.max_per_shard.store(most.unwrap_or(0), Ordering::SeqCst);
+        let most = if limit < SMALL { 0 } else { limit / 2 };
+        let shards = most.checked_ilog2().map_or(1, |bits| 1 << bits).min(self.shards.len());
+        self.set_rule(shards, most.checked_div(shards as u32).unwrap_or(0));
+    }
+
+    fn set_rule(&self, shards: usize, most: u32) {
+        self.mask.store(shards.saturating_sub(1), Ordering::SeqCst);
+        self.max_per_shard.store(most, Ordering::SeqCst);
     }
 
     #[cfg(loom)]
     pub(super) fn keep_at_most(&self, most: u32) {
-        self.max_per_shard.store(most, Ordering::SeqCst);
+        self.set_rule(self.shards.len(), most);
     }
 
     /// Keeps a place in the shard and returns true, unless the shard keeps its maximum. If it
@@ -79,13 +89,18 @@ impl Spares {
     /// Takes a place that the shard keeps. Returns whether there was one.
     #[inline]
     pub(super) fn take(&self, shard: usize) -> bool {
-        self.line(self.index(shard)).is_some_and(|line| change(line, |spares| spares.checked_sub(1)))
+        self.take_at(self.index(shard))
+    }
+
+    #[inline]
+    fn take_at(&self, shard: usize) -> bool {
+        self.line(shard).is_some_and(|line| change(line, |spares| spares.checked_sub(1)))
     }
 
     /// Takes a place of any shard.
     #[cold]
     pub(super) fn take_any(&self) -> Found {
-        self.find(|shard| self.take(shard))
+        self.find(|shard| self.take_at(shard))
     }
 
     /// Searches for a place of any shard without taking it.
@@ -127,7 +142,7 @@ impl Spares {
     /// Returns the shard of a thread.
     #[inline]
     fn index(&self, thread: usize) -> usize {
-        thread & self.shards.len().wrapping_sub(1)
+        thread & self.mask.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -135,6 +150,10 @@ impl Spares {
         self.shards.get(shard).map(|line| &line.0)
     }
 }
+
+/// The smallest limit of which spares are kept. Below it, the rejections that they cause close to the
+/// limit weigh more than the contention that they avoid.
+const SMALL: u32 = 16;
 
 /// Returns the bit of a shard. [`shards`](crate::shard::shards) are at most 64.
 #[inline]
@@ -160,13 +179,40 @@ mod tests {
 
     #[test]
     fn at_most_half_of_the_limit_is_kept_and_none_of_a_small_one() {
-        for (limit, most) in [(0, 0), (15, 0), (16, 1), (1_000, 62), (u32::MAX, u32::MAX / 16)] {
-            let spares = Spares::new(8, limit);
-            assert_eq!(spares.max_per_shard.load(Ordering::Relaxed), most, "{limit}");
-            let kept = (0..32).filter(|shard| spares.keep(*shard)).count() as u32;
-            assert_eq!((kept, spares.count()), (32.min(8 * most), kept), "{limit}");
+        for (shards, limit, most) in [
+            (8, 0, 0),
+            (8, 15, 0),
+            (8, 16, 8),
+            (8, 1_000, 62 * 8),
+            (8, u32::MAX, 32),
+            (64, 16, 8),
+            (64, 64, 32),
+            (64, 100, 32),
+            (64, 128, 64),
+            (64, 1_000, 64 * 7),
+            (1, 1_000, 0),
+        ] {
+            let spares = Spares::new(shards, limit);
+            let tries = if limit == u32::MAX { 32 } else { 64 * 62 };
+            let kept = (0..tries).filter(|shard| spares.keep(*shard)).count() as u32;
+            assert_eq!((kept, spares.count()), (most, most), "limit {limit}, {shards} shards");
         }
-        assert!(!Spares::new(1, 1_000).keep(0), "a single shard has no line of its own");
+    }
+
+    #[test]
+    fn a_limit_of_few_places_for_each_shard_still_has_spares_for_neighbouring_threads() {
+        let spares = Spares::new(64, 16);
+        assert!((0..8).all(|thread| spares.keep(thread)));
+        assert!(!spares.keep(8), "shares the spares of thread 0");
+        assert!(spares.take(8) && !spares.take(0));
+    }
+
+    #[test]
+    fn spares_of_shards_that_keep_none_any_more_are_found() {
+        let spares = Spares::new(8, 1_000);
+        assert!(spares.keep(7));
+        spares.resize(8);
+        assert!(!spares.keep(7) && spares.take_any().found);
     }
 
     #[test]
