@@ -5,10 +5,11 @@
 //! RUSTFLAGS="--cfg loom" cargo test --release -p buttress-core --lib loom_models
 //! ```
 
-use crate::bulkhead::{Acquire, Bulkhead};
+use crate::bulkhead::{Acquire, Discipline, Place};
 use crate::circuit_breaker::{Event, State, Window};
+use crate::context::CallContext;
 use crate::retry_budget::RetryBudget;
-use crate::{Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
+use crate::{Clock, Criticality, Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
 use loom::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use loom::thread;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+type Bulkhead = crate::bulkhead::Bulkhead<ManualClock>;
 type CircuitBreaker = crate::circuit_breaker::CircuitBreaker<ManualClock>;
 
 const FAILURE: Outcome = Outcome::Failure(Failure::new(FailureKind::Transport));
@@ -220,13 +222,13 @@ fn a_place_that_is_freed_while_a_call_queues_is_not_lost() {
         match bulkhead.acquire_or_queue(1).unwrap() {
             Acquire::Taken(taken) => permit = Some(taken),
             Acquire::Queued(mut place) => {
-                if let Poll::Ready(taken) = place.poll_acquire(&mut Context::from_waker(&waker)) {
+                if let Poll::Ready(Ok(taken)) = place.poll_acquire(&mut Context::from_waker(&waker)) {
                     permit = Some(taken);
                 }
                 thread.join().unwrap();
                 if permit.is_none() {
                     assert_eq!(flag.0.load(Ordering::SeqCst), 1, "the waiter was not woken");
-                    let Poll::Ready(taken) = place.poll_acquire(&mut Context::from_waker(&waker)) else {
+                    let Poll::Ready(Ok(taken)) = place.poll_acquire(&mut Context::from_waker(&waker)) else {
                         panic!("woken without a place")
                     };
                     permit = Some(taken);
@@ -412,4 +414,109 @@ fn a_waiter_sees_what_a_call_that_queues_leaves_free() {
 #[test]
 fn a_waiter_sees_what_a_call_that_searches_the_shards_leaves_free() {
     a_waiter_does_not_sleep_beside_a_free_place(|bulkhead| Box::new(bulkhead.admit(&())));
+}
+
+/// Queues for a class. The context of a call belongs to all threads of the model checker: no other
+/// one may read it meanwhile.
+fn queue(bulkhead: &Bulkhead, class: Criticality, max_queue: usize) -> Option<Place<ManualClock>> {
+    let _entered = CallContext::default().with_priority(class.into()).enter();
+    match bulkhead.acquire_or_queue(max_queue) {
+        Ok(Acquire::Queued(place)) => Some(place),
+        Ok(Acquire::Taken(_)) => panic!("overtook the queue"),
+        Err(_) => None,
+    }
+}
+
+/// Returns whether a call in the queue was granted a place, which stays taken.
+fn is_granted(place: &mut Place<ManualClock>) -> bool {
+    match place.poll_acquire(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(permit)) => {
+            std::mem::forget(permit);
+            true
+        }
+        Poll::Ready(Err(_)) | Poll::Pending => false,
+    }
+}
+
+#[test]
+fn a_place_that_is_freed_while_a_call_is_evicted_goes_to_one_of_both() {
+    with_and_without_spares(|spares| {
+        let bulkhead = Bulkhead::with_spares(1, spares);
+        let held = bulkhead.admit(&()).unwrap();
+        let mut read = queue(&bulkhead, Criticality::Sheddable, 1).expect("the queue is empty");
+        let thread = thread::spawn(move || drop(held));
+        let mut order =
+            queue(&bulkhead, Criticality::CriticalPlus, 1).expect("it evicts or finds a place in the queue");
+        thread.join().unwrap();
+        assert!(is_granted(&mut read) ^ is_granted(&mut order));
+        assert_eq!(bulkhead.in_flight(), 1);
+        drop((read, order));
+        assert_eq!(bulkhead.waiting(), 0);
+    });
+}
+
+#[test]
+fn a_place_that_is_freed_while_the_late_are_rejected_goes_to_one_of_those_who_are_left() {
+    with_and_without_spares(|spares| {
+        let bulkhead = Bulkhead::with_spares(1, spares);
+        bulkhead.set_discipline(Discipline::Adaptive);
+        let held = bulkhead.admit(&()).unwrap();
+        let [mut late, mut newer] = [(); 2].map(|()| queue(&bulkhead, Criticality::Critical, 9).unwrap());
+        bulkhead.clock().advance(Duration::from_millis(200));
+        let thread = thread::spawn(move || drop(held));
+        let mut newest = queue(&bulkhead, Criticality::Critical, 9).unwrap();
+        thread.join().unwrap();
+        assert!(!is_granted(&mut late) && (is_granted(&mut newer) ^ is_granted(&mut newest)));
+        assert_eq!(bulkhead.in_flight(), 1);
+        drop((late, newer, newest));
+        assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (1, 0));
+    });
+}
+
+#[test]
+fn a_place_that_is_freed_while_the_next_call_gives_up_goes_to_another_class() {
+    with_and_without_spares(|spares| {
+        let bulkhead = Bulkhead::with_spares(1, spares);
+        bulkhead.reserve(Criticality::Sheddable, 0.5).unwrap();
+        let held = bulkhead.admit(&()).unwrap();
+        let [read, mut order] =
+            [Criticality::Sheddable, Criticality::Critical].map(|class| queue(&bulkhead, class, 9).unwrap());
+        let thread = thread::spawn(move || drop(held));
+        drop(read);
+        thread.join().unwrap();
+        assert!(is_granted(&mut order));
+        let counts = Criticality::ALL.map(|class| bulkhead.in_flight_of(class).unwrap());
+        assert_eq!((counts, bulkhead.in_flight(), bulkhead.waiting()), ([0, 1, 0, 0], 1, 0));
+    });
+}
+
+#[test]
+fn with_shares_threads_never_hold_more_than_the_limit_and_leave_no_class_counted() {
+    with_and_without_spares(|spares| {
+        let (bulkhead, inside) = (Bulkhead::with_spares(1, spares), Arc::new(AtomicUsize::new(0)));
+        bulkhead.reserve(Criticality::Critical, 0.5).unwrap();
+        let enter = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            move || {
+                if let Ok(permit) = bulkhead.admit(&()) {
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(permit);
+                }
+            }
+        };
+        let thread = thread::spawn(enter.clone());
+        let mut queued = bulkhead.acquire_or_queue(1).unwrap();
+        if let Acquire::Queued(place) = &mut queued {
+            thread.join().unwrap();
+            assert!(is_granted(place));
+            assert_eq!(bulkhead.in_flight_of(Criticality::Critical), Some(1));
+            return;
+        }
+        inside.fetch_add(1, Ordering::SeqCst);
+        inside.fetch_sub(1, Ordering::SeqCst);
+        drop(queued);
+        thread.join().unwrap();
+        assert_eq!((bulkhead.in_flight(), bulkhead.in_flight_of(Criticality::Critical)), (0, Some(0)));
+    });
 }

@@ -124,9 +124,9 @@ pub trait Policy<Req: ?Sized> {
 /// A [`Policy`] whose permits can be taken before the request is known, as backpressure requires.
 ///
 /// ```
-/// use buttress_core::{Reserve, bulkhead::Bulkhead};
+/// use buttress_core::{ManualClock, Reserve, bulkhead::Bulkhead};
 ///
-/// let bulkhead = Bulkhead::new(1);
+/// let bulkhead = Bulkhead::<ManualClock>::new(1);
 /// let reserved = bulkhead.try_reserve().unwrap();
 /// assert!(bulkhead.try_reserve().is_err());
 /// assert_eq!(bulkhead.rejected(), 0, "no call was rejected");
@@ -164,9 +164,9 @@ pub trait Reserve {
 /// The error of [`Policy::peek`] and [`Reserve::try_reserve`]: a call would be refused.
 ///
 /// ```
-/// use buttress_core::{Refused, bulkhead::Bulkhead};
+/// use buttress_core::{ManualClock, Refused, bulkhead::Bulkhead};
 ///
-/// let bulkhead = Bulkhead::new(0);
+/// let bulkhead = Bulkhead::<ManualClock>::new(0);
 /// assert_eq!(bulkhead.peek(), Err(Refused { retry_after: None }));
 /// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -178,9 +178,9 @@ pub struct Refused {
 /// A policy that a keyed policy can evict.
 ///
 /// ```
-/// use buttress_core::{Idle, Policy, bulkhead::Bulkhead};
+/// use buttress_core::{Idle, ManualClock, Policy, bulkhead::Bulkhead};
 ///
-/// let bulkhead = Bulkhead::new(8);
+/// let bulkhead = Bulkhead::<ManualClock>::new(8);
 /// let permit = bulkhead.admit("a request").unwrap();
 /// assert!(!bulkhead.is_idle());
 /// drop(permit);

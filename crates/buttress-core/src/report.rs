@@ -204,7 +204,7 @@ pub trait Report {
 /// A receiver of the values of a [`Report`].
 ///
 /// ```
-/// use buttress_core::bulkhead::Bulkhead;
+/// use buttress_core::{ManualClock, bulkhead::Bulkhead};
 /// use buttress_core::report::{LabelValues, Metric, Report, Sink, Value};
 ///
 /// #[derive(Default)]
@@ -217,7 +217,7 @@ pub trait Report {
 /// }
 ///
 /// let mut lines = Lines::default();
-/// Bulkhead::new(8).report(&mut lines);
+/// Bulkhead::<ManualClock>::new(8).report(&mut lines);
 /// assert!(lines.0.contains(&"resilience.bulkhead.limit Gauge(8.0)".to_owned()));
 /// ```
 pub trait Sink {

@@ -65,17 +65,25 @@ type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
 struct Slot<T> {
     value: Arc<T>,
     shard: usize,
-    _apart: [u64; 12],
+    /// See [`Ticket::lane`].
+    lane: Option<usize>,
+    /// Made when the first ticket of a lane is taken.
+    lanes: OnceLock<Lanes<T>>,
+    _apart: [u64; 8],
 }
+
+/// Number of lanes of a shard.
+const LANES: usize = 4;
+
+type Lanes<T> = Box<[Arc<Slot<T>>; LANES]>;
 
 impl<T> Sharded<T> {
     /// Creates a handle to `value` with `shards` shards, rounded up to a power of two. See
     /// [`shards`] for the number.
     pub fn new(shards: usize, value: T) -> Self {
         let value = Arc::new(value);
-        let tickets: Arc<[_]> = (0..shards.next_power_of_two())
-            .map(|shard| Arc::new(Slot { value: value.clone(), shard, _apart: [0; 12] }))
-            .collect();
+        let tickets: Arc<[_]> =
+            (0..shards.next_power_of_two()).map(|shard| Arc::new(Slot::new(value.clone(), shard, None))).collect();
         let is_one = tickets.len() == 1;
         let shared = Shared { value, tickets };
         Self(if is_one { Handle::One(Arc::new(shared)) } else { Handle::Many(Home::new(shared, ORIGIN, Weak::new())) })
@@ -88,7 +96,14 @@ impl<T> Sharded<T> {
         Ticket(tickets[shard_of_thread(tickets)].clone())
     }
 
-    /// Returns how many tickets are held: a sum over the shards, exact while none is taken or
+    /// Takes a ticket of the current thread's shard, in a lane below 4.
+    #[inline]
+    pub fn ticket_in(&self, lane: usize) -> Ticket<T> {
+        let tickets = &self.shared().tickets;
+        tickets[shard_of_thread(tickets)].in_lane(lane)
+    }
+
+    /// Returns how many tickets are held outside of lanes: a sum over the shards, exact while none is taken or
     /// dropped.
     pub fn tickets_out(&self) -> usize {
         self.shared().tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
@@ -100,6 +115,20 @@ impl<T> Sharded<T> {
             Handle::One(shared) => shared,
             Handle::Many(home) => &home.shared,
         }
+    }
+}
+
+impl<T> Slot<T> {
+    fn new(value: Arc<T>, shard: usize, lane: Option<usize>) -> Self {
+        Self { value, shard, lane, lanes: OnceLock::new(), _apart: [0; 8] }
+    }
+
+    /// Takes a ticket of a lane of a slot that is in no lane itself.
+    #[inline]
+    fn in_lane(&self, lane: usize) -> Ticket<T> {
+        let new = |lane| Arc::new(Self::new(self.value.clone(), self.shard, Some(lane)));
+        let lanes = self.lanes.get_or_init(|| Box::new(std::array::from_fn(new)));
+        Ticket(lanes[lane % LANES].clone())
     }
 }
 
@@ -170,6 +199,18 @@ impl<T> Ticket<T> {
     /// another thread.
     pub fn shard(&self) -> usize {
         self.0.shard
+    }
+
+    /// Returns the lane that this ticket was taken in. A lane is a mark that costs the ticket no
+    /// space: what is carried with each call makes it slower to move.
+    #[inline]
+    pub fn lane(&self) -> Option<usize> {
+        self.0.lane
+    }
+
+    /// Takes another ticket of the same shard, in a lane below 4. This ticket must be in none.
+    pub fn again_in(&self, lane: usize) -> Self {
+        self.0.in_lane(lane)
     }
 
     /// Takes another ticket of the same shard.
@@ -283,6 +324,16 @@ mod tests {
             })
         };
         (0..threads).map(|n| clone(n).join().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_ticket_of_a_lane_tells_its_lane_and_its_shard() {
+        let sharded = Sharded::new(4, "value");
+        let (plain, laned) = (sharded.ticket(), sharded.ticket_in(2));
+        assert_eq!((plain.lane(), laned.lane(), plain.again_in(3).lane()), (None, Some(2), Some(3)));
+        assert_eq!((*laned, laned.shard()), ("value", plain.shard()));
+        assert_eq!(laned.again().lane(), Some(2));
+        assert!(size_of::<Slot<u8>>() == 112, "128 bytes with the counts of its `Arc`");
     }
 
     #[test]

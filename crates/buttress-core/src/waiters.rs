@@ -30,10 +30,10 @@ use std::{
 /// # Example
 ///
 /// ```
-/// use buttress_core::{Policy, Reserve, bulkhead::Bulkhead};
+/// use buttress_core::{ManualClock, Policy, Reserve, bulkhead::Bulkhead};
 /// use std::task::Waker;
 ///
-/// let bulkhead = Bulkhead::new(1);
+/// let bulkhead = Bulkhead::<ManualClock>::new(1);
 /// let permit = bulkhead.admit("a request").unwrap();
 ///
 /// let waiters = bulkhead.waiters().unwrap();

@@ -12,6 +12,47 @@
 //! # let _ = layer;
 //! ```
 //!
+//! Under overload, last in, first out, and no call that has waited for long:
+//!
+//! ```
+//! use buttress::{BulkheadLayer, PlainExt, bulkhead::Discipline, policy::Criticality};
+//! use std::time::Duration;
+//!
+//! let layer = BulkheadLayer::new(10)
+//!     .queue(100, Duration::from_millis(50))
+//!     .discipline(Discipline::Adaptive)
+//!     .reserve(Criticality::CriticalPlus, 0.2)? // while calls queue, 2 of the 10 places
+//!     .plain();
+//! # let _ = layer;
+//! # Ok::<(), buttress::InvalidConfig>(())
+//! ```
+//!
+//! # The queue
+//!
+//! * A call waits for at most `max_wait`, and not beyond its deadline
+//!   ([`CallContext::deadline`](crate::policy::CallContext)). One that comes after its deadline is
+//!   not queued.
+//! * The more important class of [`CallContext::priority`](crate::policy::CallContext) goes first;
+//!   calls without a priority are [`Critical`](crate::policy::Criticality). Within a class, the
+//!   [`Discipline`] decides.
+//! * A call that finds the queue full takes the place of the least important one in it, if that is
+//!   less important than itself.
+//! * [`QueuedLayer::reserve`] guarantees a class a share of the places while calls queue. It keeps
+//!   no place free: below the limit, any class takes any place. For places that others never take,
+//!   use a bulkhead for each kind of call.
+//! * Without a share, the least important calls get no place while more important ones arrive as
+//!   fast as places are released.
+//!
+//! | discipline | for |
+//! |---|---|
+//! | [`Fifo`](Discipline::Fifo), the default | callers that wait as long as it takes, and short bursts |
+//! | [`Lifo`](Discipline::Lifo) | callers that give up: the newest calls are answered in time |
+//! | [`Adaptive`](Discipline::Adaptive) | calls of milliseconds: fair until the queue has stood for 100 ms, then fast |
+//!
+//! [`Adaptive`](Discipline::Adaptive) rejects calls that have waited for 5 ms, once some call has
+//! waited for longer than that during 100 ms. Where calls take seconds, that is after every burst;
+//! use another one there.
+//!
 //! # When to use it
 //!
 //! Around a client, so that one slow backend cannot hold all tasks and memory of the caller. Around
@@ -34,18 +75,24 @@
 //!   inner service was ready, and holds what that has reserved.
 //! * With an HTTP ending (`buttress-http`) a call holds its place until the end of the response's
 //!   stream, not only until the head, and until an upgraded connection (WebSocket, CONNECT) closes.
-//! * The queue is served in order, as those of `tower` and `tower-resilience` are. A queued call
-//!   holds nothing of the inner service.
+//! * The queue is served in order by default, as those of `tower` and `tower-resilience` are, which
+//!   have no other order and no classes. A queued call holds nothing of the inner service.
+//! * Netflix's `concurrency-limits` admits a class below its share above the limit. Here the limit is
+//!   exact, and the class gets the next place that is released.
 
 mod queue;
 
 use crate::{
+    clock::TokioClock,
     ending::NoEnding,
     gate::{Gate, GateLayer},
 };
+use buttress_core::bulkhead as core;
 use std::time::Duration;
 
-pub use buttress_core::bulkhead::{Bulkhead, BulkheadPermit, FULL, QUEUE_FULL, QUEUE_TIMEOUT};
+pub use buttress_core::bulkhead::{
+    Discipline, FULL, INTERVAL, QUEUE_DEADLINE, QUEUE_DELAY, QUEUE_FULL, QUEUE_TIMEOUT, TARGET,
+};
 pub use queue::{Queued, QueuedLayer};
 
 /// Futures of the services behind a bulkhead.
@@ -53,6 +100,15 @@ pub mod future {
     pub use super::queue::ResponseFuture as QueuedFuture;
     pub use crate::gate::ResponseFuture;
 }
+
+/// A bulkhead, to observe and resize. A cheap handle; clones and all services of its layers share
+/// the places.
+///
+/// It uses tokio's clock.
+pub type Bulkhead = core::Bulkhead<TokioClock>;
+
+/// A place in a bulkhead, held by a call in flight. Dropping it releases the place.
+pub type BulkheadPermit = core::BulkheadPermit<TokioClock>;
 
 /// A bulkhead without a queue, as a layer. The [module](self) has an example.
 pub type BulkheadLayer<E = NoEnding> = GateLayer<Bulkhead, E>;
@@ -95,7 +151,8 @@ impl From<Bulkhead> for BulkheadLayer {
 }
 
 impl<E> BulkheadLayer<E> {
-    /// Adds a queue for at most `max_queue` calls, served in order, each for at most `max_wait`.
+    /// Adds a queue for at most `max_queue` calls, each for at most `max_wait` and not beyond its
+    /// deadline. The [module](self#the-queue) has the order in which they are served.
     ///
     /// A `max_wait` of zero rejects a call that does not get a place at once. [`Duration::MAX`]
     /// waits without limit.

@@ -42,6 +42,14 @@ impl Spares {
         spares
     }
 
+    /// Creates spares of the same size. From now on, they keep places instead of these.
+    pub(super) fn hand_over(&self) -> Self {
+        let (mask, most) = (self.mask.load(Ordering::SeqCst), self.max_per_shard.swap(0, Ordering::SeqCst));
+        let next = Self::new(self.shards.len(), 0);
+        next.set_rule(mask + 1, most);
+        next
+    }
+
     /// Sets how many places a shard keeps: at most half of the limit over all shards, so that a
     /// call seldom has to search every shard for a place. If that is less than one place for each
     /// shard, several shards of threads share one that keeps places.
@@ -137,6 +145,11 @@ impl Spares {
     /// Takes all places and returns how many there were.
     pub(super) fn drain(&self) -> u32 {
         self.shards.iter().map(|line| line.0.swap(0, Ordering::SeqCst)).sum()
+    }
+
+    /// Returns the number of shards, a power of two.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len().max(1)
     }
 
     /// Returns the shard of a thread.

@@ -1,13 +1,14 @@
 use super::{
     POLICY,
-    queue::Queue,
+    classes::Classes,
+    queue::{Owed, Queue, Woken},
     spares::{Found, Spares},
 };
 use crate::label::Labels;
 use crate::shard::{Counter, thread_index};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::{Name, Waiters};
-use std::{sync::OnceLock, task::Waker};
+use crate::{Clock, Criticality, Name, Reason, Rejection, Waiters};
+use std::{sync::OnceLock, time::Instant};
 
 /// One waiting call in the state word, which is `waiting << 32 | in_flight`: one load tells whether
 /// a place is free and the queue is empty.
@@ -15,32 +16,51 @@ pub(super) const WAITING: u64 = 1 << 32;
 
 /// The state that the handles and permits of one bulkhead share.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct State<C> {
     pub(super) word: AtomicU64,
     pub(super) limit: AtomicU32,
-    /// Free places, which count as in flight in the word.
+    /// Free places, which count as in flight in the word. None are kept here once a class has a
+    /// share: the fast paths of taking and releasing a place, which do not count by class, then
+    /// fail, and pay nothing for shares otherwise.
     pub(super) spares: Spares,
+    /// Made when a class gets a share. Has the spares from then on.
+    pub(super) classes: OnceLock<Box<Classes>>,
     pub(super) labels: Labels,
     /// Made when a call queues for the first time: most bulkheads of a keyed policy never do.
     pub(super) queue: Mutex<Option<Box<Queue>>>,
     /// Made when a service waits for the first time.
     pub(super) waiters: OnceLock<Waiters>,
     pub(super) rejected: Counter,
+    /// Read only when a call queues, or while one does.
+    pub(super) clock: C,
 }
 
-impl State {
-    pub(super) fn new(limit: u32, name: Option<&Name>, shards: usize) -> Self {
+impl<C: Clock> State<C> {
+    pub(super) fn new(limit: u32, name: Option<&Name>, shards: usize, clock: C) -> Self {
         Self {
             word: AtomicU64::new(0),
             limit: AtomicU32::new(limit),
             spares: Spares::new(shards, limit),
+            classes: OnceLock::new(),
             labels: Labels::new(POLICY, name, shards),
             queue: Mutex::default(),
             // The model checker does not see that a `OnceLock` of the standard library synchronizes
             // its initialization with its readers.
             waiters: if cfg!(loom) { Waiters::default().into() } else { OnceLock::new() },
             rejected: Counter::default(),
+            clock,
         }
+    }
+
+    /// Counts a call that has a place in its class. Returns the class, if there are shares.
+    pub(super) fn enter(&self, class: Criticality) -> Option<Criticality> {
+        self.classes.get().map(|classes| classes.enter(class))
+    }
+
+    /// Counts and returns a rejection.
+    pub(super) fn reject(&self, reason: &'static Reason) -> Rejection {
+        self.rejected.add(1);
+        self.labels.reject(reason)
     }
 
     /// Returns whether the word has a free place and the queue is empty.
@@ -55,15 +75,21 @@ impl State {
         waiting(word) == 0 && in_flight(word) <= self.limit.load(Ordering::SeqCst)
     }
 
-    /// Takes a place: a spare of this thread's shard first.
+    /// Takes a spare of this thread's shard, for a call that is not counted by class.
     #[inline]
-    pub(super) fn try_take(&self) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
-        (self.keeps_spares(word) && self.spares.take(thread_index())) || self.take_from_word_or_any_shard()
+    pub(super) fn take_spare(&self) -> bool {
+        self.keeps_spares(self.word.load(Ordering::Relaxed)) && self.spares.take(thread_index())
     }
 
-    fn take_from_word_or_any_shard(&self) -> bool {
+    /// Takes a place that [`take_spare`](Self::take_spare) has not found.
+    pub(super) fn take_late(&self) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
+        if let Some(classes) = self.classes.get()
+            && self.keeps_spares(word)
+            && classes.spares.take(thread_index())
+        {
+            return true;
+        }
         while self.has_room(word) {
             match self.word.compare_exchange_weak(word, word + 1, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return true,
@@ -75,14 +101,31 @@ impl State {
 
     /// Searches all shards for a spare.
     #[cold]
-    pub(super) fn find_spare(&self, look: impl FnOnce(&Spares) -> Found) -> bool {
-        let Found { found, hidden } = look(&self.spares);
-        if hidden {
-            // A service that searched in that moment has skipped the shard, and may sleep although
-            // the shard keeps more places.
-            self.wake_many(1);
+    pub(super) fn find_spare(&self, look: impl Fn(&Spares) -> Found) -> bool {
+        self.all_spares().any(|spares| {
+            let Found { found, hidden } = look(spares);
+            if hidden {
+                // A service that searched in that moment has skipped the shard, and may sleep
+                // although the shard keeps more places.
+                self.wake_many(1);
+            }
+            found
+        })
+    }
+
+    /// Returns where spares are kept. A thread that does not know of the first share yet may keep
+    /// one more outside of the classes.
+    pub(super) fn all_spares(&self) -> impl Iterator<Item = &Spares> {
+        self.classes.get().map(|classes| &classes.spares).into_iter().chain([&self.spares])
+    }
+
+    /// Returns all spares to the word, and serves the queue.
+    pub(super) fn recall_spares(&self, queue: &mut Option<Box<Queue>>, woken: &mut Woken) {
+        let spares: u32 = self.all_spares().map(Spares::drain).sum();
+        self.word.fetch_sub(spares.into(), Ordering::SeqCst);
+        if let Some(queue) = queue {
+            self.serve(queue, woken);
         }
-        found
     }
 
     /// Returns how many places are free in the word.
@@ -90,19 +133,42 @@ impl State {
         self.limit.load(Ordering::SeqCst).saturating_sub(in_flight(self.word.load(Ordering::SeqCst)))
     }
 
-    /// Releases a place: to the spares of this thread's shard, to the word, or to the queue.
+    /// Releases the place of a call that is counted in `class`, if it is: to the spares of this
+    /// thread's shard, to the word, or to the queue.
     #[inline]
-    pub(super) fn release(&self) {
+    pub(super) fn release(&self, class: impl FnOnce() -> Option<usize>) {
         let shard = thread_index();
-        if !self.spares.keep(shard) {
-            return self.give_back();
+        if self.spares.keep(shard) {
+            // With shares, this is a call from before the first one, which is counted in no class.
+            self.kept(&self.spares, shard);
+        } else {
+            self.release_late(shard, class());
         }
+    }
+
+    /// Not inlined, to keep it out of the path of bulkheads without shares.
+    #[inline(never)]
+    fn release_late(&self, shard: usize, class: Option<usize>) {
+        if let Some(classes) = self.classes.get() {
+            if let Some(class) = class {
+                classes.leave(class);
+            }
+            if classes.spares.keep(shard) {
+                return self.kept(&classes.spares, shard);
+            }
+        }
+        self.give_back();
+    }
+
+    /// Checks whether a spare that was just kept may stay.
+    #[inline]
+    fn kept(&self, spares: &Spares, shard: usize) {
         // This load comes after the fence of `keep`, which pairs with the fences of calls and
         // services that register as waiting before they search the spares. Either this load sees
         // the waiting call, or that call finds the spare.
         if self.keeps_spares(self.word.load(Ordering::SeqCst)) {
             self.wake_one();
-        } else if self.spares.take(shard) {
+        } else if spares.take(shard) {
             self.give_back();
         }
     }
@@ -121,17 +187,16 @@ impl State {
         }
         // Free and grant the place under one lock. A release that read the limit before taking the
         // lock could free a place while the limit is raised, and serve no waiter.
+        let mut woken = Woken::default();
         let served = {
             let mut queue = lock(&self.queue);
             self.word.fetch_sub(1, Ordering::SeqCst);
-            self.serve_next(&mut queue)
+            self.serve(queue.get_or_insert_default(), &mut woken)
         };
-        match served {
-            Some(waker) => waker.wake(),
-            None => {
-                crate::sync::fence(Ordering::SeqCst);
-                self.wake_one();
-            }
+        woken.wake();
+        if !served {
+            crate::sync::fence(Ordering::SeqCst);
+            self.wake_one();
         }
     }
 
@@ -152,21 +217,58 @@ impl State {
         }
     }
 
-    /// Grants a place to the first call in the queue, if one is free. Returns its waker.
-    pub(super) fn serve_next(&self, queue: &mut Option<Box<Queue>>) -> Option<Waker> {
-        let queue = queue.as_mut()?;
+    /// Returns how many places each class lacks of its share.
+    pub(super) fn owed(&self) -> Owed {
+        self.classes.get().map(|classes| classes.owed(self.limit.load(Ordering::SeqCst))).unwrap_or_default()
+    }
+
+    /// Grants the free places to calls in the queue, and rejects those that have waited for too
+    /// long. Returns whether a place was granted.
+    pub(super) fn serve(&self, queue: &mut Queue, woken: &mut Woken) -> bool {
+        if waiting(self.word.load(Ordering::SeqCst)) == 0 {
+            return false;
+        }
+        let now = self.clock.now();
+        queue.look(now);
+        let mut served = false;
+        while self.serve_next(queue, now, woken) {
+            served = true;
+        }
+        self.shed(queue, now, woken);
+        served
+    }
+
+    fn serve_next(&self, queue: &mut Queue, now: Instant, woken: &mut Woken) -> bool {
+        let owed = self.owed();
         let mut word = self.word.load(Ordering::SeqCst);
         while waiting(word) > 0 && in_flight(word) < self.limit.load(Ordering::SeqCst) {
+            let Some(first) = queue.first(&owed) else { return false };
+            if queue.deadline(first).is_some_and(|deadline| deadline <= now) {
+                queue.expire(first, now, woken);
+                word = self.word.fetch_sub(WAITING, Ordering::SeqCst) - WAITING;
+                continue;
+            }
             match self.word.compare_exchange_weak(word, word + 1 - WAITING, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
-                    let (number, waker) = queue.waiting.pop_first()?;
-                    queue.granted.insert(number);
-                    return Some(waker);
+                    queue.grant(first, self.enter(first.class), now, woken);
+                    return true;
                 }
-                Err(now) => word = now,
+                Err(current) => word = current,
             }
         }
-        None
+        false
+    }
+
+    /// Rejects the calls that have waited for too long, if the queue is overloaded.
+    pub(super) fn shed(&self, queue: &mut Queue, now: Instant, woken: &mut Woken) {
+        if !queue.look(now) {
+            return;
+        }
+        let owed = self.owed();
+        while queue.shed_one(&owed, now, woken) {
+            self.word.fetch_sub(WAITING, Ordering::SeqCst);
+        }
+        queue.look(now);
     }
 }
 

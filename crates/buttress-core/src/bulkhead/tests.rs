@@ -1,9 +1,16 @@
+mod model;
+mod queue;
+
 use super::*;
-use crate::report::Value;
+use crate::ManualClock;
+use crate::report::{Report, Value};
 use crate::testing::{reported, without_waiting};
-use proptest::prelude::*;
 use std::sync::{Arc, atomic::AtomicUsize};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
+
+type Bulkhead = super::Bulkhead<ManualClock>;
+type BulkheadPermit = super::BulkheadPermit<ManualClock>;
+type Place = super::Place<ManualClock>;
 
 fn take(bulkhead: &Bulkhead) -> Option<BulkheadPermit> {
     bulkhead.admit(&()).ok()
@@ -16,9 +23,13 @@ fn queue(bulkhead: &Bulkhead) -> Place {
     }
 }
 
+fn sharded(limit: usize, shards: usize) -> Bulkhead {
+    Bulkhead::with_shards(limit, None, shards, ManualClock::new())
+}
+
 fn poll(place: &mut Place) -> Option<BulkheadPermit> {
     match place.poll_acquire(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(permit) => Some(permit),
+        Poll::Ready(permit) => Some(permit.expect("no call is rejected in the queue")),
         Poll::Pending => None,
     }
 }
@@ -99,7 +110,9 @@ fn raising_the_limit_serves_the_queue_and_lowering_it_cancels_nothing() {
 
 #[test]
 fn a_call_that_finds_a_place_takes_no_lock_while_none_waits() {
-    for bulkhead in [Bulkhead::with_shards(8, None, 1), Bulkhead::with_shards(8, None, 4)] {
+    let with_shares = sharded(20, 4);
+    with_shares.reserve(Criticality::CriticalPlus, 0.2).unwrap();
+    for bulkhead in [sharded(8, 1), sharded(20, 4), with_shares] {
         let _held = lock(&bulkhead.0.queue);
         let caller = bulkhead.clone();
         without_waiting(move || drop(caller.admit(&()).unwrap()));
@@ -112,7 +125,7 @@ fn a_call_that_finds_a_place_takes_no_lock_while_none_waits() {
 #[test]
 fn a_compact_bulkhead_takes_at_most_512_bytes() {
     // The other half is for its one ticket, a label and the reference counts.
-    assert!(size_of::<State>() <= 256, "{}", size_of::<State>());
+    assert!(size_of::<State<std::time::Instant>>() <= 256, "{}", size_of::<State<std::time::Instant>>());
 }
 
 #[test]
@@ -127,10 +140,26 @@ fn it_reports_its_calls_its_queue_its_limit_and_its_rejections() {
         without_labels("resilience.bulkhead.waiting", Value::Gauge(3.0)),
         without_labels("resilience.bulkhead.limit", Value::Gauge(2.0)),
         without_labels("resilience.bulkhead.rejected", Value::Counter(4)),
+        without_labels("resilience.bulkhead.queue_delay", Value::Gauge(0.0)),
     ];
     assert_eq!(reported(&bulkhead), expected);
-    assert_eq!(Bulkhead::metrics().len(), expected.len(), "every metric is reported");
     assert_eq!((Report::name(&bulkhead), Report::name(&Bulkhead::new(1))), (Some("stock"), None));
+}
+
+#[test]
+fn with_shares_it_reports_the_calls_of_each_class() {
+    let bulkhead = Bulkhead::new(1);
+    bulkhead.reserve(Criticality::Sheddable, 0.5).unwrap();
+    let _held = take(&bulkhead);
+    let _queued = queue(&bulkhead);
+    let of = |name| {
+        let values = reported(&bulkhead).into_iter().filter(move |(reported, ..)| *reported == name);
+        values.map(|(_, [class, _], value)| (class, value)).collect::<Vec<_>>()
+    };
+    let expected = [("critical_plus", 0.0), ("critical", 1.0), ("sheddable_plus", 0.0), ("sheddable", 0.0)];
+    let expected = expected.map(|(class, calls)| (class, Value::Gauge(calls)));
+    assert_eq!(of("resilience.bulkhead.class_in_flight"), expected);
+    assert_eq!(of("resilience.bulkhead.class_waiting"), expected);
 }
 
 #[test]
@@ -151,11 +180,11 @@ fn zero_lets_nothing_through_until_it_is_raised() {
     assert!(take(&bulkhead).is_some());
 }
 
-#[test]
-fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
+/// Runs 8 threads that take and release places of a bulkhead of 20 places, and `also` on another.
+fn take_and_release_on_threads(also: fn(&Bulkhead)) {
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     // Few spares per shard, so that threads often take those of other shards.
-    let bulkhead = Bulkhead::with_shards(10, None, 4);
+    let bulkhead = sharded(20, 4);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -165,7 +194,7 @@ fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
                         most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         held.push(permit);
                     }
-                    if round % 3 == 0 || held.len() > 2 {
+                    if round % 3 == 0 || held.len() > 4 {
                         inside.fetch_sub(held.len(), Ordering::SeqCst);
                         held.clear();
                     }
@@ -173,17 +202,43 @@ fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
                 inside.fetch_sub(held.len(), Ordering::SeqCst);
             });
         }
+        scope.spawn(|| also(&bulkhead));
     });
-    assert!(most.into_inner() <= 10);
-    assert_eq!(bulkhead.in_flight(), 0);
-    let all: Vec<_> = (0..10).map(|_| take(&bulkhead).expect("all places are free")).collect();
+    assert!(most.into_inner() <= 20);
+    assert_eq!((bulkhead.in_flight(), bulkhead.in_flight_of(Criticality::Critical).unwrap_or(0)), (0, 0));
+    let all: Vec<_> = (0..20).map(|_| take(&bulkhead).expect("all places are free")).collect();
     assert!(take(&bulkhead).is_none() && bulkhead.peek().is_err());
     drop(all);
 }
 
 #[test]
+fn threads_that_keep_spares_never_exceed_the_limit_and_leave_none_taken() {
+    take_and_release_on_threads(|_| {});
+}
+
+#[test]
+fn a_share_that_is_set_while_threads_call_loses_no_place_and_adds_none() {
+    take_and_release_on_threads(|bulkhead| bulkhead.reserve(Criticality::Critical, 0.5).unwrap());
+}
+
+#[test]
+fn spares_from_before_the_first_share_are_free() {
+    let bulkhead = sharded(20, 4);
+    drop((0..20).map(|_| take(&bulkhead).unwrap()).collect::<Vec<_>>());
+    bulkhead.reserve(Criticality::Critical, 0.5).unwrap();
+    let held: Vec<_> = (0..20).map(|_| take(&bulkhead).unwrap()).collect();
+    assert!(take(&bulkhead).is_none());
+    assert_eq!(bulkhead.in_flight_of(Criticality::Critical), Some(20));
+    drop(held);
+    drop((0..20).map(|_| take(&bulkhead).unwrap()).collect::<Vec<_>>());
+    bulkhead.set_limit(0);
+    assert_eq!((bulkhead.in_flight(), bulkhead.in_flight_of(Criticality::Critical)), (0, Some(0)));
+    assert!(take(&bulkhead).is_none());
+}
+
+#[test]
 fn a_lowered_limit_takes_the_spares_back() {
-    let bulkhead = Bulkhead::with_shards(100, None, 4);
+    let bulkhead = sharded(100, 4);
     drop((0..100).map(|_| take(&bulkhead).unwrap()).collect::<Vec<_>>());
     assert_eq!(bulkhead.in_flight(), 0);
     bulkhead.set_limit(2);
@@ -194,7 +249,7 @@ fn a_lowered_limit_takes_the_spares_back() {
 
 #[test]
 fn a_queued_call_gets_a_place_that_was_kept_as_a_spare() {
-    let bulkhead = Bulkhead::with_shards(8, None, 4);
+    let bulkhead = sharded(8, 4);
     let mut held: Vec<_> = (0..8).map(|_| take(&bulkhead).unwrap()).collect();
     let mut waits = queue(&bulkhead);
     held.pop();
@@ -261,130 +316,4 @@ fn a_place_in_the_queue_goes_before_a_waiter() {
     assert_eq!(flag.0.load(Ordering::SeqCst), 0);
     drop(poll(&mut queued).unwrap());
     assert_eq!(flag.0.load(Ordering::SeqCst), 1);
-}
-
-/// A naive model of a bulkhead, without atomics.
-#[derive(Debug, Default)]
-struct Model {
-    limit: usize,
-    in_flight: usize,
-    queue: Vec<usize>,
-    granted: Vec<usize>,
-}
-
-impl Model {
-    fn take(&mut self) -> bool {
-        let room = self.queue.is_empty() && self.in_flight < self.limit;
-        self.in_flight += usize::from(room);
-        room
-    }
-
-    fn release(&mut self) {
-        self.in_flight -= 1;
-        self.grant();
-    }
-
-    fn grant(&mut self) {
-        while !self.queue.is_empty() && self.in_flight < self.limit {
-            self.in_flight += 1;
-            self.granted.push(self.queue.remove(0));
-        }
-    }
-
-    fn forget(&mut self, id: usize) {
-        if self.granted.contains(&id) {
-            self.granted.retain(|granted| *granted != id);
-            self.release();
-        }
-        self.queue.retain(|queued| *queued != id);
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Take,
-    Queue(usize),
-    Poll(usize),
-    GiveUp(usize),
-    Finish(usize),
-    SetLimit(usize),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        Just(Step::Take),
-        (0usize..5).prop_map(Step::Queue),
-        (0usize..8).prop_map(Step::Poll),
-        (0usize..8).prop_map(Step::GiveUp),
-        (0usize..8).prop_map(Step::Finish),
-        (0usize..12).prop_map(Step::SetLimit),
-    ]
-}
-
-proptest! {
-    /// With one shard, which keeps no spares, and with four, which keep some from a limit of 8 on.
-    #[test]
-    fn it_does_what_the_model_does(
-        shards in prop_oneof![Just(1usize), Just(4)],
-        limit in 0usize..12,
-        steps in prop::collection::vec(step(), 1..120),
-    ) {
-        let bulkhead = Bulkhead::with_shards(limit, None, shards);
-        let mut model = Model { limit, ..Model::default() };
-        let (mut permits, mut places, mut next) = (Vec::new(), Vec::<(usize, Place)>::new(), 0);
-        for step in steps {
-            match step {
-                Step::Take => {
-                    let taken = take(&bulkhead);
-                    prop_assert_eq!(taken.is_some(), model.take());
-                    permits.extend(taken);
-                }
-                Step::Queue(max) => match bulkhead.acquire_or_queue(max) {
-                    Ok(Acquire::Taken(permit)) => {
-                        prop_assert!(model.take());
-                        permits.push(permit);
-                    }
-                    Ok(Acquire::Queued(place)) => {
-                        prop_assert!(!model.take() && model.queue.len() < max);
-                        model.queue.push(next);
-                        places.push((next, place));
-                        next += 1;
-                    }
-                    Err(rejection) => {
-                        prop_assert!(!model.take() && model.queue.len() >= max);
-                        prop_assert_eq!(rejection.reason() == &FULL, max == 0);
-                    }
-                },
-                Step::Poll(n) if n < places.len() => {
-                    let (id, place) = &mut places[n];
-                    let permit = poll(place);
-                    prop_assert_eq!(permit.is_some(), model.granted.contains(id));
-                    if permit.is_some() {
-                        model.granted.retain(|granted| granted != id);
-                        permits.extend(permit);
-                        drop(places.remove(n));
-                    }
-                }
-                Step::GiveUp(n) if n < places.len() => {
-                    let (id, place) = places.remove(n);
-                    drop(place);
-                    model.forget(id);
-                }
-                Step::Finish(n) if n < permits.len() => {
-                    drop(permits.remove(n));
-                    model.release();
-                }
-                Step::SetLimit(limit) => {
-                    bulkhead.set_limit(limit);
-                    model.limit = limit;
-                    model.grant();
-                }
-                Step::Poll(_) | Step::GiveUp(_) | Step::Finish(_) => {}
-            }
-            let seen = (bulkhead.limit(), bulkhead.in_flight(), bulkhead.waiting());
-            prop_assert_eq!(seen, (model.limit, model.in_flight, model.queue.len()));
-        }
-        drop((permits, places));
-        prop_assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
-    }
 }

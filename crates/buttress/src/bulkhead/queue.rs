@@ -1,4 +1,6 @@
+use super::{Bulkhead, BulkheadPermit, Discipline};
 use crate::{
+    clock::TokioClock,
     ending::{Ahead, Begin, Ended, Ending, Finish, NoEnding},
     gate::{self, GateLayer},
     in_flight::InFlight,
@@ -7,8 +9,8 @@ use crate::{
     timer::Deadline,
 };
 use buttress_core::{
-    Rejection,
-    bulkhead::{Acquire, Bulkhead, BulkheadPermit, Place, QUEUE_FULL, QUEUE_TIMEOUT},
+    Clock, Criticality, InvalidConfig, Reason, Rejection,
+    bulkhead::{self, Acquire, QUEUE_DEADLINE, QUEUE_FULL, QUEUE_TIMEOUT},
 };
 use pin_project::pin_project;
 use std::{
@@ -41,6 +43,50 @@ impl<E> QueuedLayer<E> {
     pub(super) fn new(gate: GateLayer<Bulkhead, E>, max_queue: usize, max_wait: Duration) -> Self {
         let (bulkhead, ends) = gate.into_parts();
         Self { bulkhead, max_queue, max_wait, ends }
+    }
+
+    /// Sets the order in which calls of one class leave the queue. [`Discipline::Fifo`] by default.
+    ///
+    /// The discipline belongs to the handle: layers that share a bulkhead share it.
+    ///
+    /// ```
+    /// use buttress::{BulkheadLayer, bulkhead::Discipline};
+    /// use std::time::Duration;
+    ///
+    /// let layer = BulkheadLayer::new(10).queue(100, Duration::from_millis(50)).discipline(Discipline::Lifo);
+    /// assert_eq!(layer.handle().discipline(), Discipline::Lifo);
+    /// ```
+    pub fn discipline(self, discipline: Discipline) -> Self {
+        self.bulkhead.set_discipline(discipline);
+        self
+    }
+
+    /// Guarantees a class a share of the places while calls queue, between 0 and 1. A place that is
+    /// released then goes to a class that has fewer calls in flight than its share before it goes
+    /// to any other. The [module](super#the-queue) has the rules.
+    ///
+    /// The shares belong to the handle: layers that share a bulkhead share them.
+    ///
+    /// # Errors
+    /// If `share` is not between 0 and 1, or if the shares of all classes add up to more than 1.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use buttress::{BulkheadLayer, policy::Criticality};
+    /// use std::time::Duration;
+    ///
+    /// let layer = BulkheadLayer::new(10)
+    ///     .queue(100, Duration::from_millis(50))
+    ///     .reserve(Criticality::CriticalPlus, 0.2)?
+    ///     .reserve(Criticality::Sheddable, 0.1)?;
+    /// assert_eq!(layer.handle().in_flight_of(Criticality::Sheddable), Some(0));
+    /// assert!(layer.reserve(Criticality::Critical, 0.8).is_err());
+    /// # Ok::<(), buttress::InvalidConfig>(())
+    /// ```
+    pub fn reserve(self, class: Criticality, share: f64) -> Result<Self, InvalidConfig> {
+        self.bulkhead.reserve(class, share)?;
+        Ok(self)
     }
 
     /// Returns the bulkhead, to observe or resize it.
@@ -102,6 +148,7 @@ where
             Ok(Acquire::Queued(place)) => State::Queued {
                 place,
                 max_wait: *max_wait,
+                timeout: None,
                 timer: Deadline::new(),
                 ahead: ends.ahead(&mut request),
                 bulkhead: bulkhead.clone(),
@@ -110,6 +157,20 @@ where
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
         ResponseFuture { state, context, ends: ends.clone() }
+    }
+}
+
+type Place = bulkhead::Place<TokioClock>;
+
+/// Cuts the time that a call may wait from now on by its deadline. Returns why it then gives up.
+fn cut(max_wait: &mut Duration, place: &Place) -> &'static Reason {
+    let left = place.deadline().map(|deadline| deadline.saturating_duration_since(TokioClock.now()));
+    match left {
+        Some(left) if left < *max_wait => {
+            *max_wait = left;
+            &QUEUE_DEADLINE
+        }
+        _ => &QUEUE_TIMEOUT,
     }
 }
 
@@ -128,6 +189,9 @@ enum State<S, Req, F, ReadAhead> {
     Queued {
         place: Place,
         max_wait: Duration,
+        /// Why the call gives up at the end of `max_wait`, which is cut by its deadline when it is
+        /// pending for the first time.
+        timeout: Option<&'static Reason>,
         #[pin]
         timer: Deadline,
         /// Reads the body of the request in advance, so that its HTTP/2 flow control does not block
@@ -161,20 +225,26 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Queued { place, max_wait, timer, ahead, bulkhead, call } => match place.poll_acquire(cx) {
-                    Poll::Ready(permit) => {
-                        let call = call.take().expect("the call is taken once");
-                        State::Running { call, permit: InFlight::new(permit) }
-                    }
-                    Poll::Pending => {
-                        let too_large = ahead.as_mut().is_some_and(|ahead| ahead.poll_too_large(cx).is_ready());
-                        if !too_large {
-                            ready!(timer.poll_expired(*max_wait, cx));
+                StateProj::Queued { place, max_wait, timeout, timer, ahead, bulkhead, call } => {
+                    match place.poll_acquire(cx) {
+                        Poll::Ready(Ok(permit)) => {
+                            let call = call.take().expect("the call is taken once");
+                            State::Running { call, permit: InFlight::new(permit) }
                         }
-                        let reason = if too_large { &QUEUE_FULL } else { &QUEUE_TIMEOUT };
-                        State::Rejected { rejection: Some(bulkhead.reject(reason)) }
+                        Poll::Ready(Err(rejection)) => State::Rejected { rejection: Some(rejection) },
+                        Poll::Pending => {
+                            let too_large = ahead.as_mut().is_some_and(|ahead| ahead.poll_too_large(cx).is_ready());
+                            let reason = if too_large {
+                                &QUEUE_FULL
+                            } else {
+                                let timeout = *timeout.get_or_insert_with(|| cut(max_wait, place));
+                                ready!(timer.poll_expired(*max_wait, cx));
+                                timeout
+                            };
+                            State::Rejected { rejection: Some(bulkhead.reject(reason)) }
+                        }
                     }
-                },
+                }
                 StateProj::Running { call, permit } => {
                     let result = ready!(permit.guard(|| call.poll(cx)));
                     return gate::finish(result, this.context, permit, this.ends);

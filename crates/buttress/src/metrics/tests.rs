@@ -412,7 +412,10 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
     let budget = RetryBudget::builder().name("payments").build().unwrap();
     exporter.add(&breaker);
-    exporter.add(&Bulkhead::new(1));
+    let bulkhead = Bulkhead::new(1);
+    bulkhead.set_discipline(crate::bulkhead::Discipline::Adaptive); // makes the queue
+    bulkhead.reserve(crate::policy::Criticality::CriticalPlus, 0.2).unwrap();
+    exporter.add(&bulkhead);
     exporter.add(&Keyed::new(|key: &u32| *key, |_: &u32| Bulkhead::new(1)));
     exporter.add(&RetryLayer::new(3).stats());
     exporter.add(&budget);
