@@ -6,16 +6,22 @@ mod stack;
 
 use std::time::Duration;
 
+use buttress::bulkhead::Discipline;
+use buttress::policy::Criticality;
 use buttress::{BulkheadLayer, PlainExt, RetryBudget, RetryLayer, TimeoutLayer};
 use buttress_core::shard::with_shards;
 
-use crate::family::{BULKHEAD, FULL, LIMIT, RETRY, TIMEOUT};
+use crate::family::{BULKHEAD, FULL, LIMIT, NONE, RETRY, TIMEOUT};
+use crate::situation::Kept;
 use crate::subject::{Kind::Ours, Rows};
 
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 /// Numbers of shards: of a machine with 4, 8, and 16 or more cores.
 const SHARDS: [usize; 3] = [16, 32, 64];
+
+/// Limits of bulkheads, which two threads call.
+const LIMITS: [usize; 3] = [16, 64, 1_000];
 
 pub(crate) fn add(rows: &mut Rows) {
     breaker::add(rows);
@@ -25,8 +31,24 @@ pub(crate) fn add(rows: &mut Rows) {
         let full = || with_shards(shards, || BulkheadLayer::new(1)).plain();
         rows.of(Ours, format!("buttress/bulkhead, {shards} shards"), FULL).full(full);
     }
+    // How the exact limit scales: fewer places than shards, about as many, and many more.
+    for limit in LIMITS {
+        let layer = move || BulkheadLayer::new(limit);
+        rows.of(Ours, format!("buttress/bulkhead(limit {limit})"), NONE).when(Kept, || layer().plain());
+        for shards in SHARDS {
+            let layer = || with_shards(shards, layer).plain();
+            rows.of(Ours, format!("buttress/bulkhead(limit {limit}), {shards} shards"), NONE).when(Kept, layer);
+        }
+    }
     rows.of(Ours, "buttress/bulkhead(queue)", LIMIT)
         .healthy(|| BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50)).plain());
+    let queue = || BulkheadLayer::new(1_000).queue(1_000, Duration::from_millis(50));
+    for (name, discipline) in [("LIFO", Discipline::Lifo), ("adaptive", Discipline::Adaptive)] {
+        rows.of(Ours, format!("buttress/bulkhead(queue, {name})"), NONE)
+            .when(Kept, || queue().discipline(discipline).plain());
+    }
+    rows.of(Ours, "buttress/bulkhead(queue, shares)", NONE)
+        .when(Kept, || queue().reserve(Criticality::CriticalPlus, 0.2).expect("a valid share").plain());
     rows.of(Ours, "buttress/bulkhead(backpressure)", LIMIT)
         .healthy(|| BulkheadLayer::new(1_000).backpressure().plain());
     rows.of(Ours, "buttress/retry", RETRY).healthy(|| retry().plain());
