@@ -1,6 +1,6 @@
 //! Checks the contract of every layer with every ending.
 
-use buttress::{gate::GateLayer, keyed::Keyed};
+use buttress::{bulkhead::Discipline, gate::GateLayer, keyed::Keyed, policy::Criticality};
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{TestBody, contract};
 use http::request::Parts;
@@ -87,6 +87,22 @@ fn a_bulkhead_with_a_queue() {
     contract::check_bound_of_one(|| layer().grpc());
     contract::check_bound_of_one(|| layer().grpc_client());
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+#[test]
+fn a_bulkhead_whose_queue_is_adaptive_and_has_shares() {
+    let bulkhead = Bulkhead::new(1);
+    let layer = || {
+        let queue = BulkheadLayer::from(bulkhead.clone()).queue(5, A_WEEK).discipline(Discipline::Adaptive);
+        queue.reserve(Criticality::Critical, 0.5).unwrap()
+    };
+    contract::check_bound_of_one(|| layer().plain());
+    contract::check_bound_of_one(|| layer().http());
+    contract::check_bound_of_one(|| layer().http_client());
+    contract::check_bound_of_one(|| layer().grpc());
+    contract::check_bound_of_one(|| layer().grpc_client());
+    assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+    assert_eq!(bulkhead.in_flight_of(Criticality::Critical), Some(0));
 }
 
 #[test]

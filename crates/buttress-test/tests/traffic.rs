@@ -2,10 +2,11 @@
 
 use buttress::{
     Reason, Rejection,
+    bulkhead::{Discipline, QueuedLayer},
     gate::GateLayer,
     keyed::Keyed,
     outcome::Outcome,
-    policy::{Class, Permit, Policy, Refused},
+    policy::{Class, Criticality, Permit, Policy, Refused},
 };
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{
@@ -105,6 +106,17 @@ fn a_bulkhead_with_a_queue() {
     every_ending!("bulkhead, queue", BulkheadLayer::new(10).queue(20_000, Duration::MAX), traffic);
     let traffic = |traffic: Traffic| traffic.at_once(10).waits_within(TOTAL);
     every_ending!("bulkhead, queue for two seconds", BulkheadLayer::new(10).queue(20_000, TOTAL), traffic);
+}
+
+#[test]
+fn a_bulkhead_whose_queue_has_a_discipline_and_shares() {
+    fn layer(discipline: Discipline) -> QueuedLayer {
+        let queue = BulkheadLayer::new(10).queue(20_000, TOTAL).discipline(discipline);
+        queue.reserve(Criticality::Sheddable, 0.2).unwrap()
+    }
+    let traffic = |traffic: Traffic| traffic.at_once(10).waits_within(TOTAL);
+    every_ending!("bulkhead, LIFO", layer(Discipline::Lifo), traffic);
+    every_ending!("bulkhead, adaptive", layer(Discipline::Adaptive), traffic);
 }
 
 #[test]

@@ -216,6 +216,8 @@ fn rejections(protocol: Protocol) -> Vec<Shape> {
         &buttress::bulkhead::FULL,
         &buttress::bulkhead::QUEUE_FULL,
         &buttress::bulkhead::QUEUE_TIMEOUT,
+        &buttress::bulkhead::QUEUE_DELAY,
+        &buttress::bulkhead::QUEUE_DEADLINE,
         &buttress::policy::NOT_READY,
         &REFUSED,
     ];
