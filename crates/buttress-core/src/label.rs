@@ -1,4 +1,4 @@
-use crate::{Reason, Rejection};
+use crate::{Reason, Rejection, rate_limit::LiveQuota};
 use std::{
     borrow::Cow,
     fmt,
@@ -28,7 +28,8 @@ enum LabelRepr {
 #[repr(align(128))]
 struct Named {
     policy: &'static str,
-    name: Name,
+    name: Option<Name>,
+    quota: Option<LiveQuota>,
 }
 
 impl Label {
@@ -40,7 +41,13 @@ impl Label {
 
     /// Creates the label of a policy with a name.
     pub fn named(policy: &'static str, name: Name) -> Self {
-        Self(LabelRepr::Named(Arc::new(Named { policy, name })))
+        Self(LabelRepr::Named(Arc::new(Named { policy, name: Some(name), quota: None })))
+    }
+
+    /// Adds the quota of the policy, which protocols can tell callers. Allocates.
+    pub fn with_quota(self, quota: LiveQuota) -> Self {
+        let (policy, name) = (self.policy(), self.0.name().cloned());
+        Self(LabelRepr::Named(Arc::new(Named { policy, name, quota: Some(quota) })))
     }
 
     /// Returns the kind of policy, in words.
@@ -53,9 +60,23 @@ impl Label {
 
     /// Returns the name of the policy, if it has one.
     pub fn name(&self) -> Option<&str> {
+        self.0.name().map(|name| &**name)
+    }
+
+    /// Returns the quota of the policy, if it has one.
+    pub fn quota(&self) -> Option<&LiveQuota> {
         match &self.0 {
             LabelRepr::Plain(_) => None,
-            LabelRepr::Named(named) => Some(&named.name),
+            LabelRepr::Named(named) => named.quota.as_ref(),
+        }
+    }
+}
+
+impl LabelRepr {
+    fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Named(named) => named.name.as_ref(),
         }
     }
 }
@@ -66,13 +87,18 @@ impl Label {
 pub(crate) struct Labels {
     policy: &'static str,
     name: Option<Name>,
+    quota: Option<LiveQuota>,
     shards: usize,
     copies: OnceLock<Box<[Label]>>,
 }
 
 impl Labels {
     pub(crate) fn new(policy: &'static str, name: Option<&Name>, shards: usize) -> Self {
-        Self { policy, name: name.cloned(), shards: shards.max(1), copies: OnceLock::new() }
+        Self { policy, name: name.cloned(), quota: None, shards: shards.max(1), copies: OnceLock::new() }
+    }
+
+    pub(crate) fn with_quota(self, quota: LiveQuota) -> Self {
+        Self { quota: Some(quota), ..self }
     }
 
     pub(crate) fn name(&self) -> Option<&Name> {
@@ -85,7 +111,11 @@ impl Labels {
     }
 
     fn label(&self) -> Label {
-        self.name.as_ref().map_or(Label::new(self.policy), |name| Label::named(self.policy, name.clone()))
+        let label = self.name.as_ref().map_or(Label::new(self.policy), |name| Label::named(self.policy, name.clone()));
+        match &self.quota {
+            Some(quota) => label.with_quota(quota.clone()),
+            None => label,
+        }
     }
 }
 

@@ -11,6 +11,8 @@
 //! | [`circuit_breaker`] | stops calling a backend that fails, and probes it until it has recovered |
 //! | [`bulkhead`] | limits calls in flight, with a bounded queue |
 //! | [`Backoff`] | computes pauses between attempts |
+//! | [`rate_limit`] | limits calls per time |
+//! | [`AllOf`] | several policies on one call, all or nothing |
 //! | [`retry_budget`] | limits retries to a share of the requests |
 //! | [`health`] | liveness, readiness and start-up of a service |
 //! | [`priority`], [`context`] | the importance of a call, and what it hands on to further calls |
@@ -46,6 +48,7 @@
 //! | `tracing` | no | logs changes of a circuit's state as events of the `tracing` crate |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod all_of;
 pub mod backoff;
 pub mod bulkhead;
 pub mod circuit_breaker;
@@ -59,6 +62,7 @@ mod loom_models;
 pub mod outcome;
 pub mod policy;
 pub mod priority;
+pub mod rate_limit;
 mod reason;
 mod rejection;
 pub mod report;
@@ -69,12 +73,13 @@ pub mod shard;
 mod sync;
 mod waiters;
 
+pub use all_of::{AllOf, Both};
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock};
 pub use config::{InvalidConfig, Ratio};
 pub use label::{Label, Name};
 pub use outcome::{Failure, FailureKind, Ignored, Outcome, Sent};
-pub use policy::{Idle, Permit, Policy, Progress, Refused, Reserve};
+pub use policy::{Idle, Permit, Policy, Progress, Refused, Reserve, Schedule, Scheduled};
 pub use priority::{Criticality, Priority};
 pub use reason::{Class, Reason, TimeoutKind};
 pub use rejection::Rejection;

@@ -8,6 +8,7 @@
 use crate::bulkhead::{Acquire, Discipline, Place};
 use crate::circuit_breaker::{Event, State, Window};
 use crate::context::CallContext;
+use crate::rate_limit::RateLimit;
 use crate::retry_budget::RetryBudget;
 use crate::{Clock, Criticality, Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
 use loom::sync::{
@@ -518,5 +519,74 @@ fn with_shares_threads_never_hold_more_than_the_limit_and_leave_no_class_counted
         drop(queued);
         thread.join().unwrap();
         assert_eq!((bulkhead.in_flight(), bulkhead.in_flight_of(Criticality::Critical)), (0, Some(0)));
+    });
+}
+
+fn rate_limit(burst: u32) -> RateLimit<ManualClock> {
+    RateLimit::per_second(1).burst(burst)
+}
+
+#[test]
+fn of_two_calls_at_once_a_rate_limit_admits_its_burst() {
+    model(|| {
+        let limit = rate_limit(1);
+        let other = limit.clone();
+        let thread = thread::spawn(move || other.try_take(1).is_ok());
+        let mine = limit.try_take(1).is_ok();
+        assert!(mine != thread.join().unwrap());
+    });
+}
+
+#[test]
+fn what_is_given_back_while_another_call_is_admitted_is_neither_lost_nor_doubled() {
+    model(|| {
+        let limit = rate_limit(2);
+        let undone = limit.try_take(1).unwrap();
+        let other = limit.clone();
+        let thread = thread::spawn(move || other.give_back(undone));
+        let mine = [limit.try_take(1), limit.try_take(1)].iter().flatten().count();
+        assert!(thread.join().unwrap(), "no call waits");
+        assert_eq!(limit.available() as usize, 2 - mine);
+    });
+}
+
+#[test]
+fn a_reservation_that_is_given_back_while_another_is_made_never_moves_its_start() {
+    model(|| {
+        let limit = rate_limit(1);
+        limit.try_take(1).unwrap();
+        let mine = limit.reserve(1, Duration::from_secs(9)).unwrap();
+        let other = limit.clone();
+        let thread = thread::spawn(move || other.reserve(1, Duration::from_secs(9)).unwrap().wait);
+        let returned = limit.give_back(mine.permit);
+        let theirs = thread.join().unwrap();
+        assert_eq!(theirs.as_secs(), if returned { 1 } else { 2 });
+        assert_eq!(limit.reserve(1, Duration::MAX).unwrap().wait, theirs + Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn a_call_during_a_reload_is_charged_by_one_of_the_two_quotas() {
+    model(|| {
+        let limit = rate_limit(4);
+        let other = limit.clone();
+        let thread = thread::spawn(move || other.set_limit(2));
+        assert!(limit.try_take(1).is_ok());
+        thread.join().unwrap();
+        assert_eq!(limit.available(), 3, "available calls stay available");
+        assert_eq!(limit.retry_after(4), Some(Duration::from_millis(500)), "and the new rate counts");
+    });
+}
+
+#[test]
+fn two_calls_after_a_reload_convert_the_bucket_once() {
+    model(|| {
+        let limit = rate_limit(4);
+        limit.set_limit(2);
+        let other = limit.clone();
+        let thread = thread::spawn(move || other.try_take(1).is_ok());
+        assert!(limit.try_take(1).is_ok());
+        assert!(thread.join().unwrap());
+        assert_eq!(limit.available(), 2);
     });
 }

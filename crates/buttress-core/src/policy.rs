@@ -42,7 +42,7 @@
 //! assert_eq!(policy.admit("a request").err().unwrap().reason(), &TOO_MANY_FAILURES);
 //! ```
 
-use crate::{Class, Outcome, Reason, Rejection, Waiters};
+use crate::{Class, Outcome, Reason, Rejection, Waiters, rate_limit::Usage};
 use std::time::Duration;
 
 /// The service was called without `poll_ready` before it, or the inner service was not ready.
@@ -99,6 +99,16 @@ pub trait Policy<Req: ?Sized> {
         Ok(permit)
     }
 
+    /// Takes back the permit of a call that was admitted and has not started. Drops it by default.
+    ///
+    /// For what a call uses up by its start, and not while it is in flight: a rate limit gives the
+    /// share of the call back. [`AllOf`](crate::AllOf) undoes what one policy has admitted when
+    /// another one refuses, and a layer whose calls wait undoes those that are dropped before their
+    /// start. `request` is the request of [`admit`](Self::admit).
+    fn undo(&self, _request: &Req, permit: Self::Permit) {
+        drop(permit);
+    }
+
     /// Returns a permit with which to settle the failure of an inner service to become ready. There
     /// is no request yet.
     ///
@@ -119,6 +129,44 @@ pub trait Policy<Req: ?Sized> {
     fn watchers(&self) -> Option<Waiters> {
         None
     }
+}
+
+/// A [`Policy`] that can admit calls for later, such as a rate limit.
+///
+/// ```
+/// use buttress_core::{ManualClock, Policy, Schedule, rate_limit::RateLimit};
+/// use std::time::Duration;
+///
+/// let limit = RateLimit::<ManualClock>::per_second(10).burst(1);
+/// limit.schedule("a request", Duration::ZERO).unwrap();
+/// let later = limit.schedule("another", Duration::from_secs(1)).unwrap();
+/// assert_eq!(later.wait, Duration::from_millis(100));
+/// limit.undo("another", later.permit); // its caller has gone
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the calls of `{Self}` cannot wait",
+    label = "cannot wait",
+    note = "rate limits can: `RateLimitLayer::per_second(100).wait(max_wait)`; for a bulkhead use `.queue(..)`"
+)]
+pub trait Schedule<Req: ?Sized>: Policy<Req> {
+    /// Admits a call that starts after a wait of at most `max_wait`, or rejects it.
+    ///
+    /// The caller sleeps for the wait. If the call does not start after it, the caller must
+    /// [undo](Policy::undo) it.
+    ///
+    /// # Errors
+    /// The rejection, if the call may not start within `max_wait`.
+    fn schedule(&self, request: &Req, max_wait: Duration) -> Result<Scheduled<Self::Permit>, Rejection>;
+}
+
+/// A call that may start after a wait. Returned by [`Schedule::schedule`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a call that does not start must be undone"]
+pub struct Scheduled<P> {
+    /// The permit of the call.
+    pub permit: P,
+    /// The time from now until the call may start. Zero if it may start at once.
+    pub wait: Duration,
 }
 
 /// A [`Policy`] whose permits can be taken before the request is known, as backpressure requires.
@@ -225,6 +273,10 @@ pub trait Permit: Send + 'static {
     /// A circuit breaker renews the lease of a probe with it, and measures the time to the head of
     /// the response.
     fn progress(&mut self, _progress: Progress) {}
+
+    /// Calls `visit` with each quota from which the call was admitted, for protocols that tell
+    /// callers. None by default.
+    fn usages(&self, _visit: &mut dyn FnMut(&Usage)) {}
 }
 
 /// The part of a response that has arrived.

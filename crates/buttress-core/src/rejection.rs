@@ -1,4 +1,7 @@
-use crate::{Class, Failure, FailureKind, Ignored, Label, Outcome, Reason, TimeoutKind};
+use crate::{
+    Class, Failure, FailureKind, Ignored, Label, Outcome, Reason, TimeoutKind,
+    rate_limit::{LiveQuota, Quota},
+};
 use std::{fmt, time::Duration};
 
 /// The error of a call that a policy rejected, or gave up on: which policy, why, and when to retry.
@@ -83,6 +86,12 @@ impl Rejection {
     /// Returns the name of the policy, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.label.name()
+    }
+
+    /// Returns the present quota of the policy, if it has one. A
+    /// [`RateLimit`](crate::rate_limit::RateLimit) has.
+    pub fn quota(&self) -> Option<Quota> {
+        self.label.quota().map(LiveQuota::get)
     }
 
     /// Returns why the call was rejected.

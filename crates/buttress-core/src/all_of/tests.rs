@@ -1,0 +1,123 @@
+use super::*;
+use crate::bulkhead::Bulkhead;
+use crate::circuit_breaker::CircuitBreaker;
+use crate::rate_limit::{RATE_LIMITED, RateLimit, TOO_LARGE};
+use crate::{Clock, Failure, FailureKind, ManualClock, bulkhead};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn limit(per_second: u32, burst: u32) -> RateLimit<ManualClock> {
+    RateLimit::per_second(per_second).burst(burst)
+}
+
+#[test]
+fn what_the_first_took_is_given_back_when_the_second_refuses() {
+    let (first, second) = (limit(10, 10), limit(10, 1));
+    let both = AllOf::new(first.clone(), second.clone());
+    assert!(both.admit(&()).is_ok());
+    for _ in 0..50 {
+        assert_eq!(both.admit(&()).unwrap_err().reason(), &RATE_LIMITED);
+    }
+    assert_eq!((first.available(), second.available()), (9, 0));
+}
+
+#[test]
+fn a_call_that_the_first_refuses_costs_the_second_nothing() {
+    let (first, second) = (limit(10, 1), limit(10, 10));
+    let both = AllOf::new(first, second.clone());
+    assert!(both.admit(&()).is_ok());
+    for _ in 0..50 {
+        assert!(both.admit(&()).is_err());
+    }
+    assert_eq!(second.available(), 9);
+}
+
+#[test]
+fn the_longest_wait_is_reported_whichever_policy_refuses_for_it() {
+    let after = |first: u32, second: u32| {
+        let both = AllOf::new(limit(first, 1), limit(second, 1));
+        assert!(both.admit(&()).is_ok());
+        both.admit(&()).unwrap_err().retry_after()
+    };
+    assert_eq!(after(10, 2), Some(500 * MILLI));
+    assert_eq!(after(2, 10), Some(500 * MILLI));
+    let both = AllOf::new(limit(10, 1), limit(100, 1));
+    both.schedule(&(), Duration::ZERO).unwrap();
+    assert_eq!(both.schedule(&(), 10 * MILLI).unwrap_err().retry_after(), Some(100 * MILLI));
+    // The first would wait 100 ms, and the second refuses for less.
+    assert_eq!(AllOf::new(limit(10, 1), Bulkhead::new(0)).admit(&()).unwrap_err().reason(), &bulkhead::FULL);
+}
+
+#[test]
+fn a_rejection_that_waiting_does_not_help_is_the_one_that_is_reported() {
+    let costed = |burst| limit(10, burst).costed(|cost: &u32| *cost);
+    let both = AllOf::new(costed(5), costed(3));
+    assert!(both.admit(&3).is_ok());
+    assert_eq!(both.admit(&4).unwrap_err().reason(), &TOO_LARGE);
+}
+
+#[test]
+fn a_call_starts_after_the_longer_wait_and_gives_both_back() {
+    let (first, second) = (limit(10, 1), limit(2, 1));
+    let both = AllOf::new(first.clone(), second.clone());
+    both.schedule(&(), Duration::ZERO).unwrap();
+    let later = both.schedule(&(), Duration::MAX).unwrap();
+    assert_eq!(later.wait, 500 * MILLI);
+    both.undo(&(), later.permit);
+    assert_eq!(
+        (first.retry_after(1), second.retry_after(1)),
+        (Some(100 * MILLI), Some(500 * MILLI)),
+        "as before the second call"
+    );
+}
+
+#[test]
+fn a_reservation_of_the_first_is_given_back_when_the_second_cannot_wait_so_long() {
+    let (first, second) = (limit(10, 1), limit(1, 1));
+    let both = AllOf::new(first.clone(), second);
+    both.schedule(&(), Duration::ZERO).unwrap();
+    let rejection = both.schedule(&(), 500 * MILLI).unwrap_err();
+    assert_eq!(rejection.retry_after(), Some(1000 * MILLI));
+    assert_eq!(first.retry_after(1), Some(100 * MILLI));
+}
+
+#[test]
+fn a_place_in_a_bulkhead_and_a_probe_of_a_circuit_are_given_back() {
+    let breaker = CircuitBreaker::<ManualClock>::builder("x").probes(1).build().unwrap();
+    breaker.open_for(Duration::ZERO);
+    let (bulkhead, rate) = (Bulkhead::new(1), limit(10, 1));
+    rate.try_take(1).unwrap();
+    let all = AllOf::new(bulkhead.clone(), breaker.clone()).and(rate);
+    for _ in 0..3 {
+        assert_eq!(all.admit(&()).err().unwrap().reason(), &RATE_LIMITED);
+    }
+    assert_eq!(bulkhead.in_flight(), 0);
+    assert!(breaker.admit(&()).is_ok(), "the probe is free");
+}
+
+#[test]
+fn the_permit_of_both_holds_and_learns_as_each_of_them_does() {
+    type Policies = AllOf<Bulkhead, CircuitBreaker<ManualClock>>;
+    type Permits = <Policies as Policy<()>>::Permit;
+    const { assert!(Permits::HOLDS_UNTIL_BODY_END && Permits::LEARNS) };
+    let breaker = CircuitBreaker::<ManualClock>::new("x");
+    let both = AllOf::new(Bulkhead::new(1), breaker.clone());
+    let mut permit = both.admit(&()).unwrap();
+    permit.progress(Progress::Head);
+    permit.settle(&Failure::new(FailureKind::Transport).into());
+    assert_eq!((both.policies().0.in_flight(), breaker.snapshot().counts.failed), (1, 1));
+    drop(permit);
+    assert_eq!(both.policies().0.in_flight(), 0);
+}
+
+#[test]
+fn it_peeks_and_is_idle_as_both_are() {
+    let (first, second) = (limit(10, 1), limit(2, 1));
+    let both = AllOf::new(first.clone(), second.clone());
+    let peek = || Policy::<()>::peek(&both);
+    assert!(peek().is_ok() && both.is_idle());
+    let _ = (both.admit(&()), both.admit(&()));
+    assert_eq!(peek(), Err(Refused { retry_after: Some(500 * MILLI) }));
+    assert!(!both.is_idle());
+    let _ = ManualClock::new().now();
+}

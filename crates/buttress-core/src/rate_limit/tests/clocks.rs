@@ -1,0 +1,75 @@
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+#[test]
+fn a_clock_that_is_set_back_empties_the_bucket_and_does_not_shut_it() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    let start = clock.now();
+    clock.advance(HOUR);
+    assert_eq!(admitted(&limit), 5);
+    clock.set(start);
+    let rejection = limit.try_take(1).unwrap_err();
+    assert_eq!(rejection.retry_after(), Some(100 * MILLI), "no fresh burst, and no hour without calls");
+    clock.advance(100 * MILLI);
+    assert_eq!(admitted(&limit), 1);
+}
+
+#[test]
+fn a_clock_that_is_set_back_before_the_limit_was_made_goes_on_from_there() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    assert_eq!(admitted(&limit), 5);
+    if let Some(before) = clock.now().checked_sub(Duration::from_secs(60)) {
+        clock.set(before);
+        assert_eq!(admitted(&limit), 0);
+        clock.advance(SECOND);
+        assert_eq!(admitted(&limit), 5);
+    }
+}
+
+#[test]
+fn readings_of_threads_in_another_order_change_nothing() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    clock.advance(SECOND);
+    let now = clock.now();
+    assert_eq!(admitted(&limit), 5);
+    clock.set(now - 500 * MILLI);
+    assert_eq!(limit.try_take(1).unwrap_err().retry_after(), Some(600 * MILLI));
+    clock.set(now);
+    assert_eq!(limit.try_take(1).unwrap_err().retry_after(), Some(100 * MILLI));
+}
+
+#[test]
+fn a_step_back_is_seen_through_the_longest_wait() {
+    let (limit, clock) = limit(quota(1, SECOND, 1));
+    let start = clock.now();
+    clock.advance(HOUR);
+    for _ in 0..4 {
+        limit.reserve(1, 10 * SECOND).unwrap();
+    }
+    clock.set(start);
+    let waits = limit.reserve(1, 10 * SECOND).unwrap().wait;
+    assert_eq!(waits, SECOND, "the bucket is empty, and the calls that waited keep their times");
+}
+
+#[test]
+fn after_a_year_without_calls_the_burst_is_there() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    assert_eq!(admitted(&limit), 5);
+    clock.advance(YEAR);
+    assert_eq!(admitted(&limit), 5);
+    clock.advance(100 * MILLI);
+    assert_eq!(admitted(&limit), 1);
+}
+
+#[test]
+fn after_three_centuries_the_time_stands_still_and_nothing_overflows() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    clock.advance(300 * YEAR);
+    assert_eq!(admitted(&limit), 5);
+    clock.advance(300 * YEAR);
+    assert_eq!(admitted(&limit), 0);
+    let _ = (limit.reserve(5, Duration::MAX), limit.available(), limit.set_limit(u32::MAX));
+    let _ = (limit.reserve(5, Duration::MAX), limit.available());
+}
