@@ -12,6 +12,7 @@
 //! | [`bulkhead`] | limits calls in flight, with a bounded queue |
 //! | [`Backoff`] | computes pauses between attempts |
 //! | [`rate_limit`] | limits calls per time |
+//! | [`adaptive_rate`] | follows the rate that a backend admits |
 //! | [`AllOf`] | several policies on one call, all or nothing |
 //! | [`retry_budget`] | limits retries to a share of the requests |
 //! | [`health`] | liveness, readiness and start-up of a service |
@@ -48,6 +49,7 @@
 //! | `tracing` | no | logs changes of a circuit's state as events of the `tracing` crate |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod adaptive_rate;
 mod all_of;
 pub mod backoff;
 pub mod bulkhead;

@@ -80,13 +80,15 @@ pub trait Policy<Req: ?Sized> {
     }
 
     /// Returns the rejection of a call that [`peek`](Self::peek) refused. By default it calls
-    /// [`admit`](Self::admit); if that admits the call now, the rejection is [`NOT_READY`], because
-    /// the inner service was not polled ready for it.
+    /// [`admit`](Self::admit); if that admits the call now, it is [undone](Self::undo), and the
+    /// rejection is [`NOT_READY`], because the inner service was not polled ready for it.
     fn refuse(&self, request: &Req, _refused: Refused) -> Rejection {
         match self.admit(request) {
             Err(rejection) => rejection,
-            // Dropping the permit releases it.
-            Ok(_permit) => Rejection::new("policy", &NOT_READY),
+            Ok(permit) => {
+                self.undo(request, permit);
+                Rejection::new("policy", &NOT_READY)
+            }
         }
     }
 

@@ -1,12 +1,14 @@
 //! Responses made by a layer instead of the inner service.
 
-use buttress::{Rejection, wire::OnTheWire};
+use crate::quota;
+use buttress::{Rejection, policy::Class, wire::OnTheWire};
 use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use std::{
     fmt,
+    ops::RangeInclusive,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -67,15 +69,17 @@ impl<B: Body + fmt::Debug> fmt::Debug for AnswerBody<B> {
     }
 }
 
-/// Makes the HTTP response of a rejection, with `Retry-After` where the rejection has one.
+/// Makes the HTTP response of a rejection, with `Retry-After` where the rejection has one, and
+/// `RateLimit` and `RateLimit-Policy` where the policy has a quota.
 ///
 /// The typed [`Rejection`] is in the extensions of the response, where outer layers can read it.
 pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(rejection.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     if let Some(seconds) = rejection.http_retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response.headers_mut().insert(header::RETRY_AFTER, spread(&rejection, seconds, EXTRA_SECONDS).into());
     }
+    quota::reject(response.headers_mut(), &rejection);
     with_rejection(response, rejection)
 }
 
@@ -90,9 +94,28 @@ pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
         headers.insert("grpc-message", message);
     }
     if let Some(millis) = rejection.grpc_pushback() {
+        let millis = spread(&rejection, u64::try_from(millis).unwrap_or_default(), EXTRA_MILLIS);
+        let millis = i32::try_from(millis).unwrap_or(i32::MAX);
         headers.insert("grpc-retry-pushback-ms", millis.into());
     }
     with_rejection(response, rejection)
+}
+
+/// The least and the most that is added to the `Retry-After` of a caller over its rate, in seconds.
+const EXTRA_SECONDS: RangeInclusive<u64> = 2..=60;
+/// The same for a gRPC pushback, in milliseconds.
+const EXTRA_MILLIS: RangeInclusive<u64> = 10..=60_000;
+
+/// Spreads the times at which callers over their rate come back. Those that were rejected together
+/// would otherwise come back together, and all but a few of them be rejected again.
+///
+/// Adds a random part of a tenth of the time, within `extra`. The time is never shortened: the draft
+/// of the `RateLimit` header wants `Retry-After` to be no earlier than its `t`.
+fn spread(rejection: &Rejection, time: u64, extra: RangeInclusive<u64>) -> u64 {
+    if rejection.reason().class() != Class::RateLimited {
+        return time;
+    }
+    time.saturating_add(fastrand::u64(0..=(time / 10).clamp(*extra.start(), *extra.end())))
 }
 
 /// Adds [`REJECTED`] if the request was not processed, and the rejection as an extension.
@@ -127,7 +150,7 @@ fn percent_encode(text: &str) -> String {
 mod tests {
     use super::*;
     use buttress::Reason;
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
 
     fn answer(reason: &'static Reason, after: Option<Duration>) -> Response<()> {
         http(Rejection::new("test", reason).after(after), ())
@@ -154,6 +177,40 @@ mod tests {
     fn a_timeout_is_a_504_and_does_not_invite_to_come_back() {
         let response = answer(&buttress::timeout::TOTAL, None);
         assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (504, None));
+    }
+
+    static OVER_RATE: Reason = Reason::new("over_rate", "over its rate", Class::RateLimited);
+
+    #[test]
+    fn callers_over_their_rate_do_not_come_back_in_the_same_second() {
+        let spread = |after: u64| {
+            let after = Some(Duration::from_secs(after));
+            let drawn: BTreeSet<u64> = (0..1000)
+                .map(|_| answer(&OVER_RATE, after).headers()["retry-after"].to_str().unwrap().parse().unwrap())
+                .collect();
+            (*drawn.first().unwrap(), *drawn.last().unwrap(), drawn.len())
+        };
+        fastrand::seed(7);
+        assert_eq!(spread(0), (1, 3, 3));
+        assert_eq!(spread(100), (100, 110, 11));
+        assert_eq!(spread(86_400), (86_400, 86_460, 61));
+        let others: BTreeSet<_> = (0..100)
+            .map(|_| answer(&buttress::bulkhead::FULL, None).headers()["retry-after"].clone().as_bytes().to_vec())
+            .collect();
+        assert_eq!(others.len(), 1, "other classes keep their time");
+    }
+
+    #[test]
+    fn a_grpc_caller_over_its_rate_gets_a_pushback_that_is_spread() {
+        fastrand::seed(7);
+        let pushback = |after| {
+            let response = grpc(Rejection::new("test", &OVER_RATE).after(Some(after)), ());
+            assert_eq!(response.headers()["grpc-status"], "8");
+            response.headers()["grpc-retry-pushback-ms"].to_str().unwrap().parse::<i32>().unwrap()
+        };
+        let drawn: BTreeSet<i32> = (0..1000).map(|_| pushback(Duration::from_millis(1000))).collect();
+        assert_eq!((*drawn.first().unwrap(), *drawn.last().unwrap(), drawn.len()), (1000, 1100, 101));
+        assert_eq!(pushback(Duration::MAX), i32::MAX);
     }
 
     #[test]

@@ -106,6 +106,7 @@ mod ext;
 mod health;
 mod hint;
 mod per_host;
+mod quota;
 pub mod replay;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
@@ -143,7 +144,8 @@ struct Readme;
 pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
-        Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending, Health, HealthLayer, PlainExt,
-        RetryBudget, RetryLayer, TimeoutLayer, health::HealthExt,
+        AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending,
+        Health, HealthLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, TimeoutLayer,
+        health::HealthExt,
     };
 }

@@ -340,7 +340,7 @@ where
                 let inner = &mut self.inner;
                 State::Running { future: permit.guard(|| inner.call(request)), permit }
             }
-            Ok(permit) => self.call_unready(InFlight::new(permit)),
+            Ok(permit) => self.call_unready(permit, &request),
             Err(rejection) => {
                 // An error of the inner service is not kept for a later call.
                 self.unready = None;
@@ -355,18 +355,24 @@ impl<S, Pol, E> Gate<S, Pol, E> {
     /// Ends an admitted call whose inner service is not ready: it failed to become ready, or the
     /// policy refused in `poll_ready` and admits now.
     #[cold]
-    fn call_unready<F, P, OutErr, Cx, Res, Err>(&mut self, mut permit: InFlight<P>) -> State<F, P, OutErr>
+    fn call_unready<F, Req, OutErr, Cx, Res, Err>(
+        &mut self,
+        permit: Pol::Permit,
+        request: &Req,
+    ) -> State<F, Pol::Permit, OutErr>
     where
-        P: Permit,
+        Pol: Policy<Req>,
         OutErr: Send + Sync + 'static,
         E: Finish<Cx, Res, Err, Error = OutErr>,
     {
         if let Some(Unready::Failed(error)) = self.unready.take().map(|unready| *unready)
             && let Ok(error) = error.downcast::<OutErr>()
         {
-            permit.settle(&self.gate.ends.outcome(&error));
+            InFlight::new(permit).settle(&self.gate.ends.outcome(&error));
             return State::Failed { error: Some(error) };
         }
+        // The call does not start.
+        self.gate.policy.undo(request, permit);
         State::Rejected { rejection: Some(Rejection::new("gate", &NOT_READY)) }
     }
 }

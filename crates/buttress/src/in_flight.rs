@@ -1,4 +1,4 @@
-use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress};
+use buttress_core::{Failure, FailureKind, Outcome, Permit, Progress, rate_limit::Usage};
 use std::mem::ManuallyDrop;
 
 /// A guard that settles a permit exactly once.
@@ -48,6 +48,14 @@ impl<P: Permit> InFlight<P> {
     pub fn progress(&mut self, progress: Progress) {
         if let Some(permit) = &mut *self.0 {
             permit.progress(progress);
+        }
+    }
+
+    /// Calls `visit` with each quota from which the call was admitted.
+    #[inline(always)]
+    pub fn usages(&self, visit: &mut dyn FnMut(&Usage)) {
+        if let Some(permit) = &*self.0 {
+            permit.usages(visit);
         }
     }
 

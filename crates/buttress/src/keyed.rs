@@ -36,7 +36,7 @@
 //! # let _ = (app.tenants, app.shards);
 //! ```
 //!
-//! Circuit breakers and bulkheads can be keyed. Timeouts, retries and the queue of a bulkhead are
+//! Circuit breakers, bulkheads and rate limits can be keyed. Timeouts, retries and the queue of a bulkhead are
 //! not policies.
 //!
 //! # Memory
@@ -75,7 +75,8 @@
 //! * `governor`'s keyed rate limiter keeps every key until `retain_recent` is called.
 
 use buttress_core::{
-    Idle, InvalidConfig, Name, Policy, Rejection,
+    Idle, InvalidConfig, Name, Policy, Rejection, Schedule, Scheduled,
+    rate_limit::{Metered, Usage},
     report::{LabelValues, Metric, Report, Sink, Value},
     shard::{Counter, compact},
 };
@@ -87,6 +88,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// Number of policies to examine for one that can be evicted. If half of the policies are idle, one
@@ -497,6 +499,37 @@ where
     #[inline]
     fn admit(&self, request: &Req) -> Result<Pol::Permit, Rejection> {
         self.0.with_policy(self.0.key.key_of(request), |policy| policy.admit(request))
+    }
+
+    /// The policy of the key takes it back, if it is still there.
+    fn undo(&self, request: &Req, permit: Pol::Permit) {
+        let entries = self.0.entries.pin();
+        if let Some(policy) = entries.get(&self.0.key.key_of(request)).and_then(|entry| entry.policy.get()) {
+            policy.undo(request, permit);
+        }
+    }
+}
+
+impl<Req: ?Sized, K, Pol, KeyFn> Schedule<Req> for Keyed<K, Pol, KeyFn>
+where
+    K: Hash + Eq + Clone,
+    Pol: Schedule<Req> + Idle + Report,
+    KeyFn: KeyOf<Req, K>,
+{
+    fn schedule(&self, request: &Req, max_wait: Duration) -> Result<Scheduled<Pol::Permit>, Rejection> {
+        self.0.with_policy(self.0.key.key_of(request), |policy| policy.schedule(request, max_wait))
+    }
+}
+
+/// Tells the usage of the key of the request.
+impl<Req: ?Sized, K, Pol, KeyFn> Metered<Req> for Keyed<K, Pol, KeyFn>
+where
+    K: Hash + Eq + Clone,
+    Pol: Metered<Req> + Idle + Report,
+    KeyFn: KeyOf<Req, K>,
+{
+    fn usage(&self, request: &Req) -> Option<Usage> {
+        self.0.entries.pin().get(&self.0.key.key_of(request))?.policy.get()?.usage(request)
     }
 }
 

@@ -85,6 +85,7 @@
 //! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod adaptive_rate;
 #[cfg(feature = "axum")]
 mod axum;
 pub mod bulkhead;
@@ -104,6 +105,7 @@ pub mod per_request;
 #[doc = include_str!("ordering.md")]
 pub mod ordering {}
 pub mod policy;
+pub mod rate_limit;
 mod ready_call;
 pub mod retry;
 mod shell;
@@ -111,6 +113,7 @@ pub mod timeout;
 pub mod timer;
 #[cfg(feature = "tonic")]
 mod tonic;
+pub mod wait;
 pub mod wire;
 
 /// Outcomes of calls, as a classifier reports them.
@@ -118,11 +121,13 @@ pub mod outcome {
     pub use buttress_core::outcome::*;
 }
 
+pub use adaptive_rate::{AdaptiveRate, AdaptiveRateLayer};
 pub use bulkhead::{Bulkhead, BulkheadLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
+pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use retry::{RetryBudget, RetryLayer};
 pub use timeout::TimeoutLayer;
 
@@ -133,9 +138,11 @@ pub use buttress_core::{Backoff, InvalidConfig, Reason, Rejection};
 const METRICS: &[fn() -> Vec<policy::Metric>] = {
     use policy::Report;
     &[
+        AdaptiveRate::metrics,
         Bulkhead::metrics,
         CircuitBreaker::metrics,
         Health::metrics,
+        RateLimit::metrics,
         RetryBudget::metrics,
         keyed::own_metrics,
         policy::Counted::<()>::metrics,

@@ -53,6 +53,9 @@
 //! | reject before the inner service is ready | [`Policy::peek`] |
 //! | backpressure | [`Reserve`] |
 //! | one policy for each tenant, host or route | [`Idle`] and [`Report`] |
+//! | calls that wait for their start | [`Schedule`], and [`Policy::undo`] |
+//! | several policies on one call, all or nothing | nothing: put [`AllOf`] around them, and implement [`Policy::undo`] if a call uses something up by its start |
+//! | the headers `RateLimit` in HTTP | [`Metered`], and [`Label::with_quota`] for rejections |
 //! | metrics by reason of rejection | nothing: put a [`Counted`] around the policy |
 //! | metrics of its own | [`Report`] |
 
@@ -62,9 +65,10 @@ pub use counted::Counted;
 
 pub use crate::{clock::TokioClock, gate::GateLayer, in_flight::InFlight};
 pub use buttress_core::{
-    Class, Clock, Criticality, Idle, Label, ManualClock, Name, Permit, Policy, Priority, Progress, Reason, Refused,
-    Rejection, Reserve, TimeoutKind, Waiters,
+    AllOf, Both, Class, Clock, Criticality, Idle, Label, ManualClock, Name, Permit, Policy, Priority, Progress, Reason,
+    Refused, Rejection, Reserve, Schedule, Scheduled, TimeoutKind, Waiters,
     context::CallContext,
     policy::NOT_READY,
+    rate_limit::{Advertised, LiveQuota, Metered, Quota, Usage},
     report::{LabelValues, Metric, MetricKind, Report, Sink, Value},
 };

@@ -114,6 +114,11 @@ impl Deadline {
         Self { end: None, timer: None }
     }
 
+    /// Creates a limit that ends at `end`, whenever it is polled first.
+    pub(crate) const fn ending_at(end: Instant) -> Self {
+        Self { end: Some(end), timer: None }
+    }
+
     /// Returns `Ready` when `after` has passed since the first poll. Zero is ready at once,
     /// [`Duration::MAX`] never.
     ///

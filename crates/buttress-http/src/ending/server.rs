@@ -5,6 +5,7 @@ use super::{
 use crate::{
     ObservedBody,
     answer::{self, AnswerBody},
+    quota,
     timed::TimedBody,
 };
 use buttress::{
@@ -207,9 +208,12 @@ impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B: Body, Err: Send + Sync + 'sta
     fn response<P: Permit>(
         &self,
         context: HttpContext<C::Note>,
-        response: Response<B>,
+        mut response: Response<B>,
         permit: &mut InFlight<P>,
     ) -> Self::Response<P> {
+        if !context.is_grpc {
+            permit.usages(&mut |usage| quota::advertise(response.headers_mut(), usage));
+        }
         observe(context, response, permit, &self.classify)
     }
 

@@ -1,11 +1,13 @@
 use buttress_core::{
-    Idle, Name, Policy, Reason, Refused, Rejection, Reserve, Waiters,
+    Idle, Name, Policy, Reason, Refused, Rejection, Reserve, Schedule, Scheduled, Waiters,
+    rate_limit::{Metered, Usage},
     report::{Metric, Report, Sink, Value},
     shard::Counter,
 };
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// The number of reasons that are counted. A policy has a handful; those after the eighth are not
@@ -107,12 +109,28 @@ impl<Req: ?Sized, Pol: Policy<Req>> Policy<Req> for Counted<Pol> {
         self.policy.confirm(permit, request).map_err(|rejection| self.count(rejection))
     }
 
+    fn undo(&self, request: &Req, permit: Pol::Permit) {
+        self.policy.undo(request, permit);
+    }
+
     fn unready(&self) -> Option<Result<Pol::Permit, Refused>> {
         self.policy.unready()
     }
 
     fn watchers(&self) -> Option<Waiters> {
         self.policy.watchers()
+    }
+}
+
+impl<Req: ?Sized, Pol: Schedule<Req>> Schedule<Req> for Counted<Pol> {
+    fn schedule(&self, request: &Req, max_wait: Duration) -> Result<Scheduled<Pol::Permit>, Rejection> {
+        self.policy.schedule(request, max_wait).map_err(|rejection| self.count(rejection))
+    }
+}
+
+impl<Req: ?Sized, Pol: Metered<Req>> Metered<Req> for Counted<Pol> {
+    fn usage(&self, request: &Req) -> Option<Usage> {
+        self.policy.usage(request)
     }
 }
 

@@ -5,6 +5,7 @@ mod gate;
 mod health;
 mod ordering;
 mod queue;
+mod rate_limit;
 mod retry;
 mod sharing;
 mod timeout;

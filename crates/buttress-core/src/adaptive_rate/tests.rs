@@ -1,0 +1,148 @@
+use super::*;
+use crate::{Failure, FailureKind, ManualClock, testing::reported};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+fn rate() -> (AdaptiveRate<ManualClock>, ManualClock) {
+    let clock = ManualClock::new();
+    (AdaptiveRate::with_clock(clock.clone()), clock)
+}
+
+fn throttled() -> Outcome {
+    Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into()
+}
+
+fn call(rate: &AdaptiveRate<ManualClock>, outcome: Outcome) -> bool {
+    rate.admit(&()).map(|mut permit| permit.settle(&outcome)).is_ok()
+}
+
+/// 100 good calls a second for `seconds`.
+fn busy(rate: &AdaptiveRate<ManualClock>, clock: &ManualClock, seconds: u32) {
+    for _ in 0..seconds * 100 {
+        clock.advance(10 * MILLI);
+        call(rate, Outcome::Success);
+    }
+}
+
+/// A rate that was cut from a measured 100 calls per second.
+fn cut() -> (AdaptiveRate<ManualClock>, ManualClock) {
+    let (rate, clock) = rate();
+    busy(&rate, &clock, 20);
+    assert!((rate.measured() - 100.0).abs() < 1.0, "{}", rate.measured());
+    assert!(call(&rate, throttled()));
+    (rate, clock)
+}
+
+#[test]
+fn it_admits_every_call_until_the_backend_throttles() {
+    let (rate, clock) = rate();
+    for outcome in [Outcome::Success, Failure::new(FailureKind::Http(500)).into(), Outcome::CANCELLED] {
+        for _ in 0..1000 {
+            assert!(call(&rate, outcome));
+        }
+        clock.advance(SECOND);
+    }
+    assert_eq!((rate.limit(), rate.is_idle(), rate.throttled()), (None, true, 0));
+}
+
+#[test]
+fn a_throttling_cuts_the_rate_to_seven_tenths_of_what_was_measured() {
+    let (rate, clock) = cut();
+    let limit = rate.limit().unwrap();
+    assert!((limit - 0.7 * rate.measured()).abs() < 1e-9, "{limit}");
+    let rejection = rate.admit(&()).unwrap_err();
+    assert_eq!(rejection.reason(), &THROTTLED);
+    assert!((rejection.retry_after().unwrap().as_secs_f64() - 1.0 / limit).abs() < 1e-6, "its bucket starts empty");
+    clock.advance(SECOND);
+    let admitted = (0..1000).filter(|_| rate.admit(&()).is_ok()).count();
+    assert_eq!(admitted, limit as usize, "the calls of one second");
+}
+
+#[test]
+fn the_rate_returns_to_where_it_was_and_looks_for_more() {
+    let (rate, clock) = cut();
+    let mut limits = Vec::new();
+    for _ in 0..12 {
+        busy(&rate, &clock, 1);
+        limits.push(rate.limit().unwrap());
+    }
+    assert!(limits[..4].is_sorted() && (85.0..105.0).contains(&limits[3]), "{limits:?}");
+    assert!(limits[11] > 150.0, "{limits:?}");
+}
+
+#[test]
+fn waiting_calls_follow_each_other_at_the_rate() {
+    let (rate, _) = cut();
+    let interval = 1.0 / rate.limit().unwrap();
+    for n in 1..=3 {
+        let wait = rate.schedule(&(), SECOND).unwrap().wait.as_secs_f64();
+        assert!((wait - f64::from(n) * interval).abs() < 1e-6, "{wait}");
+    }
+    assert!(rate.schedule(&(), 3 * MILLI).is_err());
+    assert_eq!((rate.waited(), rate.rejected()), (3, 1));
+}
+
+#[test]
+fn the_last_call_that_waits_gives_its_token_back_and_an_earlier_one_does_not() {
+    let (rate, clock) = cut();
+    let wait = || rate.schedule(&(), SECOND).unwrap();
+    let (first, second) = (wait(), wait());
+    let start = second.wait;
+    rate.undo(&(), first.permit);
+    rate.undo(&(), second.permit);
+    assert!((wait().wait.as_secs_f64() - start.as_secs_f64()).abs() < 1e-6);
+    clock.advance(SECOND);
+    let (a, _b) = (rate.admit(&()).unwrap(), rate.admit(&()).unwrap());
+    let tokens = lock(&rate.state.control).tokens;
+    rate.undo(&(), a);
+    assert_eq!(lock(&rate.state.control).tokens, tokens + 1.0, "nobody waits");
+}
+
+#[test]
+fn a_backend_that_throttles_at_once_leaves_one_call_in_two_seconds() {
+    let (rate, clock) = rate();
+    call(&rate, throttled());
+    clock.advance(SECOND);
+    assert!(!call(&rate, Outcome::Success));
+    clock.advance(SECOND);
+    assert!(call(&rate, Outcome::Success));
+    rate.reset();
+    assert!((0..100).all(|_| call(&rate, Outcome::Success)) && rate.is_idle());
+}
+
+#[test]
+fn a_clock_that_is_set_back_or_far_ahead_breaks_nothing() {
+    let (rate, clock) = cut();
+    let now = clock.now();
+    clock.advance(Duration::from_secs(365 * 86_400));
+    assert!(call(&rate, Outcome::Success) && rate.limit().unwrap().is_finite());
+    clock.set(now);
+    let admitted = (0..1000).filter(|_| call(&rate, Outcome::Success)).count();
+    assert!(admitted <= 100, "{admitted}");
+    clock.advance(2 * SECOND);
+    assert!(call(&rate, throttled()));
+}
+
+#[test]
+fn threads_that_answer_at_once_lose_no_response() {
+    let (rate, clock) = rate();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1000).for_each(|_| assert!(call(&rate, Outcome::Success))));
+        }
+    });
+    clock.advance(SECOND);
+    call(&rate, throttled());
+    // 4,001 responses in two buckets, of which 0.8 count.
+    assert!((rate.measured() - 0.8 * 4001.0).abs() < 1e-6, "{}", rate.measured());
+}
+
+#[test]
+fn it_reports_its_limit_once_it_has_one() {
+    let (rate, _) = rate();
+    let names = |rate: &AdaptiveRate<_>| reported(rate).into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+    assert!(!names(&rate).contains(&"resilience.adaptive_rate.limit"));
+    call(&rate, throttled());
+    assert!(names(&rate).contains(&"resilience.adaptive_rate.limit"));
+}
