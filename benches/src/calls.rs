@@ -2,6 +2,7 @@
 //! `poll_ready`, so they do less than a layer must. They show the cost of the algorithm alone. Both
 //! can wrap a future too, which costs more.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use failsafe::{CircuitBreaker, backoff, failure_policy};
 use recloser::Recloser;
 
 use crate::caller::{Around, Caller, call};
-use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN};
+use crate::family::{CONSECUTIVE, DEFAULTS, LAST_100, OPEN, OVER_RATE, RATE_LIMIT};
 use crate::inner::{Bare, Failure};
 use crate::situation::{AllFail, FAIL, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, Rejecting, Situation, TenthFails};
 use crate::subject::{Kind::Wrapper, Rows};
@@ -27,6 +28,10 @@ pub(crate) fn add(rows: &mut Rows) {
         .caller(Kept, recloser::<Kept>(0.5))
         .caller(TenthFails, recloser::<TenthFails>(0.5))
         .caller(MostFail, recloser::<MostFail>(NEARLY_ALL));
+    rows.of(Wrapper, "governor, no service", RATE_LIMIT)
+        .caller(Kept, governor::<Kept>(governor::Quota::per_second(NonZeroU32::MAX)));
+    let one_an_hour = governor::Quota::per_hour(NonZeroU32::MIN);
+    rows.of(Wrapper, "governor, no service", OVER_RATE).caller(Rejecting, tripped(governor::<Rejecting>(one_an_hour)));
     rows.of(Wrapper, "recloser, no service", OPEN).caller(Rejecting, tripped(recloser::<Rejecting>(0.5)));
     rows.of(Wrapper, "failsafe(consecutive), no service", OPEN).caller(Rejecting, tripped(consecutive::<Rejecting>(5)));
 }
@@ -45,6 +50,12 @@ fn failsafe<T: Situation, B: CircuitBreaker + Clone + Send + Sync + 'static>(bre
 fn recloser<T: Situation>(share: f32) -> impl Caller {
     let recloser = Arc::new(Recloser::custom().error_rate(share).closed_len(100).open_wait(HOUR).build());
     Around(move |req| recloser.call(|| bare::<T>(req)).is_ok())
+}
+
+/// Its default clock, which reads the time-stamp counter of the processor.
+fn governor<T: Situation>(quota: governor::Quota) -> impl Caller {
+    let limiter = Arc::new(governor::RateLimiter::direct(quota));
+    Around(move |req| limiter.check().is_ok() && bare::<T>(req).is_ok())
 }
 
 fn tripped(mut caller: impl Caller) -> impl Caller {

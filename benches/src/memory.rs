@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use buttress::keyed::Keyed;
 use buttress::policy::{Idle, Policy, Report};
-use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RetryBudget};
+use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RateLimit, RetryBudget};
 use buttress_core::shard::{compact, with_shards};
 use recloser::Recloser;
 use serde::Serialize;
@@ -67,9 +67,15 @@ pub(crate) fn rows() -> Vec<Memory> {
     add(Peer, "tower/retry_budget", each(|| Arc::new(TpsBudget::default())));
     add(Peer, "tower-resilience/retry_budget", each(tower_resilience::budget));
 
+    add(Ours, "buttress/rate_limit(compact)", each(|| compact(|| RateLimit::per_second(10))));
+    let quota = RateLimit::per_second(10);
+    add(Ours, "buttress/rate_limit(compact, shared quota)", each(|| compact(|| quota.new_bucket())));
+    add(Ours, "buttress/rate_limit", each(|| RateLimit::per_second(10)));
+
     // Last, because the maps free memory as they grow, which others would reuse.
     add(Ours, "buttress/keyed(breaker)", keyed(|| CircuitBreaker::new("backend")));
     add(Ours, "buttress/keyed(bulkhead)", keyed(|| Bulkhead::new(10)));
+    add(Ours, "buttress/keyed(rate_limit)", keyed(move || quota.new_bucket()));
     rows
 }
 

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod keyed;
+mod rate;
 mod stack;
 
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub(crate) fn add(rows: &mut Rows) {
         .healthy(|| BulkheadLayer::new(1_000).backpressure().plain());
     rows.of(Ours, "buttress/retry", RETRY).healthy(|| retry().plain());
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
+    rate::add(rows);
     stack::add(rows);
     keyed::add(rows);
 }

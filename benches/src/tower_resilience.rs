@@ -10,12 +10,13 @@ use tower_resilience_bulkhead::BulkheadLayer;
 use tower_resilience_circuitbreaker::{
     CircuitBreakerConfigBuilder, CircuitBreakerLayer, DefaultClassifier, SlidingWindowType,
 };
+use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudget, RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::family::{
-    BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, RETRY, SLOW, STACK_RESILIENCE, TEN_MILLISECONDS,
-    TIMEOUT,
+    BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, OVER_RATE, RATE_LIMIT, RETRY, SLOW, STACK_RESILIENCE,
+    TEN_MILLISECONDS, TIMEOUT,
 };
 use crate::inner::Failure;
 use crate::situation::{AllFail, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, TenthFails};
@@ -38,6 +39,14 @@ pub(crate) fn add(rows: &mut Rows) {
         .healthy(|| waiting(1_000).build().expect("a valid bulkhead"));
     rows.of(Peer, "tower-resilience/bulkhead(backpressure)", LIMIT)
         .healthy(|| waiting(1_000).backpressure().build().expect("a valid bulkhead"));
+    let bucket = |calls, period| {
+        let limit = RateLimiterLayer::builder().limit_for_period(calls).refresh_period(period).burst_size(0);
+        let (layer, _) = limit.timeout_duration(Duration::ZERO).build_with_handle().expect("a valid rate limit");
+        layer
+    };
+    rows.of(Peer, "tower-resilience/rate_limit", RATE_LIMIT)
+        .healthy(move || bucket(1_000_000_000, Duration::from_secs(1)));
+    rows.of(Peer, "tower-resilience/rate_limit", OVER_RATE).open(move || bucket(1, Duration::from_secs(3_600)));
     rows.of(Peer, "tower-resilience/retry", RETRY).healthy(retry::<Failure>);
     rows.of(Peer, "tower-resilience/timeout", TIMEOUT).healthy(timeout);
     // The client stack that its manual recommends, plus an attempt timeout.

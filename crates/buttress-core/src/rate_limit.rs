@@ -424,7 +424,7 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for RateLimit<C> {
         self.try_take(1)
     }
 
-    /// Looks at the clock only after a rejection, because most calls are admitted.
+    /// Looks at the clock only if the last call left nothing for another one.
     #[inline]
     fn peek(&self) -> Result<(), Refused> {
         if !self.state.bucket.is_refusing() {

@@ -98,7 +98,10 @@ where
 fn a_client_call_without_a_body_allocates_nothing() {
     let stack = ServiceBuilder::new()
         .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
+        .layer(RateLimitLayer::per_second(100).http_client())
+        .layer(RateLimitLayer::per_second(100).wait(Duration::from_secs(1)).http_client())
         .layer(RetryLayer::new(3).budget(RetryBudget::new()).http_client())
+        .layer(AdaptiveRateLayer::new().http_client())
         .layer(CircuitBreakerLayer::new("backend").http_client())
         .layer(BulkheadLayer::new(100).queue(100, Duration::from_millis(50)).http_client())
         .layer(BulkheadLayer::new(100).http_client())
@@ -121,6 +124,7 @@ fn retry_allocates_once_for_a_body_in_one_piece() {
 fn a_server_call_allocates_nothing_without_a_bound_on_its_body() {
     let stack = ServiceBuilder::new()
         .layer(HealthLayer::new(Health::new()).http())
+        .layer(RateLimitLayer::per_second(100).http())
         .layer(CircuitBreakerLayer::new("handler").http())
         .layer(BulkheadLayer::new(100).http())
         .service(Backend);

@@ -1,6 +1,11 @@
 //! Checks the contract of every layer with every ending.
 
-use buttress::{bulkhead::Discipline, gate::GateLayer, keyed::Keyed, policy::Criticality};
+use buttress::{
+    bulkhead::Discipline,
+    gate::GateLayer,
+    keyed::Keyed,
+    policy::{AllOf, Criticality},
+};
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{TestBody, contract};
 use http::request::Parts;
@@ -87,6 +92,45 @@ fn a_bulkhead_with_a_queue() {
     contract::check_bound_of_one(|| layer().grpc());
     contract::check_bound_of_one(|| layer().grpc_client());
     assert_eq!((bulkhead.in_flight(), bulkhead.waiting()), (0, 0));
+}
+
+/// Limits whose bursts no scenario uses up.
+#[test]
+fn a_rate_limit() {
+    let layer = || RateLimitLayer::per_second(1_000_000);
+    contract::check(|| layer().plain());
+    contract::check(|| layer().http());
+    contract::check(|| layer().http_client());
+    contract::check(|| layer().grpc());
+    contract::check(|| layer().grpc_client());
+    contract::check(|| layer().advertise().http());
+    contract::check(|| layer().cost(|_: &http::Request<TestBody>| 2).http());
+}
+
+#[test]
+fn a_rate_limit_whose_calls_wait() {
+    let layer = || RateLimitLayer::per_second(1_000_000).wait(A_WEEK);
+    contract::check(|| layer().plain());
+    contract::check(|| layer().http());
+    contract::check(|| layer().http_client());
+    contract::check(|| layer().grpc());
+    contract::check(|| layer().grpc_client());
+}
+
+#[test]
+fn an_adaptive_rate() {
+    contract::check(|| AdaptiveRateLayer::new().plain());
+    contract::check(|| AdaptiveRateLayer::new().http_client());
+    contract::check(|| AdaptiveRateLayer::new().grpc_client());
+    contract::check(|| AdaptiveRateLayer::new().wait(A_WEEK).http_client());
+}
+
+#[test]
+fn several_policies_on_one_call() {
+    let both = || GateLayer::with_policy(AllOf::new(RateLimit::per_second(1_000_000), Bulkhead::new(1)));
+    contract::check_bound_of_one(|| both().plain());
+    contract::check_bound_of_one(|| both().http());
+    contract::check_bound_of_one(|| both().grpc_client());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use buttress::{
     gate::GateLayer,
     keyed::Keyed,
     outcome::Outcome,
-    policy::{Class, Criticality, Permit, Policy, Refused},
+    policy::{AllOf, Class, Criticality, Permit, Policy, Refused},
 };
 use buttress_http::{ReplayBody, prelude::*};
 use buttress_test::{
@@ -106,6 +106,35 @@ fn a_bulkhead_with_a_queue() {
     every_ending!("bulkhead, queue", BulkheadLayer::new(10).queue(20_000, Duration::MAX), traffic);
     let traffic = |traffic: Traffic| traffic.at_once(10).waits_within(TOTAL);
     every_ending!("bulkhead, queue for two seconds", BulkheadLayer::new(10).queue(20_000, TOTAL), traffic);
+}
+
+/// A limit that no row reaches: what it admits must be as without it.
+#[test]
+fn a_rate_limit() {
+    every_ending!("rate limit", RateLimitLayer::per_second(1_000_000), |traffic| traffic);
+    every_ending!("rate limit, advertised", RateLimitLayer::per_second(1_000_000).advertise(), |traffic| traffic);
+}
+
+#[test]
+fn a_rate_limit_whose_calls_wait() {
+    every_ending!("rate limit, wait", RateLimitLayer::per_second(1_000_000).wait(TOTAL), |traffic| traffic);
+}
+
+#[test]
+fn a_rate_limit_for_each_key() {
+    fn layer() -> PerPath<RateLimit> {
+        let quota = RateLimit::per_second(1_000_000);
+        GateLayer::with_policy(Keyed::new(path, move |_: &String| quota.new_bucket()))
+    }
+    every_ending!("keyed rate limit", layer(), |traffic| traffic);
+}
+
+#[test]
+fn a_rate_limit_and_a_bulkhead_on_one_call() {
+    fn layer() -> GateLayer<AllOf<RateLimit, Bulkhead>> {
+        GateLayer::with_policy(AllOf::new(RateLimit::per_second(1_000_000), Bulkhead::new(10)))
+    }
+    every_ending!("rate limit and bulkhead", layer(), |traffic| traffic.at_once(10));
 }
 
 #[test]

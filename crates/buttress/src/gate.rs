@@ -16,6 +16,9 @@
 //! | [`GateLayer`] | [`Gate`] | the policy |
 //! | [`ReservingGateLayer`] | [`ReservingGate`] | the policy |
 //! | [`QueuedLayer`](crate::bulkhead::QueuedLayer) | [`Queued`](crate::bulkhead::Queued) | [`Bulkhead`](crate::Bulkhead) |
+//! | [`RateLimitLayer`](crate::RateLimitLayer) | [`RateLimitService`](crate::rate_limit::RateLimitService) | [`RateLimit`](crate::RateLimit) |
+//! | [`AdaptiveRateLayer`](crate::AdaptiveRateLayer) | [`AdaptiveRateService`](crate::adaptive_rate::AdaptiveRateService) | [`AdaptiveRate`](crate::AdaptiveRate) |
+//! | [`WaitLayer`](crate::wait::WaitLayer) | [`Wait`](crate::wait::Wait) | the policy |
 //! | [`RetryLayer`](crate::RetryLayer) | [`Retry`](crate::retry::Retry) | [`RetryBudget`](crate::RetryBudget) |
 //! | [`TimeoutLayer`](crate::TimeoutLayer) | [`Timeout`](crate::timeout::Timeout) | none |
 //!

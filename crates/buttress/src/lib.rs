@@ -1,5 +1,5 @@
-//! Resilience as Tower layers: circuit breaker, bulkhead, retry, timeout and health for any
-//! [`Service`](tower_service::Service) and any protocol.
+//! Resilience as Tower layers: circuit breaker, bulkhead, rate limit, retry, timeout and health for
+//! any [`Service`](tower_service::Service) and any protocol.
 //!
 //! ```
 //! use buttress::{BulkheadLayer, CircuitBreakerLayer, PlainExt, RetryLayer, TimeoutLayer};
@@ -23,8 +23,8 @@
 //! # How the pieces fit
 //!
 //! A protective layer asks a *policy* whether a call may start and reports the outcome of the call
-//! to it. Circuit breakers, bulkheads without a queue, keyed policies and policies of yours share
-//! one implementation of this, in [`gate`]: the layer is the policy behind a
+//! to it. Circuit breakers, bulkheads without a queue, rate limits, keyed policies and policies of
+//! yours share one implementation of this, in [`gate`]: the layer is the policy behind a
 //! [`GateLayer`](gate::GateLayer). Retry, timeout, health and the queue of a bulkhead call the
 //! inner service later, more than once or not at all, and have services of their own. The [ending]
 //! of a layer defines its protocol: how outcomes are read, and whether a rejection is returned as
@@ -36,7 +36,8 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`circuit_breaker`], [`bulkhead`], [`retry`], [`timeout`], [`health`] | the layers |
+//! | [`circuit_breaker`], [`bulkhead`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
+//! | [`wait`] | calls that wait until their policy lets them start |
 //! | [`keyed`] | one policy for each host, route or tenant |
 //! | [`ending`], [`outcome`] | how outcomes are read and rejections are returned |
 //! | [`policy`] | what a custom policy needs |

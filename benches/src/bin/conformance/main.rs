@@ -1,10 +1,11 @@
-//! Runs the traces of `tests/conformance` against our circuit breaker and its peers, and prints the
-//! results.
+//! Runs the traces of `tests/conformance` against our circuit breaker, our rate limit and their
+//! peers, and prints the results.
 //!
 //! ```text
 //! cargo run --release -p buttress-bench --bin conformance          # the tables
 //! .. --bin conformance -- --page docs/conformance.md               # also in this page
 //! .. --bin conformance -- --json out.json                          # every result with its reason
+//! .. --bin conformance -- --rate-limits                            # rate limits only
 //! ```
 //!
 //! Ours runs three times: the core alone on virtual time, and behind the layer, around a plain
@@ -19,6 +20,8 @@ mod layer;
 mod ours;
 #[path = "../../../../tests/conformance/plain.rs"]
 mod plain;
+#[path = "../../../../tests/conformance/rate_limit.rs"]
+mod rate_limit;
 #[path = "../../../../tests/conformance/run.rs"]
 mod run;
 #[path = "../../../../tests/conformance/trace.rs"]
@@ -27,6 +30,7 @@ mod trace;
 
 mod breaker;
 mod failsafe;
+mod rates;
 mod recloser;
 mod report;
 mod schedule;
@@ -52,13 +56,26 @@ struct Args {
     /// Multiply all times on the real clock by this factor, for a busy machine.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     stretch: u32,
-    /// Run only traces whose name contains one of these.
+    /// Run the traces of rate limits only.
+    #[arg(long, conflicts_with_all = ["filter", "json"])]
+    rate_limits: bool,
+    /// Run only traces of circuit breakers whose name contains one of these.
     filter: Vec<String>,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
+    if args.filter.is_empty() {
+        let text = rates::results(&directory.join("rate_limit"))?;
+        print!("{text}");
+        if let Some(path) = &args.page {
+            report::write_rates(&text, path)?;
+        }
+    }
+    if args.rate_limits {
+        return Ok(());
+    }
     let mut traces: Vec<_> = Trace::read_all(&directory)?.into_values().collect();
     if !args.filter.is_empty() {
         traces.retain(|trace| args.filter.iter().any(|part| trace.name.contains(part)));

@@ -19,6 +19,8 @@ const LOCK: &str = include_str!("../../../../Cargo.lock");
 /// The marks in a page between which its results are.
 const BEGIN: &str = "<!-- results: the command writes from here -->\n";
 const END: &str = "<!-- results: to here -->\n";
+const BEGIN_RATES: &str = "<!-- rate limits: the command writes from here -->\n";
+const END_RATES: &str = "<!-- rate limits: to here -->\n";
 
 pub(crate) fn results(
     traces: &[Trace],
@@ -41,12 +43,21 @@ pub(crate) fn results(
     out
 }
 
-/// Replaces the results in a page.
+/// Replaces the results of circuit breakers in a page.
 pub(crate) fn write_page(results: &str, path: &Path) -> anyhow::Result<()> {
+    write_between(BEGIN, END, results, path)
+}
+
+/// Replaces the results of rate limits in a page.
+pub(crate) fn write_rates(results: &str, path: &Path) -> anyhow::Result<()> {
+    write_between(BEGIN_RATES, END_RATES, results, path)
+}
+
+fn write_between(begin: &str, end: &str, results: &str, path: &Path) -> anyhow::Result<()> {
     let page = fs::read_to_string(path)?;
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let parts = page.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
     let (before, after) = parts.with_context(|| format!("{} has no marks for the results", path.display()))?;
-    fs::write(path, format!("{before}{BEGIN}\n{results}\n{END}{after}"))?;
+    fs::write(path, format!("{before}{begin}\n{results}\n{end}{after}"))?;
     Ok(())
 }
 
@@ -179,7 +190,7 @@ pub(crate) fn write_json(
     Ok(())
 }
 
-fn version(package: &str) -> &'static str {
+pub(crate) fn version(package: &str) -> &'static str {
     let entry = format!("name = \"{package}\"\nversion = \"");
     LOCK.split_once(&entry).and_then(|(_, rest)| rest.split_once('"')).map_or("", |(version, _)| version)
 }

@@ -14,7 +14,7 @@ pub(super) struct Bucket {
     tat: AtomicU64,
     /// The version of the quota to which the word belongs.
     epoch: AtomicU32,
-    /// 1 from the first rejection on until a call finds room.
+    /// 1 if the last call left nothing for another one, or was rejected.
     refusing: AtomicU32,
 }
 
@@ -86,9 +86,7 @@ impl Bucket {
                 return Err(Refusal::For(wait));
             }
             if self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                if self.refusing.load(Ordering::Relaxed) != 0 {
-                    self.refusing.store(0, Ordering::Relaxed);
-                }
+                self.set_refusing(next + version.interval > now + version.capacity);
                 let after = NonZeroU64::new(next).unwrap_or(NonZeroU64::MIN);
                 return Ok((RatePermit { after, cost, epoch }, wait));
             }
@@ -130,10 +128,18 @@ impl Bucket {
         }
     }
 
-    /// Returns whether the last call was rejected. If not, a look at the clock is not worth it.
+    /// Returns whether the last call left nothing for another one. If not, a look at the clock is
+    /// not worth it.
     #[inline]
     pub(super) fn is_refusing(&self) -> bool {
         self.refusing.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline]
+    fn set_refusing(&self, refusing: bool) {
+        if self.is_refusing() != refusing {
+            self.refusing.store(refusing.into(), Ordering::Relaxed);
+        }
     }
 
     #[inline]
@@ -146,9 +152,7 @@ impl Bucket {
     #[cold]
     fn was_set_back(&self, shared: &Shared, version: Version, tat: u64, now: u64) -> bool {
         if tat <= (now + version.capacity).saturating_add(shared.ahead() + MAX_STEP_BACK) {
-            if !self.is_refusing() {
-                self.refusing.store(1, Ordering::Relaxed);
-            }
+            self.set_refusing(true);
             return false;
         }
         let empty = now + version.capacity;

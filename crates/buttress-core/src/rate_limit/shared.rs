@@ -158,7 +158,8 @@ impl Shared {
                 change(&|tat| {
                     let converted = ledger.steps.range(first..).fold(tat, |tat, step| step.convert(tat));
                     // Must change the word: a call that has read the old interval must not find it.
-                    if converted == tat && rescales { converted + 1 } else { converted }
+                    // A nanosecond less, so that a call is not late for the time it was told.
+                    if converted == tat && rescales { converted.saturating_sub(1) } else { converted }
                 });
             }
             None => change(&|_| now + ledger.terms.capacity),

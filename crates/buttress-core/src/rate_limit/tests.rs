@@ -97,18 +97,22 @@ fn reservations_follow_each_other_and_none_waits_longer_than_allowed() {
 }
 
 #[test]
-fn peeking_changes_nothing_and_refuses_only_after_a_rejection() {
+fn peeking_changes_nothing_and_refuses_what_would_be_rejected() {
     let (limit, clock) = limit(quota(10, SECOND, 1));
     let peek = || Policy::<()>::peek(&limit);
+    assert_eq!(peek(), Ok(()));
     limit.try_take(1).unwrap();
-    assert_eq!(peek(), Ok(()), "no call was rejected yet");
-    let _ = limit.try_take(1);
     let refused = peek().unwrap_err();
     assert_eq!(refused.retry_after, Some(100 * MILLI));
     let rejection = limit.refuse(&(), refused);
-    assert_eq!((rejection.retry_after(), limit.rejected()), (Some(100 * MILLI), 2));
+    assert_eq!((rejection.retry_after(), limit.rejected()), (Some(100 * MILLI), 1));
     clock.advance(100 * MILLI);
     assert_eq!((peek(), limit.available()), (Ok(()), 1));
+    limit.set_limit(0);
+    let _ = limit.try_take(1);
+    assert_eq!(peek(), Err(Refused { retry_after: None }));
+    limit.set_limit(10);
+    assert_eq!(peek(), Ok(()));
 }
 
 #[test]

@@ -407,6 +407,7 @@ fn the_table_of_metrics_is_complete() {
 #[tokio::test(start_paused = true)]
 async fn every_metric_in_the_table_is_published_and_no_other() {
     use crate::{Health, RetryBudget, RetryLayer, TimeoutLayer, keyed::Keyed};
+    use buttress_core::{Failure, FailureKind, Permit};
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
@@ -421,6 +422,11 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     exporter.add(&budget);
     exporter.add(&TimeoutLayer::total(std::time::Duration::MAX).named("payments").stats().unwrap());
     exporter.add(&Health::new());
+    exporter.add(&crate::RateLimit::per_second(1));
+    let adaptive = crate::AdaptiveRate::new();
+    let throttled = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };
+    adaptive.admit(&()).unwrap().settle(&throttled.into());
+    exporter.add(&adaptive);
     let counted = crate::policy::Counted::new("mine", Bulkhead::new(0));
     assert!(counted.admit(&()).is_err());
     exporter.add(&counted);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::without_waiting;
 
 #[test]
 fn a_higher_limit_acts_at_once_and_gives_no_fresh_burst() {
@@ -124,4 +125,19 @@ fn calls_that_wait_over_a_reload_stay_ahead_of_the_next_ones() {
     limit.set_limit(1);
     // Two calls wait: at one call a second, the next one starts after three.
     assert_eq!(limit.reserve(1, 10 * SECOND).unwrap().wait, 3 * SECOND);
+}
+
+#[test]
+fn a_call_takes_no_lock_but_the_first_one_after_a_reload() {
+    let (limit, _) = limit(quota(10, SECOND, 10));
+    let caller = limit.clone();
+    limit.change(|quota| {
+        // Under the lock of the reload.
+        without_waiting(move || {
+            assert!(caller.try_take(1).is_ok());
+            let _ = (caller.try_take(20), caller.available());
+        });
+        Quota { limit: 20, ..quota }
+    });
+    assert_eq!(limit.available(), 9);
 }
