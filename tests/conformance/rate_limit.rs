@@ -10,6 +10,7 @@ use std::{collections::HashMap, fmt, fs, io, path::Path, time::Duration};
 pub(crate) struct RateTrace {
     format: u32,
     pub(crate) name: String,
+    #[allow(dead_code, reason = "only the test shows it")]
     pub(crate) rule: String,
     #[allow(dead_code, reason = "for the reader of the file")]
     why: String,
@@ -49,7 +50,6 @@ pub(crate) struct RateConfig {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct RateStep {
     pub(crate) at_ms: u64,
     #[serde(flatten)]
@@ -57,7 +57,7 @@ pub(crate) struct RateStep {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case")]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 enum Op {
     /// Of `calls` calls one after the other, exactly `admitted` are admitted.
     Calls {

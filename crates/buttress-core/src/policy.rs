@@ -140,7 +140,7 @@ pub trait Policy<Req: ?Sized> {
 /// use std::time::Duration;
 ///
 /// let limit = RateLimit::<ManualClock>::per_second(10).burst(1);
-/// limit.schedule("a request", Duration::ZERO).unwrap();
+/// let _started = limit.schedule("a request", Duration::ZERO).unwrap();
 /// let later = limit.schedule("another", Duration::from_secs(1)).unwrap();
 /// assert_eq!(later.wait, Duration::from_millis(100));
 /// limit.undo("another", later.permit); // its caller has gone

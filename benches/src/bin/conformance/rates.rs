@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, FakeRelativeClock};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tower::{Layer, Service};
@@ -63,7 +65,7 @@ const IMPLEMENTATIONS: [Implementation; 4] = [
 ];
 
 struct Governor {
-    limiter: RateLimiter<NotKeyed, InMemoryState, FakeRelativeClock>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, FakeRelativeClock, NoOpMiddleware<Nanos>>,
     clock: FakeRelativeClock,
     now: Duration,
 }

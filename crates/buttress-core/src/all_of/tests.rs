@@ -42,7 +42,7 @@ fn the_longest_wait_is_reported_whichever_policy_refuses_for_it() {
     assert_eq!(after(10, 2), Some(500 * MILLI));
     assert_eq!(after(2, 10), Some(500 * MILLI));
     let both = AllOf::new(limit(10, 1), limit(100, 1));
-    both.schedule(&(), Duration::ZERO).unwrap();
+    let _started = both.schedule(&(), Duration::ZERO).unwrap();
     assert_eq!(both.schedule(&(), 10 * MILLI).unwrap_err().retry_after(), Some(100 * MILLI));
     // The first would wait 100 ms, and the second refuses for less.
     assert_eq!(AllOf::new(limit(10, 1), Bulkhead::new(0)).admit(&()).unwrap_err().reason(), &bulkhead::FULL);
@@ -60,7 +60,7 @@ fn a_rejection_that_waiting_does_not_help_is_the_one_that_is_reported() {
 fn a_call_starts_after_the_longer_wait_and_gives_both_back() {
     let (first, second) = (limit(10, 1), limit(2, 1));
     let both = AllOf::new(first.clone(), second.clone());
-    both.schedule(&(), Duration::ZERO).unwrap();
+    let _started = both.schedule(&(), Duration::ZERO).unwrap();
     let later = both.schedule(&(), Duration::MAX).unwrap();
     assert_eq!(later.wait, 500 * MILLI);
     both.undo(&(), later.permit);
@@ -75,7 +75,7 @@ fn a_call_starts_after_the_longer_wait_and_gives_both_back() {
 fn a_reservation_of_the_first_is_given_back_when_the_second_cannot_wait_so_long() {
     let (first, second) = (limit(10, 1), limit(1, 1));
     let both = AllOf::new(first.clone(), second);
-    both.schedule(&(), Duration::ZERO).unwrap();
+    let _started = both.schedule(&(), Duration::ZERO).unwrap();
     let rejection = both.schedule(&(), 500 * MILLI).unwrap_err();
     assert_eq!(rejection.retry_after(), Some(1000 * MILLI));
     assert_eq!(first.retry_after(1), Some(100 * MILLI));

@@ -129,7 +129,7 @@ fn it_is_idle_when_its_bucket_is_full() {
 fn it_reports_its_rate_per_second_and_what_it_did() {
     let (limit, _) = limit(quota(90, 60 * SECOND, 2));
     assert_eq!(admitted(&limit), 2);
-    limit.reserve(1, SECOND).unwrap();
+    let _waits = limit.reserve(1, SECOND).unwrap();
     let values: Vec<_> = reported(&limit).into_iter().map(|(name, _, value)| (name, value)).collect();
     use crate::report::Value::{Counter, Gauge};
     assert_eq!(

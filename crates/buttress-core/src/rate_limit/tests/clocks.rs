@@ -46,7 +46,7 @@ fn a_step_back_is_seen_through_the_longest_wait() {
     let start = clock.now();
     clock.advance(HOUR);
     for _ in 0..4 {
-        limit.reserve(1, 10 * SECOND).unwrap();
+        let _waits = limit.reserve(1, 10 * SECOND).unwrap();
     }
     clock.set(start);
     let waits = limit.reserve(1, 10 * SECOND).unwrap().wait;

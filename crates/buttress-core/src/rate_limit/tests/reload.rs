@@ -120,7 +120,7 @@ fn a_limit_that_was_made_with_zero_can_be_raised() {
 fn calls_that_wait_over_a_reload_stay_ahead_of_the_next_ones() {
     let (limit, _) = limit(quota(10, SECOND, 1));
     for _ in 0..3 {
-        limit.reserve(1, SECOND).unwrap();
+        let _waits = limit.reserve(1, SECOND).unwrap();
     }
     limit.set_limit(1);
     // Two calls wait: at one call a second, the next one starts after three.
