@@ -11,7 +11,6 @@ use buttress::{
     rate_limit::{Quota, RATE_LIMITED, TOO_LARGE},
 };
 use std::{convert::Infallible, time::Duration};
-use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -118,8 +117,8 @@ async fn calls_of_one_customer_wait_for_each_other_only() {
     let service = GateLayer::with_policy(keyed.clone())
         .wait(SECOND)
         .plain()
-        .layer(service_fn(|_: u32| async { Ok::<_, Infallible>(Instant::now()) }));
-    let (start, call) = (Instant::now(), |customer| service.clone().oneshot(customer));
+        .layer(service_fn(|_: u32| async { Ok::<_, Infallible>(TokioClock.now()) }));
+    let (start, call) = (TokioClock.now(), |customer| service.clone().oneshot(customer));
     let (a, b, c) = tokio::join!(call(1), call(1), call(2));
     let waits = [a, b, c].map(|at| at.unwrap() - start);
     assert_eq!(waits, [Duration::ZERO, 100 * MS, Duration::ZERO]);
@@ -210,14 +209,14 @@ async fn an_adaptive_rate_waits_once_the_backend_has_throttled() {
     let rate = limit.handle().clone();
     let service = limit.layer(service_fn(|text: &'static str| async move { Ok::<_, Infallible>(text) }));
     let call = |text| service.clone().oneshot(text);
-    let start = Instant::now();
+    let start = TokioClock.now();
     for _ in 0..100 {
         call("hello").await.unwrap();
     }
-    assert_eq!((start.elapsed(), rate.limit()), (Duration::ZERO, None));
+    assert_eq!((TokioClock.now() - start, rate.limit()), (Duration::ZERO, None));
     call("slow down").await.unwrap();
     call("hello").await.unwrap();
-    assert_eq!(start.elapsed(), 2 * SECOND, "one call in two seconds is the least");
+    assert_eq!(TokioClock.now() - start, 2 * SECOND, "one call in two seconds is the least");
     let mut dropped = spawn(call("hello"));
     assert_pending!(dropped.poll());
     drop(dropped);
