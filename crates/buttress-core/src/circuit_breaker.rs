@@ -93,6 +93,7 @@ pub use permit::CircuitBreakerPermit;
 pub use report::METRICS;
 pub use settings::{CallTime, CloseRule, FailureRate, FailureStreak, OnDrop, Window};
 
+use crate::timeline::nanos;
 use crate::{Class, Reason};
 
 /// The circuit is open, so the call was rejected.
@@ -107,12 +108,6 @@ pub static RECOVERING: Reason =
     Reason::new("recovering", "recovering, only a share of the calls is let through", Class::Unavailable);
 /// An operator has opened the circuit: see [`CircuitBreaker::force_open`].
 pub static FORCED_OPEN: Reason = Reason::new("forced_open", "forced open by an operator", Class::Unavailable);
-
-/// Returns the nanoseconds, limited to `u64::MAX`, which are 584 years.
-#[inline]
-fn nanos(duration: std::time::Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
-}
 
 #[cfg(all(test, not(loom)))]
 mod tests;

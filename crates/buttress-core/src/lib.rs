@@ -52,6 +52,7 @@
 pub mod adaptive_rate;
 mod all_of;
 pub mod backoff;
+mod buckets;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
@@ -73,6 +74,7 @@ pub mod retry_budget;
 #[doc(hidden)]
 pub mod shard;
 mod sync;
+mod timeline;
 mod waiters;
 
 pub use all_of::{AllOf, Both};

@@ -8,13 +8,14 @@ use super::{
     round::Probe,
     rules::Rules,
     streak::Streak,
-    ticks::{MAX_CLOCK_SKEW, Timeline, ticks},
+    ticks::ticks,
     time_window::Category,
     window::{Check, Counting},
 };
 use crate::label::Labels;
 use crate::shard::{Counter, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::timeline::{MAX_CLOCK_SKEW, Timeline};
 use crate::{Clock, Failure, Name, Outcome, Reason, Rejection, Waiters};
 use fastrand::Rng;
 use std::{

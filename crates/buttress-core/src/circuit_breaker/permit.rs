@@ -32,7 +32,7 @@ pub struct CircuitBreakerPermit<C: Clock> {
     /// The lower bits are those of the circuit's word when the permit was issued, or the generation
     /// with [`HEAD`] or [`RESERVED`] in place of the state. If the state is [`State::HalfOpen`],
     /// the upper bits are the number of a probe. Otherwise they are 0 for a call that is not timed,
-    /// its start in [ticks](super::ticks::Timeline::ticks), or, with [`HEAD`], the ticks to its
+    /// its start in [ticks](super::ticks::ticks), or, with [`HEAD`], the ticks to its
     /// head.
     bits: u64,
 }

@@ -1,5 +1,5 @@
-use super::ticks::MAX_CLOCK_SKEW;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::timeline::MAX_CLOCK_SKEW;
 use std::time::Duration;
 
 /// The share of calls that is admitted at the beginning of the ramp, in units of 1 / [`SCALE`]: 10

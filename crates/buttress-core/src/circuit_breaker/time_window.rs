@@ -1,26 +1,12 @@
 use super::event::Counts;
+use crate::buckets::{self, LATE, LIVE, Ring, SLOTS, live, slot_of, tag_of, width_of};
 use crate::sync::{AtomicU64, Ordering};
 use std::{sync::OnceLock, time::Duration};
 
-/// The number of buckets in the window. Polly, linkerd, Finagle and Hystrix use ten as well.
-#[cfg(not(loom))]
-const LIVE: u32 = 10;
-/// The number of slots: more than [`LIVE`], and a power of two, so that a tag keeps its slot when
-/// tags wrap.
-#[cfg(not(loom))]
-const SLOTS: usize = 16;
-/// The model checker branches at every load, so its ring is the smallest possible.
-#[cfg(loom)]
-const LIVE: u32 = 1;
-#[cfg(loom)]
-const SLOTS: usize = 2;
 /// By how much tags increase with a new generation: more than [`LIVE`], so that no earlier result
 /// is live, even if its thread read the clock up to 200 buckets after the thread that began the
 /// generation.
 const GENERATION: u32 = 256;
-/// Nanoseconds by which a thread may write a result of the current generation after it read the
-/// clock. A larger difference means that the clock was set back.
-const LATE: u64 = 10_000_000_000;
 /// The bits of [`TimeWindow::scale`] that contain the offset, in units of [`OFFSET_UNIT`] tags. The
 /// other 44 bits contain the width, which is at most 2.4 hours.
 const OFFSET_BITS: u32 = 20;
@@ -54,10 +40,8 @@ impl Category {
 /// The oldest bucket leaves the window as a whole, so the window covers between nine tenths and all
 /// of its length. Within that, no result is lost or counted twice.
 ///
-/// A slot is one word, `tag << 32 | count`. The tag is the number of the bucket since the origin,
-/// and increases with each generation. A thread that finds an older tag begins a new bucket with
-/// the same compare-and-swap that counts its result, and a reader skips slots whose tags are not
-/// live. Nothing has to clear expired buckets, after any idle time.
+/// The words are those of [`buckets`]. A tag is the number of the bucket since the origin, and
+/// increases with each generation.
 ///
 /// Successes are counted per shard of threads. Bad results (failures and slow calls) are counted in
 /// one place, so that the shards are summed only if there are enough bad results to meet a rule.
@@ -76,8 +60,6 @@ pub(super) struct TimeWindow {
     /// Created by the first bad result.
     bad: OnceLock<Box<[Ring; 3]>>,
 }
-
-type Ring = [AtomicU64; SLOTS];
 
 impl TimeWindow {
     pub(super) fn new(window: Duration, shards: usize) -> Self {
@@ -132,7 +114,7 @@ impl TimeWindow {
     /// Counts a result. `is_current` returns whether its generation is still the current one.
     #[inline]
     pub(super) fn record(&self, shard: usize, tag: u32, category: Category, is_current: impl Fn() -> bool) {
-        let slot = tag as usize % SLOTS;
+        let slot = slot_of(tag);
         match category {
             Category::Succeeded => self.count(&self.good[shard * self.stride + slot], tag, is_current),
             _ => {
@@ -144,20 +126,7 @@ impl TimeWindow {
 
     #[inline]
     fn count(&self, slot: &AtomicU64, tag: u32, is_current: impl Fn() -> bool) {
-        let mut word = slot.load(Ordering::Relaxed);
-        loop {
-            let next = match tag_of(word).wrapping_sub(tag) as i32 {
-                0 => u64::from(tag) << 32 | u64::from((word as u32).saturating_add(1)),
-                ahead @ 1.. if !self.is_set_back(ahead, &is_current) => return,
-                _ => u64::from(tag) << 32 | 1,
-            };
-            // SeqCst, so that of two threads that record at the same time and then sum, one sees
-            // both results.
-            match slot.compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => word = now,
-            }
-        }
+        buckets::count(slot, tag, |ahead| self.is_set_back(ahead, &is_current));
     }
 
     /// Returns whether the slot is ahead of its writer because the clock was set back, or because
@@ -186,7 +155,7 @@ impl TimeWindow {
     /// Returns the bad results in the bucket of `tag`.
     pub(super) fn bad_in_bucket(&self, tag: u32) -> u32 {
         let Some(rings) = self.bad.get() else { return 0 };
-        let words = rings.iter().map(|ring| ring[tag as usize % SLOTS].load(Ordering::SeqCst));
+        let words = rings.iter().map(|ring| ring[slot_of(tag)].load(Ordering::SeqCst));
         words.filter(|word| tag_of(*word) == tag).fold(0, |sum, word| sum.saturating_add(word as u32))
     }
 
@@ -219,20 +188,6 @@ impl TimeWindow {
             ..Counts::default()
         }
     }
-}
-
-/// Returns the sum of the slots that are live at `tag`.
-fn live(slots: &[AtomicU64], tag: u32) -> u64 {
-    let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
-    slots.iter().map(|slot| live(slot.load(Ordering::SeqCst))).sum()
-}
-
-fn width_of(window: Duration) -> u64 {
-    (super::nanos(window) / u64::from(LIVE)).max(1)
-}
-
-fn tag_of(word: u64) -> u32 {
-    (word >> 32) as u32
 }
 
 #[cfg(all(test, not(loom)))]
