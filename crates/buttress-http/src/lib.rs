@@ -101,6 +101,7 @@ mod ahead;
 mod answer;
 mod body;
 pub mod classify;
+mod context;
 pub mod ending;
 mod ext;
 mod health;
@@ -119,6 +120,7 @@ mod upload;
 #[cfg(any(feature = "axum", feature = "tonic"))]
 pub use ahead::ReadAhead;
 pub use body::ObservedBody;
+pub use context::ContextBody;
 pub use ending::HttpExt;
 pub use ext::HttpRetryExt;
 pub use health::HttpProbes;
@@ -144,7 +146,7 @@ struct Readme;
 pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
-        AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, Ending,
+        AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending,
         Health, HealthLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, TimeoutLayer,
         health::HealthExt,
     };

@@ -178,6 +178,15 @@ fn a_timeout() {
 }
 
 #[test]
+fn a_context() {
+    contract::check(|| ContextLayer::new().plain());
+    contract::check(|| ContextLayer::new().trust_priority().http());
+    contract::check(|| ContextLayer::new().http_client());
+    contract::check(|| ContextLayer::new().grpc());
+    contract::check(|| ContextLayer::new().grpc_client());
+}
+
+#[test]
 fn health() {
     contract::check(|| HealthLayer::new(Health::new()).http());
     contract::check(|| HealthLayer::new(Health::new()).grpc());

@@ -170,6 +170,11 @@ fn a_total_timeout() {
 }
 
 #[test]
+fn a_context() {
+    every_ending!("context", ContextLayer::new().trust_priority(), |traffic| traffic);
+}
+
+#[test]
 fn health() {
     let layer = || HealthLayer::new(Health::new());
     Traffic::through("health, .http()", move || layer().http()).check();

@@ -1,5 +1,47 @@
 //! What a call hands on to the calls that are made while it is served: its priority and its
-//! deadline.
+//! deadline. On the wire they are headers, which a [`ContextLayer`] reads and writes.
+//!
+//! ```
+//! use buttress::{ContextLayer, PlainExt, context, policy::Criticality};
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! struct Job {
+//!     is_report: bool,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let service = ServiceBuilder::new()
+//!     .layer(ContextLayer::new().priority_by(|job: &Job| job.is_report.then_some(Criticality::Sheddable.into())).plain())
+//!     .service_fn(async |_: Job| Ok::<_, Infallible>(context::current().priority));
+//! let priority = service.oneshot(Job { is_report: true }).await.unwrap();
+//! assert_eq!(priority, Some(Criticality::Sheddable.into()));
+//! # }
+//! ```
+//!
+//! # When to use it
+//!
+//! On every service whose calls differ in importance, or that calls others: one layer around the
+//! server, and one around each client. With the endings of `buttress-http`, the server's reads
+//! `x-priority`, and the client's writes it.
+//!
+//! # Where it belongs
+//!
+//! Outermost on a client. On a server outermost but for health, so that all other layers, and the
+//! handler, see the context.
+//!
+//! # Trust
+//!
+//! Anyone can send a header. A server layer ignores the priority of the caller, and removes the
+//! header, unless [`trust_priority`](ContextLayer::trust_priority) is set. Services behind the edge
+//! set it; the edge decides by itself, with [`priority_by`](ContextLayer::priority_by).
+//!
+//! # Differences
+//!
+//! `tower` has no context of a call. gRPC's libraries hand on a deadline and no priority. Envoy has
+//! priorities of routes, for its own limits on connections and requests, which it does not send on.
+//!
+//! # Spawned work
 //!
 //! Everything that runs in the future of a call can read its context with [`current`], and the
 //! layers of this crate do. Work that is spawned runs in a task of its own, and gets the context by
@@ -17,6 +59,12 @@
 //! .await;
 //! # }
 //! ```
+
+mod carry;
+mod layer;
+
+pub use carry::{Carry, Known, Stay};
+pub use layer::{ContextLayer, ContextService, ResponseFuture};
 
 use buttress_core::context::CallContext;
 use pin_project::pin_project;
@@ -51,6 +99,20 @@ pub struct Scoped<F> {
     #[pin]
     future: F,
     context: CallContext,
+}
+
+impl<F> Scoped<F> {
+    /// Returns the context in which the future runs.
+    ///
+    /// ```
+    /// use buttress::{context, policy::CallContext};
+    ///
+    /// let scoped = context::with(CallContext::default(), async {});
+    /// assert_eq!(scoped.context(), CallContext::default());
+    /// ```
+    pub fn context(&self) -> CallContext {
+        self.context
+    }
 }
 
 impl<F: Future> Future for Scoped<F> {

@@ -125,6 +125,7 @@ pub mod outcome {
 pub use adaptive_rate::{AdaptiveRate, AdaptiveRateLayer};
 pub use bulkhead::{Bulkhead, BulkheadLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+pub use context::ContextLayer;
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
