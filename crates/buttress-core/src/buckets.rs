@@ -58,8 +58,62 @@ pub(crate) fn count(slot: &AtomicU64, tag: u32, is_set_back: impl Fn(i32) -> boo
     }
 }
 
+/// Takes back one that was counted in the bucket of `tag`, unless the slot has another bucket now.
+#[inline]
+pub(crate) fn uncount(slot: &AtomicU64, tag: u32) {
+    let mut word = slot.load(Ordering::Relaxed);
+    while tag_of(word) == tag && word as u32 > 0 {
+        match slot.compare_exchange_weak(word, word - 1, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => word = now,
+        }
+    }
+}
+
 /// Returns the sum of the slots that are live at `tag`.
 pub(crate) fn live(slots: &[AtomicU64], tag: u32) -> u64 {
     let live = |word: u64| if tag.wrapping_sub(tag_of(word)) < LIVE { u64::from(word as u32) } else { 0 };
     slots.iter().map(|slot| live(slot.load(Ordering::SeqCst))).sum()
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use crate::loom_models::model;
+    use loom::{sync::Arc, thread};
+
+    fn set_back(_: i32) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_count_that_is_taken_back_while_another_is_counted_takes_back_one() {
+        model(|| {
+            let slot = Arc::new(AtomicU64::new(0));
+            count(&slot, LIVE, set_back);
+            let thread = {
+                let slot = slot.clone();
+                thread::spawn(move || uncount(&slot, LIVE))
+            };
+            count(&slot, LIVE, set_back);
+            thread.join().unwrap();
+            assert_eq!(slot.load(Ordering::SeqCst) as u32, 1);
+        });
+    }
+
+    #[test]
+    fn a_count_is_not_taken_back_from_the_next_bucket_of_its_slot() {
+        model(|| {
+            let slot = Arc::new(AtomicU64::new(0));
+            count(&slot, LIVE, set_back);
+            let next = LIVE + SLOTS as u32;
+            let thread = {
+                let slot = slot.clone();
+                thread::spawn(move || uncount(&slot, LIVE))
+            };
+            count(&slot, next, set_back);
+            thread.join().unwrap();
+            assert_eq!(slot.load(Ordering::SeqCst), u64::from(next) << 32 | 1);
+        });
+    }
 }

@@ -52,12 +52,15 @@
 pub mod adaptive_rate;
 mod all_of;
 pub mod backoff;
+mod beat;
 mod buckets;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
 mod config;
 pub mod context;
+mod cut;
+mod draws;
 pub mod health;
 mod label;
 #[cfg(all(test, loom))]
@@ -74,6 +77,7 @@ pub mod retry_budget;
 #[doc(hidden)]
 pub mod shard;
 mod sync;
+pub mod throttle;
 mod timeline;
 mod waiters;
 

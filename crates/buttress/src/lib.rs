@@ -110,6 +110,7 @@ pub mod rate_limit;
 mod ready_call;
 pub mod retry;
 mod shell;
+pub mod throttle;
 pub mod timeout;
 pub mod timer;
 #[cfg(feature = "tonic")]
@@ -131,6 +132,7 @@ pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use retry::{RetryBudget, RetryLayer};
+pub use throttle::{Throttle, ThrottleLayer};
 pub use timeout::TimeoutLayer;
 
 pub use buttress_core::{Backoff, InvalidConfig, Reason, Rejection};

@@ -9,6 +9,7 @@ mod queue;
 mod rate_limit;
 mod retry;
 mod sharing;
+mod throttle;
 mod timeout;
 mod wrappers;
 
