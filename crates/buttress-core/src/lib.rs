@@ -63,6 +63,7 @@ mod cut;
 mod draws;
 pub mod health;
 mod label;
+pub mod load_shed;
 #[cfg(all(test, loom))]
 mod loom_models;
 pub mod outcome;

@@ -83,6 +83,22 @@ impl Default for HttpProbes {
 
 impl Ended for HttpProbes {}
 
+/// Returns whether a request is a probe of health: one of [`HttpProbes`], or a call of gRPC's health
+/// service (`grpc.health.v1.Health`). For layers that must not reject probes.
+///
+/// ```
+/// use buttress_http::{is_probe, prelude::*};
+/// use http::Request;
+///
+/// let layer = LoadShedLayer::new("orders").exempt(is_probe::<String>).http();
+/// assert!(is_probe(&Request::post("/grpc.health.v1.Health/Check").body(()).unwrap()));
+/// # let _ = layer;
+/// ```
+pub fn is_probe<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    matches!(path, "/livez" | "/readyz" | "/startupz") || path.starts_with("/grpc.health.v1.Health/")
+}
+
 impl<In, B: Body<Data: From<Bytes>>> Answer<Request<In>, Response<B>> for HttpProbes {
     type Response = Response<ObservedBody<B, ()>>;
 

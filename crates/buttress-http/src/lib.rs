@@ -123,7 +123,7 @@ pub use body::ObservedBody;
 pub use context::ContextBody;
 pub use ending::HttpExt;
 pub use ext::HttpRetryExt;
-pub use health::HttpProbes;
+pub use health::{HttpProbes, is_probe};
 pub use per_host::{PerHost, per_host};
 pub use replay::ReplayBody;
 pub use timed::TimedBody;
@@ -147,7 +147,7 @@ pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
         AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending,
-        Health, HealthLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, TimeoutLayer,
+        Health, HealthLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer, TimeoutLayer,
         health::HealthExt,
     };
 }

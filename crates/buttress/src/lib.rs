@@ -100,6 +100,7 @@ pub mod gate;
 pub mod health;
 mod in_flight;
 pub mod keyed;
+pub mod load_shed;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod per_request;
@@ -130,6 +131,7 @@ pub use context::ContextLayer;
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
+pub use load_shed::{LoadShed, LoadShedLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use retry::{RetryBudget, RetryLayer};
 pub use throttle::{Throttle, ThrottleLayer};

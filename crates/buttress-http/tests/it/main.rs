@@ -3,5 +3,6 @@
 mod answers;
 mod limits;
 mod outcomes;
+mod overload;
 mod recorder;
 mod retries;

@@ -4,6 +4,7 @@ mod backpressure;
 mod context;
 mod gate;
 mod health;
+mod load_shed;
 mod ordering;
 mod queue;
 mod rate_limit;

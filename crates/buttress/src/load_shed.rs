@@ -1,0 +1,106 @@
+//! Rejects calls while a server is overloaded, the least important ones first.
+//!
+//! ```
+//! use buttress::{Bulkhead, BulkheadLayer, LoadShed, LoadShedLayer, PlainExt};
+//! use buttress::load_shed::{SchedulerDelay, SystemLoad};
+//! use tower::ServiceBuilder;
+//!
+//! struct Request {
+//!     tenant: String,
+//!     is_probe: bool,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn handler(_: Request) -> Result<(), std::convert::Infallible> { Ok(()) }
+//! let bulkhead = Bulkhead::new(64);
+//! let system = SystemLoad::start();
+//! let shed = LoadShed::builder("orders")
+//!     .monitor(SchedulerDelay::start())          // tasks wait too long for a thread
+//!     .monitor_at(0.9, bulkhead.clone())         // nine tenths of the places are taken
+//!     .monitor_at(0.9, system.cpu()?)
+//!     .monitor_at(0.9, system.memory()?)
+//!     .build()?;
+//! let server = ServiceBuilder::new()
+//!     .layer(
+//!         LoadShedLayer::from(shed)
+//!             .exempt(|request: &Request| request.is_probe)
+//!             .fair_by(|request: &Request| request.tenant.clone())
+//!             .plain(),
+//!     )
+//!     .layer(BulkheadLayer::from(bulkhead).plain())
+//!     .service_fn(handler);
+//! # let _ = server;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`buttress_core::load_shed`] describes the algorithm: how the share of rejected calls follows
+//! the monitors, and how priorities and tenants decide which calls these are.
+//!
+//! # Monitors
+//!
+//! | monitor | watches | level 1 |
+//! |---|---|---|
+//! | [`SchedulerDelay`] | how late tasks of the runtime are polled, by CoDel | above 20 ms for 100 ms |
+//! | [`QueueDelay`] | how long calls have waited elsewhere, by CoDel: [`waited_by`](LoadShedLayer::waited_by) | as configured |
+//! | [`Bulkhead`](crate::Bulkhead) | calls in flight and in its queue | all places are taken |
+//! | [`SystemLoad`] | processor, processor pressure, memory, from cgroups or `/proc` | all of it is used |
+//! | [`monitor_fn`], [`Monitor`] | what you like | as you say |
+//!
+//! Calls are not queued by this layer. On a tokio server they wait in two places before a handler:
+//! for a thread of the runtime, which [`SchedulerDelay`] measures, and in queues of layers or
+//! proxies, whose waits [`waited_by`](LoadShedLayer::waited_by) reads.
+//!
+//! A call with a [deadline](crate::context) that is over, or that less time is left for than calls
+//! take, is rejected at any level.
+//!
+//! # When to use it
+//!
+//! On every server that can get more calls than it can do. Retry budgets and circuit breakers of
+//! its clients help it as well, but it cannot rely on them.
+//!
+//! # Where it belongs
+//!
+//! Inside health and the [context](crate::context), whose priority and deadline it reads, and
+//! outside all else, so that a rejected call costs next to nothing. gRPC's health checks are calls
+//! like others: [`exempt`](LoadShedLayer::exempt) them; `buttress-http` has the function.
+//!
+//! # Differences
+//!
+//! * `tower`'s `LoadShed` rejects whenever the inner service is not ready, also when it has only
+//!   used up tokio's budget of the task, and regardless of who calls. This layer asks its monitors
+//!   and lets a pending service be pending.
+//! * Envoy's overload manager watches resources of the process, and rejects by its own list of
+//!   actions and not by priority; its admission control is that of a client
+//!   ([throttle](crate::throttle)).
+//! * failsafe-go rejects by priority and by the usage of users, as this layer does, where its
+//!   adaptive limiter or throttler is the only monitor.
+
+mod layer;
+mod scheduler;
+mod system;
+mod task;
+
+pub use layer::{Exempt, LoadShedLayer, LoadShedService, ShedBy, TenantOf};
+pub use scheduler::SchedulerDelay;
+pub use system::{SystemLoad, SystemMonitor, Unsupported};
+
+pub use buttress_core::load_shed::{Call, Monitor, MonitorFn, OVERLOADED, TOO_LATE, monitor_fn};
+
+use crate::clock::TokioClock;
+use buttress_core::load_shed as core;
+
+/// Rejects a share of the calls while the service is overloaded. A cheap handle; clones share the
+/// state.
+///
+/// It uses tokio's clock.
+pub type LoadShed = core::LoadShed<TokioClock>;
+
+/// Builds a [`LoadShed`].
+pub type Builder = core::Builder<TokioClock>;
+
+/// Whether work waits too long, by CoDel. It uses tokio's clock.
+pub type QueueDelay = core::QueueDelay<TokioClock>;
+
+/// The permit of a call through a [`LoadShed`].
+pub type LoadShedPermit = core::LoadShedPermit<TokioClock>;
