@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
-use buttress::{BulkheadLayer, PlainExt, RetryBudget, RetryLayer, TimeoutLayer};
+use buttress::{
+    Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer,
+    TimeoutLayer,
+};
 use buttress_core::shard::with_shards;
 
 use crate::family::{BULKHEAD, FULL, LIMIT, NONE, RETRY, TIMEOUT};
@@ -55,8 +58,17 @@ pub(crate) fn add(rows: &mut Rows) {
     rows.of(Ours, "buttress/retry", RETRY).healthy(|| retry().plain());
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
     rate::add(rows);
+    rows.of(Ours, "buttress/context", NONE).healthy(|| ContextLayer::new().plain());
+    rows.of(Ours, "buttress/load_shed", NONE).healthy(|| load_shed().plain());
+    rows.of(Ours, "buttress/throttle", NONE).healthy(|| ThrottleLayer::new("backend").plain());
     stack::add(rows);
     keyed::add(rows);
+}
+
+/// Watches a bulkhead, and is below its limit.
+fn load_shed() -> LoadShedLayer {
+    let shed = LoadShed::builder("server").monitor_at(0.9, Bulkhead::new(1_000)).build();
+    shed.expect("valid").into()
 }
 
 fn retry() -> RetryLayer {

@@ -16,6 +16,8 @@
 //! | [`AllOf`] | several policies on one call, all or nothing |
 //! | [`retry_budget`] | limits retries to a share of the requests |
 //! | [`health`] | liveness, readiness and start-up of a service |
+//! | [`load_shed`] | rejects calls while a service is overloaded, the least important ones first |
+//! | [`throttle`] | rejects calls that an overloaded backend would reject |
 //! | [`priority`], [`context`] | the importance of a call, and what it hands on to further calls |
 //! | [`policy`] | the traits of a policy, also for policies of your own |
 //! | [`outcome`] | the outcomes of calls |

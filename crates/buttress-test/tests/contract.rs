@@ -6,7 +6,7 @@ use buttress::{
     keyed::Keyed,
     policy::{AllOf, Criticality},
 };
-use buttress_http::{ReplayBody, prelude::*};
+use buttress_http::{ReplayBody, is_probe, prelude::*};
 use buttress_test::{TestBody, contract};
 use http::request::Parts;
 use std::time::Duration;
@@ -184,6 +184,22 @@ fn a_context() {
     contract::check(|| ContextLayer::new().http_client());
     contract::check(|| ContextLayer::new().grpc());
     contract::check(|| ContextLayer::new().grpc_client());
+}
+
+#[test]
+fn a_load_shed() {
+    contract::check(|| LoadShedLayer::new("shed").plain());
+    contract::check(|| LoadShedLayer::new("shed").exempt(is_probe::<TestBody>).http());
+    contract::check(|| LoadShedLayer::new("shed").grpc());
+    contract::check(|| LoadShedLayer::new("shed").http_client());
+}
+
+#[test]
+fn a_throttle() {
+    contract::check(|| ThrottleLayer::new("backend").plain());
+    contract::check(|| ThrottleLayer::new("backend").http());
+    contract::check(|| ThrottleLayer::new("backend").http_client());
+    contract::check(|| ThrottleLayer::new("backend").grpc_client());
 }
 
 #[test]

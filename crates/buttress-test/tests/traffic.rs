@@ -5,6 +5,7 @@ use buttress::{
     bulkhead::{Discipline, QueuedLayer},
     gate::GateLayer,
     keyed::Keyed,
+    load_shed::monitor_fn,
     outcome::Outcome,
     policy::{AllOf, Class, Criticality, Permit, Policy, Refused},
 };
@@ -172,6 +173,20 @@ fn a_total_timeout() {
 #[test]
 fn a_context() {
     every_ending!("context", ContextLayer::new().trust_priority(), |traffic| traffic);
+}
+
+#[test]
+fn a_load_shed_below_its_limit() {
+    fn layer() -> LoadShedLayer {
+        let shed = LoadShed::builder("x").monitor(monitor_fn("half", || 0.5));
+        shed.build().unwrap().into()
+    }
+    every_ending!("load shed", layer(), |traffic| traffic);
+}
+
+#[test]
+fn a_throttle() {
+    every_ending!("throttle", ThrottleLayer::new("x"), |traffic| traffic);
 }
 
 #[test]

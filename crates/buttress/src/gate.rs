@@ -13,6 +13,9 @@
 //! | [`BulkheadLayer`](crate::BulkheadLayer) | [`BulkheadService`](crate::bulkhead::BulkheadService) | [`Bulkhead`](crate::Bulkhead) |
 //! | [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) | [`CircuitBreakerService`](crate::circuit_breaker::CircuitBreakerService) | [`CircuitBreaker`](crate::CircuitBreaker) |
 //! | [`HealthLayer`](crate::HealthLayer) | [`HealthService`](crate::health::HealthService) | [`Health`](crate::Health) |
+//! | [`LoadShedLayer`](crate::LoadShedLayer) | [`LoadShedService`](crate::load_shed::LoadShedService) | [`LoadShed`](crate::LoadShed) |
+//! | [`ThrottleLayer`](crate::ThrottleLayer) | [`ThrottleService`](crate::throttle::ThrottleService) | [`Throttle`](crate::Throttle) |
+//! | [`ContextLayer`](crate::ContextLayer) | [`ContextService`](crate::context::ContextService) | [`CallContext`](crate::policy::CallContext) |
 //! | [`GateLayer`] | [`Gate`] | the policy |
 //! | [`ReservingGateLayer`] | [`ReservingGate`] | the policy |
 //! | [`QueuedLayer`](crate::bulkhead::QueuedLayer) | [`Queued`](crate::bulkhead::Queued) | [`Bulkhead`](crate::Bulkhead) |

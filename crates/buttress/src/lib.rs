@@ -38,6 +38,8 @@
 //! |---|---|
 //! | [`circuit_breaker`], [`bulkhead`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
+//! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
+//! | [`context`] | the priority of a call, and what it hands on |
 //! | [`keyed`] | one policy for each host, route or tenant |
 //! | [`ending`], [`outcome`] | how outcomes are read and rejections are returned |
 //! | [`policy`] | what a custom policy needs |
@@ -148,8 +150,10 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         Bulkhead::metrics,
         CircuitBreaker::metrics,
         Health::metrics,
+        LoadShed::metrics,
         RateLimit::metrics,
         RetryBudget::metrics,
+        Throttle::metrics,
         keyed::own_metrics,
         policy::Counted::<()>::metrics,
         retry::RetryStats::metrics,

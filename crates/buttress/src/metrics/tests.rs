@@ -427,6 +427,12 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     let throttled = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };
     adaptive.admit(&()).unwrap().settle(&throttled.into());
     exporter.add(&adaptive);
+    exporter.add(
+        &crate::LoadShed::builder("orders").monitor(crate::load_shed::monitor_fn("half", || 0.5)).build().unwrap(),
+    );
+    let throttle = crate::Throttle::new("search");
+    let _call = throttle.admit(&()).unwrap();
+    exporter.add(&throttle);
     let counted = crate::policy::Counted::new("mine", Bulkhead::new(0));
     assert!(counted.admit(&()).is_err());
     exporter.add(&counted);
