@@ -1,6 +1,7 @@
 //! Stacks of layers over real hyper, axum and tonic, on loopback sockets. Tests sleep only on a
 //! paused clock, and none depends on durations.
 
+mod admission;
 mod answers;
 mod axum_server;
 mod balancing;

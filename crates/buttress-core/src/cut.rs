@@ -152,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn no_call_waits_while_the_threshold_is_moved() {
+        let cut = std::sync::Arc::new(Cut::new(1));
+        let _moving = cut.seen.lock().unwrap();
+        let calls = cut.clone();
+        crate::testing::without_waiting(move || {
+            calls.arrive(7);
+            calls.set(0.5, 1);
+            calls.rejects(7, &Draws::new(None))
+        });
+        assert_eq!(cut.threshold(), None, "it was moved by nobody else");
+    }
+
+    #[test]
     fn calls_that_no_longer_come_are_forgotten() {
         let (cut, draws) = (Cut::new(1), Draws::new(Some(7)));
         (0..1_000).for_each(|_| _ = cut.arrive(500));

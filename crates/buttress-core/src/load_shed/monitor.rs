@@ -29,7 +29,8 @@ use std::{
 /// # assert_eq!(Backlog::default().level(), 0.0);
 /// ```
 pub trait Monitor: fmt::Debug + Send + Sync + 'static {
-    /// Returns the value of the label `monitor` of its metric: lower case with underscores.
+    /// Returns the value of the label `monitor` of its metric: lower case with underscores. Two
+    /// monitors of one load shed need different names; [`monitor_fn`] gives a second bulkhead one.
     fn name(&self) -> &'static str;
 
     /// Returns the level: 0 is idle, 1 the limit, and more is overload. What is no number, or below

@@ -21,7 +21,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// ends when the last clone and the last monitor are dropped.
 ///
 /// The numbers are those of the cgroup (version 2) that limits the process, so that they are right
-/// in a container. Where there is none, they are those of the process or the machine:
+/// in a container. Where there is none, they are those of the process or the machine. The limits of
+/// cgroups of version 1 are not read.
 ///
 /// | monitor | from a cgroup | else |
 /// |---|---|---|
