@@ -138,7 +138,7 @@ pub struct Call {
     pub waited: Option<Duration>,
 }
 
-/// Takes the waits of calls. Erased, so that the clock of the monitor need not be that of the handle.
+/// Takes the waits of calls. Erased, so that the monitor may have a clock of its own.
 struct Waits(Box<dyn Fn(Duration) + Send + Sync>);
 
 impl fmt::Debug for Waits {

@@ -83,8 +83,8 @@ impl Default for HttpProbes {
 
 impl Ended for HttpProbes {}
 
-/// Returns whether a request is a probe of health: one of [`HttpProbes`], or a call of gRPC's health
-/// service (`grpc.health.v1.Health`). For layers that must not reject probes.
+/// Returns whether a request is a probe of health: one of [`HttpProbes`], or a call of gRPC's
+/// health service (`grpc.health.v1.Health`). For layers that must not reject probes.
 ///
 /// ```
 /// use buttress_http::{is_probe, prelude::*};

@@ -12,7 +12,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let service = ServiceBuilder::new()
-//!     .layer(ContextLayer::new().priority_by(|job: &Job| job.is_report.then_some(Criticality::Sheddable.into())).plain())
+//!     .layer(
+//!         ContextLayer::new()
+//!             .priority_by(|job: &Job| job.is_report.then_some(Criticality::Sheddable.into()))
+//!             .plain(),
+//!     )
 //!     .service_fn(async |_: Job| Ok::<_, Infallible>(context::current().priority));
 //! let priority = service.oneshot(Job { is_report: true }).await.unwrap();
 //! assert_eq!(priority, Some(Criticality::Sheddable.into()));

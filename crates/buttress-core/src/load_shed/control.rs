@@ -2,9 +2,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// By how much the admitted share shrinks with a step at a level of 1 or more (DAGOR).
 ///
-/// Not in proportion to the level, which is no measure of the excess: a wait of ten times its target
-/// does not mean ten times the calls, as the queue takes a while to empty. Steps in proportion
-/// reject nearly all calls until it has, and leave the service idle after.
+/// Not in proportion to the level, which is no measure of the excess: a wait of ten times its
+/// target does not mean ten times the calls, as the queue takes a while to empty. Steps in
+/// proportion reject nearly all calls until it has, and leave the service idle after.
 const SHRINK: f64 = 0.95;
 /// By how much of all calls it grows with a step below (DAGOR).
 const GROW: f64 = 0.01;

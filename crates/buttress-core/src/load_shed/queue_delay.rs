@@ -53,8 +53,8 @@ const ALMOST: f64 = 0.99;
 impl<C: Clock + Default> QueueDelay<C> {
     /// Creates a monitor of waits.
     ///
-    /// RFC 8289 has a target of 5 ms and an interval of 100 ms, for packets. For requests, DAGOR has
-    /// a target of 20 ms. The interval should be long enough for a call and its answer.
+    /// RFC 8289 has a target of 5 ms and an interval of 100 ms, for packets. For requests, DAGOR
+    /// has a target of 20 ms. The interval should be long enough for a call and its answer.
     ///
     /// # Errors
     /// If `target` is 0, or `interval` is not longer than it or is longer than an hour.

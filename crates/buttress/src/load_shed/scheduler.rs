@@ -10,14 +10,14 @@ use tokio::time::sleep_until;
 /// Time between two measurements. CoDel needs several in its interval of 100 ms.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// How late the runtime polls its tasks: a task wakes every 10 ms, and sees how long it waited for a
-/// thread. The task ends when the last clone of the monitor is dropped.
+/// How late the runtime polls its tasks: a task wakes every 10 ms, and sees how long it waited for
+/// a thread. The task ends when the last clone of the monitor is dropped.
 ///
 /// A runtime whose tasks wait long is overloaded, or blocked by tasks that do not yield. Either way
 /// a new call would wait as well.
 ///
-/// With a paused clock, on which nothing is late, the task makes tests of long times slow: leave the
-/// monitor out there.
+/// With a paused clock, on which nothing is late, the task makes tests of long times slow: leave
+/// the monitor out there.
 ///
 /// ```
 /// use buttress::{LoadShed, load_shed::{Monitor, SchedulerDelay}};
