@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`circuit_breaker`] | stops calling a backend that fails, and probes it until it has recovered |
 //! | [`bulkhead`] | limits calls in flight, with a bounded queue |
+//! | [`concurrency`] | limits calls in flight, and adapts the limit to the latency |
 //! | [`Backoff`] | computes pauses between attempts |
 //! | [`rate_limit`] | limits calls per time |
 //! | [`adaptive_rate`] | follows the rate that a backend admits |
@@ -59,6 +60,7 @@ mod buckets;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod concurrency;
 mod config;
 pub mod context;
 mod cut;

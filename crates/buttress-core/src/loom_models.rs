@@ -10,7 +10,9 @@ use crate::circuit_breaker::{Event, State, Window};
 use crate::context::CallContext;
 use crate::rate_limit::RateLimit;
 use crate::retry_budget::RetryBudget;
-use crate::{Clock, Criticality, Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Reserve};
+use crate::{
+    Clock, Criticality, Failure, FailureKind, ManualClock, Outcome, Permit, Policy, Progress, Reserve, concurrency,
+};
 use loom::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -588,5 +590,69 @@ fn two_calls_after_a_reload_convert_the_bucket_once() {
         assert!(limit.try_take(1).is_ok());
         assert!(thread.join().unwrap());
         assert_eq!(limit.available(), 2);
+    });
+}
+
+/// A limiter whose windows end with every answer, and the calls that its algorithm has seen.
+fn counting_limit() -> (concurrency::AdaptiveLimit<Counting, ManualClock>, ManualClock, std::sync::Arc<Counted>) {
+    let (clock, counted) = (ManualClock::new(), std::sync::Arc::<Counted>::default());
+    let builder = concurrency::AdaptiveLimit::<_, ManualClock>::builder("loom").clock(clock.clone()).min_samples(1);
+    let limit = builder.algorithm(Counting(counted.clone())).limits(1..=9).initial(2).build().unwrap();
+    // The first answer begins the first window.
+    limit.admit(&()).unwrap().settle(&Outcome::Success);
+    clock.advance(Duration::from_millis(250));
+    (limit, clock, counted)
+}
+
+/// Plain atomics: changed under the lock of the limiter only.
+#[derive(Debug, Default)]
+struct Counted {
+    updates: std::sync::atomic::AtomicU64,
+    answered: std::sync::atomic::AtomicU64,
+}
+
+#[derive(Debug)]
+struct Counting(std::sync::Arc<Counted>);
+
+impl concurrency::LimitAlgorithm for Counting {
+    fn update(&mut self, window: &concurrency::Window) -> usize {
+        self.0.updates.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.answered.fetch_add(window.answered, std::sync::atomic::Ordering::SeqCst);
+        window.limit + 1
+    }
+}
+
+#[test]
+fn of_two_calls_that_end_a_window_one_updates_the_limit_and_no_answer_is_lost() {
+    model(|| {
+        let (limit, clock, counted) = counting_limit();
+        let calls = [limit.admit(&()).unwrap(), limit.admit(&()).unwrap()];
+        let [mut a, mut b] = calls;
+        let thread = thread::spawn(move || a.settle(&Outcome::Success));
+        b.settle(&Outcome::Success);
+        thread.join().unwrap();
+        assert_eq!(counted.updates.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(limit.limit(), 3);
+        drop(b);
+        clock.advance(Duration::from_millis(250));
+        limit.admit(&()).unwrap().settle(&Outcome::Success);
+        assert_eq!(counted.answered.load(std::sync::atomic::Ordering::SeqCst), 4, "each answer is in one window");
+    });
+}
+
+#[test]
+fn streams_that_begin_and_end_on_threads_leave_no_place_behind() {
+    model(|| {
+        let (limit, _, _) = counting_limit();
+        let (mut a, mut b) = (limit.admit(&()).unwrap(), limit.admit(&()).unwrap());
+        let thread = thread::spawn(move || {
+            a.progress(Progress::Head);
+            drop(a);
+        });
+        b.progress(Progress::Head);
+        thread.join().unwrap();
+        assert_eq!((limit.in_flight(), limit.snapshot().streaming), (1, 1));
+        drop(b);
+        assert_eq!((limit.in_flight(), limit.snapshot().streaming), (0, 0));
     });
 }

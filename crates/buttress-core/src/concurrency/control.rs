@@ -1,0 +1,245 @@
+use super::{
+    Decision, LimitAlgorithm, Snapshot, Statistic, Window,
+    samples::{Samples, Summary},
+};
+use crate::bulkhead::Bulkhead;
+use crate::label::Labels;
+use crate::shard::Counter;
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use std::{
+    sync::TryLockError,
+    time::{Duration, Instant},
+};
+
+/// The settings that do not change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) window: Duration,
+    pub(super) min_samples: u64,
+    pub(super) statistic: Statistic,
+}
+
+/// What the handles and permits of a limiter share.
+#[derive(Debug)]
+pub(super) struct Shared<A> {
+    pub(super) places: Bulkhead,
+    pub(super) labels: Labels,
+    pub(super) rejected: Counter,
+    pub(super) samples: Samples,
+    /// Times are even numbers of nanoseconds since this moment, from 4 on: a permit keeps a flag in
+    /// the last bit, and has uses for smaller numbers.
+    pub(super) origin: Instant,
+    /// When the window ends, if it has enough samples.
+    pub(super) window_end: AtomicU64,
+    /// The latency in nanoseconds from which on a cancelled call counts as dropped.
+    pub(super) median: AtomicU64,
+    settings: Settings,
+    control: Mutex<Control<A>>,
+}
+
+#[derive(Debug)]
+struct Control<A> {
+    algorithm: A,
+    min: usize,
+    max: usize,
+    /// The limit of the calls that wait for a response.
+    limit: usize,
+    /// The calls whose response streamed at the end of the last window.
+    streaming: usize,
+    /// When the window began. 0 before the first call.
+    began: u64,
+    /// The rejections before the window.
+    rejected: u64,
+    window: Option<Window>,
+    last: Option<Decision>,
+    decisions: [u64; 4],
+}
+
+/// The longest window.
+const MAX_WINDOW: Duration = Duration::from_secs(30);
+/// A window whose samples were too few is looked at again after this share of its length.
+const EXTENSION: u64 = 4;
+/// The part of a window in which the process may stand still: 1 in this number.
+const STALL: u64 = 4;
+
+impl<A: LimitAlgorithm> Shared<A> {
+    pub(super) fn new(
+        places: Bulkhead,
+        labels: Labels,
+        shards: usize,
+        origin: Instant,
+        settings: Settings,
+        algorithm: A,
+        (min, max): (usize, usize),
+    ) -> Self {
+        let control = Control {
+            algorithm,
+            min,
+            max,
+            limit: places.limit(),
+            streaming: 0,
+            began: 0,
+            rejected: 0,
+            window: None,
+            last: None,
+            decisions: [0; 4],
+        };
+        Self {
+            places,
+            labels,
+            rejected: Counter::new(shards),
+            samples: Samples::new(shards),
+            origin,
+            window_end: AtomicU64::new(0),
+            median: AtomicU64::new(u64::MAX),
+            settings,
+            control: Mutex::new(control),
+        }
+    }
+
+    /// Returns the time of `now`.
+    #[inline]
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
+        (as_nanos(now.saturating_duration_since(self.origin)) & !1).saturating_add(4)
+    }
+
+    /// Ends the window if it is over, unless another thread is about to.
+    #[inline]
+    pub(super) fn end_window(&self, now: u64) {
+        if now >= self.window_end.load(Ordering::Relaxed) {
+            self.try_end_window(now);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_end_window(&self, now: u64) {
+        if let Some(mut control) = try_lock(&self.control)
+            // Another thread may have ended it between the check and the lock.
+            && now >= self.window_end.load(Ordering::Relaxed)
+        {
+            self.update(&mut control, now);
+        }
+    }
+
+    fn update(&self, control: &mut Control<A>, now: u64) {
+        let length = as_nanos(self.settings.window);
+        if control.began == 0 {
+            control.began = now;
+            return self.window_end.store(now.saturating_add(length), Ordering::Relaxed);
+        }
+        if self.samples.count() < self.settings.min_samples {
+            return self.window_end.store(now.saturating_add(length / EXTENSION), Ordering::Relaxed);
+        }
+        let mut summary = Summary::new();
+        self.samples.drain_into(&mut summary);
+        let duration = now.saturating_sub(control.began);
+        let decision = if summary.stall.is_some_and(|stall| stall > duration / STALL) {
+            Decision::Discarded
+        } else {
+            self.decide(control, &summary, duration)
+        };
+        self.set_places(control);
+        control.last = Some(decision);
+        control.decisions[decision as usize] += 1;
+        let next = length.max(summary.mean().saturating_mul(2)).min(as_nanos(MAX_WINDOW).max(length));
+        (control.began, control.rejected) = (now, self.rejected.sum());
+        self.window_end.store(now.saturating_add(next), Ordering::Relaxed);
+    }
+
+    fn decide(&self, control: &mut Control<A>, summary: &Summary, duration: u64) -> Decision {
+        let window = self.window(control, summary, duration);
+        control.limit = control.algorithm.update(&window).max(control.min).min(control.max);
+        control.window = Some(window);
+        if window.answered > 0 {
+            self.median.store(summary.quantile(0.5), Ordering::Relaxed);
+        }
+        match control.limit.cmp(&window.limit) {
+            std::cmp::Ordering::Less => Decision::Lowered,
+            std::cmp::Ordering::Equal => Decision::Held,
+            std::cmp::Ordering::Greater => Decision::Raised,
+        }
+    }
+
+    /// Sets the number of places: those of the calls that wait, and those of the streams that are
+    /// expected in the middle of the next window, if their number goes on to grow as in this one.
+    fn set_places(&self, control: &mut Control<A>) {
+        let streaming = self.samples.streaming();
+        let growth = streaming.saturating_sub(control.streaming);
+        control.streaming = streaming;
+        let places = (control.limit + streaming + growth / 2).max(control.min).min(control.max);
+        if places != self.places.limit() {
+            self.places.set_limit(places);
+        }
+    }
+
+    /// Returns the number of calls that wait for a response.
+    pub(super) fn waiting(&self) -> usize {
+        self.places.in_flight().saturating_sub(self.samples.streaming())
+    }
+
+    fn window(&self, control: &Control<A>, summary: &Summary, duration: u64) -> Window {
+        let Control { min, max, limit, .. } = control;
+        let rejected = self.rejected.sum().saturating_sub(control.rejected);
+        let rtt = match self.settings.statistic {
+            Statistic::Min => summary.quantile(0.0),
+            Statistic::P50 => summary.quantile(0.5),
+            Statistic::P90 => summary.quantile(0.9),
+            Statistic::P99 => summary.quantile(0.99),
+            Statistic::Mean => summary.mean(),
+        };
+        Window {
+            limit: *limit,
+            min: *min,
+            max: *max,
+            // A call is rejected while all places are taken.
+            in_flight: if rejected > 0 { *limit } else { summary.waiting.max(self.waiting()) },
+            streaming: self.samples.streaming(),
+            answered: summary.answered(),
+            dropped: summary.dropped,
+            rejected,
+            rtt: Duration::from_nanos(rtt),
+            mean_rtt: Duration::from_nanos(summary.mean()),
+            duration: Duration::from_nanos(duration),
+        }
+    }
+
+    pub(super) fn bounds(&self) -> (usize, usize) {
+        let control = lock(&self.control);
+        (control.min, control.max)
+    }
+
+    pub(super) fn set_bounds(&self, min: usize, max: usize) {
+        let mut control = lock(&self.control);
+        (control.min, control.max) = (min, max);
+        control.limit = control.limit.max(min).min(max);
+        self.set_places(&mut control);
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let control = lock(&self.control);
+        Snapshot {
+            limit: self.places.limit(),
+            in_flight: self.places.in_flight(),
+            streaming: self.samples.streaming(),
+            rejected: self.rejected.sum(),
+            window: control.window,
+            baseline: control.algorithm.baseline(),
+            last: control.last,
+            decisions: control.decisions,
+        }
+    }
+}
+
+/// Locks a mutex if it is free, and ignores poisoning: an algorithm that panicked keeps its state.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
