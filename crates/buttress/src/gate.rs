@@ -10,6 +10,7 @@
 //!
 //! | layer | service | handle |
 //! |---|---|---|
+//! | [`AdaptiveLimitLayer`](crate::AdaptiveLimitLayer) | [`AdaptiveLimitService`](crate::concurrency::AdaptiveLimitService) | [`AdaptiveLimit`](crate::AdaptiveLimit) |
 //! | [`BulkheadLayer`](crate::BulkheadLayer) | [`BulkheadService`](crate::bulkhead::BulkheadService) | [`Bulkhead`](crate::Bulkhead) |
 //! | [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) | [`CircuitBreakerService`](crate::circuit_breaker::CircuitBreakerService) | [`CircuitBreaker`](crate::CircuitBreaker) |
 //! | [`HealthLayer`](crate::HealthLayer) | [`HealthService`](crate::health::HealthService) | [`Health`](crate::Health) |

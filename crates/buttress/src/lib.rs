@@ -36,7 +36,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`circuit_breaker`], [`bulkhead`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
+//! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
 //! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
 //! | [`context`] | the priority of a call, and what it hands on |
@@ -94,6 +94,7 @@ mod axum;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod concurrency;
 pub mod context;
 pub mod ending;
 pub mod error;
@@ -129,6 +130,7 @@ pub mod outcome {
 pub use adaptive_rate::{AdaptiveRate, AdaptiveRateLayer};
 pub use bulkhead::{Bulkhead, BulkheadLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+pub use concurrency::{AdaptiveLimit, AdaptiveLimitLayer};
 pub use context::ContextLayer;
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
@@ -147,6 +149,7 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
     use policy::Report;
     &[
         AdaptiveRate::metrics,
+        <AdaptiveLimit>::metrics,
         Bulkhead::metrics,
         CircuitBreaker::metrics,
         Health::metrics,

@@ -417,6 +417,12 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     bulkhead.set_discipline(crate::bulkhead::Discipline::Adaptive); // makes the queue
     bulkhead.reserve(crate::policy::Criticality::CriticalPlus, 0.2).unwrap();
     exporter.add(&bulkhead);
+    let limit = crate::AdaptiveLimit::builder("orders").min_samples(1).build().unwrap();
+    exporter.add(&limit);
+    for _ in 0..2 {
+        buttress_core::Permit::settle(&mut limit.admit(&()).unwrap(), &buttress_core::Outcome::Success);
+        tokio::time::advance(std::time::Duration::from_millis(250)).await;
+    }
     exporter.add(&Keyed::new(|key: &u32| *key, |_: &u32| Bulkhead::new(1)));
     exporter.add(&RetryLayer::new(3).stats());
     exporter.add(&budget);
