@@ -22,6 +22,8 @@ usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or
        cargo xtask bench [--quick] [--runs N] [--json FILE] [--page FILE]... [FILTER...]
                                                cost per call, ours and the peers'
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
+       cargo xtask overload [--docs FOLDER] [--scenario NAME] [--seeds N]
+                                               adaptive limits under overload, simulated: ours and the peers'
        cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours
        cargo xtask soak [--minutes N] [--seed N] [--stack sqlite|postgres] [--kafka mock] [TROUBLE...]
                                                the example mesh under one trouble after another";
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
         Some((&"trips", rest)) => {
             let trips = ["run", "--quiet", "--release", "--package", "buttress-bench", "--features", "virtual-clock"];
             run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
+        }
+        Some((&"overload", rest)) => {
+            let overload = ["run", "--quiet", "--release", "--package", "buttress-bench", "--bin", "overload", "--"];
+            run(cargo(overload).args(rest))
         }
         Some((&"mutants", rest)) => mutants::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
