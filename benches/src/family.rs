@@ -18,6 +18,9 @@ pub(crate) const BULKHEAD: Family = "bulkhead that rejects";
 pub(crate) const FULL: Family = "bulkhead, full";
 pub(crate) const LIMIT: Family = "bulkhead whose callers wait";
 
+pub(crate) const ADAPTIVE: Family = "adaptive limit, and a static one";
+pub(crate) const ADAPTIVE_FULL: Family = "adaptive limit, full, and a static one";
+
 pub(crate) const RATE_LIMIT: Family = "rate limit";
 pub(crate) const OVER_RATE: Family = "rate limit, over the rate";
 

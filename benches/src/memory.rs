@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use buttress::keyed::Keyed;
 use buttress::policy::{Idle, Policy, Report};
-use buttress::{Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RateLimit, RetryBudget};
+use buttress::{
+    AdaptiveLimitLayer, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, PlainExt, RateLimit, RetryBudget,
+};
 use buttress_core::shard::{compact, with_shards};
 use recloser::Recloser;
 use serde::Serialize;
@@ -58,6 +60,9 @@ pub(crate) fn rows() -> Vec<Memory> {
         "buttress/bulkhead(queue)",
         called(|| BulkheadLayer::new(10).queue(10, Duration::from_millis(50)).plain()),
     );
+    let adaptive = || AdaptiveLimitLayer::new("backend").plain();
+    add(Ours, "buttress/concurrency(compact)", called(|| compact(adaptive)));
+    add(Ours, "buttress/concurrency", called(adaptive));
     add(Peer, "tower/concurrency_limit", called(|| GlobalConcurrencyLimitLayer::new(10)));
     add(Peer, "tower-resilience/bulkhead", called(|| tower_resilience::bulkhead(10)));
 

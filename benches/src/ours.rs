@@ -5,17 +5,18 @@ mod keyed;
 mod rate;
 mod stack;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
 use buttress::{
-    Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer,
+    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer,
     TimeoutLayer,
 };
 use buttress_core::shard::with_shards;
 
-use crate::family::{BULKHEAD, FULL, LIMIT, NONE, RETRY, TIMEOUT};
+use crate::family::{ADAPTIVE, ADAPTIVE_FULL, BULKHEAD, FULL, LIMIT, NONE, RETRY, TIMEOUT};
 use crate::situation::Kept;
 use crate::subject::{Kind::Ours, Rows};
 
@@ -55,6 +56,14 @@ pub(crate) fn add(rows: &mut Rows) {
         .when(Kept, || queue().reserve(Criticality::CriticalPlus, 0.2).expect("a valid share").plain());
     rows.of(Ours, "buttress/bulkhead(backpressure)", LIMIT)
         .healthy(|| BulkheadLayer::new(1_000).backpressure().plain());
+    let adaptive = |limits: RangeInclusive<usize>| {
+        let limit = AdaptiveLimit::builder("bench").initial(*limits.start()).limits(limits).build();
+        AdaptiveLimitLayer::from(limit.expect("a valid limit"))
+    };
+    rows.of(Ours, "buttress/concurrency", ADAPTIVE).healthy(move || adaptive(1_000..=2_000).plain());
+    rows.of(Ours, "buttress/concurrency(backpressure)", ADAPTIVE)
+        .healthy(move || adaptive(1_000..=2_000).backpressure().plain());
+    rows.of(Ours, "buttress/concurrency", ADAPTIVE_FULL).full(move || adaptive(1..=1).plain());
     rows.of(Ours, "buttress/retry", RETRY).healthy(|| retry().plain());
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
     rate::add(rows);

@@ -11,7 +11,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::TimeoutLayer;
 
-use crate::family::{BULKHEAD, FULL, LIMIT, RETRY, STACK_TOWER, TIMEOUT};
+use crate::family::{ADAPTIVE, ADAPTIVE_FULL, BULKHEAD, FULL, LIMIT, RETRY, STACK_TOWER, TIMEOUT};
 use crate::subject::{Kind::Peer, Rows};
 
 pub(crate) fn add(rows: &mut Rows) {
@@ -22,6 +22,8 @@ pub(crate) fn add(rows: &mut Rows) {
     rows.of(Peer, "tower/load_shed+concurrency_limit", BULKHEAD).healthy(|| shedding(1_000));
     rows.of(Peer, "tower/load_shed+concurrency_limit", FULL).full(|| shedding(1));
     rows.of(Peer, "tower/concurrency_limit", LIMIT).healthy(|| limit(1_000));
+    rows.of(Peer, "tower/load_shed+concurrency_limit(static)", ADAPTIVE).healthy(|| shedding(1_000));
+    rows.of(Peer, "tower/load_shed+concurrency_limit(static)", ADAPTIVE_FULL).full(|| shedding(1));
     rows.of(Peer, "tower/retry", RETRY).healthy(retry);
     rows.of(Peer, "tower/timeout", TIMEOUT).healthy(timeout);
     rows.of(Peer, "tower/stack5", STACK_TOWER).healthy(|| {

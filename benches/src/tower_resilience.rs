@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tower::ServiceBuilder;
 use tower::load_shed::LoadShedLayer;
+use tower_resilience_adaptive::{AdaptiveLimiterLayer, Gradient2};
 use tower_resilience_bulkhead::BulkheadLayer;
 use tower_resilience_circuitbreaker::{
     CircuitBreakerConfigBuilder, CircuitBreakerLayer, DefaultClassifier, SlidingWindowType,
@@ -15,7 +16,7 @@ use tower_resilience_retry::{RetryBudget, RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::family::{
-    BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, OVER_RATE, RATE_LIMIT, RETRY, SLOW, STACK_RESILIENCE,
+    ADAPTIVE, BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, OVER_RATE, RATE_LIMIT, RETRY, SLOW, STACK_RESILIENCE,
     TEN_MILLISECONDS, TIMEOUT,
 };
 use crate::inner::Failure;
@@ -39,6 +40,9 @@ pub(crate) fn add(rows: &mut Rows) {
         .healthy(|| waiting(1_000).build().expect("a valid bulkhead"));
     rows.of(Peer, "tower-resilience/bulkhead(backpressure)", LIMIT)
         .healthy(|| waiting(1_000).backpressure().build().expect("a valid bulkhead"));
+    let gradient = || Gradient2::builder().initial_limit(1_000).min_limit(1_000).max_limit(2_000).build();
+    let adaptive = move || AdaptiveLimiterLayer::new(gradient().expect("a valid limit"));
+    rows.of(Peer, "tower-resilience/adaptive", ADAPTIVE).healthy(adaptive);
     let bucket = |calls, period| {
         let limit = RateLimiterLayer::builder().limit_for_period(calls).refresh_period(period).burst_size(0);
         let (layer, _) = limit.timeout_duration(Duration::ZERO).build_with_handle().expect("a valid rate limit");

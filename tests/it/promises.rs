@@ -89,7 +89,14 @@ fn tests_that_our_pages_name_exist() {
     }
 
     let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
-    let docs = ["docs/mutants.md", "docs/ordering.md", "docs/promises.md", "docs/traffic.md", "docs/trips.md"];
+    let docs = [
+        "docs/mutants.md",
+        "docs/ordering.md",
+        "docs/overload.md",
+        "docs/promises.md",
+        "docs/traffic.md",
+        "docs/trips.md",
+    ];
     let (mut named, mut unknown) = (0, vec![]);
     for page in pages.into_iter().chain(docs) {
         // Without blocks of code, whose fences would be taken for backticks.

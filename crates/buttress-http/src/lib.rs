@@ -146,7 +146,7 @@ struct Readme;
 pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
-        AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending,
+        AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending,
         Health, HealthLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer, TimeoutLayer,
         health::HealthExt,
     };

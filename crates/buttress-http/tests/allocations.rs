@@ -105,6 +105,7 @@ fn a_client_call_without_a_body_allocates_nothing() {
         .layer(CircuitBreakerLayer::new("backend").http_client())
         .layer(BulkheadLayer::new(100).queue(100, Duration::from_millis(50)).http_client())
         .layer(BulkheadLayer::new(100).http_client())
+        .layer(AdaptiveLimitLayer::new("backend").http_client())
         .layer(TimeoutLayer::attempt(Duration::from_millis(500)).http_client())
         .service(Backend);
     assert_eq!(allocations(stack, Empty::<Bytes>::new), 0);
@@ -127,6 +128,7 @@ fn a_server_call_allocates_nothing_without_a_bound_on_its_body() {
         .layer(RateLimitLayer::per_second(100).http())
         .layer(CircuitBreakerLayer::new("handler").http())
         .layer(BulkheadLayer::new(100).http())
+        .layer(AdaptiveLimitLayer::new("handler").http())
         .service(Backend);
     assert_eq!(allocations(stack, Empty::<Bytes>::new), 0);
 }

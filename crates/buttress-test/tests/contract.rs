@@ -150,6 +150,20 @@ fn a_bulkhead_whose_queue_is_adaptive_and_has_shares() {
 }
 
 #[test]
+fn an_adaptive_limit() {
+    let limit = AdaptiveLimit::builder("adaptive").limits(1..=1).build().unwrap();
+    let layer = || AdaptiveLimitLayer::from(limit.clone());
+    contract::check_bound_of_one(|| layer().plain());
+    contract::check_bound_of_one(|| layer().http());
+    contract::check_bound_of_one(|| layer().http_client());
+    contract::check_bound_of_one(|| layer().grpc());
+    contract::check_bound_of_one(|| layer().grpc_client());
+    contract::check_bound_of_one(|| layer().backpressure().plain());
+    contract::check_bound_of_one(|| layer().http_client().backpressure());
+    assert_eq!((limit.in_flight(), limit.snapshot().streaming), (0, 0));
+}
+
+#[test]
 fn a_policy_for_each_key() {
     let keyed = || {
         let key = |request: &http::Request<TestBody>| request.uri().path().to_owned();

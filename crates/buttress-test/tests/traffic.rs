@@ -102,6 +102,16 @@ fn a_bulkhead_with_backpressure() {
 }
 
 #[test]
+fn an_adaptive_limit() {
+    fn ten() -> AdaptiveLimitLayer {
+        AdaptiveLimit::builder("x").limits(10..=10).build().unwrap().into()
+    }
+    every_ending!("adaptive limit", ten(), |traffic| traffic.at_once(10).waits_within(Duration::ZERO));
+    every_ending!("adaptive limit, backpressure", ten().backpressure(), |traffic| traffic.at_once(10));
+    every_ending!("adaptive limit, default", AdaptiveLimitLayer::new("x"), |traffic| traffic);
+}
+
+#[test]
 fn a_bulkhead_with_a_queue() {
     let traffic = |traffic: Traffic| traffic.at_once(10);
     every_ending!("bulkhead, queue", BulkheadLayer::new(10).queue(20_000, Duration::MAX), traffic);
