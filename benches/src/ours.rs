@@ -11,8 +11,8 @@ use std::time::Duration;
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
 use buttress::{
-    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer,
-    TimeoutLayer,
+    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt,
+    RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
 };
 use buttress_core::shard::with_shards;
 

@@ -16,8 +16,8 @@ use tower_resilience_retry::{RetryBudget, RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::family::{
-    ADAPTIVE, BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, OVER_RATE, RATE_LIMIT, RETRY, SLOW, STACK_RESILIENCE,
-    TEN_MILLISECONDS, TIMEOUT,
+    ADAPTIVE, BULKHEAD, CONSECUTIVE, DEFAULTS, FULL, LAST_100, LIMIT, OPEN, OVER_RATE, RATE_LIMIT, RETRY, SLOW,
+    STACK_RESILIENCE, TEN_MILLISECONDS, TIMEOUT,
 };
 use crate::inner::Failure;
 use crate::situation::{AllFail, Kept, MANY_IN_A_ROW, MostFail, NEARLY_ALL, TenthFails};

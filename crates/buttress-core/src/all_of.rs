@@ -45,7 +45,7 @@ impl<A, B> AllOf<A, B> {
     /// use buttress_core::{AllOf, ManualClock, Policy, bulkhead::Bulkhead, rate_limit::RateLimit};
     ///
     /// let limit = RateLimit::<ManualClock>::per_second;
-    /// let all = AllOf::new(limit(100), limit(10)).and(Bulkhead::new(5));
+    /// let all = AllOf::new(limit(100), limit(10)).and(Bulkhead::<ManualClock>::new(5));
     /// assert!(all.admit("a request").is_ok());
     /// ```
     pub const fn and<C>(self, third: C) -> AllOf<Self, C> {

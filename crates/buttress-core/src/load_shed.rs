@@ -186,7 +186,7 @@ impl<C: Clock + Default> LoadShed<C> {
     /// ```
     /// use buttress_core::{ManualClock, bulkhead::Bulkhead, load_shed::LoadShed};
     ///
-    /// let bulkhead = Bulkhead::new(64);
+    /// let bulkhead = Bulkhead::<ManualClock>::new(64);
     /// let shed = LoadShed::<ManualClock>::builder("orders").monitor_at(0.9, bulkhead.clone()).build()?;
     /// # Ok::<(), buttress_core::InvalidConfig>(())
     /// ```

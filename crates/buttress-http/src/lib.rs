@@ -146,8 +146,9 @@ struct Readme;
 pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
-        AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending,
-        Health, HealthLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer, TimeoutLayer,
+        AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
+        CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending, Health, HealthLayer, LoadShed, LoadShedLayer,
+        PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer, TimeoutLayer,
         health::HealthExt,
     };
 }

@@ -45,7 +45,7 @@ fn the_longest_wait_is_reported_whichever_policy_refuses_for_it() {
     let _started = both.schedule(&(), Duration::ZERO).unwrap();
     assert_eq!(both.schedule(&(), 10 * MILLI).unwrap_err().retry_after(), Some(100 * MILLI));
     // The first would wait 100 ms, and the second refuses for less.
-    assert_eq!(AllOf::new(limit(10, 1), Bulkhead::new(0)).admit(&()).unwrap_err().reason(), &bulkhead::FULL);
+    assert_eq!(AllOf::new(limit(10, 1), Bulkhead::<ManualClock>::new(0)).admit(&()).unwrap_err().reason(), &bulkhead::FULL);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_reservation_of_the_first_is_given_back_when_the_second_cannot_wait_so_long(
 fn a_place_in_a_bulkhead_and_a_probe_of_a_circuit_are_given_back() {
     let breaker = CircuitBreaker::<ManualClock>::builder("x").probes(1).build().unwrap();
     breaker.open_for(Duration::ZERO);
-    let (bulkhead, rate) = (Bulkhead::new(1), limit(10, 1));
+    let (bulkhead, rate) = (Bulkhead::<ManualClock>::new(1), limit(10, 1));
     rate.try_take(1).unwrap();
     let all = AllOf::new(bulkhead.clone(), breaker.clone()).and(rate);
     for _ in 0..3 {
@@ -97,11 +97,11 @@ fn a_place_in_a_bulkhead_and_a_probe_of_a_circuit_are_given_back() {
 
 #[test]
 fn the_permit_of_both_holds_and_learns_as_each_of_them_does() {
-    type Policies = AllOf<Bulkhead, CircuitBreaker<ManualClock>>;
+    type Policies = AllOf<Bulkhead<ManualClock>, CircuitBreaker<ManualClock>>;
     type Permits = <Policies as Policy<()>>::Permit;
     const { assert!(Permits::HOLDS_UNTIL_BODY_END && Permits::LEARNS) };
     let breaker = CircuitBreaker::<ManualClock>::new("x");
-    let both = AllOf::new(Bulkhead::new(1), breaker.clone());
+    let both = AllOf::new(Bulkhead::<ManualClock>::new(1), breaker.clone());
     let mut permit = both.admit(&()).unwrap();
     permit.progress(Progress::Head);
     permit.settle(&Failure::new(FailureKind::Transport).into());

@@ -146,7 +146,7 @@ impl<A: LimitAlgorithm, C: Clock> Builder<A, C> {
         let shards = shards();
         let initial = initial.unwrap_or(INITIAL).max(min).min(max);
         let labels = Labels::new("concurrency limit", Some(&name), shards);
-        let (places, origin) = (Bulkhead::new(initial), clock.now());
+        let (places, origin) = (Bulkhead::with_clock(initial, clock.clone()), clock.now());
         let shared = Shared::new(places, labels, shards, origin, settings, algorithm, (min, max));
         AdaptiveLimit::with(shared, shards, clock)
     }

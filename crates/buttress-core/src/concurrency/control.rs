@@ -5,6 +5,7 @@ use super::{
 use crate::bulkhead::Bulkhead;
 use crate::label::Labels;
 use crate::shard::Counter;
+use crate::Clock;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use std::{
     sync::TryLockError,
@@ -21,8 +22,8 @@ pub(super) struct Settings {
 
 /// What the handles and permits of a limiter share.
 #[derive(Debug)]
-pub(super) struct Shared<A> {
-    pub(super) places: Bulkhead,
+pub(super) struct Shared<A, C> {
+    pub(super) places: Bulkhead<C>,
     pub(super) labels: Labels,
     pub(super) rejected: Counter,
     pub(super) samples: Samples,
@@ -62,9 +63,9 @@ const EXTENSION: u64 = 4;
 /// The part of a window in which the process may stand still: 1 in this number.
 const STALL: u64 = 4;
 
-impl<A: LimitAlgorithm> Shared<A> {
+impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     pub(super) fn new(
-        places: Bulkhead,
+        places: Bulkhead<C>,
         labels: Labels,
         shards: usize,
         origin: Instant,

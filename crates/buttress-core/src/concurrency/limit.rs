@@ -24,7 +24,7 @@ pub static LIMITED: Reason = Reason::new("concurrency_limit", "at its limit", Cl
 /// ```
 #[derive(Debug)]
 pub struct AdaptiveLimit<A, C> {
-    shared: Sharded<Shared<A>>,
+    shared: Sharded<Shared<A, C>>,
     clock: C,
 }
 
@@ -64,7 +64,7 @@ impl<C: Clock + Default> AdaptiveLimit<Gradient2, C> {
 }
 
 impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
-    pub(super) fn with(shared: Shared<A>, shards: usize, clock: C) -> Self {
+    pub(super) fn with(shared: Shared<A, C>, shards: usize, clock: C) -> Self {
         Self { shared: Sharded::new(shards, shared), clock }
     }
 

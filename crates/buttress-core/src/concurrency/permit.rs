@@ -24,13 +24,13 @@ use std::fmt;
 /// assert_eq!(limit.in_flight(), 0);
 /// ```
 #[must_use = "dropping a permit releases its place"]
-pub struct AdaptiveLimitPermit<A, C> {
-    shared: Ticket<Shared<A>>,
+pub struct AdaptiveLimitPermit<A, C: Clock> {
+    shared: Ticket<Shared<A, C>>,
     /// The start of the call in nanoseconds, of which the last bit tells whether it was sampled; or
     /// one of the constants below.
     started: u64,
     clock: C,
-    _place: BulkheadPermit,
+    _place: BulkheadPermit<C>,
 }
 
 /// The call is not timed, or is settled.
@@ -46,7 +46,7 @@ const SAMPLED: u64 = 1;
 
 impl<A: LimitAlgorithm, C: Clock> AdaptiveLimitPermit<A, C> {
     #[inline]
-    pub(super) fn reserved(shared: Ticket<Shared<A>>, place: BulkheadPermit, clock: C) -> Self {
+    pub(super) fn reserved(shared: Ticket<Shared<A, C>>, place: BulkheadPermit<C>, clock: C) -> Self {
         Self { shared, started: RESERVED, clock, _place: place }
     }
 
@@ -94,7 +94,7 @@ impl<A: LimitAlgorithm, C: Clock> Permit for AdaptiveLimitPermit<A, C> {
     }
 }
 
-impl<A, C> Drop for AdaptiveLimitPermit<A, C> {
+impl<A, C: Clock> Drop for AdaptiveLimitPermit<A, C> {
     #[inline]
     fn drop(&mut self) {
         if self.started == STREAMING {
@@ -104,7 +104,7 @@ impl<A, C> Drop for AdaptiveLimitPermit<A, C> {
 }
 
 #[inline(never)]
-fn answered<A: LimitAlgorithm>(shared: &Ticket<Shared<A>>, started: u64, clock: &impl Clock) {
+fn answered<A: LimitAlgorithm, C: Clock>(shared: &Ticket<Shared<A, C>>, started: u64, clock: &C) {
     let (now, weight) = (shared.nanos(clock.now()), Timing::weight(started & SAMPLED != 0));
     let samples: &Samples = &shared.samples;
     samples.answer(shared.shard(), started & !SAMPLED, now, weight, || shared.waiting());
@@ -115,7 +115,7 @@ fn answered<A: LimitAlgorithm>(shared: &Ticket<Shared<A>>, started: u64, clock: 
 /// says so is overloaded.
 #[cold]
 #[inline(never)]
-fn failed<A: LimitAlgorithm>(shared: &Ticket<Shared<A>>, started: u64, outcome: &Outcome, clock: &impl Clock) {
+fn failed<A: LimitAlgorithm, C: Clock>(shared: &Ticket<Shared<A, C>>, started: u64, outcome: &Outcome, clock: &C) {
     let weight = match outcome {
         Outcome::Failure(failure) if failure.overload => 1,
         Outcome::Failure(failure) if failure.kind == FailureKind::Timeout && started != STREAMING => 1,
@@ -131,7 +131,7 @@ fn failed<A: LimitAlgorithm>(shared: &Ticket<Shared<A>>, started: u64, outcome: 
     shared.end_window(now);
 }
 
-impl<A, C> fmt::Debug for AdaptiveLimitPermit<A, C> {
+impl<A, C: Clock> fmt::Debug for AdaptiveLimitPermit<A, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdaptiveLimitPermit").field("name", &self.shared.labels.name()).finish_non_exhaustive()
     }

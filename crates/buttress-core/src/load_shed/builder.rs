@@ -16,7 +16,7 @@ use std::{ops::RangeInclusive, sync::OnceLock, time::Duration};
 /// ```
 /// use buttress_core::{ManualClock, bulkhead::Bulkhead, load_shed::{LoadShed, monitor_fn}};
 ///
-/// let bulkhead = Bulkhead::new(64); // also the one of the layer inside
+/// let bulkhead = Bulkhead::<ManualClock>::new(64); // also the one of the layer inside
 /// let shed = LoadShed::<ManualClock>::builder("orders")
 ///     .monitor_at(0.9, bulkhead.clone())
 ///     .monitor(monitor_fn("connections", || 0.25))
@@ -68,7 +68,7 @@ impl<C: Clock> Builder<C> {
     /// ```
     /// use buttress_core::{ManualClock, Policy, bulkhead::Bulkhead, load_shed::LoadShed};
     ///
-    /// let bulkhead = Bulkhead::new(2);
+    /// let bulkhead = Bulkhead::<ManualClock>::new(2);
     /// let shed = LoadShed::<ManualClock>::builder("orders").monitor_at(0.5, bulkhead.clone()).build()?;
     /// let _place = bulkhead.admit("a request").unwrap();
     /// assert_eq!(shed.levels(), [("bulkhead", 1.0)]);

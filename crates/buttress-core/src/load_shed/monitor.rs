@@ -1,4 +1,4 @@
-use crate::bulkhead::Bulkhead;
+use crate::{Clock, bulkhead::Bulkhead};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -40,7 +40,7 @@ pub trait Monitor: fmt::Debug + Send + Sync + 'static {
 
 /// How many of its places are taken, with the calls in its queue: a bulkhead with a queue can have
 /// a level above 1.
-impl Monitor for Bulkhead {
+impl<C: Clock> Monitor for Bulkhead<C> {
     fn name(&self) -> &'static str {
         "bulkhead"
     }
@@ -109,7 +109,7 @@ impl Watched {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::Policy;
+    use crate::{ManualClock, Policy};
 
     fn level(level: impl Fn() -> f64 + Send + Sync + 'static, limit: f64) -> f64 {
         Watched { monitor: Box::new(monitor_fn("test", level)), limit }.level()
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn a_bulkhead_is_as_loaded_as_it_is_full_with_its_queue() {
-        let bulkhead = Bulkhead::new(2);
+        let bulkhead = Bulkhead::<ManualClock>::new(2);
         let _held = [bulkhead.admit("a").unwrap(), bulkhead.admit("b").unwrap()];
         assert_eq!(bulkhead.level(), 1.0);
         let _queued = bulkhead.acquire_or_queue(1).unwrap();
         assert_eq!(bulkhead.level(), 1.5);
-        assert_eq!(Bulkhead::new(0).level(), 0.0);
+        assert_eq!(Bulkhead::<ManualClock>::new(0).level(), 0.0);
     }
 }
