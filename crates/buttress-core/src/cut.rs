@@ -77,8 +77,8 @@ impl Cut {
         let decay = DECAY.powi(i32::try_from(intervals).unwrap_or(i32::MAX));
         for (rank, seen) in seen.iter_mut().enumerate() {
             let shards = self.arrived.iter().skip(rank).step_by(RANKS);
-            let arrived: u32 = shards.map(|count| count.swap(0, Ordering::Relaxed)).sum();
-            *seen = *seen * decay + arrived as f32;
+            let arrived: f32 = shards.map(|count| count.swap(0, Ordering::Relaxed) as f32).sum();
+            *seen = *seen * decay + arrived;
         }
         self.threshold.store(threshold(&seen, p), Ordering::Relaxed);
     }
