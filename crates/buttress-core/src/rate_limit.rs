@@ -6,7 +6,7 @@
 //! atomic word: the *theoretical arrival time* (TAT) in nanoseconds, at which the bucket is full
 //! again. With the interval `T = period / limit`, a call of cost `n` at the time `now` is admitted
 //! if `max(TAT, now) + n·T - now <= burst·T`, and sets the TAT to `max(TAT, now) + n·T`. A rejected
-//! call changes nothing; what is missing in the inequation is the time after which to try again.
+//! call changes nothing; the amount by which the sum is too large is the time after which to try again.
 //!
 //! Over *any* interval of `t` nanoseconds, the calls that are admitted cost at most
 //! `burst + t / T`. `T` is rounded up to a nanosecond, so the rate is never above the limit.
@@ -14,8 +14,8 @@
 //! # Reload
 //!
 //! A reload acts at the next decision of each bucket, and no call waits for it. The calls that were
-//! available at that time stay available, as far as the new burst allows: nobody gets a fresh burst
-//! by a higher limit, and nobody loses one by a lower one. From then on the bucket refills with the
+//! available at that time stay available, as far as the new burst allows: a higher limit gives no
+//! fresh burst, and a lower one takes none away. From then on the bucket refills with the
 //! new rate. While the limit is 0, every call is rejected and the bucket refills as before.
 //!
 //! # Clocks

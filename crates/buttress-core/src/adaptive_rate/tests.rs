@@ -96,7 +96,7 @@ fn the_last_call_that_waits_gives_its_token_back_and_an_earlier_one_does_not() {
     let (a, _b) = (rate.admit(&()).unwrap(), rate.admit(&()).unwrap());
     let tokens = lock(&rate.state.control).tokens;
     rate.undo(&(), a);
-    assert_eq!(lock(&rate.state.control).tokens, tokens + 1.0, "nobody waits");
+    assert_eq!(lock(&rate.state.control).tokens, tokens + 1.0, "no call waits");
 }
 
 #[test]
