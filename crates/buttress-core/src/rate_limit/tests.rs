@@ -4,7 +4,7 @@ mod refund;
 mod reload;
 
 use super::*;
-use crate::{ManualClock, testing::reported};
+use crate::{ManualClock, Permit, testing::reported};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -190,20 +190,18 @@ fn a_rejection_carries_the_present_quota() {
 #[test]
 fn usage_is_told_by_the_permits_of_an_advertised_limit_only() {
     let (limit, clock) = limit(quota(10, SECOND, 2));
-    let told = |permit: &dyn Fn(&mut dyn FnMut(&Usage))| {
+    fn told(permit: &impl Permit) -> Vec<(u32, Option<Duration>)> {
         let mut usages = Vec::new();
-        permit(&mut |usage: &Usage| usages.push((usage.remaining, usage.next)));
+        permit.usages(&mut |usage| usages.push((usage.remaining, usage.next)));
         usages
-    };
+    }
     assert_eq!(limit.usage(&()).unwrap().next, None);
     let plain = limit.admit(&()).unwrap();
-    assert_eq!(told(&|visit| plain.usages(visit)), []);
+    assert_eq!(told(&plain), []);
     clock.advance(30 * MILLI);
     let advertised = Advertised::new(limit.clone());
     let permit = advertised.admit(&()).unwrap();
-    assert_eq!(told(&|visit| permit.usages(visit)), [(0, Some(70 * MILLI))]);
+    assert_eq!(told(&permit), [(0, Some(70 * MILLI))]);
     advertised.undo(&(), permit);
     assert_eq!(limit.available(), 1);
 }
-
-use crate::Permit;
