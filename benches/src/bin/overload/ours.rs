@@ -92,8 +92,8 @@ impl<A: LimitAlgorithm> Limiter for Ours<A> {
 
 /// A bulkhead: a limit that does not change.
 pub(crate) struct Static {
-    bulkhead: Bulkhead,
-    places: Slots<<Bulkhead as Policy<()>>::Permit>,
+    bulkhead: Bulkhead<ManualClock>,
+    places: Slots<<Bulkhead<ManualClock> as Policy<()>>::Permit>,
 }
 
 impl Static {
