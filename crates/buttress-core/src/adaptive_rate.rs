@@ -6,14 +6,14 @@
 //! first time, and admits every call until then. Meanwhile it measures the rate `m` of responses:
 //! with the first response in a new bucket of 0.5 s, `m = 0.8 * current + 0.2 * m`.
 //!
-//! When the backend throttles, the rate is cut to `0.7 * w`, where `w` is `m` or the present rate, if
-//! that is lower. With any other response, `t` seconds after that, it is
-//! `0.4 * (t - K)^3 + w` with `K = cbrt(w * 0.3 / 0.4)`: it returns to `w` quickly, stays there for a
-//! while, and then looks for more. It is never more than `2 * m` and never less than 0.5 per second.
-//! A token bucket with the calls of one second, which starts empty, applies it.
+//! When the backend throttles, the rate is cut to `0.7 * w`, where `w` is `m` or the present rate,
+//! if that is lower. With any other response, `t` seconds after that, it is `0.4 * (t - K)^3 + w`
+//! with `K = cbrt(w * 0.3 / 0.4)`: it returns to `w` quickly, stays there for a while, and then
+//! looks for more. It is never more than `2 * m` and never less than 0.5 per second. A token bucket
+//! with the calls of one second, which starts empty, applies it.
 //!
-//! The backend throttles when a call fails with [`Failure::overload`](crate::Failure::overload): 429,
-//! `RESOURCE_EXHAUSTED`, or a rejection at admission by a Buttress layer or by Envoy.
+//! The backend throttles when a call fails with [`Failure::overload`](crate::Failure::overload):
+//! 429, `RESOURCE_EXHAUSTED`, or a rejection at admission by a Buttress layer or by Envoy.
 //!
 //! # Cost
 //!
@@ -169,8 +169,8 @@ impl<C: Clock> AdaptiveRate<C> {
         self.state.throttled.sum()
     }
 
-    /// Turns it off, as it was when it was created, until the backend throttles again. Keeps what is
-    /// measured.
+    /// Turns it off, as it was when it was created, until the backend throttles again. Keeps what
+    /// is measured.
     ///
     /// ```
     /// use buttress_core::{Failure, FailureKind, ManualClock, Permit, Policy, adaptive_rate::AdaptiveRate};
@@ -287,8 +287,8 @@ impl Control {
         self.filled_at = now;
     }
 
-    /// Takes a token. Returns the wait until the call may start, and the number of the token; or how
-    /// long it would have to wait.
+    /// Takes a token. Returns the wait until the call may start, and the number of the token; or
+    /// how long it would have to wait.
     fn take(&mut self, now: f64, max_wait: f64) -> Result<(f64, u64), f64> {
         self.fill(now);
         let Some(cubic) = self.cubic else { return Ok((0.0, 0)) };

@@ -182,8 +182,8 @@ impl<A: Idle, B: Idle> Idle for AllOf<A, B> {
     }
 }
 
-/// Reports the metrics of both, with the name of the first. Two policies of one kind are summed: give
-/// each its own name, and register each of them instead.
+/// Reports the metrics of both, with the name of the first. Two policies of one kind are summed:
+/// give each its own name, and register each of them instead.
 impl<A: Report, B: Report> Report for AllOf<A, B> {
     fn metrics() -> Vec<Metric> {
         let mut all = [A::metrics(), B::metrics()].concat();

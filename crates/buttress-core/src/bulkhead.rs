@@ -181,8 +181,8 @@ impl<C: Clock> Bulkhead<C> {
     }
 
     /// Guarantees a class a share of the limit while calls queue: a released place goes to a class
-    /// that has fewer calls in flight than its share before it goes to any other. The [module](self)
-    /// has the rules.
+    /// that has fewer calls in flight than its share before it goes to any other. The
+    /// [module](self) has the rules.
     ///
     /// `share` is between 0 and 1, and 0 takes the share back. The number of places is rounded up.
     /// A share has no effect on calls that are not queued. Once a class has a share, the calls in

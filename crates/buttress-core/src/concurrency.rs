@@ -2,8 +2,8 @@
 //!
 //! The number of calls that a backend can serve at the same time is seldom known, and changes with
 //! its hardware, its neighbours and its version. With more calls in flight they wait for each other
-//! and are answered late; with fewer, capacity is unused. An [`AdaptiveLimit`] measures latencies in
-//! windows and asks a [`LimitAlgorithm`] for the limit of the next one.
+//! and are answered late; with fewer, capacity is unused. An [`AdaptiveLimit`] measures latencies
+//! in windows and asks a [`LimitAlgorithm`] for the limit of the next one.
 //!
 //! | algorithm | follows |
 //! |---|---|
@@ -17,14 +17,14 @@
 //! # What is measured
 //!
 //! * The latency of a call is the time from its admission to the head of its response, or to its
-//!   end if it has no head. Its place is held to the end of the body, so a response that streams for
-//!   long takes a place and no latency.
+//!   end if it has no head. Its place is held to the end of the body, so a response that streams
+//!   for long takes a place and no latency.
 //! * All calls are timed while they are few: the first 256 of a window on each shard of threads. Of
 //!   more, one in eight is.
-//! * Calls that an overloaded backend refused, and calls that timed out, are *dropped*. So are calls
-//!   that their caller gave up after more than the median latency; earlier cancellations are
-//!   ignored. Rejections of our own process and other failures are ignored as well: they say nothing
-//!   about how long the backend takes.
+//! * Calls that an overloaded backend refused, and calls that timed out, are *dropped*. So are
+//!   calls that their caller gave up after more than the median latency; earlier cancellations are
+//!   ignored. Rejections of our own process and other failures are ignored as well: they say
+//!   nothing about how long the backend takes.
 //! * A window lasts at least [`window`](Builder::window) and twice the mean latency, and until it
 //!   has [`min_samples`](Builder::min_samples).
 //! * A window in which this process stood still is discarded: for a quarter of its length no call

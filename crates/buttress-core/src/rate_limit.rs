@@ -2,11 +2,12 @@
 //!
 //! # Algorithm
 //!
-//! The generic cell rate algorithm (GCRA), which admits what a token bucket admits. Its state is one
-//! atomic word: the *theoretical arrival time* (TAT) in nanoseconds, at which the bucket is full
-//! again. With the interval `T = period / limit`, a call of cost `n` at the time `now` is admitted
-//! if `max(TAT, now) + n·T - now <= burst·T`, and sets the TAT to `max(TAT, now) + n·T`. A rejected
-//! call changes nothing; the amount by which the sum is too large is the time after which to try again.
+//! The generic cell rate algorithm (GCRA), which admits what a token bucket admits. Its state is
+//! one atomic word: the *theoretical arrival time* (TAT) in nanoseconds, at which the bucket is
+//! full again. With the interval `T = period / limit`, a call of cost `n` at the time `now` is
+//! admitted if `max(TAT, now) + n·T - now <= burst·T`, and sets the TAT to `max(TAT, now) + n·T`. A
+//! rejected call changes nothing; the amount by which the sum is too large is the time after which
+//! to try again.
 //!
 //! Over *any* interval of `t` nanoseconds, the calls that are admitted cost at most
 //! `burst + t / T`. `T` is rounded up to a nanosecond, so the rate is never above the limit.
@@ -23,8 +24,8 @@
 //! A clock that is set back by more than a second finds a bucket that is too far ahead. The bucket
 //! then counts as empty, and refills from the new time on. This is found out at the first call that
 //! would be rejected. Where calls wait, a step back shorter than the longest wait is waited for.
-//! 291 years after a limit was created its time stands still, and it rejects calls once its burst is
-//! used up.
+//! 291 years after a limit was created its time stands still, and it rejects calls once its burst
+//! is used up.
 
 mod bucket;
 mod builder;
@@ -86,8 +87,8 @@ struct State {
 impl<C: Clock + Default> RateLimit<C> {
     /// Creates a limit of `limit` calls in each `period`, with a burst of as many.
     ///
-    /// A limit of 0 rejects every call until [`set_limit`](Self::set_limit) raises it. More than one
-    /// call in a nanosecond counts as one, and so does a period of zero.
+    /// A limit of 0 rejects every call until [`set_limit`](Self::set_limit) raises it. More than
+    /// one call in a nanosecond counts as one, and so does a period of zero.
     ///
     /// ```
     /// use buttress_core::{ManualClock, rate_limit::RateLimit};

@@ -103,8 +103,8 @@ impl<T> Sharded<T> {
         tickets[shard_of_thread(tickets)].in_lane(lane)
     }
 
-    /// Returns how many tickets are held outside of lanes: a sum over the shards, exact while none is taken or
-    /// dropped.
+    /// Returns how many tickets are held outside of lanes: a sum over the shards, exact while none
+    /// is taken or dropped.
     pub fn tickets_out(&self) -> usize {
         self.shared().tickets.iter().map(|ticket| Arc::strong_count(ticket) - 1).sum()
     }

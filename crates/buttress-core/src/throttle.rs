@@ -15,8 +15,8 @@
 //!
 //! With a multiplier of 2, a client whose backend accepts at least half of its calls rejects none,
 //! and one whose backend accepts none rejects up to `max_share` of its calls, and finds out with
-//! the others. Which calls are rejected depends on their priority: the least important ones first, at
-//! the same `p` for all calls together.
+//! the others. Which calls are rejected depends on their priority: the least important ones first,
+//! at the same `p` for all calls together.
 //!
 //! A request is counted when it is made, and its acceptance in the same bucket of the window when
 //! the head of its answer arrives. A window that is not longer than the slowest answer would see

@@ -109,8 +109,8 @@ const EXTRA_MILLIS: RangeInclusive<u64> = 10..=60_000;
 /// Spreads the times at which callers over their rate come back. Those that were rejected together
 /// would otherwise come back together, and all but a few of them be rejected again.
 ///
-/// Adds a random part of a tenth of the time, within `extra`. The time is never shortened: the draft
-/// of the `RateLimit` header wants `Retry-After` to be no earlier than its `t`.
+/// Adds a random part of a tenth of the time, within `extra`. The time is never shortened: the
+/// draft of the `RateLimit` header wants `Retry-After` to be no earlier than its `t`.
 fn spread(rejection: &Rejection, time: u64, extra: RangeInclusive<u64>) -> u64 {
     if rejection.reason().class() != Class::RateLimited {
         return time;

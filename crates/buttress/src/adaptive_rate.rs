@@ -17,8 +17,8 @@
 //! Around a client of a backend that throttles at a limit that is not known or changes, such as the
 //! API of another company. It is off until the backend throttles for the first time (429,
 //! `RESOURCE_EXHAUSTED`, a rejection at admission by a Buttress layer or by Envoy), and costs a
-//! counter until then. Retries alone would keep sending what the backend rejects. Where the limit is
-//! known, a [rate limit](crate::rate_limit) stays below it from the start.
+//! counter until then. Retries alone would keep sending what the backend rejects. Where the limit
+//! is known, a [rate limit](crate::rate_limit) stays below it from the start.
 //!
 //! The ending must tell throttling from other failures: those of `buttress-http` do. With
 //! [`.plain()`](crate::ending::Plain) it stays off, unless a classifier reports
@@ -26,8 +26,8 @@
 //!
 //! # Where it belongs
 //!
-//! Inside retry: each attempt costs the backend one call, and what it answers is counted for each. One
-//! handle for all layers that call one backend.
+//! Inside retry: each attempt costs the backend one call, and what it answers is counted for each.
+//! One handle for all layers that call one backend.
 //!
 //! # Algorithm
 //!

@@ -77,8 +77,8 @@
 //!   stream, not only until the head, and until an upgraded connection (WebSocket, CONNECT) closes.
 //! * The queue is served in order by default, as those of `tower` and `tower-resilience` are, which
 //!   have no other order and no classes. A queued call holds nothing of the inner service.
-//! * Netflix's `concurrency-limits` admits a class below its share above the limit. Here the limit is
-//!   exact, and the class gets the next place that is released.
+//! * Netflix's `concurrency-limits` admits a class below its share above the limit. Here the limit
+//!   is exact, and the class gets the next place that is released.
 
 mod queue;
 

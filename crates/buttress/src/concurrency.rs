@@ -20,25 +20,26 @@
 //!
 //! # When to use it
 //!
-//! Around the handlers of a server whose capacity is not known or changes: calls that would wait for
-//! others are rejected at once, and those that are admitted are answered nearly as fast as without
-//! load. Around a client, to send a backend no more than it can answer. Where the capacity is known,
-//! a [bulkhead](crate::bulkhead) is simpler. A backend with few calls, below about 10 in a second,
-//! has too few latencies to follow.
+//! Around the handlers of a server whose capacity is not known or changes: calls that would wait
+//! for others are rejected at once, and those that are admitted are answered nearly as fast as
+//! without load. Around a client, to send a backend no more than it can answer. Where the capacity
+//! is known, a [bulkhead](crate::bulkhead) is simpler. A backend with few calls, below about 10 in
+//! a second, has too few latencies to follow.
 //!
 //! `docs/overload.md` in the repository compares the algorithms, static limits and other libraries
-//! in a simulation, `cargo xtask overload`. In it, the default answers at least 95 % of what the best
-//! static limit does at 1.5, 3 and 10 times the capacity, with a 99th percentile of at most 1.5
-//! times the unloaded one, and follows a change of the capacity within 2 s.
+//! in a simulation, `cargo xtask overload`. In it, the default answers at least 95 % of what the
+//! best static limit does at 1.5, 3 and 10 times the capacity, with a 99th percentile of at most
+//! 1.5 times the unloaded one, and follows a change of the capacity within 2 s.
 //!
 //! # Where it belongs
 //!
 //! On a server, outside what waits: queues, pools and the handlers. In a client, where the
-//! [bulkhead](crate::bulkhead) would be: innermost except for the attempt timeout, whose timeouts it
-//! counts as dropped calls. Inside retry, each attempt is measured by itself. Calls that a layer inside
-//! it rejects say nothing about the backend and are not measured.
+//! [bulkhead](crate::bulkhead) would be: innermost except for the attempt timeout, whose timeouts
+//! it counts as dropped calls. Inside retry, each attempt is measured by itself. Calls that a layer
+//! inside it rejects say nothing about the backend and are not measured.
 //!
-//! A queue outside would hide the overload from the callers; inside it would be measured as latency.
+//! A queue outside would hide the overload from the callers; inside it would be measured as
+//! latency.
 //!
 //! # Streams
 //!
@@ -52,12 +53,12 @@
 //! * `tower-resilience` (0.14.0) waits for a place in `poll_ready` and needs `LoadShed` to reject.
 //!   It changes the limit with each call rather than in windows, releases the place with the head,
 //!   takes `Err` for overload and any `Ok` for a latency, boxes the future and locks a mutex twice
-//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore, so
-//!   that behind `axum::serve` each connection has the whole limit.
-//! * Netflix's concurrency-limits: see [`Gradient2`] for what differs. Its partitions for classes of
-//!   calls are not part of this layer.
-//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it rejects
-//!   nearly all calls while it measures, and grows while it is not used.
+//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore,
+//!   so that behind `axum::serve` each connection has the whole limit.
+//! * Netflix's concurrency-limits: see [`Gradient2`] for what differs. Its partitions for classes
+//!   of calls are not part of this layer.
+//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it
+//!   rejects nearly all calls while it measures, and grows while it is not used.
 
 use crate::{
     clock::TokioClock,
@@ -95,8 +96,8 @@ pub type AdaptiveLimitLayer<E = NoEnding, A = Gradient2> = GateLayer<AdaptiveLim
 pub type AdaptiveLimitService<S, E, A = Gradient2> = Gate<S, AdaptiveLimit<A>, E>;
 
 impl AdaptiveLimitLayer {
-    /// Creates an adaptive limit with the default settings: [`Gradient2`], 20 calls in flight at the
-    /// start, and from then on between 4 and 1000. A window takes at least 250 ms and 10 calls.
+    /// Creates an adaptive limit with the default settings: [`Gradient2`], 20 calls in flight at
+    /// the start, and from then on between 4 and 1000. A window takes at least 250 ms and 10 calls.
     ///
     /// ```
     /// use buttress::AdaptiveLimitLayer;

@@ -36,8 +36,8 @@
 //! # let _ = (app.tenants, app.shards);
 //! ```
 //!
-//! Circuit breakers, bulkheads and rate limits can be keyed. Timeouts, retries and the queue of a bulkhead are
-//! not policies.
+//! Circuit breakers, bulkheads and rate limits can be keyed. Timeouts, retries and the queue of a
+//! bulkhead are not policies.
 //!
 //! # Memory
 //!

@@ -68,9 +68,9 @@
 //!
 //! With an HTTP ending (`buttress-http`) a server answers 429 with `Retry-After` and the headers
 //! `RateLimit` and `RateLimit-Policy`; [`advertise`](GateLayer::advertise) adds these two to the
-//! responses of admitted calls. gRPC answers `RESOURCE_EXHAUSTED` with a pushback. A call that costs
-//! more than the burst is never admitted, and gets 403 or `PERMISSION_DENIED`: a 429 would invite
-//! the caller to repeat it.
+//! responses of admitted calls. gRPC answers `RESOURCE_EXHAUSTED` with a pushback. A call that
+//! costs more than the burst is never admitted, and gets 403 or `PERMISSION_DENIED`: a 429 would
+//! invite the caller to repeat it.
 //!
 //! # Differences
 //!

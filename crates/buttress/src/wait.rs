@@ -1,13 +1,13 @@
 //! Calls that wait until their policy lets them start.
 //!
 //! [`GateLayer::wait`] makes such a layer of any policy that can [schedule](Schedule) calls: a
-//! [rate limit](crate::rate_limit), one for each key, one with costs, [`AllOf`](crate::policy::AllOf)
-//! several, an [adaptive rate](crate::adaptive_rate).
+//! [rate limit](crate::rate_limit), one for each key, one with costs,
+//! [`AllOf`](crate::policy::AllOf) several, an [adaptive rate](crate::adaptive_rate).
 //!
-//! A call gets its start when it is made. A call that would wait for longer than allowed is rejected
-//! at once and not after the wait; a call that waits holds nothing of the inner service. The wait is
-//! cut by the deadline of the [call that is being served](crate::context). A call that is dropped
-//! before its start gives back what it took.
+//! A call gets its start when it is made. A call that would wait for longer than allowed is
+//! rejected at once and not after the wait; a call that waits holds nothing of the inner service.
+//! The wait is cut by the deadline of the [call that is being served](crate::context). A call that
+//! is dropped before its start gives back what it took.
 
 use crate::{
     clock::TokioClock,
@@ -107,7 +107,8 @@ impl<S, Pol: Clone, E: Ended + Clone> Layer<S> for WaitLayer<Pol, E> {
 
 /// A service whose calls wait until their policy lets them start.
 ///
-/// It is always ready. A call polls its own clone of the inner service for readiness after its wait.
+/// It is always ready. A call polls its own clone of the inner service for readiness after its
+/// wait.
 #[derive(Clone, Debug)]
 pub struct Wait<S, Pol, E> {
     inner: S,

@@ -15,9 +15,9 @@
 //!
 //! A server reads a request's body outside timeout and bulkhead: a slow upload holds no place (see
 //! [`crate::edge`]). Bulkheads come in pairs, on both sides, one for reads and one for the rest
-//! ([`crate::lanes`]): orders that wait for a slow payment leave places for the catalogue. Routes of
-//! the gateway wait for different services, and each [`Lane`] of them has a bulkhead of its own: a
-//! service that hangs fills the lanes of its callers and no others.
+//! ([`crate::lanes`]): orders that wait for a slow payment leave places for the catalogue. Routes
+//! of the gateway wait for different services, and each [`Lane`] of them has a bulkhead of its own:
+//! a service that hangs fills the lanes of its callers and no others.
 //!
 //! The state (circuits, places, budgets, counters) is in handles, created once by the starter of
 //! the mesh. So it can be observed there, it survives a restart of the service, and axum may build

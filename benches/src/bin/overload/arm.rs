@@ -28,8 +28,8 @@ pub(crate) struct Arm {
     pub(crate) make: fn(u64) -> Box<dyn Limiter>,
 }
 
-/// The arms in the order of the tables, after the best static limit. An arm is one line here and one
-/// function that makes its limiter from a seed.
+/// The arms in the order of the tables, after the best static limit. An arm is one line here and
+/// one function that makes its limiter from a seed.
 pub(crate) const ARMS: [Arm; 11] = [
     Arm { name: "no limit", make: |_| Box::new(NoLimit) },
     Arm { name: "buttress, default", make: crate::ours::default },

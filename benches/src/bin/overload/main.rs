@@ -7,8 +7,8 @@
 //! cargo xtask overload --scenario streams      # only the scenarios with this in their name
 //! ```
 //!
-//! Time is virtual and arrivals do not wait for answers. All arms of a scenario and seed see the same
-//! distributions, and not the same calls: a limiter decides which calls there are.
+//! Time is virtual and arrivals do not wait for answers. All arms of a scenario and seed see the
+//! same distributions, and not the same calls: a limiter decides which calls there are.
 
 mod arm;
 mod chart;

@@ -1,6 +1,6 @@
-//! The algorithms of tower-resilience's adaptive layer, with their defaults. Its service reads the machine's clock, so
-//! the simulation calls the algorithms as the service does: each call when it ends, the limit at
-//! every admission.
+//! The algorithms of tower-resilience's adaptive layer, with their defaults. Its service reads the
+//! machine's clock, so the simulation calls the algorithms as the service does: each call when it
+//! ends, the limit at every admission.
 
 use std::time::Duration;
 

@@ -45,7 +45,10 @@ fn the_longest_wait_is_reported_whichever_policy_refuses_for_it() {
     let _started = both.schedule(&(), Duration::ZERO).unwrap();
     assert_eq!(both.schedule(&(), 10 * MILLI).unwrap_err().retry_after(), Some(100 * MILLI));
     // The first would wait 100 ms, and the second refuses for less.
-    assert_eq!(AllOf::new(limit(10, 1), Bulkhead::<ManualClock>::new(0)).admit(&()).unwrap_err().reason(), &bulkhead::FULL);
+    assert_eq!(
+        AllOf::new(limit(10, 1), Bulkhead::<ManualClock>::new(0)).admit(&()).unwrap_err().reason(),
+        &bulkhead::FULL
+    );
 }
 
 #[test]

@@ -164,8 +164,8 @@ impl Spares {
     }
 }
 
-/// The smallest limit of which spares are kept. Below it, the rejections that they cause close to the
-/// limit weigh more than the contention that they avoid.
+/// The smallest limit of which spares are kept. Below it, the rejections that they cause close to
+/// the limit weigh more than the contention that they avoid.
 const SMALL: u32 = 16;
 
 /// Returns the bit of a shard. [`shards`](crate::shard::shards) are at most 64.

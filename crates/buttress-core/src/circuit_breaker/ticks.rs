@@ -7,8 +7,8 @@ pub(super) const TICK: u64 = 10_000;
 pub(super) const TICK_BITS: u32 = 35;
 const TICKS: u64 = (1 << TICK_BITS) - 1;
 
-/// Returns a time of a [`Timeline`](crate::timeline::Timeline) in ticks. Never 0, which stands for a
-/// call that is not timed.
+/// Returns a time of a [`Timeline`](crate::timeline::Timeline) in ticks. Never 0, which stands for
+/// a call that is not timed.
 #[inline]
 pub(super) fn ticks(nanos: u64) -> u64 {
     ((nanos / TICK) & TICKS).max(1)

@@ -2,10 +2,10 @@ use super::{
     Decision, LimitAlgorithm, Snapshot, Statistic, Window,
     samples::{Samples, Summary},
 };
+use crate::Clock;
 use crate::bulkhead::Bulkhead;
 use crate::label::Labels;
 use crate::shard::Counter;
-use crate::Clock;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use std::{
     sync::TryLockError,

@@ -26,22 +26,23 @@ use std::time::Duration;
 ///
 /// The baseline is the latency without a queue. A smaller latency lowers it at once. It rises only
 /// with what was measured while at most half of the limit was in use: in quiet windows, or in a
-/// *probe*. After [`probe_every`](Builder::probe_every) busy windows, or when the limit has fallen by
-/// a quarter since the last probe, a probe halves the waiting
-/// calls for two windows, of which the first lets the excess end and the second is measured. The
-/// product of half and a tolerance below 2 is less than 1, so a baseline that was measured with a
-/// queue leads to a shorter queue at the next probe: sustained overload never becomes the baseline,
-/// and a backend that has become slower without a queue gets a new one within a probe.
+/// *probe*. After [`probe_every`](Builder::probe_every) busy windows, or when the limit has fallen
+/// by a quarter since the last probe, a probe halves the waiting calls for two windows, of which
+/// the first lets the excess end and the second is measured. The product of half and a tolerance
+/// below 2 is less than 1, so a baseline that was measured with a queue leads to a shorter queue at
+/// the next probe: sustained overload never becomes the baseline, and a backend that has become
+/// slower without a queue gets a new one within a probe.
 ///
 /// # Differences from Netflix
 ///
 /// `Gradient2Limit` of Netflix's concurrency-limits is the formula with a `tolerance` of 1.5,
-/// `growth` 1, `smoothing` 0.2, a `queue` of 4 and, as baseline, a moving average over 600 windows, which overload raises.
-/// [`Builder::average`] selects that baseline. Three changes apply to both: dropped calls lower the
-/// limit although they have no latency; the moving average does not rise while the limit is below
-/// half of its largest value in the last 10 windows; and the smallest limit is 4, not 20 (see
-/// [`limits`](super::Builder::limits)). The remaining defaults differ because the published ones
-/// take more than 2 s to follow a change of capacity; `cargo xtask overload` measures both.
+/// `growth` 1, `smoothing` 0.2, a `queue` of 4 and, as baseline, a moving average over 600 windows,
+/// which overload raises. [`Builder::average`] selects that baseline. Three changes apply to both:
+/// dropped calls lower the limit although they have no latency; the moving average does not rise
+/// while the limit is below half of its largest value in the last 10 windows; and the smallest
+/// limit is 4, not 20 (see [`limits`](super::Builder::limits)). The remaining defaults differ
+/// because the published ones take more than 2 s to follow a change of capacity; `cargo xtask
+/// overload` measures both.
 ///
 /// # Example
 ///
@@ -171,9 +172,9 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Sets by how much the latency may exceed the baseline: at least 1, and less than 2. By default
-    /// 1.3. With the 1.5 of Netflix's library, the 99th percentile of a backend with even service
-    /// times is 1.6 times the unloaded one.
+    /// Sets by how much the latency may exceed the baseline: at least 1, and less than 2. By
+    /// default 1.3. With the 1.5 of Netflix's library, the 99th percentile of a backend with even
+    /// service times is 1.6 times the unloaded one.
     pub fn tolerance(mut self, factor: f64) -> Self {
         self.tolerance = factor;
         self
@@ -207,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// Takes a moving average over `windows` windows as the baseline, without probes: between 10 and
-    /// 100,000.
+    /// Takes a moving average over `windows` windows as the baseline, without probes: between 10
+    /// and 100,000.
     pub fn average(mut self, windows: u32) -> Self {
         self.baseline = Baseline::Average { windows };
         self

@@ -157,8 +157,8 @@ impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
         self.shared.bounds()
     }
 
-    /// Changes the smallest and the largest limit. The limit moves to the nearer bound at once if it
-    /// is outside. No call in flight is cancelled.
+    /// Changes the smallest and the largest limit. The limit moves to the nearer bound at once if
+    /// it is outside. No call in flight is cancelled.
     ///
     /// # Errors
     /// If the smallest limit is 0 or above the largest.

@@ -10,17 +10,18 @@ use std::time::Duration;
 /// L'     = L · (1 + kp · (e − e of the window before) + ki · e)
 /// ```
 ///
-/// The change of the limit is the velocity form of a PI controller, which has no integral that could
-/// wind up. From Cinnamon come: the controller without a derivative term; the target that is more
-/// tolerant the smaller the limit; and what happens when the smallest latency is measured anew every
-/// [`memory`](PidBuilder::memory) windows. Under sustained overload each new measurement would be of
-/// a larger queue and the target would drift up, so the correlation of waiting calls and throughput decides:
-/// if more calls have not brought more throughput, the limit is halved for the measurement.
+/// The change of the limit is the velocity form of a PI controller, which has no integral that
+/// could wind up. From Cinnamon come: the controller without a derivative term; the target that is
+/// more tolerant the smaller the limit; and what happens when the smallest latency is measured anew
+/// every [`memory`](PidBuilder::memory) windows. Under sustained overload each new measurement
+/// would be of a larger queue and the target would drift up, so the correlation of waiting calls
+/// and throughput decides: if more calls have not brought more throughput, the limit is halved for
+/// the measurement.
 ///
-/// Sources: J. H. Thomsen et al., "PID Controller for Cinnamon", and V. Gavrilenko et al., "Cinnamon
-/// Auto-Tuner: Adaptive Concurrency in the Wild", both on Uber's engineering blog in 2023. In
-/// Cinnamon the controller decides on the share of rejected calls and the auto-tuner, after TCP
-/// Vegas, on the limit; here one controller decides on the limit. The gains are ours.
+/// Sources: J. H. Thomsen et al., "PID Controller for Cinnamon", and V. Gavrilenko et al.,
+/// "Cinnamon Auto-Tuner: Adaptive Concurrency in the Wild", both on Uber's engineering blog in
+/// 2023. In Cinnamon the controller decides on the share of rejected calls and the auto-tuner,
+/// after TCP Vegas, on the limit; here one controller decides on the limit. The gains are ours.
 ///
 /// ```
 /// use buttress_core::concurrency::{LimitAlgorithm, Pid, Window};

@@ -63,8 +63,8 @@ impl Vegas {
     }
 
     /// Creates the algorithm. `alpha` and `beta` bound the queue, in multiples of the limit's
-    /// logarithm: more than 0, 3 and 6 by default. `smoothing` is the share of a step that is taken:
-    /// more than 0 and at most 1, by default 1.
+    /// logarithm: more than 0, 3 and 6 by default. `smoothing` is the share of a step that is
+    /// taken: more than 0 and at most 1, by default 1.
     ///
     /// # Errors
     /// If a value is out of its range.

@@ -147,8 +147,8 @@ impl Bucket {
         shared.read(|| (self.epoch.load(Ordering::Acquire), self.tat.load(Ordering::Acquire)))
     }
 
-    /// Looks for a clock that was set back, and empties the bucket then, so that it refills from the
-    /// new time on.
+    /// Looks for a clock that was set back, and empties the bucket then, so that it refills from
+    /// the new time on.
     #[cold]
     fn was_set_back(&self, shared: &Shared, version: Version, tat: u64, now: u64) -> bool {
         if tat <= (now + version.capacity).saturating_add(shared.ahead() + MAX_STEP_BACK) {

@@ -57,7 +57,8 @@ impl<C: Clock> Builder<C> {
     /// Creates the limit, with a full bucket.
     ///
     /// # Errors
-    /// If a value is out of its range. The error names the field and the rule: see [`Quota::check`].
+    /// If a value is out of its range. The error names the field and the rule: see
+    /// [`Quota::check`].
     pub fn build(self) -> Result<RateLimit<C>, InvalidConfig> {
         self.quota.check()?;
         Ok(RateLimit::of(self.quota, self.name, self.clock))

@@ -1,9 +1,9 @@
 //! The quota that buckets share, and how a reload reaches them.
 //!
 //! The terms are in two slots, of which the version says which is valid. A reload writes the other
-//! slot and then the version, so that a call never waits for a reload and never sees the interval of
-//! one quota with the capacity of another. Each bucket remembers the version of its word; the first
-//! call that finds another version converts the word.
+//! slot and then the version, so that a call never waits for a reload and never sees the interval
+//! of one quota with the capacity of another. Each bucket remembers the version of its word; the
+//! first call that finds another version converts the word.
 
 use super::{
     LiveQuota, Quota,

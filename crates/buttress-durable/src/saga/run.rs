@@ -57,8 +57,8 @@ impl Time {
     }
 }
 
-/// Two measurements of a server's clock differ by less, and a saga that is due must not have to wait
-/// again because of that. A clock that is further behind was set back.
+/// Two measurements of a server's clock differ by less, and a saga that is due must not have to
+/// wait again because of that. A clock that is further behind was set back.
 const JITTER: Duration = Duration::from_secs(1);
 
 /// Pause of a saga after the database failed its run.

@@ -1,9 +1,9 @@
 //! Who uses a directory of SQLite files: one mesh, or services that run alone.
 //!
-//! The services of a mesh share files on purpose, such as the event log, and each may run alone. But
-//! two meshes in one directory would each take the other's orders, and customers of one would look
-//! for them at the other. So the processes agree by an advisory lock on a file in the directory,
-//! which ends with the process, however it ends.
+//! The services of a mesh share files on purpose, such as the event log, and each may run alone.
+//! But two meshes in one directory would each take the other's orders, and customers of one would
+//! look for them at the other. So the processes agree by an advisory lock on a file in the
+//! directory, which ends with the process, however it ends.
 
 use std::fs::{File, TryLockError};
 use std::io;

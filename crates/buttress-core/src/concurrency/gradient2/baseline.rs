@@ -58,9 +58,9 @@ const FALL: f64 = 0.5;
 const QUIET_RISE: f64 = 0.05;
 /// Busy windows until the first probe: a limiter that starts under load has measured its queue.
 const FIRST_PROBE: u32 = 8;
-/// Part of the largest limit since the last probe below which the next one is due, [`PAUSE`] windows
-/// after the last at the earliest. A limit falls because of a queue or because the backend has
-/// become slower, and only a probe tells which.
+/// Part of the largest limit since the last probe below which the next one is due, [`PAUSE`]
+/// windows after the last at the earliest. A limit falls because of a queue or because the backend
+/// has become slower, and only a probe tells which.
 const FALLEN: f64 = 0.75;
 /// See [`FALLEN`]. With 8, the default took up to 3 s to follow calls that take twice as long.
 const PAUSE: u32 = 4;

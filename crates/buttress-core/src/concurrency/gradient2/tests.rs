@@ -49,8 +49,8 @@ fn with_the_published_parameters_it_grows_by_its_queue_and_averages_the_latency(
     // The mean of 10, 30 and 60 is 33.3: g = 0.833. 101.6 + 0.2 · (101 · -0.1667 + 4) = 99.03.
     assert_eq!(gradient.update(&window(101, 60.0)), 99);
     assert_eq!(gradient.baseline(), Some(Duration::from_nanos(33_333_333)));
-    // As published, a long latency of more than twice the last one falls by 5 %: the mean of 10, 30,
-    // 60 and 10 is 27.5, and becomes 26.1.
+    // As published, a long latency of more than twice the last one falls by 5 %: the mean of 10,
+    // 30, 60 and 10 is 27.5, and becomes 26.1.
     gradient.update(&window(99, 10.0));
     assert_eq!(gradient.baseline(), Some(Duration::from_micros(26_125)));
 }

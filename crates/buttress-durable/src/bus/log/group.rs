@@ -95,8 +95,8 @@ pub(super) async fn leave<D: Database>(db: &Db<D>, group: &str, member: &str) ->
 }
 
 /// Reads the members and partitions of a group. A member whose lease ends later than two of its
-/// length that begin now was measured by a clock that was ahead, and has no share: it may have gone.
-/// `ttl` is the length of leases that do not say their own.
+/// length that begin now was measured by a clock that was ahead, and has no share: it may have
+/// gone. `ttl` is the length of leases that do not say their own.
 pub(super) async fn view<D: Database>(db: &Db<D>, group: &str, now: Timestamp, ttl: Duration) -> Result<View, DbError> {
     let sql = "SELECT member, topics FROM buttress_group_member
                WHERE name = $1 AND expires_at > $2 AND expires_at <= $2 + 2 * COALESCE(lease_ms, $3) ORDER BY member";

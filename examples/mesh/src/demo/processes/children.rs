@@ -239,8 +239,8 @@ fn send(child: &mut Child, signal: Signal) {
     }
 }
 
-/// What keeps a fault of librdkafka from ending a service, unless our own environment says something
-/// else.
+/// What keeps a fault of librdkafka from ending a service, unless our own environment says
+/// something else.
 fn for_librdkafka() -> Option<(&'static str, &'static str)> {
     #[cfg(feature = "kafka")]
     let settings = std::env::var_os("GLIBC_TUNABLES").is_none().then_some(buttress_durable::bus::kafka::GLIBC_TUNABLES);
