@@ -26,7 +26,7 @@
 //! # The queue
 //!
 //! A call waits in the order of its class, which is that of its priority in
-//! [`CallContext`](crate::context::CallContext), and within its class by the [`Discipline`]. A free
+//! [`CallContext`], and within its class by the [`Discipline`]. A free
 //! place goes
 //!
 //! 1. to the most important class that has fewer calls in flight than its

@@ -80,7 +80,8 @@ impl<C: Clock> Bulkhead<C> {
     }
 
     /// Returns how long the oldest call in the queue has waited. If none waits, returns how long
-    /// the call that was the last to leave had waited, for [`INTERVAL`] after it left; then zero.
+    /// the call that was the last to leave had waited, for [`INTERVAL`](super::INTERVAL) after it
+    /// left; then zero.
     ///
     /// ```
     /// use buttress_core::{ManualClock, bulkhead::Bulkhead};
