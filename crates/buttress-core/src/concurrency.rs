@@ -37,11 +37,15 @@
 //! limit cancels no call, and threads do not contend. The smallest limit is 1, so that a limiter
 //! without calls always admits one.
 //!
+//! While calls are rejected, the last places are kept for the more important classes:
+//! [`Builder::priority_step`] has the rule.
+//!
 //! The thread that settles the first call after the end of a window updates the limit. Others do
 //! not wait for it.
 
 mod aimd;
 mod builder;
+mod classes;
 mod control;
 mod envoy;
 mod fixed;

@@ -47,18 +47,25 @@
 //! holds its place to the end of its body. Responses that stream get places beyond those that the
 //! algorithm computes, up to the largest limit.
 //!
+//! # Priorities
+//!
+//! While the limit rejects calls, it keeps its last places for the more important classes among
+//! them, by the priority of [`CallContext`](crate::context): see [`Builder::priority_step`]. Calls
+//! of one class are treated alike; a [load shed](crate::load_shed) outside tells levels and tenants
+//! apart.
+//!
 //! # Differences
 //!
 //! * `tower`'s `ConcurrencyLimit` is static, and so is its queue: none.
 //! * `tower-resilience` (0.14.0) waits for a place in `poll_ready` and needs `LoadShed` to reject.
 //!   It changes the limit with each call rather than in windows, releases the place with the head,
 //!   takes `Err` for overload and any `Ok` for a latency, boxes the future and locks a mutex twice
-//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore,
-//!   so that behind `axum::serve` each connection has the whole limit.
-//! * Netflix's concurrency-limits: see [`Gradient2`] for what differs. Its partitions for classes
-//!   of calls are not part of this layer.
-//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it
-//!   rejects nearly all calls while it measures, and grows while it is not used.
+//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore, so
+//!   that behind `axum::serve` each connection has the whole limit.
+//! * Netflix's concurrency-limits: see [`Gradient2`] for what differs. Its partitions give
+//!   classes shares that have to be chosen; ours have an order, and need no numbers.
+//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it rejects
+//!   nearly all calls while it measures, and grows while it is not used.
 
 use crate::{
     clock::TokioClock,

@@ -1,5 +1,6 @@
 use super::{
     Decision, LimitAlgorithm, Snapshot, Statistic, Window,
+    classes::Classes,
     samples::{Samples, Summary},
 };
 use crate::Clock;
@@ -18,6 +19,8 @@ pub(super) struct Settings {
     pub(super) window: Duration,
     pub(super) min_samples: u64,
     pub(super) statistic: Statistic,
+    /// The part of the limit that a class keeps from those below it.
+    pub(super) priority_step: f64,
 }
 
 /// What the handles and permits of a limiter share.
@@ -27,6 +30,7 @@ pub(super) struct Shared<A, C> {
     pub(super) labels: Labels,
     pub(super) rejected: Counter,
     pub(super) samples: Samples,
+    pub(super) classes: Classes,
     /// Times are even numbers of nanoseconds since this moment, from 4 on: a permit keeps a flag in
     /// the last bit, and has uses for smaller numbers.
     pub(super) origin: Instant,
@@ -45,6 +49,8 @@ struct Control<A> {
     max: usize,
     /// The limit of the calls that wait for a response.
     limit: usize,
+    /// The largest limit of the last windows, from which the kept places are computed.
+    peak: f64,
     /// The calls whose response streamed at the end of the last window.
     streaming: usize,
     /// When the window began. 0 before the first call.
@@ -62,6 +68,8 @@ const MAX_WINDOW: Duration = Duration::from_secs(30);
 const EXTENSION: u64 = 4;
 /// The part of a window in which the process may stand still: 1 in this number.
 const STALL: u64 = 4;
+/// By how much the largest limit of the last windows shrinks with each.
+const PEAK_DECAY: f64 = 0.9;
 
 impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     pub(super) fn new(
@@ -78,6 +86,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
             min,
             max,
             limit: places.limit(),
+            peak: 0.0,
             streaming: 0,
             began: 0,
             rejected: 0,
@@ -85,11 +94,14 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
             last: None,
             decisions: [0; 4],
         };
+        let classes = Classes::new();
+        classes.set_kept(kept(settings.priority_step, places.limit() as f64));
         Self {
             places,
             labels,
             rejected: Counter::new(shards),
             samples: Samples::new(shards),
+            classes,
             origin,
             window_end: AtomicU64::new(0),
             median: AtomicU64::new(u64::MAX),
@@ -144,7 +156,9 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
         control.last = Some(decision);
         control.decisions[decision as usize] += 1;
         let next = length.max(summary.mean().saturating_mul(2)).min(as_nanos(MAX_WINDOW).max(length));
-        (control.began, control.rejected) = (now, self.rejected.sum());
+        let rejected = self.rejected.sum();
+        self.classes.set_contended(rejected != control.rejected);
+        (control.began, control.rejected) = (now, rejected);
         self.window_end.store(now.saturating_add(next), Ordering::Relaxed);
     }
 
@@ -172,11 +186,40 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
         if places != self.places.limit() {
             self.places.set_limit(places);
         }
+        // A probe halves the calls for two windows. The kept places stay as many, or the important
+        // calls would have too few of the rest.
+        control.peak = (control.limit as f64).max(control.peak * PEAK_DECAY);
+        self.classes.set_kept(kept(self.settings.priority_step, control.peak));
+    }
+
+    /// Returns whether the current call leaves the free places to more important ones. The calls in
+    /// flight are counted without a lock, so that a few may pass at the same moment.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn yields(&self, now: u64) -> bool {
+        let kept = self.classes.kept_from_current(now);
+        if kept == 0 {
+            return false;
+        }
+        let streaming = self.samples.streaming();
+        let places = self.places.limit().saturating_sub(streaming);
+        // One call may always be in flight.
+        self.places.in_flight().saturating_sub(streaming) >= places.saturating_sub(kept).max(1)
     }
 
     /// Returns the number of calls that wait for a response.
     pub(super) fn waiting(&self) -> usize {
         self.places.in_flight().saturating_sub(self.samples.streaming())
+    }
+
+    /// Returns the share of the places that is taken, without the calls whose response streams and
+    /// their places: 1 if there are no others.
+    pub(super) fn used(&self) -> f64 {
+        let (limit, streaming) = (self.places.limit(), self.samples.streaming());
+        match limit.saturating_sub(streaming) {
+            0 => 1.0,
+            places => self.places.in_flight().saturating_sub(streaming) as f64 / places as f64,
+        }
     }
 
     fn window(&self, control: &Control<A>, summary: &Summary, duration: u64) -> Window {
@@ -230,6 +273,12 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
             decisions: control.decisions,
         }
     }
+}
+
+/// Returns the places that a class keeps. Of a small limit they are a little more, up to 4: chance
+/// takes a few places whatever the limit is.
+fn kept(step: f64, limit: f64) -> u32 {
+    if step > 0.0 { (limit * step).max(limit.min(12.0) * 0.3).ceil() as u32 } else { 0 }
 }
 
 /// Locks a mutex if it is free, and ignores poisoning: an algorithm that panicked keeps its state.

@@ -129,6 +129,7 @@ impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
     pub fn reject(&self) -> Rejection {
         let shared = &*self.shared;
         shared.rejected.add(1);
+        shared.classes.set_contended(true);
         // Shows that this process runs: see `Samples::mark`.
         shared.samples.mark(thread_index(), shared.nanos(self.clock.coarse()));
         shared.labels.reject(&LIMITED)
@@ -180,6 +181,10 @@ impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
         Ok(())
     }
 
+    pub(crate) fn used(&self) -> f64 {
+        self.shared.used()
+    }
+
     #[inline]
     fn reserve(&self) -> Option<AdaptiveLimitPermit<A, C>> {
         let place = self.shared.places.try_reserve().ok()?;
@@ -192,6 +197,10 @@ impl<A: LimitAlgorithm, C: Clock, Req: ?Sized> Policy<Req> for AdaptiveLimit<A, 
 
     #[inline]
     fn admit(&self, _: &Req) -> Result<Self::Permit, Rejection> {
+        let shared = &*self.shared;
+        if shared.classes.is_contended() && shared.yields(shared.nanos(self.clock.coarse())) {
+            return Err(self.reject());
+        }
         match self.reserve() {
             Some(mut permit) => {
                 permit.begin();

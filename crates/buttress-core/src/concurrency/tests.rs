@@ -1,3 +1,5 @@
+mod classes;
+
 use super::*;
 use crate::report::{Report, Value};
 use crate::testing::{reported, without_waiting};

@@ -1,4 +1,6 @@
-use crate::{Clock, bulkhead::Bulkhead};
+use crate::Clock;
+use crate::bulkhead::Bulkhead;
+use crate::concurrency::{AdaptiveLimit, LimitAlgorithm};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -7,7 +9,7 @@ use std::{
 /// Says how loaded something is.
 ///
 /// A [`LoadShed`](super::LoadShed) reads its monitors ten times a second, in one of the calls: a
-/// monitor must not block. Implemented by bulkheads, and by handles of users.
+/// monitor must not block. Implemented by bulkheads and adaptive limits, and by handles of users.
 ///
 /// ```
 /// use buttress_core::load_shed::Monitor;
@@ -47,6 +49,31 @@ impl<C: Clock> Monitor for Bulkhead<C> {
 
     fn level(&self) -> f64 {
         (self.in_flight() + self.waiting()) as f64 / self.limit().max(1) as f64
+    }
+}
+
+/// How many of the calls that may wait for a response do. Responses that stream have places of
+/// their own and do not count, unless they fill the largest limit.
+///
+/// At a level that is read ten times a second the share of the load shed settles where the level is
+/// above the limit of the monitor in a third of the readings. In these moments the adaptive limit
+/// rejects; it has [rules of its own](crate::concurrency::Builder::priority_step) for which calls.
+///
+/// ```
+/// use buttress_core::{ManualClock, concurrency::AdaptiveLimit, load_shed::LoadShed};
+///
+/// let limit = AdaptiveLimit::<_, ManualClock>::new("orders"); // also that of the layer inside
+/// let shed = LoadShed::<ManualClock>::builder("orders").monitor_at(0.9, limit.clone()).build()?;
+/// assert_eq!(shed.levels(), [("concurrency", 0.0)]);
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
+impl<A: LimitAlgorithm, C: Clock> Monitor for AdaptiveLimit<A, C> {
+    fn name(&self) -> &'static str {
+        "concurrency"
+    }
+
+    fn level(&self) -> f64 {
+        self.used()
     }
 }
 
@@ -109,7 +136,7 @@ impl Watched {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::{ManualClock, Policy};
+    use crate::{ManualClock, Permit, Policy, Progress};
 
     fn level(level: impl Fn() -> f64 + Send + Sync + 'static, limit: f64) -> f64 {
         Watched { monitor: Box::new(monitor_fn("test", level)), limit }.level()
@@ -133,5 +160,21 @@ mod tests {
         let _queued = bulkhead.acquire_or_queue(1).unwrap();
         assert_eq!(bulkhead.level(), 1.5);
         assert_eq!(Bulkhead::<ManualClock>::new(0).level(), 0.0);
+    }
+
+    #[test]
+    fn an_adaptive_limit_is_as_loaded_as_its_calls_without_streams_fill_it() {
+        let limit = AdaptiveLimit::<_, ManualClock>::builder("test").limits(1..=4).initial(4).build().unwrap();
+        let mut held: Vec<_> = (0..4).map(|_| limit.admit("a call").unwrap()).collect();
+        assert_eq!((Monitor::name(&limit), limit.level()), ("concurrency", 1.0));
+        held[0].progress(Progress::Head);
+        assert_eq!(limit.level(), 1.0, "a stream that has no place of its own yet");
+        drop(held.pop());
+        assert!((limit.level() - 2.0 / 3.0).abs() < 1e-9, "two wait and one streams");
+        held.iter_mut().for_each(|permit| permit.progress(Progress::Head));
+        assert_eq!(limit.level(), 0.0);
+        let mut last = limit.admit("a call").unwrap();
+        last.progress(Progress::Head);
+        assert_eq!(limit.level(), 1.0, "streams fill the largest limit");
     }
 }
