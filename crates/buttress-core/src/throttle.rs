@@ -270,6 +270,11 @@ impl<C: Clock, Req: ?Sized> Policy<Req> for Throttle<C> {
         }
         Ok(ThrottlePermit::new(ticket, tag))
     }
+
+    /// Takes the request back: it was not sent, which says nothing about the backend.
+    fn undo(&self, _: &Req, mut permit: ThrottlePermit) {
+        permit.take_back();
+    }
 }
 
 impl<C: Clock> Idle for Throttle<C> {

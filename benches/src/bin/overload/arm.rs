@@ -4,16 +4,40 @@ use std::time::Duration;
 
 use buttress_core::Priority;
 
+/// What a limiter says to a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admission {
+    Admitted,
+    /// The call waits for a place: see [`Limiter::decided`].
+    Queued,
+    /// The server rejects it.
+    Rejected,
+    /// The client does not send it.
+    Unsent,
+}
+
+impl Admission {
+    pub(crate) fn new(is_admitted: bool) -> Self {
+        if is_admitted { Self::Admitted } else { Self::Rejected }
+    }
+}
+
 /// A limiter with the permits of its calls, which have small numbers.
 pub(crate) trait Limiter {
     /// Asks for the admission of call `id`.
-    fn admit(&mut self, now: Duration, id: usize, priority: Priority) -> bool;
+    fn admit(&mut self, now: Duration, id: usize, priority: Priority) -> Admission;
 
     /// The head of the response of an admitted call has left.
     fn head(&mut self, now: Duration, id: usize);
 
     /// An admitted call has ended: its response is complete, or its caller has left.
     fn end(&mut self, now: Duration, id: usize, is_answered: bool);
+
+    /// Returns a call that waited and for which it is decided whether it is admitted. Asked until
+    /// there is none, after whatever happens.
+    fn decided(&mut self) -> Option<(usize, bool)> {
+        None
+    }
 
     /// The limit, for the charts.
     fn limit(&self) -> Option<usize> {
@@ -51,8 +75,8 @@ pub(crate) const DEFAULT: Arm = ARMS[1];
 struct NoLimit;
 
 impl Limiter for NoLimit {
-    fn admit(&mut self, _: Duration, _: usize, _: Priority) -> bool {
-        true
+    fn admit(&mut self, _: Duration, _: usize, _: Priority) -> Admission {
+        Admission::Admitted
     }
 
     fn head(&mut self, _: Duration, _: usize) {}

@@ -11,8 +11,10 @@
 //! same distributions, and not the same calls: a limiter decides which calls there are.
 
 mod arm;
+mod by_class;
 mod chart;
 mod ours;
+mod priorities;
 mod report;
 mod scenario;
 mod simulation;
@@ -24,7 +26,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::scenario::SCENARIOS;
+use crate::by_class::ByClass;
+use crate::scenario::{BY_CLASS, SCENARIOS};
 use crate::study::Study;
 
 #[derive(Debug, Parser)]
@@ -47,7 +50,10 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let Args { docs, json, scenario, seeds } = Args::parse();
     let chosen: Vec<_> = SCENARIOS.iter().filter(|other| other.name.contains(&scenario)).collect();
-    anyhow::ensure!(!chosen.is_empty(), "no scenario has `{scenario}` in its name");
+    let by_class: Vec<_> = BY_CLASS.iter().filter(|other| other.name.contains(&scenario)).collect();
+    anyhow::ensure!(!chosen.is_empty() || !by_class.is_empty(), "no scenario has `{scenario}` in its name");
+    let by_class = ByClass::all(&by_class, seeds);
+    print!("{}", by_class::tables(&by_class));
     let studies = Study::all(&chosen, seeds);
     print!("{}", report::tables(&studies));
     if let Some(path) = json {

@@ -6,12 +6,13 @@ use buttress_core::bulkhead::Bulkhead;
 use buttress_core::concurrency::{
     AdaptiveLimit, Aimd, EnvoyGradient, Gradient2, LimitAlgorithm, Pid, Statistic, Vegas,
 };
+use buttress_core::context::CallContext;
 use buttress_core::shard::compact;
 use buttress_core::{Clock, ManualClock, Outcome, Permit, Policy, Priority, Progress};
 
-use crate::arm::{Limiter, Slots};
+use crate::arm::{Admission, Limiter, Slots};
 
-struct Ours<A: LimitAlgorithm> {
+pub(crate) struct Ours<A: LimitAlgorithm> {
     limit: AdaptiveLimit<A, ManualClock>,
     clock: ManualClock,
     start: Instant,
@@ -50,7 +51,7 @@ fn as_netflix<A: LimitAlgorithm>(builder: Builder<A>) -> Builder<A> {
     builder.window(Duration::from_secs(1)).statistic(Statistic::Mean)
 }
 
-fn make<A: LimitAlgorithm>(algorithm: A, configure: fn(Builder<A>) -> Builder<A>) -> Box<dyn Limiter> {
+pub(crate) fn make<A: LimitAlgorithm>(algorithm: A, configure: fn(Builder<A>) -> Builder<A>) -> Box<dyn Limiter> {
     let clock = ManualClock::new();
     let builder = AdaptiveLimit::<_, ManualClock>::builder("simulated").clock(clock.clone()).algorithm(algorithm);
     // One thread runs all calls: with shards per core, results would depend on the machine.
@@ -60,15 +61,16 @@ fn make<A: LimitAlgorithm>(algorithm: A, configure: fn(Builder<A>) -> Builder<A>
 }
 
 impl<A: LimitAlgorithm> Limiter for Ours<A> {
-    fn admit(&mut self, now: Duration, id: usize, _: Priority) -> bool {
+    fn admit(&mut self, now: Duration, id: usize, priority: Priority) -> Admission {
         self.clock.set(self.start + now);
         // As the gate does: `poll_ready` peeks, and `call` refuses or admits.
         if let Err(refused) = Policy::<()>::peek(&self.limit) {
             let _rejection = self.limit.refuse(&(), refused);
-            return false;
+            return Admission::Rejected;
         }
+        let _entered = CallContext::default().with_priority(priority).enter();
         let permit = self.limit.admit(&()).ok();
-        permit.map(|permit| self.permits.put(id, permit)).is_some()
+        Admission::new(permit.map(|permit| self.permits.put(id, permit)).is_some())
     }
 
     fn head(&mut self, now: Duration, id: usize) {
@@ -103,9 +105,9 @@ impl Static {
 }
 
 impl Limiter for Static {
-    fn admit(&mut self, _: Duration, id: usize, _: Priority) -> bool {
+    fn admit(&mut self, _: Duration, id: usize, _: Priority) -> Admission {
         let place = self.bulkhead.admit(&()).ok();
-        place.map(|place| self.places.put(id, place)).is_some()
+        Admission::new(place.map(|place| self.places.put(id, place)).is_some())
     }
 
     fn head(&mut self, _: Duration, _: usize) {}

@@ -19,6 +19,10 @@ pub(crate) struct Scenario {
     pub(crate) load: f64,
     /// Share of the calls whose responses stream for 10 s after the head.
     pub(crate) streams: f64,
+    /// Share of each class of priority among the calls, from the most important one.
+    pub(crate) mix: [f64; 4],
+    /// Time of a worker that a rejection by the server takes. It goes before the calls that wait.
+    pub(crate) rejection: Duration,
     /// The server at a time in the part that counts.
     pub(crate) server: fn(f64) -> Server,
     /// When the capacity changes in one step.
@@ -54,6 +58,8 @@ const BASE: Scenario = Scenario {
     lasts: 60.0,
     load: 1.5,
     streams: 0.0,
+    mix: [0.0, 1.0, 0.0, 0.0],
+    rejection: Duration::ZERO,
     server: |_| NOMINAL,
     steps: &[],
 };
@@ -100,6 +106,40 @@ pub(crate) const SCENARIOS: [Scenario; 14] = [
         ..BASE
     },
     Scenario { name: "streams: 2 % of the responses for 10 s, 1.5x", streams: 0.02, ..BASE },
+];
+
+/// Few important calls, and many that can be rejected.
+const MIX: [f64; 4] = [0.1, 0.3, 0.0, 0.6];
+/// At ten times the capacity, so that the most important calls are not more than it is.
+const MIX_10X: [f64; 4] = [0.05, 0.35, 0.0, 0.6];
+
+/// The scenarios with priorities.
+pub(crate) const BY_CLASS: [Scenario; 6] = [
+    Scenario { name: "1.5x", load: 1.5, mix: MIX, ..BASE },
+    Scenario { name: "3x", load: 3.0, mix: MIX, ..BASE },
+    Scenario { name: "10x", load: 10.0, mix: MIX_10X, ..BASE },
+    Scenario {
+        name: "4 workers of 50 ms, 3x",
+        workers: 4,
+        mean: Duration::from_millis(50),
+        load: 3.0,
+        mix: MIX,
+        ..BASE
+    },
+    Scenario {
+        name: "half of the workers for 20 s, 1.3x",
+        load: 1.3,
+        mix: MIX,
+        server: |t| Server { workers: if (20.0..40.0).contains(&t) { 0.5 } else { 1.0 }, ..NOMINAL },
+        ..BASE
+    },
+    Scenario {
+        name: "10x, a rejection takes 0.5 ms",
+        load: 10.0,
+        mix: MIX_10X,
+        rejection: Duration::from_micros(500),
+        ..BASE
+    },
 ];
 
 impl Scenario {

@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use buttress_core::{Criticality, Priority};
+use buttress_core::Criticality;
 use fastrand::Rng;
 
-use crate::arm::Limiter;
+use crate::arm::{Admission, Limiter};
 use crate::scenario::{LIGHT, PATIENCE, STREAM, Scenario};
 
 /// Length of a bin of the results.
@@ -20,6 +20,8 @@ pub(crate) struct Run {
     pub(crate) rejected: u64,
     /// Answers within the patience of their callers.
     pub(crate) good: u64,
+    /// The calls of each class, and the answers to them within the patience of their callers.
+    pub(crate) classes: [Class; 4],
     /// Per bin: answers in time by the time of the answer, and the limit at its end.
     pub(crate) bins: Vec<Bin>,
     /// Latencies of admitted calls in seconds, by bin of the answer. A caller that left waited for
@@ -28,8 +30,17 @@ pub(crate) struct Run {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Class {
+    pub(crate) arrived: u64,
+    pub(crate) good: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bin {
     pub(crate) good: u32,
+    /// The calls that arrived, and the answers in time, by class.
+    pub(crate) arrived: [u32; 4],
+    pub(crate) served: [u32; 4],
     pub(crate) limit: usize,
 }
 
@@ -66,8 +77,11 @@ impl Run {
 #[derive(Clone, Copy, Debug)]
 struct Call {
     arrived: Duration,
+    class: Criticality,
     /// Whether the caller waits for the head.
     waits: bool,
+    /// Whether it waits for its admission.
+    is_queued: bool,
     /// Whether it was served, or its caller left: its number may be used again when both.
     open: u8,
 }
@@ -75,6 +89,7 @@ struct Call {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Event {
     Served(usize),
+    Rejected,
     StreamEnd(usize),
 }
 
@@ -85,6 +100,8 @@ struct Simulation<'a> {
     calls: Vec<Call>,
     free: Vec<usize>,
     queue: VecDeque<usize>,
+    /// Rejections that take time and wait for a worker.
+    rejections: usize,
     busy: usize,
     events: BinaryHeap<Reverse<(Duration, Event)>>,
     /// When callers leave, in the order of their arrival.
@@ -104,6 +121,7 @@ pub(crate) fn run(scenario: &Scenario, limiter: &mut dyn Limiter, seed: u64) -> 
         calls: Vec::new(),
         free: Vec::new(),
         queue: VecDeque::new(),
+        rejections: 0,
         busy: 0,
         events: BinaryHeap::new(),
         patience: VecDeque::new(),
@@ -136,6 +154,9 @@ impl Simulation<'_> {
                 self.arrive(now);
                 arrival = now + self.pause(now);
             }
+            while let Some((id, is_admitted)) = self.limiter.decided() {
+                self.decide(now, id, is_admitted);
+            }
         }
     }
 
@@ -167,27 +188,65 @@ impl Simulation<'_> {
     }
 
     fn arrive(&mut self, now: Duration) {
-        let counts = now >= self.begin;
-        self.run.arrived += u64::from(counts);
-        let priority = Priority::from(Criticality::ALL[self.rng.usize(..4)]);
+        let class = self.class();
+        if let Some(bin) = self.bin(now) {
+            self.run.arrived += 1;
+            self.run.classes[class as usize].arrived += 1;
+            self.run.bins[bin].arrived[class as usize] += 1;
+        }
         let id = self.free.pop().unwrap_or(self.calls.len());
-        let is_admitted = self.limiter.admit(now, id, priority);
+        let admission = self.limiter.admit(now, id, class.into());
         if let (Some(bin), Some(limit)) = (self.bin(now), self.limiter.limit()) {
             self.run.bins[bin].limit = limit;
         }
-        let call = Call { arrived: now, waits: true, open: 2 };
+        let is_queued = admission == Admission::Queued;
+        let call = Call { arrived: now, class, waits: true, is_queued, open: 2 };
         match self.calls.get_mut(id) {
             Some(slot) => *slot = call,
             None => self.calls.push(call),
         }
-        if !is_admitted {
-            self.run.rejected += u64::from(counts);
+        if admission == Admission::Rejected || admission == Admission::Unsent {
             self.free.push(id);
-            return;
+            return self.reject(now, admission == Admission::Rejected);
         }
         self.patience.push_back((now + self.scenario.mean * PATIENCE, id));
-        self.queue.push_back(id);
-        self.serve(now);
+        if !is_queued {
+            self.queue.push_back(id);
+            self.serve(now);
+        }
+    }
+
+    fn class(&mut self) -> Criticality {
+        let mut rest = self.rng.f64();
+        let mix = Criticality::ALL.iter().zip(self.scenario.mix);
+        let mut classes = mix.filter(|(_, share)| *share > 0.0);
+        let found = classes.find(|(_, share)| {
+            rest -= share;
+            rest < 0.0
+        });
+        *found.map_or(&Criticality::Sheddable, |(class, _)| class)
+    }
+
+    fn reject(&mut self, now: Duration, by_server: bool) {
+        self.run.rejected += u64::from(now >= self.begin);
+        if by_server && !self.scenario.rejection.is_zero() {
+            self.rejections += 1;
+            self.serve(now);
+        }
+    }
+
+    /// A call that waited for its admission has it, or is rejected.
+    fn decide(&mut self, now: Duration, id: usize, is_admitted: bool) {
+        let call = &mut self.calls[id];
+        call.is_queued = false;
+        if is_admitted {
+            self.queue.push_back(id);
+            return self.serve(now);
+        }
+        call.waits = false;
+        self.limiter.end(now, id, false);
+        self.close(id);
+        self.reject(now, true);
     }
 
     /// Gives the first calls in the queue to workers, also those whose caller has left: a server
@@ -195,6 +254,10 @@ impl Simulation<'_> {
     fn serve(&mut self, now: Duration) {
         let share = (self.scenario.server)(self.time(now)).workers;
         let workers = (self.scenario.workers as f64 * share).round() as usize;
+        while self.busy < workers && self.rejections > 0 {
+            (self.busy, self.rejections) = (self.busy + 1, self.rejections - 1);
+            self.events.push(Reverse((now + self.scenario.rejection, Event::Rejected)));
+        }
         while self.busy < workers
             && let Some(id) = self.queue.pop_front()
         {
@@ -211,7 +274,7 @@ impl Simulation<'_> {
                 let Call { arrived, waits, .. } = self.calls[id];
                 if waits {
                     self.calls[id].waits = false;
-                    self.answered(now, now - arrived, true);
+                    self.answered(now, id, now - arrived, true);
                     self.limiter.head(now, id);
                     if self.rng.f64() < self.scenario.streams {
                         self.events.push(Reverse((now + STREAM, Event::StreamEnd(id))));
@@ -222,6 +285,10 @@ impl Simulation<'_> {
                 } else {
                     self.close(id);
                 }
+                self.serve(now);
+            }
+            Event::Rejected => {
+                self.busy -= 1;
                 self.serve(now);
             }
             Event::StreamEnd(id) => {
@@ -235,17 +302,24 @@ impl Simulation<'_> {
     fn leave(&mut self, now: Duration, id: usize) {
         if self.calls[id].waits {
             self.calls[id].waits = false;
-            self.answered(now, self.scenario.mean * PATIENCE, false);
+            self.answered(now, id, self.scenario.mean * PATIENCE, false);
             self.limiter.end(now, id, false);
+        }
+        if std::mem::take(&mut self.calls[id].is_queued) {
+            // It is not in the queue of the server.
+            self.close(id);
         }
         self.close(id);
     }
 
     /// Counts a call that was answered in time, or not.
-    fn answered(&mut self, now: Duration, latency: Duration, in_time: bool) {
+    fn answered(&mut self, now: Duration, id: usize, latency: Duration, in_time: bool) {
         if let Some(bin) = self.bin(now) {
             self.run.good += u64::from(in_time);
             self.run.bins[bin].good += u32::from(in_time);
+            let class = self.calls[id].class as usize;
+            self.run.classes[class].good += u64::from(in_time);
+            self.run.bins[bin].served[class] += u32::from(in_time);
             self.run.latencies.push((bin as u32, latency.as_secs_f32()));
         }
     }

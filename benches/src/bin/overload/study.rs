@@ -113,7 +113,7 @@ fn recovery(scenario: &Scenario, run: &Run, step: f64, unloaded: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -121,7 +121,7 @@ mod tests {
     use crate::scenario::Server;
 
     /// A smaller server for a shorter time, so that a build without optimizations takes seconds.
-    const SMALL: Scenario = Scenario {
+    pub(crate) const SMALL: Scenario = Scenario {
         name: "small",
         workers: 16,
         mean: Duration::from_millis(20),
@@ -130,6 +130,8 @@ mod tests {
         lasts: 10.0,
         load: 1.5,
         streams: 0.0,
+        mix: [0.0, 1.0, 0.0, 0.0],
+        rejection: Duration::ZERO,
         server: |_| NOMINAL,
         steps: &[],
     };

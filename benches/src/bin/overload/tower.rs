@@ -11,7 +11,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, service_fn};
 
-use crate::arm::{Limiter, Slots};
+use crate::arm::{Admission, Limiter, Slots};
 
 /// An inner service whose calls end when the simulation drops them.
 type Inner = tower::util::ServiceFn<fn(()) -> Pending<Result<(), Infallible>>>;
@@ -30,15 +30,15 @@ pub(crate) fn limit(_: u64) -> Box<dyn Limiter> {
 }
 
 impl Limiter for Tower {
-    fn admit(&mut self, _: Duration, id: usize, _: Priority) -> bool {
+    fn admit(&mut self, _: Duration, id: usize, _: Priority) -> Admission {
         let mut cx = Context::from_waker(Waker::noop());
         let _always_ready = self.service.poll_ready(&mut cx);
         let mut call = Box::pin(self.service.call(()));
         if let Poll::Ready(_overloaded) = call.as_mut().poll(&mut cx) {
-            return false;
+            return Admission::Rejected;
         }
         self.calls.put(id, call);
-        true
+        Admission::Admitted
     }
 
     fn head(&mut self, _: Duration, _: usize) {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use buttress_core::Priority;
 use tower_resilience_adaptive::{Aimd, ConcurrencyAlgorithm, Gradient2, Vegas};
 
-use crate::arm::{Limiter, Slots};
+use crate::arm::{Admission, Limiter, Slots};
 
 struct Adaptive<A> {
     algorithm: A,
@@ -32,13 +32,13 @@ fn make<A: ConcurrencyAlgorithm + 'static>(algorithm: A) -> Box<dyn Limiter> {
 }
 
 impl<A: ConcurrencyAlgorithm> Limiter for Adaptive<A> {
-    fn admit(&mut self, now: Duration, id: usize, _: Priority) -> bool {
+    fn admit(&mut self, now: Duration, id: usize, _: Priority) -> Admission {
         let is_free = self.in_flight < self.algorithm.limit();
         if is_free {
             self.in_flight += 1;
             self.started.put(id, now);
         }
-        is_free
+        Admission::new(is_free)
     }
 
     /// Its place and its latency end with the response's head.

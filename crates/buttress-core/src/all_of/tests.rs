@@ -115,7 +115,8 @@ fn the_permit_of_both_holds_and_learns_as_each_of_them_does() {
 
 #[test]
 fn it_peeks_and_is_idle_as_both_are() {
-    let both = AllOf::new(limit(10, 1), limit(2, 1));
+    let (first, second) = (limit(10, 1), limit(2, 1));
+    let both = AllOf::new(first, second);
     let peek = || Policy::<()>::peek(&both);
     assert!(peek().is_ok() && both.is_idle());
     let _ = (both.admit(&()), both.admit(&()));

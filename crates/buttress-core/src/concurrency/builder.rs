@@ -5,6 +5,7 @@ use super::{
 use crate::bulkhead::Bulkhead;
 use crate::label::Labels;
 use crate::shard::shards;
+use crate::timeline::SET_BACK;
 use crate::{Clock, InvalidConfig, Name};
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -179,6 +180,7 @@ impl<A: LimitAlgorithm, C: Clock> Builder<A, C> {
         let initial = initial.unwrap_or(INITIAL).max(min).min(max);
         let labels = Labels::new("concurrency limit", Some(&name), shards);
         let (places, origin) = (Bulkhead::with_clock(initial, clock.clone()), clock.now());
+        let origin = origin.checked_sub(SET_BACK).unwrap_or(origin);
         let shared = Shared::new(places, labels, shards, origin, settings, algorithm, (min, max));
         AdaptiveLimit::with(shared, shards, clock)
     }

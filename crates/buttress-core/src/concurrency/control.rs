@@ -8,7 +8,9 @@ use crate::bulkhead::Bulkhead;
 use crate::label::Labels;
 use crate::shard::Counter;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use crate::timeline::MAX_CLOCK_SKEW;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::TryLockError,
     time::{Duration, Instant},
 };
@@ -119,9 +121,16 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     /// Ends the window if it is over, unless another thread is about to.
     #[inline]
     pub(super) fn end_window(&self, now: u64) {
-        if now >= self.window_end.load(Ordering::Relaxed) {
+        if self.is_over(now) {
             self.try_end_window(now);
         }
+    }
+
+    /// Returns whether the window is over, or ends so late that the clock was set back.
+    #[inline]
+    fn is_over(&self, now: u64) -> bool {
+        let end = self.window_end.load(Ordering::Relaxed);
+        now >= end || end - now > as_nanos(MAX_WINDOW) + MAX_CLOCK_SKEW
     }
 
     #[cold]
@@ -129,7 +138,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     fn try_end_window(&self, now: u64) {
         if let Some(mut control) = try_lock(&self.control)
             // Another thread may have ended it between the check and the lock.
-            && now >= self.window_end.load(Ordering::Relaxed)
+            && self.is_over(now)
         {
             self.update(&mut control, now);
         }
@@ -137,7 +146,11 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
 
     fn update(&self, control: &mut Control<A>, now: u64) {
         let length = as_nanos(self.settings.window);
-        if control.began == 0 {
+        if control.began == 0 || now < control.began {
+            if control.began > 0 {
+                // What was measured before the clock was set back has no length.
+                self.samples.drain_into(&mut Summary::new());
+            }
             control.began = now;
             return self.window_end.store(now.saturating_add(length), Ordering::Relaxed);
         }
@@ -164,7 +177,9 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
 
     fn decide(&self, control: &mut Control<A>, summary: &Summary, duration: u64) -> Decision {
         let window = self.window(control, summary, duration);
-        control.limit = control.algorithm.update(&window).max(control.min).min(control.max);
+        // An algorithm that panics must not break the call that ends the window.
+        let update = catch_unwind(AssertUnwindSafe(|| control.algorithm.update(&window)));
+        control.limit = update.unwrap_or(window.limit).max(control.min).min(control.max);
         control.window = Some(window);
         if window.answered > 0 {
             self.median.store(summary.quantile(0.5), Ordering::Relaxed);

@@ -1,4 +1,5 @@
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::timeline::MAX_CLOCK_SKEW;
 
 /// The latencies and drops of the current window, per shard. Threads add to it without contention;
 /// the thread that ends the window takes everything out.
@@ -93,7 +94,9 @@ impl Samples {
     pub(super) fn mark(&self, shard: usize, now: u64) {
         let line = self.line(shard);
         let last = line.last.load(Ordering::Relaxed);
-        line.last.store(now.max(last), Ordering::Relaxed);
+        // Threads read the clock in any order, but for a clock that was set back.
+        let is_set_back = last.saturating_sub(now) > MAX_CLOCK_SKEW;
+        line.last.store(if is_set_back { now } else { now.max(last) }, Ordering::Relaxed);
         let gap = now.saturating_sub(last);
         if last > 0 && gap > line.gap.load(Ordering::Relaxed) {
             line.gap.store(gap, Ordering::Relaxed);

@@ -338,7 +338,7 @@ fn calls_wait_neither_for_an_update_nor_for_each_other() {
 }
 
 #[test]
-fn an_algorithm_that_panics_leaves_the_limit_as_it_was() {
+fn an_algorithm_that_panics_leaves_the_limit_as_it_was_and_breaks_no_call() {
     #[derive(Debug)]
     struct Panics;
     impl LimitAlgorithm for Panics {
@@ -354,9 +354,10 @@ fn an_algorithm_that_panics_leaves_the_limit_as_it_was() {
     for _ in 0..2 {
         let limit = limit.clone();
         let settle = move || limit.admit(&()).unwrap().settle(&Outcome::Success);
-        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(settle)).is_err());
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(settle)).is_ok());
     }
     assert_eq!((limit.limit(), limit.in_flight(), limit.snapshot().limit), (20, 0, 20));
+    assert_eq!(limit.snapshot().last, Some(Decision::Held));
 }
 
 #[test]
@@ -370,6 +371,20 @@ fn a_clock_that_is_set_back_adds_no_latency() {
     limiter.clock.set(start);
     let window = limiter.window().unwrap();
     assert!(window.mean_rtt <= 20 * MS, "{window:?}");
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_stop_the_windows() {
+    let limiter = Limiter::new(|builder| builder);
+    let start = crate::Clock::now(&limiter.clock);
+    limiter.clock.advance(Duration::from_secs(7200));
+    _ = limiter.window();
+    limiter.clock.set(start + Duration::from_secs(3600));
+    let windows = limiter.windows();
+    (0..3).for_each(|_| _ = limiter.window());
+    assert!(limiter.windows() > windows, "no window for an hour");
+    let window = limiter.window().unwrap();
+    assert!(window.duration > 200 * MS && window.duration < Duration::from_secs(1), "{window:?}");
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn usage_is_told_by_the_permits_of_an_advertised_limit_only() {
     let (limit, clock) = limit(quota(10, SECOND, 2));
     fn told(permit: &impl Permit) -> Vec<(u32, Option<Duration>)> {
         let mut usages = Vec::new();
-        permit.usages(&mut |usage| usages.push((usage.remaining, usage.next)));
+        permit.usages(&mut |usage: &Usage| usages.push((usage.remaining, usage.next)));
         usages
     }
     assert_eq!(limit.usage(&()).unwrap().next, None);

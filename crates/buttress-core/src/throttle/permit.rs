@@ -42,8 +42,9 @@ impl ThrottlePermit {
         }
     }
 
+    /// Makes as if the call had not been made.
     #[cold]
-    fn take_back(&mut self) {
+    pub(super) fn take_back(&mut self) {
         self.take_back_acceptance();
         uncount(&self.ticket.lanes[self.ticket.shard()].requests[slot_of(self.tag)], self.tag);
     }

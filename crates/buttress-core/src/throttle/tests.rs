@@ -206,6 +206,18 @@ fn a_clock_that_was_set_back_or_is_far_ahead_does_not_stop_it() {
 }
 
 #[test]
+fn a_call_that_another_policy_rejects_is_no_request() {
+    let (_, throttle) = throttle();
+    let full = crate::bulkhead::Bulkhead::<ManualClock>::new(0);
+    let both = crate::AllOf::new(throttle.clone(), full.clone());
+    (0..100).for_each(|_| assert!(both.admit(&()).is_err()));
+    assert_eq!((counts(&throttle), throttle.share()), ((0, 0), 0.0));
+    let both = crate::AllOf::new(full, throttle.clone());
+    (0..100).for_each(|_| assert!(both.admit(&()).is_err()));
+    assert_eq!((counts(&throttle), throttle.rejected()), ((0, 0), 0));
+}
+
+#[test]
 fn it_is_idle_without_calls_in_the_window() {
     let (clock, throttle) = throttle();
     assert!(throttle.is_idle());

@@ -1,6 +1,6 @@
 use super::*;
-use crate::Criticality::{self, Critical, CriticalPlus, Sheddable};
 use crate::Clock;
+use crate::Criticality::{self, Critical, CriticalPlus, Sheddable};
 use crate::context::CallContext;
 
 type Held = Vec<ScriptPermit>;

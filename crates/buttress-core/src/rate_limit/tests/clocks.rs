@@ -29,6 +29,20 @@ fn a_clock_that_is_set_back_before_the_limit_was_made_goes_on_from_there() {
 }
 
 #[test]
+fn after_a_step_back_a_service_that_asks_first_is_not_shut() {
+    let (limit, clock) = limit(quota(10, SECOND, 5));
+    let start = clock.now();
+    clock.advance(HOUR);
+    assert_eq!(admitted(&limit), 5);
+    clock.set(start);
+    let peeked = Policy::<()>::peek(&limit).unwrap_err();
+    assert_eq!(peeked.retry_after, Some(100 * MILLI), "no hour without calls");
+    clock.advance(100 * MILLI);
+    assert!(Policy::<()>::peek(&limit).is_ok());
+    assert_eq!(limit.available(), 1);
+}
+
+#[test]
 fn readings_of_threads_in_another_order_change_nothing() {
     let (limit, clock) = limit(quota(10, SECOND, 5));
     clock.advance(SECOND);
