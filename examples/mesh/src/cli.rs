@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mesh::input::Customer;
+use mesh::stack::ORDERS_PER_SECOND;
 use mesh::telemetry::LogFormat;
 
 use crate::load_args::Load;
@@ -124,7 +125,23 @@ pub(crate) struct Up {
     #[arg(long, default_value = "1", value_parser = seconds)]
     pub(crate) drain_delay: Duration,
     #[command(flatten)]
+    pub(crate) customers: CustomerArgs,
+    #[command(flatten)]
     pub(crate) traces: TraceArgs,
+}
+
+/// What the gateway grants a customer.
+#[derive(Args, Debug)]
+pub(crate) struct CustomerArgs {
+    /// Orders per second that the gateway takes of one customer, of which those of two seconds may
+    /// come at once. Of other requests it takes five times as many. Each replica counts for itself.
+    #[arg(
+        long,
+        env = "MESH_ORDERS_PER_SECOND_PER_CUSTOMER",
+        default_value_t = ORDERS_PER_SECOND,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(crate) orders_per_second_per_customer: u32,
 }
 
 #[derive(Args, Debug)]
@@ -185,6 +202,8 @@ pub(crate) struct ServiceArgs {
     /// key itself in MESH_TOKEN_KEY.
     #[arg(long, env = "MESH_TOKEN_KEY_FILE")]
     pub(crate) token_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) customers: CustomerArgs,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]

@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// a second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
+/// Orders per second of each customer in a mesh that is started for the demo, the load or the soak:
+/// four customers place all orders there, as many as thousands do in a shop.
+pub(crate) const MANY: u32 = 1_000_000;
+
 const CUSTOMERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const PRODUCTS: [&str; 4] = ["tea", "mug", "kettle", "honey"];
 

@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bus::Bus;
 use crate::clock::now;
+use crate::customers::MANY;
 use crate::db::{Databases, Files};
 use crate::mesh::{Config, Mesh};
 use report::Report;
@@ -53,7 +54,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let databases = home.databases.clone();
     let brokers = Brokers::new(options.kafka.clone())?;
     let bus = Bus::new(brokers.address().map(str::to_owned))?;
-    let config = Config { databases, bus: bus.clone(), seed: options.seed, ..Config::new("") };
+    let config = Config { databases, bus: bus.clone(), orders_per_second: MANY, seed: options.seed, ..Config::new("") };
     let mut mesh = Mesh::start(config).await?;
     let bar = progress_bar(options.progress, options.orders)?;
     let run = scenario::run(&mut mesh, &options, &bar).await?;

@@ -24,6 +24,7 @@ use crate::service::{Service, StartError};
 use crate::stack::{self, GatewayClients};
 use crate::token::Tokens;
 use admin::Listeners;
+pub(crate) use auth::{Caller, authenticate};
 use dashboard::Feed;
 use rest::Rest;
 
@@ -44,7 +45,6 @@ pub struct Config {
 pub async fn run(mut service: Service, config: Config) -> Result<(), StartError> {
     let Config { addresses, clients, tokens, admin_token } = config;
     let upstreams = api::Upstreams {
-        tokens,
         orders: Rest::new("order", clients.order.http(), addresses.of(Name::Order)),
         payment: PaymentServiceClient::new(clients.payment.grpc(addresses.of(Name::Payment))?),
         inventory: InventoryServiceClient::new(clients.inventory.grpc(addresses.of(Name::Inventory))?),
@@ -59,6 +59,6 @@ pub async fn run(mut service: Service, config: Config) -> Result<(), StartError>
     service.admin.add(dashboard::routes(&feed, listeners, upstreams.orders.clone()));
     // Aborted when this function returns, with or without an error.
     let _feed = AbortOnDropHandle::new(tokio::spawn(feed.run()));
-    let app = stack::gateway_server(routes::router(upstreams, &service), &service);
+    let app = stack::gateway_server(routes::router(upstreams, &tokens, &service), &service);
     service.serve(app).await
 }

@@ -96,13 +96,24 @@ fn told(error: &anyhow::Error) -> String {
 
 /// Runs all services in this process.
 async fn up(args: Up, logs: Option<LogConfig>) -> anyhow::Result<ExitCode> {
-    let Up { stores, port, admin_port, drain_delay, traces } = args;
+    let Up { stores, port, admin_port, drain_delay, customers, traces } = args;
     let (databases, bus) = (stores.databases()?, stores.bus()?);
     let tokens = Tokens::from_env_or_dir(&stores.data_dir)?;
     let trust_callers = traces.trust_traceparent;
     let telemetry = telemetry::Config { logs, traces: traces.config(None), trust_callers };
     let admin_port = admin_port.unwrap_or_else(default_admin_port);
-    let config = Config { databases, bus, port, admin_port, drain_delay, telemetry, tokens, ..Config::new("") };
+    let orders_per_second = customers.orders_per_second_per_customer;
+    let config = Config {
+        databases,
+        bus,
+        port,
+        admin_port,
+        drain_delay,
+        orders_per_second,
+        telemetry,
+        tokens,
+        ..Config::new("")
+    };
     let mut signals = Signals::new();
     let mesh = Mesh::start(config).await?;
     welcome(&mesh);
@@ -173,7 +184,8 @@ async fn service(name: Name, args: ServiceArgs, logs: Option<LogConfig>) -> anyh
         Databases::Files(files) if name.has_database() => Some(files.for_a_service()?),
         _ => None,
     };
-    let (health, stop, admission) = (Health::new(), CancellationToken::new(), Admission::new(name));
+    let (health, stop, admission) =
+        (Health::new(), CancellationToken::new(), Admission::new(name, args.customers.orders_per_second_per_customer)?);
     let page = Collector { url: wiring.addresses.admin(Name::Gateway).url(), token: admin_token };
     let trust_callers = args.traces.trust_traceparent;
     let seen = telemetry::Config { logs, traces: args.traces.config(Some(page)), trust_callers };

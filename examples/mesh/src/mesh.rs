@@ -18,7 +18,7 @@ use crate::probe;
 pub use crate::process::Exit;
 use crate::process::Process;
 use crate::service::{Address, Service};
-use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, OrderClients};
+use crate::stack::{Admission, Dependency, GatewayClients, Health, InvalidConfig, ORDERS_PER_SECOND, OrderClients};
 use crate::telemetry::{self, Collector, Telemetry};
 use crate::token::Tokens;
 
@@ -53,6 +53,9 @@ pub struct Config {
     pub patience: Duration,
     /// Maximum number of orders under way. Default: [`UNDER_WAY`](crate::order::UNDER_WAY).
     pub under_way: u32,
+    /// Orders per second of each customer; of other requests, five times as many. Default:
+    /// [`ORDERS_PER_SECOND`].
+    pub orders_per_second: u32,
     /// Issues and checks the customers' tokens. Default: with a key that only this process has.
     pub tokens: Tokens,
     /// Logs and traces. Default: none.
@@ -74,6 +77,7 @@ impl Config {
             admin_port: 0,
             patience: PATIENCE,
             under_way: crate::order::UNDER_WAY,
+            orders_per_second: ORDERS_PER_SECOND,
             tokens: Tokens::ephemeral(),
             telemetry: telemetry::Config::default(),
             seed: 1,
@@ -154,7 +158,7 @@ impl Mesh {
             traces.collectors.extend(gateway.map(|(.., admin)| Collector::new(Address::from(*admin).url())));
         }
         let slot = |(name, addr, admin): (Name, SocketAddr, SocketAddr)| {
-            let admission = Admission::new(name);
+            let admission = Admission::new(name, config.orders_per_second)?;
             let telemetry = Telemetry::new(name.as_str(), &admission, clients.of(name), &seen)?;
             let faults = Faults::new(config.seed.wrapping_add(name as u64));
             Ok(Slot { name, addr, admin, faults, admission, telemetry, health: Health::new(), process: None })

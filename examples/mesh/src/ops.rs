@@ -65,6 +65,10 @@ pub struct Overview {
     pub lag: u64,
     /// Events that it has not published.
     pub unsent: u64,
+    /// Requests that were refused because their customer was over its rate.
+    pub over_rate: u64,
+    /// Requests that the load shed refused.
+    pub shed: u64,
 }
 
 impl Gateway {
@@ -248,6 +252,8 @@ fn overview(state: Option<&Value>) -> Overview {
         values.sum::<f64>() as u64
     };
     let reasons = state["degraded"].as_array().into_iter().flatten();
+    let rates = state["rates"].as_array().into_iter().flatten();
+    let shed = state["load_shed"]["shed"].as_object().into_iter().flatten();
     Overview {
         ready: state["ready"].as_bool(),
         degraded: reasons.filter_map(|reason| reason.as_str().map(str::to_owned)).collect(),
@@ -256,6 +262,8 @@ fn overview(state: Option<&Value>) -> Overview {
         parked: sum("outbox.parked"),
         lag: sum("bus.lag"),
         unsent: sum("outbox.waiting"),
+        over_rate: rates.filter_map(|rate| rate["rejected"].as_u64()).sum(),
+        shed: shed.filter_map(|(_, shed)| shed.as_u64()).sum(),
     }
 }
 
@@ -280,10 +288,13 @@ mod tests {
         let state = json!({
             "ready": true,
             "degraded": ["relay: no success for 61 s"],
+            "rates": [{ "rejected": 2 }, { "rejected": 3 }],
+            "load_shed": { "shed": { "critical": 1, "sheddable": 6 } },
             "gauges": { "saga.stuck": 2.0, "saga.stuck.by.definition order": 2.0, "bus.lag shipping A": 3.0, "bus.lag shipping B": 4.0 },
         });
-        let Overview { ready, degraded, stuck_sagas, lag, parked, .. } = overview(Some(&state));
+        let Overview { ready, degraded, stuck_sagas, lag, parked, over_rate, shed, .. } = overview(Some(&state));
         assert_eq!((ready, degraded.len(), stuck_sagas, lag, parked), (Some(true), 1, 2, 7, 0));
+        assert_eq!((over_rate, shed), (5, 7));
         assert_eq!(overview(None).ready, None);
     }
 

@@ -194,7 +194,8 @@ async fn status(gateway: &Gateway, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         return print(&all);
     }
-    let mut table = Table::new(["service", "state", "stuck sagas", "dead letters", "parked", "lag", "unsent"]);
+    let mut table =
+        Table::new(["service", "state", "stuck sagas", "dead letters", "parked", "lag", "unsent", "over rate", "shed"]);
     for Of { service, said } in &all {
         let state = match said.ready {
             None => "no answer",
@@ -202,7 +203,8 @@ async fn status(gateway: &Gateway, json: bool) -> anyhow::Result<ExitCode> {
             Some(true) if said.degraded.is_empty() => "ready",
             Some(true) => "degraded",
         };
-        let counts = [said.stuck_sagas, said.dead_letters, said.parked, said.lag, said.unsent];
+        let counts =
+            [said.stuck_sagas, said.dead_letters, said.parked, said.lag, said.unsent, said.over_rate, said.shed];
         // Of a service that does not answer nothing is known, and 0 would say that all is well.
         let count = |count: u64| if said.ready.is_some() { count.to_string() } else { "?".to_owned() };
         table.row([(*service).to_owned(), state.to_owned()].into_iter().chain(counts.map(count)));

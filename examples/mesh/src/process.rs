@@ -121,7 +121,7 @@ mod tests {
     use crate::stack::Admission;
 
     fn telemetry() -> Telemetry {
-        Telemetry::new("test", &Admission::new(Name::Order), Vec::new(), &Default::default()).unwrap()
+        Telemetry::new("test", &Admission::new(Name::Order, 1).unwrap(), Vec::new(), &Default::default()).unwrap()
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@
 
 mod callers;
 mod client;
+mod customers;
 mod server;
 
 pub use buttress::InvalidConfig;
@@ -32,7 +33,8 @@ pub use buttress_http::prelude::Health;
 
 pub use callers::{GatewayClients, OrderClients, admin_client, retry_after, timed_out};
 pub use client::{Dependency, GrpcChannel, HttpChannel, HttpError, Stats};
-pub use server::{Admission, Lane, gateway_server, grpc_server, in_lane, rest_server};
+pub use customers::{CustomerRate, ORDERS_PER_SECOND, Rate};
+pub use server::{Admission, Lane, gateway_server, grpc_server, in_lane, of_customers, rest_server};
 
 /// Number of reads that a service answers at the same time. By Little's law, 10 reads of 1 ms are
 /// 10,000 a second; and on a machine that serves only 60 a second, an attempt with 10 in flight

@@ -52,6 +52,7 @@ fn every_variable_belongs_to_the_flag_of_its_name() {
         "kafka MESH_KAFKA",
         "drain-delay MESH_DRAIN_DELAY",
         "grace MESH_GRACE",
+        "orders-per-second-per-customer MESH_ORDERS_PER_SECOND_PER_CUSTOMER",
         "admin-listen MESH_ADMIN_LISTEN",
         "admin-token-file MESH_ADMIN_TOKEN_FILE",
         "trust-traceparent MESH_TRUST_TRACEPARENT",

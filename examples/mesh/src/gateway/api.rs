@@ -19,13 +19,11 @@ use crate::page::{Page, PageQuery};
 use crate::payment::proto::payment_service_client::PaymentServiceClient;
 use crate::problem::{Json, Problem};
 use crate::stack::GrpcChannel;
-use crate::token::Tokens;
 use crate::upstream::Upstream;
 
-/// Clients of the services behind the gateway, each with its own stack, and the customers' tokens.
+/// Clients of the services behind the gateway, each with its own stack.
 #[derive(Clone, Debug)]
 pub(super) struct Upstreams {
-    pub(super) tokens: Tokens,
     pub(super) orders: Rest,
     pub(super) payment: PaymentServiceClient<GrpcChannel>,
     pub(super) inventory: InventoryServiceClient<GrpcChannel>,

@@ -1,18 +1,20 @@
 //! Who is calling: the customer whom a token names.
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 
-use super::api::Upstreams;
 use crate::clock::now_ms;
 use crate::input::Customer;
 use crate::problem::Problem;
 use crate::token::{TokenError, Tokens};
 
-/// The customer who calls. A handler with this argument answers 401 without a valid token.
+/// The customer who calls, in the extensions of a request that [`authenticate`] has let through. A
+/// handler with this argument answers 401 to all others.
 #[derive(Clone, Debug)]
-pub(super) struct Caller(pub(super) Customer);
+pub(crate) struct Caller(pub(crate) Customer);
 
 impl Caller {
     /// Refuses what names another customer.
@@ -29,18 +31,31 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Upstreams> for Caller {
+/// Middleware, outside of all layers that ask who calls: answers 401 without a valid token.
+pub(crate) async fn authenticate(
+    State(tokens): State<Tokens>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let customer = check(request.headers(), &tokens, now_ms())?;
+    request.extensions_mut().insert(Caller(customer));
+    Ok(next.run(request).await)
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, upstreams: &Upstreams) -> Result<Self, Problem> {
-        check(&parts.headers, &upstreams.tokens, now_ms()).map(Self)
+    /// A route whose row in the table forgets the token admits nobody.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get().cloned().ok_or_else(|| unauthorized("this needs a customer".to_owned()))
     }
 }
 
+fn unauthorized(detail: String) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "no-valid-token", "A token is required", detail).challenge("Bearer")
+}
+
 fn check(headers: &HeaderMap, tokens: &Tokens, now_ms: i64) -> Result<Customer, Problem> {
-    let unauthorized = |detail: String| {
-        Problem::new(StatusCode::UNAUTHORIZED, "no-valid-token", "A token is required", detail).challenge("Bearer")
-    };
     // The name of the scheme is case-insensitive (RFC 9110, section 11.1).
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
     let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {

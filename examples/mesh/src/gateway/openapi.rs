@@ -39,7 +39,7 @@ fn operation(endpoint: &Endpoint) -> Value {
         "parameters": parameters(endpoint),
         "responses": endpoint.answers.iter().map(answer).collect::<Map<_, _>>(),
     });
-    if endpoint.token {
+    if endpoint.rate.is_some() {
         operation["security"] = json!([{ "token": [] }]);
     }
     if let Some(schema) = endpoint.body {

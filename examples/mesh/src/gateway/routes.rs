@@ -7,7 +7,8 @@ use axum::routing::{MethodRouter, get, post};
 use super::api::{self, Upstreams};
 use super::strangler;
 use crate::service::Service;
-use crate::stack::{Lane, in_lane};
+use crate::stack::{Lane, Rate, in_lane, of_customers};
+use crate::token::Tokens;
 
 /// One operation of the gateway's contract.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +23,9 @@ pub struct Endpoint {
     pub summary: &'static str,
     /// Schema of the request body, if it has one.
     pub body: Option<&'static str>,
-    /// Whether the caller must send a token.
-    pub token: bool,
+    /// Which of the customer's rates a request counts for. `None` if the caller need not be a customer;
+    /// otherwise a token is required.
+    pub rate: Option<Rate>,
     /// Whether the list has pages: parameters `limit` and `after`.
     pub paged: bool,
     /// Statuses, their meaning, and the schemas of their bodies.
@@ -36,6 +38,9 @@ pub struct Endpoint {
 /// Schema of every problem+json body.
 pub(super) const PROBLEM: &str = "Problem";
 
+/// Meaning of 429.
+const TOO_MANY: &str = "The customer is over its rate: wait as long as Retry-After says";
+
 pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         method: "get",
@@ -43,7 +48,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "listProducts",
         summary: "The catalogue",
         body: None,
-        token: false,
+        rate: None,
         paged: true,
         answers: &[
             (200, "A page of products", "Products"),
@@ -59,7 +64,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "placeOrder",
         summary: "Places an order. Safe to repeat with the same Idempotency-Key",
         body: Some("OrderDraft"),
-        token: true,
+        rate: Some(Rate::Orders),
         paged: false,
         answers: &[
             (201, "Confirmed", "Order"),
@@ -71,6 +76,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (409, "Not enough in stock", PROBLEM),
             (422, "The order is not valid, or the key was used for another order", PROBLEM),
             (424, "A backend service failed and the order is cancelled. Final: use a new key to try again", PROBLEM),
+            (429, TOO_MANY, PROBLEM),
             (503, "Unavailable, or too many orders are under way: nothing is stored, as far as known", PROBLEM),
             (504, "A service did not answer in time: repeat the request with the same key", PROBLEM),
         ],
@@ -83,12 +89,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "showOrder",
         summary: "One order, with the parts of all services. Services that did not answer are listed in missing",
         body: None,
-        token: true,
+        rate: Some(Rate::Requests),
         paged: false,
         answers: &[
             (200, "The known parts", "OrderView"),
             (401, "No valid token", PROBLEM),
             (404, "The customer has no such order", PROBLEM),
+            (429, TOO_MANY, PROBLEM),
             (503, "No service had an answer", PROBLEM),
         ],
         lane: Lane::OrderViews,
@@ -100,7 +107,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "oldCatalogue",
         summary: "The old shop's catalogue, served by inventory",
         body: None,
-        token: false,
+        rate: None,
         paged: false,
         answers: &[(200, "All products in the old format", "OldCatalogue"), (503, "Unavailable", PROBLEM)],
         lane: Lane::Catalogue,
@@ -112,12 +119,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "oldCustomer",
         summary: "A customer of the old shop",
         body: None,
-        token: true,
+        rate: Some(Rate::Requests),
         paged: false,
         answers: &[
             (200, "The customer", "OldCustomer"),
             (401, "No valid token", PROBLEM),
             (404, "Not the caller", PROBLEM),
+            (429, TOO_MANY, PROBLEM),
             (503, "Unavailable", PROBLEM),
         ],
         lane: Lane::OldShop,
@@ -129,7 +137,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "oldReviews",
         summary: "The old shop's reviews of a product",
         body: None,
-        token: false,
+        rate: None,
         paged: true,
         answers: &[
             (200, "A page of reviews", "OldReviews"),
@@ -145,13 +153,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "addOldReview",
         summary: "Reviews a product in the old shop",
         body: Some("OldReview"),
-        token: true,
+        rate: Some(Rate::Requests),
         paged: false,
         answers: &[
             (201, "Added", "OldReviewId"),
             (401, "No valid token", PROBLEM),
             (403, "The token belongs to another customer", PROBLEM),
             (422, "Not a review", PROBLEM),
+            (429, TOO_MANY, PROBLEM),
             (503, "Unavailable", PROBLEM),
         ],
         lane: Lane::OldShop,
@@ -163,7 +172,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         operation: "openapi",
         summary: "This document",
         body: None,
-        token: false,
+        rate: None,
         paged: false,
         answers: &[(200, "An OpenAPI 3.1 document", "Document")],
         lane: Lane::Document,
@@ -171,10 +180,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-pub(super) fn router(upstreams: Upstreams, service: &Service) -> Router {
+pub(super) fn router(upstreams: Upstreams, tokens: &Tokens, service: &Service) -> Router {
     // Two methods of one path are two rows: axum merges them.
     let add = |router: Router<Upstreams>, endpoint: &Endpoint| {
-        router.route(endpoint.path, in_lane((endpoint.handler)(), endpoint.lane, service))
+        let route = in_lane((endpoint.handler)(), endpoint.lane, service);
+        let route = match endpoint.rate {
+            Some(rate) => of_customers(route, rate, tokens, service),
+            None => route,
+        };
+        router.route(endpoint.path, route)
     };
     ENDPOINTS.iter().fold(Router::new(), add).with_state(upstreams)
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::Options;
 use crate::bus::Bus;
-use crate::customers::Customers;
+use crate::customers::{Customers, MANY};
 use crate::db::Databases;
 use crate::demo::Brokers;
 use crate::demo::Home;
@@ -100,7 +100,9 @@ impl Running {
             (Services::Processes(Box::new(children)), url, tokens)
         } else {
             let (databases, bus) = (home.databases.clone(), bus.clone());
-            let mesh = Mesh::start(Config { databases, bus, seed: options.seed, ..Config::new("") }).await?;
+            let mesh =
+                Mesh::start(Config { databases, bus, orders_per_second: MANY, seed: options.seed, ..Config::new("") })
+                    .await?;
             let url = mesh.url(Name::Gateway);
             let tokens = mesh.tokens().clone();
             (Services::Threads(Box::new(mesh)), url, tokens)

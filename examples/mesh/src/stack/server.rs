@@ -9,12 +9,14 @@ use buttress::bulkhead::QueuedLayer;
 use buttress_http::prelude::*;
 use tower::ServiceBuilder;
 
-use super::{ORDER_VIEWS, READS};
+use super::{CustomerRate, InvalidConfig, ORDER_VIEWS, READS, Rate};
 use crate::edge::upload;
+use crate::gateway::authenticate;
 use crate::lanes::LanesLayer;
 use crate::launch::Name;
 use crate::service::Service;
 use crate::telemetry::observe;
+use crate::token::Tokens;
 use crate::{faults, problem};
 
 /// Number of reads that wait for one of these places, and how long at most. A read takes a few
@@ -49,13 +51,19 @@ pub struct Admission {
     pub bulkhead: Bulkhead,
     /// Limit the requests in progress of the other lanes. Excess requests wait in a queue.
     lanes: Vec<(Lane, Bulkhead)>,
+    /// The rates of each customer. Only the gateway knows who they are.
+    rates: Vec<(Rate, CustomerRate)>,
     /// Longer than any caller's timeout, so that it only ends requests whose caller is gone.
     pub timeout: Duration,
 }
 
 impl Admission {
     /// The places of a service, in its metrics under the service's name and the lane's.
-    pub fn new(name: Name) -> Self {
+    /// `orders_per_second` is the rate of each customer, of the gateway's only.
+    ///
+    /// # Errors
+    /// If a layer is configured wrongly.
+    pub fn new(name: Name, orders_per_second: u32) -> Result<Self, InvalidConfig> {
         let lanes: &[_] = match name {
             Name::Gateway => &[
                 (Lane::Catalogue, "catalogue", READS),
@@ -65,10 +73,17 @@ impl Admission {
             ],
             _ => &[(Lane::Reads, "reads", READS)],
         };
+        let rates = match name {
+            Name::Gateway => {
+                let [orders, requests] = CustomerRate::all(orders_per_second)?;
+                vec![(Rate::Orders, orders), (Rate::Requests, requests)]
+            }
+            _ => Vec::new(),
+        };
         let name = name.as_str();
         let named = |&(lane, of, limit): &(_, &str, _)| (lane, Bulkhead::named(format!("{name}, {of}"), limit));
         let (bulkhead, lanes) = (Bulkhead::named(name, 64), lanes.iter().map(named).collect());
-        Self { bulkhead, lanes, timeout: Duration::from_secs(10) }
+        Ok(Self { bulkhead, lanes, rates, timeout: Duration::from_secs(10) })
     }
 
     /// The bulkhead of a lane. A lane that the service does not have belongs to [`Lane::Rest`].
@@ -79,6 +94,11 @@ impl Admission {
     /// The bulkheads of all lanes.
     pub fn bulkheads(&self) -> impl Iterator<Item = &Bulkhead> {
         std::iter::once(&self.bulkhead).chain(self.lanes.iter().map(|(_, bulkhead)| bulkhead))
+    }
+
+    /// The rates of each customer.
+    pub fn rates(&self) -> impl Iterator<Item = &CustomerRate> {
+        self.rates.iter().map(|(_, rate)| rate)
     }
 
     fn layer(&self, lane: Lane) -> QueuedLayer {
@@ -99,7 +119,8 @@ pub fn rest_server(routes: Router, service: &Service) -> Router {
     rest(routes.layer(stack), service)
 }
 
-/// Builds the stack of the gateway, each of whose routes is [in a lane](in_lane).
+/// Builds the stack of the gateway, each of whose routes is [in a lane](in_lane), and some of which are [for
+/// customers](of_customers).
 pub fn gateway_server(routes: Router, service: &Service) -> Router {
     rest(routes, service)
 }
@@ -114,6 +135,20 @@ where
         .layer(admission.layer(lane).http())
         .layer(from_fn_with_state(faults.clone(), faults::inject));
     route.route_layer(stack)
+}
+
+/// Lets only customers use a route, each at most as often as a rate says. Outside the lane: a request
+/// that is not authenticated, or over the rate, takes no place and is not forwarded. Authentication
+/// is outermost, because the rate is that of the customer, and a stranger must not use it up.
+pub fn of_customers<S>(route: MethodRouter<S>, rate: Rate, tokens: &Tokens, service: &Service) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let authenticate = from_fn_with_state(tokens.clone(), authenticate);
+    match service.admission.rates.iter().find(|(of, _)| *of == rate) {
+        Some((_, limit)) => route.route_layer(ServiceBuilder::new().layer(authenticate).layer(limit.layer().http())),
+        None => route.route_layer(authenticate),
+    }
 }
 
 /// The layers outside the lanes. A path without a route is answered here and takes no place.

@@ -77,6 +77,7 @@ impl Metrics {
             describe();
             let exporter = Exporter::new();
             admission.bulkheads().for_each(|bulkhead| exporter.add(bulkhead));
+            admission.rates().for_each(|rate| exporter.add(rate.buckets()));
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });

@@ -17,7 +17,7 @@ use super::Telemetry;
 use crate::clock::now_ms;
 use crate::faults::Faults;
 use crate::problem::Json;
-use crate::stack::{Admission, Dependency, Health};
+use crate::stack::{Admission, CustomerRate, Dependency, Health};
 
 #[derive(Clone, Debug)]
 struct Shown {
@@ -48,6 +48,7 @@ async fn show(State(shown): State<Shown>) -> Json<Value> {
         "workers": readings.workers(),
         "recent": telemetry.meter().recent(TokioClock.now()),
         "lanes": admission.bulkheads().map(lane).collect::<Vec<_>>(),
+        "rates": admission.rates().map(CustomerRate::describe).collect::<Vec<_>>(),
         "dependencies": dependencies,
         "gauges": gauges,
         "faults": cfg!(feature = "faults").then(|| faults.plan()),

@@ -1,6 +1,7 @@
 //! End-to-end tests of the mesh, with real services, sockets and databases.
 
 mod admin;
+mod admission;
 mod alerts;
 mod bad_input;
 mod breaker;

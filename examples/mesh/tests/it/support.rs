@@ -98,8 +98,13 @@ impl Shop {
                 Databases::Server(Server::new(&server().unwrap(), &prefix[..20]).unwrap())
             }
         };
-        let mut config =
-            Config { drain_delay: Duration::ZERO, databases: databases.clone(), ..Config::new(dir.path()) };
+        let mut config = Config {
+            drain_delay: Duration::ZERO,
+            databases: databases.clone(),
+            // Alice places most orders of the tests.
+            orders_per_second: 1_000_000,
+            ..Config::new(dir.path())
+        };
         change(&mut config);
         let mesh = Mesh::start(config).await.unwrap();
         let customer = Customer::new(mesh.url(Name::Gateway)).with_tokens(mesh.tokens());

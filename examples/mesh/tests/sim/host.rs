@@ -17,7 +17,7 @@ use mesh::faults::Faults;
 use mesh::launch::Name;
 use mesh::network::{Accept, Dial, Dialer, Door, Stream};
 use mesh::service::{Address, Service, StartError};
-use mesh::stack::{Admission, GatewayClients, Health, OrderClients};
+use mesh::stack::{Admission, GatewayClients, Health, ORDERS_PER_SECOND, OrderClients};
 use mesh::telemetry::Telemetry;
 use mesh::{inventory, notification, order, payment, shipping};
 use sqlx::Sqlite;
@@ -64,7 +64,7 @@ impl Town {
     }
 
     async fn run(self, name: Name, listener: TcpListener, disk: Disk) -> Result<(), StartError> {
-        let admission = Admission::new(name);
+        let admission = Admission::new(name, ORDERS_PER_SECOND)?;
         let service = Service {
             name: name.as_str(),
             door: Door::Simulated(Box::new(Port(listener))),

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use crate::clock::now;
+use crate::customers::MANY;
 use crate::db::{Databases, Files};
 use crate::demo::Home;
 use crate::launch::Name;
@@ -67,6 +68,7 @@ impl Children {
         let mut say = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
         say("seed", seed.to_string());
         say("drain-delay", "0.2".to_owned());
+        say("orders-per-second-per-customer", MANY.to_string());
         for name in Name::ALL {
             say(name.as_str(), ports[name.as_str()].to_string());
             say(&format!("{}-admin", name.as_str()), admin[name.as_str()].to_string());

@@ -15,7 +15,7 @@ fn every_timeout_leaves_time_for_those_inside_it() {
     assert!(PARTICIPANT.attempt * PARTICIPANT.attempts < PARTICIPANT.total);
     // The order service fetches prices and waits for the saga.
     assert!(PARTICIPANT.total + PATIENCE < ORDER.attempt);
-    assert!(ORDER.total < Admission::new(Name::Order).timeout, "the caller gives up first");
+    assert!(ORDER.total < Admission::new(Name::Order, 1).unwrap().timeout, "the caller gives up first");
 }
 
 /// A call to a port on which no socket listens.
