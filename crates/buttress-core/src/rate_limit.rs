@@ -23,9 +23,9 @@
 //!
 //! A clock that is set back by more than a second finds a bucket that is too far ahead. The bucket
 //! then counts as empty, and refills from the new time on. This is found out by the first call that
-//! would be rejected, or that asks whether it would be. Where calls wait, a step back shorter than the longest wait is waited for.
-//! 291 years after a limit was created its time stands still, and it rejects calls once its burst is
-//! used up.
+//! would be rejected, or that asks whether it would be. Where calls wait, a step back shorter than
+//! the longest wait is waited for. 291 years after a limit was created its time stands still, and
+//! it rejects calls once its burst is used up.
 
 mod bucket;
 mod builder;

@@ -60,12 +60,12 @@
 //! * `tower-resilience` (0.14.0) waits for a place in `poll_ready` and needs `LoadShed` to reject.
 //!   It changes the limit with each call rather than in windows, releases the place with the head,
 //!   takes `Err` for overload and any `Ok` for a latency, boxes the future and locks a mutex twice
-//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore, so
-//!   that behind `axum::serve` each connection has the whole limit.
+//!   per call. A layer that is applied per connection shares the algorithm and not the semaphore,
+//!   so that behind `axum::serve` each connection has the whole limit.
 //! * Netflix's concurrency-limits: see [`Gradient2`] for what differs. Its partitions give
 //!   classes shares that have to be chosen; ours have an order, and need no numbers.
-//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it rejects
-//!   nearly all calls while it measures, and grows while it is not used.
+//! * Envoy's adaptive concurrency is [`EnvoyGradient`], which is not the default, because it
+//!   rejects nearly all calls while it measures, and grows while it is not used.
 
 use crate::{
     clock::TokioClock,

@@ -6,7 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buttress::Backoff;
+use buttress::policy::{CallContext, Criticality};
+use buttress::{Backoff, context};
 use buttress_durable::bus::{BusError, Delivery, Handler, HandlerError, LogBus, Subscribe, Subscription};
 use buttress_durable::retention::RunningRetention;
 use buttress_durable::{Database, Db, DomainEvent, EventBus, Inbox, Outbox, Tx};
@@ -105,6 +106,10 @@ pub fn outbox<D: Database>(db: &Db<D>) -> Outbox<D> {
     Outbox::new(db.clone()).with_lease(LEASE).with_poll(Duration::from_millis(50))
 }
 
+/// The priority of what consumers call: an event that fails is delivered again, minutes or hours
+/// later.
+const CONSUMERS: Criticality = Criticality::SheddablePlus;
+
 /// Handles the events of one service's subscriptions.
 pub trait Consumer<D: Database>: Send + Sync + 'static {
     /// Handles one event. It must write only through `tx`: the inbox records the event in the same
@@ -136,7 +141,8 @@ pub async fn subscribe<D: Database>(
     let handler = Arc::new(handler);
     let traced = move |delivery: Delivery| {
         let (handler, faults, span) = (handler.clone(), faults.clone(), consumer_span(&delivery.event));
-        async move { faults.around(|| handler.handle(delivery)).await }.instrument(span)
+        let call = CallContext::default().with_priority(CONSUMERS.into());
+        context::with(call, async move { faults.around(|| handler.handle(delivery)).await }).instrument(span)
     };
     Ok(bus.subscribe(subscribe, Arc::new(traced)).await?)
 }

@@ -59,6 +59,6 @@ pub async fn run(mut service: Service, config: Config) -> Result<(), StartError>
     service.admin.add(dashboard::routes(&feed, listeners, upstreams.orders.clone()));
     // Aborted when this function returns, with or without an error.
     let _feed = AbortOnDropHandle::new(tokio::spawn(feed.run()));
-    let app = stack::gateway_server(routes::router(upstreams, &tokens, &service), &service);
+    let app = stack::gateway_server(routes::router(upstreams, &tokens, &service), routes::priority, &service);
     service.serve(app).await
 }

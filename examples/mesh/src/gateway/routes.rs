@@ -2,7 +2,10 @@
 //! cannot differ.
 
 use axum::Router;
+use axum::extract::{MatchedPath, Request};
 use axum::routing::{MethodRouter, get, post};
+use buttress::policy::{Criticality, Priority};
+use http::Method;
 
 use super::api::{self, Upstreams};
 use super::strangler;
@@ -23,8 +26,8 @@ pub struct Endpoint {
     pub summary: &'static str,
     /// Schema of the request body, if it has one.
     pub body: Option<&'static str>,
-    /// Which of the customer's rates a request counts for. `None` if the caller need not be a customer;
-    /// otherwise a token is required.
+    /// Which of the customer's rates a request counts for. `None` if the caller need not be a
+    /// customer; otherwise a token is required.
     pub rate: Option<Rate>,
     /// Whether the list has pages: parameters `limit` and `after`.
     pub paged: bool,
@@ -32,6 +35,8 @@ pub struct Endpoint {
     pub answers: &'static [(u16, &'static str, &'static str)],
     /// Whose places its requests take: what a route waits for must not hold up the others.
     pub lane: Lane,
+    /// How important its requests are, to the gateway and to the services behind it.
+    pub priority: Criticality,
     handler: fn() -> MethodRouter<Upstreams>,
 }
 
@@ -56,6 +61,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "Inventory is unavailable", PROBLEM),
         ],
         lane: Lane::Catalogue,
+        priority: Criticality::Sheddable,
         handler: || get(api::products),
     },
     Endpoint {
@@ -81,6 +87,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (504, "A service did not answer in time: repeat the request with the same key", PROBLEM),
         ],
         lane: Lane::Rest,
+        priority: Criticality::CriticalPlus,
         handler: || post(api::place),
     },
     Endpoint {
@@ -99,6 +106,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "No service had an answer", PROBLEM),
         ],
         lane: Lane::OrderViews,
+        priority: Criticality::Critical,
         handler: || get(api::show),
     },
     Endpoint {
@@ -111,6 +119,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         paged: false,
         answers: &[(200, "All products in the old format", "OldCatalogue"), (503, "Unavailable", PROBLEM)],
         lane: Lane::Catalogue,
+        priority: Criticality::Sheddable,
         handler: || get(strangler::route),
     },
     Endpoint {
@@ -129,6 +138,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "Unavailable", PROBLEM),
         ],
         lane: Lane::OldShop,
+        priority: Criticality::SheddablePlus,
         handler: || get(strangler::own_page),
     },
     Endpoint {
@@ -145,6 +155,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "Unavailable", PROBLEM),
         ],
         lane: Lane::OldShop,
+        priority: Criticality::Sheddable,
         handler: || get(strangler::route),
     },
     Endpoint {
@@ -164,6 +175,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             (503, "Unavailable", PROBLEM),
         ],
         lane: Lane::OldShop,
+        priority: Criticality::SheddablePlus,
         handler: || post(strangler::add_review),
     },
     Endpoint {
@@ -176,6 +188,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         paged: false,
         answers: &[(200, "An OpenAPI 3.1 document", "Document")],
         lane: Lane::Document,
+        priority: Criticality::Sheddable,
         handler: || get(api::document),
     },
 ];
@@ -191,4 +204,13 @@ pub(super) fn router(upstreams: Upstreams, tokens: &Tokens, service: &Service) -
         router.route(endpoint.path, route)
     };
     ENDPOINTS.iter().fold(Router::new(), add).with_state(upstreams)
+}
+
+/// The priority of a request, by its route: a shop takes orders before it shows what it has. A
+/// request without a route is as unimportant as any.
+pub(super) fn priority(request: &Request) -> Priority {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let method = if request.method() == Method::HEAD { "get" } else { request.method().as_str() };
+    let is_called = |endpoint: &&Endpoint| Some(endpoint.path) == path && endpoint.method.eq_ignore_ascii_case(method);
+    ENDPOINTS.iter().find(is_called).map_or(Criticality::Sheddable, |endpoint| endpoint.priority).into()
 }

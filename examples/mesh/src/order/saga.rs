@@ -18,12 +18,15 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use buttress::context::{self, Scoped};
+use buttress::policy::{CallContext, Criticality};
 use buttress::{Backoff, InvalidConfig};
 use buttress_durable::saga::{Call, Decision, Definition, Done, Step, StepError};
 use buttress_durable::{Database, Tx};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use tracing::{Instrument, Span};
+use tracing::Span;
+use tracing::instrument::{Instrument, Instrumented};
 
 use super::clients::{Answer, Failed, Inventory, Payment};
 use super::domain::{Failure, NewLine};
@@ -77,20 +80,18 @@ pub(super) fn definition<D: Database>(
 fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
     let (reserve, release) = (inventory.clone(), inventory.clone());
     let action = move |call: Call<Data>| {
-        let (inventory, span) = (reserve.clone(), span("reserve_inventory", &call));
-        async move {
+        let (inventory, at) = (reserve.clone(), Surroundings::new("reserve_inventory", FORWARD, &call));
+        at.of(async move {
             let answer = inventory.reserve(call.key(), call.saga_id(), &call.data.lines).await.map_err(failed)?;
             done_or(answer, Failure::OutOfStock, call)
-        }
-        .instrument(span)
+        })
     };
     let compensation = move |call: Call<Data>| {
-        let (inventory, span) = (release.clone(), span("undo reserve_inventory", &call));
-        async move {
+        let (inventory, at) = (release.clone(), Surroundings::new("undo reserve_inventory", BACKWARD, &call));
+        at.of(async move {
             inventory.release(call.key(), call.saga_id()).await.map_err(not_undone)?;
             Ok(call.done())
-        }
-        .instrument(span)
+        })
     };
     patient(Step::new("reserve_inventory", action).compensation(compensation))
 }
@@ -98,23 +99,21 @@ fn reserve_inventory<D: Database>(inventory: &Inventory) -> Step<D, Data> {
 fn process_payment<D: Database>(payment: &Payment) -> Step<D, Data> {
     let (charge, refund) = (payment.clone(), payment.clone());
     let action = move |call: Call<Data>| {
-        let (payment, span) = (charge.clone(), span("process_payment", &call));
-        async move {
+        let (payment, at) = (charge.clone(), Surroundings::new("process_payment", FORWARD, &call));
+        at.of(async move {
             let Data { customer, total_cents, .. } = &call.data;
             let answer = payment.charge(call.key(), call.saga_id(), customer, *total_cents).await.map_err(failed)?;
             done_or(answer, Failure::Declined, call)
-        }
-        .instrument(span)
+        })
     };
     // The pivot needs a compensation for an unknown outcome. The payment service records the refund
     // of an unknown charge, which makes a *late* charge harmless.
     let compensation = move |call: Call<Data>| {
-        let (payment, span) = (refund.clone(), span("undo process_payment", &call));
-        async move {
+        let (payment, at) = (refund.clone(), Surroundings::new("undo process_payment", BACKWARD, &call));
+        at.of(async move {
             payment.refund(call.key(), call.saga_id()).await.map_err(not_undone)?;
             Ok(call.done())
-        }
-        .instrument(span)
+        })
     };
     patient(Step::new("process_payment", action).compensation(compensation))
 }
@@ -128,9 +127,29 @@ fn patient<D: Database>(step: Step<D, Data>) -> Step<D, Data> {
         .compensation_backoff(UNDO_BACKOFF)
 }
 
-/// A span for a step, in the trace of the request that placed the order.
-fn span(step: &'static str, call: &Call<Data>) -> Span {
-    step_span(step, call.saga_id(), call.trace())
+/// The priority of a step: that of new orders, for which the customer waits, also if the saga was
+/// interrupted and resumes without its request.
+const FORWARD: Criticality = Criticality::CriticalPlus;
+
+/// The priority of a compensation, for which nobody waits, and which is repeated until it succeeds.
+/// Not sheddable: stock that stays reserved cannot be sold.
+const BACKWARD: Criticality = Criticality::Critical;
+
+/// How a step runs: with a priority of its own, since no request is being served, and in a span in
+/// the trace of the request that placed the order.
+struct Surroundings {
+    priority: Criticality,
+    span: Span,
+}
+
+impl Surroundings {
+    fn new(step: &'static str, priority: Criticality, call: &Call<Data>) -> Self {
+        Self { priority, span: step_span(step, call.saga_id(), call.trace()) }
+    }
+
+    fn of<F: Future>(self, step: F) -> Instrumented<Scoped<F>> {
+        context::with(CallContext::default().with_priority(self.priority.into()), step).instrument(self.span)
+    }
 }
 
 /// The row was inserted together with the saga. This step publishes the event.

@@ -163,6 +163,9 @@ impl Dependency {
                 // Converts rejections of the layers below to UNAVAILABLE, RESOURCE_EXHAUSTED or
                 // DEADLINE_EXCEEDED.
                 .layer(StatusLayer)
+                // Writes the priority of the call that is being served, for the called service.
+                // Outside all that may reject by it.
+                .layer(ContextLayer::new().grpc_client())
                 .layer(TimeoutLayer::total(limits.total).grpc_client())
                 // All calls of payment and inventory are idempotent by key.
                 .layer(retry.grpc_client().idempotent(|_| true))
@@ -189,6 +192,7 @@ impl Dependency {
             ServiceBuilder::new()
                 .map_response(|response: Response<_>| response.map(Body::new))
                 .layer(CallLayer { name: self.name, breaker: self.breaker.clone() })
+                .layer(ContextLayer::new().http_client())
                 .layer(TimeoutLayer::total(limits.total).http_client())
                 .layer(retry.end(HttpClient::new().classify(blame)).map_request_body(Body::new))
                 .layer(CircuitBreakerLayer::from(breaker).end(HttpClient::new().classify(blame)))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use buttress::gate::GateLayer;
 use buttress::keyed::Keyed;
+use buttress::metrics::Exporter;
 use buttress::policy::{LabelValues, Metric, Report, Sink, Value};
 use buttress::rate_limit::{Advertised, Quota};
 use buttress_http::prelude::*;
@@ -12,15 +13,6 @@ use buttress_http::prelude::*;
 use super::InvalidConfig;
 use crate::gateway::Caller;
 use crate::input::Customer;
-
-/// Which of a customer's rates a request counts for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Rate {
-    /// New orders, which cost a saga each.
-    Orders,
-    /// All other requests that need a customer.
-    Requests,
-}
 
 /// Default of orders per second and customer. More than a person or the script of a shop that buys
 /// here needs, and what `mesh load` places with its four customers at its documented rates. It is
@@ -33,8 +25,8 @@ pub const ORDERS_PER_SECOND: u32 = 10;
 /// [under way](crate::order::UNDER_WAY), so that one customer does not take the places of others.
 const BURST_SECONDS: u32 = 2;
 
-/// Other requests per order of the rate. They are cheap, and a page that waits for an order asks for
-/// it several times.
+/// Other requests per order of the rate. They are cheap, and a page that waits for an order asks
+/// for it several times.
 const REQUESTS_PER_ORDER: u32 = 5;
 
 /// Maximum number of customers with a bucket, which takes about 200 bytes. A bucket that is full
@@ -74,9 +66,9 @@ impl CustomerRate {
         GateLayer::with_policy(self.buckets.clone()).advertise()
     }
 
-    /// For metrics: the sums over all customers.
-    pub(crate) fn buckets(&self) -> &(impl Report + Clone + Send + Sync + 'static) {
-        &self.buckets
+    /// Registers the metrics: sums over all customers.
+    pub(super) fn export(&self, exporter: &Exporter) {
+        exporter.add(&self.buckets);
     }
 
     /// The state as JSON, for the dashboard and for operators.

@@ -76,8 +76,7 @@ impl Metrics {
         let exporter = with_local_recorder(&recorder, || {
             describe();
             let exporter = Exporter::new();
-            admission.bulkheads().for_each(|bulkhead| exporter.add(bulkhead));
-            admission.rates().for_each(|rate| exporter.add(rate.buckets()));
+            admission.export(&exporter);
             dependencies.iter().for_each(|dependency| dependency.export(&exporter));
             exporter
         });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use buttress::context;
 use buttress::policy::{Clock, TokioClock};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -18,6 +19,7 @@ use super::line::ORDER;
 use super::propagation::{Callers, continue_from};
 use super::traces::TARGET;
 use crate::launch::Name;
+use crate::stack::word;
 
 /// Name of the histogram of request durations, from OpenTelemetry's conventions.
 pub(super) const REQUESTS: &str = "http.server.request.duration";
@@ -49,6 +51,8 @@ pub(crate) async fn observe(State(telemetry): State<Telemetry>, request: Request
         http.response.status_code = Empty,
         rpc.grpc.status_code = Empty,
         order.id = Empty,
+        // Known here: the layer that decides it is outside.
+        priority = word(context::current().priority.unwrap_or_default().criticality()),
     );
     continue_from(&span, request.headers(), telemetry.callers());
     if let Some(order) = order_in(&route, request.uri().path()) {

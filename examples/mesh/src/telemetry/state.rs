@@ -6,11 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use buttress::CircuitBreaker;
 use buttress::health::Probe;
-use buttress::{
-    Bulkhead, CircuitBreaker,
-    policy::{Clock, TokioClock},
-};
+use buttress::policy::{Clock, TokioClock};
 use serde_json::{Value, json};
 
 use super::Telemetry;
@@ -47,22 +45,13 @@ async fn show(State(shown): State<Shown>) -> Json<Value> {
         "degraded": degraded,
         "workers": readings.workers(),
         "recent": telemetry.meter().recent(TokioClock.now()),
-        "lanes": admission.bulkheads().map(lane).collect::<Vec<_>>(),
+        "lanes": admission.describe_lanes(),
+        "load_shed": admission.describe_shed(),
         "rates": admission.rates().map(CustomerRate::describe).collect::<Vec<_>>(),
         "dependencies": dependencies,
         "gauges": gauges,
         "faults": cfg!(feature = "faults").then(|| faults.plan()),
     }))
-}
-
-fn lane(bulkhead: &Bulkhead) -> Value {
-    json!({
-        "name": bulkhead.name(),
-        "in_flight": bulkhead.in_flight(),
-        "waiting": bulkhead.waiting(),
-        "limit": bulkhead.limit(),
-        "rejected": bulkhead.rejected(),
-    })
 }
 
 /// The last state changes of a circuit.
@@ -98,8 +87,6 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
-    use buttress::policy::Policy;
-
     use super::*;
 
     #[test]
@@ -121,18 +108,5 @@ mod tests {
         }
         assert_eq!(changes.recent().len(), CHANGES);
         assert_eq!(way(&changes.recent()[0]), pair("forced-open", "closed"));
-    }
-
-    #[test]
-    fn places_limit_and_rejections_are_told_apart() {
-        let bulkhead = Bulkhead::named("test", 2);
-        let held = [bulkhead.admit("a"), bulkhead.admit("b")];
-        assert!(held.iter().all(Result::is_ok));
-        for _ in 0..3 {
-            assert!(bulkhead.admit("c").is_err());
-        }
-        bulkhead.set_limit(5);
-        let shown = json!({ "name": "test", "in_flight": 2, "waiting": 0, "limit": 5, "rejected": 3 });
-        assert_eq!(lane(&bulkhead), shown);
     }
 }

@@ -3,9 +3,11 @@
 use http::Request;
 use http_body_util::Full;
 use mesh::mesh::Name;
+use mesh::stack::Lane;
 use serde_json::{Value, json};
 
-use crate::support::{Reply, Shop, tea};
+use crate::dashboard::observed;
+use crate::support::{Reply, Shop, post, tea, until};
 
 /// Places orders of alice until she is over her rate.
 async fn over_the_rate(shop: &Shop) -> Reply {
@@ -69,7 +71,7 @@ async fn a_request_without_a_token_or_over_the_rate_takes_no_place_and_nothing_o
     assert_eq!(rejected(), 0, "strangers have no rate");
     assert_eq!(shop.customer.place(&tea()).await.status, 201, "nor do they use up alice's");
     over_the_rate(&shop).await;
-    let places = &shop.mesh.admission(Name::Gateway).bulkhead;
+    let places = shop.mesh.admission(Name::Gateway).lane(Lane::Rest).unwrap();
     places.set_limit(0);
     let (mut over_rate, mut no_place) = (0, 0);
     for _ in 0..20 {
@@ -84,4 +86,66 @@ async fn a_request_without_a_token_or_over_the_rate_takes_no_place_and_nothing_o
     assert_eq!(stranger().await.status, 401);
     let problem: Value = shop.customer.get_as("alice", "/v1/orders/unknown").await.body;
     assert_eq!(problem["status"], 404);
+}
+
+/// The priorities with which the requests of a trace arrived at a service, once there are some.
+async fn priorities(shop: &Shop, which: &str, service: &str) -> Vec<Value> {
+    let operator = shop.operator(Name::Gateway);
+    let mut found = Vec::new();
+    until("the service's spans are there", async || {
+        let traces = operator.get(&format!("/admin/traces{which}")).await.body["traces"].clone();
+        found.clear();
+        for trace in traces.as_array().unwrap() {
+            let trace = operator.get(&format!("/admin/traces/{}", trace["id"].as_str().unwrap())).await.body;
+            let spans = trace["spans"].as_array().unwrap();
+            let arrived = spans.iter().filter(|span| span["service"] == service && span["kind"] == "server");
+            found.extend(arrived.map(|span| span["attributes"]["priority"].clone()));
+        }
+        !found.is_empty()
+    })
+    .await;
+    found
+}
+
+#[tokio::test]
+async fn an_order_arrives_at_payment_and_inventory_with_its_priority_whatever_its_header_says() {
+    let shop = Shop::open_with(observed).await;
+    let mut order = post(tea().to_string());
+    order.headers_mut().insert("x-priority", "3".parse().unwrap());
+    let placed = shop.customer.send(order).await;
+    assert_eq!(placed.status, 201);
+    let order = format!("?order={}", placed.body["id"].as_str().unwrap());
+    for service in ["gateway", "order", "payment", "inventory"] {
+        let arrived = priorities(&shop, &order, service).await;
+        assert!(arrived.iter().all(|priority| priority == "critical_plus"), "{service}: {arrived:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_of_a_stranger_stays_sheddable_whatever_its_header_says() {
+    let shop = Shop::open_with(observed).await;
+    let read = Request::get("/v1/products").header("x-priority", "0").body(Full::default()).unwrap();
+    assert_eq!(shop.customer.send(read).await.status, 200);
+    for service in ["gateway", "inventory"] {
+        let arrived = priorities(&shop, "", service).await;
+        assert!(arrived.iter().all(|priority| priority == "sheddable"), "{service}: {arrived:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_sheds_nothing_of_a_crowd_that_fits_into_its_queue() {
+    let shop = Shop::open().await;
+    let crowd = (0..64).map(|_| shop.customer.get("/v1/products"));
+    for reply in futures_util::future::join_all(crowd).await {
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    let state = shop.operator(Name::Gateway).get("/admin/state").await.body;
+    assert_eq!(state["load_shed"]["shed"]["critical_plus"], 0);
+    let metrics = shop.operator(Name::Gateway).text("/metrics").await;
+    for metric in ["resilience_load_shed_share{", "resilience_load_shed_shed_total{"] {
+        assert!(metrics.contains(metric), "{metric}\n{metrics}");
+    }
+    let inventory = shop.operator(Name::Inventory).text("/metrics").await;
+    let line = r#"resilience_concurrency_rejected_total{service="inventory",policy="inventory, reads"} 0"#;
+    assert!(inventory.lines().any(|found| found == line), "{line}\n{inventory}");
 }

@@ -24,6 +24,11 @@ async fn in_chromium_an_operator_sees_a_circuit_open_and_close_and_follows_an_or
         page.sees("[data-service=legacy] .pill.good").await;
         assert_eq!(page.count("[data-service] .pill.good").await, 7, "seven services are ready");
         page.sees("[data-circuit='order -> payment'][data-state=closed]").await;
+        page.sees("[data-limit='inventory, reads'][data-kind=adaptive]").await;
+        page.sees("[data-limit='gateway, catalogue'][data-kind=bulkhead]").await;
+        page.sees("[data-limit='orders per customer'][data-kind=rate]").await;
+        assert!(page.text("[data-limit=gateway][data-kind='load shed']").await.contains("% rejected"));
+        assert!(page.text("#shed").await.contains("0 critical plus"));
 
         page.click("#stream").await;
         page.click("[data-fault=payment-errors]").await;

@@ -7,6 +7,7 @@ use mesh::demo::books::{self, Acknowledged};
 use mesh::faults::{Plan, Strike};
 use mesh::mesh::{Config, Exit, Mesh, Name};
 use mesh::probe::probe;
+use mesh::stack::Lane;
 
 use crate::support::{Shop, tea, until};
 
@@ -23,7 +24,7 @@ async fn readiness_goes_off_first_and_requests_in_flight_are_finished() {
     order.set(Plan { hang_rate: 1.0, strike: Strike::Before, ..Plan::default() });
     let customer = shop.customer.clone();
     let placing = tokio::spawn(async move { customer.place(&tea()).await });
-    let taken_on = shop.mesh.admission(Name::Order).bulkhead.clone();
+    let taken_on = shop.mesh.admission(Name::Order).lane(Lane::Rest).unwrap().clone();
     until("the order service has accepted the request", async || taken_on.in_flight() == 1).await;
 
     let Shop { mesh, dir, customer, .. } = shop;
@@ -69,7 +70,7 @@ async fn every_service_answers_probes_on_its_own_port() {
 async fn a_service_that_is_full_says_so_and_still_answers_probes() {
     let shop = Shop::open().await;
     let gateway = shop.mesh.addr(Name::Gateway);
-    shop.mesh.admission(Name::Gateway).bulkhead.set_limit(0);
+    shop.mesh.admission(Name::Gateway).lane(Lane::Rest).unwrap().set_limit(0);
     let reply = shop.customer.place(&tea()).await;
     assert_eq!(reply.status, 503);
     assert_eq!(reply.headers["content-type"], "application/problem+json");

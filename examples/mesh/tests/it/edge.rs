@@ -140,7 +140,7 @@ async fn a_service_that_hangs_fills_the_lane_of_order_views_and_no_other() {
     // An open circuit would end the hanging of all but the first views.
     shop.mesh.gateway_clients().shipping.breaker().disable();
 
-    let views = shop.mesh.admission(Name::Gateway).lane(Lane::OrderViews).clone();
+    let views = shop.mesh.admission(Name::Gateway).lane(Lane::OrderViews).unwrap().clone();
     let mut viewing = JoinSet::new();
     // Each of those that get a place holds it for three attempts, longer than the rest may wait.
     for _ in 0..3 * views.limit() {

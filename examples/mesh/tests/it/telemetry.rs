@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use http::Request;
 use http_body_util::Full;
 use mesh::mesh::Name;
+use mesh::stack::Lane;
 use serde_json::{Value, json};
 
 use crate::dashboard::observed;
@@ -123,7 +124,7 @@ async fn the_state_of_a_service_is_its_own() {
     let shop = Shop::open_with(observed).await;
     assert_eq!(shop.customer.place(&tea()).await.status, 201);
     shop.mesh.faults(Name::Shipping).set(mesh::faults::Plan { latency_ms: 7, ..Default::default() });
-    shop.mesh.admission(Name::Shipping).bulkhead.set_limit(63);
+    shop.mesh.admission(Name::Shipping).lane(Lane::Rest).unwrap().set_limit(63);
     shop.mesh.health(Name::Shipping).drain();
     for name in Name::ALL {
         let state = shop.operator(name).get("/admin/state").await.body;
@@ -133,8 +134,15 @@ async fn the_state_of_a_service_is_its_own() {
             (&state["draining"], &state["faults"]["latency_ms"]),
             (&json!(is_shipping), &json!(if is_shipping { 7 } else { 0 }))
         );
-        let limit = if is_shipping { 63 } else { 64 };
-        let rest = json!({ "name": name.as_str(), "in_flight": 0, "waiting": 0, "limit": limit, "rejected": 0 });
+        let limit = match name {
+            Name::Payment | Name::Inventory => 12,
+            _ if is_shipping => 63,
+            _ => 64,
+        };
+        let mut rest = json!({ "name": name.as_str(), "in_flight": 0, "waiting": 0, "limit": limit, "rejected": 0 });
+        if limit == 12 {
+            rest["bounds"] = json!([12, 200]);
+        }
         assert_eq!(state["lanes"][0], rest, "{name:?}");
         let lanes = state["lanes"].as_array().unwrap().iter().map(|lane| lane["name"].as_str().unwrap());
         let lanes: Vec<_> = lanes.skip(1).map(|lane| lane.split_once(", ").unwrap().1).collect();
@@ -143,6 +151,9 @@ async fn the_state_of_a_service_is_its_own() {
             _ => &["reads"],
         };
         assert_eq!(lanes, expected, "{name:?}");
+        let is_gateway = name == Name::Gateway;
+        let rates = state["rates"].as_array().unwrap().len();
+        assert_eq!((rates, state["load_shed"].is_object()), (if is_gateway { 2 } else { 0 }, is_gateway), "{name:?}");
         let called: Vec<_> = state["dependencies"].as_array().unwrap().iter().map(|called| &called["name"]).collect();
         let expected: &[&str] = match name {
             Name::Order => &["order -> payment", "order -> inventory"],

@@ -248,6 +248,41 @@ function circuit(dependency) {
     el("td", { class: "why" }, last ? `${clock(last.at_ms)}  ${last.from} → ${last.to}: ${last.cause}` : "none yet"));
 }
 
+// === limits of the servers ===
+
+function limitRow(key, kind, use, bounds, waiting, rejected) {
+  return el("tr", { "data-limit": key, "data-kind": kind, "data-key": `${kind} ${key}` },
+    el("td", {}, key), el("td", {}, kind), el("td", {}, use), el("td", {}, bounds),
+    el("td", { class: "n" }, waiting), el("td", { class: "n" }, rejected));
+}
+
+/** A lane: a bulkhead, whose limit is chosen, or an adaptive limit, whose limit moves in its bounds. */
+function lane({ name, in_flight, waiting, limit, rejected, bounds }) {
+  return limitRow(name, bounds ? "adaptive" : "bulkhead", [bar(in_flight, limit), `${in_flight} of ${limit}`],
+    bounds ? `${bounds[0]} to ${bounds[1]}` : "", bounds ? "" : waiting, rejected);
+}
+
+function customersRate({ name, per_second, burst, customers, untracked, rejected }) {
+  const others = untracked > 0 ? `, ${untracked} requests of customers without a bucket` : "";
+  return limitRow(`${name} per customer`, "rate", `${customers} customers${others}`, `${per_second} a second, ${burst} at once`, "", rejected);
+}
+
+function loadShed(service, { share, shed, too_late, levels }) {
+  const total = Object.values(shed).reduce((sum, count) => sum + count, too_late);
+  const loads = Object.entries(levels).map(([monitor, level]) => `${monitor.replaceAll("_", " ")} ${fixed(level, 2)}`);
+  return limitRow(service, "load shed", [bar(share, 1, (part) => part > 0), `${fixed(100 * share)} % rejected`], loads.join(", "), "", total);
+}
+
+function limits(services) {
+  const shown = services.filter(({ state }) => state);
+  fill($("limits"), shown.flatMap(({ name, state }) => [
+    ...(state.load_shed ? [loadShed(name, state.load_shed)] : []),
+    ...state.rates.map(customersRate), ...state.lanes.map(lane),
+  ]));
+  const shed = shown.flatMap(({ state }) => Object.entries(state.load_shed?.shed ?? {}));
+  $("shed").textContent = `shed: ${shed.map(([word, count]) => `${count} ${word.replaceAll("_", " ")}`).join(", ")}`;
+}
+
 // === sagas, and one order with its trace ===
 
 let followed = null;
@@ -331,6 +366,7 @@ async function show(state) {
   fill($("services"), state.services.map(service));
   const circuits = state.services.flatMap(({ state }) => state?.dependencies ?? []);
   fill($("circuits"), circuits.map(circuit));
+  limits(state.services);
   if (state.sagas) {
     const { running, compensating, stuck, sagas } = state.sagas;
     $("saga-counts").textContent = `${running} running, ${compensating} compensating, ${stuck} stuck`;
