@@ -1,18 +1,19 @@
 //! How many requests a server takes on: the handles of its server stack.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod shed;
+
 use std::time::Duration;
 
 use buttress::bulkhead::QueuedLayer;
-use buttress::load_shed::{Monitor, QueueDelay, SchedulerDelay, monitor_fn};
 use buttress::metrics::Exporter;
-use buttress::policy::Criticality;
 use buttress_http::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::customers::CustomerRate;
 use super::{InvalidConfig, ORDER_VIEWS, READS};
 use crate::launch::Name;
+use shed::Shedding;
+pub(crate) use shed::word;
 
 /// Number of reads that wait for a place of their lane, and how long at most. A read takes a few
 /// milliseconds, so even the last in the queue is answered in a fraction of a second. Without the
@@ -33,14 +34,6 @@ const REST: usize = 64;
 /// replicas.
 const ADAPTIVE_READS: (usize, usize) = (READS + ORDER_VIEWS + READS, 400);
 const ADAPTIVE_REST: (usize, usize) = (12, 200);
-
-/// How late the gateway polls its tasks before it sheds load: longer than a busy neighbour on the
-/// machine causes, and for long enough that a burst is over by then.
-const LATE: Duration = Duration::from_millis(50);
-const LATE_FOR: Duration = Duration::from_millis(500);
-
-/// How full the lane of reads with the longest queue may be before load is shed.
-const CROWDED: f64 = 0.9;
 
 /// Requests that share places, because they wait for the same. Of the gateway's routes, those that
 /// call the same services are one lane.
@@ -85,7 +78,7 @@ pub struct Admission {
     lanes: Vec<(Lane, Places)>,
     /// The rates of each customer. Only the gateway knows who they are.
     rates: Vec<(Rate, CustomerRate)>,
-    shed: Option<(LoadShed, Scheduler)>,
+    shed: Option<Shedding>,
     /// Longer than any caller's timeout, so that it only ends requests whose caller is gone.
     pub timeout: Duration,
 }
@@ -123,27 +116,9 @@ impl Admission {
         if name == Name::Gateway {
             let [orders, requests] = CustomerRate::all(orders_per_second)?;
             all.rates = vec![(Rate::Orders, orders), (Rate::Requests, requests)];
-            all.shed = Some(all.shed(of)?);
+            all.shed = Some(Shedding::new(of, all.bulkheads().skip(1).cloned().collect())?);
         }
         Ok(all)
-    }
-
-    /// Rejects the least important requests of the gateway while it cannot keep up. Reads go before
-    /// orders, by the priorities of the routes.
-    ///
-    /// The lane of orders is no monitor: orders that wait for a slow payment fill it, and to refuse
-    /// the catalogue would help neither. A queue of reads that is nearly full is one, since only
-    /// more reads than the gateway can serve fill it.
-    fn shed(&self, name: &'static str) -> Result<(LoadShed, Scheduler), InvalidConfig> {
-        let scheduler = Scheduler::default();
-        let queued: Vec<_> = self.bulkheads().skip(1).cloned().collect();
-        let crowd = move || {
-            let full =
-                |lane: &Bulkhead| (lane.in_flight() + lane.waiting()) as f64 / (lane.limit() + READS_QUEUED) as f64;
-            queued.iter().map(full).fold(0.0, f64::max)
-        };
-        let builder = LoadShed::builder(name).monitor(scheduler.clone());
-        Ok((builder.monitor_at(CROWDED, monitor_fn("crowd", crowd)).build()?, scheduler))
     }
 
     /// The bulkhead of a lane. `None` if the lane has an adaptive limit, or does not exist.
@@ -177,7 +152,7 @@ impl Admission {
 
     /// What sheds load. Only the gateway has it.
     pub fn shedding(&self) -> Option<&LoadShed> {
-        self.shed.as_ref().map(|(shed, _)| shed)
+        self.shed.as_ref().map(Shedding::handle)
     }
 
     pub(super) fn rate(&self, rate: Rate) -> Option<&CustomerRate> {
@@ -208,8 +183,8 @@ impl Admission {
 
     /// Watches the current runtime, which is new after each start of the service.
     pub(super) fn watch_scheduler(&self) {
-        if let (Some((_, scheduler)), Ok(delay)) = (&self.shed, QueueDelay::new(LATE, LATE_FOR)) {
-            scheduler.watch(SchedulerDelay::watch(delay));
+        if let Some(shed) = &self.shed {
+            shed.watch_scheduler();
         }
     }
 
@@ -218,7 +193,7 @@ impl Admission {
         self.bulkheads().for_each(|bulkhead| exporter.add(bulkhead));
         self.limits().for_each(|limit| exporter.add(limit));
         self.rates().for_each(|rate| rate.export(exporter));
-        self.shedding().into_iter().for_each(|shed| exporter.add(shed));
+        self.shed.iter().for_each(|shed| shed.export(exporter));
     }
 
     /// The lanes as JSON, for the dashboard. One with `bounds` has an adaptive limit.
@@ -248,46 +223,7 @@ impl Admission {
 
     /// What is shed as JSON: the share of the requests, and their number by class since the start.
     pub(crate) fn describe_shed(&self) -> Option<Value> {
-        let shed = self.shedding()?;
-        let by_class = Criticality::ALL.map(|class| (word(class).to_owned(), json!(shed.shed(class))));
-        let levels = shed.levels().into_iter().map(|(monitor, level)| (monitor.to_owned(), json!(level)));
-        Some(json!({
-            "share": shed.share(),
-            "shed": Map::from_iter(by_class),
-            "too_late": shed.too_late(),
-            "levels": Map::from_iter(levels),
-        }))
-    }
-}
-
-/// A class of priorities, as the metrics name it.
-pub(crate) fn word(class: Criticality) -> &'static str {
-    match class {
-        Criticality::CriticalPlus => "critical_plus",
-        Criticality::Critical => "critical",
-        Criticality::SheddablePlus => "sheddable_plus",
-        Criticality::Sheddable => "sheddable",
-    }
-}
-
-/// The delay of the runtime that the service runs on now. The handles of a service survive its
-/// crash, and its runtime does not.
-#[derive(Clone, Debug, Default)]
-struct Scheduler(Arc<Mutex<Option<SchedulerDelay>>>);
-
-impl Scheduler {
-    fn watch(&self, delay: SchedulerDelay) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(delay);
-    }
-}
-
-impl Monitor for Scheduler {
-    fn name(&self) -> &'static str {
-        "scheduler_delay"
-    }
-
-    fn level(&self) -> f64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0.0, Monitor::level)
+        self.shed.as_ref().map(Shedding::describe)
     }
 }
 
