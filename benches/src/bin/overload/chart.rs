@@ -8,8 +8,9 @@ use anyhow::Context;
 
 use crate::arm::{ARMS, Arm, DEFAULT, Limiter};
 use crate::ours::Static;
-use crate::scenario::{SCENARIOS, Scenario};
-use crate::simulation::{self, BIN, Run};
+use crate::priorities::BY_PRIORITY;
+use crate::scenario::{BY_CLASS, SCENARIOS, Scenario};
+use crate::simulation::{self, BIN, Class, Run};
 use crate::study::best_static;
 
 /// The files and the parts of their scenarios' names.
@@ -20,6 +21,9 @@ const CHARTS: [(&str, &str); 5] = [
     ("overload-cold", "cold start"),
     ("overload-streams", "streams"),
 ];
+
+/// Part of the name of the scenario for the chart by class.
+const CLASSES_IN: &str = "half of the workers";
 
 const WIDTH: f64 = 860.0;
 const PANEL: f64 = 150.0;
@@ -41,7 +45,10 @@ pub(crate) fn write_all(folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(file).with_extension("svg");
         fs::write(&path, chart).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    let scenario = BY_CLASS.iter().find(|scenario| scenario.name.contains(CLASSES_IN));
+    let chart = chart_by_class(scenario.with_context(|| format!("no scenario is called {CLASSES_IN}"))?);
+    let path = folder.join("overload-classes.svg");
+    fs::write(&path, chart).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn chart(scenario: &Scenario) -> String {
@@ -68,21 +75,54 @@ fn chart(scenario: &Scenario) -> String {
     let most = 1.2 * lines[2].run.bins.iter().map(|bin| bin.limit).max().unwrap_or(1) as f64;
     let slow = 4.0 * p99(&lines[2].run, 0..lines[2].run.bins.len());
 
-    let height = TOP + 3.0 * (PANEL + 40.0);
+    let mut svg = head(&lines, 3);
+    panel(&mut svg, 0, "answers in time, share of the nominal capacity", 1.2, scenario.lasts, &lines, good);
+    panel(&mut svg, 1, "p99 of admitted calls, ms", slow, scenario.lasts, &lines, p99);
+    panel(&mut svg, 2, "limit", most, scenario.lasts, &lines, limit);
+    svg + "</svg>\n"
+}
+
+/// Draws the served share of the classes, for the arms without and with priorities and the queue.
+fn chart_by_class(scenario: &Scenario) -> String {
+    let arms = [(0, "#999999"), (1, "#c1272d"), (2, "#222222"), (5, "#1f77b4")];
+    let lines = arms.map(|(arm, color)| {
+        let Arm { name, make } = BY_PRIORITY[arm];
+        Line { name: name.to_owned(), color, run: simulation::run(scenario, &mut *make(1), 1) }
+    });
+    let mut svg = head(&lines, 3);
+    for (index, (class, name)) in [(0, "CriticalPlus"), (1, "Critical"), (3, "Sheddable")].into_iter().enumerate() {
+        let served = |run: &Run, bins: std::ops::Range<usize>| {
+            let classes = run.bins[bins].iter().map(|bin| bin.classes[class]);
+            let sum = classes.reduce(|a, b| Class { ended: a.ended + b.ended, good: a.good + b.good });
+            sum.and_then(Class::served).unwrap_or(f64::NAN)
+        };
+        panel(
+            &mut svg,
+            index,
+            &format!("{name}: share of the calls that is served"),
+            1.0,
+            scenario.lasts,
+            &lines,
+            served,
+        );
+    }
+    svg + "</svg>\n"
+}
+
+/// Begins a picture, with the names of the lines.
+fn head(lines: &[Line], panels: usize) -> String {
+    let height = TOP + panels as f64 * (PANEL + 40.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
     let mut x = LEFT;
-    for Line { name, color, .. } in &lines {
+    for Line { name, color, .. } in lines {
         let _ = writeln!(svg, "<rect x=\"{x}\" y=\"14\" width=\"14\" height=\"4\" fill=\"{color}\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{name}</text>", x + 18.0);
         x += 40.0 + 6.6 * name.len() as f64;
     }
-    panel(&mut svg, 0, "answers in time, share of the nominal capacity", 1.2, scenario.lasts, &lines, good);
-    panel(&mut svg, 1, "p99 of admitted calls, ms", slow, scenario.lasts, &lines, p99);
-    panel(&mut svg, 2, "limit", most, scenario.lasts, &lines, limit);
-    svg + "</svg>\n"
+    svg
 }
 
 /// Draws a panel with one line for each run.
@@ -130,5 +170,6 @@ mod tests {
         for (_, name) in CHARTS {
             assert!(SCENARIOS.iter().any(|scenario| scenario.name.contains(name)), "{name}");
         }
+        assert!(BY_CLASS.iter().any(|scenario| scenario.name.contains(CLASSES_IN)));
     }
 }

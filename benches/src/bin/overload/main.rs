@@ -57,10 +57,10 @@ fn main() -> anyhow::Result<()> {
     let studies = Study::all(&chosen, seeds);
     print!("{}", report::tables(&studies));
     if let Some(path) = json {
-        report::write_json(&studies, &path)?;
+        report::write_json(&studies, &by_class, &path)?;
     }
     if let Some(folder) = docs {
-        report::write_page(&studies, &folder.join("overload.md"))?;
+        report::write_page(&studies, &by_class, &folder.join("overload.md"))?;
         chart::write_all(&folder)?;
     }
     Ok(())

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::by_class::{self, ByClass};
 use crate::study::{Outcome, Study};
 
 const BEGIN: &str = "<!-- overload tables -->\n";
+const BEGIN_BY_CLASS: &str = "<!-- priority tables -->\n";
 const END: &str = "<!-- end -->\n";
 
 /// A table: its title, and the text of a cell.
@@ -61,16 +63,22 @@ fn seconds(time: &f64) -> String {
     if time.is_finite() { format!("{time:.1}") } else { "–".to_owned() }
 }
 
-pub(crate) fn write_json(studies: &[Study], path: &Path) -> anyhow::Result<()> {
-    fs::write(path, serde_json::to_string_pretty(studies)? + "\n")?;
+pub(crate) fn write_json(studies: &[Study], by_class: &[ByClass], path: &Path) -> anyhow::Result<()> {
+    fs::write(path, serde_json::to_string_pretty(&(studies, by_class))? + "\n")?;
     Ok(())
 }
 
 /// Replaces the tables in a page.
-pub(crate) fn write_page(studies: &[Study], path: &Path) -> anyhow::Result<()> {
+pub(crate) fn write_page(studies: &[Study], by_class: &[ByClass], path: &Path) -> anyhow::Result<()> {
     let page = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{} has no {BEGIN}", path.display()))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{} has no {END}", path.display()))?;
-    let page = format!("{before}{BEGIN}\n{}\n{END}{after}", tables(studies).trim_end());
+    let page = replace(&page, BEGIN, &tables(studies))?;
+    let page = replace(&page, BEGIN_BY_CLASS, &by_class::tables(by_class))?;
     fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Replaces what is between `begin` and the next end.
+fn replace(page: &str, begin: &str, tables: &str) -> anyhow::Result<String> {
+    let (before, rest) = page.split_once(begin).with_context(|| format!("the page has no {begin}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("the page has no {END} after {begin}"))?;
+    Ok(format!("{before}{begin}\n{}\n{END}{after}", tables.trim_end()))
 }

@@ -20,7 +20,6 @@ pub(crate) struct Run {
     pub(crate) rejected: u64,
     /// Answers within the patience of their callers.
     pub(crate) good: u64,
-    /// The calls of each class, and the answers to them within the patience of their callers.
     pub(crate) classes: [Class; 4],
     /// Per bin: answers in time by the time of the answer, and the limit at its end.
     pub(crate) bins: Vec<Bin>,
@@ -29,18 +28,25 @@ pub(crate) struct Run {
     latencies: Vec<(u32, f32)>,
 }
 
+/// The calls of a class of priority.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Class {
-    pub(crate) arrived: u64,
+    /// Calls that were answered, rejected, or left by their caller.
+    pub(crate) ended: u64,
     pub(crate) good: u64,
+}
+
+impl Class {
+    /// Returns the share of the calls that was answered in time; `None` without calls.
+    pub(crate) fn served(self) -> Option<f64> {
+        (self.ended > 0).then(|| self.good as f64 / self.ended as f64)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bin {
     pub(crate) good: u32,
-    /// The calls that arrived, and the answers in time, by class.
-    pub(crate) arrived: [u32; 4],
-    pub(crate) served: [u32; 4],
+    pub(crate) classes: [Class; 4],
     pub(crate) limit: usize,
 }
 
@@ -189,11 +195,7 @@ impl Simulation<'_> {
 
     fn arrive(&mut self, now: Duration) {
         let class = self.class();
-        if let Some(bin) = self.bin(now) {
-            self.run.arrived += 1;
-            self.run.classes[class as usize].arrived += 1;
-            self.run.bins[bin].arrived[class as usize] += 1;
-        }
+        self.run.arrived += u64::from(now >= self.begin);
         let id = self.free.pop().unwrap_or(self.calls.len());
         let admission = self.limiter.admit(now, id, class.into());
         if let (Some(bin), Some(limit)) = (self.bin(now), self.limiter.limit()) {
@@ -207,7 +209,7 @@ impl Simulation<'_> {
         }
         if admission == Admission::Rejected || admission == Admission::Unsent {
             self.free.push(id);
-            return self.reject(now, admission == Admission::Rejected);
+            return self.reject(now, class, admission == Admission::Rejected);
         }
         self.patience.push_back((now + self.scenario.mean * PATIENCE, id));
         if !is_queued {
@@ -227,7 +229,8 @@ impl Simulation<'_> {
         *found.map_or(&Criticality::Sheddable, |(class, _)| class)
     }
 
-    fn reject(&mut self, now: Duration, by_server: bool) {
+    fn reject(&mut self, now: Duration, class: Criticality, by_server: bool) {
+        self.ended(now, class, false);
         self.run.rejected += u64::from(now >= self.begin);
         if by_server && !self.scenario.rejection.is_zero() {
             self.rejections += 1;
@@ -244,9 +247,10 @@ impl Simulation<'_> {
             return self.serve(now);
         }
         call.waits = false;
+        let class = call.class;
         self.limiter.end(now, id, false);
         self.close(id);
-        self.reject(now, true);
+        self.reject(now, class, true);
     }
 
     /// Gives the first calls in the queue to workers, also those whose caller has left: a server
@@ -314,13 +318,21 @@ impl Simulation<'_> {
 
     /// Counts a call that was answered in time, or not.
     fn answered(&mut self, now: Duration, id: usize, latency: Duration, in_time: bool) {
+        self.ended(now, self.calls[id].class, in_time);
         if let Some(bin) = self.bin(now) {
             self.run.good += u64::from(in_time);
             self.run.bins[bin].good += u32::from(in_time);
-            let class = self.calls[id].class as usize;
-            self.run.classes[class].good += u64::from(in_time);
-            self.run.bins[bin].served[class] += u32::from(in_time);
             self.run.latencies.push((bin as u32, latency.as_secs_f32()));
+        }
+    }
+
+    /// Counts a call of a class that was answered in time, or not, or was rejected.
+    fn ended(&mut self, now: Duration, class: Criticality, in_time: bool) {
+        if let Some(bin) = self.bin(now) {
+            for classes in [&mut self.run.classes, &mut self.run.bins[bin].classes] {
+                classes[class as usize].ended += 1;
+                classes[class as usize].good += u64::from(in_time);
+            }
         }
     }
 

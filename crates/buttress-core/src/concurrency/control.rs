@@ -290,10 +290,11 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     }
 }
 
-/// Returns the places that a class keeps. Of a small limit they are a little more, up to 4: chance
-/// takes a few places whatever the limit is.
+/// Returns the places that a class keeps. Whatever the limit is, chance takes 10 places once in
+/// 1,000 calls, if important calls need half of the capacity. A small limit keeps less than that,
+/// or the limit would have to be a multiple of what the backend can do.
 fn kept(step: f64, limit: f64) -> u32 {
-    if step > 0.0 { (limit * step).max(limit.min(12.0) * 0.3).ceil() as u32 } else { 0 }
+    if step > 0.0 { (limit * step).max((limit * 0.3).min(10.0)).ceil() as u32 } else { 0 }
 }
 
 /// Locks a mutex if it is free, and ignores poisoning: an algorithm that panicked keeps its state.
