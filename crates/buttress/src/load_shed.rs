@@ -44,6 +44,7 @@
 //! | [`SchedulerDelay`] | how late tasks of the runtime are polled, by CoDel | above 20 ms for 100 ms |
 //! | [`QueueDelay`] | how long calls have waited elsewhere, by CoDel: [`waited_by`](LoadShedLayer::waited_by) | as configured |
 //! | [`Bulkhead`](crate::Bulkhead) | calls in flight and in its queue | all places are taken |
+//! | [`AdaptiveLimit`](crate::AdaptiveLimit) | calls that wait for a response | as many as the limit allows |
 //! | [`SystemLoad`] | processor, processor pressure, memory, from cgroups or `/proc` | all of it is used |
 //! | [`monitor_fn`], [`Monitor`] | what you like | as you say |
 //!
