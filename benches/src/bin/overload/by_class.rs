@@ -107,8 +107,8 @@ mod tests {
             assert!(row.goodput >= 0.95 && row.p99 <= 1.5, "{load}x: {row:?}");
             let [_, second, _, last] = row.served.map(Option::unwrap_or_default);
             assert!(second > last && second < 1.0, "{load}x: {row:?}");
-            // The target of 99.9 % is reached by the scenarios of the page. This server is half as fast,
-            // and has 99.88 % at 10 times its capacity.
+            // The target of 99.9 % is reached by the scenarios of the page. This server is half as
+            // fast, and has 99.88 % at 10 times its capacity.
             let runs = (0..3).map(|seed| simulation::run(&scenario, &mut *(DEFAULT.make)(seed), seed).classes[0]);
             let all = runs.reduce(|a, b| Class { ended: a.ended + b.ended, good: a.good + b.good });
             let first = all.and_then(Class::served).unwrap_or_default();

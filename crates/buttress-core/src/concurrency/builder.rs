@@ -124,12 +124,12 @@ impl<A: LimitAlgorithm, C: Clock> Builder<A, C> {
     /// less important ones while the limit rejects calls: 0 to 0.3, in which 0 treats all classes
     /// alike. By default 0.2. Of a limit below 50 it is up to 10 places, or 0.3 if that is less.
     ///
-    /// Only classes that had calls in the last 10 seconds keep places. With a limit of 100 and calls
-    /// of three classes, the most important ones may take all places, the next ones 80, and the last
-    /// ones 60. This is trunk reservation, as in telephone networks: while
-    /// important calls need half of what the backend can do, they find 10 kept places taken once in
-    /// 1,000 calls (0.5^10). With fewer calls in flight the latency is smaller, so the limit grows,
-    /// and no capacity is unused, unless the largest limit is too small.
+    /// Only classes that had calls in the last 10 seconds keep places. With a limit of 100 and
+    /// calls of three classes, the most important ones may take all places, the next ones 80, and
+    /// the last ones 60. This is trunk reservation, as in telephone networks: while important calls
+    /// need half of what the backend can do, they find 10 kept places taken once in 1,000 calls
+    /// (0.5^10). With fewer calls in flight the latency is smaller, so the limit grows, and no
+    /// capacity is unused, unless the largest limit is too small.
     ///
     /// Calls that wait for a place (backpressure) are admitted in the order in which they came.
     ///

@@ -30,8 +30,8 @@ pub(super) struct Shedding {
 
 impl Shedding {
     /// `reads` are the lanes with a queue. The lane of orders is no monitor: orders that wait for a
-    /// slow payment fill it, and to refuse the catalogue would help neither. A queue of reads that is
-    /// nearly full is one, since only more reads than the gateway can serve fill it.
+    /// slow payment fill it, and to refuse the catalogue would help neither. A queue of reads that
+    /// is nearly full is one, since only more reads than the gateway can serve fill it.
     pub(super) fn new(name: &'static str, reads: Vec<Bulkhead>) -> Result<Self, InvalidConfig> {
         let scheduler = Scheduler::default();
         let crowd = move || {
