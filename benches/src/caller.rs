@@ -109,6 +109,8 @@ fn wait<F: Future>(future: F) -> F::Output {
 
 // === repeating calls ===
 
+/// On cache lines of its own: two workers write to theirs with every call.
+#[repr(align(128))]
 struct Repeat<C, T> {
     caller: C,
     number: u32,

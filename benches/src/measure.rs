@@ -167,10 +167,23 @@ fn rate(worker: &mut Worker, chunk: u64, window: Duration) -> f64 {
 }
 
 /// Calls per second of two threads together. Each is counted only while both run.
+///
+/// Both are new threads, which use different shards, as the workers of a server do that start one
+/// after the other. This thread and a new one would use the same shard in one of so many
+/// measurements as there are shards.
 fn rate_of_two(a: &mut Worker, b: &mut Worker, chunk: u64, window: Duration) -> f64 {
     let start = Barrier::new(2);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            within_runtime(|| {
+                a(1_000);
+                start.wait();
+                let rate = rate(a, chunk, window);
+                stop.store(true, Ordering::Relaxed);
+                rate
+            })
+        });
         let other = scope.spawn(|| {
             within_runtime(|| {
                 b(1_000);
@@ -184,10 +197,7 @@ fn rate_of_two(a: &mut Worker, b: &mut Worker, chunk: u64, window: Duration) -> 
                 calls as f64 / began.elapsed().as_secs_f64()
             })
         });
-        start.wait();
-        let mine = rate(a, chunk, window);
-        stop.store(true, Ordering::Relaxed);
-        mine + other.join().expect("the second worker panicked")
+        one.join().expect("the first worker panicked") + other.join().expect("the second worker panicked")
     })
 }
 
