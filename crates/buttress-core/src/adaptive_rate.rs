@@ -26,7 +26,7 @@ use crate::label::Labels;
 use crate::policy::{Idle, Permit, Policy, Schedule, Scheduled};
 use crate::report::{Metric, Report, Sink};
 use crate::shard::{Counter, Sharded, Ticket, shards};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
 use crate::{Class, Clock, Name, Outcome, Reason, Rejection};
 use cubic::{Cubic, Meter};
 use std::time::{Duration, Instant};
@@ -248,15 +248,6 @@ impl State {
     fn unseen(&self) -> u64 {
         let all = self.responses.sum();
         all.saturating_sub(self.seen.swap(all, Ordering::Relaxed))
-    }
-}
-
-fn try_lock(control: &Mutex<Control>) -> Option<MutexGuard<'_, Control>> {
-    match control.try_lock() {
-        Ok(control) => Some(control),
-        // No state is left half-changed by a panic.
-        Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(std::sync::TryLockError::WouldBlock) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pauses between the attempts of a call.
 
+use crate::timeline::nanos;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -290,11 +291,6 @@ impl Pauses {
 fn uniform(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
     let (low, high) = (nanos(low), nanos(high));
     Duration::from_nanos(if low >= high { low } else { rng.u64(low..=high) })
-}
-
-/// Returns the nanoseconds, limited to `u64::MAX`, which are 584 years.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(all(test, not(loom)))]

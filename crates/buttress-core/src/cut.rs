@@ -10,7 +10,7 @@
 
 use crate::Priority;
 use crate::draws::Draws;
-use crate::sync::{AtomicU32, Mutex, Ordering};
+use crate::sync::{AtomicU32, Mutex, Ordering, try_lock};
 
 #[cfg(not(loom))]
 const RANKS: usize = Priority::RANKS;
@@ -73,7 +73,7 @@ impl Cut {
     /// another thread does it.
     #[cold]
     pub(crate) fn set(&self, p: f64, intervals: u64) {
-        let Ok(mut seen) = self.seen.try_lock() else { return };
+        let Some(mut seen) = try_lock(&self.seen) else { return };
         let decay = DECAY.powi(i32::try_from(intervals).unwrap_or(i32::MAX));
         for (rank, seen) in seen.iter_mut().enumerate() {
             let shards = self.arrived.iter().skip(rank).step_by(RANKS);

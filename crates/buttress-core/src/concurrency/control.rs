@@ -7,11 +7,10 @@ use crate::Clock;
 use crate::bulkhead::Bulkhead;
 use crate::label::Labels;
 use crate::shard::Counter;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
-use crate::timeline::MAX_CLOCK_SKEW;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock, try_lock};
+use crate::timeline::{MAX_CLOCK_SKEW, nanos};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::TryLockError,
     time::{Duration, Instant},
 };
 
@@ -115,7 +114,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     /// Returns the time of `now`.
     #[inline]
     pub(super) fn nanos(&self, now: Instant) -> u64 {
-        (as_nanos(now.saturating_duration_since(self.origin)) & !1).saturating_add(4)
+        (nanos(now.saturating_duration_since(self.origin)) & !1).saturating_add(4)
     }
 
     /// Ends the window if it is over, unless another thread is about to.
@@ -130,7 +129,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     #[inline]
     fn is_over(&self, now: u64) -> bool {
         let end = self.window_end.load(Ordering::Relaxed);
-        now >= end || end - now > as_nanos(MAX_WINDOW) + MAX_CLOCK_SKEW
+        now >= end || end - now > nanos(MAX_WINDOW) + MAX_CLOCK_SKEW
     }
 
     #[cold]
@@ -145,7 +144,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
     }
 
     fn update(&self, control: &mut Control<A>, now: u64) {
-        let length = as_nanos(self.settings.window);
+        let length = nanos(self.settings.window);
         if control.began == 0 || now < control.began {
             if control.began > 0 {
                 // What was measured before the clock was set back has no length.
@@ -168,7 +167,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
         self.set_places(control);
         control.last = Some(decision);
         control.decisions[decision as usize] += 1;
-        let next = length.max(summary.mean().saturating_mul(2)).min(as_nanos(MAX_WINDOW).max(length));
+        let next = length.max(summary.mean().saturating_mul(2)).min(nanos(MAX_WINDOW).max(length));
         let rejected = self.rejected.sum();
         self.classes.set_contended(rejected != control.rejected);
         (control.began, control.rejected) = (now, rejected);
@@ -295,17 +294,4 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
 /// or the limit would have to be a multiple of what the backend can do.
 fn kept(step: f64, limit: f64) -> u32 {
     if step > 0.0 { (limit * step).max((limit * 0.3).min(10.0)).ceil() as u32 } else { 0 }
-}
-
-/// Locks a mutex if it is free, and ignores poisoning: an algorithm that panicked keeps its state.
-fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
-}
-
-fn as_nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, try_lock};
 use std::time::Duration;
 
 /// Four buckets for each power of two of microseconds, up to two days.
@@ -41,7 +41,7 @@ impl Times {
 
     /// Computes the median after `steps`. Does nothing while another thread does it.
     pub(super) fn refresh(&self, steps: u64) {
-        let Ok(mut seen) = self.seen.try_lock() else { return };
+        let Some(mut seen) = try_lock(&self.seen) else { return };
         let decay = DECAY.powi(i32::try_from(steps).unwrap_or(i32::MAX));
         let mut total = 0.0;
         for (seen, arrived) in seen.iter_mut().zip(&self.arrived) {
