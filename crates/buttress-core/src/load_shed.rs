@@ -16,7 +16,7 @@
 //!
 //! A call whose deadline cannot be met is rejected at any level: if it is over, or if less time is
 //! left than the median of the last calls took. Every tenth of the latter is admitted, or an
-//! estimate from before a recovery would stay for ever.
+//! estimate from before a recovery would never be replaced.
 //!
 //! # Tenants
 //!
@@ -116,7 +116,7 @@ impl<C> Clone for LoadShed<C> {
     }
 }
 
-/// What a [`LoadShed`] is told of a call, apart from its [context](CallContext).
+/// What a [`LoadShed`] uses of a call, apart from its [context](CallContext).
 ///
 /// ```
 /// use buttress_core::{ManualClock, load_shed::{Call, LoadShed}};

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 /// than the target. A cheap handle; clones share the state.
 ///
 /// A burst makes some wait long, but its queue is soon empty and the next one does not wait. A
-/// queue that is never empty delays everything and helps nobody. So CoDel looks at the shortest
-/// wait.
+/// queue that is never empty delays every call and serves none faster. So CoDel looks at the
+/// shortest wait.
 ///
 /// The level is the last wait in parts of the target; below 1 until the interval is over, and at
 /// least 1 after. Without a wait for two intervals it is 0.

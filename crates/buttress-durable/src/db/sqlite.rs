@@ -70,7 +70,7 @@ impl Database for Sqlite {
     const ABORTS: bool = false;
     // A statement waits for other processes only, and no longer than the busy timeout.
     const LIMIT: Option<Duration> = None;
-    // PASSIVE waits for nobody and blocks nobody:
+    // PASSIVE neither waits for nor blocks other connections:
     // https://sqlite.org/pragma.html#pragma_wal_checkpoint
     const CHECKPOINT: Option<&'static str> = Some("PRAGMA wal_checkpoint(PASSIVE)");
     const SERVER_TIME: Option<&'static str> = None;
