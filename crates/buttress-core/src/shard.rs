@@ -59,9 +59,11 @@ const ORIGIN: usize = usize::MAX;
 
 type Homes<T> = Box<[OnceLock<Arc<Home<T>>>]>;
 
-/// A ticket's data, padded so that with the counts of its `Arc` it is 128 bytes long: two cache
-/// lines, because the adjacent-line prefetcher loads lines in pairs. The padding separates two
-/// counts as an alignment of 128 would, with half of the memory.
+/// A ticket's data. The alignment puts the counts of its `Arc`, which every call writes, on a cache
+/// line of their own, and the data on the next one. Padding without alignment does not suffice: the
+/// counts of the first slot then share a line with the end of whatever was allocated before it,
+/// which is often the state itself, and that is read by every call of every thread.
+#[repr(align(64))]
 struct Slot<T> {
     value: Arc<T>,
     shard: usize,
@@ -69,7 +71,6 @@ struct Slot<T> {
     lane: Option<usize>,
     /// Made when the first ticket of a lane is taken.
     lanes: OnceLock<Lanes<T>>,
-    _apart: [u64; 8],
 }
 
 /// Number of lanes of a shard.
@@ -120,7 +121,7 @@ impl<T> Sharded<T> {
 
 impl<T> Slot<T> {
     fn new(value: Arc<T>, shard: usize, lane: Option<usize>) -> Self {
-        Self { value, shard, lane, lanes: OnceLock::new(), _apart: [0; 8] }
+        Self { value, shard, lane, lanes: OnceLock::new() }
     }
 
     /// Takes a ticket of a lane of a slot that is in no lane itself.
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!((plain.lane(), laned.lane(), plain.again_in(3).lane()), (None, Some(2), Some(3)));
         assert_eq!((*laned, laned.shard()), ("value", plain.shard()));
         assert_eq!(laned.again().lane(), Some(2));
-        assert!(size_of::<Slot<u8>>() == 112, "128 bytes with the counts of its `Arc`");
+        assert_eq!((size_of::<Slot<u8>>(), align_of::<Slot<u8>>()), (64, 64), "128 bytes with the counts of its `Arc`");
     }
 
     #[test]
