@@ -4,6 +4,7 @@ mod browser;
 mod check;
 mod debian;
 mod deny;
+mod fuzz;
 mod mutants;
 mod postgres;
 mod run;
@@ -24,6 +25,8 @@ usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
        cargo xtask overload [--docs FOLDER] [--scenario NAME] [--seeds N]
                                                adaptive limits under overload, simulated: ours and the peers'
+       cargo xtask fuzz [--seconds N] [TARGET...]
+                                               what input from strangers does, found by libFuzzer
        cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours
        cargo xtask soak [--minutes N] [--seed N] [--stack sqlite|postgres] [--kafka mock] [TROUBLE...]
                                                the example mesh under one trouble after another";
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
             let overload = ["run", "--quiet", "--release", "--package", "buttress-bench", "--bin", "overload", "--"];
             run(cargo(overload).args(rest))
         }
+        Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"mutants", rest)) => mutants::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
         Some((&("--help" | "-h" | "help"), _)) => {

@@ -214,6 +214,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_stays_the_same_however_often_an_event_is_read_and_written() {
+        let number = "188888888888888888888888888888888888888888888888888888888888888888888888888.5e3";
+        let data: serde_json::Value = serde_json::from_str(number).unwrap();
+        let event = DomainEvent::new("OrderCreated", "order-7", Timestamp::from_millis(5), &data).unwrap();
+        let read = DomainEvent::from_bytes(&event.to_bytes().unwrap()).unwrap();
+        assert_eq!(read, event, "one digit in the last place was lost with each reading");
+        assert_eq!(data.as_f64(), number.parse().ok());
+    }
+
+    #[test]
     fn an_event_survives_the_wire() {
         let event = event().with_schema_version(3).with_trace(TraceContext::new(PARENT, Some("a=b")).unwrap());
         assert_eq!(DomainEvent::from_bytes(&event.to_bytes().unwrap()).unwrap(), event);
