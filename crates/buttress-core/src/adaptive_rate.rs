@@ -27,6 +27,7 @@ use crate::policy::{Idle, Permit, Policy, Schedule, Scheduled};
 use crate::report::{Metric, Report, Sink};
 use crate::shard::{Counter, Sharded, Ticket, shards};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
+use crate::timeline::MAX_CLOCK_SKEW;
 use crate::{Class, Clock, Name, Outcome, Reason, Rejection};
 use cubic::{Cubic, Meter};
 use std::time::{Duration, Instant};
@@ -82,7 +83,14 @@ struct Control {
     filled_at: f64,
     /// The number of the last token that was taken.
     taken: u64,
+    /// The number of the last token before the rate was turned on: earlier ones are not of its
+    /// bucket.
+    taken_before: u64,
 }
+
+/// Seconds by which a time may be behind the last one. A larger difference means that the clock was
+/// set back.
+const MAX_STEP_BACK: f64 = MAX_CLOCK_SKEW as f64 / 1e9;
 
 impl<C: Clock + Default> AdaptiveRate<C> {
     /// Creates a rate that is off.
@@ -259,7 +267,7 @@ impl Control {
         self.cubic = match (throttled, self.cubic) {
             (true, Some(cubic)) => Some(cubic.throttled(measured, now)),
             (true, None) => {
-                (self.tokens, self.filled_at) = (0.0, now);
+                (self.tokens, self.filled_at, self.taken_before) = (0.0, now, self.taken);
                 Some(Cubic::new(measured, now))
             }
             (false, cubic) => cubic.map(|cubic| cubic.answered(measured, now)),
@@ -269,8 +277,13 @@ impl Control {
         }
     }
 
-    /// Adds the tokens of the time since the last call.
+    /// Adds the tokens of the time since the last call. A time before that adds none and is not
+    /// kept, or the time in between would count twice: answers read the coarse clock, which is
+    /// behind that of calls, and threads read clocks in any order.
     fn fill(&mut self, now: f64) {
+        if (now..now + MAX_STEP_BACK).contains(&self.filled_at) {
+            return;
+        }
         if let Some(cubic) = &self.cubic {
             let income = (now - self.filled_at).max(0.0) * cubic.rate();
             self.tokens = (self.tokens + income).min(cubic.burst());
@@ -295,7 +308,7 @@ impl Control {
     /// Gives a token back, unless a later call waits for its start, which was set with this token.
     fn give_back(&mut self, token: u64) {
         if let Some(cubic) = &self.cubic
-            && token > 0
+            && token > self.taken_before
             && (token == self.taken || self.tokens >= 0.0)
         {
             self.tokens = (self.tokens + 1.0).min(cubic.burst());
@@ -333,7 +346,8 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for AdaptiveRate<C> {
     }
 
     fn undo(&self, _: &Req, permit: Self::Permit) {
-        lock(&self.state.control).give_back(permit.token);
+        // Its own state: a keyed rate may have been replaced since.
+        lock(&permit.ticket.control).give_back(permit.token);
     }
 }
 

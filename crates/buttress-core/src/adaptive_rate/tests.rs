@@ -9,16 +9,30 @@ fn rate() -> (AdaptiveRate<ManualClock>, ManualClock) {
     (AdaptiveRate::with_clock(clock.clone()), clock)
 }
 
+/// A clock whose coarse time is 10 ms behind, the length of a long kernel tick.
+#[derive(Clone, Debug, Default)]
+struct Lagging(ManualClock);
+
+impl Clock for Lagging {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn coarse(&self) -> Instant {
+        self.0.now() - 10 * MILLI
+    }
+}
+
 fn throttled() -> Outcome {
     Failure { overload: true, ..Failure::new(FailureKind::Http(429)) }.into()
 }
 
-fn call(rate: &AdaptiveRate<ManualClock>, outcome: Outcome) -> bool {
+fn call<C: Clock>(rate: &AdaptiveRate<C>, outcome: Outcome) -> bool {
     rate.admit(&()).map(|mut permit| permit.settle(&outcome)).is_ok()
 }
 
 /// 100 good calls a second for `seconds`.
-fn busy(rate: &AdaptiveRate<ManualClock>, clock: &ManualClock, seconds: u32) {
+fn busy<C: Clock>(rate: &AdaptiveRate<C>, clock: &ManualClock, seconds: u32) {
     for _ in 0..seconds * 100 {
         clock.advance(10 * MILLI);
         call(rate, Outcome::Success);
@@ -109,6 +123,43 @@ fn a_backend_that_throttles_at_once_leaves_one_call_in_two_seconds() {
     assert!(call(&rate, Outcome::Success));
     rate.reset();
     assert!((0..100).all(|_| call(&rate, Outcome::Success)) && rate.is_idle());
+}
+
+#[test]
+fn time_that_a_coarse_clock_has_not_seen_yet_earns_no_tokens_twice() {
+    let clock = ManualClock::new();
+    let rate = AdaptiveRate::with_clock(Lagging(clock.clone()));
+    busy(&rate, &clock, 20);
+    call(&rate, throttled());
+    let mut admitted = 0;
+    for _ in 0..1000 {
+        clock.advance(MILLI);
+        admitted += u32::from(call(&rate, Outcome::Success));
+    }
+    let limit = rate.limit().unwrap();
+    assert!(f64::from(admitted) <= limit, "{admitted} calls in a second, at a rate that rose to {limit}");
+}
+
+#[test]
+fn a_token_from_before_a_reset_is_not_given_back_after_it() {
+    let (rate, _) = cut();
+    let waiting = [(); 5].map(|()| rate.schedule(&(), SECOND).unwrap());
+    rate.reset();
+    call(&rate, throttled());
+    waiting.into_iter().for_each(|call| rate.undo(&(), call.permit));
+    assert!(rate.admit(&()).is_err(), "its bucket starts empty");
+}
+
+#[test]
+fn a_call_that_is_undone_by_another_handle_gives_its_token_to_its_own_rate() {
+    let (rate, _) = cut();
+    let (other, clock) = cut();
+    let waits = rate.schedule(&(), SECOND).unwrap();
+    other.undo(&(), waits.permit);
+    clock.advance(SECOND);
+    assert_eq!(rate.schedule(&(), SECOND).unwrap().wait, waits.wait);
+    let limit = other.limit().unwrap();
+    assert_eq!((0..1000).filter(|_| other.admit(&()).is_ok()).count(), limit as usize);
 }
 
 #[test]
