@@ -319,6 +319,9 @@ impl<C: Clock> RateLimit<C> {
     /// assert_eq!(limit.retry_after(11), None);
     /// ```
     pub fn retry_after(&self, cost: u32) -> Option<Duration> {
+        if cost == 0 {
+            return Some(Duration::ZERO);
+        }
         let (version, debt) = self.state.bucket.debt(&self.state.shared, self.now());
         let charge = version.interval.saturating_mul(cost.into());
         (charge <= version.capacity).then(|| Duration::from_nanos((debt + charge).saturating_sub(version.capacity)))
@@ -461,8 +464,11 @@ impl<Req: ?Sized, C: Clock> Metered<Req> for RateLimit<C> {
             name: self.state.shared.labels.name().cloned(),
             quota: self.quota(),
             remaining: (available / version.interval) as u32,
-            next: (available < version.capacity)
-                .then(|| Duration::from_nanos(version.interval - available % version.interval)),
+            next: (available < version.capacity).then(|| {
+                // While calls wait, the debt is more than the capacity.
+                let late = debt.saturating_sub(version.capacity);
+                Duration::from_nanos(late + version.interval - available % version.interval)
+            }),
         })
     }
 }

@@ -54,7 +54,13 @@ pub(super) enum Refusal {
 
 impl Bucket {
     pub(super) fn new(shared: &Shared) -> Self {
-        Self { tat: AtomicU64::new(0), epoch: AtomicU32::new(shared.number()), refusing: AtomicU32::new(0) }
+        let (version, ()) = shared.read(|| ());
+        let is_closed = version.capacity == 0;
+        Self {
+            tat: AtomicU64::new(0),
+            epoch: AtomicU32::new(version.number),
+            refusing: AtomicU32::new(is_closed.into()),
+        }
     }
 
     /// Takes `cost` at `now` for a call that starts after the returned wait, which is at most
@@ -75,7 +81,11 @@ impl Bucket {
             }
             let charge = version.interval.saturating_mul(cost.into());
             if charge > version.capacity {
-                return Err(if version.capacity == 0 { Refusal::Closed } else { Refusal::TooLarge });
+                if version.capacity == 0 {
+                    self.set_refusing(true);
+                    return Err(Refusal::Closed);
+                }
+                return Err(Refusal::TooLarge);
             }
             let next = tat.max(now) + charge;
             let wait = next.saturating_sub(now + version.capacity);
@@ -133,8 +143,8 @@ impl Bucket {
         }
     }
 
-    /// Returns whether the last call left nothing for another one. If not, a look at the clock is
-    /// not worth it.
+    /// Returns whether the last call left nothing for another one, or was rejected. If not, a look
+    /// at the clock is not worth it.
     #[inline]
     pub(super) fn is_refusing(&self) -> bool {
         self.refusing.load(Ordering::Relaxed) != 0

@@ -167,10 +167,6 @@ impl Shared {
         epoch.store(number, Ordering::Release);
     }
 
-    pub(super) fn number(&self) -> u32 {
-        self.version.load(Ordering::Acquire)
-    }
-
     pub(super) fn ahead(&self) -> u64 {
         self.ahead.load(Ordering::Relaxed)
     }

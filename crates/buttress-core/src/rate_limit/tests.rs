@@ -2,6 +2,7 @@ mod clocks;
 mod model;
 mod refund;
 mod reload;
+mod usage;
 
 use super::*;
 use crate::{ManualClock, Permit, testing::reported};
@@ -116,6 +117,27 @@ fn peeking_changes_nothing_and_refuses_what_would_be_rejected() {
 }
 
 #[test]
+fn a_limit_of_zero_refuses_before_the_request_is_known() {
+    let (made, _) = limit(quota(0, SECOND, 5));
+    assert_eq!(Policy::<()>::peek(&made), Err(Refused { retry_after: None }));
+    let (set, _) = limit(quota(10, SECOND, 5));
+    set.set_limit(0);
+    assert!(set.try_take(1).is_err());
+    assert_eq!(Policy::<()>::peek(&set), Err(Refused { retry_after: None }), "once a call was rejected");
+    set.set_limit(10);
+    assert_eq!(Policy::<()>::peek(&set), Ok(()));
+}
+
+#[test]
+fn a_cost_of_zero_never_has_to_wait() {
+    let (limit, _) = limit(quota(10, SECOND, 1));
+    let _waits = [(); 3].map(|()| limit.reserve(1, SECOND).unwrap());
+    assert_eq!((limit.retry_after(0), limit.retry_after(1)), (Some(Duration::ZERO), Some(300 * MILLI)));
+    limit.set_limit(0);
+    assert_eq!((limit.retry_after(0), limit.retry_after(1)), (Some(Duration::ZERO), None));
+}
+
+#[test]
 fn it_is_idle_when_its_bucket_is_full() {
     let (limit, clock) = limit(quota(10, SECOND, 2));
     assert!(limit.is_idle());
@@ -185,23 +207,4 @@ fn a_rejection_carries_the_present_quota() {
     assert_eq!(rejection.quota(), Some(quota(5, SECOND, 1)));
     assert_eq!(rejection.name(), Some("search"));
     assert_eq!(Rejection::new("bulkhead", &crate::bulkhead::FULL).quota(), None);
-}
-
-#[test]
-fn usage_is_told_by_the_permits_of_an_advertised_limit_only() {
-    let (limit, clock) = limit(quota(10, SECOND, 2));
-    fn told(permit: &impl Permit) -> Vec<(u32, Option<Duration>)> {
-        let mut usages = Vec::new();
-        permit.usages(&mut |usage: &Usage| usages.push((usage.remaining, usage.next)));
-        usages
-    }
-    assert_eq!(limit.usage(&()).unwrap().next, None);
-    let plain = limit.admit(&()).unwrap();
-    assert_eq!(told(&plain), []);
-    clock.advance(30 * MILLI);
-    let advertised = Advertised::new(limit.clone());
-    let permit = advertised.admit(&()).unwrap();
-    assert_eq!(told(&permit), [(0, Some(70 * MILLI))]);
-    advertised.undo(&(), permit);
-    assert_eq!(limit.available(), 1);
 }

@@ -13,7 +13,8 @@ pub struct Usage {
     pub quota: Quota,
     /// The calls that would be admitted now.
     pub remaining: u32,
-    /// The time until one more call would be admitted. `None` if the bucket is full.
+    /// The time until one more call would be admitted without a wait. `None` if the bucket is full,
+    /// or the limit is 0.
     pub next: Option<Duration>,
 }
 
@@ -102,8 +103,18 @@ impl<Req: ?Sized, Pol: Metered<Req>> Policy<Req> for Advertised<Pol> {
         self.0.refuse(request, refused)
     }
 
+    fn confirm(&self, permit: Self::Permit, request: &Req) -> Result<Self::Permit, Rejection> {
+        let permit = self.0.confirm(permit.permit, request)?;
+        Ok(AdvertisedPermit { permit, usage: self.0.usage(request) })
+    }
+
     fn undo(&self, request: &Req, permit: Self::Permit) {
         self.0.undo(request, permit.permit);
+    }
+
+    /// Tells nothing: there is no response.
+    fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
+        Some(self.0.unready()?.map(|permit| AdvertisedPermit { permit, usage: None }))
     }
 
     fn watchers(&self) -> Option<Waiters> {
