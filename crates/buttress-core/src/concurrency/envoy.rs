@@ -98,8 +98,8 @@ impl LimitAlgorithm for EnvoyGradient {
             }
             self.smallest = Some(measuring.sum / measuring.answered as f64);
             self.measuring = None;
-            let jitter = 1.0 + self.config.jitter * self.rng.f64();
-            self.left = self.config.interval.mul_f64(jitter);
+            let interval = self.config.interval.as_secs_f64() * (1.0 + self.config.jitter * self.rng.f64());
+            self.left = Duration::try_from_secs_f64(interval).unwrap_or(Duration::MAX);
             return self.limit.set(limit, window);
         }
         self.left = self.left.saturating_sub(window.duration);
@@ -148,7 +148,7 @@ impl EnvoyGradientBuilder {
     }
 
     /// Sets the time between two measurements: at least 1 s. By default 60 s, as in Envoy's
-    /// examples.
+    /// examples. [`Duration::MAX`] measures at the start, and at the smallest limit.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
@@ -261,6 +261,14 @@ mod tests {
             })
             .unwrap();
         assert!(windows > 5, "{windows}");
+    }
+
+    #[test]
+    fn with_the_longest_interval_it_measures_once() {
+        let mut envoy = EnvoyGradient::builder().interval(Duration::MAX).requests(1).seed(7).build().unwrap();
+        assert_eq!([100, 3, 3].map(|limit| envoy.update(&window(limit, 10))), [3, 3, 100]);
+        let year = Window { duration: Duration::from_secs(365 * 86_400), ..window(100, 10) };
+        assert!((0..100).all(|_| envoy.update(&year) > 100));
     }
 
     #[test]

@@ -1,3 +1,4 @@
+mod algorithms;
 mod classes;
 
 use super::*;
