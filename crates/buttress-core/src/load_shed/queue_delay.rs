@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 /// shortest wait.
 ///
 /// The level is the last wait in parts of the target; below 1 until the interval is over, and at
-/// least 1 after. Without a wait for two intervals it is 0.
+/// least 1 after. Without a wait for two intervals it is 0, and the next one begins a new interval.
 ///
 /// ```
 /// use buttress_core::{ManualClock, load_shed::{Monitor, QueueDelay}};
@@ -90,17 +90,19 @@ impl<C: Clock> QueueDelay<C> {
     pub fn observe(&self, delay: Duration) {
         let state = &*self.state;
         let (delay, now) = (nanos(delay), state.now(&self.clock));
-        state.last.store(delay, Ordering::Relaxed);
-        state.seen_at.store(now, Ordering::Relaxed);
+        // As in CoDel, where an empty queue ends the interval.
+        let is_new = state.is_forgotten(now);
         let since = state.above_since.load(Ordering::Relaxed);
         if delay < state.target {
             if since != 0 {
                 state.above_since.store(0, Ordering::Relaxed);
             }
-        } else if since == 0 || since.saturating_sub(now) > MAX_CLOCK_SKEW {
+        } else if since == 0 || is_new || since.saturating_sub(now) > MAX_CLOCK_SKEW {
             // The first of two at once stays: a later one would lengthen the interval.
             let _ = state.above_since.compare_exchange(since, now, Ordering::Relaxed, Ordering::Relaxed);
         }
+        state.last.store(delay, Ordering::Relaxed);
+        state.seen_at.store(now, Ordering::Relaxed);
     }
 }
 
@@ -110,9 +112,14 @@ impl State {
         self.time.nanos(clock.now()).max(1)
     }
 
-    fn level(&self, now: u64) -> f64 {
+    /// Returns whether no wait has ended for two intervals.
+    fn is_forgotten(&self, now: u64) -> bool {
         let seen_at = self.seen_at.load(Ordering::Relaxed);
-        if seen_at == 0 || now.saturating_sub(seen_at) > 2 * self.interval {
+        seen_at == 0 || now.saturating_sub(seen_at) > 2 * self.interval
+    }
+
+    fn level(&self, now: u64) -> f64 {
+        if self.is_forgotten(now) {
             return 0.0;
         }
         let level = self.last.load(Ordering::Relaxed) as f64 / self.target as f64;
@@ -176,6 +183,18 @@ mod tests {
         assert_eq!(delay.level(), 4.5);
         clock.advance(MS);
         assert_eq!(delay.level(), 0.0);
+    }
+
+    #[test]
+    fn a_long_wait_after_a_time_without_waits_begins_a_new_interval() {
+        let (clock, delay) = delay();
+        delay.observe(30 * MS);
+        clock.advance(Duration::from_secs(3600));
+        delay.observe(30 * MS);
+        assert!(delay.level() < 1.0, "perhaps a burst: there was no queue for an hour");
+        clock.advance(100 * MS);
+        delay.observe(30 * MS);
+        assert_eq!(delay.level(), 1.5);
     }
 
     #[test]
