@@ -106,7 +106,10 @@ impl<Req: ?Sized, A: Policy<Req>, B: Policy<Req>> Policy<Req> for AllOf<A, B> {
         match (self.0.peek(), self.1.peek()) {
             (Ok(()), Ok(())) => Ok(()),
             (Err(refused), Ok(())) | (Ok(()), Err(refused)) => Err(refused),
-            (Err(a), Err(b)) => Err(Refused { retry_after: a.retry_after.max(b.retry_after) }),
+            (Err(a), Err(b)) => {
+                let retry_after = a.retry_after.zip(b.retry_after).map(|(a, b)| a.max(b));
+                Err(Refused { retry_after })
+            }
         }
     }
 
@@ -115,6 +118,7 @@ impl<Req: ?Sized, A: Policy<Req>, B: Policy<Req>> Policy<Req> for AllOf<A, B> {
         self.0.undo(request, first);
     }
 
+    /// A permit of one policy alone is dropped, which counts nothing: no call has begun.
     fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
         match (self.0.unready()?, self.1.unready()?) {
             (Ok(first), Ok(second)) => Some(Ok(Both(first, second))),
@@ -122,14 +126,18 @@ impl<Req: ?Sized, A: Policy<Req>, B: Policy<Req>> Policy<Req> for AllOf<A, B> {
         }
     }
 
-    /// Those of the first policy that has any: a task that waits for the inner service is not woken
-    /// when the other one begins to refuse.
+    /// A task that waits for the inner service is woken when either policy begins to refuse.
     fn watchers(&self) -> Option<Waiters> {
-        self.0.watchers().or_else(|| self.1.watchers())
+        match (self.0.watchers(), self.1.watchers()) {
+            (Some(first), Some(second)) => Some(Waiters::of_both(first, second)),
+            (first, second) => first.or(second),
+        }
     }
 }
 
-/// The call starts after the longer one of the two waits.
+/// The call starts after the longer one of the two waits. It takes its share of the other policy
+/// when it is made: calls that one policy delays together may start closer to each other than the
+/// other's rate, and are never more than that has admitted.
 impl<Req: ?Sized, A: Schedule<Req>, B: Schedule<Req>> Schedule<Req> for AllOf<A, B> {
     fn schedule(&self, request: &Req, max_wait: Duration) -> Result<Scheduled<Self::Permit>, Rejection> {
         let first = match self.0.schedule(request, max_wait) {

@@ -1,4 +1,4 @@
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -54,7 +54,9 @@ struct Shared {
     /// Number of registered waiters.
     count: AtomicUsize,
     line: Mutex<Line>,
-    next: AtomicU64,
+    /// The lists in which this one registers its waiters, if it is of two policies. It has none of
+    /// its own then.
+    both: Option<[Waiters; 2]>,
 }
 
 /// The registered waiters in the order of their keys, which is the order of their arrival.
@@ -66,13 +68,28 @@ struct Line {
 }
 
 impl Waiters {
-    /// Returns a new key for one waiting service. The key is its place in line.
+    /// Returns a list whose waiters are woken by either of two policies, when its answer changes.
+    ///
+    /// Only for lists whose waiters are all woken together: a waiter that one policy has woken for
+    /// its permit would keep it from the next waiter while it waits for the other policy.
+    pub(crate) fn of_both(first: Self, second: Self) -> Self {
+        Self(Arc::new(Shared { both: Some([first, second]), ..Shared::default() }))
+    }
+
+    /// Returns a new key for one waiting service. The key is its place in line. It is the same in
+    /// all lists, because a waiter may be in several.
     pub fn key(&self) -> u64 {
-        self.0.next.fetch_add(1, Ordering::Relaxed)
+        // Drawn once for each wait, which takes a lock anyway. Not one of the model checker's, which
+        // cannot be static.
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Registers the waker of the waiting service `key`, or replaces it.
     pub fn register(&self, key: u64, waker: &Waker) {
+        if let Some(both) = &self.0.both {
+            return both.iter().for_each(|list| list.register(key, waker));
+        }
         // Drop wakers outside the lock: the last waker of a task may drop a future that calls
         // `deregister`, which would deadlock.
         let _replaced = {
@@ -91,6 +108,9 @@ impl Waiters {
     /// Removes the waiting service `key`, which no longer wants a permit. If it had been woken,
     /// wakes the next one.
     pub fn deregister(&self, key: u64) {
+        if let Some(both) = &self.0.both {
+            return both.iter().for_each(|list| list.deregister(key));
+        }
         if self.remove(key) {
             self.wake_one();
         }
@@ -98,6 +118,9 @@ impl Waiters {
 
     /// Removes the waiting service `key`, which has got its permit.
     pub fn served(&self, key: u64) {
+        if let Some(both) = &self.0.both {
+            return both.iter().for_each(|list| list.served(key));
+        }
         self.remove(key);
     }
 
@@ -252,6 +275,26 @@ mod tests {
         let _all = [(); 3].map(|()| Waiter::new(&waiters));
         waiters.wake();
         assert_eq!(left(), (0, 0, 0, false));
+    }
+
+    #[test]
+    fn a_waiter_in_two_lists_is_woken_by_either_and_leaves_both() {
+        let lists = [(); 3].map(|()| Waiters::default());
+        let both = Waiters::of_both(lists[0].clone(), Waiters::of_both(lists[1].clone(), lists[2].clone()));
+        let other = Waiter::new(&lists[2]);
+        let waiter = Waiter::new(&both);
+        for (woken, list) in lists.iter().enumerate() {
+            list.wake();
+            assert_eq!(waiter.wakes(), woken + 1);
+            waiter.register(&both);
+        }
+        assert_eq!(other.wakes(), 1);
+        for leave in [Waiters::deregister, Waiters::served] {
+            waiter.register(&both);
+            assert!(lists.iter().all(Waiters::any));
+            leave(&both, waiter.0);
+            assert!(!lists.iter().any(Waiters::any));
+        }
     }
 
     #[test]

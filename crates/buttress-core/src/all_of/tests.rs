@@ -3,6 +3,11 @@ use crate::bulkhead::Bulkhead;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::rate_limit::{RATE_LIMITED, RateLimit, TOO_LARGE};
 use crate::{Failure, FailureKind, ManualClock, bulkhead};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::task::Wake;
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -122,4 +127,57 @@ fn it_peeks_and_is_idle_as_both_are() {
     let _ = (both.admit(&()), both.admit(&()));
     assert_eq!(peek(), Err(Refused { retry_after: Some(500 * MILLI) }));
     assert!(!both.is_idle());
+}
+
+#[test]
+fn two_that_refuse_are_unknown_for_how_long_if_one_is() {
+    let rate = limit(10, 1);
+    rate.try_take(1).unwrap();
+    let both = AllOf::new(rate, Bulkhead::<ManualClock>::new(0));
+    assert_eq!(Policy::<()>::peek(&both), Err(Refused { retry_after: None }), "until a place is free");
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Flag(AtomicUsize);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_task_is_woken_when_either_of_two_circuits_opens() {
+    let breaker = CircuitBreaker::<ManualClock>::new;
+    let circuits = [breaker("first"), breaker("second"), breaker("third")];
+    let [first, second, third] = circuits.clone();
+    let all = AllOf::new(first, second).and(third).and(limit(10, 1));
+    for circuit in circuits {
+        let (waiters, flag) = (Policy::<()>::watchers(&all).unwrap(), Arc::new(Flag::default()));
+        let key = waiters.key();
+        waiters.register(key, &flag.clone().into());
+        circuit.force_open();
+        assert_eq!(flag.0.load(Ordering::SeqCst), 1, "{}", circuit.name());
+        waiters.deregister(key);
+        circuit.reset();
+    }
+}
+
+#[test]
+fn a_service_that_is_not_ready_counts_in_both_policies_or_in_none() {
+    let breaker = || CircuitBreaker::<ManualClock>::builder("x").probes(1).build().unwrap();
+    let (first, second) = (breaker(), breaker());
+    let both = AllOf::new(first.clone(), second.clone());
+    fn unready(policy: &impl Policy<()>) -> Option<bool> {
+        policy.unready().map(|permit| permit.is_ok())
+    }
+    second.open_for(Duration::from_secs(1));
+    assert_eq!(unready(&both), Some(false));
+    let needs_request = AllOf::new(first.clone(), limit(10, 1));
+    assert_eq!(unready(&needs_request), None);
+    first.open_for(Duration::ZERO);
+    assert_eq!(unready(&needs_request), None);
+    assert!(first.admit(&()).is_ok(), "the probe is free");
+    assert_eq!(first.snapshot().counts, breaker().snapshot().counts, "nothing is counted");
 }
