@@ -137,8 +137,10 @@ where
         let state = match policy.schedule(&request, within_deadline(*max_wait)) {
             Ok(Scheduled { permit, wait }) => {
                 let waiting = (!wait.is_zero()).then(|| {
-                    let start = tokio::time::Instant::from_std(TokioClock.now()) + wait;
-                    Waiting { wait, timer: Deadline::ending_at(start), ahead: ends.ahead(&mut request) }
+                    // A policy of a user may return any wait.
+                    let start = tokio::time::Instant::from_std(TokioClock.now()).checked_add(wait);
+                    let timer = start.map_or_else(Deadline::new, Deadline::ending_at);
+                    Waiting { wait, timer, ahead: ends.ahead(&mut request) }
                 });
                 State::Admitted {
                     waiting,

@@ -7,7 +7,7 @@ use buttress::{
     gate::GateLayer,
     keyed::Keyed,
     outcome::{Failure, FailureKind, Outcome},
-    policy::{AllOf, CallContext, Clock, Policy, Schedule, TokioClock},
+    policy::{AllOf, CallContext, Clock, Policy, Rejection, Schedule, Scheduled, TokioClock},
     rate_limit::{Quota, RATE_LIMITED, TOO_LARGE},
 };
 use std::{convert::Infallible, time::Duration};
@@ -232,4 +232,34 @@ async fn a_spawned_call_keeps_the_deadline_it_was_given() {
     let served = CallContext::default().with_deadline(TokioClock.now() + 50 * MS);
     let call = context::with(served, async { service.call("second").await });
     assert!(call.await.is_err());
+}
+
+/// A policy of a user whose calls start after a time of their own.
+#[derive(Clone)]
+struct Later(Duration);
+
+impl<Req: ?Sized> Policy<Req> for Later {
+    type Permit = ();
+
+    fn admit(&self, _: &Req) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+impl<Req: ?Sized> Schedule<Req> for Later {
+    fn schedule(&self, _: &Req, _: Duration) -> Result<Scheduled<()>, Rejection> {
+        Ok(Scheduled { permit: (), wait: self.0 })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_overflows_the_clock_is_one_without_end() {
+    for wait in [Duration::MAX, Duration::MAX - MS, Duration::from_secs(u64::MAX / 2)] {
+        let (mut service, mut handle) = layer(GateLayer::with_policy(Later(wait)).wait(Duration::MAX).plain());
+        let mut call = spawn(service.call("call"));
+        assert_pending!(call.poll());
+        pass(1000 * SECOND).await;
+        assert_pending!(call.poll());
+        no_request(&mut handle);
+    }
 }
