@@ -11,7 +11,8 @@ use tokio::time::sleep_until;
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// How late the runtime polls its tasks: a task wakes every 10 ms, and sees how long it waited for
-/// a thread. The task ends when the last clone of the monitor is dropped.
+/// a thread. The task ends when the last clone of the monitor is dropped, or with its runtime; the
+/// level is then 0.
 ///
 /// A runtime whose tasks wait long is overloaded, or blocked by tasks that do not yield. Either way
 /// a new call would wait as well.
@@ -33,7 +34,7 @@ const PERIOD: Duration = Duration::from_millis(10);
 pub struct SchedulerDelay {
     delay: QueueDelay,
     due: Arc<Mutex<Instant>>,
-    _task: Arc<AbortOnDrop>,
+    task: Arc<AbortOnDrop>,
 }
 
 impl SchedulerDelay {
@@ -65,7 +66,7 @@ impl SchedulerDelay {
     pub fn watch(delay: QueueDelay) -> Self {
         let due = Arc::new(Mutex::new(TokioClock.now() + PERIOD));
         let task = tokio::spawn(measure(delay.clone(), due.clone()));
-        Self { delay, due, _task: Arc::new(AbortOnDrop::new(task.abort_handle())) }
+        Self { delay, due, task: Arc::new(AbortOnDrop::new(task.abort_handle())) }
     }
 }
 
@@ -91,6 +92,9 @@ impl Monitor for SchedulerDelay {
     /// A measurement that is overdue counts before its task is polled: the longest delays would
     /// otherwise be seen last.
     fn level(&self) -> f64 {
+        if self.task.has_ended() {
+            return 0.0;
+        }
         let overdue = TokioClock.now().saturating_duration_since(*lock(&self.due));
         if overdue > 2 * PERIOD {
             self.delay.observe(overdue);
@@ -127,12 +131,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_is_not_polled_at_all_is_seen_by_who_asks() {
-        let delay = SchedulerDelay::start();
-        delay._task.abort();
+        let mut delay = SchedulerDelay::start();
+        delay.task = Arc::new(AbortOnDrop::new(tokio::spawn(std::future::pending::<()>()).abort_handle()));
         advance(Duration::from_millis(50)).await;
         assert!(delay.level() < 1.0);
         advance(Duration::from_millis(100)).await;
         assert!(delay.level() >= 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_whose_task_has_ended_with_its_runtime_measures_nothing() {
+        let delay = SchedulerDelay::start();
+        delay.task.abort();
+        tokio::task::yield_now().await;
+        for _asked in 0..10 {
+            advance(Duration::from_millis(100)).await;
+            assert_eq!(delay.level(), 0.0, "no task is polled late any more");
+        }
     }
 
     #[tokio::test(start_paused = true)]

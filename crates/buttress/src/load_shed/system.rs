@@ -18,7 +18,8 @@ mod sources;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// How much of the processor and of the memory is used, read once a second by one task. The task
-/// ends when the last clone and the last monitor are dropped.
+/// ends when the last clone and the last monitor are dropped, or with its runtime; the levels are
+/// then 0.
 ///
 /// The numbers are those of the cgroup (version 2) that limits the process, so that they are right
 /// in a container. Where there is none, they are those of the process or the machine. The limits of
@@ -50,7 +51,7 @@ pub struct SystemLoad(Arc<Shared>);
 struct Shared {
     levels: Arc<Levels>,
     has: [bool; 3],
-    _task: AbortOnDrop,
+    task: AbortOnDrop,
 }
 
 /// The bits of the last levels, in the order of [`Resource`].
@@ -115,7 +116,7 @@ impl SystemLoad {
                 }
             }
         });
-        Self(Arc::new(Shared { levels, has, _task: AbortOnDrop::new(task.abort_handle()) }))
+        Self(Arc::new(Shared { levels, has, task: AbortOnDrop::new(task.abort_handle()) }))
     }
 
     /// Returns a monitor of the processor time that is used, of that which may be.
@@ -162,6 +163,9 @@ impl Monitor for SystemMonitor {
     }
 
     fn level(&self) -> f64 {
+        if self.system.0.task.has_ended() {
+            return 0.0;
+        }
         f64::from_bits(self.system.0.levels[self.resource as usize].load(Ordering::Relaxed))
     }
 }

@@ -13,6 +13,11 @@ impl AbortOnDrop {
     pub(super) fn abort(&self) {
         self.0.abort();
     }
+
+    /// Returns whether the task has ended. It does not end by itself, but with its runtime.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
 }
 
 impl Drop for AbortOnDrop {

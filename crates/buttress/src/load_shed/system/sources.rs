@@ -69,9 +69,12 @@ impl Cpu {
     fn find(root: &Path, groups: &[PathBuf]) -> Option<Self> {
         let all = available_parallelism().map_or(1.0, |n| n.get() as f64);
         let counts = |group: &&PathBuf| read(&group.join("cpu.stat")).is_ok_and(|text| usage(&text).is_some());
+        // `available_parallelism` has the limit in it, rounded down: of 1.5 processors, 1 would be
+        // an upper bound.
+        let allowed = read(&root.join("proc/self/status")).ok().and_then(|text| allowed(&text)).unwrap_or(all);
         let limit = |group: &PathBuf| read(&group.join("cpu.max")).ok().and_then(|text| quota(&text));
         let limited =
-            groups.iter().filter(counts).find_map(|group| Some(Self::Group(group.clone(), limit(group)?.min(all))));
+            groups.iter().filter(counts).find_map(|group| Some(Self::Group(group.clone(), limit(group)?.min(allowed))));
         let own = || groups.iter().find(counts).map(|group| Self::Group(group.clone(), all));
         let process = || {
             let stat = root.join("proc/self/stat");
@@ -166,6 +169,16 @@ fn quota(text: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
+/// Reads `/proc/self/status`: on how many processors the process may run.
+fn allowed(text: &str) -> Option<f64> {
+    let list = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    list.trim().split(',').try_fold(0.0, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        Some(sum + f64::from(last.checked_sub(first)?) + 1.0)
+    })
+}
+
 /// Reads a file of pressure stall information: microseconds in which some task waited.
 fn stalled(text: &str) -> Option<f64> {
     let some = text.lines().find(|line| line.starts_with("some "))?;
@@ -201,6 +214,8 @@ mod tests {
         assert_eq!((quota("150000 100000\n"), quota("max 100000\n")), (Some(1.5), None));
         let psi =
             "some avg10=9.42 avg60=7.14 avg300=60.32 total=301211863\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(allowed("Cpus_allowed:\t5\nCpus_allowed_list:\t0,2-3,8-15\n"), Some(11.0));
+        assert_eq!([allowed(""), allowed("Cpus_allowed_list:\t\n"), allowed("Cpus_allowed_list:\t3-1\n")], [None; 3]);
         assert_eq!(stalled(psi), Some(301_211_863.0));
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0 100 1 1\n";
         assert_eq!(ticks(stat), Some(300.0));
@@ -211,8 +226,8 @@ mod tests {
     proptest! {
         /// Whatever is in the files of a container, reading them is no panic.
         #[test]
-        fn any_text_is_read_without_a_panic(text in "(usage_usec|some |total=|max|\\(|\\)|[0-9a-zA-Z .:\\n=-]){0,40}") {
-            let _ = (usage(&text), quota(&text), stalled(&text), ticks(&text), value(&text, "max"));
+        fn any_text_is_read_without_a_panic(text in "(usage_usec|some |total=|max|Cpus_allowed_list:|,|\\(|\\)|[0-9a-zA-Z .:\\n=-]){0,40}") {
+            let _ = (usage(&text), quota(&text), stalled(&text), ticks(&text), value(&text, "max"), allowed(&text));
         }
     }
 }

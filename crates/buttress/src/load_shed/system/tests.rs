@@ -88,6 +88,48 @@ async fn a_machine_without_numbers_says_so_at_construction_and_one_that_loses_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_of_one_and_a_half_processors_is_not_rounded_to_one() {
+    let machine = Machine::new(
+        "fraction",
+        &[
+            ("proc/self/cgroup", "0::/\n"),
+            // The standard library rounds the limit down where it counts processors.
+            ("proc/self/status", "Name:\tapp\nCpus_allowed:\tff\nCpus_allowed_list:\t0-999,1002\n"),
+            ("sys/fs/cgroup/cpu.stat", "usage_usec 0\n"),
+            ("sys/fs/cgroup/cpu.max", "90050000 100000\n"),
+        ],
+    );
+    let cpu = SystemLoad::reading(&machine.0).cpu().unwrap();
+    machine.write("sys/fs/cgroup/cpu.stat", "usage_usec 450250000\n");
+    sleep(PERIOD + Duration::from_millis(1)).await;
+    assert!((cpu.level() - 0.5).abs() < 0.01, "{} of 900.5 processors", cpu.level());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_cannot_be_read_for_a_while_goes_on_from_the_last_one() {
+    let stat = "sys/fs/cgroup/cpu.stat";
+    let files = [("proc/self/cgroup", "0::/\n"), (stat, "usage_usec 0\n"), ("sys/fs/cgroup/cpu.max", "50000 100000\n")];
+    let machine = Machine::new("gap", &files);
+    let cpu = SystemLoad::reading(&machine.0).cpu().unwrap();
+    machine.write(stat, "");
+    sleep(PERIOD + Duration::from_millis(1)).await;
+    assert_eq!(cpu.level(), 0.0, "a lack of numbers is no overload");
+    machine.write(stat, "usage_usec 500000\n");
+    sleep(PERIOD).await;
+    assert!((cpu.level() - 0.5).abs() < 0.01, "half a second of half a processor in two: {}", cpu.level());
+}
+
+#[test]
+fn a_monitor_whose_runtime_has_ended_measures_nothing() {
+    let machine = Machine::new("ended", &[("proc/meminfo", "MemTotal: 4 kB\nMemAvailable: 0 kB\n")]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let memory = runtime.block_on(async { SystemLoad::reading(&machine.0).memory().unwrap() });
+    assert_eq!(memory.level(), 1.0);
+    drop(runtime);
+    assert_eq!(memory.level(), 0.0, "the last number would stay for good");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_task_ends_with_the_last_monitor() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
