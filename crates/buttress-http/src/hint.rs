@@ -53,6 +53,8 @@ fn wall_clock() -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -85,5 +87,45 @@ mod tests {
         assert_eq!(pushback(&HeaderMap::new()), None);
         let two = [("grpc-retry-pushback-ms", "100"), ("grpc-retry-pushback-ms", "100")];
         assert_eq!(pushback(&headers(&two)), Some(Hint::Never));
+    }
+
+    fn any_value() -> impl Strategy<Value = HeaderValue> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..40);
+        bytes.prop_filter_map("no value of a header", |bytes| HeaderValue::from_bytes(&bytes).ok())
+    }
+
+    proptest! {
+        /// Reads what a server may send: never a panic, and no hint from what is none.
+        #[test]
+        fn any_bytes_are_read_without_a_panic(after in any_value(), date in any_value(), pushed in any_value()) {
+            let headers = HeaderMap::from_iter([
+                (header::RETRY_AFTER, after.clone()),
+                (header::DATE, date),
+                ("grpc-retry-pushback-ms".parse().unwrap(), pushed.clone()),
+            ]);
+            let digits = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.bytes().any(|byte| byte.is_ascii_digit()));
+            prop_assert!(retry_after(&headers).is_none() || digits(&after));
+            prop_assert!(pushback(&headers) == Some(Hint::Never) || digits(&pushed));
+        }
+
+        #[test]
+        fn a_number_of_seconds_of_any_length_is_the_longest_time_at_most(digits in "[0-9]{1,30}") {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, digits.parse().unwrap())]);
+            let seconds = digits.parse::<u128>().unwrap().min(u64::MAX.into());
+            prop_assert_eq!(retry_after(&headers).map(|after| u128::from(after.as_secs())), Some(seconds));
+        }
+
+        #[test]
+        fn texts_like_dates_are_read_without_a_panic(
+            after in "(Mon|Sun|Xyz), [0-9]{2} (Jan|Feb|Dec|Xyz) [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} (GMT|UTC)",
+            date in "(Mon|Sunday), [0-9]{2}[ -](Jan|Feb)[ -]([0-9]{4}|[0-9]{2}) [0-9]{2}:[0-9]{2}:[0-9]{2} GMT",
+        ) {
+            let headers = HeaderMap::from_iter([
+                (header::RETRY_AFTER, after.parse::<HeaderValue>().unwrap()),
+                (header::DATE, date.parse().unwrap()),
+            ]);
+            let ten_thousand_years = Duration::from_secs(10_000 * 366 * 86_400);
+            prop_assert!(retry_after(&headers).is_none_or(|after| after < ten_thousand_years));
+        }
     }
 }

@@ -45,8 +45,9 @@ pub trait Stay<Res> {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Known {
-    /// The priority that [`priority_by`](crate::ContextLayer::priority_by) chose. It wins over
-    /// everything that the request says.
+    /// The priority that [`priority_by`](crate::ContextLayer::priority_by) chose. On a server it
+    /// wins over everything that the request says. A client leaves a header that its request has,
+    /// and takes the priority from there.
     pub priority: Option<Priority>,
     /// Whether a server takes the priority that the caller sent.
     pub trusts_priority: bool,

@@ -70,7 +70,7 @@ impl<E, P> ContextLayer<E, P> {
     }
 
     /// Chooses the priority by the request. `None` leaves it to the request and the current
-    /// context.
+    /// context. On a client, a header that the request has wins.
     ///
     /// ```
     /// # use buttress::{ContextLayer, PlainExt};
