@@ -1,6 +1,7 @@
 use super::*;
 use crate::bulkhead::Bulkhead;
 use crate::circuit_breaker::CircuitBreaker;
+use crate::concurrency::AdaptiveLimit;
 use crate::rate_limit::{RATE_LIMITED, RateLimit, TOO_LARGE};
 use crate::{Failure, FailureKind, ManualClock, bulkhead};
 use std::sync::{
@@ -180,4 +181,17 @@ fn a_service_that_is_not_ready_counts_in_both_policies_or_in_none() {
     assert_eq!(unready(&needs_request), None);
     assert!(first.admit(&()).is_ok(), "the probe is free");
     assert_eq!(first.snapshot().counts, breaker().snapshot().counts, "nothing is counted");
+}
+
+#[test]
+fn beside_an_adaptive_limit_a_circuit_learns_that_a_service_is_not_ready() {
+    let breaker = CircuitBreaker::<ManualClock>::new("x");
+    let limit = AdaptiveLimit::<_, ManualClock>::builder("x").limits(1..=1).build().unwrap();
+    let both = AllOf::new(breaker.clone(), limit.clone());
+    let mut permit = Policy::<()>::unready(&both).and_then(Result::ok).expect("a call would be admitted");
+    permit.settle(&Failure::new(FailureKind::Connect).into());
+    drop(permit);
+    assert_eq!((breaker.snapshot().counts.failed, limit.in_flight()), (1, 0));
+    let _full = limit.admit(&()).unwrap();
+    assert!(Policy::<()>::unready(&both).is_some_and(|permit| permit.is_err()), "a call would be rejected");
 }

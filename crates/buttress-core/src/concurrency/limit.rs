@@ -224,9 +224,10 @@ impl<A: LimitAlgorithm, C: Clock, Req: ?Sized> Policy<Req> for AdaptiveLimit<A, 
         Ok(permit)
     }
 
-    /// A backend that fails to become ready has no latency: there is nothing to learn.
+    /// A backend that fails to become ready has no latency: the permit counts nothing. It is one all
+    /// the same, because another policy beside this one may learn.
     fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
-        Some(Err(Refused { retry_after: None }))
+        Some(self.try_reserve())
     }
 }
 

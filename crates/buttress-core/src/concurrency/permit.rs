@@ -117,6 +117,8 @@ fn answered<A: LimitAlgorithm, C: Clock>(shared: &Ticket<Shared<A, C>>, started:
 #[inline(never)]
 fn failed<A: LimitAlgorithm, C: Clock>(shared: &Ticket<Shared<A, C>>, started: u64, outcome: &Outcome, clock: &C) {
     let weight = match outcome {
+        // The call has not begun: its service failed to become ready.
+        _ if started == RESERVED => return,
         Outcome::Failure(failure) if failure.overload => 1,
         Outcome::Failure(failure) if failure.kind == FailureKind::Timeout && started != STREAMING => 1,
         Outcome::Ignored(Ignored::Cancelled) if started >= FIRST => Timing::weight(started & SAMPLED != 0),

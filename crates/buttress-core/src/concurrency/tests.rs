@@ -529,3 +529,20 @@ proptest! {
         prop_assert!(limit.is_idle() && !limit.is_limited());
     }
 }
+
+#[test]
+fn a_service_that_is_not_ready_teaches_nothing_whatever_its_error() {
+    let limiter = Limiter::new(|builder| builder.min_samples(1));
+    limiter.window();
+    for outcome in [failure(FailureKind::Timeout, false), failure(FailureKind::Http(503), true), Outcome::CANCELLED] {
+        let unready = Policy::<()>::unready(&limiter.limit).and_then(Result::ok);
+        let reserved = limiter.limit.try_reserve().ok();
+        for mut permit in [unready, reserved].map(Option::unwrap) {
+            limiter.clock.advance(WINDOW);
+            permit.settle(&outcome);
+        }
+    }
+    assert_eq!(limiter.limit.in_flight(), 0);
+    limiter.window();
+    assert!(limiter.script.seen.lock().unwrap().iter().all(|window| window.dropped == 0));
+}
