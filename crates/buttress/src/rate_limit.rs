@@ -193,7 +193,8 @@ impl<Pol, E> GateLayer<Pol, E> {
     /// Tells callers what is left of the quota, in the protocols that can: HTTP servers add the
     /// headers `RateLimit` and `RateLimit-Policy` to the responses of admitted calls.
     ///
-    /// The policy must have a [quota](Metered). Rejections carry it in any case.
+    /// The policy must have a [quota](Metered). Rejections carry it in any case. A limit without a
+    /// name is told as `default`; where several are, give each a name.
     ///
     /// ```
     /// use buttress::{PlainExt, RateLimitLayer};

@@ -34,7 +34,8 @@ pub trait Metered<Req: ?Sized>: Policy<Req> {
     fn usage(&self, request: &Req) -> Option<Usage>;
 }
 
-/// A policy whose permits tell what was left of the quota when a call was admitted.
+/// A policy whose permits tell what was left of the quota when a call was admitted, or, for a call
+/// that waits, what will be left at its start if no other call comes.
 ///
 /// HTTP servers put it into the headers of the response. It is a policy of its own, so that a limit
 /// that does not tell costs no more. Its permit keeps a copy of the quota and the name.
@@ -125,7 +126,12 @@ impl<Req: ?Sized, Pol: Metered<Req>> Policy<Req> for Advertised<Pol> {
 impl<Req: ?Sized, Pol: Metered<Req> + Schedule<Req>> Schedule<Req> for Advertised<Pol> {
     fn schedule(&self, request: &Req, max_wait: Duration) -> Result<Scheduled<Self::Permit>, Rejection> {
         let Scheduled { permit, wait } = self.0.schedule(request, max_wait)?;
-        Ok(Scheduled { permit: AdvertisedPermit { permit, usage: self.0.usage(request) }, wait })
+        let usage = self.0.usage(request).map(|mut usage| {
+            // Told with the response, which comes after the wait.
+            usage.next = usage.next.map(|next| next.saturating_sub(wait));
+            usage
+        });
+        Ok(Scheduled { permit: AdvertisedPermit { permit, usage }, wait })
     }
 }
 

@@ -32,6 +32,19 @@ fn while_calls_wait_usage_says_when_a_call_would_start_at_once() {
     assert_eq!(next(70), (Some(100 * MILLI), Some(Duration::ZERO)), "one is there, and the next one comes");
 }
 
+#[test]
+fn a_call_that_waits_tells_the_usage_of_its_start() {
+    let (limit, _) = limit(quota(10, SECOND, 1));
+    let advertised = Advertised::new(limit);
+    let told = [0, 100, 200].map(|wait| {
+        let call = advertised.schedule(&(), SECOND).unwrap();
+        let mut next = None;
+        call.permit.usages(&mut |usage| next = usage.next);
+        (call.wait == wait * MILLI, next)
+    });
+    assert_eq!(told, [(true, Some(100 * MILLI)); 3]);
+}
+
 /// A metered policy that learns from outcomes, and rejects each call in `confirm`.
 #[derive(Clone, Debug)]
 struct Learning(RateLimit<ManualClock>);
