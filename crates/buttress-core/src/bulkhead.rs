@@ -34,8 +34,9 @@
 //! 2. otherwise to the most important class that waits.
 //!
 //! New calls do not overtake the queue. A newcomer that finds the queue full evicts the call that
-//! would be served last, if that one goes behind it. Only as many waiting calls as a class lacks of
-//! its share go first by it.
+//! would be served last, if the class of the newcomer goes first; calls of one class never evict
+//! each other, also where the newest is served first. Only as many waiting calls as a class lacks
+//! of its share go first by it.
 //!
 //! Shares count only while the bulkhead is full: below the limit, any class takes any place, and no
 //! place is kept free. They are those of the partitions of Netflix's `concurrency-limits`

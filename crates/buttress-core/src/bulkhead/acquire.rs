@@ -30,12 +30,12 @@ impl<C: Clock> Bulkhead<C> {
     /// Takes a place, or queues for one.
     ///
     /// The priority and the deadline of the call are those of [`CallContext::current`]. A call that
-    /// finds the queue full takes the place in it of the call that would be served last, if that
-    /// one goes behind it.
+    /// finds the queue full takes the place in it of the call that would be served last, if its own
+    /// class goes first.
     ///
     /// # Errors
     /// [`FULL`] if `max_queue` is 0 and no place is free; [`QUEUE_FULL`] if `max_queue` calls are
-    /// in the queue and none goes behind this one; [`QUEUE_DEADLINE`] if no place is free and the
+    /// in the queue and none is of a class behind; [`QUEUE_DEADLINE`] if no place is free and the
     /// deadline of the call has passed.
     ///
     /// # Example

@@ -2,14 +2,14 @@ use std::time::{Duration, Instant};
 
 /// The longest queue delay without overload, for [`Discipline::Adaptive`](super::Discipline).
 ///
-/// 5 ms as in CoDel (RFC 8289, section 4.4), in Folly's `Codel`, and in "Fail at Scale" (Ben
+/// 5 ms as in CoDel (RFC 8289, section 4.3), in Folly's `Codel`, and in "Fail at Scale" (Ben
 /// Maurer, ACM Queue 13(8), 2015), which also has the combination with last in, first out.
 pub const TARGET: Duration = Duration::from_millis(5);
 
 /// How long the queue delay must be above [`TARGET`] without a break until there is overload, and
 /// how long it must stay at or below it until there is none.
 ///
-/// 100 ms as in CoDel (RFC 8289, section 4.3), in Folly's `Codel`, and in "Fail at Scale".
+/// 100 ms as in CoDel (RFC 8289, section 4.2), in Folly's `Codel`, and in "Fail at Scale".
 pub const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether a queue is overloaded: its delay, which is the age of its oldest waiter, was above the

@@ -161,6 +161,30 @@ fn last_in_first_out_evicts_the_oldest_call_of_the_least_important_class() {
 }
 
 #[test]
+fn last_in_first_out_rejects_a_new_call_that_finds_the_queue_full_of_its_class() {
+    let (_, bulkhead, _held) = full(Discipline::Lifo);
+    let mut places = [(); 2].map(|()| queue_of(&bulkhead, Sheddable));
+    let rejection = within(of(Sheddable), || bulkhead.acquire_or_queue(2)).unwrap_err();
+    assert_eq!((rejection.reason(), places.each_mut().map(fate)), (&QUEUE_FULL, ["waits"; 2]));
+}
+
+#[test]
+fn a_share_that_changes_while_calls_wait_counts_for_the_next_place() {
+    let bulkhead = Bulkhead::new(10);
+    bulkhead.reserve(Sheddable, 0.2).unwrap();
+    let mut held: Vec<_> = (0..10).map(|_| take_of(&bulkhead, Critical)).collect();
+    let mut read = queue_of(&bulkhead, Sheddable);
+    let mut orders = [(); 2].map(|()| queue_of(&bulkhead, Critical));
+    bulkhead.reserve(Sheddable, 0.0).unwrap();
+    held.pop();
+    assert_eq!((fate(&mut read), fate(&mut orders[0])), ("waits", "has a place"));
+    bulkhead.reserve(Sheddable, 0.1).unwrap();
+    held.pop();
+    assert_eq!((fate(&mut read), fate(&mut orders[1])), ("has a place", "waits"));
+    assert_eq!((bulkhead.waiting(), bulkhead.in_flight_of(Critical)), (1, Some(9)));
+}
+
+#[test]
 fn a_class_below_its_share_gets_the_next_place_and_no_more_than_its_share() {
     let bulkhead = Bulkhead::new(10);
     bulkhead.reserve(Sheddable, 0.2).unwrap();
