@@ -64,6 +64,9 @@ impl CallContext {
 
     /// Makes this the current context of the thread until the guard is dropped, which restores the
     /// context before it.
+    ///
+    /// Drop guards in the reverse order, and hold none over an `await`: other tasks of the thread
+    /// would run in this context. `buttress::context::with` runs a future in a context.
     #[inline]
     pub fn enter(self) -> Entered {
         Entered { before: CURRENT.replace(self), _not_send: PhantomData }

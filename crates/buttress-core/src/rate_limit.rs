@@ -337,7 +337,8 @@ impl<C: Clock> RateLimit<C> {
         self.state.waited.sum()
     }
 
-    /// Changes the limit, for the same period and the same burst. See [`reload`](Self::reload).
+    /// Changes the limit, for the same period and the same burst; a limit that was made with 0 gets
+    /// a burst of as many calls. See [`reload`](Self::reload).
     ///
     /// ```
     /// use buttress_core::{ManualClock, rate_limit::RateLimit};
@@ -350,7 +351,7 @@ impl<C: Clock> RateLimit<C> {
     /// assert_eq!(limit.retry_after(1), Some(Duration::from_millis(1)));
     /// ```
     pub fn set_limit(&self, limit: u32) {
-        self.change(|quota| Quota { limit, ..quota });
+        self.change(|quota| Quota { limit, burst: if quota.burst == 0 { limit } else { quota.burst }, ..quota });
     }
 
     /// Changes the burst. 0 counts as 1. See [`reload`](Self::reload).

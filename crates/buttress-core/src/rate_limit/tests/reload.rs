@@ -117,6 +117,20 @@ fn a_limit_that_was_made_with_zero_can_be_raised() {
 }
 
 #[test]
+fn a_limit_that_was_made_with_zero_gets_the_burst_of_the_first_limit_above() {
+    let clock = ManualClock::new();
+    let limit = RateLimit::of(Quota::per_second(0), None, clock.clone());
+    limit.set_limit(100);
+    assert_eq!(limit.quota(), Quota::per_second(100));
+    clock.advance(SECOND);
+    assert_eq!(admitted(&limit), 100);
+    limit.set_limit(0);
+    limit.set_limit(10);
+    assert_eq!(limit.quota(), quota(10, SECOND, 100), "later on the burst stays");
+    limit.reload(Quota { period: 60 * SECOND, ..limit.quota() }).unwrap();
+}
+
+#[test]
 fn calls_that_wait_over_a_reload_stay_ahead_of_the_next_ones() {
     let (limit, _) = limit(quota(10, SECOND, 1));
     for _ in 0..3 {
