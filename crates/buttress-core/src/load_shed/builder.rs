@@ -130,7 +130,7 @@ impl<C: Clock> Builder<C> {
     /// Creates the handle.
     ///
     /// # Errors
-    /// If a value is out of its range.
+    /// If a value is out of its range, or two monitors have one name.
     ///
     /// # Example
     ///
@@ -149,6 +149,11 @@ impl<C: Clock> Builder<C> {
         }
         if self.monitors.iter().any(|watched| !(watched.limit > 0.0 && watched.limit.is_finite())) {
             return Err(InvalidConfig::new("monitor_at", "must have a limit above 0"));
+        }
+        let mut names: Vec<_> = self.monitors.iter().map(Watched::name).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(InvalidConfig::new("monitor", "must have a name that no other monitor has"));
         }
         Ok(self.into_load_shed())
     }

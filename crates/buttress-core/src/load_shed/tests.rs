@@ -222,11 +222,12 @@ fn waits_of_calls_are_a_monitor() {
 fn the_highest_level_of_all_monitors_counts() {
     let (clock, dial, builder) = builder();
     let other = Dial::default();
-    let shed = builder.monitor_at(0.5, other.clone()).build().unwrap();
+    let level = other.clone();
+    let shed = builder.monitor_at(0.5, monitor_fn("other", move || level.level())).build().unwrap();
     dial.set(10);
     other.set(49);
     admitted(&clock, &shed, 10);
-    assert_eq!((shed.share(), shed.levels()[1]), (0.0, ("dial", 0.98)));
+    assert_eq!((shed.share(), shed.levels()[1]), (0.0, ("other", 0.98)));
     other.set(50);
     admitted(&clock, &shed, 2);
     assert!(shed.share() > 0.0);
@@ -255,6 +256,17 @@ fn settings_have_their_ranges() {
     let limits = [0.0, -1.0, f64::NAN, f64::INFINITY];
     assert!(limits.iter().all(|limit| field(Shed::builder("x").monitor_at(*limit, Dial::default())) == "monitor_at"));
     assert!(Shed::builder("x").retry_after(Duration::ZERO..=Duration::MAX).build().is_ok());
+}
+
+#[test]
+fn two_monitors_of_one_name_are_refused() {
+    let dials = || Shed::builder("x").monitor(Dial::default()).monitor(Dial::default());
+    let error = dials().build().unwrap_err().to_string();
+    assert_eq!(error, "invalid configuration: `monitor` must have a name that no other monitor has");
+    let waits = || QueueDelay::<ManualClock>::new(20 * MS, 100 * MS).unwrap();
+    assert!(Shed::builder("x").waits(waits()).waits(waits()).build().is_err(), "only the last one would be fed");
+    let other = monitor_fn("other", || 0.0);
+    assert!(Shed::builder("x").monitor(Dial::default()).monitor(other).waits(waits()).build().is_ok());
 }
 
 #[test]
