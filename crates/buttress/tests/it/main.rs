@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod context;
+mod dropped;
 mod gate;
 mod health;
 mod load_shed;
