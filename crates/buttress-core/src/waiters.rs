@@ -79,8 +79,8 @@ impl Waiters {
     /// Returns a new key for one waiting service. The key is its place in line. It is the same in
     /// all lists, because a waiter may be in several.
     pub fn key(&self) -> u64 {
-        // Drawn once for each wait, which takes a lock anyway. Not one of the model checker's, which
-        // cannot be static.
+        // Drawn once for each wait, which takes a lock anyway. Not one of the model checker's,
+        // which cannot be static.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }

@@ -224,8 +224,8 @@ impl<A: LimitAlgorithm, C: Clock, Req: ?Sized> Policy<Req> for AdaptiveLimit<A, 
         Ok(permit)
     }
 
-    /// A backend that fails to become ready has no latency: the permit counts nothing. It is one all
-    /// the same, because another policy beside this one may learn.
+    /// A backend that fails to become ready has no latency: the permit counts nothing. It is one
+    /// all the same, because another policy beside this one may learn.
     fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
         Some(self.try_reserve())
     }
