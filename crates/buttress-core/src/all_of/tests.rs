@@ -91,6 +91,15 @@ fn a_reservation_of_the_first_is_given_back_when_the_second_cannot_wait_so_long(
 }
 
 #[test]
+fn calls_that_one_limit_delays_together_start_closer_than_the_other_ones_rate() {
+    let calls = limit(10, 1).costed(|_: &u32| 1);
+    let both = AllOf::new(calls, limit(1000, 1000).costed(|kilobytes: &u32| *kilobytes));
+    let waits = [1000, 1000, 1, 1].map(|kilobytes| both.schedule(&kilobytes, Duration::MAX).unwrap().wait);
+    // By the limit on calls alone they would start after 0, 100, 200 and 300 ms.
+    assert_eq!(waits, [0, 1000, 1001, 1002].map(|wait| wait * MILLI));
+}
+
+#[test]
 fn a_place_in_a_bulkhead_and_a_probe_of_a_circuit_are_given_back() {
     let breaker = CircuitBreaker::<ManualClock>::builder("x").probes(1).build().unwrap();
     breaker.open_for(Duration::ZERO);
