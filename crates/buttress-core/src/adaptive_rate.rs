@@ -27,7 +27,7 @@ use crate::policy::{Idle, Permit, Policy, Schedule, Scheduled};
 use crate::report::{Metric, Report, Sink};
 use crate::shard::{Counter, Sharded, Ticket, shards};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
-use crate::timeline::MAX_CLOCK_SKEW;
+use crate::timeline::{MAX_CLOCK_SKEW, SET_BACK};
 use crate::{Class, Clock, Name, Outcome, Reason, Rejection};
 use cubic::{Cubic, Meter};
 use std::time::{Duration, Instant};
@@ -132,17 +132,20 @@ impl<C: Clock> AdaptiveRate<C> {
 
     fn of(name: Option<Name>, clock: C) -> Self {
         let shards = shards();
+        let now = clock.now();
+        let origin = now.checked_sub(SET_BACK).unwrap_or(now);
+        let start = (now - origin).as_secs_f64();
         let state = State {
             on: AtomicU32::new(0),
             responses: Counter::default(),
             seen: AtomicU64::new(0),
-            bucket: AtomicU64::new(0),
-            control: Mutex::new(Control::default()),
+            bucket: AtomicU64::new(Meter::bucket(start)),
+            control: Mutex::new(Control { meter: Meter::starting_at(start), ..Control::default() }),
             rejected: Counter::default(),
             waited: Counter::default(),
             throttled: Counter::default(),
             labels: Labels::new(POLICY, name.as_ref(), shards),
-            origin: clock.now(),
+            origin,
         };
         Self { state: Sharded::new(shards, state), clock }
     }
@@ -241,13 +244,14 @@ impl State {
         }
         let now = self.seconds(clock.coarse());
         let bucket = Meter::bucket(now);
-        let is_off = self.on.load(Ordering::Relaxed) == 0;
-        if is_off && bucket <= self.bucket.load(Ordering::Relaxed) {
+        let (is_off, last) = (self.on.load(Ordering::Relaxed) == 0, self.bucket.load(Ordering::Relaxed));
+        let is_set_back = Meter::is_set_back(last, bucket);
+        if is_off && bucket <= last && !is_set_back {
             return;
         }
         // A thread that holds the lock sees this response too, or the next one brings it.
         if let Some(mut control) = try_lock(&self.control) {
-            self.bucket.fetch_max(bucket, Ordering::Relaxed);
+            self.bucket.store(if is_set_back { bucket } else { bucket.max(last) }, Ordering::Relaxed);
             control.learn(false, self.unseen(), now);
         }
     }

@@ -10,6 +10,8 @@ const SCALE: f64 = 0.4;
 const SMOOTHING: f64 = 0.8;
 /// The length of a measurement.
 const BUCKET: f64 = 0.5;
+/// Buckets by which a time may be behind the last one, 2 s. More means that the clock was set back.
+const MAX_BUCKETS_BACK: u64 = 4;
 /// The rate is at most this many times what is measured, so that it does not grow while it is not
 /// used.
 const MAX_OVER_MEASURED: f64 = 2.0;
@@ -26,6 +28,16 @@ pub(super) struct Meter {
 }
 
 impl Meter {
+    /// Begins to measure at a time.
+    pub(super) fn starting_at(now: f64) -> Self {
+        Self { bucket: Self::bucket(now), ..Self::default() }
+    }
+
+    /// Returns whether a bucket is so far behind the last one that the clock was set back.
+    pub(super) fn is_set_back(last: u64, bucket: u64) -> bool {
+        last.saturating_sub(bucket) > MAX_BUCKETS_BACK
+    }
+
     /// Returns the number of the bucket of a time.
     pub(super) fn bucket(now: f64) -> u64 {
         (now / BUCKET) as u64
@@ -33,8 +45,12 @@ impl Meter {
 
     /// Adds `responses` and returns the rate. It changes with the first response in a new bucket.
     pub(super) fn record(&mut self, responses: u64, now: f64) -> f64 {
-        self.count += responses as f64;
         let bucket = Self::bucket(now);
+        if Self::is_set_back(self.bucket, bucket) {
+            // What was counted until then has no length.
+            (self.count, self.bucket) = (0.0, bucket);
+        }
+        self.count += responses as f64;
         if bucket > self.bucket {
             let current = self.count / ((bucket - self.bucket) as f64 * BUCKET);
             self.rate = SMOOTHING * current + (1.0 - SMOOTHING) * self.rate;
@@ -76,9 +92,12 @@ impl Cubic {
 
     /// The backend answered another way.
     pub(super) fn answered(self, measured: f64, now: f64) -> Self {
-        let since = (now - self.throttled_at).max(0.0);
+        // A clock that was set back begins the curve anew.
+        let is_set_back = Meter::is_set_back(Meter::bucket(self.throttled_at), Meter::bucket(now));
+        let throttled_at = if is_set_back { now } else { self.throttled_at };
+        let since = (now - throttled_at).max(0.0);
         let rate = SCALE * (since - self.plateau).powi(3) + self.highest;
-        Self { rate: bounded(rate, measured), ..self }
+        Self { rate: bounded(rate, measured), throttled_at, ..self }
     }
 
     pub(super) fn rate(&self) -> f64 {
@@ -114,8 +133,11 @@ mod tests {
         assert!(near(meter.record(1, 1.2), 32.32));
         // 5 in four buckets: 0.8 * 2.5 + 0.2 * 32.32.
         assert!(near(meter.record(5, 3.1), 8.464));
-        // A clock that was set back counts for the bucket that is not over.
-        assert!(near(meter.record(5, 0.0), 8.464));
+        // A time that is a little behind counts for the bucket that is not over.
+        assert!(near(meter.record(5, 2.0), 8.464));
+        // A clock that was set back begins a new one: 10 responses in 0.5 s.
+        assert!(near(meter.record(9, 0.0), 8.464));
+        assert!(near(meter.record(1, 0.5), 0.8 * 20.0 + 0.2 * 8.464));
     }
 
     #[test]
@@ -148,8 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_lower_the_rate() {
+    fn a_clock_that_was_set_back_does_not_lower_the_rate_and_it_grows_from_there() {
         let cubic = Cubic::new(100.0, 1000.0);
-        assert!(near(cubic.answered(100.0, 0.0).rate(), 70.0));
+        assert!(near(cubic.answered(100.0, 999.0).rate(), 70.0));
+        let set_back = cubic.answered(100.0, 10.0);
+        assert!(near(set_back.rate(), 70.0));
+        assert!(near(set_back.answered(100.0, 10.0 + 4.217_163_326_508_746).rate(), 100.0));
     }
 }

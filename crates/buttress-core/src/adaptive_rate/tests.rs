@@ -176,6 +176,22 @@ fn a_clock_that_is_set_back_or_far_ahead_breaks_nothing() {
 }
 
 #[test]
+fn responses_after_a_clock_was_set_back_are_measured_over_their_own_time() {
+    for throttles in [false, true] {
+        let (rate, clock) = if throttles { cut() } else { rate() };
+        busy(&rate, &clock, 20);
+        // Before the rate was made.
+        clock.set(clock.now() - Duration::from_secs(60));
+        let mut most = rate.measured();
+        for _ in 0..80 {
+            busy(&rate, &clock, 1);
+            most = rate.measured().max(most);
+        }
+        assert!((99.0..102.0).contains(&most), "100 a second: {most}");
+    }
+}
+
+#[test]
 fn threads_that_answer_at_once_lose_no_response() {
     let (rate, clock) = rate();
     std::thread::scope(|scope| {
