@@ -23,7 +23,7 @@
 mod cubic;
 
 use crate::label::Labels;
-use crate::policy::{Idle, Permit, Policy, Schedule, Scheduled};
+use crate::policy::{Idle, Permit, Policy, Refused, Schedule, Scheduled};
 use crate::report::{Metric, Report, Sink};
 use crate::shard::{Counter, Sharded, Ticket, shards};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
@@ -352,6 +352,11 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for AdaptiveRate<C> {
     fn undo(&self, _: &Req, permit: Self::Permit) {
         // Its own state: a keyed rate may have been replaced since.
         lock(&permit.ticket.control).give_back(permit.token);
+    }
+
+    /// Takes no token: no call starts.
+    fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
+        Some(Ok(AdaptiveRatePermit { ticket: self.state.ticket(), clock: self.clock.clone(), token: 0 }))
     }
 }
 

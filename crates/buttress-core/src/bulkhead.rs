@@ -329,6 +329,10 @@ impl<C: Clock, Req: ?Sized> Policy<Req> for Bulkhead<C> {
     fn refuse(&self, _: &Req, _: Refused) -> Rejection {
         self.reject(&FULL)
     }
+
+    fn unready(&self) -> Option<Result<BulkheadPermit<C>, Refused>> {
+        Some(self.try_reserve())
+    }
 }
 
 impl<C: Clock> Reserve for Bulkhead<C> {

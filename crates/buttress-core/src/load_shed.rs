@@ -47,7 +47,7 @@ use crate::context::CallContext;
 use crate::cut::Cut;
 use crate::draws::Draws;
 use crate::label::Labels;
-use crate::policy::Policy;
+use crate::policy::{Policy, Refused};
 use crate::shard::{Counter, Sharded};
 use crate::sync::{AtomicU64, Ordering};
 use crate::timeline::Timeline;
@@ -358,5 +358,9 @@ impl<C: Clock, Req: ?Sized> Policy<Req> for LoadShed<C> {
     #[inline]
     fn admit(&self, _: &Req) -> Result<LoadShedPermit<C>, Rejection> {
         self.admit_call(Call::default())
+    }
+
+    fn unready(&self) -> Option<Result<LoadShedPermit<C>, Refused>> {
+        Some(Ok(LoadShedPermit::untimed()))
     }
 }

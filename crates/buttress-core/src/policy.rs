@@ -118,6 +118,10 @@ pub trait Policy<Req: ?Sized> {
     /// * `None`, the default, for a policy that needs the request: the next call fails with the
     ///   same error, and the policy learns from that.
     ///
+    /// The permit takes nothing that a call uses up by its start, because none starts. A policy
+    /// that learns nothing returns one too, or it would keep the failure from another policy beside
+    /// it.
+    ///
     /// Not called if permits do not [learn](Permit::LEARNS).
     fn unready(&self) -> Option<Result<Self::Permit, Refused>> {
         None

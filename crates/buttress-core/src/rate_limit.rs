@@ -449,6 +449,11 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for RateLimit<C> {
     fn undo(&self, _: &Req, permit: RatePermit) {
         self.give_back(permit);
     }
+
+    /// Takes nothing: no call starts.
+    fn unready(&self) -> Option<Result<RatePermit, Refused>> {
+        Some(Ok(RatePermit::FREE))
+    }
 }
 
 impl<Req: ?Sized, C: Clock> Schedule<Req> for RateLimit<C> {

@@ -49,7 +49,7 @@ use crate::report::{Metric, Report, Sink};
 use crate::shard::{Counter, Sharded};
 use crate::sync::Ordering;
 use crate::timeline::Timeline;
-use crate::{Class, Clock, Idle, Policy, Priority, Reason, Rejection};
+use crate::{Class, Clock, Idle, Policy, Priority, Reason, Refused, Rejection};
 
 /// The client did not send the call, because the backend rejects too many for overload.
 pub static THROTTLED: Reason =
@@ -269,6 +269,13 @@ impl<C: Clock, Req: ?Sized> Policy<Req> for Throttle<C> {
             return Err(state.labels.reject(&THROTTLED));
         }
         Ok(ThrottlePermit::new(ticket, tag))
+    }
+
+    /// Counts a request, which the permit takes back if there was no answer.
+    fn unready(&self) -> Option<Result<ThrottlePermit, Refused>> {
+        let (tag, ticket) = (self.state.tag(self.state.now(&self.clock)), self.state.ticket());
+        self.state.count_request(&self.state.lanes[ticket.shard()], tag);
+        Some(Ok(ThrottlePermit::new(ticket, tag)))
     }
 
     /// Takes the request back: it was not sent, which says nothing about the backend.

@@ -2,8 +2,10 @@ use super::*;
 use crate::bulkhead::Bulkhead;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::concurrency::AdaptiveLimit;
-use crate::rate_limit::{RATE_LIMITED, RateLimit, TOO_LARGE};
+use crate::load_shed::LoadShed as Shed;
+use crate::rate_limit::{Advertised, RATE_LIMITED, RateLimit, TOO_LARGE};
 use crate::{Failure, FailureKind, ManualClock, bulkhead};
+use crate::{adaptive_rate, throttle};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -184,12 +186,38 @@ fn a_service_that_is_not_ready_counts_in_both_policies_or_in_none() {
     }
     second.open_for(Duration::from_secs(1));
     assert_eq!(unready(&both), Some(false));
-    let needs_request = AllOf::new(first.clone(), limit(10, 1));
+    let needs_request = AllOf::new(first.clone(), NeedsRequest);
     assert_eq!(unready(&needs_request), None);
     first.open_for(Duration::ZERO);
     assert_eq!(unready(&needs_request), None);
     assert!(first.admit(&()).is_ok(), "the probe is free");
     assert_eq!(first.snapshot().counts, breaker().snapshot().counts, "nothing is counted");
+}
+
+struct NeedsRequest;
+
+impl Policy<()> for NeedsRequest {
+    type Permit = ();
+
+    fn admit(&self, (): &()) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+#[test]
+fn beside_any_policy_a_circuit_learns_that_a_service_is_not_ready_and_no_share_is_used() {
+    fn learns(other: impl Policy<()>) -> bool {
+        let breaker = CircuitBreaker::<ManualClock>::new("x");
+        let mut permit = AllOf::new(breaker.clone(), other).unready().and_then(Result::ok).expect("it is not refused");
+        permit.settle(&Failure::new(FailureKind::Connect).into());
+        breaker.snapshot().counts.failed == 1
+    }
+    let (rate, bulkhead) = (limit(10, 1), Bulkhead::<ManualClock>::new(1));
+    let throttle = throttle::Throttle::<ManualClock>::new("x");
+    assert!(learns(rate.clone()) && learns(rate.clone().costed(|_: &()| 1)) && learns(Advertised::new(rate.clone())));
+    assert!(learns(bulkhead.clone()) && learns(throttle.clone()) && learns(Shed::<ManualClock>::new("x")));
+    assert!(learns(adaptive_rate::AdaptiveRate::<ManualClock>::new()));
+    assert_eq!((rate.available(), bulkhead.in_flight(), throttle.counts().requests), (1, 0, 0));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::{Metered, RateLimit, RatePermit, Usage};
-use crate::policy::{Idle, Policy, Schedule, Scheduled};
+use crate::policy::{Idle, Policy, Refused, Schedule, Scheduled};
 use crate::report::{Metric, Report, Sink};
 use crate::{Clock, Rejection};
 use std::{fmt, time::Duration};
@@ -43,6 +43,11 @@ impl<Req: ?Sized, C: Clock, F: Fn(&Req) -> u32> Policy<Req> for Costed<C, F> {
 
     fn undo(&self, _: &Req, permit: RatePermit) {
         self.limit.give_back(permit);
+    }
+
+    /// Takes nothing: no call starts.
+    fn unready(&self) -> Option<Result<RatePermit, Refused>> {
+        Some(Ok(RatePermit::FREE))
     }
 }
 

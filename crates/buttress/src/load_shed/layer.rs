@@ -5,7 +5,7 @@ use crate::{
     per_request::{By, PerRequest, Same},
     shell::opaque_debug,
 };
-use buttress_core::{Name, Policy, Rejection};
+use buttress_core::{Name, Policy, Refused, Rejection};
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hash},
@@ -146,6 +146,10 @@ where
         call.tenant = self.tenant.of(request);
         call.waited = self.waited.of(request);
         self.shed.admit_call(call)
+    }
+
+    fn unready(&self) -> Option<Result<LoadShedPermit, Refused>> {
+        Policy::<Req>::unready(&self.shed)
     }
 }
 

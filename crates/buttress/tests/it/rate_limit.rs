@@ -2,7 +2,7 @@
 
 use crate::{MS, SECOND, layer, no_request, pass, refusal, request};
 use buttress::{
-    AdaptiveRateLayer, Ending, PlainExt, RateLimit, RateLimitLayer, context,
+    AdaptiveRateLayer, CircuitBreaker, Ending, PlainExt, RateLimit, RateLimitLayer, context,
     ending::Plain,
     gate::GateLayer,
     keyed::Keyed,
@@ -232,6 +232,16 @@ async fn a_spawned_call_keeps_the_deadline_it_was_given() {
     let served = CallContext::default().with_deadline(TokioClock.now() + 50 * MS);
     let call = context::with(served, async { service.call("second").await });
     assert!(call.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn beside_a_circuit_a_service_that_is_not_ready_costs_nothing_and_is_counted() {
+    let (limit, breaker) = (one_per_100_ms(), CircuitBreaker::new("x"));
+    let both = AllOf::new(limit.clone(), breaker.clone());
+    let (mut service, mut handle) = layer(GateLayer::with_policy(both).plain());
+    handle.send_error("down");
+    assert_ready_err!(service.poll_ready());
+    assert_eq!((limit.available(), breaker.snapshot().counts.failed), (1, 1));
 }
 
 /// A policy of a user whose calls start after a time of their own.
