@@ -3,6 +3,7 @@
 //! ```
 //! use buttress::{Bulkhead, BulkheadLayer, LoadShed, LoadShedLayer, PlainExt};
 //! use buttress::load_shed::{SchedulerDelay, SystemLoad};
+//! use std::time::Duration;
 //! use tower::ServiceBuilder;
 //!
 //! struct Request {
@@ -27,7 +28,7 @@
 //!             .fair_by(|request: &Request| request.tenant.clone())
 //!             .plain(),
 //!     )
-//!     .layer(BulkheadLayer::from(bulkhead).plain())
+//!     .layer(BulkheadLayer::from(bulkhead).queue(64, Duration::from_millis(50)).plain())
 //!     .service_fn(handler);
 //! # let _ = server;
 //! # Ok(())
@@ -63,8 +64,18 @@
 //! # Where it belongs
 //!
 //! Inside health and the [context](crate::context), whose priority and deadline it reads, and
-//! outside all else, so that a rejected call costs next to nothing. gRPC's health checks are calls
-//! like others: [`exempt`](LoadShedLayer::exempt) them; `buttress-http` has the function.
+//! outside all else, so that a rejected call costs next to nothing.
+//!
+//! Give a bulkhead inside it a short [queue](crate::BulkheadLayer::queue). The share of rejected
+//! calls follows the load in steps, so that for moments more calls come through than there are
+//! places. Without a queue the bulkhead rejects those, whatever their priority or tenant and though
+//! they are exempt, and sees no more than its limit: all overload looks alike. Calls that wait raise
+//! its level above 1, until as many are rejected as are too many.
+//!
+//! gRPC's health checks are calls like others: [`exempt`](LoadShedLayer::exempt) them, with
+//! `buttress_http::is_probe`. Limits inside this layer know nothing of that. Where a probe must
+//! never wait, answer it outside: by a [`HealthLayer`](crate::HealthLayer), or by a route to which
+//! the layers are not applied.
 //!
 //! # Differences
 //!

@@ -10,8 +10,9 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     task::{Context, Poll, ready},
+    time::Duration,
 };
-use tokio::task::coop;
+use tokio::task::{JoinSet, coop};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// Sends calls until nearly all of them are rejected.
@@ -84,6 +85,59 @@ async fn a_full_bulkhead_inside_makes_it_reject_unimportant_calls_first() {
     let (sheddable, critical) = (shed.shed(Criticality::Sheddable), shed.shed(Criticality::Critical));
     assert!(sheddable > 5 * critical.max(1) && critical < 60, "{sheddable} {critical}");
     assert!(bulkhead.rejected() < 200, "without it 400 are: {}", bulkhead.rejected());
+}
+
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+enum Tenant {
+    Greedy,
+    Small,
+    Probe,
+}
+
+/// Sends calls of a tenant one after another until 8 s, with a pause after each rejection, and
+/// returns how many were answered and rejected after the first 3 s.
+async fn keeps_calling<S>(service: S, tenant: Tenant, pause: Duration) -> (u32, u32)
+where
+    S: Service<Tenant> + Clone,
+{
+    let start = TokioClock.now();
+    let (mut answered, mut rejected) = (0, 0);
+    while TokioClock.now() < start + 8 * SECOND {
+        let result = service.clone().oneshot(tenant).await;
+        let count = if result.is_ok() { &mut answered } else { &mut rejected };
+        *count += u32::from(TokioClock.now() >= start + 3 * SECOND);
+        tokio::time::sleep(if result.is_ok() { pause } else { 20 * MS }).await;
+    }
+    (answered, rejected)
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_queue_inside_a_tenant_that_floods_crowds_out_neither_others_nor_probes() {
+    let bulkhead = Bulkhead::new(8);
+    let shed = LoadShed::builder("orders").monitor_at(0.9, bulkhead.clone()).seed(7).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(
+            LoadShedLayer::from(shed)
+                .exempt(|tenant: &Tenant| *tenant == Tenant::Probe)
+                .fair_by(|tenant: &Tenant| *tenant)
+                .plain(),
+        )
+        .layer(BulkheadLayer::from(bulkhead).queue(16, 50 * MS).plain())
+        .service_fn(async |_: Tenant| {
+            tokio::time::sleep(20 * MS).await;
+            Ok::<_, Infallible>(())
+        });
+    let mut greedy = JoinSet::new();
+    for _caller in 0..30 {
+        greedy.spawn(keeps_calling(service.clone(), Tenant::Greedy, Duration::ZERO));
+    }
+    let small = tokio::spawn(keeps_calling(service.clone(), Tenant::Small, 20 * MS));
+    let probe = keeps_calling(service, Tenant::Probe, 20 * MS).await;
+    let small = small.await.unwrap();
+    let greedy = greedy.join_all().await.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    assert!(probe.1 == 0 && probe.0 > 50, "{probe:?}");
+    assert!(small.1 * 20 <= small.0 && small.0 > 50, "{small:?}");
+    assert!(greedy.0 > 1_000 && greedy.1 > greedy.0, "{greedy:?}");
 }
 
 /// Uses tokio's budget of the task to be ready, as every resource of tokio does.
