@@ -340,6 +340,10 @@ impl<C: Clock> RateLimit<C> {
     /// Changes the limit, for the same period and the same burst; a limit that was made with 0 gets
     /// a burst of as many calls. See [`reload`](Self::reload).
     ///
+    /// A burst that was not set is the first limit, and stays so: 1,000 calls may still come at
+    /// once after `per_second(1_000)` and `set_limit(5)`. Change both with
+    /// `reload(Quota::per_second(5))`.
+    ///
     /// ```
     /// use buttress_core::{ManualClock, rate_limit::RateLimit};
     /// use std::time::Duration;

@@ -23,6 +23,15 @@ fn a_lower_limit_acts_at_once_and_takes_nothing_away() {
 }
 
 #[test]
+fn a_burst_that_was_not_set_stays_the_first_limit_until_a_reload_of_both() {
+    let limit = RateLimit::<ManualClock>::per_second(1_000);
+    limit.set_limit(5);
+    assert_eq!((limit.quota().burst, limit.available()), (1_000, 1_000));
+    limit.reload(Quota::per_second(5)).unwrap();
+    assert_eq!((limit.quota().burst, limit.available()), (5, 5));
+}
+
+#[test]
 fn a_larger_burst_is_filled_by_time_also_that_of_a_full_bucket() {
     let (limit, clock) = limit(quota(10, SECOND, 5));
     clock.advance(3600 * SECOND);
