@@ -24,6 +24,11 @@
 //! [`.plain()`](crate::ending::Plain) it stays off, unless a classifier reports
 //! [`Failure::overload`](crate::outcome::Failure::overload).
 //!
+//! A client that is throttled in its first half second has measured no rate yet, and begins with
+//! one call in two seconds. From there it takes between 5 and 10 s to 50 calls per second, if calls
+//! wait for at most 2 s. Longer waits slow it down, because a call that waits keeps the start that
+//! it was given at the lower rate: with 100 callers that wait for up to 10 s it takes 18 s.
+//!
 //! # Where it belongs
 //!
 //! Inside retry: each attempt costs the backend one call, and what it answers is counted for each.

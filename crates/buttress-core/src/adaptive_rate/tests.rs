@@ -125,6 +125,45 @@ fn a_backend_that_throttles_at_once_leaves_one_call_in_two_seconds() {
     assert!((0..100).all(|_| call(&rate, Outcome::Success)) && rate.is_idle());
 }
 
+/// Returns when callers that wait for up to `max_wait` reach 50 calls per second, in milliseconds
+/// after the backend throttled the first call.
+fn reaches_50(callers: usize, max_wait: Duration) -> u64 {
+    let (rate, clock) = rate();
+    call(&rate, throttled());
+    let mut started: Vec<Option<(u64, AdaptiveRatePermit<ManualClock>)>> = (0..callers).map(|_| None).collect();
+    for now in (0..).step_by(10) {
+        for caller in &mut started {
+            match caller {
+                Some((end, _)) if *end > now => {}
+                Some((_, permit)) => {
+                    permit.settle(&Outcome::Success);
+                    *caller = None;
+                }
+                None => {
+                    let start = rate.schedule(&(), max_wait).ok();
+                    *caller = start.map(|start| (now + 10 + start.wait.as_millis() as u64, start.permit));
+                }
+            }
+        }
+        if rate.limit().unwrap() >= 50.0 {
+            return now;
+        }
+        clock.advance(10 * MILLI);
+    }
+    unreachable!("the numbers do not end")
+}
+
+#[test]
+fn a_client_that_was_throttled_before_it_had_measured_a_rate_reaches_50_calls_a_second_in_ten_seconds() {
+    for callers in [2, 8, 100] {
+        for max_wait in [Duration::ZERO, 500 * MILLI, 2 * SECOND] {
+            let time = reaches_50(callers, max_wait);
+            assert!((5_000..10_000).contains(&time), "{callers} {max_wait:?}: {time}");
+        }
+    }
+    assert!(reaches_50(100, 10 * SECOND) > 15_000, "calls that wait keep the start that a low rate gave them");
+}
+
 #[test]
 fn time_that_a_coarse_clock_has_not_seen_yet_earns_no_tokens_twice() {
     let clock = ManualClock::new();
