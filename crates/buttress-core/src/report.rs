@@ -188,6 +188,11 @@ pub type LabelValues = [&'static str; 2];
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` reports no metrics",
+    label = "no metrics",
+    note = "an exporter takes handles, of a layer `layer.handle()`; around a policy of your own put `Counted::new(..)`"
+)]
 pub trait Report {
     /// Returns all metrics whose values [`report`](Self::report) may report.
     fn metrics() -> Vec<Metric>

@@ -29,6 +29,11 @@ pub struct Usage {
 /// let usage = limit.usage("a request").unwrap();
 /// assert_eq!((usage.remaining, usage.next), (6, Some(Duration::from_millis(100))));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no quota to advertise",
+    label = "no quota",
+    note = "wrap the rate limits alone: `AllOf::new(Advertised::new(rate_limit), bulkhead)` without `.advertise()`"
+)]
 pub trait Metered<Req: ?Sized>: Policy<Req> {
     /// Returns what is left of the quota for calls such as `request`. `None` if that is unknown.
     fn usage(&self, request: &Req) -> Option<Usage>;
