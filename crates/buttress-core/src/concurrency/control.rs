@@ -125,6 +125,17 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
         }
     }
 
+    /// Ends the window if no answer has ended it in time, for a call that is rejected. Where all
+    /// places are taken by streams, or by calls that hang, no answer comes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn end_overdue_window(&self, now: u64) {
+        let grace = nanos(self.settings.window) / EXTENSION;
+        if self.is_over(now.saturating_sub(grace)) {
+            self.try_end_window(now);
+        }
+    }
+
     /// Returns whether the window is over, or ends so late that the clock was set back.
     #[inline]
     fn is_over(&self, now: u64) -> bool {
@@ -154,6 +165,7 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
             return self.window_end.store(now.saturating_add(length), Ordering::Relaxed);
         }
         if self.samples.count() < self.settings.min_samples {
+            self.give_places_to_streams(control);
             return self.window_end.store(now.saturating_add(length / EXTENSION), Ordering::Relaxed);
         }
         let mut summary = Summary::new();
@@ -204,6 +216,19 @@ impl<A: LimitAlgorithm, C: Clock> Shared<A, C> {
         // calls would have too few of the rest.
         control.peak = (control.limit as f64).max(control.peak * PEAK_DECAY);
         self.classes.set_kept(kept(self.settings.priority_step, control.peak));
+    }
+
+    /// Adds places for the streams that have begun in a window that goes on, so that it can get its
+    /// samples.
+    fn give_places_to_streams(&self, control: &mut Control<A>) {
+        let streaming = self.samples.streaming();
+        if streaming > control.streaming {
+            control.streaming = streaming;
+            let places = (control.limit + streaming).max(control.min).min(control.max);
+            if places > self.places.limit() {
+                self.places.set_limit(places);
+            }
+        }
     }
 
     /// Returns whether the current call leaves the free places to more important ones. The calls in

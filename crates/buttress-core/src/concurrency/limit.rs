@@ -130,8 +130,10 @@ impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
         let shared = &*self.shared;
         shared.rejected.add(1);
         shared.classes.set_contended(true);
+        let now = shared.nanos(self.clock.coarse());
         // Shows that this process runs: see `Samples::mark`.
-        shared.samples.mark(thread_index(), shared.nanos(self.clock.coarse()));
+        shared.samples.mark(thread_index(), now);
+        shared.end_overdue_window(now);
         shared.labels.reject(&LIMITED)
     }
 

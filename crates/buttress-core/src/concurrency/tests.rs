@@ -181,6 +181,39 @@ fn streams_have_places_of_their_own() {
 }
 
 #[test]
+fn streams_that_take_all_places_get_places_of_their_own_though_no_answer_ends_the_window() {
+    // Enough samples for a window, and too few.
+    let builders: [fn(Builder<_, _>) -> Builder<_, _>; 2] =
+        [|builder| builder.initial(20), |builder| builder.initial(4)];
+    for limiter in builders.map(Limiter::new) {
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let before = streams.len();
+            while let Ok(mut stream) = limiter.limit.admit(&()) {
+                stream.progress(Progress::Head);
+                streams.push(stream);
+            }
+            assert!(streams.len() > before, "{before} streams take all places, and no call is admitted any more");
+            limiter.clock.advance(2 * WINDOW);
+            let _rejected = limiter.limit.admit(&());
+        }
+        assert_eq!(limiter.limit.snapshot().streaming, streams.len());
+    }
+}
+
+#[test]
+fn a_window_is_ended_by_an_answer_and_not_by_a_rejection_soon_after_it_is_over() {
+    let limiter = Limiter::new(|builder| builder.limits(1..=100).initial(20));
+    limiter.answers(20);
+    let windows = limiter.windows();
+    let calls: Vec<_> = (0..20).map(|_| limiter.admit()).collect();
+    limiter.clock.advance(WINDOW + WINDOW / 8);
+    assert!(limiter.limit.admit(&()).is_err());
+    assert_eq!(limiter.windows(), windows);
+    drop(calls);
+}
+
+#[test]
 fn a_stream_that_reports_overload_or_breaks_off_after_its_head() {
     let limiter = Limiter::new(|builder| builder);
     let ends = |outcome: &Outcome| {
