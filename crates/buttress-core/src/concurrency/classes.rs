@@ -49,6 +49,22 @@ impl Classes {
         self.kept.store(places, Ordering::Relaxed);
     }
 
+    /// Notes that the class of the current call has calls, at a time that is not 0.
+    pub(super) fn mark_current(&self, now: u64) {
+        if self.kept.load(Ordering::Relaxed) > 0 {
+            self.mark(current(), now);
+        }
+    }
+
+    fn mark(&self, class: Criticality, now: u64) {
+        let seen = &self.seen[class as usize];
+        let last = seen.load(Ordering::Relaxed);
+        // A clock that was set back makes the difference large and the mark new.
+        if last == 0 || now.abs_diff(last) >= MARK_EVERY {
+            seen.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// Returns the places that the current call has to leave, at a time that is not 0.
     #[cold]
     pub(super) fn kept_from_current(&self, now: u64) -> usize {
@@ -56,15 +72,14 @@ impl Classes {
         if kept == 0 {
             return 0;
         }
-        let class = CallContext::current().priority.unwrap_or_default().criticality();
-        // A clock that was set back makes the difference large and the mark new.
-        let age = |seen: &AtomicU64| now.abs_diff(seen.load(Ordering::Relaxed));
-        let own = &self.seen[class as usize];
-        if own.load(Ordering::Relaxed) == 0 || age(own) >= MARK_EVERY {
-            own.store(now, Ordering::Relaxed);
-        }
+        let class = current();
+        self.mark(class, now);
         let above = Criticality::ALL.iter().zip(&self.seen).take_while(|(other, _)| **other != class);
-        let above = above.filter(|(_, seen)| seen.load(Ordering::Relaxed) != 0 && age(seen) < REMEMBERED).count();
-        above * kept as usize
+        let is_remembered = |seen: u64| seen != 0 && now.abs_diff(seen) < REMEMBERED;
+        above.filter(|(_, seen)| is_remembered(seen.load(Ordering::Relaxed))).count() * kept as usize
     }
+}
+
+fn current() -> Criticality {
+    CallContext::current().priority.unwrap_or_default().criticality()
 }

@@ -131,6 +131,8 @@ impl<A: LimitAlgorithm, C: Clock> AdaptiveLimit<A, C> {
         shared.rejected.add(1);
         shared.classes.set_contended(true);
         let now = shared.nanos(self.clock.coarse());
+        // A gate that finds the limit full asks for the rejection alone.
+        shared.classes.mark_current(now);
         // Shows that this process runs: see `Samples::mark`.
         shared.samples.mark(thread_index(), now);
         shared.end_overdue_window(now);

@@ -37,6 +37,18 @@ fn while_calls_are_rejected_each_class_leaves_places_to_those_above_it() {
 }
 
 #[test]
+fn a_class_keeps_places_also_if_all_its_calls_have_found_the_limit_full() {
+    let limiter = Limiter::new(|builder| builder);
+    let full = limiter.fill(Sheddable);
+    let entered = CallContext::default().with_priority(CriticalPlus.into()).enter();
+    // What a gate does.
+    let refused = Policy::<()>::peek(&limiter.limit).unwrap_err();
+    let _rejection = limiter.limit.refuse(&(), refused);
+    drop((entered, full));
+    assert_eq!(limiter.fill(Sheddable).len(), 20 - STEP);
+}
+
+#[test]
 fn calls_of_one_class_have_all_places() {
     for class in Criticality::ALL {
         let limiter = Limiter::new(|builder| builder);
