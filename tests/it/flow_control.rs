@@ -57,6 +57,20 @@ async fn a_reader_that_stops_does_not_hold_a_servers_places() {
 }
 
 #[tokio::test]
+async fn a_reader_that_stops_does_not_hold_the_places_of_an_adaptive_limit() {
+    let limit = AdaptiveLimit::builder("handlers").limits(4..=4).build().unwrap();
+    let layers = ServiceBuilder::new()
+        .layer(TimeoutLayer::total(PATIENCE).reader_stall(Duration::from_millis(20)).http())
+        .layer(AdaptiveLimitLayer::from(limit.clone()).http());
+    let server = axum_server(Router::new().route("/", get(async || in_chunks())).layer(layers)).await;
+    let stalled = four_stalled(&server, || (Request::get(server.uri("/")).body(()).unwrap(), Bytes::new())).await;
+    eventually(|| limit.in_flight() == 0).await;
+    assert_eq!(limit.snapshot().streaming, 0);
+    assert_eq!(text(soon(client().request(get_request(server.uri("/")))).await.unwrap()).await, "hithere");
+    drop(stalled);
+}
+
+#[tokio::test]
 async fn a_grpc_reader_that_stops_does_not_hold_a_servers_places() {
     let (script, bulkhead) = (Script::new(), Bulkhead::new(4));
     let layers = ServiceBuilder::new()
