@@ -200,6 +200,13 @@ fn a_throttle() {
 }
 
 #[test]
+fn an_adaptive_rate() {
+    let traffic = |traffic: Traffic| traffic.without(Row::Uploads, "the backend throttles, and it rejects calls then");
+    every_ending!("adaptive rate", AdaptiveRateLayer::new(), traffic);
+    every_ending!("adaptive rate, wait", AdaptiveRateLayer::new().wait(10 * TOTAL), |traffic| traffic);
+}
+
+#[test]
 fn health() {
     let layer = || HealthLayer::new(Health::new());
     Traffic::through("health, .http()", move || layer().http()).check();

@@ -37,6 +37,8 @@
 //!   [`Discipline`] decides.
 //! * A call that finds the queue full takes the place of the least important one in it, if that is
 //!   less important than itself.
+//! * A caller that hangs up leaves the queue at once. Over HTTP/1 with an upload of more than one
+//!   piece it leaves at the end of its wait: hyper does not look at the connection before.
 //! * [`QueuedLayer::reserve`] guarantees a class a share of the places while calls queue. It keeps
 //!   no place free: below the limit, any class takes any place. For places that others never take,
 //!   use a bulkhead for each kind of call.
