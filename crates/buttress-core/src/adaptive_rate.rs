@@ -30,7 +30,10 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
 use crate::timeline::{MAX_CLOCK_SKEW, SET_BACK};
 use crate::{Class, Clock, Name, Outcome, Reason, Rejection};
 use cubic::{Cubic, Meter};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// The call is over the rate that the backend admits.
 pub static THROTTLED: Reason =
@@ -50,7 +53,7 @@ const POLICY: &str = "adaptive rate";
 /// assert_eq!(rate.limit(), Some(0.5));
 /// assert!(rate.admit("a request").is_err());
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AdaptiveRate<C> {
     state: Sharded<State>,
     clock: C,
@@ -363,6 +366,16 @@ impl<Req: ?Sized, C: Clock> Policy<Req> for AdaptiveRate<C> {
 impl<Req: ?Sized, C: Clock> Schedule<Req> for AdaptiveRate<C> {
     fn schedule(&self, _: &Req, max_wait: Duration) -> Result<Scheduled<Self::Permit>, Rejection> {
         self.take(max_wait)
+    }
+}
+
+impl<C: Clock> fmt::Debug for AdaptiveRate<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdaptiveRate")
+            .field("name", &self.name())
+            .field("limit", &self.limit())
+            .field("measured", &self.measured())
+            .finish_non_exhaustive()
     }
 }
 

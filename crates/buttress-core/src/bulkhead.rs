@@ -71,6 +71,7 @@ use classes::{Classes, class_of};
 use queue::Woken;
 use spares::Spares;
 use state::{State, clamp};
+use std::fmt;
 
 /// The bulkhead is full: as many calls are in flight as its limit allows.
 pub static FULL: Reason = Reason::new("bulkhead_full", "full", Class::Exhausted);
@@ -103,7 +104,7 @@ const POLICY: &str = "bulkhead";
 /// drop(place);
 /// assert!(bulkhead.admit("a request").is_ok());
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bulkhead<C>(Sharded<State<C>>);
 
 impl<C: Clock + Default> Bulkhead<C> {
@@ -344,6 +345,17 @@ impl<C: Clock> Reserve for Bulkhead<C> {
 
     fn waiters(&self) -> Option<Waiters> {
         Some(self.0.waiters.get_or_init(Waiters::default).clone())
+    }
+}
+
+impl<C: Clock> fmt::Debug for Bulkhead<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bulkhead")
+            .field("name", &self.name())
+            .field("limit", &self.limit())
+            .field("in_flight", &self.in_flight())
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@ use crate::{Reason, Rejection, rate_limit::LiveQuota};
 use std::{
     borrow::Cow,
     fmt,
+    hash::{Hash, Hasher},
     sync::{Arc, OnceLock},
 };
 
@@ -127,11 +128,12 @@ impl Labels {
 /// let literal = Name::from("payments");
 /// let owned = Name::from(format!("shard-{}", 7));
 /// assert_eq!((&*literal, owned.to_string()), ("payments", "shard-7".to_owned()));
+/// assert_eq!(literal, Name::from(String::from("payments")), "names are equal by their text");
 /// ```
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone)]
 pub struct Name(Repr);
 
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone)]
 enum Repr {
     Static(&'static str),
     Shared(Arc<str>),
@@ -145,6 +147,26 @@ impl std::ops::Deref for Name {
             Repr::Static(name) => name,
             Repr::Shared(name) => name,
         }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 

@@ -107,7 +107,6 @@ const TRIED: u64 = 10;
 /// assert!(admitted[0] > 2 * admitted[1], "{admitted:?}");
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
-#[derive(Debug)]
 pub struct LoadShed<C>(Sharded<State<C>>);
 
 impl<C> Clone for LoadShed<C> {
@@ -136,6 +135,16 @@ pub struct Call {
     pub tenant: Option<u64>,
     /// How long it has waited before it came to the layer, if that is known.
     pub waited: Option<Duration>,
+}
+
+/// Reads no monitor: they are code of users.
+impl<C> fmt::Debug for LoadShed<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShed")
+            .field("name", &self.0.labels.name())
+            .field("share", &self.0.control.share())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Takes the waits of calls. Erased, so that the monitor may have a clock of its own.

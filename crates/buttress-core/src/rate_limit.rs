@@ -47,7 +47,7 @@ use crate::shard::{Counter, shards};
 use crate::{Class, Clock, InvalidConfig, Name, Reason, Rejection};
 use bucket::{Bucket, Refusal};
 use shared::{Shared, nanos};
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// The call is over the rate.
 pub static RATE_LIMITED: Reason = Reason::new("rate_limited", "over the rate", Class::RateLimited);
@@ -70,13 +70,12 @@ const POLICY: &str = "rate limit";
 /// let rejection = limit.admit("a request").unwrap_err();
 /// assert_eq!(rejection.to_string(), "rate limit: over the rate; try again in 100.0ms");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RateLimit<C> {
     state: Arc<State>,
     clock: C,
 }
 
-#[derive(Debug)]
 struct State {
     bucket: Bucket,
     shared: Arc<Shared>,
@@ -480,6 +479,16 @@ impl<Req: ?Sized, C: Clock> Metered<Req> for RateLimit<C> {
                 Duration::from_nanos(late + version.interval - available % version.interval)
             }),
         })
+    }
+}
+
+impl<C> fmt::Debug for RateLimit<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = &self.state.shared;
+        f.debug_struct("RateLimit")
+            .field("name", &shared.labels.name())
+            .field("quota", &shared.quota())
+            .finish_non_exhaustive()
     }
 }
 

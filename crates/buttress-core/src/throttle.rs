@@ -50,6 +50,7 @@ use crate::shard::{Counter, Sharded};
 use crate::sync::Ordering;
 use crate::timeline::Timeline;
 use crate::{Class, Clock, Idle, Policy, Priority, Reason, Refused, Rejection};
+use std::fmt;
 
 /// The client did not send the call, because the backend rejects too many for overload.
 pub static THROTTLED: Reason =
@@ -84,7 +85,7 @@ const REFRESH: u64 = 100_000_000;
 /// assert_eq!(throttle.share(), 0.9);
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Throttle<C> {
     state: Sharded<State>,
     clock: C,
@@ -281,6 +282,16 @@ impl<C: Clock, Req: ?Sized> Policy<Req> for Throttle<C> {
     /// Takes the request back: it was not sent, which says nothing about the backend.
     fn undo(&self, _: &Req, mut permit: ThrottlePermit) {
         permit.take_back();
+    }
+}
+
+impl<C: Clock> fmt::Debug for Throttle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle")
+            .field("name", &self.name())
+            .field("share", &self.share())
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
     }
 }
 

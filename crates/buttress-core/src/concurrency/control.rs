@@ -25,7 +25,6 @@ pub(super) struct Settings {
 }
 
 /// What the handles and permits of a limiter share.
-#[derive(Debug)]
 pub(super) struct Shared<A, C> {
     pub(super) places: Bulkhead<C>,
     pub(super) labels: Labels,

@@ -3,7 +3,7 @@ use crate::policy::{Idle, Policy, Refused, Reserve};
 use crate::report::{Metric, Report, Sink, Value};
 use crate::shard::{Sharded, thread_index};
 use crate::{Class, Clock, InvalidConfig, Name, Reason, Rejection, Waiters};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// As many calls are in flight as the adaptive limit allows.
 pub static LIMITED: Reason = Reason::new("concurrency_limit", "at its limit", Class::Exhausted);
@@ -22,7 +22,6 @@ pub static LIMITED: Reason = Reason::new("concurrency_limit", "at its limit", Cl
 /// assert!(limit.admit("another").is_ok());
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
-#[derive(Debug)]
 pub struct AdaptiveLimit<A, C> {
     shared: Sharded<Shared<A, C>>,
     clock: C,
@@ -244,6 +243,16 @@ impl<A: LimitAlgorithm, C: Clock> Reserve for AdaptiveLimit<A, C> {
 
     fn waiters(&self) -> Option<Waiters> {
         self.shared.places.waiters()
+    }
+}
+
+impl<A, C: Clock> fmt::Debug for AdaptiveLimit<A, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdaptiveLimit")
+            .field("name", &self.shared.labels.name())
+            .field("limit", &self.shared.places.limit())
+            .field("in_flight", &self.shared.places.in_flight())
+            .finish_non_exhaustive()
     }
 }
 

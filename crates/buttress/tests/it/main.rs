@@ -4,6 +4,7 @@ mod backpressure;
 mod context;
 mod dropped;
 mod gate;
+mod handles;
 mod health;
 mod load_shed;
 mod ordering;
