@@ -83,6 +83,11 @@ impl Ratio {
         whole > 0 && u128::from(part) * u128::from(Self::ONE) >= u128::from(self.0) * u128::from(whole)
     }
 
+    /// Returns whether `part` of `whole` is at most this share.
+    pub(crate) fn bounds(self, part: u64, whole: u64) -> bool {
+        u128::from(part) * u128::from(Self::ONE) <= u128::from(self.0) * u128::from(whole)
+    }
+
     /// Returns the smallest count out of `whole` that reaches this share.
     ///
     /// ```
@@ -119,6 +124,15 @@ mod tests {
         assert!(Ratio::new(0.1).unwrap().reached_by(3, 30));
         assert!(!Ratio::new(0.1).unwrap().reached_by(2, 30));
         assert!(!Ratio::new(0.0).unwrap().reached_by(0, 0), "a rate without calls is unknown, not zero");
+    }
+
+    #[test]
+    fn a_fifth_of_calls_is_exact_also_as_a_bound() {
+        let fifth = Ratio::new(0.2).unwrap();
+        assert_eq!(
+            [(0, 0), (1, 4), (1, 5), (2, 9), (2, 10)].map(|(part, whole)| fifth.bounds(part, whole)),
+            [true, false, true, false, true]
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | [`health`] | liveness, readiness and start-up of a service |
 //! | [`load_shed`] | rejects calls while a service is overloaded, the least important ones first |
 //! | [`throttle`] | rejects calls that an overloaded backend would reject |
+//! | [`deadline`] | until when a call is of use, and whether it starts at all |
 //! | [`priority`], [`context`] | the importance of a call, and what it hands on to further calls |
 //! | [`policy`] | the traits of a policy, also for policies of your own |
 //! | [`outcome`] | the outcomes of calls |
@@ -64,6 +65,7 @@ pub mod concurrency;
 mod config;
 pub mod context;
 mod cut;
+pub mod deadline;
 mod draws;
 pub mod health;
 mod label;

@@ -87,8 +87,9 @@ pub enum Class {
 
 /// The time limit that expired.
 ///
-/// Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) the
-/// caller no longer waits, and the others end a response whose head the caller has received.
+/// Only [`Attempt`](TimeoutKind::Attempt) may be retried: after [`Total`](TimeoutKind::Total) and
+/// [`Deadline`](TimeoutKind::Deadline) the caller no longer waits, and the others end a response
+/// whose head the caller has received.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TimeoutKind {
@@ -96,6 +97,8 @@ pub enum TimeoutKind {
     Attempt,
     /// The limit of the whole call, with all attempts and the pauses between them.
     Total,
+    /// The deadline of the call, which its caller may have set.
+    Deadline,
     /// The limit between two frames of a response's body.
     Idle,
     /// The limit of a response's body, from its head to its end.

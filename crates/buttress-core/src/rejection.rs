@@ -69,6 +69,14 @@ impl Rejection {
         Self { label, nanos, reason }
     }
 
+    /// Sets the limit of a timeout. Has no effect on any other reason.
+    pub(crate) fn with_limit(mut self, limit: Duration) -> Self {
+        if self.is_timeout() {
+            self.nanos = nanos(limit);
+        }
+        self
+    }
+
     /// Sets the time until a retry may be admitted; `None` if it is unknown. Has no effect on a
     /// timeout.
     pub fn after(mut self, retry_after: Option<Duration>) -> Self {
@@ -156,7 +164,7 @@ impl Rejection {
         match self.reason.timeout_kind() {
             Some(TimeoutKind::Reader) => Outcome::CANCELLED,
             Some(kind) => {
-                let no_retry = kind == TimeoutKind::Total;
+                let no_retry = matches!(kind, TimeoutKind::Total | TimeoutKind::Deadline);
                 Failure { no_retry, ..Failure::new(FailureKind::Timeout) }.into()
             }
             None => Outcome::Ignored(Ignored::LocalReject),
