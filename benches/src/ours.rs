@@ -11,8 +11,8 @@ use std::time::Duration;
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
 use buttress::{
-    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, LoadShed, LoadShedLayer, PlainExt,
-    RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
+    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, DeadlineLayer, LoadShed, LoadShedLayer,
+    PlainExt, RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
 };
 use buttress_core::shard::with_shards;
 
@@ -68,6 +68,9 @@ pub(crate) fn add(rows: &mut Rows) {
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
     rate::add(rows);
     rows.of(Ours, "buttress/context", NONE).healthy(|| ContextLayer::new().plain());
+    rows.of(Ours, "buttress/deadline", NONE).healthy(|| DeadlineLayer::new(HALF_A_MINUTE).plain());
+    rows.of(Ours, "buttress/deadline(server)", NONE)
+        .healthy(|| DeadlineLayer::server().max_limit(HALF_A_MINUTE).plain());
     rows.of(Ours, "buttress/load_shed", NONE).healthy(|| load_shed().plain());
     rows.of(Ours, "buttress/throttle", NONE).healthy(|| ThrottleLayer::new("backend").plain());
     stack::add(rows);

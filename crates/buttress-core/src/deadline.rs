@@ -36,7 +36,7 @@ use crate::context::CallContext;
 use crate::label::Labels;
 use crate::shard::{Counter, Sharded, Ticket};
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Class, Clock, Reason, Rejection, TimeoutKind};
+use crate::{Class, Clock, Label, Name, Reason, Rejection, TimeoutKind};
 use std::time::{Duration, Instant};
 use valve::Valve;
 
@@ -198,6 +198,18 @@ impl<C: Clock + Default> Deadlines<C> {
     /// ```
     pub fn new() -> Self {
         Builder::default().into_deadlines(builder::MAX_SHARE)
+    }
+
+    /// Creates a handle with a name, for rejections and metrics, and the defaults of
+    /// [`builder`](Self::builder).
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, deadline::Deadlines};
+    ///
+    /// assert_eq!(Deadlines::<ManualClock>::named("orders").name(), Some("orders"));
+    /// ```
+    pub fn named(name: impl Into<Name>) -> Self {
+        Builder::default().name(name).into_deadlines(builder::MAX_SHARE)
     }
 
     /// Returns a builder with [`Mode::Enforce`], a share of at most 0.2, and a window of 10 s.
@@ -362,16 +374,16 @@ impl Started {
         self.had
     }
 
+    /// Returns the name for rejections, if there is one.
+    #[inline]
+    pub fn label(&self) -> Option<Label> {
+        self.ticket.labels.named()
+    }
+
     /// Counts the call as one whose deadline passed, and returns the rejection for it.
     #[cold]
     pub fn exceed(&self) -> Rejection {
         self.ticket.exceeded.add(1);
-        self.reject()
-    }
-
-    /// Returns the rejection of a call whose response had begun when its deadline passed.
-    #[cold]
-    pub fn reject(&self) -> Rejection {
         self.ticket.labels.reject(&EXCEEDED).with_limit(self.had)
     }
 }

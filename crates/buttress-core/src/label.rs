@@ -107,8 +107,18 @@ impl Labels {
     }
 
     pub(crate) fn reject(&self, reason: &'static Reason) -> Rejection {
+        Rejection::labelled(self.get(), reason)
+    }
+
+    /// Returns the label if the policy has a name.
+    #[inline]
+    pub(crate) fn named(&self) -> Option<Label> {
+        self.name.as_ref().map(|_| self.get())
+    }
+
+    fn get(&self) -> Label {
         let copies = self.copies.get_or_init(|| (0..self.shards).map(|_| self.label()).collect());
-        Rejection::labelled(copies[crate::shard::thread_index() % copies.len()].clone(), reason)
+        copies[crate::shard::thread_index() % copies.len()].clone()
     }
 
     fn label(&self) -> Label {

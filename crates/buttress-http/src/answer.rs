@@ -3,7 +3,7 @@
 use crate::quota;
 use buttress::{Rejection, policy::Class, wire::OnTheWire};
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use std::{
@@ -87,18 +87,25 @@ pub(crate) fn http<T>(rejection: Rejection, body: T) -> Response<T> {
 /// `grpc-retry-pushback-ms` (gRFC A6) where the rejection has a time for the next attempt.
 pub(crate) fn grpc<T>(rejection: Rejection, body: T) -> Response<T> {
     let mut response = Response::new(body);
+    *response.headers_mut() = grpc_trailers(&rejection);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", rejection.grpc_status().into());
-    if let Ok(message) = HeaderValue::from_str(&percent_encode(&rejection.to_string())) {
-        headers.insert("grpc-message", message);
-    }
     if let Some(millis) = rejection.grpc_pushback() {
         let millis = spread(&rejection, u64::try_from(millis).unwrap_or_default(), EXTRA_MILLIS);
         let millis = i32::try_from(millis).unwrap_or(i32::MAX);
         headers.insert("grpc-retry-pushback-ms", millis.into());
     }
     with_rejection(response, rejection)
+}
+
+/// Makes the trailers of a gRPC call that was given up: `grpc-status` and `grpc-message`.
+pub(crate) fn grpc_trailers(rejection: &Rejection) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", rejection.grpc_status().into());
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(&rejection.to_string())) {
+        headers.insert("grpc-message", message);
+    }
+    headers
 }
 
 /// The least and the most that is added to the `Retry-After` of a caller over its rate, in seconds.

@@ -10,6 +10,7 @@
 //! | 429 | overload | yes | yes |
 //! | 500, 502, 503, 504 and other 5xx | failure | yes | |
 //! | 501 | failure | | |
+//! | 504 with `x-buttress-rejected` for the reason that no time was left | failure | | |
 //! | any of these failures with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //!
 //! | gRPC | breakers | repeated when idempotent | repeated otherwise |
@@ -17,6 +18,7 @@
 //! | `UNAVAILABLE` | failure | yes | with a pushback |
 //! | `RESOURCE_EXHAUSTED` | overload | yes | with a pushback |
 //! | `DEADLINE_EXCEEDED` | failure | yes | |
+//! | `DEADLINE_EXCEEDED` with `x-buttress-rejected` for the reason that no time was left | failure | | |
 //! | any of these with `x-buttress-rejected`, `x-envoy-overloaded` or `x-envoy-ratelimited` | overload | yes | yes |
 //! | `INTERNAL`, `DATA_LOSS`, `UNKNOWN`, no code at all | failure | | |
 //! | all others, `PERMISSION_DENIED` and `CANCELLED` among them | success | | |
@@ -67,6 +69,7 @@ use crate::{
     hint::{self, Hint},
 };
 use buttress::{
+    deadline::{EXPIRED, TOO_SHORT},
     error::sources,
     outcome::{Failure, FailureKind, Outcome, Sent},
 };
@@ -83,6 +86,12 @@ const AT_ADMISSION: [HeaderName; 3] =
 
 fn rejected_at_admission(headers: &HeaderMap) -> bool {
     AT_ADMISSION.iter().any(|name| headers.contains_key(name))
+}
+
+/// Returns whether a Buttress server rejected the call because no time was left for it. It is not
+/// overloaded, and another attempt would have less time.
+fn came_late(headers: &HeaderMap) -> bool {
+    headers.get(REJECTED).is_some_and(|word| word == EXPIRED.word() || word == TOO_SHORT.word())
 }
 
 /// Returns the outcome of an HTTP status.
@@ -115,7 +124,8 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
             failure.sent = Sent::NotProcessed;
         }
         _ if rejected_at_admission(headers) => {
-            failure.overload = true;
+            let late = came_late(headers);
+            (failure.no_retry, failure.overload) = (late, !late);
             failure.sent = Sent::NotProcessed;
         }
         StatusCode::NOT_IMPLEMENTED => failure.no_retry = true,
@@ -185,7 +195,9 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
         // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
         4 | 8 | 14 => {
             let rejected = rejected_at_admission(headers);
-            failure.overload = code == 8 || rejected;
+            let late = came_late(headers);
+            failure.no_retry |= late;
+            failure.overload = code == 8 || (rejected && !late);
             if rejected || (code != 4 && failure.retry_after.is_some()) {
                 failure.sent = Sent::NotProcessed;
             }

@@ -102,6 +102,7 @@ mod answer;
 mod body;
 pub mod classify;
 mod context;
+mod deadline;
 pub mod ending;
 mod ext;
 mod health;
@@ -147,8 +148,8 @@ pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt};
     pub use buttress::{
         AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
-        CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending, Health, HealthLayer, LoadShed, LoadShedLayer,
-        PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer, TimeoutLayer,
-        health::HealthExt,
+        CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, Health, HealthLayer,
+        LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer,
+        TimeoutLayer, health::HealthExt,
     };
 }

@@ -1,8 +1,12 @@
 //! Bounds on a response body that expire even if the body is not polled.
 
-use crate::answer::AnswerBody;
+use crate::{
+    answer::{self, AnswerBody},
+    ending::Speaks,
+};
 use buttress::{
     BoxError, Error, Reason, Rejection,
+    deadline::EXCEEDED,
     ending::BodyBounds,
     policy::{Clock, Label, TokioClock},
     timeout::{BODY_IDLE, BODY_TOTAL, READER_STALLED},
@@ -29,10 +33,12 @@ use tokio::runtime::Handle;
 /// |---|---|---|---|
 /// | idle | a polled body yields no frame for this time | [`body_idle`](buttress::TimeoutLayer::body_idle) | none |
 /// | total | the body has not ended after this time | [`body_total`](buttress::TimeoutLayer::body_total) | none |
+/// | deadline | the deadline of the call has passed | [`DeadlineLayer`](buttress::DeadlineLayer) | for gRPC |
 /// | reader stall | the reader does not poll the body for this time | [`reader_stall`](buttress::TimeoutLayer::reader_stall) | 30 s on servers, none on clients |
 ///
 /// When a bound expires, the body of the inner service is dropped at once, with everything that it
-/// holds, and the reader of this body gets a [`Rejection`] as an error. hyper does not poll a body
+/// holds, and the reader of this body gets a [`Rejection`] as an error, or on a gRPC server whose
+/// deadline has passed the trailers of that status. hyper does not poll a body
 /// while an HTTP/2 client grants no window, so the timer acts outside of a poll. Without a tokio
 /// runtime the body has no bounds.
 ///
@@ -76,6 +82,9 @@ enum Repr<B: Body> {
 
 struct Bounded<B> {
     bounds: BodyBounds,
+    /// Whether a deadline that passes ends the body with the trailers of gRPC and not with an
+    /// error, which would reach the caller as a reset.
+    has_trailers: bool,
     /// The runtime of the timer. The body may be polled outside of it.
     runtime: Handle,
     /// Whether the timer has fired and the bounds have not been checked since.
@@ -106,15 +115,30 @@ struct State<B> {
 impl<B: Body + Send + 'static> TimedBody<B> {
     /// Puts bounds around the body of a response, unless there are no bounds or the body is at its
     /// end. `stalled` is the default of the bound on a stalled reader.
-    pub(crate) fn around(response: Response<B>, bounds: &BodyBounds, stalled: Option<Duration>) -> Response<Self> {
+    pub(crate) fn around<S: Speaks>(
+        response: Response<B>,
+        bounds: &BodyBounds,
+        stalled: Option<Duration>,
+        side: Side,
+    ) -> Response<Self> {
         let stalled = bounds.stalled.or(stalled).filter(|stalled| *stalled != Duration::MAX);
-        let is_bounded = bounds.idle.is_some() || bounds.total.is_some() || stalled.is_some();
+        let is_grpc = bounds.deadline.is_some() && S::is_grpc(response.headers());
+        let deadline = bounds.deadline.filter(|deadline| is_grpc || deadline.through_http);
+        let is_bounded = bounds.idle.is_some() || bounds.total.is_some() || stalled.is_some() || deadline.is_some();
         response.map(|body| {
             let runtime = (is_bounded && !body.is_end_stream()).then(Handle::try_current);
             let Some(Ok(runtime)) = runtime else { return Self { repr: Repr::Unbounded(AnswerBody::inner(body)) } };
-            Self { repr: Repr::Bounded(Bounded::start(body, BodyBounds { stalled, ..bounds.clone() }, runtime)) }
+            let bounds = BodyBounds { stalled, deadline, ..bounds.clone() };
+            Self { repr: Repr::Bounded(Bounded::start(body, bounds, is_grpc && side == Side::Server, runtime)) }
         })
     }
+}
+
+/// Who reads the body: another process, or the caller of a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    Client,
+    Server,
 }
 
 impl<B: Body> TimedBody<B> {
@@ -133,7 +157,7 @@ impl<B: Body> Default for TimedBody<B> {
 }
 
 impl<B: Send + 'static> Bounded<B> {
-    fn start(body: B, bounds: BodyBounds, runtime: Handle) -> Arc<Self> {
+    fn start(body: B, bounds: BodyBounds, has_trailers: bool, runtime: Handle) -> Arc<Self> {
         let now = TokioClock.coarse();
         let state = State {
             body: Some(Box::pin(body)),
@@ -146,7 +170,8 @@ impl<B: Send + 'static> Bounded<B> {
             reader: None,
             rejection: None,
         };
-        let bounded = Arc::new(Self { bounds, runtime, has_fired: AtomicBool::new(false), state: Mutex::new(state) });
+        let (has_fired, state) = (AtomicBool::new(false), Mutex::new(state));
+        let bounded = Arc::new(Self { bounds, has_trailers, runtime, has_fired, state });
         bounded.arm(&mut bounded.lock(), now);
         bounded.check_bounds();
         bounded
@@ -182,11 +207,12 @@ impl<B> Bounded<B> {
     /// Returns the bound that expires next: its reason, its length, and the time at which it
     /// expires.
     fn next(&self, state: &State<B>) -> Option<(&'static Reason, Duration, Instant)> {
-        let BodyBounds { idle, total, stalled, .. } = self.bounds;
+        let BodyBounds { idle, total, stalled, deadline, .. } = self.bounds;
         let (reason, limit) = if state.is_polled { (&BODY_IDLE, idle) } else { (&READER_STALLED, stalled) };
         let pause = limit.and_then(|limit| Some((reason, limit, state.since.checked_add(limit)?)));
         let whole = total.zip(state.ends).map(|(total, ends)| (&BODY_TOTAL, total, ends));
-        pause.into_iter().chain(whole).min_by_key(|(_, _, due)| *due)
+        let deadline = deadline.map(|deadline| (&EXCEEDED, deadline.had, deadline.at));
+        pause.into_iter().chain(whole).chain(deadline).min_by_key(|(_, _, due)| *due)
     }
 }
 
@@ -237,7 +263,8 @@ impl<B: Send + 'static> Bounded<B> {
         }
         let expired = self.next(&state).filter(|(_, _, due)| *due <= now);
         let Some((reason, limit, _)) = expired else { return self.arm(&mut state, now) };
-        let label = self.bounds.label.clone().unwrap_or(Label::new("timeout"));
+        let policy = if reason == &EXCEEDED { "deadline" } else { "timeout" };
+        let label = self.bounds.label.clone().unwrap_or(Label::new(policy));
         state.rejection = Some(Rejection::timed_out(label, reason, limit));
         let (body, reader) = (state.body.take(), state.reader.take());
         drop(state);
@@ -302,7 +329,11 @@ where
     fn poll_frame(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut state = self.lock();
         if let Some(rejection) = state.rejection.take() {
-            return Poll::Ready(Some(Err(Error::from(rejection).into())));
+            return Poll::Ready(Some(if self.has_trailers && rejection.reason() == &EXCEEDED {
+                Ok(Frame::trailers(answer::grpc_trailers(&rejection)))
+            } else {
+                Err(Error::from(rejection).into())
+            }));
         }
         let Some(body) = &mut state.body else { return Poll::Ready(None) };
         let frame = body.as_mut().poll_frame(cx);
@@ -367,12 +398,19 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(20);
 
+    fn around<B>(response: Response<B>, bounds: &BodyBounds, stalled: Option<Duration>) -> Response<TimedBody<B>>
+    where
+        B: Body + Send + 'static,
+    {
+        TimedBody::around::<crate::ending::Http>(response, bounds, stalled, Side::Client)
+    }
+
     /// Returns a body with bounds, and its runtime.
     fn bounded(parts: [Part; 2]) -> (Pin<Box<TimedBody<TestBody>>>, Runtime) {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(3600 * 50 * IDLE), ..BodyBounds::default() };
         let response = Response::new(TestBody::new(parts));
-        let body = runtime.block_on(async { TimedBody::around(response, &bounds, None).into_body() });
+        let body = runtime.block_on(async { around(response, &bounds, None).into_body() });
         (Box::pin(body), runtime)
     }
 
@@ -400,14 +438,15 @@ mod tests {
             (vec![Part::Wait(IDLE / 2), Part::Data("a"), Part::Never], true, &BODY_TOTAL),
         ] {
             let named = Label::named("timeout", "payments".into());
-            let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(IDLE), label: Some(named), total: None };
+            let bounds =
+                BodyBounds { idle: Some(IDLE), stalled: Some(IDLE), label: Some(named), ..BodyBounds::default() };
             let total = (reason == &BODY_TOTAL).then_some(IDLE);
             let bounds = BodyBounds {
                 total,
                 idle: bounds.idle.map(|idle| if total.is_some() { 9 * idle } else { idle }),
                 ..bounds
             };
-            let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+            let mut body = Box::pin(around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
             assert_eq!((body.is_end_stream(), body.size_hint().exact().is_some()), (false, true));
             while is_polled && poll(&mut body).is_ready() {}
             tokio::time::sleep(IDLE / 2 + Duration::from_millis(1)).await;
@@ -429,7 +468,7 @@ mod tests {
     async fn a_reader_that_waits_is_woken_when_a_bound_expires() {
         let bounds = BodyBounds { idle: Some(IDLE), ..BodyBounds::default() };
         let response = Response::new(TestBody::new([Part::Never]));
-        let mut body = Box::pin(TimedBody::around(response, &bounds, None).into_body());
+        let mut body = Box::pin(around(response, &bounds, None).into_body());
         let reader = tokio::spawn(async move { std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await });
         let frame = tokio::time::timeout(10 * IDLE, reader).await.expect("the reader is not woken");
         assert!(matches!(frame.unwrap(), Some(Err(_))));
@@ -440,7 +479,7 @@ mod tests {
         let expires = async |set: Option<Duration>, default| {
             let bounds = BodyBounds { stalled: set, ..BodyBounds::default() };
             let response = Response::new(TestBody::new([Part::Never]));
-            let mut body = Box::pin(TimedBody::around(response, &bounds, default).into_body());
+            let mut body = Box::pin(around(response, &bounds, default).into_body());
             let start = TokioClock.now();
             while body.size_hint().exact().is_some() && TokioClock.now() - start < 100 * IDLE {
                 tokio::time::sleep(IDLE).await;
@@ -486,7 +525,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         let (started, slow) = (TokioClock.now(), 25 * IDLE);
         let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
-        let body = runtime.block_on(async { TimedBody::around(Response::new(Slow(slow)), &bounds, None).into_body() });
+        let body = runtime.block_on(async { around(Response::new(Slow(slow)), &bounds, None).into_body() });
         let reader = std::thread::spawn(move || {
             let (mut body, cx) = (pin!(body), &mut Context::from_waker(Waker::noop()));
             [(); 2].map(|()| matches!(body.as_mut().poll_frame(cx), Poll::Ready(Some(Ok(_)))))
@@ -565,7 +604,7 @@ mod tests {
         let cell = Arc::new(OnceLock::new());
         let body = Probe { bounds: cell.clone(), fires_in, frame, tells_end, dropped };
         let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
-        let body = Box::pin(TimedBody::around(Response::new(body), &bounds, None).into_body());
+        let body = Box::pin(around(Response::new(body), &bounds, None).into_body());
         let Repr::Bounded(bounded) = &body.repr else { panic!("the body has no bounds") };
         cell.set(Arc::downgrade(bounded)).unwrap();
         (body, drops)
@@ -617,7 +656,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn polls_without_a_frame_do_not_lengthen_the_pause() {
         let bounds = BodyBounds { idle: Some(4 * IDLE), ..BodyBounds::default() };
-        let body = TimedBody::around(Response::new(TestBody::new([Part::Never])), &bounds, None).into_body();
+        let body = around(Response::new(TestBody::new([Part::Never])), &bounds, None).into_body();
         let mut body = Box::pin(body);
         for _ in 0..4 {
             assert!(poll(&mut body).is_pending());
@@ -632,7 +671,7 @@ mod tests {
         let bounds = BodyBounds { idle: Some(IDLE), stalled: Some(IDLE), ..BodyBounds::default() };
         let part = [Part::Wait(IDLE / 2), Part::Data("part")];
         let parts = [part.clone(), part.clone(), part, [Part::Never, Part::Never]].into_iter().flatten();
-        let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+        let mut body = Box::pin(around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
         let mut frame = async || {
             let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
             let frame = tokio::time::timeout(2 * IDLE, frame).await.expect("no bound expires");
@@ -646,7 +685,7 @@ mod tests {
     async fn a_bound_of_zero_expires_at_once() {
         let bounds = BodyBounds { total: Some(Duration::ZERO), ..BodyBounds::default() };
         let response = Response::new(TestBody::new([Part::Never]));
-        let mut body = Box::pin(TimedBody::around(response, &bounds, None).into_body());
+        let mut body = Box::pin(around(response, &bounds, None).into_body());
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     }
@@ -655,7 +694,7 @@ mod tests {
     async fn a_body_without_bounds_or_at_its_end_has_no_timer() {
         let bounded = BodyBounds { idle: Some(IDLE), ..BodyBounds::default() };
         for (parts, bounds) in [(vec![], bounded), (vec![Part::Never], BodyBounds::default())] {
-            let body = TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body();
+            let body = around(Response::new(TestBody::new(parts)), &bounds, None).into_body();
             assert!(matches!(body.repr, Repr::Unbounded(_)));
         }
     }
@@ -665,7 +704,7 @@ mod tests {
         for expires in [true, false] {
             let bounds = BodyBounds { total: Some(IDLE), ..BodyBounds::default() };
             let parts = [Part::Panic, Part::Never];
-            let mut body = Box::pin(TimedBody::around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
+            let mut body = Box::pin(around(Response::new(TestBody::new(parts)), &bounds, None).into_body());
             let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(&mut body)));
             assert!(polled.is_err());
             if expires {

@@ -133,6 +133,34 @@ fn a_server_call_allocates_nothing_without_a_bound_on_its_body() {
     assert_eq!(allocations(stack, Empty::<Bytes>::new), 0);
 }
 
+#[test]
+fn a_deadline_allocates_nothing_where_no_caller_sets_one_and_a_client_the_value_of_its_header() {
+    let server = DeadlineLayer::server().http().layer(Forwarding);
+    assert_eq!(allocations(server, Empty::<Bytes>::new), 0);
+    let client = DeadlineLayer::new(Duration::from_secs(2)).http_client().layer(Forwarding);
+    assert_eq!(allocations(client, Empty::<Bytes>::new), 1);
+    let plain = DeadlineLayer::new(Duration::from_secs(2)).plain().layer(Backend);
+    assert_eq!(allocations(plain, Empty::<Bytes>::new), 0);
+}
+
+/// Answers without a look at the request.
+#[derive(Clone)]
+struct Forwarding;
+
+impl<B> Service<Request<B>> for Forwarding {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(Response::new(Full::new(Bytes::from_static(b"ok")))))
+    }
+}
+
 /// The exception that the README names: the body, what its timer shares with it, and the timer.
 #[tokio::test]
 async fn the_bound_on_a_body_of_a_server_under_a_timeout_allocates_three_times() {

@@ -2,6 +2,7 @@
 
 use buttress::{
     bulkhead::Discipline,
+    deadline::Mode,
     gate::GateLayer,
     keyed::Keyed,
     policy::{AllOf, Criticality},
@@ -198,6 +199,17 @@ fn a_context() {
     contract::check(|| ContextLayer::new().http_client());
     contract::check(|| ContextLayer::new().grpc());
     contract::check(|| ContextLayer::new().grpc_client());
+}
+
+#[test]
+fn a_deadline() {
+    contract::check(|| DeadlineLayer::new(A_WEEK).plain());
+    contract::check(|| DeadlineLayer::new(Duration::MAX).plain());
+    contract::check(|| DeadlineLayer::new(A_WEEK).http_client().through_body());
+    contract::check(|| DeadlineLayer::new(A_WEEK).grpc_client());
+    contract::check(|| DeadlineLayer::server().http());
+    contract::check(|| DeadlineLayer::server().default_limit(A_WEEK).max_limit(A_WEEK).through_body().http());
+    contract::check(|| DeadlineLayer::server().mode(Mode::Observe).default_limit(A_WEEK).grpc());
 }
 
 #[test]

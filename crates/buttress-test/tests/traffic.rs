@@ -186,6 +186,14 @@ fn a_context() {
 }
 
 #[test]
+fn a_deadline() {
+    every_ending!("deadline", DeadlineLayer::new(TOTAL), |traffic| traffic.answers_within(TOTAL));
+    every_ending!("deadline of a server", DeadlineLayer::server(), |traffic| traffic);
+    every_ending!("deadline of a server with a limit", DeadlineLayer::server().max_limit(TOTAL), |traffic| traffic
+        .answers_within(TOTAL));
+}
+
+#[test]
 fn a_load_shed_below_its_limit() {
     fn layer() -> LoadShedLayer {
         let shed = LoadShed::builder("x").monitor(monitor_fn("half", || 0.5));

@@ -98,7 +98,11 @@ pub use plain::{AsError, Judge, Plain, PlainExt, Respond, Success};
 
 use crate::in_flight::InFlight;
 use buttress_core::{Label, Outcome, Permit, Rejection};
-use std::{convert::Infallible, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 /// Marks a layer that has no ending yet.
 //
@@ -159,6 +163,11 @@ pub trait Begin<Req> {
     fn ahead(&self, _request: &mut Req) -> Option<Self::Ahead> {
         None
     }
+
+    /// Tells the inner service in the request how much time is left for the call, if the request
+    /// has a deadline that was longer. Called for each attempt, of which the time before is spent.
+    /// Does nothing by default.
+    fn time_left(&self, _request: &mut Req, _left: Duration) {}
 }
 
 /// Reads a request in advance while it waits in a queue.
@@ -312,6 +321,10 @@ pub trait Kept {
     /// replayed any more.
     fn again(&mut self, attempt: u32) -> Option<Self::Attempt>;
 
+    /// Updates an attempt that was made by [`again`](Self::again), at the moment at which it is
+    /// sent, such as a header that says how much time is left. Does nothing by default.
+    fn refresh(&self, _attempt: &mut Self::Attempt) {}
+
     /// Returns whether processing the request twice has the same effect as once (RFC 9110, section
     /// 9.2.2).
     fn is_idempotent(&self) -> bool;
@@ -361,6 +374,28 @@ pub struct BodyBounds {
     /// Maximum time in which the reader does not poll the body. `None` uses the default of the
     /// ending: 30 s for servers, no limit for clients.
     pub stalled: Option<Duration>,
+    /// The deadline of the call.
+    pub deadline: Option<BodyDeadline>,
     /// Policy name that the rejections of these bounds carry.
     pub label: Option<Label>,
+}
+
+/// The deadline of a call, as a bound on the body of its response.
+///
+/// ```
+/// use buttress::{ending::BodyDeadline, policy::{Clock, TokioClock}};
+/// use std::time::Duration;
+///
+/// let had = Duration::from_secs(2);
+/// let deadline = BodyDeadline { at: TokioClock.now() + had, had, through_http: false };
+/// assert!(!deadline.through_http);
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BodyDeadline {
+    /// The deadline.
+    pub at: Instant,
+    /// The time that was left when the call started, for the rejection.
+    pub had: Duration,
+    /// Whether bodies of HTTP responses end as well as those of gRPC.
+    pub through_http: bool,
 }

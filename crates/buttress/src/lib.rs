@@ -39,7 +39,7 @@
 //! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
 //! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
-//! | [`context`] | the priority of a call, and what it hands on |
+//! | [`context`], [`deadline`] | the priority and the deadline of a call, and what it hands on |
 //! | [`keyed`] | one policy for each host, route or tenant |
 //! | [`ending`], [`outcome`] | how outcomes are read and rejections are returned |
 //! | [`policy`] | what a custom policy needs |
@@ -96,6 +96,7 @@ pub mod circuit_breaker;
 mod clock;
 pub mod concurrency;
 pub mod context;
+pub mod deadline;
 pub mod ending;
 pub mod error;
 mod events;
@@ -132,6 +133,7 @@ pub use bulkhead::{Bulkhead, BulkheadLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use concurrency::{AdaptiveLimit, AdaptiveLimitLayer};
 pub use context::ContextLayer;
+pub use deadline::{DeadlineLayer, Deadlines};
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
@@ -152,6 +154,7 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         <AdaptiveLimit>::metrics,
         Bulkhead::metrics,
         CircuitBreaker::metrics,
+        Deadlines::metrics,
         Health::metrics,
         LoadShed::metrics,
         RateLimit::metrics,

@@ -21,6 +21,10 @@
 //! The time from the call to the head of the response. It counts from the first poll of the future
 //! that is pending, so that a call that is ready at once needs no timer.
 //!
+//! An attempt ends at the deadline of its call if that comes first: see
+//! [`deadline`](crate::deadline), which also replaces the total timeout where deadlines are handed
+//! on.
+//!
 //! `poll_ready` is not bounded, because a service that is not ready has no call yet. If the inner
 //! service can be pending without end, limit the time of `ready().await`, or put a
 //! [bulkhead with a queue](crate::bulkhead::QueuedLayer) inside: it is always ready, and its call

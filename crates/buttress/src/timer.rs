@@ -145,6 +145,32 @@ impl Deadline {
             Duration::MAX => return Poll::Pending,
             _ => {}
         }
+        self.poll_around(before, cx, |inner| {
+            let started = inner.and_then(|inner| inner.now());
+            let started = started.unwrap_or_else(|| Instant::from_std(TokioClock.now()));
+            (started.checked_add(after).unwrap_or_else(|| started + FAR), Some(started))
+        })
+    }
+
+    /// Like [`poll_expired_around`](Self::poll_expired_around), for a limit that ends at `end`.
+    #[inline]
+    pub(crate) fn poll_end_around(
+        self: Pin<&mut Self>,
+        end: Instant,
+        before: Wakeups,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        self.poll_around(before, cx, |_| (end, None))
+    }
+
+    /// `start` returns the end of the limit, and the present time if it has read the clock.
+    #[inline]
+    fn poll_around(
+        self: Pin<&mut Self>,
+        before: Wakeups,
+        cx: &mut Context<'_>,
+        start: impl FnOnce(Option<Wakeup>) -> (Instant, Option<Instant>),
+    ) -> Poll<()> {
         let mut this = self.project();
         let mut now = None;
         if this.timer.is_none() {
@@ -152,10 +178,9 @@ impl Deadline {
             let end = match *this.end {
                 Some(end) => end,
                 None => {
-                    let started = inner.and_then(|inner| inner.now());
-                    let started = started.unwrap_or_else(|| Instant::from_std(TokioClock.now()));
-                    now = Some(started);
-                    *this.end.insert(started.checked_add(after).unwrap_or_else(|| started + FAR))
+                    let (end, started) = start(inner);
+                    now = started;
+                    *this.end.insert(end)
                 }
             };
             if inner.is_some_and(|inner| inner.is_before(end)) {

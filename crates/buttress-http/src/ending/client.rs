@@ -3,9 +3,9 @@ use super::{
     observe,
 };
 use crate::{
-    ObservedBody, classify,
+    ObservedBody, classify, deadline,
     replay::{Idempotent, KeptRequest, MapBody, Replays},
-    timed::TimedBody,
+    timed::{Side, TimedBody},
 };
 use buttress::{
     BoxError, Error, Rejection,
@@ -15,7 +15,7 @@ use buttress::{
 };
 use http::{Request, Response};
 use http_body::Body;
-use std::{convert::Infallible, marker::PhantomData};
+use std::{convert::Infallible, marker::PhantomData, time::Duration};
 
 /// The ending for clients.
 ///
@@ -116,6 +116,10 @@ impl<S: Speaks, C: ClassifyHead, R, B> Begin<Request<B>> for Client<S, C, R> {
     fn begin<P: Permit>(&self, request: &mut Request<B>) -> HttpContext<C::Note> {
         begin::<S, P, B, C>(request, &self.classify)
     }
+
+    fn time_left(&self, request: &mut Request<B>, left: Duration) {
+        deadline::shorten(request.headers_mut(), left);
+    }
 }
 
 impl<S: Speaks, C: ClassifyHead, R, B: Body, Err: Into<BoxError>> Finish<HttpContext<C::Note>, Response<B>, Err>
@@ -160,7 +164,7 @@ where
 
     #[inline]
     fn bound(&self, response: Response<B>, bounds: &BodyBounds) -> Response<TimedBody<B>> {
-        TimedBody::around(response, bounds, None)
+        TimedBody::around::<S>(response, bounds, None, Side::Client)
     }
 
     fn expired(&self, _: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Error> {

@@ -6,7 +6,7 @@ use crate::{
     ObservedBody,
     answer::{self, AnswerBody},
     quota,
-    timed::TimedBody,
+    timed::{Side, TimedBody},
 };
 use buttress::{
     Rejection,
@@ -239,7 +239,7 @@ where
 
     #[inline]
     fn bound(&self, response: Response<B>, bounds: &BodyBounds) -> Response<TimedBody<B>> {
-        TimedBody::around(response, bounds, Some(READER_STALL))
+        TimedBody::around::<S>(response, bounds, Some(READER_STALL), Side::Server)
     }
 
     fn expired(&self, context: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Err> {

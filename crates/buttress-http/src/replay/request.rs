@@ -1,5 +1,10 @@
 use super::{Handle, ReplayBody, head::KeptHead, tee};
-use buttress::ending::Kept;
+use crate::deadline;
+use buttress::{
+    deadline::Deadline,
+    ending::Kept,
+    policy::{CallContext, TokioClock},
+};
 use http::{HeaderName, HeaderValue, Method, Request, request::Parts};
 use http_body::Body;
 use std::fmt;
@@ -307,6 +312,13 @@ impl<B: Body, M: MapBody<B>> Kept for KeptRequest<B, M> {
         let body = self.body.replay()?;
         let previous = (self.header.name(), HeaderValue::from(attempt - 1));
         Some(self.head.request(self.map.map(body), previous))
+    }
+
+    /// Writes how much time is left: the header was written for the first attempt.
+    fn refresh(&self, attempt: &mut Request<M::Body>) {
+        if let Some(deadline) = CallContext::current().deadline {
+            deadline::shorten(attempt.headers_mut(), Deadline(deadline).left_on(&TokioClock));
+        }
     }
 
     fn is_idempotent(&self) -> bool {

@@ -257,7 +257,10 @@ where
                     let repeat = this.repeat.as_mut().expect("only a call with further attempts polls readiness again");
                     match ready!(repeat.service.poll_ready(cx)) {
                         Ok(()) => {
-                            let future = repeat.service.call(request.take().expect("the request is taken once"));
+                            let mut request = request.take().expect("the request is taken once");
+                            // The pause has used up some of the time that is left.
+                            repeat.kept.refresh(&mut request);
+                            let future = repeat.service.call(request);
                             this.state.set(State::Attempt { future });
                             continue;
                         }

@@ -1,14 +1,20 @@
 use super::{ATTEMPT, TOTAL};
 use crate::{
+    clock::TokioClock,
+    deadline::{Deadline, EXCEEDED, EXPIRED, MIN_USEFUL, TOO_SHORT},
     ending::{BodyBounds, Ending, NoEnding},
     per_request::{By, Same},
 };
 use buttress_core::{
-    Label, Name, Rejection,
+    Label, Name, Reason, Rejection,
+    context::CallContext,
     report::{Metric, Report, Sink},
     shard::Counter,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const POLICY: &str = "timeout";
 
@@ -50,10 +56,16 @@ pub(super) struct CallBound {
 struct Options {
     bounds: BodyBounds,
     timed_out: Option<Arc<Counter>>,
+    reserve: Duration,
+    min_useful: Option<Duration>,
 }
 
 impl TimeoutLayer {
     /// Limits one attempt, until the head of its response.
+    ///
+    /// An attempt takes no longer than the [deadline](crate::deadline) of its call allows. If that
+    /// comes first, the error says so ([`EXCEEDED`](crate::deadline::EXCEEDED)) and is not retried.
+    /// If less than [`min_useful`](Self::min_useful) is left, the attempt is not made.
     ///
     /// [`Duration::MAX`] never expires. Zero admits only calls that are ready at the first poll.
     ///
@@ -126,6 +138,26 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
         })
     }
 
+    /// Sets the time that an [attempt](TimeoutLayer::attempt) leaves of the deadline of its call,
+    /// such as half a round trip, in which the error travels back. Default: zero.
+    ///
+    /// ```
+    /// # use buttress::TimeoutLayer;
+    /// # use std::time::Duration;
+    /// let layer = TimeoutLayer::attempt(Duration::from_millis(500)).reserve(Duration::from_millis(5));
+    /// # let _ = layer;
+    /// ```
+    pub fn reserve(self, reserve: Duration) -> Self {
+        self.with(|options| options.reserve = reserve)
+    }
+
+    /// Sets the least time for which an [attempt](TimeoutLayer::attempt) is made, if the deadline of
+    /// its call leaves no more. Default:
+    /// [`deadline::MIN_USEFUL`](crate::deadline::MIN_USEFUL), which is 1 ms.
+    pub fn min_useful(self, time: Duration) -> Self {
+        self.with(|options| options.min_useful = Some(time))
+    }
+
     /// Sets the maximum time between two frames of a response's body, while the body is polled.
     ///
     /// For HTTP endings. Default: no limit, because a stream of events may pause for long.
@@ -151,7 +183,7 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
     /// Returns the counters of a [named](Self::named) timeout, which all services of the layer
     /// share. `None` without a name.
     pub fn stats(&self) -> Option<TimeoutStats> {
-        let Options { bounds, timed_out } = &**self.bound.options.as_ref()?;
+        let Options { bounds, timed_out, .. } = &**self.bound.options.as_ref()?;
         Some(TimeoutStats { label: bounds.label.clone()?, timed_out: timed_out.clone()? })
     }
 
@@ -194,23 +226,72 @@ impl Report for TimeoutStats {
     }
 }
 
+/// What the deadline of a call leaves for an attempt.
+pub(super) struct Left {
+    /// Until the deadline.
+    pub(super) left: Duration,
+    /// The end of the attempt and the time until then, if the deadline comes before the attempt's
+    /// own limit.
+    pub(super) is_first: Option<(Instant, Duration)>,
+    /// Why the attempt is not made.
+    pub(super) reason: Option<&'static Reason>,
+}
+
 /// Bounds of a layer that sets none on the body.
-const NO_BOUNDS: &BodyBounds = &BodyBounds { idle: None, total: None, stalled: None, label: None };
+const NO_BOUNDS: &BodyBounds = &BodyBounds { idle: None, total: None, stalled: None, deadline: None, label: None };
 
 impl CallBound {
     pub(super) fn of_body(&self) -> &BodyBounds {
         self.options.as_ref().map_or(NO_BOUNDS, |options| &options.bounds)
     }
 
+    /// Returns what the deadline of the current call leaves for an attempt, if that is less than
+    /// the attempt's own limit. Does not read the clock for a call without a deadline.
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<Left> {
+        let deadline = if self.is_total { None } else { CallContext::current().deadline };
+        deadline.map(|deadline| self.left(deadline))
+    }
+
+    fn left(&self, deadline: Instant) -> Left {
+        let left = Deadline(deadline).left_on(&TokioClock);
+        let (reserve, min_useful) =
+            self.options.as_ref().map_or((Duration::ZERO, None), |options| (options.reserve, options.min_useful));
+        let own = left.saturating_sub(reserve);
+        let end = deadline.checked_sub(reserve).unwrap_or(deadline);
+        let is_first = own < self.after;
+        let too_short = is_first && own < min_useful.unwrap_or(MIN_USEFUL);
+        Left {
+            left,
+            is_first: is_first.then_some((end, own)),
+            reason: too_short.then_some(if left.is_zero() { &EXPIRED } else { &TOO_SHORT }),
+        }
+    }
+
+    fn label(&self) -> Label {
+        self.options.as_ref().and_then(|options| options.bounds.label.clone()).unwrap_or(Label::new(POLICY))
+    }
+
+    /// Returns the rejection of an attempt that is not made.
     #[cold]
-    pub(super) fn expire(&self) -> Rejection {
-        let label =
-            self.options.as_ref().and_then(|options| options.bounds.label.clone()).unwrap_or(Label::new(POLICY));
+    pub(super) fn refuse(&self, reason: &'static Reason) -> Rejection {
+        let rejection = Rejection::labelled(self.label(), reason);
+        crate::events::rejected(&rejection);
+        rejection
+    }
+
+    /// Counts the call as timed out: by its deadline, which left it `deadline`, or by its own limit.
+    #[cold]
+    pub(super) fn expire(&self, deadline: Option<Duration>) -> Rejection {
         if let Some(timed_out) = self.options.as_ref().and_then(|options| options.timed_out.as_ref()) {
             timed_out.add(1);
         }
-        let reason = if self.is_total { &TOTAL } else { &ATTEMPT };
-        let rejection = Rejection::timed_out(label, reason, self.after);
+        let (reason, limit) = match deadline {
+            Some(left) => (&EXCEEDED, left),
+            None if self.is_total => (&TOTAL, self.after),
+            None => (&ATTEMPT, self.after),
+        };
+        let rejection = Rejection::timed_out(self.label(), reason, limit);
         crate::events::timed_out(&rejection);
         rejection
     }

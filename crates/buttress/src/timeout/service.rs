@@ -1,10 +1,11 @@
-use super::layer::{CallBound, TimeoutLayer};
+use super::layer::{CallBound, Left, TimeoutLayer};
 use crate::{
     ending::{Begin, Bound, Ended},
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
     timer::{Deadline, Limit},
 };
+use buttress_core::Rejection;
 use pin_project::pin_project;
 use std::{
     future::Future,
@@ -12,6 +13,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -66,7 +68,17 @@ where
             bound.after = after;
         }
         let context = ends.begin::<()>(&mut request);
-        ResponseFuture { future: self.inner.call(request), timer: Deadline::new(), context, bound, ends: ends.clone() }
+        let mut deadline = None;
+        if let Some(Left { left, is_first, reason }) = bound.deadline() {
+            if let Some(reason) = reason {
+                let state = State::Refused { rejection: Some(bound.refuse(reason)) };
+                return ResponseFuture { state, deadline, context, bound, ends: ends.clone() };
+            }
+            ends.time_left(&mut request, left);
+            deadline = is_first;
+        }
+        let state = State::Running { future: self.inner.call(request), timer: Deadline::new() };
+        ResponseFuture { state, deadline, context, bound, ends: ends.clone() }
     }
 }
 
@@ -74,13 +86,26 @@ where
 #[pin_project]
 pub struct ResponseFuture<F, E, Cx> {
     #[pin]
-    future: F,
-    #[pin]
-    timer: Deadline,
+    state: State<F>,
+    /// The end of an attempt by the deadline of its call, and the time that this left, if it comes
+    /// before the attempt's own limit.
+    deadline: Option<(std::time::Instant, Duration)>,
     /// Taken when the time expires.
     context: Cx,
     bound: CallBound,
     ends: E,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Running {
+        #[pin]
+        future: F,
+        #[pin]
+        timer: Deadline,
+    },
+    /// The deadline of the call leaves too little time for an attempt.
+    Refused { rejection: Option<Rejection> },
 }
 
 opaque_debug!(ResponseFuture<F, E, Cx>);
@@ -96,14 +121,24 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let limit = Limit::enter();
-        match this.future.poll(cx) {
-            Poll::Ready(Ok(response)) => {
-                return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
+        let rejection = match this.state.project() {
+            StateProj::Running { future, timer } => {
+                let limit = Limit::enter();
+                match future.poll(cx) {
+                    Poll::Ready(Ok(response)) => {
+                        return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
+                    Poll::Pending => {}
+                }
+                match *this.deadline {
+                    Some((end, _)) => ready!(timer.poll_end_around(Instant::from_std(end), limit.leave(), cx)),
+                    None => ready!(timer.poll_expired_around(this.bound.after, limit.leave(), cx)),
+                }
+                this.bound.expire(this.deadline.map(|(_, left)| left))
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
-            Poll::Pending => ready!(this.timer.poll_expired_around(this.bound.after, limit.leave(), cx)),
-        }
-        Poll::Ready(this.ends.expired(std::mem::take(this.context), this.bound.expire()))
+            StateProj::Refused { rejection } => rejection.take().expect("a call completes once"),
+        };
+        Poll::Ready(this.ends.expired(std::mem::take(this.context), rejection))
     }
 }

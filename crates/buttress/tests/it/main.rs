@@ -3,6 +3,7 @@
 mod backpressure;
 mod context;
 mod dropped;
+mod deadline;
 mod gate;
 mod handles;
 mod health;
