@@ -6,6 +6,7 @@ mod answers;
 mod axum_server;
 mod balancing;
 mod circuit;
+mod deadlines;
 mod flow_control;
 mod grpc_client;
 mod grpc_server;

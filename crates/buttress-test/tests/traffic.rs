@@ -185,12 +185,18 @@ fn a_context() {
     every_ending!("context", ContextLayer::new().trust_priority(), |traffic| traffic);
 }
 
+/// Longer than every answer and every stream, which the deadline of a gRPC call ends too.
+const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 #[test]
 fn a_deadline() {
-    every_ending!("deadline", DeadlineLayer::new(TOTAL), |traffic| traffic.answers_within(TOTAL));
+    every_ending!("deadline", DeadlineLayer::new(A_YEAR), |traffic| traffic);
     every_ending!("deadline of a server", DeadlineLayer::server(), |traffic| traffic);
-    every_ending!("deadline of a server with a limit", DeadlineLayer::server().max_limit(TOTAL), |traffic| traffic
-        .answers_within(TOTAL));
+    let head = |traffic: Traffic| traffic.answers_within(TOTAL).check();
+    let plain = Traffic::through("deadline of the head, .plain()", || DeadlineLayer::new(TOTAL).plain());
+    head(plain.speaking(Protocol::Plain));
+    head(Traffic::through("deadline of the head, .http()", || DeadlineLayer::server().max_limit(TOTAL).http()));
+    head(Traffic::through("deadline of the head, .http_client()", || DeadlineLayer::new(TOTAL).http_client()));
 }
 
 #[test]

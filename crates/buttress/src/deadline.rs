@@ -34,11 +34,13 @@
 //!
 //! # When to use it
 //!
-//! In place of [`TimeoutLayer::total`](crate::TimeoutLayer::total), wherever a call is made for
-//! another one: on the client it is the total time of the call, and the server behind it learns
-//! how much of it is left. Without deadlines a server works for callers that have given up, and a
-//! call through five services may take five timeouts. An [attempt](crate::TimeoutLayer::attempt)
-//! timeout goes with it, and takes no longer than what is left.
+//! Wherever a call is made for another one. On a client in place of
+//! [`TimeoutLayer::total`](crate::TimeoutLayer::total): it is the total time of the call, and the
+//! server behind it learns how much of it is left. On a server beside that timeout, which also
+//! bounds readers that stall. Without deadlines a server works for callers that have given up, and
+//! a call through five services may take five timeouts. An
+//! [attempt](crate::TimeoutLayer::attempt) timeout goes with it, and takes no longer than what is
+//! left.
 //!
 //! # What is bounded
 //!
@@ -68,11 +70,13 @@
 //!
 //! # Differences
 //!
-//! * `tower`'s `Timeout` and the time limiter of `tower-resilience` (0.14.0) hand on nothing.
-//! * tonic reads and writes `grpc-timeout`, but a call that a handler makes does not get what is
-//!   left of its own.
-//! * Finagle enforces deadlines only in its filter on servers, with the same bound on rejections.
-//!   There a call that is let through keeps its deadline.
+//! * `tower` and `tower-resilience` (0.14.0) have time limits of single calls, and no deadlines that
+//!   are handed on.
+//! * tonic reads and writes `grpc-timeout`, does not hand on what is left of it, and answers with
+//!   `CANCELLED` instead of `DEADLINE_EXCEEDED`. The timer of its channel is not harmful inside this
+//!   layer: [`StatusLayer`](https://docs.rs/buttress-http/latest/buttress_http/tonic/) of
+//!   `buttress-http` makes the right code of its error.
+//! * Finagle's `DeadlineFilter` has the same bound on rejections, and observes by default.
 
 mod carry;
 mod layer;

@@ -17,6 +17,7 @@
 //! | [`LoadShedLayer`](crate::LoadShedLayer) | [`LoadShedService`](crate::load_shed::LoadShedService) | [`LoadShed`](crate::LoadShed) |
 //! | [`ThrottleLayer`](crate::ThrottleLayer) | [`ThrottleService`](crate::throttle::ThrottleService) | [`Throttle`](crate::Throttle) |
 //! | [`ContextLayer`](crate::ContextLayer) | [`ContextService`](crate::context::ContextService) | [`CallContext`](crate::policy::CallContext) |
+//! | [`DeadlineLayer`](crate::DeadlineLayer) | [`DeadlineService`](crate::deadline::DeadlineService) | [`Deadlines`](crate::Deadlines) |
 //! | [`GateLayer`] | [`Gate`] | the policy |
 //! | [`ReservingGateLayer`] | [`ReservingGate`] | the policy |
 //! | [`QueuedLayer`](crate::bulkhead::QueuedLayer) | [`Queued`](crate::bulkhead::Queued) | [`Bulkhead`](crate::Bulkhead) |
