@@ -80,8 +80,14 @@ pub struct Failure {
     pub sent: Sent,
     /// How long the backend asked to wait before a retry (`Retry-After`, `grpc-retry-pushback-ms`).
     pub retry_after: Option<Duration>,
-    /// The backend forbade another attempt (a negative or unreadable gRPC pushback, gRFC A6).
+    /// The backend forbade another attempt (a negative or unreadable gRPC pushback, gRFC A6), or
+    /// another attempt would fail in the same way (501, `INTERNAL`).
     pub no_retry: bool,
+    /// The backend sent a gRPC pushback (gRFC A6): `retry_after` is the exact pause, not the shortest.
+    pub pushback: bool,
+    /// A service below has repeated the call already, or its retry budget was empty. Only the lowest
+    /// caller repeats, so that the retries of several tiers do not multiply.
+    pub retried: bool,
     /// The backend is up and sheds load (429, `RESOURCE_EXHAUSTED`). It counts in failure rates and
     /// not as a consecutive failure, as in linkerd2-proxy's unified breaker.
     pub overload: bool,
@@ -101,7 +107,16 @@ impl Failure {
     /// assert_eq!(Failure::new(FailureKind::Transport).sent, Sent::MaybeProcessed);
     /// ```
     pub const fn new(kind: FailureKind) -> Self {
-        Self { kind, sent: Sent::MaybeProcessed, retry_after: None, no_retry: false, overload: false, graceful: false }
+        Self {
+            kind,
+            sent: Sent::MaybeProcessed,
+            retry_after: None,
+            no_retry: false,
+            pushback: false,
+            retried: false,
+            overload: false,
+            graceful: false,
+        }
     }
 
     /// Sets how far the request got.

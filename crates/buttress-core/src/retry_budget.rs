@@ -1,33 +1,45 @@
-//! A budget that limits retries to a share of the requests, so that retries cannot overload a
-//! backend that is recovering.
+//! Budgets that limit retries and hedges, so that they cannot overload a backend that is
+//! recovering.
+//!
+//! | budget | limits | default | source |
+//! |---|---|---|---|
+//! | ratio | retries to a share of the requests, and a number per second | on: 20 %, 3 per second, burst 100 | Finagle, tower |
+//! | [in flight](Builder::in_flight) | retries in flight to a share of the calls in flight | off | Envoy, failsafe-go: 20 %, at least 3 |
+//! | [gRPC tokens](Builder::grpc_tokens) | allows retries while most attempts succeed | off | gRFC A6 |
+//!
+//! One [`RetryBudget`] can hold all three. A retry then needs all of them, and takes nothing from
+//! one that allows it if another one denies it.
+//!
+//! The ratio is the one to start with: it needs no tuning, and holds over any interval. The budget
+//! in flight also bounds how many retries a slow backend has at the same time: where calls take
+//! long, a share of the requests is many retries in flight. The tokens stop retries within few
+//! calls of an outage, because they count failures and not requests.
+
+mod bucket;
+mod builder;
+mod in_flight;
+#[cfg(all(test, loom))]
+mod loom_models;
+mod tokens;
+mod withdrawal;
+
+pub use builder::Builder;
+pub use in_flight::CallInFlight;
+pub use withdrawal::{RetryInFlight, Withdrawal};
 
 use crate::report::{Metric, Report, Sink};
-use crate::shard::Counter;
-use crate::sync::{Mutex, lock};
-use crate::{Clock, InvalidConfig, Name};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use crate::{Clock, Name, Outcome, Sent};
+use bucket::{Bucket, MILLI};
+use in_flight::InFlight;
+use std::sync::Arc;
+use tokens::Tokens;
 
-/// Thousandths in a retry. The budget counts in thousandths, so its arithmetic is exact.
-const MILLI: u64 = 1000;
-
-/// Nanoseconds in a second.
-const NANOS: u128 = 1_000_000_000;
-
-/// The longest step back that is not a clock that was set back.
-///
-/// Threads may read the clock in one order and take the lock in the other. The time between such
-/// readings is less than this and must not be added twice. After a longer step back, the refill
-/// continues from the new time.
-const MAX_STEP_BACK: Duration = Duration::from_secs(1);
-
-/// A token bucket of retries. A cheap handle; clones share the balance.
+/// A budget of retries. A cheap handle; clones share the balance.
 ///
 /// Use one budget for all layers that call one destination. Each request deposits `percent` / 100
 /// retries, each second adds `min_per_second`, and each retry withdraws one. The balance is at most
-/// `burst`, with which the bucket starts.
+/// `burst`, with which the bucket starts. The [module](self) describes the other two budgets that
+/// it can hold.
 ///
 /// # Guarantee
 ///
@@ -62,6 +74,18 @@ const MAX_STEP_BACK: Duration = Duration::from_secs(1);
 /// assert_eq!(retries, 5, "10 % of 100 requests, limited to the burst");
 /// # Ok::<(), buttress_core::InvalidConfig>(())
 /// ```
+///
+/// With all three budgets:
+///
+/// ```
+/// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+///
+/// let builder = RetryBudget::<ManualClock>::builder().percent(20.0).in_flight(0.2, 3).grpc_tokens(10.0, 0.1);
+/// let budget = builder.build()?;
+/// let retries: Vec<_> = std::iter::from_fn(|| budget.try_withdraw().map(|retry| retry.spend())).collect();
+/// assert_eq!(retries.len(), 3, "the retries that are in flight at the same time");
+/// # Ok::<(), buttress_core::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RetryBudget<C> {
     state: Arc<State>,
@@ -71,26 +95,25 @@ pub struct RetryBudget<C> {
 #[derive(Debug)]
 struct State {
     name: Option<Name>,
-    deposits: Counter,
-    /// In thousandths of a retry.
-    per_deposit: u32,
-    /// In thousandths of a retry.
-    per_second: u32,
-    /// In whole retries.
-    burst: u32,
-    ledger: Mutex<Ledger>,
+    bucket: Option<Bucket>,
+    /// Behind a pointer: most budgets have neither, and a keyed policy has many budgets.
+    limits: Option<Box<Limits>>,
 }
 
 #[derive(Debug)]
-struct Ledger {
-    /// In thousandths of a retry.
-    balance: u64,
-    /// Deposits that are included in the balance.
-    folded: u64,
-    refilled_at: Option<Instant>,
-    /// The fraction of a thousandth that the time up to `refilled_at` has added, in billionths of a
-    /// thousandth.
-    carried: u32,
+struct Limits {
+    in_flight: Option<InFlight>,
+    tokens: Option<Tokens>,
+}
+
+impl State {
+    fn in_flight(&self) -> Option<&InFlight> {
+        self.limits.as_ref()?.in_flight.as_ref()
+    }
+
+    fn tokens(&self) -> Option<&Tokens> {
+        self.limits.as_ref()?.tokens.as_ref()
+    }
 }
 
 impl<C: Clock + Default> RetryBudget<C> {
@@ -135,7 +158,8 @@ impl<C: Clock> RetryBudget<C> {
         self.state.name.as_deref()
     }
 
-    /// Counts one request. Call it once for each logical request, not for its retries.
+    /// Counts one request. Call it once for each logical request, not for its retries, nor for a
+    /// request that is itself the retry of a caller.
     ///
     /// ```
     /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
@@ -146,11 +170,64 @@ impl<C: Clock> RetryBudget<C> {
     /// assert_eq!(budget.balance(), 1.5);
     /// # Ok::<(), buttress_core::InvalidConfig>(())
     /// ```
+    #[inline]
     pub fn deposit(&self) {
-        self.state.deposits.add(1);
+        if let Some(bucket) = &self.state.bucket {
+            bucket.deposit();
+        }
     }
 
-    /// Withdraws one retry; returns `None` if the balance is less than one.
+    /// Counts a call as in flight until the guard is dropped. `None` without a budget
+    /// [in flight](Builder::in_flight).
+    ///
+    /// Call it once for each logical request, as [`deposit`](Self::deposit). Allocates nothing.
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().in_flight(0.5, 1).build()?;
+    /// let calls: Vec<_> = (0..4).map(|_| budget.call_in_flight()).collect();
+    /// let (first, second) = (budget.try_withdraw(), budget.try_withdraw());
+    /// assert!(first.is_some() && second.is_some() && budget.try_withdraw().is_none());
+    /// # drop(calls);
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    #[inline]
+    #[must_use = "the call is in flight until the guard is dropped"]
+    pub fn call_in_flight(&self) -> Option<CallInFlight> {
+        self.state.in_flight().map(InFlight::call)
+    }
+
+    /// Counts the outcome of an attempt, for the [gRPC tokens](Builder::grpc_tokens): a success adds
+    /// the ratio; a failure that could be repeated, and one whose pushback forbids it, takes one.
+    ///
+    /// Call it for every attempt, but not for one that is repeated transparently. An attempt that
+    /// was not sent, and a failure that is of a kind that no one repeats, change nothing.
+    ///
+    /// ```
+    /// use buttress_core::{Failure, FailureKind, ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().grpc_tokens(4.0, 0.5).build()?;
+    /// let unavailable = Failure::new(FailureKind::Grpc(14)).into();
+    /// budget.record(&unavailable);
+    /// assert!(budget.try_withdraw().is_some());
+    /// budget.record(&unavailable);
+    /// assert!(budget.try_withdraw().is_none(), "2 of 4 tokens are left, and more than a half is needed");
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    #[inline]
+    pub fn record(&self, outcome: &Outcome) {
+        if let Some(tokens) = self.state.tokens() {
+            match outcome {
+                Outcome::Success => tokens.success(),
+                Outcome::Failure(failure) if failure.sent == Sent::Never => {}
+                Outcome::Failure(failure) if !failure.no_retry || failure.pushback => tokens.failure(),
+                Outcome::Failure(_) | Outcome::Ignored(_) => {}
+            }
+        }
+    }
+
+    /// Withdraws one retry; returns `None` if one of the budgets denies it.
     ///
     /// A [`Withdrawal`] that is dropped without [`spend`](Withdrawal::spend) returns the retry, so
     /// that a call that is dropped during its pause costs nothing. `try_withdraw().is_some()` only
@@ -167,14 +244,19 @@ impl<C: Clock> RetryBudget<C> {
     /// ```
     #[must_use = "a withdrawal that is dropped unspent returns the retry"]
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
-        let state = &*self.state;
-        let mut ledger = lock(&state.ledger);
-        state.fold(&mut ledger, self.clock.now());
-        ledger.balance = ledger.balance.checked_sub(MILLI)?;
-        Some(Withdrawal { budget: self.state.clone(), spent: false })
+        if self.state.tokens().is_some_and(|tokens| !tokens.allow()) {
+            return None;
+        }
+        // A place that is taken goes back where the bucket is empty.
+        let place = RetryInFlight::take(&self.state)?;
+        if let Some(bucket) = &self.state.bucket {
+            bucket.try_take(self.clock.now())?;
+        }
+        Some(Withdrawal::new(place))
     }
 
-    /// Returns how many retries are left. May be fractional.
+    /// Returns how many retries the ratio has left. May be fractional; infinite
+    /// [without a ratio](Builder::without_ratio).
     ///
     /// ```
     /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
@@ -188,17 +270,51 @@ impl<C: Clock> RetryBudget<C> {
     /// # Ok::<(), buttress_core::InvalidConfig>(())
     /// ```
     pub fn balance(&self) -> f64 {
-        let mut ledger = lock(&self.state.ledger);
-        self.state.fold(&mut ledger, self.clock.now());
-        ledger.balance as f64 / MILLI as f64
+        let bucket = self.state.bucket.as_ref();
+        bucket.map_or(f64::INFINITY, |bucket| bucket.balance(self.clock.now()) as f64 / MILLI as f64)
+    }
+
+    /// Returns the retries and hedges that are in flight or in the pause before it. `None` without a
+    /// budget [in flight](Builder::in_flight).
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().in_flight(0.2, 3).build()?;
+    /// let retry = budget.try_withdraw().unwrap().spend();
+    /// assert_eq!(budget.retries_in_flight(), Some(1));
+    /// drop(retry);
+    /// assert_eq!(budget.retries_in_flight(), Some(0));
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    pub fn retries_in_flight(&self) -> Option<u64> {
+        self.state.in_flight().map(InFlight::retries)
+    }
+
+    /// Returns the tokens that are left. May be fractional. `None` without
+    /// [gRPC tokens](Builder::grpc_tokens).
+    ///
+    /// ```
+    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
+    ///
+    /// let budget = RetryBudget::<ManualClock>::builder().grpc_tokens(10.0, 0.1).build()?;
+    /// assert_eq!(budget.tokens(), Some(10.0));
+    /// # Ok::<(), buttress_core::InvalidConfig>(())
+    /// ```
+    pub fn tokens(&self) -> Option<f64> {
+        self.state.tokens().map(|tokens| tokens.left() as f64 / MILLI as f64)
     }
 }
 
 const BALANCE: Metric = Metric::gauge("resilience.budget.balance", "retries", "Retries that the budget has left");
+const IN_FLIGHT: Metric =
+    Metric::gauge("resilience.budget.in_flight", "retries", "Retries and hedges that are in flight or about to be");
+const TOKENS: Metric = Metric::gauge("resilience.budget.tokens", "tokens", "gRPC tokens that the budget has left");
 
+/// Reports the metrics of the budgets that it holds.
 impl<C: Clock> Report for RetryBudget<C> {
     fn metrics() -> Vec<Metric> {
-        vec![BALANCE]
+        vec![BALANCE, IN_FLIGHT, TOKENS]
     }
 
     fn name(&self) -> Option<&str> {
@@ -206,211 +322,21 @@ impl<C: Clock> Report for RetryBudget<C> {
     }
 
     fn report(&self, sink: &mut dyn Sink) {
-        sink.gauge(&BALANCE, self.balance());
+        if self.state.bucket.is_some() {
+            sink.gauge(&BALANCE, self.balance());
+        }
+        if let Some(retries) = self.retries_in_flight() {
+            sink.gauge(&IN_FLIGHT, retries as f64);
+        }
+        if let Some(tokens) = self.tokens() {
+            sink.gauge(&TOKENS, tokens);
+        }
     }
 }
 
 impl<C: Clock + Default> Default for RetryBudget<C> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl State {
-    /// Returns the burst, in thousandths of a retry.
-    fn burst(&self) -> u64 {
-        u64::from(self.burst) * MILLI
-    }
-
-    /// Adds the deposits and the time since the last call to the balance.
-    fn fold(&self, ledger: &mut Ledger, now: Instant) {
-        let deposits = self.deposits.sum();
-        let deposited = deposits.saturating_sub(ledger.folded).saturating_mul(self.per_deposit.into());
-        ledger.folded = deposits;
-        let income = deposited.saturating_add(self.refill(ledger, now));
-        ledger.balance = ledger.balance.saturating_add(income).min(self.burst());
-        if ledger.balance == self.burst() {
-            // Otherwise a fraction of a thousandth would be saved beyond the burst.
-            ledger.carried = 0;
-        }
-    }
-
-    /// Returns what the time since the last refill adds, in thousandths of a retry.
-    fn refill(&self, ledger: &mut Ledger, now: Instant) -> u64 {
-        let since = *ledger.refilled_at.get_or_insert(now);
-        if now <= since {
-            if since - now > MAX_STEP_BACK {
-                ledger.refilled_at = Some(now);
-            }
-            return 0;
-        }
-        ledger.refilled_at = Some(now);
-        let share = (now - since).as_nanos().saturating_mul(self.per_second.into()) + u128::from(ledger.carried);
-        ledger.carried = (share % NANOS) as u32;
-        u64::try_from(share / NANOS).unwrap_or(u64::MAX)
-    }
-}
-
-/// A guard of one retry that was withdrawn from a budget.
-///
-/// Dropping it without [`spend`](Self::spend) returns the retry to the budget.
-///
-/// ```
-/// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-///
-/// let budget = RetryBudget::<ManualClock>::builder().burst(1).build()?;
-/// drop(budget.try_withdraw().unwrap()); // the call was dropped during its pause
-/// assert_eq!(budget.balance(), 1.0);
-/// # Ok::<(), buttress_core::InvalidConfig>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "a withdrawal that is dropped unspent returns the retry"]
-pub struct Withdrawal {
-    budget: Arc<State>,
-    spent: bool,
-}
-
-impl Withdrawal {
-    /// Spends the retry. Call it when the retry is sent.
-    ///
-    /// ```
-    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-    ///
-    /// let budget = RetryBudget::<ManualClock>::builder().burst(1).build()?;
-    /// budget.try_withdraw().unwrap().spend();
-    /// assert_eq!(budget.balance(), 0.0);
-    /// # Ok::<(), buttress_core::InvalidConfig>(())
-    /// ```
-    pub fn spend(mut self) {
-        self.spent = true;
-    }
-}
-
-impl Drop for Withdrawal {
-    fn drop(&mut self) {
-        if !self.spent {
-            let mut ledger = lock(&self.budget.ledger);
-            ledger.balance = ledger.balance.saturating_add(MILLI).min(self.budget.burst());
-        }
-    }
-}
-
-/// Builds a [`RetryBudget`].
-///
-/// ```
-/// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-///
-/// let builder = RetryBudget::<ManualClock>::builder().name("stock").percent(10.0).min_per_second(1.0);
-/// assert_eq!(builder.burst(50).build()?.balance(), 50.0);
-/// # Ok::<(), buttress_core::InvalidConfig>(())
-/// ```
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct Builder<C> {
-    name: Option<Name>,
-    clock: C,
-    percent: f64,
-    min_per_second: f64,
-    burst: u32,
-}
-
-impl<C: Default> Default for Builder<C> {
-    fn default() -> Self {
-        Self { name: None, clock: C::default(), percent: 20.0, min_per_second: 3.0, burst: 100 }
-    }
-}
-
-impl<C: Clock> Builder<C> {
-    /// Sets the name in metrics. None by default.
-    pub fn name(mut self, name: impl Into<Name>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Sets the clock, for tests and simulations.
-    ///
-    /// ```
-    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-    ///
-    /// let clock = ManualClock::new();
-    /// let budget = RetryBudget::<ManualClock>::builder().clock(clock.clone()).build()?;
-    /// # Ok::<(), buttress_core::InvalidConfig>(())
-    /// ```
-    pub fn clock<D: Clock>(self, clock: D) -> Builder<D> {
-        let Self { name, clock: _, percent, min_per_second, burst } = self;
-        Builder { name, clock, percent, min_per_second, burst }
-    }
-
-    /// Sets the retries for each hundred requests: 0 to 1000, rounded to a tenth. Default 20
-    /// (Finagle, tower).
-    ///
-    /// ```
-    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-    ///
-    /// let builder = RetryBudget::<ManualClock>::builder();
-    /// assert_eq!(builder.percent(-1.0).build().unwrap_err().field(), "percent");
-    /// ```
-    pub fn percent(mut self, percent: f64) -> Self {
-        self.percent = percent;
-        self
-    }
-
-    /// Sets the retries that each second adds, whatever the traffic: 0 to 1,000,000, rounded to a
-    /// thousandth. Default 3: enough for a client with few requests, and less than the 10 of
-    /// Finagle and tower.
-    pub fn min_per_second(mut self, retries: f64) -> Self {
-        self.min_per_second = retries;
-        self
-    }
-
-    /// Sets the maximum balance, in retries, with which the budget starts. At least 1. Default 100
-    /// (the AWS SDKs' bucket, in retries).
-    pub fn burst(mut self, retries: u32) -> Self {
-        self.burst = retries;
-        self
-    }
-
-    /// Creates the budget.
-    ///
-    /// # Errors
-    /// If a value is out of its range. The error names the setting and the rule that it breaks.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use buttress_core::{ManualClock, retry_budget::RetryBudget};
-    ///
-    /// let error = RetryBudget::<ManualClock>::builder().burst(0).build().unwrap_err();
-    /// assert_eq!(error.field(), "burst");
-    /// ```
-    pub fn build(self) -> Result<RetryBudget<C>, InvalidConfig> {
-        if !(0.0..=1000.0).contains(&self.percent) {
-            return Err(InvalidConfig::new("percent", "must be between 0 and 1000"));
-        }
-        if !(0.0..=1_000_000.0).contains(&self.min_per_second) {
-            return Err(InvalidConfig::new("min_per_second", "must be between 0 and 1,000,000"));
-        }
-        if self.burst == 0 {
-            return Err(InvalidConfig::new("burst", "must be at least 1, or no retry is allowed"));
-        }
-        Ok(self.into_budget())
-    }
-
-    fn into_budget(self) -> RetryBudget<C> {
-        let state = State {
-            name: self.name,
-            deposits: Counter::default(),
-            per_deposit: (self.percent * 10.0).round() as u32,
-            per_second: (self.min_per_second * MILLI as f64).round() as u32,
-            burst: self.burst,
-            ledger: Mutex::new(Ledger {
-                balance: u64::from(self.burst) * MILLI,
-                folded: 0,
-                refilled_at: None,
-                carried: 0,
-            }),
-        };
-        RetryBudget { state: Arc::new(state), clock: self.clock }
     }
 }
 
