@@ -15,11 +15,15 @@
 //! assert_eq!(CallContext::current(), CallContext::default());
 //! ```
 
+mod retried;
+
+pub use retried::{Collecting, Retried};
+
 use crate::Priority;
 use std::{cell::Cell, marker::PhantomData, time::Instant};
 
 thread_local! {
-    static CURRENT: Cell<CallContext> = const { Cell::new(CallContext { priority: None, deadline: None }) };
+    static CURRENT: Cell<CallContext> = const { Cell::new(CallContext { priority: None, deadline: None, is_repeated: false }) };
 }
 
 /// What a call hands on to the calls that are made while it is served.
@@ -32,6 +36,9 @@ pub struct CallContext {
     pub priority: Option<Priority>,
     /// When the result of the call is of no use any more. `None` if there is no limit.
     pub deadline: Option<Instant>,
+    /// Whether the caller repeats this call: it was sent before, and failed or took long. Retry
+    /// budgets do not count the calls that are made for it.
+    pub is_repeated: bool,
 }
 
 impl CallContext {
@@ -60,6 +67,11 @@ impl CallContext {
     pub fn with_deadline(self, deadline: Instant) -> Self {
         let deadline = self.deadline.map_or(deadline, |own| own.min(deadline));
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Returns the context of a call that its caller repeats.
+    pub fn with_repeated(self, is_repeated: bool) -> Self {
+        Self { is_repeated, ..self }
     }
 
     /// Makes this the current context of the thread until the guard is dropped, which restores the

@@ -230,6 +230,13 @@ pub trait Finish<Context, Res, Err> {
     /// The rejection, for endings that return rejections as errors.
     fn reject<P: Permit>(&self, context: Context, rejection: Rejection) -> Result<Self::Response<P>, Self::Error>;
 
+    /// Marks a failed response as one that this service has repeated, so that its caller does not
+    /// repeat it again. `retries` is the number of retries; 0 if the budget denied the first one.
+    ///
+    /// Called by [`RetryLayer`](crate::RetryLayer). The default does nothing, for protocols that
+    /// cannot carry the mark.
+    fn mark_retried(&self, _response: &mut Res, _retries: u32) {}
+
     /// Converts an error of the inner service.
     fn inner(&self, error: Err) -> Self::Error;
 
@@ -286,6 +293,12 @@ pub trait Replay<Req> {
     /// otherwise the budgets of several tiers would multiply.
     fn deposits(&self, _request: &Req) -> bool {
         true
+    }
+
+    /// Returns the number of attempts that the request itself asks for, including the first. It wins
+    /// over that of the layer and over [`attempts_by`](crate::RetryLayer::attempts_by).
+    fn attempts(&self, _request: &Req) -> Option<u32> {
+        None
     }
 }
 

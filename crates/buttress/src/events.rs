@@ -50,6 +50,20 @@ pub(crate) fn out_of_budget(failure: &Failure, attempt: u32) {
     let _ = (failure, attempt);
 }
 
+/// A failed attempt is not retried, because a service below has repeated it.
+pub(crate) fn retried_below(failure: &Failure, attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(failure = ?failure.kind, attempt, "not repeated: a service below has repeated the call");
+    let _ = (failure, attempt);
+}
+
+/// A failed attempt is not retried, because the deadline of the call would pass first.
+pub(crate) fn out_of_time(failure: &Failure, attempt: u32, pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(failure = ?failure.kind, attempt, pause_ms = millis(pause), "not repeated: the deadline is too near");
+    let _ = (failure, attempt, pause);
+}
+
 #[cfg(all(test, feature = "tracing"))]
 mod tests {
     use super::*;
@@ -157,5 +171,18 @@ mod tests {
         assert_eq!(logged(|| retrying(&failure, 2, Duration::from_millis(250))), fields(expected));
         let expected = [("attempt", "3"), ("failure", "Connect"), ("message", "retry denied by the budget")];
         assert_eq!(logged(|| out_of_budget(&failure, 3)), fields(expected));
+        let below = [
+            ("attempt", "1"),
+            ("failure", "Connect"),
+            ("message", "not repeated: a service below has repeated the call"),
+        ];
+        assert_eq!(logged(|| retried_below(&failure, 1)), fields(below));
+        let late = [
+            ("attempt", "1"),
+            ("failure", "Connect"),
+            ("message", "not repeated: the deadline is too near"),
+            ("pause_ms", "250"),
+        ];
+        assert_eq!(logged(|| out_of_time(&failure, 1, Duration::from_millis(250))), fields(late));
     }
 }

@@ -26,7 +26,8 @@
 //!
 //! 1. A success, or a rejection by a layer of this crate: return. An attempt that timed out is a
 //!    failure here.
-//! 2. A failure for which the backend forbids a retry: return.
+//! 2. A failure for which the backend forbids a retry, and one that a service below has repeated
+//!    already ([below](#tiers)): return.
 //! 3. A request that the transport returned before the backend processed it (`REFUSED_STREAM`, a
 //!    GOAWAY, a connection that closed before a byte was written, or ended the request before it
 //!    took anything of its body): repeat at once, but only once. The attempt does not count.
@@ -39,10 +40,25 @@
 //!    the pause is drawn from the backoff; where the backend sheds load, it is the longer one of
 //!    that and of a pause with a base of 1 s. It is at least as long as the backend asks for. A
 //!    gRPC pushback is the exact pause (gRFC A6).
-//! 8. A retry of a request that was sent is withdrawn from the budget. If the budget is empty:
+//! 8. A pause after which the [deadline](buttress_core::context::CallContext::deadline) of the call
+//!    leaves less than [`min_useful`](RetryLayer::min_useful) for an attempt: return. This also
+//!    applies to rules 3 and 4.
+//! 9. A retry of a request that was sent is withdrawn from the budget. If the budget is empty:
 //!    return.
-//! 9. A request whose body cannot be replayed: return. The withdrawal is undone. This also applies
-//!    to rule 3.
+//! 10. A request whose body cannot be replayed: return. The withdrawal is undone. This also applies
+//!     to rule 3.
+//!
+//! # Tiers
+//!
+//! A failure that this layer has repeated in vain, or could not repeat because the budget was empty,
+//! says so: over HTTP and gRPC in the header `x-buttress-retried`, with the number of retries, and
+//! for a handler that turns it into a response of its own through the
+//! [context](crate::context#retries-over-tiers) of its call. A retry layer above, in this process or
+//! in another one, does not repeat it once more. So only the lowest caller of a failing service
+//! repeats its calls, and the attempts of several tiers do not multiply. The mark can only lead to
+//! fewer retries, so it is believed whoever sends it.
+//!
+//! A request that is itself a retry of a caller adds nothing to the budget.
 //!
 //! # Where it belongs
 //!
@@ -61,7 +77,7 @@
 mod layer;
 mod service;
 
-pub use buttress_core::retry_budget::Withdrawal;
+pub use buttress_core::retry_budget::{CallInFlight, RetryInFlight, Withdrawal};
 pub use layer::{RetryLayer, RetryStats};
 pub use service::Retry;
 

@@ -37,6 +37,16 @@ pub trait Stay<Res> {
     /// The response to the caller: `Res`, or `Res` with a body that is polled in the context.
     type Response;
 
+    /// Whether the ending tells the caller that calls made for this one were
+    /// [repeated](buttress_core::context::Retried). Servers do. Other endings leave it to the call
+    /// around theirs. Default false.
+    const TELLS_RETRIED: bool = false;
+
+    /// Tells the caller that a call made for this one has failed after `retries` retries. Does
+    /// nothing if the response is no failure. Called before [`stay`](Self::stay), only with
+    /// [`TELLS_RETRIED`](Self::TELLS_RETRIED).
+    fn tell_retried(&self, _response: &mut Res, _retries: u32) {}
+
     /// Converts a response, so that what is left of it is produced in the context.
     fn stay(&self, context: CallContext, response: Res) -> Self::Response;
 }

@@ -4,7 +4,7 @@ use crate::{
     per_request::{By, PerRequest, Same},
     shell::{inner_service, opaque_debug},
 };
-use buttress_core::Priority;
+use buttress_core::{Priority, context::Retried};
 use pin_project::pin_project;
 use std::{
     future::Future,
@@ -148,9 +148,13 @@ where
         let context = ends.carry(&mut request, &known);
         // A service may do its work in `call`, and admission always happens there.
         let entered = context.enter();
-        let future = self.inner.call(request);
+        let mut retried = Retried::default();
+        let future = {
+            let _collecting = E::TELLS_RETRIED.then(|| retried.collect());
+            self.inner.call(request)
+        };
         drop(entered);
-        ResponseFuture { future: with(context, future), ends: ends.clone() }
+        ResponseFuture { future: with(context, future), retried, ends: ends.clone() }
     }
 }
 
@@ -159,6 +163,8 @@ where
 pub struct ResponseFuture<F, E> {
     #[pin]
     future: Scoped<F>,
+    /// What the calls that were made for this one have noted.
+    retried: Retried,
     ends: E,
 }
 
@@ -175,6 +181,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let context = this.future.context();
-        Poll::Ready(ready!(this.future.poll(cx)).map(|response| this.ends.stay(context, response)))
+        let polled = {
+            let _collecting = E::TELLS_RETRIED.then(|| this.retried.collect());
+            this.future.poll(cx)
+        };
+        let mut result = ready!(polled);
+        if let (Ok(response), Some(retries)) = (&mut result, this.retried.retries()) {
+            this.ends.tell_retried(response, retries);
+        }
+        Poll::Ready(result.map(|response| this.ends.stay(context, response)))
     }
 }

@@ -133,7 +133,14 @@ async fn what_retries_count_is_published_each_under_its_own_name() {
     let counts: BTreeMap<_, _> = all
         .map(|(key, _, _, value)| (key.key().name().to_owned(), if let DebugValue::Counter(n) = value { n } else { 0 }))
         .collect();
-    let expected = [("out_of_attempts", 4), ("out_of_budget", 2), ("retries", 5), ("transparent", 3)];
+    let expected = [
+        ("out_of_attempts", 4),
+        ("out_of_budget", 2),
+        ("out_of_time", 0),
+        ("retried_below", 0),
+        ("retries", 5),
+        ("transparent", 3),
+    ];
     assert_eq!(counts, expected.map(|(name, n)| (format!("resilience.retry.{name}"), n)).into());
 }
 
@@ -411,7 +418,7 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let (exporter, breaker) = (Exporter::new(), CircuitBreaker::new("payments"));
-    let budget = RetryBudget::builder().name("payments").build().unwrap();
+    let budget = RetryBudget::builder().name("payments").in_flight(0.2, 3).grpc_tokens(10.0, 0.1).build().unwrap();
     exporter.add(&breaker);
     let bulkhead = Bulkhead::new(1);
     bulkhead.set_discipline(crate::bulkhead::Discipline::Adaptive); // makes the queue

@@ -67,6 +67,7 @@ pub(super) struct Config {
     pub(super) attempts: u32,
     pub(super) backoff: Backoff,
     pub(super) max_hint: Duration,
+    pub(super) min_useful: Duration,
     pub(super) budget: RetryBudget,
     /// Whether the layer made the budget itself.
     has_own_budget: bool,
@@ -80,6 +81,8 @@ pub(super) struct Stats {
     pub(super) transparent: Counter,
     pub(super) out_of_budget: Counter,
     pub(super) out_of_attempts: Counter,
+    pub(super) out_of_time: Counter,
+    pub(super) retried_below: Counter,
 }
 
 impl RetryLayer {
@@ -92,6 +95,7 @@ impl RetryLayer {
             attempts: attempts.max(1),
             backoff: Backoff::default(),
             max_hint: Duration::from_secs(60),
+            min_useful: Duration::from_millis(1),
             budget: RetryBudget::new(),
             has_own_budget: true,
             seed: None,
@@ -160,6 +164,22 @@ impl<E, Attempts> RetryLayer<E, Attempts> {
     /// not retried. Default 60 s.
     pub fn max_hint(self, max_hint: Duration) -> Self {
         self.configure(|config| config.max_hint = max_hint)
+    }
+
+    /// Sets the shortest time that an attempt needs. A failure is returned at once if its pause and
+    /// this time would end after the deadline of the call
+    /// ([`CallContext::deadline`](buttress_core::context::CallContext::deadline)). Default 1 ms.
+    ///
+    /// ```
+    /// use buttress::RetryLayer;
+    /// use std::time::Duration;
+    ///
+    /// // The backend never answers in less than 20 ms.
+    /// let layer = RetryLayer::new(3).min_useful(Duration::from_millis(20));
+    /// # let _ = layer;
+    /// ```
+    pub fn min_useful(self, time: Duration) -> Self {
+        self.configure(|config| config.min_useful = time)
     }
 
     /// Makes the jitter repeatable: the same seed and order of calls draw the same pauses. The
@@ -236,6 +256,18 @@ impl RetryStats {
     pub fn out_of_attempts(&self) -> u64 {
         self.counts.out_of_attempts.sum()
     }
+
+    /// Returns the number of failures that were not retried because the deadline of the call was too
+    /// near.
+    pub fn out_of_time(&self) -> u64 {
+        self.counts.out_of_time.sum()
+    }
+
+    /// Returns the number of failures that were not retried because a service below had repeated
+    /// them, or its budget was empty.
+    pub fn retried_below(&self) -> u64 {
+        self.counts.retried_below.sum()
+    }
 }
 
 const RETRIES: Metric = Metric::counter("resilience.retry.retries", "retries", "Attempts after the first");
@@ -248,10 +280,14 @@ const OUT_OF_BUDGET: Metric =
     Metric::counter("resilience.retry.out_of_budget", "calls", "Retries denied by the budget");
 const OUT_OF_ATTEMPTS: Metric =
     Metric::counter("resilience.retry.out_of_attempts", "calls", "Calls whose last allowed attempt failed");
+const OUT_OF_TIME: Metric =
+    Metric::counter("resilience.retry.out_of_time", "calls", "Retries that the deadline of the call left no time for");
+const RETRIED_BELOW: Metric =
+    Metric::counter("resilience.retry.retried_below", "calls", "Failures that a service below has repeated already");
 
 impl Report for RetryStats {
     fn metrics() -> Vec<Metric> {
-        vec![RETRIES, TRANSPARENT, OUT_OF_BUDGET, OUT_OF_ATTEMPTS]
+        vec![RETRIES, TRANSPARENT, OUT_OF_BUDGET, OUT_OF_ATTEMPTS, OUT_OF_TIME, RETRIED_BELOW]
     }
 
     fn name(&self) -> Option<&str> {
@@ -263,5 +299,7 @@ impl Report for RetryStats {
         sink.counter(&TRANSPARENT, self.transparent());
         sink.counter(&OUT_OF_BUDGET, self.out_of_budget());
         sink.counter(&OUT_OF_ATTEMPTS, self.out_of_attempts());
+        sink.counter(&OUT_OF_TIME, self.out_of_time());
+        sink.counter(&RETRIED_BELOW, self.retried_below());
     }
 }

@@ -1,15 +1,21 @@
 use super::{
-    Withdrawal,
+    CallInFlight, RetryInFlight, Withdrawal,
     layer::{RetryLayer, Shared},
 };
 use crate::{
+    clock::TokioClock,
     ending::{Begin, Ended, Finish, Kept, Replay},
     events,
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
     timer::Timer,
 };
-use buttress_core::{Backoff, Failure, FailureKind, Outcome, Sent, backoff::Pauses, shard::Ticket};
+use buttress_core::{
+    Backoff, Clock, Failure, FailureKind, Ignored, Outcome, Sent,
+    backoff::Pauses,
+    context::{CallContext, Retried},
+    shard::Ticket,
+};
 use pin_project::pin_project;
 use std::{
     future::Future,
@@ -74,10 +80,13 @@ where
         let RetryLayer { ends, attempts, shared } = &self.layer;
         let ticket = shared.ticket();
         let context = ends.begin::<()>(&mut request);
-        if ends.deposits(&request) {
-            ticket.config.budget.deposit();
+        let budget = &ticket.config.budget;
+        let mut in_flight = None;
+        if ends.deposits(&request) && !CallContext::current().is_repeated {
+            budget.deposit();
+            in_flight = budget.call_in_flight();
         }
-        let attempts = attempts.of(&request).unwrap_or(ticket.config.attempts);
+        let attempts = ends.attempts(&request).or_else(|| attempts.of(&request)).unwrap_or(ticket.config.attempts);
         let (attempt, kept) = if attempts > 1 {
             let (attempt, kept) = ends.first(request);
             (attempt, Some(kept))
@@ -98,8 +107,10 @@ where
             counted: 1,
             never_sent: 0,
             transparent: false,
+            denied: false,
         });
-        ResponseFuture { state: State::Attempt { future }, repeat, context, ends: ends.clone(), ticket }
+        let state = State::Attempt { future, retry: None };
+        ResponseFuture { state, repeat, context, in_flight, ends: ends.clone(), ticket }
     }
 }
 
@@ -118,6 +129,8 @@ struct Repeat<S, Stored> {
     never_sent: u32,
     /// Whether the one free retry of a request that the transport returned is used up.
     transparent: bool,
+    /// Whether the budget denied a retry.
+    denied: bool,
 }
 
 /// The next attempt after a failed one.
@@ -131,17 +144,24 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
     /// Applies the rules of the module in their order. `None`: the failure is the result.
     fn next(&mut self, failure: &Failure, shared: &Shared) -> Option<Next<Stored::Attempt>> {
         let Shared { config, stats, .. } = shared;
-        if failure.no_retry {
-            return None;
-        }
         let given_up = failure.graceful && failure.sent == Sent::MaybeProcessed;
         let sent = if given_up && self.kept.is_untouched() { Sent::NotProcessed } else { failure.sent };
         let handed_back = sent == Sent::NotProcessed && failure.kind == FailureKind::Transport;
-        if handed_back && !self.transparent {
+        if handed_back && !self.transparent && !failure.no_retry && !failure.retried {
+            self.in_time(failure, Duration::ZERO, shared)?;
             let request = self.again()?;
             self.transparent = true;
             stats.transparent.add(1);
             return Some(Next { request, pause: Duration::ZERO, withdrawal: None });
+        }
+        config.budget.record(&Outcome::Failure(*failure));
+        if failure.no_retry {
+            return None;
+        }
+        if failure.retried {
+            stats.retried_below.add(1);
+            events::retried_below(failure, self.made);
+            return None;
         }
         // A request that was not sent did not load the backend. It is free, and limited by
         // NEVER_SENT.
@@ -155,6 +175,7 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             return None;
         }
         let pause = self.pause(failure, shared)?;
+        self.in_time(failure, pause, shared)?;
         // Withdraw before `again`: making the request again cuts off the body of the last attempt,
         // which may still be sent.
         let withdrawal = match never_sent {
@@ -162,6 +183,7 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             false => {
                 let withdrawal = config.budget.try_withdraw();
                 if withdrawal.is_none() {
+                    self.denied = true;
                     stats.out_of_budget.add(1);
                     events::out_of_budget(failure, self.made);
                     return None;
@@ -182,6 +204,31 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
         Some(request)
     }
 
+    /// Returns `None` if the deadline of the call leaves no time for another attempt after `pause`.
+    fn in_time(&self, failure: &Failure, pause: Duration, shared: &Shared) -> Option<()> {
+        let Some(deadline) = CallContext::current().deadline else { return Some(()) };
+        let left = deadline.saturating_duration_since(TokioClock.now());
+        if pause.saturating_add(shared.config.min_useful) <= left {
+            return Some(());
+        }
+        shared.stats.out_of_time.add(1);
+        events::out_of_time(failure, self.made, pause);
+        None
+    }
+
+    /// Returns the number of retries that were made, if the caller should not repeat the call once
+    /// more.
+    fn in_vain(&self, outcome: &Outcome) -> Option<u32> {
+        let retries = self.made - 1 - u32::from(self.transparent);
+        let is_marked = match outcome {
+            Outcome::Failure(failure) => failure.retried || self.denied || retries > 0,
+            // A circuit that has opened between the attempts.
+            Outcome::Ignored(Ignored::LocalReject) => retries > 0,
+            _ => false,
+        };
+        is_marked.then_some(retries)
+    }
+
     fn pause(&mut self, failure: &Failure, shared: &Shared) -> Option<Duration> {
         let config = &shared.config;
         let pauses = self.pauses.get_or_insert_with(|| config.backoff.pauses(shared.fork_rng()));
@@ -190,12 +237,12 @@ impl<S, Stored: Kept> Repeat<S, Stored> {
             let throttled = Backoff::full_jitter(OVERLOAD_BASE, config.backoff.cap());
             pause = pause.max(throttled.pause(self.counted - 1, pauses.rng()));
         }
-        match (failure.retry_after, failure.kind) {
-            (Some(hint), _) if hint > config.max_hint => None,
+        match failure.retry_after {
+            Some(hint) if hint > config.max_hint => None,
             // gRFC A6: the pushback is the exact pause, not a lower bound.
-            (Some(hint), FailureKind::Grpc(_)) => Some(hint),
-            (Some(hint), _) => Some(config.backoff.hinted(pause, hint, pauses.rng())),
-            (None, _) => Some(pause),
+            Some(hint) if failure.pushback => Some(hint),
+            Some(hint) => Some(config.backoff.hinted(pause, hint, pauses.rng())),
+            None => Some(pause),
         }
     }
 }
@@ -207,6 +254,7 @@ pub struct ResponseFuture<S, Stored, E, Cx, Req, F> {
     state: State<Req, F>,
     repeat: Option<Repeat<S, Stored>>,
     context: Cx,
+    in_flight: Option<CallInFlight>,
     ends: E,
     ticket: Ticket<Shared>,
 }
@@ -216,6 +264,7 @@ enum State<Req, F> {
     Attempt {
         #[pin]
         future: F,
+        retry: Option<RetryInFlight>,
     },
     Pausing {
         #[pin]
@@ -225,6 +274,7 @@ enum State<Req, F> {
     },
     Readying {
         request: Option<Req>,
+        retry: Option<RetryInFlight>,
     },
 }
 
@@ -243,17 +293,19 @@ where
         let mut this = self.project();
         loop {
             let result = match this.state.as_mut().project() {
-                StateProj::Attempt { future } => ready!(future.poll(cx)),
+                StateProj::Attempt { future, retry } => {
+                    let result = ready!(future.poll(cx));
+                    *retry = None;
+                    result
+                }
                 StateProj::Pausing { timer, withdrawal, request } => {
                     ready!(timer.poll_in_call(None, cx));
-                    if let Some(withdrawal) = withdrawal.take() {
-                        withdrawal.spend();
-                    }
+                    let retry = withdrawal.take().map(Withdrawal::spend);
                     let request = request.take();
-                    this.state.set(State::Readying { request });
+                    this.state.set(State::Readying { request, retry });
                     continue;
                 }
-                StateProj::Readying { request } => {
+                StateProj::Readying { request, retry } => {
                     let repeat = this.repeat.as_mut().expect("only a call with further attempts polls readiness again");
                     match ready!(repeat.service.poll_ready(cx)) {
                         Ok(()) => {
@@ -261,29 +313,61 @@ where
                             // The pause has used up some of the time that is left.
                             repeat.kept.refresh(&mut request);
                             let future = repeat.service.call(request);
-                            this.state.set(State::Attempt { future });
+                            let retry = retry.take();
+                            this.state.set(State::Attempt { future, retry });
                             continue;
                         }
                         Err(error) => Err(error),
                     }
                 }
             };
-            let (outcome, result) = match result {
+            let (outcome, mut result) = match result {
                 Ok(response) => (this.ends.head(this.context, &response), Ok(response)),
                 Err(error) => {
                     let error = this.ends.inner(error);
                     (this.ends.outcome(&error), Err(error))
                 }
             };
-            let (Some(repeat), Outcome::Failure(failure)) = (this.repeat.as_mut(), outcome) else {
-                return Poll::Ready(result);
+            let shared: &Shared = this.ticket;
+            let next = match (&outcome, this.repeat.as_mut()) {
+                (Outcome::Failure(failure), Some(repeat)) => repeat.next(failure, shared),
+                _ => {
+                    shared.config.budget.record(&outcome);
+                    None
+                }
             };
-            let Some(Next { request, pause, withdrawal }) = repeat.next(&failure, this.ticket) else {
+            let Some(Next { request, pause, withdrawal }) = next else {
+                if outcome != Outcome::Success {
+                    mark(this.ends, this.repeat.as_ref(), &outcome, result.as_mut().ok());
+                }
+                *this.in_flight = None;
                 return Poll::Ready(result);
             };
             // Drop the failed response before the pause: it may hold a connection.
             drop(result);
             this.state.set(State::Pausing { timer: Timer::after(pause), withdrawal, request: Some(request) });
         }
+    }
+}
+
+/// Tells the callers of this service that a call was repeated in vain: in the response, and for the
+/// thread.
+#[cold]
+fn mark<S, Stored: Kept, E, Cx, Res, Err>(
+    ends: &E,
+    repeat: Option<&Repeat<S, Stored>>,
+    outcome: &Outcome,
+    response: Option<&mut Res>,
+) where
+    E: Finish<Cx, Res, Err>,
+{
+    let retries = match repeat {
+        Some(repeat) => repeat.in_vain(outcome),
+        None => outcome.failure().filter(|failure| failure.retried).map(|_| 0),
+    };
+    let Some(retries) = retries else { return };
+    Retried::note(retries);
+    if let Some(response) = response {
+        ends.mark_retried(response, retries);
     }
 }

@@ -14,6 +14,7 @@ mod rate_limit;
 mod retry;
 mod sharing;
 mod throttle;
+mod tiers;
 mod timeout;
 mod wrappers;
 

@@ -119,7 +119,7 @@ async fn a_backend_that_says_when_is_not_asked_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_grpc_pushback_is_the_pause_exactly() {
-    let failure = Failure { retry_after: Some(10 * MS), ..Failure::new(FailureKind::Grpc(14)) };
+    let failure = Failure { retry_after: Some(10 * MS), pushback: true, ..Failure::new(FailureKind::Grpc(14)) };
     let (mut service, mut handle) = layer(three().end(failing(failure)));
     assert_ready_ok!(service.poll_ready());
     let mut call = spawn(service.call("a"));
