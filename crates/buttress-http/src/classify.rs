@@ -43,6 +43,9 @@
 //! `Retry-After` and an `UNAVAILABLE` without a pushback are not such rejections: a handler that
 //! has done half its work returns them too, when a service that it calls has failed.
 //!
+//! A failure with the header `x-buttress-retried` is not repeated: a service below has repeated it
+//! already, see [retries over tiers](buttress::retry#tiers).
+//!
 //! # Requests that were not processed
 //!
 //! These errors mean that the server did not process the request, according to the sources of hyper
@@ -67,6 +70,7 @@
 use crate::{
     answer::REJECTED,
     hint::{self, Hint},
+    retried,
 };
 use buttress::{
     deadline::{EXPIRED, TOO_SHORT},
@@ -118,6 +122,7 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
     }
     let mut failure = Failure::new(FailureKind::Http(status.as_u16()));
     failure.retry_after = hint::retry_after(headers);
+    failure.retried = retried::is_marked(headers);
     match status {
         StatusCode::TOO_MANY_REQUESTS => {
             failure.overload = true;
@@ -137,7 +142,9 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
 /// Returns the outcome of the `grpc-status` in headers or trailers, or `None` if there is none.
 ///
 /// A `grpc-status` that is not a number counts as `UNKNOWN`. `grpc-retry-pushback-ms` is read as
-/// gRFC A6 says: a negative or unreadable value forbids another attempt.
+/// gRFC A6 says: a negative or unreadable value forbids another attempt. Without it, and with the
+/// feature `tonic`, [`Failure::retry_after`] is the delay of a `google.rpc.RetryInfo` in
+/// `grpc-status-details-bin`.
 ///
 /// ```
 /// use buttress::outcome::{FailureKind, Outcome};
@@ -190,7 +197,9 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
     let pushback = hint::pushback(headers);
     let mut failure = Failure::new(FailureKind::Grpc(code));
     failure.retry_after = pushback.and_then(Hint::after);
+    failure.pushback = pushback.is_some();
     failure.no_retry = pushback == Some(Hint::Never);
+    failure.retried = retried::is_marked(headers);
     match code {
         // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
         4 | 8 | 14 => {
@@ -200,6 +209,11 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
             failure.overload = code == 8 || (rejected && !late);
             if rejected || (code != 4 && failure.retry_after.is_some()) {
                 failure.sent = Sent::NotProcessed;
+            }
+            // A pushback wins: it is the exact time.
+            #[cfg(feature = "tonic")]
+            if !failure.pushback {
+                failure.retry_after = hint::retry_info(headers);
             }
         }
         // UNKNOWN, INTERNAL, DATA_LOSS

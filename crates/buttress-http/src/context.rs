@@ -1,8 +1,13 @@
-//! Priorities on the wire, and the context of a call around the body of its response.
+//! Priorities on the wire, retries of the caller and for the caller, and the context of a call around
+//! the body of its response.
 
-use crate::ending::{Client, Server};
+use crate::{
+    classify,
+    ending::{Client, Server},
+    retried,
+};
 use buttress::{
-    context::{Carry, Known, Stay},
+    context::{Carry, Known, Retried, Stay},
     policy::{CallContext, Priority},
 };
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -52,6 +57,8 @@ impl<S, C, R, B> Carry<Request<B>> for Server<S, C, R> {
         let trusted = header.filter(|_| known.trusts_priority);
         let set = extension(request.extensions());
         let context = known.context(set.or(trusted));
+        // Not a matter of trust: calls that are marked only do not add to retry budgets.
+        let context = context.with_repeated(context.is_repeated || retried::is_repeated(request.headers()));
         if trusted.is_none() || trusted != context.priority {
             request.headers_mut().remove(PRIORITY);
         }
@@ -66,6 +73,17 @@ impl<S, C, R, B> Carry<Request<B>> for Server<S, C, R> {
 /// is polled.
 impl<S, C, R, B> Stay<Response<B>> for Server<S, C, R> {
     type Response = Response<ContextBody<B>>;
+
+    const TELLS_RETRIED: bool = true;
+
+    #[cold]
+    fn tell_retried(&self, response: &mut Response<B>, retries: u32) {
+        let headers = response.headers();
+        let outcome = classify::grpc_headers(headers);
+        if outcome.unwrap_or_else(|| classify::http_status(response.status(), headers)).is_failure() {
+            retried::mark(response.headers_mut(), retries);
+        }
+    }
 
     fn stay(&self, context: CallContext, response: Response<B>) -> Self::Response {
         response.map(|inner| ContextBody { inner, context })
@@ -88,12 +106,16 @@ impl<S, C, R, B> Carry<Request<B>> for Client<S, C, R> {
     }
 }
 
-/// Leaves the response as it is: the caller reads its body, in a context of its own.
+/// Leaves the response as it is: the caller reads its body, in a context of its own. Notes that a
+/// service below has repeated the call, for a client without a retry layer.
 impl<S, C, R, B> Stay<Response<B>> for Client<S, C, R> {
     type Response = Response<B>;
 
     #[inline]
     fn stay(&self, _: CallContext, response: Response<B>) -> Response<B> {
+        if retried::is_marked(response.headers()) {
+            Retried::note(0);
+        }
         response
     }
 }

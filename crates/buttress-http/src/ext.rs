@@ -28,6 +28,18 @@ pub trait HttpRetryExt<S, C, M, I, L>: Sized {
     /// repeated only if the server did not process them.
     fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L>;
 
+    /// Puts a list of the endpoints that attempts were sent to into the extensions of each request,
+    /// for a balancer inside that avoids them. See [`Attempted`](crate::replay::Attempted). Takes two
+    /// or more allocations a call. Off by default.
+    ///
+    /// ```
+    /// use buttress_http::prelude::*;
+    ///
+    /// let layer = RetryLayer::new(3).http_client().remember_endpoints();
+    /// # let _ = layer;
+    /// ```
+    fn remember_endpoints(self) -> Self;
+
     /// Converts the body of each attempt into the body type of the inner service.
     ///
     /// Not needed for the bodies of axum, reqwest and tonic, with the features of these names, nor
@@ -67,19 +79,26 @@ impl<S, C, M, I, L> HttpRetryExt<S, C, M, I, L> for RetryLayer<Client<S, C, Repl
         })
     }
 
+    fn remember_endpoints(self) -> Self {
+        self.map_ending(|mut client| {
+            client.replays.remembers_endpoints = true;
+            client
+        })
+    }
+
     fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L> {
-        self.map_ending(|Client { classify, replays: Replays { max_body, header, map, .. }, .. }| Client {
-            classify,
-            replays: Replays { max_body, idempotent, header, map },
-            speaks: PhantomData,
+        self.map_ending(|Client { classify, replays, .. }| {
+            let Replays { max_body, header, remembers_endpoints, map, .. } = replays;
+            let replays = Replays { max_body, idempotent, header, remembers_endpoints, map };
+            Client { classify, replays, speaks: PhantomData }
         })
     }
 
     fn map_request_body<N>(self, map: N) -> RetryLayer<Client<S, C, Replays<N, I>>, L> {
-        self.map_ending(|Client { classify, replays: Replays { max_body, idempotent, header, .. }, .. }| Client {
-            classify,
-            replays: Replays { max_body, idempotent, header, map },
-            speaks: PhantomData,
+        self.map_ending(|Client { classify, replays, .. }| {
+            let Replays { max_body, idempotent, header, remembers_endpoints, .. } = replays;
+            let replays = Replays { max_body, idempotent, header, remembers_endpoints, map };
+            Client { classify, replays, speaks: PhantomData }
         })
     }
 }

@@ -1,5 +1,11 @@
 //! Reads the time that a server asks for before the next attempt.
 
+#[cfg(feature = "tonic")]
+mod retry_info;
+
+#[cfg(feature = "tonic")]
+pub(crate) use retry_info::retry_info;
+
 use http::{HeaderMap, header};
 use std::time::{Duration, SystemTime};
 

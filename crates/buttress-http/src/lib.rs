@@ -88,7 +88,7 @@
 //! | `hyper` | yes | classifies the errors of hyper, hyper-util and h2: requests that were not sent, and requests that the server did not process; holds the permits of upgraded connections |
 //! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead; server endings detect uploads that the caller broke off; `IntoResponse` for [`buttress::Error`] |
 //! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
-//! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; its bodies are handled as those of axum |
+//! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; reads the `RetryInfo` in the details of a gRPC status; its bodies are handled as those of axum |
 //! | `tracing` | yes | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
 //! | `metrics` | no | [`metrics::Exporter`](https://docs.rs/buttress/latest/buttress/metrics/) of `buttress`: what policies count, through the `metrics` facade |
 //! | `gossip` | no | circuits that instances share by UDP |
@@ -112,6 +112,7 @@ mod quota;
 pub mod replay;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
+mod retried;
 mod timed;
 #[cfg(feature = "tonic")]
 pub mod tonic;
@@ -145,7 +146,7 @@ struct Readme;
 /// # let _ = layer;
 /// ```
 pub mod prelude {
-    pub use crate::{ending::HttpExt, ext::HttpRetryExt};
+    pub use crate::{ending::HttpExt, ext::HttpRetryExt, replay::RetryOverride};
     pub use buttress::{
         AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
         CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, Health, HealthLayer,

@@ -10,9 +10,13 @@
 //! still holds must not keep the rest from the next one. Attempts do not read at the same time, so
 //! no thread waits for the lock, and a body that came in one piece is sent again without it.
 
+mod attempted;
 mod head;
+mod per_request;
 mod request;
 
+pub use attempted::{Attempted, EndpointId};
+pub use per_request::RetryOverride;
 pub use request::{ByMethod, Idempotent, KeptRequest, MapBody, Rebody, Replays, Same};
 
 use buttress::BoxError;

@@ -184,3 +184,61 @@ proptest! {
         prop_assert_eq!(read(&headers), text.parse().ok());
     }
 }
+
+#[test]
+fn a_server_reads_that_its_caller_repeats_the_request_and_a_call_within_it_is_one_too() {
+    let mut request = Request::new(());
+    request.headers_mut().insert("x-retry-attempt", HeaderValue::from_static("2"));
+    let repeated = HTTP.carry(&mut request, &Known::default());
+    assert!(repeated.is_repeated);
+    assert!(!HTTP.carry(&mut Request::new(()), &Known::default()).is_repeated);
+    let _entered = repeated.enter();
+    assert!(HTTP.carry(&mut Request::new(()), &Known::default()).is_repeated);
+}
+
+/// Returns the mark of a response of a handler for which a call was repeated twice in vain.
+async fn mark(response: Response<String>) -> Option<String> {
+    let handler = service_fn(move |_: Request<()>| {
+        Retried::note(1);
+        let response = response.clone();
+        async move {
+            Retried::note(2);
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let response = ContextLayer::new().http().layer(handler).oneshot(Request::new(())).await.unwrap();
+    response.headers().get("x-buttress-retried").map(|value| value.to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_server_marks_failures_only() {
+    let status = |status: u16| Response::builder().status(status).body(String::new()).unwrap();
+    let grpc = |code: &str| Response::builder().header("grpc-status", code).body(String::new()).unwrap();
+    for response in [status(500), status(503), status(429), grpc("14"), grpc("8"), grpc("13")] {
+        assert_eq!(mark(response.clone()).await.as_deref(), Some("2"), "{response:?}");
+    }
+    for response in [status(200), status(404), grpc("0"), grpc("5")] {
+        assert_eq!(mark(response.clone()).await, None, "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mark_of_a_service_below_is_passed_on_as_it_is() {
+    let below = Response::builder().status(503).header("x-buttress-retried", "7").body(String::new()).unwrap();
+    assert_eq!(mark(below).await.as_deref(), Some("7"));
+}
+
+#[tokio::test]
+async fn a_client_without_a_retry_layer_notes_what_a_service_below_has_repeated() {
+    let backend = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::builder().status(503).header("x-buttress-retried", "2").body(()).unwrap())
+    });
+    let handler = service_fn(move |_: Request<()>| async move {
+        let client = ContextLayer::new().http_client().layer(backend);
+        let status = client.oneshot(Request::new(())).await.unwrap().status();
+        Ok::<_, Infallible>(Response::builder().status(status).body(String::new()).unwrap())
+    });
+    let response = ContextLayer::new().http().layer(handler).oneshot(Request::new(())).await.unwrap();
+    assert_eq!(response.headers()["x-buttress-retried"], "0");
+}

@@ -4,7 +4,8 @@ use super::{
 };
 use crate::{
     ObservedBody, classify, deadline,
-    replay::{Idempotent, KeptRequest, MapBody, Replays},
+    replay::{Idempotent, KeptRequest, MapBody, Replays, RetryOverride},
+    retried,
     timed::{Side, TimedBody},
 };
 use buttress::{
@@ -146,6 +147,10 @@ impl<S: Speaks, C: ClassifyHead, R, B: Body, Err: Into<BoxError>> Finish<HttpCon
         Err(rejection.into())
     }
 
+    fn mark_retried(&self, response: &mut Response<B>, retries: u32) {
+        retried::mark(response.headers_mut(), retries);
+    }
+
     fn inner(&self, error: Err) -> Error {
         Error::from_inner(error)
     }
@@ -190,6 +195,11 @@ where
     }
 
     fn deposits(&self, request: &Request<B>) -> bool {
-        self.replays.deposits(request)
+        !retried::is_repeated(request.headers())
+    }
+
+    #[inline]
+    fn attempts(&self, request: &Request<B>) -> Option<u32> {
+        RetryOverride::of(request.extensions())?.attempts
     }
 }

@@ -1,5 +1,5 @@
-use super::{Handle, ReplayBody, head::KeptHead, tee};
-use crate::deadline;
+use super::{Attempted, Handle, ReplayBody, RetryOverride, head::KeptHead, tee};
+use crate::{deadline, retried};
 use buttress::{
     deadline::Deadline,
     ending::Kept,
@@ -22,6 +22,7 @@ pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) max_body: u64,
     pub(crate) idempotent: I,
     pub(crate) header: Marker,
+    pub(crate) remembers_endpoints: bool,
     pub(crate) map: M,
 }
 
@@ -44,8 +45,8 @@ pub(crate) enum Marker {
 impl Marker {
     fn name(self) -> HeaderName {
         match self {
-            Self::Http => HeaderName::from_static("x-retry-attempt"),
-            Self::Grpc => HeaderName::from_static("grpc-previous-rpc-attempts"),
+            Self::Http => retried::ATTEMPT,
+            Self::Grpc => retried::PREVIOUS_ATTEMPTS,
         }
     }
 }
@@ -53,12 +54,16 @@ impl Marker {
 impl Replays {
     /// Returns the rules for HTTP: a request is idempotent by its method or an `Idempotency-Key`.
     pub(crate) fn http() -> Self {
-        Self { max_body: DEFAULT_MAX_BODY, idempotent: ByMethod::Http, header: Marker::Http, map: Same }
+        Self::by(ByMethod::Http, Marker::Http)
     }
 
     /// Returns the rules for gRPC: a request is idempotent by an `Idempotency-Key`.
     pub(crate) fn grpc() -> Self {
-        Self { max_body: DEFAULT_MAX_BODY, idempotent: ByMethod::Grpc, header: Marker::Grpc, map: Same }
+        Self::by(ByMethod::Grpc, Marker::Grpc)
+    }
+
+    fn by(idempotent: ByMethod, header: Marker) -> Self {
+        Self { max_body: DEFAULT_MAX_BODY, idempotent, header, remembers_endpoints: false, map: Same }
     }
 }
 
@@ -278,10 +283,14 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
     where
         M: MapBody<B>,
     {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if self.remembers_endpoints {
+            head.extensions.get_or_insert_default::<Attempted>();
+        }
+        let own = RetryOverride::of(&head.extensions).and_then(|own| own.idempotent);
         let (body, handle) = tee(body, self.max_body);
         let kept = KeptRequest {
-            idempotent: self.idempotent.is_idempotent(&head),
+            idempotent: own.unwrap_or_else(|| self.idempotent.is_idempotent(&head)),
             head: KeptHead::of(&head),
             body: handle,
             header: self.header,
@@ -296,12 +305,6 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
         M: MapBody<B>,
     {
         request.map(|body| self.map.map(tee(body, 0).0))
-    }
-
-    /// Returns whether the request adds to the retry budget. A request that a caller repeats does
-    /// not, or the budgets of several tiers would multiply.
-    pub(crate) fn deposits<B>(&self, request: &Request<B>) -> bool {
-        !request.headers().contains_key(self.header.name())
     }
 }
 
