@@ -65,6 +65,10 @@ pub(crate) fn add(rows: &mut Rows) {
         .healthy(move || adaptive(1_000..=2_000).backpressure().plain());
     rows.of(Ours, "buttress/concurrency", ADAPTIVE_FULL).full(move || adaptive(1..=1).plain());
     rows.of(Ours, "buttress/retry", RETRY).healthy(|| retry().plain());
+    rows.of(Ours, "buttress/retry(budget: ratio, in flight, gRPC tokens)", NONE).healthy(|| {
+        let budget = RetryBudget::builder().in_flight(0.2, 3).grpc_tokens(10.0, 0.1).build();
+        RetryLayer::new(3).budget(budget.expect("a valid budget")).plain()
+    });
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
     rate::add(rows);
     rows.of(Ours, "buttress/context", NONE).healthy(|| ContextLayer::new().plain());
