@@ -6,7 +6,7 @@ type Deadlines = super::Deadlines<ManualClock>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const NONE: CallContext = CallContext { priority: None, deadline: None };
+const NONE: CallContext = CallContext { priority: None, deadline: None, is_repeated: false };
 
 fn deadlines(mode: Mode) -> (ManualClock, Deadlines) {
     let clock = ManualClock::new();
@@ -150,7 +150,7 @@ fn a_share_of_none_rejects_no_call_and_one_of_all_rejects_each() {
 #[test]
 fn the_mode_can_be_changed_while_calls_are_made() {
     let (_, deadlines) = deadlines(Mode::Observe);
-    assert!(started(&deadlines.clone(), NONE, &asking(Duration::ZERO)).is_ok());
+    assert!(started(&deadlines, NONE, &asking(Duration::ZERO)).is_ok());
     for mode in [Mode::EnforceAll, Mode::Enforce, Mode::Observe] {
         deadlines.set_mode(mode);
         assert_eq!(deadlines.mode(), mode);
