@@ -25,6 +25,8 @@ usage: cargo xtask test [--list] [STEP...]     set up, then check everything; or
        cargo xtask trips [--json FILE]         when circuit breakers trip, simulated: ours and the peers'
        cargo xtask overload [--docs FOLDER] [--scenario NAME] [--seeds N]
                                                adaptive limits under overload, simulated: ours and the peers'
+       cargo xtask tiers [--docs FOLDER] [--seed N]
+                                               retries over tiers and recovery, simulated: ours and the peers'
        cargo xtask fuzz [--seconds N] [TARGET...]
                                                what input from strangers does, found by libFuzzer
        cargo xtask mutants [PACKAGE...]        bugs that no test catches, by cargo-mutants; takes hours
@@ -54,6 +56,10 @@ fn main() -> ExitCode {
         Some((&"trips", rest)) => {
             let trips = ["run", "--quiet", "--release", "--package", "buttress-bench", "--features", "virtual-clock"];
             run(cargo(trips).args(["--bin", "trips", "--"]).args(rest))
+        }
+        Some((&"tiers", rest)) => {
+            let tiers = ["run", "--quiet", "--release", "--package", "buttress-bench", "--features", "virtual-clock"];
+            run(cargo(tiers).args(["--bin", "tiers", "--"]).args(rest))
         }
         Some((&"overload", rest)) => {
             let overload = ["run", "--quiet", "--release", "--package", "buttress-bench", "--bin", "overload", "--"];

@@ -22,9 +22,10 @@ struct Step {
     run: fn() -> anyhow::Result<Ran>,
 }
 
-/// The mesh builds librdkafka only with this feature, because that takes a minute. All steps that
-/// compile the workspace have it: another set of features compiles most of it a second time.
-const KAFKA: [&str; 2] = ["--features", "mesh/kafka"];
+/// The mesh builds librdkafka only with the first feature, because that takes a minute, and some
+/// simulations of the benches exist only with the second one. All steps that
+/// compile the workspace have both: another set of features compiles most of it a second time.
+const FEATURES: [&str; 2] = ["--features", "mesh/kafka,buttress-bench/virtual-clock"];
 
 const STEPS: &[Step] = &[
     Step { name: "setup", advice: "Steps that need this fail too: repair it first.", run: || all(setup()) },
@@ -49,7 +50,9 @@ const STEPS: &[Step] = &[
         name: "clippy",
         advice: "`cargo clippy --workspace --all-targets` shows it alone; an exception is an `expect` with a reason.",
         run: || {
-            all(run(cargo(["clippy", "--workspace", "--all-targets"]).args(KAFKA).args(["--", "--deny", "warnings"])))
+            all(run(cargo(["clippy", "--workspace", "--all-targets"])
+                .args(FEATURES)
+                .args(["--", "--deny", "warnings"])))
         },
     },
     Step {
@@ -85,7 +88,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "doctest",
         advice: "An example in the documentation does not do what it says.",
-        run: || all(run(cargo(["test", "--workspace", "--doc"]).args(KAFKA))),
+        run: || all(run(cargo(["test", "--workspace", "--doc"]).args(FEATURES))),
     },
     Step {
         name: "examples",
@@ -231,7 +234,7 @@ fn doc() -> anyhow::Result<()> {
 /// `features` to check.
 fn examples() -> anyhow::Result<()> {
     let mut build = cargo(["build", "--workspace", "--tests"]);
-    run(build.args(EXAMPLES.iter().flat_map(|(name, _)| ["--bin", name])).args(KAFKA))?;
+    run(build.args(EXAMPLES.iter().flat_map(|(name, _)| ["--bin", name])).args(FEATURES))?;
     for (name, args) in EXAMPLES {
         run(program(&target().join("debug").join(name).to_string_lossy()).args(args))?;
     }
@@ -269,7 +272,7 @@ const TESTS: [&str; 5] = ["test", "--workspace", "--lib", "--bins", "--tests"];
 fn tests() -> anyhow::Result<()> {
     let nextest = works(&mut cargo(["nextest", "--version"]));
     let mut tests = cargo(if nextest { &["nextest", "run", "--workspace"][..] } else { &TESTS }.iter().copied());
-    browser::offer(tests.arg("--no-fail-fast").args(KAFKA));
+    browser::offer(tests.arg("--no-fail-fast").args(FEATURES));
     let _server = postgres::serve(&mut tests)?;
     let is_offered = |variable: &str| {
         env::var_os(variable).is_some() || tests.get_envs().any(|(name, value)| name == variable && value.is_some())
@@ -301,7 +304,7 @@ fn tell_left_out(missing: &[&Need]) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut list = cargo(TESTS);
-    list.args(KAFKA).args(["--quiet", "--", "--list", "--format", "terse"]);
+    list.args(FEATURES).args(["--quiet", "--", "--list", "--format", "terse"]);
     let listed = output(list.args(missing.iter().map(|need| need.part)).stderr(Stdio::inherit()))?;
     let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     for Need { what, variable, part, .. } in missing {

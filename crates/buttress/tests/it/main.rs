@@ -2,8 +2,8 @@
 
 mod backpressure;
 mod context;
-mod dropped;
 mod deadline;
+mod dropped;
 mod gate;
 mod handles;
 mod health;
