@@ -83,10 +83,11 @@ pub struct Failure {
     /// The backend forbade another attempt (a negative or unreadable gRPC pushback, gRFC A6), or
     /// another attempt would fail in the same way (501, `INTERNAL`).
     pub no_retry: bool,
-    /// The backend sent a gRPC pushback (gRFC A6): `retry_after` is the exact pause, not the shortest.
+    /// The backend sent a gRPC pushback (gRFC A6): `retry_after` is the exact pause, not the
+    /// shortest.
     pub pushback: bool,
-    /// A service below has repeated the call already, or its retry budget was empty. Only the lowest
-    /// caller repeats, so that the retries of several tiers do not multiply.
+    /// A service below has repeated the call already, or its retry budget was empty. Only the
+    /// lowest caller repeats, so that the retries of several tiers do not multiply.
     pub retried: bool,
     /// The backend is up and sheds load (429, `RESOURCE_EXHAUSTED`). It counts in failure rates and
     /// not as a consecutive failure, as in linkerd2-proxy's unified breaker.

@@ -198,8 +198,9 @@ impl<C: Clock> RetryBudget<C> {
         self.state.in_flight().map(InFlight::call)
     }
 
-    /// Counts the outcome of an attempt, for the [gRPC tokens](Builder::grpc_tokens): a success adds
-    /// the ratio; a failure that could be repeated, and one whose pushback forbids it, takes one.
+    /// Counts the outcome of an attempt, for the [gRPC tokens](Builder::grpc_tokens): a success
+    /// adds the ratio; a failure that could be repeated, and one whose pushback forbids it, takes
+    /// one.
     ///
     /// Call it for every attempt, but not for one that is repeated transparently. An attempt that
     /// was not sent, and a failure that is of a kind that no one repeats, change nothing.
@@ -274,8 +275,8 @@ impl<C: Clock> RetryBudget<C> {
         bucket.map_or(f64::INFINITY, |bucket| bucket.balance(self.clock.now()) as f64 / MILLI as f64)
     }
 
-    /// Returns the retries and hedges that are in flight or in the pause before it. `None` without a
-    /// budget [in flight](Builder::in_flight).
+    /// Returns the retries and hedges that are in flight or in the pause before it. `None` without
+    /// a budget [in flight](Builder::in_flight).
     ///
     /// ```
     /// use buttress_core::{ManualClock, retry_budget::RetryBudget};

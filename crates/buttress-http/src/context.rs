@@ -1,5 +1,5 @@
-//! Priorities on the wire, retries of the caller and for the caller, and the context of a call around
-//! the body of its response.
+//! Priorities on the wire, retries of the caller and for the caller, and the context of a call
+//! around the body of its response.
 
 use crate::{
     classify,

@@ -29,8 +29,8 @@ pub trait HttpRetryExt<S, C, M, I, L>: Sized {
     fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L>;
 
     /// Puts a list of the endpoints that attempts were sent to into the extensions of each request,
-    /// for a balancer inside that avoids them. See [`Attempted`](crate::replay::Attempted). Takes two
-    /// or more allocations a call. Off by default.
+    /// for a balancer inside that avoids them. See [`Attempted`](crate::replay::Attempted). Takes
+    /// two or more allocations a call. Off by default.
     ///
     /// ```
     /// use buttress_http::prelude::*;

@@ -12,8 +12,8 @@ const RETRIED: HeaderName = HeaderName::from_static("x-buttress-retried");
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
 pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// Returns whether a failed response is marked. Its value does not matter: the mark can only lead to
-/// fewer retries.
+/// Returns whether a failed response is marked. Its value does not matter: the mark can only lead
+/// to fewer retries.
 pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
     headers.contains_key(RETRIED)
 }
@@ -23,8 +23,8 @@ pub(crate) fn mark(headers: &mut HeaderMap, retries: u32) {
     headers.entry(RETRIED).or_insert_with(|| HeaderValue::from(retries));
 }
 
-/// Returns whether a request is the retry or the hedge of a caller. A number that is unreadable counts
-/// as one above 0.
+/// Returns whether a request is the retry or the hedge of a caller. A number that is unreadable
+/// counts as one above 0.
 pub(crate) fn is_repeated(headers: &HeaderMap) -> bool {
     [ATTEMPT, PREVIOUS_ATTEMPTS].iter().any(|name| headers.get_all(name).iter().any(|value| value != "0"))
 }

@@ -70,14 +70,14 @@
 //! Where each of three tiers makes three attempts, the lowest service gets 27. So only the lowest
 //! caller of a failing service repeats its calls: a failure that a service has repeated, or for
 //! which its budget was empty, is marked, and the services above return it at once. A response that
-//! passes through a proxy is marked by the [retry layer](crate::retry). A handler makes a response of
-//! its own; the server's [`ContextLayer`] marks that one, if it is a failure: retry layers note for
-//! the thread that they gave up, and the layer collects these notes while it polls the handler. Work
-//! in another task cannot hand its notes back, not even with [`scope`]; the handler can do that with
-//! [`Retried`].
+//! passes through a proxy is marked by the [retry layer](crate::retry). A handler makes a response
+//! of its own; the server's [`ContextLayer`] marks that one, if it is a failure: retry layers note
+//! for the thread that they gave up, and the layer collects these notes while it polls the handler.
+//! Work in another task cannot hand its notes back, not even with [`scope`]; the handler can do
+//! that with [`Retried`].
 //!
-//! The server's layer also reads whether the caller repeats this call. If so, the calls that are made
-//! for it add nothing to retry budgets ([`CallContext::is_repeated`]).
+//! The server's layer also reads whether the caller repeats this call. If so, the calls that are
+//! made for it add nothing to retry budgets ([`CallContext::is_repeated`]).
 
 mod carry;
 mod layer;

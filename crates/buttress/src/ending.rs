@@ -295,8 +295,8 @@ pub trait Replay<Req> {
         true
     }
 
-    /// Returns the number of attempts that the request itself asks for, including the first. It wins
-    /// over that of the layer and over [`attempts_by`](crate::RetryLayer::attempts_by).
+    /// Returns the number of attempts that the request itself asks for, including the first. It
+    /// wins over that of the layer and over [`attempts_by`](crate::RetryLayer::attempts_by).
     fn attempts(&self, _request: &Req) -> Option<u32> {
         None
     }

@@ -50,11 +50,11 @@
 //!
 //! # Tiers
 //!
-//! A failure that this layer has repeated in vain, or could not repeat because the budget was empty,
-//! says so: over HTTP and gRPC in the header `x-buttress-retried`, with the number of retries, and
-//! for a handler that turns it into a response of its own through the
-//! [context](crate::context#retries-over-tiers) of its call. A retry layer above, in this process or
-//! in another one, does not repeat it once more. So only the lowest caller of a failing service
+//! A failure that this layer has repeated in vain, or could not repeat because the budget was
+//! empty, says so: over HTTP and gRPC in the header `x-buttress-retried`, with the number of
+//! retries, and for a handler that turns it into a response of its own through the
+//! [context](crate::context#retries-over-tiers) of its call. A retry layer above, in this process
+//! or in another one, does not repeat it once more. So only the lowest caller of a failing service
 //! repeats its calls, and the attempts of several tiers do not multiply. The mark can only lead to
 //! fewer retries, so it is believed whoever sends it.
 //!

@@ -8,8 +8,8 @@ thread_local! {
 ///
 /// A retry layer that gives up notes it for the thread ([`note`](Self::note)). A server's layer
 /// keeps a value for each of its calls, and collects what is noted while it polls that call
-/// ([`collect`](Self::collect)): the value moves between threads with the call. It then tells its own
-/// caller, which does not repeat the call again.
+/// ([`collect`](Self::collect)): the value moves between threads with the call. It then tells its
+/// own caller, which does not repeat the call again.
 ///
 /// ```
 /// use buttress_core::context::Retried;

@@ -108,8 +108,8 @@ impl<C: Clock> Builder<C> {
         self
     }
 
-    /// Limits the retries and hedges in flight to `share` of the calls in flight, 0 to 1, rounded to a
-    /// thousandth, and to at least `min`. Off by default. Envoy and failsafe-go use 0.2 and 3.
+    /// Limits the retries and hedges in flight to `share` of the calls in flight, 0 to 1, rounded
+    /// to a thousandth, and to at least `min`. Off by default. Envoy and failsafe-go use 0.2 and 3.
     ///
     /// A call is in flight from its start to the head of its response, its pauses included. A retry
     /// is so from the decision to repeat, its pause included.

@@ -49,7 +49,8 @@ impl InFlight {
     }
 }
 
-/// A guard of a call in flight. Made by [`RetryBudget::call_in_flight`](super::RetryBudget::call_in_flight).
+/// A guard of a call in flight. Made by
+/// [`RetryBudget::call_in_flight`](super::RetryBudget::call_in_flight).
 #[must_use = "the call is in flight until the guard is dropped"]
 pub struct CallInFlight {
     _ticket: Ticket<()>,

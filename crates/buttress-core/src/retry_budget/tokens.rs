@@ -14,8 +14,8 @@ pub(super) struct Tokens {
 
 impl Tokens {
     pub(super) fn new(max: f64, ratio: f64) -> Self {
-        // Decimals after the third are ignored (A6). The addend is for a third decimal that floating
-        // point has slightly below its value.
+        // Decimals after the third are ignored (A6). The addend is for a third decimal that
+        // floating point has slightly below its value.
         let milli = |number: f64| (number * MILLI as f64 + 1e-6) as u64;
         let max = milli(max);
         Self { left: AtomicU64::new(max), max, per_success: milli(ratio) }

@@ -27,8 +27,8 @@ impl Withdrawal {
     /// Spends the retry. Call it when the retry is sent.
     ///
     /// The guard that it returns keeps the place of the retry in a budget
-    /// [in flight](super::Builder::in_flight): drop it when the attempt has ended. Other budgets need
-    /// no guard.
+    /// [in flight](super::Builder::in_flight): drop it when the attempt has ended. Other budgets
+    /// need no guard.
     ///
     /// ```
     /// use buttress_core::{ManualClock, retry_budget::RetryBudget};

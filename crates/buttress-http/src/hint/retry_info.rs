@@ -51,8 +51,8 @@ struct Delay {
     nanos: i32,
 }
 
-/// Reads the delay of a `google.rpc.RetryInfo` in `grpc-status-details-bin`: the shortest pause before
-/// the next attempt.
+/// Reads the delay of a `google.rpc.RetryInfo` in `grpc-status-details-bin`: the shortest pause
+/// before the next attempt.
 ///
 /// `None` if there is none, if the header is repeated or longer than 16 KiB, or if the delay is
 /// negative. No value of the header is an error.

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Identifies an endpoint among those of one balancer.
 pub type EndpointId = u64;
 
-/// The endpoints that attempts of a call were sent to: an extension of its requests, which all of its
-/// attempts share.
+/// The endpoints that attempts of a call were sent to: an extension of its requests, which all of
+/// its attempts share.
 ///
 /// A retry layer with [`remember_endpoints`](crate::HttpRetryExt::remember_endpoints) puts one into
 /// each request. A balancer inside it adds the endpoint of each attempt, and prefers endpoints that

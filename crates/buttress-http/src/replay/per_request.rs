@@ -1,7 +1,7 @@
 use http::Extensions;
 
-/// Settings of a retry layer for one request: an extension of the request. They win over those of the
-/// layer.
+/// Settings of a retry layer for one request: an extension of the request. They win over those of
+/// the layer.
 ///
 /// ```
 /// use buttress_http::prelude::*;
@@ -28,8 +28,8 @@ use http::Extensions;
 pub struct RetryOverride {
     /// The number of attempts, including the first. 0 means 1. `None` uses that of the layer.
     pub attempts: Option<u32>,
-    /// Whether processing the request twice has the same effect as once. `None` uses the rule of the
-    /// layer.
+    /// Whether processing the request twice has the same effect as once. `None` uses the rule of
+    /// the layer.
     pub idempotent: Option<bool>,
 }
 

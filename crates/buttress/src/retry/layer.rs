@@ -257,8 +257,8 @@ impl RetryStats {
         self.counts.out_of_attempts.sum()
     }
 
-    /// Returns the number of failures that were not retried because the deadline of the call was too
-    /// near.
+    /// Returns the number of failures that were not retried because the deadline of the call was
+    /// too near.
     pub fn out_of_time(&self) -> u64 {
         self.counts.out_of_time.sum()
     }
