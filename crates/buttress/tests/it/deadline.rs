@@ -259,8 +259,9 @@ async fn attempts_and_pauses_share_the_time_of_a_call() {
         .service(failing(&seen, 300 * MS));
     let started = TokioClock.now();
     let error = client.oneshot(()).await.unwrap_err();
-    assert_eq!(TokioClock.now() - started, SECOND);
-    assert_eq!(error.rejection().unwrap().reason(), &EXCEEDED);
+    // The second attempt ends at 850 ms, and a pause of 250 ms would end after the deadline.
+    assert_eq!(TokioClock.now() - started, 850 * MS);
+    assert!(error.rejection().is_none(), "the last answer of the backend");
     let seen = seen.lock().unwrap();
     assert!(seen.windows(2).all(|pair| pair[1] < pair[0]) && seen.len() >= 2, "{seen:?}");
 }
