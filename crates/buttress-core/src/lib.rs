@@ -16,6 +16,7 @@
 //! | [`adaptive_rate`] | follows the rate that a backend admits |
 //! | [`AllOf`] | several policies on one call, all or nothing |
 //! | [`retry_budget`] | limits retries to a share of the requests |
+//! | [`hedge`] | when a call that has no answer yet is sent again |
 //! | [`health`] | liveness, readiness and start-up of a service |
 //! | [`load_shed`] | rejects calls while a service is overloaded, the least important ones first |
 //! | [`throttle`] | rejects calls that an overloaded backend would reject |
@@ -68,6 +69,7 @@ mod cut;
 pub mod deadline;
 mod draws;
 pub mod health;
+pub mod hedge;
 mod label;
 pub mod load_shed;
 #[cfg(all(test, loom))]
