@@ -89,6 +89,10 @@ pub struct Failure {
     /// A service below has repeated the call already, or its retry budget was empty. Only the
     /// lowest caller repeats, so that the retries of several tiers do not multiply.
     pub retried: bool,
+    /// Another attempt would fail in the same way (501, gRPC `INTERNAL`): the answer of one attempt
+    /// is that of the call, even if others are in flight. Set together with
+    /// [`no_retry`](Self::no_retry).
+    pub conclusive: bool,
     /// The backend is up and sheds load (429, `RESOURCE_EXHAUSTED`). It counts in failure rates and
     /// not as a consecutive failure, as in linkerd2-proxy's unified breaker.
     pub overload: bool,
@@ -115,6 +119,7 @@ impl Failure {
             no_retry: false,
             pushback: false,
             retried: false,
+            conclusive: false,
             overload: false,
             graceful: false,
         }

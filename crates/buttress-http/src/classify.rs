@@ -133,7 +133,7 @@ pub fn http_status(status: StatusCode, headers: &HeaderMap) -> Outcome {
             (failure.no_retry, failure.overload) = (late, !late);
             failure.sent = Sent::NotProcessed;
         }
-        StatusCode::NOT_IMPLEMENTED => failure.no_retry = true,
+        StatusCode::NOT_IMPLEMENTED => (failure.no_retry, failure.conclusive) = (true, true),
         _ => {}
     }
     failure.into()
@@ -216,11 +216,9 @@ fn grpc_code(code: i32, headers: &HeaderMap) -> Outcome {
                 failure.retry_after = hint::retry_info(headers);
             }
         }
-        // UNKNOWN, INTERNAL, DATA_LOSS
-        2 | 13 | 15 => failure.no_retry = true,
-        0..=16 => return Outcome::Success,
-        // Codes that gRPC does not define.
-        _ => failure.no_retry = true,
+        // UNKNOWN, INTERNAL, DATA_LOSS, and codes that gRPC does not define.
+        2 | 13 | 15 | ..0 | 17.. => (failure.no_retry, failure.conclusive) = (true, true),
+        _ => return Outcome::Success,
     }
     failure.into()
 }
