@@ -302,6 +302,28 @@ pub trait Replay<Req> {
     }
 }
 
+/// Sends a request several times at once. Required by [`HedgeLayer`](crate::HedgeLayer).
+///
+/// ```
+/// use buttress::ending::{Duplicate, Kept, Plain};
+///
+/// let (attempt, kept) = Plain::new().first_of_several("a request");
+/// assert_eq!(attempt, "a request");
+/// assert_eq!(kept.unwrap().again(2), Some("a request"));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot send `{Req}` several times at once",
+    note = "hedging is for clients: end it with `.http_client()`, `.grpc_client()` or `.plain()`",
+    note = "a request of `.plain()` must be `Clone`; convert a body that `buttress_http` does not support with \
+            `.map_request_body(..)`"
+)]
+pub trait Duplicate<Req>: Replay<Req> {
+    /// Splits a request into its first attempt and what is needed to send others at the same time:
+    /// a further attempt leaves the earlier ones as they are. `None` instead of the second part if
+    /// the request must not be processed twice, or is too large to be sent twice.
+    fn first_of_several(&self, request: Req) -> (Self::Attempt, Option<Self::Kept>);
+}
+
 /// The part of a request that is needed to repeat it.
 ///
 /// ```

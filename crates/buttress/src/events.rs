@@ -64,6 +64,27 @@ pub(crate) fn out_of_time(failure: &Failure, attempt: u32, pause: Duration) {
     let _ = (failure, attempt, pause);
 }
 
+/// Another attempt of a call is sent, because the attempts before have no answer or have failed.
+pub(crate) fn hedging(attempt: u32, delay: Option<Duration>) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(attempt, delay_ms = delay.map(millis), "call is hedged");
+    let _ = (attempt, delay);
+}
+
+/// Another attempt than the first one had the answer of a call.
+pub(crate) fn hedge_won(attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(attempt, "hedge had the answer");
+    let _ = attempt;
+}
+
+/// Another attempt of a call is not sent, because the budget is empty.
+pub(crate) fn hedge_out_of_budget(attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(attempt, "hedge denied by the budget");
+    let _ = attempt;
+}
+
 #[cfg(all(test, feature = "tracing"))]
 mod tests {
     use super::*;
@@ -184,5 +205,17 @@ mod tests {
             ("pause_ms", "250"),
         ];
         assert_eq!(logged(|| out_of_time(&failure, 1, Duration::from_millis(250))), fields(late));
+    }
+
+    #[test]
+    fn a_hedge_is_logged_with_its_number_and_its_delay() {
+        let expected = [("attempt", "2"), ("delay_ms", "30"), ("message", "call is hedged")];
+        assert_eq!(logged(|| hedging(2, Some(Duration::from_millis(30)))), fields(expected));
+        let expected = [("attempt", "2"), ("message", "call is hedged")];
+        assert_eq!(logged(|| hedging(2, None)), fields(expected));
+        let expected = [("attempt", "2"), ("message", "hedge had the answer")];
+        assert_eq!(logged(|| hedge_won(2)), fields(expected));
+        let expected = [("attempt", "2"), ("message", "hedge denied by the budget")];
+        assert_eq!(logged(|| hedge_out_of_budget(2)), fields(expected));
     }
 }

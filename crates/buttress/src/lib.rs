@@ -36,7 +36,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`timeout`], [`health`] | the layers |
+//! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`hedge`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
 //! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
 //! | [`context`], [`deadline`] | the priority and the deadline of a call, and what it hands on |
@@ -102,6 +102,7 @@ pub mod error;
 mod events;
 pub mod gate;
 pub mod health;
+pub mod hedge;
 mod in_flight;
 pub mod keyed;
 pub mod load_shed;
@@ -137,6 +138,7 @@ pub use deadline::{DeadlineLayer, Deadlines};
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
 pub use health::{Health, HealthLayer};
+pub use hedge::HedgeLayer;
 pub use load_shed::{LoadShed, LoadShedLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use retry::{RetryBudget, RetryLayer};
@@ -156,6 +158,7 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         CircuitBreaker::metrics,
         Deadlines::metrics,
         Health::metrics,
+        hedge::HedgeStats::metrics,
         LoadShed::metrics,
         RateLimit::metrics,
         RetryBudget::metrics,

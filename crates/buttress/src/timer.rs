@@ -119,6 +119,16 @@ impl Deadline {
         Self { end: Some(end), timer: None }
     }
 
+    /// Creates a limit of `time` from `start` on.
+    pub(crate) fn since(start: Instant, time: Duration) -> Self {
+        Self::ending_at(end_of(start, time))
+    }
+
+    /// Returns the end of the limit, once it is known.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.end
+    }
+
     /// Returns `Ready` when `after` has passed since the first poll. Zero is ready at once,
     /// [`Duration::MAX`] never.
     ///
@@ -148,7 +158,7 @@ impl Deadline {
         self.poll_around(before, cx, |inner| {
             let started = inner.and_then(|inner| inner.now());
             let started = started.unwrap_or_else(|| Instant::from_std(TokioClock.now()));
-            (started.checked_add(after).unwrap_or_else(|| started + FAR), Some(started))
+            (end_of(started, after), Some(started))
         })
     }
 
@@ -190,6 +200,10 @@ impl Deadline {
         }
         this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll_in_call(now, cx))
     }
+}
+
+fn end_of(start: Instant, time: Duration) -> Instant {
+    start.checked_add(time).unwrap_or_else(|| start + FAR)
 }
 
 /// The length of a limit that overflows [`Instant`]: thirty years, as in tokio's own timers.

@@ -1,4 +1,4 @@
-use super::{Begin, BodyBounds, Bound, Ended, Ending, Finish, Kept, NoEnding, Replay};
+use super::{Begin, BodyBounds, Bound, Duplicate, Ended, Ending, Finish, Kept, NoEnding, Replay};
 use crate::{BoxError, Error, error, in_flight::InFlight, shell::opaque_debug};
 use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
 use std::convert::Infallible;
@@ -6,8 +6,8 @@ use std::convert::Infallible;
 /// The ending for services that are not HTTP: a response is a success, an error is a failure, and a
 /// rejection by an inner layer of this crate is no evidence. Set by [`PlainExt::plain`].
 ///
-/// A retry with this ending clones requests and treats all of them as idempotent, because it cannot
-/// know otherwise. Do not retry requests that are not.
+/// A retry or a hedge with this ending clones requests and treats all of them as idempotent, because
+/// it cannot know otherwise. Do not retry or hedge requests that are not.
 ///
 /// ```
 /// use buttress::{CircuitBreakerLayer, PlainExt, circuit_breaker::State};
@@ -276,6 +276,13 @@ impl<Outcomes, Req: Clone> Replay<Req> for Plain<Outcomes, AsError> {
 
     fn only(&self, request: Req) -> Req {
         request
+    }
+}
+
+impl<Outcomes, Req: Clone> Duplicate<Req> for Plain<Outcomes, AsError> {
+    fn first_of_several(&self, request: Req) -> (Req, Option<Cloned<Req>>) {
+        let (attempt, kept) = self.first(request);
+        (attempt, Some(kept))
     }
 }
 

@@ -7,6 +7,7 @@ mod dropped;
 mod gate;
 mod handles;
 mod health;
+mod hedge;
 mod load_shed;
 mod ordering;
 mod queue;
