@@ -1,9 +1,11 @@
-use crate::{ending::Client, replay::Replays};
-use buttress::RetryLayer;
+use crate::{
+    ending::Client,
+    replay::{ReplayMemory, Replays},
+};
+use buttress::{Ending, HedgeLayer, RetryLayer};
 use http::request::Parts;
-use std::marker::PhantomData;
 
-/// Settings of a retry layer with a client ending.
+/// Settings of a layer that sends requests again, retry or hedge, with a client ending.
 ///
 /// ```
 /// use buttress_http::prelude::*;
@@ -15,18 +17,22 @@ use std::marker::PhantomData;
 ///     .idempotent(|head| head.method.is_safe() || head.uri.path() == "/search");
 /// # let _ = layer;
 /// ```
-pub trait HttpRetryExt<S, C, M, I, L>: Sized {
+pub trait HttpRetryExt<S, C, M, I>: Ending<Now = Client<S, C, Replays<M, I>>> {
     /// Sets how many bytes of a request's body are kept to repeat it. Default 64 KiB.
     ///
     /// A request is not repeated if more bytes of its body were read.
     fn max_body(self, bytes: u64) -> Self;
+
+    /// Sets the limit on the bytes that all calls together keep. Default
+    /// [`ReplayMemory::process`], of 64 MiB.
+    fn replay_memory(self, memory: &'static ReplayMemory) -> Self;
 
     /// Sets which requests may be processed twice.
     ///
     /// The default for HTTP is the idempotent methods of RFC 9110, section 9.2.2, and requests with
     /// an `Idempotency-Key`; for gRPC it is requests with an `Idempotency-Key`. Other requests are
     /// repeated only if the server did not process them.
-    fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L>;
+    fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> Self::With<Client<S, C, Replays<M, J>>>;
 
     /// Puts a list of the endpoints that attempts were sent to into the extensions of each request,
     /// for a balancer inside that avoids them. See [`Attempted`](crate::replay::Attempted). Takes
@@ -68,37 +74,43 @@ pub trait HttpRetryExt<S, C, M, I, L>: Sized {
     /// # Ok(())
     /// # }
     /// ```
-    fn map_request_body<N>(self, map: N) -> RetryLayer<Client<S, C, Replays<N, I>>, L>;
+    fn map_request_body<N>(self, map: N) -> Self::With<Client<S, C, Replays<N, I>>>;
 }
 
-impl<S, C, M, I, L> HttpRetryExt<S, C, M, I, L> for RetryLayer<Client<S, C, Replays<M, I>>, L> {
-    fn max_body(self, bytes: u64) -> Self {
-        self.map_ending(|mut client| {
-            client.replays.max_body = bytes;
-            client
-        })
-    }
+macro_rules! repeats {
+    ($layer:ident) => {
+        impl<S, C, M, I, L> HttpRetryExt<S, C, M, I> for $layer<Client<S, C, Replays<M, I>>, L> {
+            fn max_body(self, bytes: u64) -> Self {
+                self.map_ending(|mut client| {
+                    client.replays.max_body = bytes;
+                    client
+                })
+            }
 
-    fn remember_endpoints(self) -> Self {
-        self.map_ending(|mut client| {
-            client.replays.remembers_endpoints = true;
-            client
-        })
-    }
+            fn remember_endpoints(self) -> Self {
+                self.map_ending(|mut client| {
+                    client.replays.remembers_endpoints = true;
+                    client
+                })
+            }
 
-    fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> RetryLayer<Client<S, C, Replays<M, J>>, L> {
-        self.map_ending(|Client { classify, replays, .. }| {
-            let Replays { max_body, header, remembers_endpoints, map, .. } = replays;
-            let replays = Replays { max_body, idempotent, header, remembers_endpoints, map };
-            Client { classify, replays, speaks: PhantomData }
-        })
-    }
+            fn replay_memory(self, memory: &'static ReplayMemory) -> Self {
+                self.map_ending(|mut client| {
+                    client.replays.memory = memory;
+                    client
+                })
+            }
 
-    fn map_request_body<N>(self, map: N) -> RetryLayer<Client<S, C, Replays<N, I>>, L> {
-        self.map_ending(|Client { classify, replays, .. }| {
-            let Replays { max_body, idempotent, header, remembers_endpoints, .. } = replays;
-            let replays = Replays { max_body, idempotent, header, remembers_endpoints, map };
-            Client { classify, replays, speaks: PhantomData }
-        })
-    }
+            fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> $layer<Client<S, C, Replays<M, J>>, L> {
+                self.map_ending(|client| client.map_replays(|replays| replays.idempotent(idempotent)))
+            }
+
+            fn map_request_body<N>(self, map: N) -> $layer<Client<S, C, Replays<N, I>>, L> {
+                self.map_ending(|client| client.map_replays(|replays| replays.map(map)))
+            }
+        }
+    };
 }
+
+repeats!(HedgeLayer);
+repeats!(RetryLayer);

@@ -150,7 +150,7 @@ pub mod prelude {
     pub use buttress::{
         AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
         CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, Health, HealthLayer,
-        LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle, ThrottleLayer,
-        TimeoutLayer, health::HealthExt,
+        HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle,
+        ThrottleLayer, TimeoutLayer, health::HealthExt,
     };
 }

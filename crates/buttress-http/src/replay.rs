@@ -4,34 +4,43 @@
 //! [`Handle`] makes the body of the next attempt: first the kept chunks, then the rest of the
 //! original. Nothing is buffered ahead, and chunks are shared, not copied. A body that exceeds the
 //! cap is sent to its end, and cannot be replayed. A body of which nothing was read can be replayed
-//! whatever its size.
+//! whatever its size. [`ReplayMemory`] is a cap for all calls together, and a [`BodyFactory`] makes
+//! bodies again that are too large to be kept.
+//!
+//! The attempts of [`tee`] follow each other: the next one ends the body of the one before. Those of
+//! [`tee_at_once`], for hedging, read at the same time. All of them get every frame, and the source
+//! is read by the one that is ahead.
 //!
 //! The attempts share the body in one allocation, and behind a lock: an attempt that a transport
-//! still holds must not keep the rest from the next one. Attempts do not read at the same time, so
-//! no thread waits for the lock, and a body that came in one piece is sent again without it.
+//! still holds must not keep the rest from the next one. The lock is held while a frame is taken,
+//! and a body that came in one piece is sent again without it.
 
 mod attempted;
+mod factory;
 mod head;
+mod memory;
 mod per_request;
 mod request;
+mod shared;
 
 pub use attempted::{Attempted, EndpointId};
+pub use factory::BodyFactory;
+pub use memory::ReplayMemory;
 pub use per_request::RetryOverride;
 pub use request::{ByMethod, Idempotent, KeptRequest, MapBody, Rebody, Replays, Same};
 
 use buttress::BoxError;
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use smallvec::SmallVec;
+use shared::{Readers, Shared};
 use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 /// Makes `body` replayable while at most `cap` bytes of it have been read.
@@ -59,39 +68,67 @@ use std::{
 /// # }
 /// ```
 pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
+    teed(body, cap, ReplayMemory::process(), Readers::Latest)
+}
+
+/// Makes `body` replayable as [`tee`] does, for attempts at the same time.
+///
+/// A further attempt leaves the body of the ones before as it is. If the body exceeds the cap while
+/// several attempts read it, the one that is ahead goes on, and the bodies of the others end with an
+/// error.
+///
+/// ```
+/// use buttress_http::replay::tee_at_once;
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, Full};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// let (first, handle) = tee_at_once(Full::<Bytes>::from("content"), 64 * 1024);
+/// let second = handle.replay().expect("nothing was read yet");
+/// assert_eq!(second.collect().await?.to_bytes(), "content");
+/// assert_eq!(first.collect().await?.to_bytes(), "content");
+/// # Ok(())
+/// # }
+/// ```
+pub fn tee_at_once<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
+    teed(body, cap, ReplayMemory::process(), Readers::All)
+}
+
+fn teed<B: Body>(body: B, cap: u64, memory: &'static ReplayMemory, readers: Readers) -> (ReplayBody<B>, Handle<B>) {
     if body.is_end_stream() {
-        return (ReplayBody { repr: Repr::Empty }, Handle(None));
+        return (ReplayBody { repr: Repr::Empty }, Handle(Source::Empty));
     }
     let hint = body.size_hint();
-    let shared = Arc::new(Shared {
-        attempt: AtomicU32::new(1),
-        touched: AtomicU32::new(0),
-        whole: OnceLock::new(),
-        stream: Mutex::new(Stream {
-            source: body,
-            chunks: SmallVec::new(),
-            trailers: None,
-            kept: 0,
-            cap,
-            state: State::Kept,
-            ended: false,
-            reader: None,
-        }),
-    });
-    (
-        ReplayBody { repr: Repr::Teed { shared: shared.clone(), attempt: 1, next: 0, is_last: false, sent: 0, hint } },
-        Handle(Some((shared, hint))),
-    )
+    let shared = Arc::new(Shared::new(body, cap, memory, readers));
+    (ReplayBody::of(shared.clone(), 1, hint), Handle(Source::Teed(shared, hint)))
+}
+
+/// Makes bodies with `factory`. `body` is that of the first attempt.
+fn made<B: Body>(body: B, factory: BodyFactory<B>) -> (ReplayBody<B>, Handle<B>) {
+    let touched = Arc::<AtomicU32>::default();
+    let first = ReplayBody { repr: Repr::Own { source: Mutex::new(body), touches: Some((1, touched.clone())) } };
+    (first, Handle(Source::Made { factory, attempts: AtomicU32::new(1), touched }))
 }
 
 /// A handle that makes the bodies of further attempts. Made by [`tee`].
-pub struct Handle<B>(Option<(Arc<Shared<B>>, SizeHint)>);
+pub struct Handle<B>(Source<B>);
+
+enum Source<B> {
+    Empty,
+    Teed(Arc<Shared<B>>, SizeHint),
+    Made {
+        factory: BodyFactory<B>,
+        attempts: AtomicU32,
+        /// The latest attempt that has polled for a frame.
+        touched: Arc<AtomicU32>,
+    },
+}
 
 impl<B: Body> Handle<B> {
     /// Returns the body of another attempt, or `None` if the original exceeded the cap or failed.
     ///
-    /// The body of the previous attempt then ends with an error, because two attempts cannot read
-    /// one source.
+    /// After [`tee`], the body of the previous attempt then ends with an error.
     ///
     /// ```
     /// use buttress_http::replay::tee;
@@ -108,24 +145,15 @@ impl<B: Body> Handle<B> {
     /// # }
     /// ```
     pub fn replay(&self) -> Option<ReplayBody<B>> {
-        let Some((shared, hint)) = &self.0 else { return Some(ReplayBody { repr: Repr::Empty }) };
-        let mut stream = shared.stream();
-        if stream.state != State::Kept {
-            return None;
+        match &self.0 {
+            Source::Empty => Some(ReplayBody::default()),
+            Source::Teed(shared, hint) => Some(ReplayBody::of(shared.clone(), shared.next_attempt()?, *hint)),
+            Source::Made { factory, attempts, touched } => {
+                let attempt = attempts.fetch_add(1, Ordering::Relaxed) + 1;
+                let touches = Some((attempt, touched.clone()));
+                Some(ReplayBody { repr: Repr::Own { source: Mutex::new(factory.make()), touches } })
+            }
         }
-        let attempt = shared.attempt.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(chunk) = stream.whole() {
-            shared.whole.get_or_init(|| chunk.clone());
-        }
-        let reader = stream.reader.take();
-        drop(stream);
-        // The source wakes the task of the new attempt from now on. The task that reads the
-        // previous attempt must be woken here, or it would wait without end.
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        let repr = Repr::Teed { shared: shared.clone(), attempt, next: 0, is_last: false, sent: 0, hint: *hint };
-        Some(ReplayBody { repr })
     }
 
     /// Returns whether the body is not empty and the latest attempt has not polled it.
@@ -145,45 +173,20 @@ impl<B: Body> Handle<B> {
     /// # }
     /// ```
     pub fn is_untouched(&self) -> bool {
-        self.0.as_ref().is_some_and(|(shared, _)| !shared.is_touched())
+        match &self.0 {
+            Source::Empty => false,
+            Source::Teed(shared, _) => !shared.is_touched(),
+            Source::Made { attempts, touched, .. } => {
+                touched.load(Ordering::Acquire) != attempts.load(Ordering::Relaxed)
+            }
+        }
     }
 }
 
 impl<B> fmt::Debug for Handle<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("empty", &self.0.is_none()).finish()
+        f.debug_struct("Handle").field("empty", &matches!(self.0, Source::Empty)).finish()
     }
-}
-
-/// What the attempts share.
-struct Shared<B> {
-    /// The attempt whose body may read. Bodies of earlier attempts return an error.
-    attempt: AtomicU32,
-    /// The latest attempt that has polled for a frame.
-    touched: AtomicU32,
-    /// The body for further attempts, if it came in one piece and was read to its end.
-    whole: OnceLock<Bytes>,
-    stream: Mutex<Stream<B>>,
-}
-
-struct Stream<B> {
-    source: B,
-    /// Most bodies have one chunk.
-    chunks: SmallVec<[Bytes; 1]>,
-    trailers: Option<Box<HeaderMap>>,
-    kept: u64,
-    cap: u64,
-    state: State,
-    ended: bool,
-    /// The task that waits for a frame of the source.
-    reader: Option<Waker>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Kept,
-    TooLarge,
-    Failed,
 }
 
 /// A request body that can be sent again. Made by [`tee`].
@@ -219,12 +222,37 @@ impl<B> Default for ReplayBody<B> {
     }
 }
 
-/// The source lies in the shared state, not in the body of an attempt.
+/// A body is polled only if it is [`Unpin`].
 impl<B> Unpin for ReplayBody<B> {}
 
 enum Repr<B> {
     Empty,
-    Teed { shared: Arc<Shared<B>>, attempt: u32, next: usize, is_last: bool, sent: u64, hint: SizeHint },
+    /// A body of this attempt alone.
+    Own {
+        /// Locked only to be asked, so that the body can be shared as the others can.
+        source: Mutex<B>,
+        /// The number of the attempt, which is noted when it polls for a frame.
+        touches: Option<(u32, Arc<AtomicU32>)>,
+    },
+    Teed {
+        shared: Arc<Shared<B>>,
+        attempt: u32,
+        next: usize,
+        is_last: bool,
+        sent: u64,
+        hint: SizeHint,
+    },
+}
+
+impl<B> ReplayBody<B> {
+    fn of(shared: Arc<Shared<B>>, attempt: u32, hint: SizeHint) -> Self {
+        Self { repr: Repr::Teed { shared, attempt, next: 0, is_last: false, sent: 0, hint } }
+    }
+
+    /// Makes the body of a request that is sent once.
+    fn once(source: B) -> Self {
+        Self { repr: Repr::Own { source: Mutex::new(source), touches: None } }
+    }
 }
 
 impl<B: Body + Unpin> Body for ReplayBody<B>
@@ -235,8 +263,17 @@ where
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Repr::Teed { shared, attempt, next, is_last, sent, .. } = &mut self.get_mut().repr else {
-            return Poll::Ready(None);
+        let (shared, attempt, next, is_last, sent) = match &mut self.get_mut().repr {
+            Repr::Empty => return Poll::Ready(None),
+            Repr::Own { source, touches } => {
+                if let Some((attempt, touched)) = touches.take() {
+                    touched.fetch_max(attempt, Ordering::AcqRel);
+                }
+                let source = source.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let frame = ready!(Pin::new(source).poll_frame(cx));
+                return Poll::Ready(frame.map(|frame| frame.map(into_bytes).map_err(Into::into)));
+            }
+            Repr::Teed { shared, attempt, next, is_last, sent, .. } => (shared, attempt, next, is_last, sent),
         };
         let frame = match ready!(shared.poll_frame(*attempt, *next, is_last, cx)) {
             Some(Ok(frame)) => frame,
@@ -250,15 +287,17 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Empty => true,
+            Repr::Own { source, .. } => lock(source).is_end_stream(),
             // A superseded body must end with an error. If it were at its end, its reader would
             // take half a body for the whole.
-            Repr::Teed { shared, attempt, is_last, .. } => *is_last && shared.is_latest(*attempt),
+            Repr::Teed { shared, attempt, is_last, .. } => *is_last && shared.may_read(*attempt),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.repr {
             Repr::Empty => SizeHint::with_exact(0),
+            Repr::Own { source, .. } => lock(source).size_hint(),
             Repr::Teed { sent, hint, .. } => {
                 let mut rest = SizeHint::new();
                 rest.set_lower(hint.lower().saturating_sub(*sent));
@@ -271,146 +310,12 @@ where
     }
 }
 
-impl<B> Shared<B> {
-    fn is_latest(&self, attempt: u32) -> bool {
-        self.attempt.load(Ordering::Acquire) == attempt
-    }
-
-    /// Returns whether the latest attempt has polled for a frame.
-    fn is_touched(&self) -> bool {
-        self.is_latest(self.touched.load(Ordering::Acquire))
-    }
-
-    fn stream(&self) -> MutexGuard<'_, Stream<B>> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<B: Body + Unpin> Shared<B>
-where
-    B::Error: Into<BoxError>,
-{
-    /// Returns frame number `next` of an attempt, and sets whether it is known to be the last one.
-    fn poll_frame(
-        &self,
-        attempt: u32,
-        next: usize,
-        is_last: &mut bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(whole) = self.whole.get() {
-            return self.poll_whole(whole, attempt, next, is_last);
-        }
-        let mut stream = self.stream();
-        if !self.is_latest(attempt) {
-            return superseded();
-        }
-        // No other attempt is made or polled under the lock.
-        self.touched.store(attempt, Ordering::Release);
-        let polled = stream.poll_from(next, cx);
-        if polled.is_pending() {
-            stream.reader = Some(cx.waker().clone());
-        } else {
-            *is_last = stream.is_end(next + 1);
-        }
-        polled
-    }
-
-    fn poll_whole(
-        &self,
-        whole: &Bytes,
-        attempt: u32,
-        next: usize,
-        is_last: &mut bool,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if !self.is_latest(attempt) {
-            return superseded();
-        }
-        // An earlier attempt may get here late, and must not hide that a later one was polled.
-        self.touched.fetch_max(attempt, Ordering::AcqRel);
-        *is_last = true;
-        Poll::Ready((next == 0).then(|| Ok(Frame::data(whole.clone()))))
-    }
-}
-
-fn superseded() -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-    Poll::Ready(Some(Err("superseded by another attempt".into())))
-}
-
-impl<B: Body> Stream<B> {
-    fn is_end(&self, next: usize) -> bool {
-        let rest = self.trailers.is_none() && next >= self.chunks.len();
-        (rest && (self.ended || self.source.is_end_stream())) || (self.trailers.is_some() && next > self.chunks.len())
-    }
-
-    /// Returns the body if it has ended and came in one piece.
-    fn whole(&self) -> Option<&Bytes> {
-        let is_whole = self.state == State::Kept
-            && self.chunks.len() == 1
-            && self.trailers.is_none()
-            && (self.ended || self.source.is_end_stream());
-        is_whole.then(|| &self.chunks[0])
-    }
-}
-
-impl<B: Body + Unpin> Stream<B>
-where
-    B::Error: Into<BoxError>,
-{
-    /// Returns frame number `next` of the current attempt: from the kept chunks, or from the source
-    /// once all of them were read or the cap was exceeded.
-    fn poll_from(&mut self, next: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.state == State::Kept {
-            if let Some(chunk) = self.chunks.get(next) {
-                return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
-            }
-            if let Some(trailers) = self.trailers.as_ref().filter(|_| next == self.chunks.len()) {
-                return Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::clone(trailers)))));
-            }
-        }
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let Some(frame) = ready!(Pin::new(&mut self.source).poll_frame(cx)) else {
-            self.ended = true;
-            return Poll::Ready(None);
-        };
-        match frame {
-            Ok(frame) => {
-                Poll::Ready(Some(Ok(self.keep(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))))))
-            }
-            Err(error) => {
-                self.forget(State::Failed);
-                self.ended = true;
-                Poll::Ready(Some(Err(error.into())))
-            }
-        }
-    }
-
-    fn keep(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        if let Some(data) = frame.data_ref() {
-            self.kept = self.kept.saturating_add(data.len() as u64);
-            if self.kept > self.cap {
-                self.forget(State::TooLarge);
-            } else if self.state == State::Kept {
-                self.chunks.push(data.clone());
-            }
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.ended = true;
-            if self.state == State::Kept {
-                self.trailers = Some(Box::new(trailers.clone()));
-            }
-        }
-        frame
-    }
-
-    fn forget(&mut self, why: State) {
-        if self.state == State::Kept {
-            self.state = why;
-        }
-        self.chunks = SmallVec::new();
-        self.trailers = None;
-    }
+fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
+    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
 }
 
 impl<B> fmt::Debug for ReplayBody<B> {

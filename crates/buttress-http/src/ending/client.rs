@@ -10,7 +10,7 @@ use crate::{
 };
 use buttress::{
     BoxError, Error, Rejection,
-    ending::{Begin, BodyBounds, Bound, Ended, Finish, Replay},
+    ending::{Begin, BodyBounds, Bound, Duplicate, Ended, Finish, Replay},
     outcome::Outcome,
     policy::{InFlight, Permit},
 };
@@ -107,6 +107,12 @@ impl<S, C, R> Client<S, C, R> {
     }
 }
 
+impl<S, C, R> Client<S, C, R> {
+    pub(crate) fn map_replays<T>(self, map: impl FnOnce(R) -> T) -> Client<S, C, T> {
+        Client { classify: self.classify, replays: map(self.replays), speaks: PhantomData }
+    }
+}
+
 impl<S, C, R> Ended for Client<S, C, R> {}
 
 impl<S: Speaks, C: ClassifyHead, R, B> Begin<Request<B>> for Client<S, C, R> {
@@ -181,7 +187,7 @@ impl<S, C, M, I, B> Replay<Request<B>> for Client<S, C, Replays<M, I>>
 where
     M: MapBody<B> + Clone,
     I: Idempotent,
-    B: Body,
+    B: Body + 'static,
 {
     type Attempt = Request<M::Body>;
     type Kept = KeptRequest<B, M>;
@@ -201,5 +207,16 @@ where
     #[inline]
     fn attempts(&self, request: &Request<B>) -> Option<u32> {
         RetryOverride::of(request.extensions())?.attempts
+    }
+}
+
+impl<S, C, M, I, B> Duplicate<Request<B>> for Client<S, C, Replays<M, I>>
+where
+    M: MapBody<B> + Clone,
+    I: Idempotent,
+    B: Body + 'static,
+{
+    fn first_of_several(&self, request: Request<B>) -> (Request<M::Body>, Option<KeptRequest<B, M>>) {
+        self.replays.first_of_several(request)
     }
 }

@@ -1,4 +1,6 @@
-use super::{Attempted, Handle, ReplayBody, RetryOverride, head::KeptHead, tee};
+use super::{
+    Attempted, BodyFactory, Handle, Readers, ReplayBody, ReplayMemory, RetryOverride, head::KeptHead, made, teed,
+};
 use crate::{deadline, retried};
 use buttress::{
     deadline::Deadline,
@@ -20,6 +22,7 @@ const DEFAULT_MAX_BODY: u64 = 64 * 1024;
 #[derive(Clone, Copy)]
 pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) max_body: u64,
+    pub(crate) memory: &'static ReplayMemory,
     pub(crate) idempotent: I,
     pub(crate) header: Marker,
     pub(crate) remembers_endpoints: bool,
@@ -54,16 +57,29 @@ impl Marker {
 impl Replays {
     /// Returns the rules for HTTP: a request is idempotent by its method or an `Idempotency-Key`.
     pub(crate) fn http() -> Self {
-        Self::by(ByMethod::Http, Marker::Http)
+        Self::new(ByMethod::Http, Marker::Http)
     }
 
     /// Returns the rules for gRPC: a request is idempotent by an `Idempotency-Key`.
     pub(crate) fn grpc() -> Self {
-        Self::by(ByMethod::Grpc, Marker::Grpc)
+        Self::new(ByMethod::Grpc, Marker::Grpc)
     }
 
-    fn by(idempotent: ByMethod, header: Marker) -> Self {
-        Self { max_body: DEFAULT_MAX_BODY, idempotent, header, remembers_endpoints: false, map: Same }
+    fn new(idempotent: ByMethod, header: Marker) -> Self {
+        let memory = ReplayMemory::process();
+        Self { max_body: DEFAULT_MAX_BODY, memory, idempotent, header, remembers_endpoints: false, map: Same }
+    }
+}
+
+impl<M, I> Replays<M, I> {
+    pub(crate) fn idempotent<J>(self, idempotent: J) -> Replays<M, J> {
+        let Self { max_body, memory, idempotent: _, header, remembers_endpoints, map } = self;
+        Replays { max_body, memory, idempotent, header, remembers_endpoints, map }
+    }
+
+    pub(crate) fn map<N>(self, map: N) -> Replays<N, I> {
+        let Self { max_body, memory, idempotent, header, remembers_endpoints, map: _ } = self;
+        Replays { max_body, memory, idempotent, header, remembers_endpoints, map }
     }
 }
 
@@ -279,23 +295,58 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
     ///
     /// The body of every request is kept up to the cap, not only of idempotent ones: a request that
     /// the backend did not process is repeated whatever its method.
-    pub(crate) fn first<B: Body>(&self, request: Request<B>) -> (Request<M::Body>, KeptRequest<B, M>)
+    pub(crate) fn first<B: Body + 'static>(&self, request: Request<B>) -> (Request<M::Body>, KeptRequest<B, M>)
     where
         M: MapBody<B>,
     {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        let is_idempotent = self.is_idempotent(&head);
+        self.split(head, body, Readers::Latest, is_idempotent)
+    }
+
+    /// Returns the first of several attempts at once, and the request kept for further ones if it
+    /// may be processed twice. One that is known to exceed the cap is not kept.
+    pub(crate) fn first_of_several<B: Body + 'static>(
+        &self,
+        request: Request<B>,
+    ) -> (Request<M::Body>, Option<KeptRequest<B, M>>)
+    where
+        M: MapBody<B>,
+    {
+        let (head, body) = request.into_parts();
+        let fits = body.size_hint().lower() <= self.max_body || factory::<B>(&head).is_some();
+        if !fits || !self.is_idempotent(&head) {
+            return (self.only(Request::from_parts(head, body)), None);
+        }
+        let (first, kept) = self.split(head, body, Readers::All, true);
+        (first, Some(kept))
+    }
+
+    /// What the request says of itself wins over the rule.
+    fn is_idempotent(&self, head: &Parts) -> bool {
+        let own = RetryOverride::of(&head.extensions).and_then(|own| own.idempotent);
+        own.unwrap_or_else(|| self.idempotent.is_idempotent(head))
+    }
+
+    fn split<B: Body + 'static>(
+        &self,
+        mut head: Parts,
+        body: B,
+        readers: Readers,
+        idempotent: bool,
+    ) -> (Request<M::Body>, KeptRequest<B, M>)
+    where
+        M: MapBody<B>,
+    {
         if self.remembers_endpoints {
             head.extensions.get_or_insert_default::<Attempted>();
         }
-        let own = RetryOverride::of(&head.extensions).and_then(|own| own.idempotent);
-        let (body, handle) = tee(body, self.max_body);
-        let kept = KeptRequest {
-            idempotent: own.unwrap_or_else(|| self.idempotent.is_idempotent(&head)),
-            head: KeptHead::of(&head),
-            body: handle,
-            header: self.header,
-            map: self.map.clone(),
+        let (body, handle) = match factory::<B>(&head) {
+            Some(factory) => made(body, factory.clone()),
+            None => teed(body, self.max_body, self.memory, readers),
         };
+        let (header, map) = (self.header, self.map.clone());
+        let kept = KeptRequest { idempotent, head: KeptHead::of(&head), body: handle, header, map };
         (Request::from_parts(head, self.map.map(body)), kept)
     }
 
@@ -304,8 +355,15 @@ impl<M: Clone, I: Idempotent> Replays<M, I> {
     where
         M: MapBody<B>,
     {
-        request.map(|body| self.map.map(tee(body, 0).0))
+        request.map(|body| {
+            let body = if body.is_end_stream() { ReplayBody::default() } else { ReplayBody::once(body) };
+            self.map.map(body)
+        })
     }
+}
+
+fn factory<B: 'static>(head: &Parts) -> Option<&BodyFactory<B>> {
+    head.extensions.get()
 }
 
 impl<B: Body, M: MapBody<B>> Kept for KeptRequest<B, M> {
