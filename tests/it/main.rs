@@ -11,6 +11,7 @@ mod flow_control;
 mod grpc_client;
 mod grpc_retries;
 mod grpc_server;
+mod hedge;
 mod network;
 mod overload;
 mod own_policy;

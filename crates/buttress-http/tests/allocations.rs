@@ -101,6 +101,7 @@ fn a_client_call_without_a_body_allocates_nothing() {
         .layer(RateLimitLayer::per_second(100).http_client())
         .layer(RateLimitLayer::per_second(100).wait(Duration::from_secs(1)).http_client())
         .layer(RetryLayer::new(3).budget(RetryBudget::new()).http_client())
+        .layer(HedgeLayer::percentile(95.0).unwrap().http_client())
         .layer(AdaptiveRateLayer::new().http_client())
         .layer(CircuitBreakerLayer::new("backend").http_client())
         .layer(BulkheadLayer::new(100).queue(100, Duration::from_millis(50)).http_client())
@@ -119,6 +120,14 @@ fn retry_allocates_once_for_a_body_in_one_piece() {
     assert_eq!(allocations(retry.layer(Backend), || chunks(1)), 1, "a body that does not say that it ends");
     // The list of its chunks grows to two, four and eight.
     assert_eq!(allocations(retry.layer(Backend), || chunks(8)), 4);
+}
+
+#[test]
+fn a_hedge_allocates_once_for_a_body_in_one_piece_and_nothing_for_a_request_that_is_sent_once() {
+    let full = || Full::new(Bytes::from_static(b"content"));
+    let hedge = HedgeLayer::percentile(95.0).unwrap().http_client();
+    assert_eq!(allocations(hedge.clone().layer(Backend), full), 0, "a POST");
+    assert_eq!(allocations(hedge.idempotent(|_: &http::request::Parts| true).layer(Backend), full), 1);
 }
 
 #[test]

@@ -183,6 +183,19 @@ fn a_retry() {
     contract::check(|| RetryLayer::new(1).http_client().map_request_body(replayed));
 }
 
+/// A delay that no scenario reaches, one that sends all attempts at once, and none.
+#[test]
+fn a_hedge() {
+    for delay in [A_WEEK, Duration::ZERO] {
+        let layer = move || HedgeLayer::after(delay);
+        contract::check(|| layer().plain());
+        contract::check(|| layer().http_client().map_request_body(replayed));
+        contract::check(|| layer().grpc_client().idempotent(|_: &Parts| true).map_request_body(replayed));
+        contract::check(|| layer().max_hedges(0).http_client().map_request_body(replayed));
+    }
+    contract::check(|| HedgeLayer::percentile(95.0).unwrap().http_client().map_request_body(replayed));
+}
+
 #[test]
 fn a_timeout() {
     contract::check(|| TimeoutLayer::attempt(A_WEEK).plain());

@@ -170,6 +170,21 @@ fn a_retry() {
     expect(Traffic::through("retry, .grpc_client()", grpc).speaking(Protocol::Grpc)).check();
 }
 
+/// A failure of a request that may be processed twice is followed by another attempt, so that a
+/// bodies' row counts two. What was not sent is repeated by retry.
+#[test]
+fn a_hedge() {
+    let expect = |traffic: Traffic| traffic.without(Row::Uploads, "it counts the attempts of a retry");
+    let layer = || HedgeLayer::percentile(95.0).unwrap();
+    expect(Traffic::through("hedge, .plain()", move || layer().plain()).speaking(Protocol::Plain)).check();
+    let http = move || layer().http_client().map_request_body(replayed);
+    expect(Traffic::through("hedge, .http_client()", http)).check();
+    let grpc = move || layer().grpc_client().map_request_body(replayed);
+    expect(Traffic::through("hedge, .grpc_client()", grpc).speaking(Protocol::Grpc)).check();
+    let often = move || HedgeLayer::after(ATTEMPT).max_hedges(3).http_client().map_request_body(replayed);
+    expect(Traffic::through("hedge, fixed", often)).check();
+}
+
 #[test]
 fn a_timeout_of_an_attempt() {
     every_ending!("attempt timeout", TimeoutLayer::attempt(ATTEMPT), |traffic| traffic.attempt_within(ATTEMPT));

@@ -145,6 +145,42 @@ async fn what_retries_count_is_published_each_under_its_own_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hedge_is_published_with_its_delay() {
+    use crate::{HedgeLayer, PlainExt};
+    use std::time::Duration;
+    use tower::ServiceExt;
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let exporter = Exporter::new();
+    let layer = HedgeLayer::after(Duration::from_millis(250)).named("search");
+    exporter.add(&layer.stats());
+    let slow = tower::service_fn(|millis: u64| async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let service = tower::Layer::layer(&layer.plain(), slow);
+    for millis in [100, 300, 900] {
+        service.clone().oneshot(millis).await.unwrap();
+    }
+    metrics::with_local_recorder(&recorder, || exporter.publish());
+    let all: BTreeMap<_, _> = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let value = match value {
+                DebugValue::Counter(n) => n as f64,
+                DebugValue::Gauge(x) => x.into_inner(),
+                DebugValue::Histogram(_) => unreachable!("it has none"),
+            };
+            (key.key().name().to_owned(), value)
+        })
+        .collect();
+    let expected = [("delay", 0.25), ("hedges", 2.0), ("out_of_budget", 0.0), ("retries", 0.0), ("wins", 0.0)];
+    assert_eq!(all, expected.map(|(name, value)| (format!("resilience.hedge.{name}"), value)).into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timeout_is_published_under_its_name() {
     use crate::{PlainExt, TimeoutLayer};
     use tower::ServiceExt;
