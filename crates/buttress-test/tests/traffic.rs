@@ -170,11 +170,10 @@ fn a_retry() {
     expect(Traffic::through("retry, .grpc_client()", grpc).speaking(Protocol::Grpc)).check();
 }
 
-/// A failure of a request that may be processed twice is followed by another attempt, so that a
-/// bodies' row counts two. What was not sent is repeated by retry.
+/// With a percentile, which the slow calls of the table raise.
 #[test]
 fn a_hedge() {
-    let expect = |traffic: Traffic| traffic.without(Row::Uploads, "it counts the attempts of a retry");
+    let expect = |traffic: Traffic| traffic.without(Row::Uploads, "the row expects the rules of a retry");
     let layer = || HedgeLayer::percentile(95.0).unwrap();
     expect(Traffic::through("hedge, .plain()", move || layer().plain()).speaking(Protocol::Plain)).check();
     let http = move || layer().http_client().map_request_body(replayed);
@@ -182,6 +181,7 @@ fn a_hedge() {
     let grpc = move || layer().grpc_client().map_request_body(replayed);
     expect(Traffic::through("hedge, .grpc_client()", grpc).speaking(Protocol::Grpc)).check();
     let often = move || HedgeLayer::after(ATTEMPT).max_hedges(3).http_client().map_request_body(replayed);
+    let expect = |traffic: Traffic| expect(traffic).without(Row::Long, "each call is sent again, as it should be");
     expect(Traffic::through("hedge, fixed", often)).check();
 }
 
