@@ -88,6 +88,9 @@ impl Wake for Crowd {
     }
 }
 
+/// The next frame of a source.
+type NextFrame<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Kept,
@@ -275,7 +278,7 @@ where
         }
     }
 
-    fn poll_source(&mut self, attempt: u32, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_source(&mut self, attempt: u32, cx: &mut Context<'_>) -> Poll<NextFrame<B>> {
         let source = Pin::new(&mut self.source);
         if let Some(crowd) = &self.crowd {
             crowd.join(attempt, cx.waker());

@@ -1,6 +1,9 @@
 //! Hedged requests, on a paused clock.
 
-use buttress::BoxError;
+use buttress::{
+    BoxError,
+    policy::{Clock, TokioClock},
+};
 use buttress_http::{ReplayBody, prelude::*, replay::BodyFactory};
 use buttress_test::{Part, TestBody};
 use bytes::Bytes;
@@ -150,9 +153,9 @@ async fn a_conclusive_answer_of_a_hedge_is_that_of_the_call_and_another_failure_
         if !headers.is_empty() {
             request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
         }
-        let started = tokio::time::Instant::now();
+        let started = TokioClock.now();
         hedge().http_client().layer(backend).oneshot(request).await.unwrap();
-        assert_eq!(started.elapsed() > Duration::from_millis(500), waits, "{status} {headers:?}");
+        assert_eq!(TokioClock.now() - started > Duration::from_millis(500), waits, "{status} {headers:?}");
         assert_eq!(seen.bodies().len(), 2);
     }
 }

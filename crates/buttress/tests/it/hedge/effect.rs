@@ -1,7 +1,10 @@
 //! What hedging does for the latency, and to the backend: simulations on virtual time.
 
 use super::backend::budget;
-use buttress::{HedgeLayer, PlainExt, RetryBudget, TimeoutLayer};
+use buttress::{
+    HedgeLayer, PlainExt, RetryBudget, TimeoutLayer,
+    policy::{Clock, TokioClock},
+};
 use std::{
     convert::Infallible,
     sync::{
@@ -10,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 /// A backend that is slow for some attempts.
@@ -55,9 +58,9 @@ where
     for call in 0..calls {
         let call = service.clone().oneshot(call);
         running.spawn(async {
-            let started = Instant::now();
+            let started = TokioClock.now();
             let _ = call.await;
-            started.elapsed()
+            TokioClock.now() - started
         });
         tokio::time::sleep(EVERY).await;
     }
