@@ -11,8 +11,8 @@ use std::time::Duration;
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
 use buttress::{
-    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, DeadlineLayer, HedgeLayer, LoadShed,
-    LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
+    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, DeadlineLayer, FallbackLayer, HedgeLayer,
+    LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
 };
 use buttress_core::shard::with_shards;
 
@@ -75,6 +75,8 @@ pub(crate) fn add(rows: &mut Rows) {
     rows.of(Ours, "buttress/hedge(p95)", NONE)
         .healthy(move || HedgeLayer::percentile(95.0).expect("a valid percentile").budget(often()).plain());
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
+    // The value is of the type of the responses.
+    rows.of(Ours, "buttress/fallback", NONE).healthy(|| FallbackLayer::to(Default::default()).plain());
     rate::add(rows);
     rows.of(Ours, "buttress/context", NONE).healthy(|| ContextLayer::new().plain());
     rows.of(Ours, "buttress/deadline", NONE).healthy(|| DeadlineLayer::new(HALF_A_MINUTE).plain());

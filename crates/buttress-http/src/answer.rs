@@ -143,7 +143,7 @@ fn with_rejection<T>(mut response: Response<T>, rejection: Rejection) -> Respons
 
 /// Encodes a `grpc-message` as the gRPC protocol requires (`doc/PROTOCOL-HTTP2.md`): printable
 /// ASCII characters except `%` are unchanged, all other bytes become `%XX`.
-fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         match byte {
             b' '..=b'~' if byte != b'%' => out.push(byte.into()),

@@ -2,10 +2,11 @@ use crate::{
     ending::Client,
     replay::{ReplayMemory, Replays},
 };
-use buttress::{Ending, HedgeLayer, RetryLayer};
+use buttress::{Ending, FallbackLayer, HedgeLayer, RetryLayer};
 use http::request::Parts;
 
-/// Settings of a layer that sends requests again, retry or hedge, with a client ending.
+/// Settings of a layer with a client ending that sends requests again: retry, hedge, or a fallback to
+/// another [service](FallbackLayer::service).
 ///
 /// ```
 /// use buttress_http::prelude::*;
@@ -77,9 +78,9 @@ pub trait HttpRetryExt<S, C, M, I>: Ending<Now = Client<S, C, Replays<M, I>>> {
     fn map_request_body<N>(self, map: N) -> Self::With<Client<S, C, Replays<N, I>>>;
 }
 
-macro_rules! repeats {
-    ($layer:ident) => {
-        impl<S, C, M, I, L> HttpRetryExt<S, C, M, I> for $layer<Client<S, C, Replays<M, I>>, L> {
+macro_rules! settings {
+    ($(<$param:ident> $layer:ident<$($before:ident,)? .. $(, $after:ident)?>;)*) => {$(
+        impl<S, C, M, I, $param> HttpRetryExt<S, C, M, I> for $layer<$($before,)? Client<S, C, Replays<M, I>> $(, $after)?> {
             fn max_body(self, bytes: u64) -> Self {
                 self.map_ending(|mut client| {
                     client.replays.max_body = bytes;
@@ -101,16 +102,20 @@ macro_rules! repeats {
                 })
             }
 
-            fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> $layer<Client<S, C, Replays<M, J>>, L> {
+            fn idempotent<J: Fn(&Parts) -> bool>(self, idempotent: J) -> Self::With<Client<S, C, Replays<M, J>>> {
                 self.map_ending(|client| client.map_replays(|replays| replays.idempotent(idempotent)))
             }
 
-            fn map_request_body<N>(self, map: N) -> $layer<Client<S, C, Replays<N, I>>, L> {
+            fn map_request_body<N>(self, map: N) -> Self::With<Client<S, C, Replays<N, I>>> {
                 self.map_ending(|client| client.map_replays(|replays| replays.map(map)))
             }
         }
-    };
+    )*};
 }
 
-repeats!(HedgeLayer);
-repeats!(RetryLayer);
+settings! {
+    <A> FallbackLayer<A, ..>;
+    <L> HedgeLayer<.., L>;
+    <L> RetryLayer<.., L>;
+}
+

@@ -105,6 +105,7 @@ mod context;
 mod deadline;
 pub mod ending;
 mod ext;
+mod fallback;
 mod health;
 mod hint;
 mod per_host;
@@ -149,8 +150,8 @@ pub mod prelude {
     pub use crate::{ending::HttpExt, ext::HttpRetryExt, replay::RetryOverride};
     pub use buttress::{
         AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
-        CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, Health, HealthLayer,
-        HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer, Throttle,
-        ThrottleLayer, TimeoutLayer, health::HealthExt,
+        CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, FallbackLayer, Health,
+        HealthLayer, HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer,
+        Throttle, ThrottleLayer, TimeoutLayer, health::HealthExt,
     };
 }

@@ -97,6 +97,7 @@ where
 #[test]
 fn a_client_call_without_a_body_allocates_nothing() {
     let stack = ServiceBuilder::new()
+        .layer(FallbackLayer::to(Response::new(Full::<Bytes>::from("nothing"))).http_client())
         .layer(TimeoutLayer::total(Duration::from_secs(2)).http_client())
         .layer(RateLimitLayer::per_second(100).http_client())
         .layer(RateLimitLayer::per_second(100).wait(Duration::from_secs(1)).http_client())

@@ -196,6 +196,21 @@ fn a_hedge() {
     contract::check(|| HedgeLayer::percentile(95.0).unwrap().http_client().map_request_body(replayed));
 }
 
+/// Its fallbacks fail, so that the errors of the inner service come out.
+#[test]
+fn a_fallback() {
+    let layer = || FallbackLayer::with(async |_| Err::<http::Response<TestBody>, _>(std::io::Error::other("none")));
+    contract::check(|| layer().plain());
+    contract::check(|| layer().http());
+    contract::check(|| layer().http_client());
+    contract::check(|| layer().grpc());
+    contract::check(|| layer().grpc_client());
+    let failing = tower::service_fn(async |_: http::Request<ReplayBody<TestBody>>| {
+        Err::<http::Response<TestBody>, _>(std::io::Error::other("none"))
+    });
+    contract::check(|| FallbackLayer::service(failing).http_client().map_request_body(replayed));
+}
+
 #[test]
 fn a_timeout() {
     contract::check(|| TimeoutLayer::attempt(A_WEEK).plain());

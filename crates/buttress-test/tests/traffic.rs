@@ -185,6 +185,16 @@ fn a_hedge() {
     expect(Traffic::through("hedge, fixed", often)).check();
 }
 
+/// One that fails, so that what the backend answers comes out.
+#[test]
+fn a_fallback() {
+    every_ending!(
+        "fallback",
+        FallbackLayer::with(async |_| Err::<http::Response<TestBody>, _>(std::io::Error::other("none"))),
+        |traffic| traffic
+    );
+}
+
 #[test]
 fn a_timeout_of_an_attempt() {
     every_ending!("attempt timeout", TimeoutLayer::attempt(ATTEMPT), |traffic| traffic.attempt_within(ATTEMPT));

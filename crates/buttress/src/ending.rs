@@ -96,8 +96,8 @@ mod plain;
 
 pub use plain::{AsError, Judge, Plain, PlainExt, Respond, Success};
 
-use crate::in_flight::InFlight;
-use buttress_core::{Label, Outcome, Permit, Rejection};
+use crate::{BoxError, in_flight::InFlight};
+use buttress_core::{Label, Name, Outcome, Permit, Rejection};
 use std::{
     convert::Infallible,
     task::Poll,
@@ -389,6 +389,37 @@ pub trait Bound<Context, Res, Err>: Finish<Context, Res, Err> {
     /// # Errors
     /// The rejection, for endings that return rejections as errors.
     fn expired(&self, context: Context, rejection: Rejection) -> Result<Self::Bounded, Self::Error>;
+}
+
+/// Returns another response in place of a failed one. Required by
+/// [`FallbackLayer`](crate::FallbackLayer).
+///
+/// ```
+/// use buttress::{Error, ending::{Plain, Substitute}};
+///
+/// let plain = Plain::new();
+/// let response = Substitute::<(), &str, Error, &str>::substitute(&plain, "a fallback", None);
+/// assert_eq!(response, "a fallback");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the ending `{Self}` cannot return `{Alt}` in place of `Result<{Res}, {Err}>`",
+    note = "with `.plain()` a fallback returns the type of the response; with HTTP endings it returns an `http::Response` whose \
+            body has the same type of data"
+)]
+pub trait Substitute<Context, Res, Err, Alt>: Finish<Context, Res, Err> {
+    /// The response to the caller: of the inner service, or of the fallback.
+    type Substituted;
+
+    /// Converts the response of the inner service.
+    fn original(&self, response: Res) -> Self::Substituted;
+
+    /// Converts and marks the response of the fallback `name`.
+    fn substitute(&self, response: Alt, name: Option<&Name>) -> Self::Substituted;
+
+    /// Returns the error of a call whose fallback failed too. The default is the original error.
+    fn failed(&self, original: Self::Error, _fallback: BoxError) -> Self::Error {
+        original
+    }
 }
 
 /// Time limits on the body of a response. `None` sets no limit.

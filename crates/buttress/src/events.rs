@@ -1,8 +1,7 @@
 //! DEBUG events of the layers for `tracing`. Without the feature `tracing` these functions do
 //! nothing.
 
-use buttress_core::Failure;
-use buttress_core::Rejection;
+use buttress_core::{Failure, Outcome, Rejection};
 use std::time::Duration;
 
 #[cfg(feature = "tracing")]
@@ -83,6 +82,20 @@ pub(crate) fn hedge_out_of_budget(attempt: u32) {
     #[cfg(feature = "tracing")]
     tracing::debug!(attempt, "hedge denied by the budget");
     let _ = attempt;
+}
+
+/// A fallback answers in place of a call with this outcome.
+pub(crate) fn falling_back(name: Option<&str>, outcome: &Outcome) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(resilience.policy.name = name, ?outcome, "call falls back");
+    let _ = (name, outcome);
+}
+
+/// A fallback failed, and the original result is returned.
+pub(crate) fn fallback_failed(name: Option<&str>, error: &(dyn std::error::Error + 'static)) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(resilience.policy.name = name, error, "fallback failed");
+    let _ = (name, error);
 }
 
 #[cfg(all(test, feature = "tracing"))]

@@ -38,6 +38,7 @@
 //! |---|---|
 //! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`hedge`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
+//! | [`fallback`] | answers in place of failed calls |
 //! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
 //! | [`context`], [`deadline`] | the priority and the deadline of a call, and what it hands on |
 //! | [`keyed`] | one policy for each host, route or tenant |
@@ -100,6 +101,7 @@ pub mod deadline;
 pub mod ending;
 pub mod error;
 mod events;
+pub mod fallback;
 pub mod gate;
 pub mod health;
 pub mod hedge;
@@ -137,6 +139,7 @@ pub use context::ContextLayer;
 pub use deadline::{DeadlineLayer, Deadlines};
 pub use ending::{Ending, PlainExt};
 pub use error::{BoxError, Error};
+pub use fallback::FallbackLayer;
 pub use health::{Health, HealthLayer};
 pub use hedge::HedgeLayer;
 pub use load_shed::{LoadShed, LoadShedLayer};
@@ -163,6 +166,7 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         RateLimit::metrics,
         RetryBudget::metrics,
         Throttle::metrics,
+        fallback::FallbackStats::metrics,
         keyed::own_metrics,
         policy::Counted::<()>::metrics,
         retry::RetryStats::metrics,

@@ -3,19 +3,21 @@ use super::{
     observe,
 };
 use crate::{
-    ObservedBody, classify, deadline,
+    ObservedBody, classify, deadline, fallback,
     replay::{Idempotent, KeptRequest, MapBody, Replays, RetryOverride},
     retried,
     timed::{Side, TimedBody},
 };
 use buttress::{
     BoxError, Error, Rejection,
-    ending::{Begin, BodyBounds, Bound, Duplicate, Ended, Finish, Replay},
+    ending::{Begin, BodyBounds, Bound, Duplicate, Ended, Finish, Replay, Substitute},
+    fallback::FallbackFailed,
     outcome::Outcome,
-    policy::{InFlight, Permit},
+    policy::{InFlight, Name, Permit},
 };
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::Either;
 use std::{convert::Infallible, marker::PhantomData, time::Duration};
 
 /// The ending for clients.
@@ -180,6 +182,28 @@ where
 
     fn expired(&self, _: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Error> {
         Err(rejection.into())
+    }
+}
+
+impl<S: Speaks, C: ClassifyHead, R, B, T, Err: Into<BoxError>>
+    Substitute<HttpContext<C::Note>, Response<B>, Err, Response<T>> for Client<S, C, R>
+where
+    B: Body,
+    T: Body<Data = B::Data>,
+{
+    type Substituted = Response<Either<B, T>>;
+
+    #[inline]
+    fn original(&self, response: Response<B>) -> Response<Either<B, T>> {
+        response.map(Either::Left)
+    }
+
+    fn substitute(&self, response: Response<T>, name: Option<&Name>) -> Response<Either<B, T>> {
+        fallback::mark(response, name)
+    }
+
+    fn failed(&self, original: Error, fallback: BoxError) -> Error {
+        FallbackFailed::around(original, fallback)
     }
 }
 

@@ -5,18 +5,19 @@ use super::{
 use crate::{
     ObservedBody,
     answer::{self, AnswerBody},
-    quota,
+    fallback, quota,
     timed::{Side, TimedBody},
 };
 use buttress::{
     Rejection,
-    ending::{Begin, BodyBounds, Bound, Ended, Finish},
+    ending::{Begin, BodyBounds, Bound, Ended, Finish, Substitute},
     outcome::Outcome,
-    policy::{InFlight, Permit},
+    policy::{InFlight, Name, Permit},
 };
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::Either;
 use std::{marker::PhantomData, time::Duration};
 
 /// Default time that a response body waits for a reader that does not poll it: 30 s. Without a
@@ -244,5 +245,23 @@ where
 
     fn expired(&self, context: HttpContext<C::Note>, rejection: Rejection) -> Result<Response<TimedBody<B>>, Err> {
         Ok(self.answer(&context, rejection).map(TimedBody::answer))
+    }
+}
+
+impl<S: Speaks, C: ClassifyHead, R: Respond<B>, B, T, Err: Send + Sync + 'static>
+    Substitute<HttpContext<C::Note>, Response<B>, Err, Response<T>> for Server<S, C, R>
+where
+    B: Body,
+    T: Body<Data = B::Data>,
+{
+    type Substituted = Response<Either<B, T>>;
+
+    #[inline]
+    fn original(&self, response: Response<B>) -> Response<Either<B, T>> {
+        response.map(Either::Left)
+    }
+
+    fn substitute(&self, response: Response<T>, name: Option<&Name>) -> Response<Either<B, T>> {
+        fallback::mark(response, name)
     }
 }

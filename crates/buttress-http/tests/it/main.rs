@@ -1,6 +1,7 @@
 //! When a call is settled and with which outcome, frame by frame, and the responses of the endings.
 
 mod answers;
+mod fallback;
 mod hedges;
 mod limits;
 mod outcomes;

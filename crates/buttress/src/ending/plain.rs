@@ -1,6 +1,6 @@
-use super::{Begin, BodyBounds, Bound, Duplicate, Ended, Ending, Finish, Kept, NoEnding, Replay};
-use crate::{BoxError, Error, error, in_flight::InFlight, shell::opaque_debug};
-use buttress_core::{Failure, FailureKind, Outcome, Permit, Rejection};
+use super::{Begin, BodyBounds, Bound, Duplicate, Ended, Ending, Finish, Kept, NoEnding, Replay, Substitute};
+use crate::{BoxError, Error, error, fallback::FallbackFailed, in_flight::InFlight, shell::opaque_debug};
+use buttress_core::{Failure, FailureKind, Name, Outcome, Permit, Rejection};
 use std::convert::Infallible;
 
 /// The ending for services that are not HTTP: a response is a success, an error is a failure, and a
@@ -258,6 +258,44 @@ where
 
     fn expired(&self, context: (), rejection: Rejection) -> Result<Res, Self::Error> {
         self.reject::<()>(context, rejection)
+    }
+}
+
+/// Marks nothing: a response that is not HTTP has no headers.
+impl<Outcomes, Res, Err> Substitute<(), Res, Err, Res> for Plain<Outcomes, AsError>
+where
+    Self: Finish<(), Res, Err, Error = Error>,
+{
+    type Substituted = Res;
+
+    #[inline(always)]
+    fn original(&self, response: Res) -> Res {
+        response
+    }
+
+    fn substitute(&self, response: Res, _: Option<&Name>) -> Res {
+        response
+    }
+
+    fn failed(&self, original: Error, fallback: BoxError) -> Error {
+        FallbackFailed::around(original, fallback)
+    }
+}
+
+/// Marks nothing: a response that is not HTTP has no headers.
+impl<Outcomes, Res, Err, F> Substitute<(), Res, Err, Res> for Plain<Outcomes, Respond<F>>
+where
+    Self: Finish<(), Res, Err>,
+{
+    type Substituted = Res;
+
+    #[inline(always)]
+    fn original(&self, response: Res) -> Res {
+        response
+    }
+
+    fn substitute(&self, response: Res, _: Option<&Name>) -> Res {
+        response
     }
 }
 

@@ -4,6 +4,7 @@ mod backpressure;
 mod context;
 mod deadline;
 mod dropped;
+mod fallback;
 mod gate;
 mod handles;
 mod health;
