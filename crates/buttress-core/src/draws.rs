@@ -18,19 +18,32 @@ impl Draws {
 
     /// Returns a number of 64 random bits.
     pub(crate) fn draw(&self) -> u64 {
-        let state = self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN);
-        let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        state ^ (state >> 31)
+        self.take::<1>()[0]
+    }
+
+    /// Returns the next `N` numbers of the sequence, between which no other thread draws.
+    pub(crate) fn take<const N: usize>(&self) -> [u64; N] {
+        let mut state = self.0.fetch_add(GOLDEN.wrapping_mul(N as u64), Ordering::Relaxed);
+        std::array::from_fn(|_| {
+            state = state.wrapping_add(GOLDEN);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        })
     }
 
     /// Returns a time in `range`, in whole milliseconds.
     pub(crate) fn between(&self, range: &RangeInclusive<Duration>) -> Duration {
-        let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1);
-        let (low, high) = (millis(range.start()), millis(range.end()));
-        let width = high.saturating_sub(low).saturating_add(1);
-        Duration::from_millis(low + ((u128::from(self.draw()) * u128::from(width)) >> 64) as u64)
+        spread(self.draw(), range)
     }
+}
+
+/// Returns the time in `range`, in whole milliseconds, at which `number` of 64 random bits lies.
+pub(crate) fn spread(number: u64, range: &RangeInclusive<Duration>) -> Duration {
+    let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1);
+    let (low, high) = (millis(range.start()), millis(range.end()));
+    let width = high.saturating_sub(low).saturating_add(1);
+    Duration::from_millis(low + ((u128::from(number) * u128::from(width)) >> 64) as u64)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -42,6 +55,7 @@ mod tests {
         let draws = Draws::new(Some(1_234_567));
         // The first numbers of the reference implementation for this seed.
         assert_eq!([draws.draw(), draws.draw()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+        assert_eq!(Draws::new(Some(1_234_567)).take(), [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
         assert_ne!(Draws::new(None).draw(), Draws::new(None).draw());
     }
 

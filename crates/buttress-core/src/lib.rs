@@ -51,6 +51,7 @@
 //!
 //! | feature | default | enables |
 //! |---|---|---|
+//! | `chaos` | no | `chaos`, the injection of faults |
 //! | `tracing` | no | logs changes of a circuit's state as events of the `tracing` crate |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -60,6 +61,8 @@ pub mod backoff;
 mod beat;
 mod buckets;
 pub mod bulkhead;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod circuit_breaker;
 mod clock;
 pub mod concurrency;
