@@ -374,6 +374,13 @@ pub struct HttpContext<N = ()> {
     upgrade: Option<Box<Bridge>>,
 }
 
+#[cfg(feature = "chaos")]
+impl<N> HttpContext<N> {
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.is_grpc
+    }
+}
+
 #[inline]
 fn begin<S: Speaks, P: Permit, B, C: ClassifyHead>(request: &mut Request<B>, classify: &C) -> HttpContext<C::Note> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());

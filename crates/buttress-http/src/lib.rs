@@ -90,6 +90,7 @@
 //! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
 //! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; reads the `RetryInfo` in the details of a gRPC status; its bodies are handled as those of axum |
 //! | `tracing` | yes | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
+//! | `chaos` | no | `chaos`: a layer that injects faults, for tests and drills |
 //! | `metrics` | no | [`metrics::Exporter`](https://docs.rs/buttress/latest/buttress/metrics/) of `buttress`: what policies count, through the `metrics` facade |
 //! | `gossip` | no | circuits that instances share by UDP |
 //!
@@ -100,6 +101,8 @@
 mod ahead;
 mod answer;
 mod body;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod classify;
 mod context;
 mod deadline;
@@ -154,4 +157,6 @@ pub mod prelude {
         HealthLayer, HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer,
         Throttle, ThrottleLayer, TimeoutLayer, health::HealthExt,
     };
+    #[cfg(feature = "chaos")]
+    pub use buttress::{Chaos, ChaosLayer};
 }

@@ -96,6 +96,8 @@ mod plain;
 
 pub use plain::{AsError, Judge, Plain, PlainExt, Respond, Success};
 
+#[cfg(feature = "chaos")]
+use crate::chaos::{Drawn, Injection};
 use crate::{BoxError, in_flight::InFlight};
 use buttress_core::{Label, Name, Outcome, Permit, Rejection};
 use std::{
@@ -420,6 +422,30 @@ pub trait Substitute<Context, Res, Err, Alt>: Finish<Context, Res, Err> {
     fn failed(&self, original: Self::Error, _fallback: BoxError) -> Self::Error {
         original
     }
+}
+
+/// Injects faults. Required by [`ChaosLayer`](crate::chaos::ChaosLayer).
+#[cfg(feature = "chaos")]
+#[diagnostic::on_unimplemented(
+    message = "the ending `{Self}` cannot inject faults into `Result<{Res}, {Err}>`",
+    note = "HTTP endings take an `http::Response` whose body has data that can be made from `Bytes`; for responses of other \
+            types end the layer with `.plain()`"
+)]
+pub trait Inject<Context, Res, Err>: Finish<Context, Res, Err> {
+    /// The response with its faults.
+    type Injected;
+
+    /// Converts a response without faults.
+    fn untouched(&self, response: Res) -> Self::Injected;
+
+    /// Returns the result of a call that fails.
+    ///
+    /// # Errors
+    /// The injected error, for endings that return failures as errors.
+    fn fail(&self, context: Context, drawn: &Drawn) -> Result<Self::Injected, Self::Error>;
+
+    /// Injects the drawn faults into the body of a response.
+    fn break_body(&self, response: Res, injection: Injection) -> Self::Injected;
 }
 
 /// Time limits on the body of a response. `None` sets no limit.

@@ -26,6 +26,7 @@
 //! | [`WaitLayer`](crate::wait::WaitLayer) | [`Wait`](crate::wait::Wait) | the policy |
 //! | [`RetryLayer`](crate::RetryLayer) | [`Retry`](crate::retry::Retry) | [`RetryBudget`](crate::RetryBudget) |
 //! | [`TimeoutLayer`](crate::TimeoutLayer) | [`Timeout`](crate::timeout::Timeout) | none |
+//! | `ChaosLayer` (feature `chaos`) | `ChaosService` | `Chaos` |
 //! | [`FallbackLayer`](crate::FallbackLayer) | [`Fallback`](crate::fallback::Fallback) | none |
 //!
 //! # Readiness

@@ -52,6 +52,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `tracing` | yes | changes of state, rejections, retries and timeouts as `tracing` events |
+//! | `chaos` | no | `chaos`, a layer that injects faults |
 //! | `metrics` | no | [`metrics::Exporter`], for the `metrics` facade |
 //! | `gossip` | no | [`Gossip`](circuit_breaker::sharing::Gossip): instances share circuits over UDP |
 //! | `axum` | no | `IntoResponse` for [`Error`] |
@@ -93,6 +94,8 @@ pub mod adaptive_rate;
 #[cfg(feature = "axum")]
 mod axum;
 pub mod bulkhead;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod circuit_breaker;
 mod clock;
 pub mod concurrency;
@@ -133,6 +136,8 @@ pub mod outcome {
 
 pub use adaptive_rate::{AdaptiveRate, AdaptiveRateLayer};
 pub use bulkhead::{Bulkhead, BulkheadLayer};
+#[cfg(feature = "chaos")]
+pub use chaos::{Chaos, ChaosLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use concurrency::{AdaptiveLimit, AdaptiveLimitLayer};
 pub use context::ContextLayer;
@@ -158,6 +163,8 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         AdaptiveRate::metrics,
         <AdaptiveLimit>::metrics,
         Bulkhead::metrics,
+        #[cfg(feature = "chaos")]
+        Chaos::metrics,
         CircuitBreaker::metrics,
         Deadlines::metrics,
         Health::metrics,

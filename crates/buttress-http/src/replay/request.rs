@@ -238,6 +238,11 @@ rebodied! {
     [B: Body] crate::TimedBody<B>;
 }
 
+#[cfg(feature = "chaos")]
+rebodied! {
+    [B: Body] crate::chaos::ChaosBody<B>;
+}
+
 #[cfg(feature = "hyper")]
 rebodied! {
     [] hyper::body::Incoming;

@@ -299,6 +299,59 @@ where
     }
 }
 
+#[cfg(feature = "chaos")]
+mod chaos {
+    use super::{AsError, Finish, Plain, Respond};
+    use crate::{
+        Error,
+        chaos::{Drawn, Fault, INJECTED, Injected, Injection},
+        ending::Inject,
+    };
+    use buttress_core::Rejection;
+
+    /// Without the faults of bodies: a response that is not HTTP has none.
+    impl<Outcomes, Res, Err> Inject<(), Res, Err> for Plain<Outcomes, AsError>
+    where
+        Self: Finish<(), Res, Err, Error = Error>,
+    {
+        type Injected = Res;
+
+        #[inline(always)]
+        fn untouched(&self, response: Res) -> Res {
+            response
+        }
+
+        fn fail(&self, (): (), _: &Drawn) -> Result<Res, Error> {
+            Err(Error::from_inner(Injected::new(Fault::Error)))
+        }
+
+        fn break_body(&self, response: Res, _: Injection) -> Res {
+            response
+        }
+    }
+
+    /// Without the faults of bodies: a response that is not HTTP has none.
+    impl<Outcomes, Res, Err, F> Inject<(), Res, Err> for Plain<Outcomes, Respond<F>>
+    where
+        Self: for<'a> Finish<(), Res, Err, Response<()> = Res>,
+    {
+        type Injected = Res;
+
+        #[inline(always)]
+        fn untouched(&self, response: Res) -> Res {
+            response
+        }
+
+        fn fail(&self, (): (), _: &Drawn) -> Result<Res, Self::Error> {
+            self.reject::<()>((), Rejection::new("chaos", &INJECTED))
+        }
+
+        fn break_body(&self, response: Res, _: Injection) -> Res {
+            response
+        }
+    }
+}
+
 /// A request that is repeated by cloning it.
 #[derive(Clone, Copy, Debug)]
 pub struct Cloned<Req>(Req);

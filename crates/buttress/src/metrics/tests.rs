@@ -474,6 +474,7 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     exporter.add(&Health::new());
     exporter.add(&crate::Deadlines::new());
     exporter.add(&crate::FallbackLayer::to(()).stats());
+    exporter.add(&crate::Chaos::new());
     exporter.add(&crate::RateLimit::per_second(1));
     let adaptive = crate::AdaptiveRate::new();
     let throttled = Failure { overload: true, ..Failure::new(FailureKind::Http(429)) };

@@ -1,6 +1,7 @@
 //! Tests of the layers, stepped by hand on a paused clock.
 
 mod backpressure;
+mod chaos;
 mod context;
 mod deadline;
 mod dropped;
