@@ -11,8 +11,8 @@ use std::time::Duration;
 use buttress::bulkhead::Discipline;
 use buttress::policy::Criticality;
 use buttress::{
-    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, ContextLayer, DeadlineLayer, FallbackLayer, HedgeLayer,
-    LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
+    AdaptiveLimit, AdaptiveLimitLayer, Bulkhead, BulkheadLayer, Chaos, ChaosLayer, ContextLayer, DeadlineLayer,
+    FallbackLayer, HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RetryBudget, RetryLayer, ThrottleLayer, TimeoutLayer,
 };
 use buttress_core::shard::with_shards;
 
@@ -70,11 +70,11 @@ pub(crate) fn add(rows: &mut Rows) {
         RetryLayer::new(3).budget(budget.expect("a valid budget")).plain()
     });
     let often = || RetryBudget::builder().percent(5.0).burst(100).build().expect("a valid budget");
-    rows.of(Ours, "buttress/hedge", NONE)
-        .healthy(move || HedgeLayer::after(HALF_A_MINUTE).budget(often()).plain());
+    rows.of(Ours, "buttress/hedge", NONE).healthy(move || HedgeLayer::after(HALF_A_MINUTE).budget(often()).plain());
     rows.of(Ours, "buttress/hedge(p95)", NONE)
         .healthy(move || HedgeLayer::percentile(95.0).expect("a valid percentile").budget(often()).plain());
     rows.of(Ours, "buttress/timeout", TIMEOUT).healthy(|| TimeoutLayer::attempt(HALF_A_MINUTE).plain());
+    rows.of(Ours, "buttress/chaos(off)", NONE).healthy(|| ChaosLayer::from(Chaos::new()).plain());
     // The value is of the type of the responses.
     rows.of(Ours, "buttress/fallback", NONE).healthy(|| FallbackLayer::to(Default::default()).plain());
     rate::add(rows);

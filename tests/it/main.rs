@@ -5,6 +5,7 @@ mod admission;
 mod answers;
 mod axum_server;
 mod balancing;
+mod chaos;
 mod circuit;
 mod deadlines;
 mod flow_control;

@@ -118,4 +118,3 @@ settings! {
     <L> HedgeLayer<.., L>;
     <L> RetryLayer<.., L>;
 }
-

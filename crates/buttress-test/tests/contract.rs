@@ -2,6 +2,7 @@
 
 use buttress::{
     bulkhead::Discipline,
+    chaos::Faults,
     deadline::Mode,
     gate::GateLayer,
     keyed::Keyed,
@@ -194,6 +195,30 @@ fn a_hedge() {
         contract::check(|| layer().max_hedges(0).http_client().map_request_body(replayed));
     }
     contract::check(|| HedgeLayer::percentile(95.0).unwrap().http_client().map_request_body(replayed));
+}
+
+/// Off, on without faults, and with faults that only take time.
+#[test]
+fn a_chaos() {
+    let layers = |chaos: fn() -> Chaos| {
+        let layer = move || ChaosLayer::from(chaos());
+        contract::check(move || layer().plain());
+        contract::check(move || layer().http());
+        contract::check(move || layer().http_client());
+        contract::check(move || layer().grpc());
+        contract::check(move || layer().grpc_client());
+    };
+    layers(Chaos::new);
+    layers(|| {
+        let chaos = Chaos::new();
+        chaos.set(Faults::default());
+        chaos
+    });
+    layers(|| {
+        let (chaos, pause) = (Chaos::new(), Duration::from_millis(10));
+        chaos.set(Faults::builder().latency(1.0, pause..=pause).slow_bodies(1.0, pause..=pause).build().unwrap());
+        chaos
+    });
 }
 
 /// Its fallbacks fail, so that the errors of the inner service come out.

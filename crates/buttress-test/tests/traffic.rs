@@ -185,6 +185,12 @@ fn a_hedge() {
     expect(Traffic::through("hedge, fixed", often)).check();
 }
 
+/// Off.
+#[test]
+fn a_chaos() {
+    every_ending!("chaos", ChaosLayer::from(Chaos::new()), |traffic| traffic);
+}
+
 /// One that fails, so that what the backend answers comes out.
 #[test]
 fn a_fallback() {
