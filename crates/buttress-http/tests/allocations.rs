@@ -127,7 +127,7 @@ fn retry_allocates_once_for_a_body_in_one_piece() {
 fn a_hedge_allocates_once_for_a_body_in_one_piece_and_nothing_for_a_request_that_is_sent_once() {
     let full = || Full::new(Bytes::from_static(b"content"));
     let hedge = HedgeLayer::percentile(95.0).unwrap().http_client();
-    assert_eq!(allocations(hedge.clone().layer(Backend), full), 0, "a POST");
+    assert_eq!(allocations(hedge.layer(Backend), full), 0, "a POST");
     assert_eq!(allocations(hedge.idempotent(|_: &http::request::Parts| true).layer(Backend), full), 1);
 }
 
