@@ -36,7 +36,7 @@ use crate::context::CallContext;
 use crate::label::Labels;
 use crate::shard::{Counter, Sharded, Ticket};
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Class, Clock, Label, Name, Reason, Rejection, TimeoutKind};
+use crate::{Class, Clock, Label, Name, Reason, Rejection, TimeoutKind, timeline};
 use std::time::{Duration, Instant};
 use valve::Valve;
 
@@ -163,12 +163,13 @@ fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
 /// let clock = ManualClock::new();
 /// let deadlines = Deadlines::<ManualClock>::builder().clock(clock.clone()).max_share(1.0).build()?;
 /// let terms = Terms { asked: Some(Duration::from_secs(2)), ..Terms::default() };
-/// let (context, _started) = deadlines.start(CallContext::default(), &terms)?;
+/// let mut context = CallContext::default();
+/// let _started = deadlines.start(&mut context, &terms)?;
 /// assert_eq!(context.deadline, Some(clock.now() + Duration::from_secs(2)));
 ///
 /// // A call that is made while this one is served gets what is left, and nothing after that.
 /// clock.advance(Duration::from_secs(2));
-/// let error = deadlines.start(context, &terms).unwrap_err();
+/// let error = deadlines.start(&mut context, &terms).unwrap_err();
 /// assert_eq!(error.reason(), &EXPIRED);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -255,66 +256,45 @@ impl<C: Clock> Deadlines<C> {
         self.state.mode.store(mode as u32, Ordering::Relaxed);
     }
 
-    /// Starts a call. Returns its context, with its deadline, and what is kept of it until it ends.
+    /// Starts a call, and puts its deadline into its context. Returns what is kept of the call until
+    /// it ends, and the deadline of a call that [`Mode::Observe`] only observes.
     ///
     /// # Errors
     /// [`EXPIRED`] if no time is left, [`TOO_SHORT`] if less than [`Terms::min_useful`] is left, as
     /// far as the [mode](Mode) rejects.
-    #[inline]
-    pub fn start(&self, context: CallContext, terms: &Terms) -> Result<(CallContext, Started), Rejection> {
+    pub fn start(&self, context: &mut CallContext, terms: &Terms) -> Result<(Started, Option<Instant>), Rejection> {
+        match self.start_far(context, terms) {
+            Ok(started) => Ok((started, None)),
+            Err(near) => near.start(self, context, terms),
+        }
+    }
+
+    /// Starts a call as [`start`](Self::start) does, if its deadline is far away.
+    ///
+    /// Apart from what follows otherwise, so that its result needs no memory.
+    ///
+    /// # Errors
+    /// What [`Near::start`] needs to decide on the call.
+    #[inline(always)]
+    pub fn start_far(&self, context: &mut CallContext, terms: &Terms) -> Result<Started, Near> {
         let (ticket, mode) = (self.state.ticket(), self.state.mode());
         if mode == Mode::Enforce {
             ticket.valve.count(&self.clock, ticket.shard());
         }
         let (limit, until) = (terms.limit(), earlier(context.deadline, terms.until));
         if limit.is_none() && until.is_none() {
-            return Ok((context, Started { ticket, deadline: None, had: Duration::ZERO, mode }));
+            return Ok(Started { ticket, had: UNLIMITED });
         }
         let is_near = limit.is_some_and(|limit| limit < NEAR);
-        let mut now = if is_near { self.clock.now() } else { self.clock.coarse() };
-        let mut deadline = earlier(until, limit.and_then(|limit| now.checked_add(limit)));
+        let now = if is_near { self.clock.now() } else { self.clock.coarse() };
+        let deadline = earlier(until, limit.and_then(|limit| now.checked_add(limit)));
         // `None` only if the limit is beyond all time.
-        let mut left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
-        if left < NEAR && !is_near {
-            now = self.clock.now();
-            deadline = earlier(until, limit.and_then(|limit| now.checked_add(limit)));
-            left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        if left < NEAR || left < terms.min_useful || mode == Mode::Observe {
+            return Err(Near { ticket });
         }
-        if left.is_zero() || left < terms.min_useful {
-            return self.start_late(context, terms, ticket, now, left);
-        }
-        let context = if mode == Mode::Observe { context } else { CallContext { deadline, ..context } };
-        Ok((context, Started { ticket, deadline, had: left, mode }))
-    }
-
-    #[cold]
-    fn start_late(
-        &self,
-        context: CallContext,
-        terms: &Terms,
-        ticket: Ticket<State>,
-        now: Instant,
-        left: Duration,
-    ) -> Result<(CallContext, Started), Rejection> {
-        let mode = ticket.mode();
-        let rejects = match mode {
-            Mode::Observe => false,
-            Mode::Enforce => ticket.valve.rejects(&self.clock, ticket.shard()),
-            Mode::EnforceAll => true,
-        };
-        if rejects {
-            ticket.expired.add(1);
-            return Err(ticket.labels.reject(if left.is_zero() { &EXPIRED } else { &TOO_SHORT }));
-        }
-        ticket.observed.add(1);
-        if mode == Mode::Observe {
-            return Ok((context, Started { ticket, deadline: None, had: Duration::ZERO, mode }));
-        }
-        // With the deadline that has passed, every layer inside would reject the call.
-        let own = earlier(terms.default, terms.max);
-        let deadline = own.and_then(|limit| now.checked_add(limit));
-        let context = CallContext { deadline, ..context };
-        Ok((context, Started { ticket, deadline, had: own.unwrap_or_default(), mode }))
+        context.deadline = deadline;
+        Ok(Started { ticket, had: if deadline.is_some() { nanos(left) } else { UNLIMITED } })
     }
 
     /// Returns the number of calls that were rejected because no time, or too little, was left.
@@ -344,34 +324,82 @@ impl State {
     }
 }
 
+/// A call that was counted and not started yet, because its deadline is near, or only observed.
+#[derive(Debug)]
+#[must_use]
+pub struct Near {
+    ticket: Ticket<State>,
+}
+
+impl Near {
+    /// Starts a call whose deadline is near, or is only observed, by the precise clock.
+    ///
+    /// # Errors
+    /// As [`Deadlines::start`].
+    #[inline(never)]
+    pub fn start<C: Clock>(
+        self,
+        deadlines: &Deadlines<C>,
+        context: &mut CallContext,
+        terms: &Terms,
+    ) -> Result<(Started, Option<Instant>), Rejection> {
+        let (Self { ticket }, clock) = (self, &deadlines.clock);
+        let now = clock.now();
+        let own = terms.limit().and_then(|limit| now.checked_add(limit));
+        let deadline = earlier(earlier(context.deadline, terms.until), own);
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        let is_observed = ticket.mode() == Mode::Observe;
+        if left.is_zero() || left < terms.min_useful {
+            let rejects = match ticket.mode() {
+                Mode::Observe => false,
+                Mode::Enforce => ticket.valve.rejects(clock, ticket.shard()),
+                Mode::EnforceAll => true,
+            };
+            if rejects {
+                ticket.expired.add(1);
+                return Err(ticket.labels.reject(if left.is_zero() { &EXPIRED } else { &TOO_SHORT }));
+            }
+            ticket.observed.add(1);
+            if is_observed {
+                return Ok((Started { ticket, had: UNLIMITED }, None));
+            }
+            // With the deadline that has passed, every layer inside would reject the call.
+            let limit = earlier(terms.default, terms.max);
+            context.deadline = limit.and_then(|limit| now.checked_add(limit));
+            let had = context.deadline.and(limit).map_or(UNLIMITED, nanos);
+            return Ok((Started { ticket, had }, None));
+        }
+        if is_observed {
+            return Ok((Started { ticket, had: UNLIMITED }, deadline));
+        }
+        context.deadline = deadline;
+        Ok((Started { ticket, had: deadline.map_or(UNLIMITED, |_| nanos(left)) }, None))
+    }
+}
+
+/// The nanoseconds of a call that has no deadline of this handle.
+const UNLIMITED: u64 = u64::MAX;
+
+fn nanos(time: Duration) -> u64 {
+    timeline::nanos(time).min(UNLIMITED - 1)
+}
+
 /// A call that has started. Made by [`Deadlines::start`].
+///
+/// Two words, so that it travels in registers: it is moved with every call.
 #[derive(Debug)]
 #[must_use]
 pub struct Started {
     ticket: Ticket<State>,
-    deadline: Option<Instant>,
-    /// The time that was left at the start.
-    had: Duration,
-    mode: Mode,
+    /// The nanoseconds that were left at the start.
+    had: u64,
 }
 
 impl Started {
-    /// Returns the deadline, if there is one that is enforced.
+    /// Returns the time that was left when the call started. `None` if no deadline is enforced.
     #[inline]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.filter(|_| self.mode != Mode::Observe)
-    }
-
-    /// Returns the deadline, if there is one that is only observed.
-    #[inline]
-    pub fn observed(&self) -> Option<Instant> {
-        self.deadline.filter(|_| self.mode == Mode::Observe)
-    }
-
-    /// Returns the time that was left when the call started.
-    #[inline]
-    pub fn had(&self) -> Duration {
-        self.had
+    pub fn had(&self) -> Option<Duration> {
+        (self.had != UNLIMITED).then(|| Duration::from_nanos(self.had))
     }
 
     /// Returns the name for rejections, if there is one.
@@ -384,6 +412,6 @@ impl Started {
     #[cold]
     pub fn exceed(&self) -> Rejection {
         self.ticket.exceeded.add(1);
-        self.ticket.labels.reject(&EXCEEDED).with_limit(self.had)
+        self.ticket.labels.reject(&EXCEEDED).with_limit(self.had().unwrap_or_default())
     }
 }

@@ -80,49 +80,82 @@ where
             (terms.default, terms.max) = (Some(limit), Some(limit));
         }
         let begun = ends.begin::<()>(&mut request);
-        let state = match deadlines.start(CallContext::current(), &terms) {
-            Ok((context, started)) => {
-                if let Some(deadline) = started.deadline() {
-                    ends.hand_on(&mut request, Deadline(deadline), started.had());
+        let mut context = CallContext::current();
+        match deadlines.start_far(&mut context, &terms) {
+            Ok(started) => self.start(request, begun, context, started, None),
+            Err(near) => match near.start(deadlines, &mut context, &terms) {
+                Ok((started, observed)) => self.start(request, begun, context, started, observed.map(Box::new)),
+                Err(rejection) => {
+                    events::rejected(&rejection);
+                    ResponseFuture {
+                        future: None,
+                        timer: timer::Deadline::new(),
+                        started: None,
+                        observed: None,
+                        rejection: Some(rejection),
+                        begun,
+                        through_body: *through_body,
+                        ends: ends.clone(),
+                    }
                 }
-                let entered = context.enter();
-                let future = self.inner.call(request);
-                drop(entered);
-                State::Running { future: with(context, future), timer: timer::Deadline::new(), started }
-            }
-            Err(rejection) => {
-                events::rejected(&rejection);
-                State::Rejected { rejection: Some(rejection) }
-            }
-        };
-        ResponseFuture { state, begun, through_body: *through_body, ends: ends.clone() }
+            },
+        }
+    }
+}
+
+impl<S, E: Clone, Per> DeadlineService<S, E, Per> {
+    /// Inlined, so that the future is made in place: what is stored and moved in other widths
+    /// stalls the processor for longer than all else that is done here.
+    #[inline(always)]
+    fn start<Req, Cx>(
+        &mut self,
+        mut request: Req,
+        begun: Cx,
+        context: CallContext,
+        started: Started,
+        observed: Option<Box<std::time::Instant>>,
+    ) -> ResponseFuture<S::Future, E, Cx>
+    where
+        S: Service<Req>,
+        E: CarryDeadline<Req>,
+    {
+        let DeadlineLayer { settings, ends, .. } = &self.layer;
+        if let (Some(left), Some(deadline)) = (started.had(), context.deadline) {
+            ends.hand_on(&mut request, Deadline(deadline), left);
+        }
+        let entered = context.enter();
+        let future = self.inner.call(request);
+        drop(entered);
+        ResponseFuture {
+            future: Some(with(context, future)),
+            timer: timer::Deadline::new(),
+            started: Some(started),
+            observed,
+            rejection: None,
+            begun,
+            through_body: settings.through_body,
+            ends: ends.clone(),
+        }
     }
 }
 
 /// The future of a [`DeadlineService`].
 #[pin_project]
 pub struct ResponseFuture<F, E, Cx> {
+    /// `None` if the call was rejected.
     #[pin]
-    state: State<F>,
+    future: Option<Scoped<F>>,
+    /// Made when the call is pending for the first time.
+    #[pin]
+    timer: timer::Deadline,
+    started: Option<Started>,
+    /// A deadline that is only observed.
+    observed: Option<Box<std::time::Instant>>,
+    rejection: Option<Rejection>,
     /// Taken when the call is rejected or its deadline passes.
     begun: Cx,
     through_body: bool,
     ends: E,
-}
-
-#[pin_project(project = StateProj)]
-enum State<F> {
-    Running {
-        #[pin]
-        future: Scoped<F>,
-        /// Made when the call is pending for the first time.
-        #[pin]
-        timer: timer::Deadline,
-        started: Started,
-    },
-    Rejected {
-        rejection: Option<Rejection>,
-    },
 }
 
 opaque_debug!(ResponseFuture<F, E, Cx>);
@@ -142,38 +175,38 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let rejection = match this.state.project() {
-            StateProj::Running { future, mut timer, started } => {
+        let rejection = match (this.future.as_pin_mut(), this.started) {
+            (Some(future), Some(started)) => {
                 let (limit, context) = (Limit::enter(), future.context());
                 match future.poll(cx) {
                     Poll::Ready(Ok(response)) => {
-                        observe(started);
-                        let bounded = match started.deadline() {
-                            Some(at) => {
-                                let (had, through_http) = (started.had(), *this.through_body);
+                        observe(started, this.observed.as_deref());
+                        let bounded = match (context.deadline, started.had()) {
+                            (Some(at), Some(had)) => {
+                                let through_http = *this.through_body;
                                 let deadline = Some(BodyDeadline { at, had, through_http });
                                 let bounds = BodyBounds { deadline, label: started.label(), ..NO_BOUNDS.clone() };
                                 this.ends.bound(response, &bounds)
                             }
-                            None => this.ends.bound(response, NO_BOUNDS),
+                            _ => this.ends.bound(response, NO_BOUNDS),
                         };
                         return Poll::Ready(Ok(this.ends.stay(context, bounded)));
                     }
                     Poll::Ready(Err(error)) => {
-                        observe(started);
+                        observe(started, this.observed.as_deref());
                         return Poll::Ready(Err(this.ends.inner(error)));
                     }
                     Poll::Pending => {
-                        let Some(deadline) = started.deadline() else { return Poll::Pending };
+                        let (Some(deadline), Some(_)) = (context.deadline, started.had()) else { return Poll::Pending };
                         let end = Instant::from_std(deadline);
-                        ready!(timer.as_mut().poll_end_around(end, limit.leave(), cx));
+                        ready!(this.timer.poll_end_around(end, limit.leave(), cx));
                         let rejection = started.exceed();
                         events::timed_out(&rejection);
                         rejection
                     }
                 }
             }
-            StateProj::Rejected { rejection } => rejection.take().expect("polled after completion"),
+            _ => this.rejection.take().expect("a call completes once"),
         };
         let answer = this.ends.expired(std::mem::take(this.begun), rejection);
         Poll::Ready(answer.map(|answer| this.ends.stay(CallContext::current(), answer)))
@@ -182,8 +215,8 @@ where
 
 /// Counts a call that ends after a deadline that is only observed.
 #[inline]
-fn observe(started: &Started) {
-    if started.observed().is_some_and(|deadline| deadline <= TokioClock.now()) {
+fn observe(started: &Started, deadline: Option<&std::time::Instant>) {
+    if deadline.is_some_and(|deadline| *deadline <= TokioClock.now()) {
         let _rejection = started.exceed();
     }
 }

@@ -48,8 +48,21 @@ pub struct TimeoutLayer<E = NoEnding, Limit = Same> {
 pub(super) struct CallBound {
     pub(super) after: Duration,
     /// In place of the reason, which would make every future of a timeout a word larger.
-    is_total: bool,
+    limit: Bounds,
     options: Option<Arc<Options>>,
+}
+
+/// What the limit is that of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Bounds {
+    Attempt,
+    Total,
+    /// An attempt that its call's deadline ends first.
+    Deadline,
+    /// An attempt that is not made, because the deadline of its call has passed.
+    Expired,
+    /// An attempt that is not made, because the deadline of its call leaves too little time.
+    TooShort,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -76,7 +89,7 @@ impl TimeoutLayer {
     /// # let _ = innermost;
     /// ```
     pub const fn attempt(after: Duration) -> Self {
-        Self::bounded(after, false)
+        Self::bounded(after, Bounds::Attempt)
     }
 
     /// Limits a call, with all its attempts and the pauses between them, until the head of its
@@ -91,13 +104,13 @@ impl TimeoutLayer {
     /// # let _ = outermost;
     /// ```
     pub const fn total(after: Duration) -> Self {
-        Self::bounded(after, true)
+        Self::bounded(after, Bounds::Total)
     }
 
     // Not `new`: the compiler would answer `TimeoutLayer::new(..)` with this function and its
     // parameters, and not with the two above.
-    const fn bounded(after: Duration, is_total: bool) -> Self {
-        Self { bound: CallBound { after, is_total, options: None }, limit: Same, ends: NoEnding }
+    const fn bounded(after: Duration, limit: Bounds) -> Self {
+        Self { bound: CallBound { after, limit, options: None }, limit: Same, ends: NoEnding }
     }
 }
 
@@ -188,10 +201,10 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
     }
 
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
-        let Self { bound: CallBound { after, is_total, options }, limit, ends } = self;
+        let Self { bound: CallBound { after, limit: bounds, options }, limit, ends } = self;
         let mut options = options.map(Arc::unwrap_or_clone).unwrap_or_default();
         change(&mut options);
-        Self { bound: CallBound { after, is_total, options: Some(Arc::new(options)) }, limit, ends }
+        Self { bound: CallBound { after, limit: bounds, options: Some(Arc::new(options)) }, limit, ends }
     }
 }
 
@@ -227,14 +240,13 @@ impl Report for TimeoutStats {
 }
 
 /// What the deadline of a call leaves for an attempt.
-pub(super) struct Left {
-    /// Until the deadline.
-    pub(super) left: Duration,
-    /// The end of the attempt and the time until then, if the deadline comes before the attempt's
-    /// own limit.
-    pub(super) is_first: Option<(Instant, Duration)>,
-    /// Why the attempt is not made.
-    pub(super) reason: Option<&'static Reason>,
+pub(super) enum Within {
+    /// Its own limit.
+    Own { left: Duration },
+    /// Less, until `end`.
+    Deadline { left: Duration, own: Duration, end: Instant },
+    /// Too little, for this reason.
+    Nothing(Bounds),
 }
 
 /// Bounds of a layer that sets none on the body.
@@ -245,54 +257,63 @@ impl CallBound {
         self.options.as_ref().map_or(NO_BOUNDS, |options| &options.bounds)
     }
 
-    /// Returns what the deadline of the current call leaves for an attempt, if that is less than
-    /// the attempt's own limit. Does not read the clock for a call without a deadline.
     #[inline]
-    pub(super) fn deadline(&self) -> Option<Left> {
-        let deadline = if self.is_total { None } else { CallContext::current().deadline };
-        deadline.map(|deadline| self.left(deadline))
+    pub(super) fn clone_with(&self, after: Duration) -> Self {
+        Self { after, ..self.clone() }
     }
 
-    fn left(&self, deadline: Instant) -> Left {
+    #[inline]
+    pub(super) fn clone_as(&self, after: Duration, limit: Bounds) -> Self {
+        Self { after, limit, ..self.clone() }
+    }
+
+    /// Returns the deadline of the current call, if the limit is that of an attempt.
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.limit == Bounds::Attempt { CallContext::current().deadline } else { None }
+    }
+
+    /// Compares the limit of an attempt with what the deadline of its call leaves.
+    #[inline]
+    pub(super) fn within(&self, after: Duration, deadline: Instant) -> Within {
         let left = Deadline(deadline).left_on(&TokioClock);
-        let (reserve, min_useful) =
-            self.options.as_ref().map_or((Duration::ZERO, None), |options| (options.reserve, options.min_useful));
+        let options = self.options.as_deref();
+        let reserve = options.map_or(Duration::ZERO, |options| options.reserve);
         let own = left.saturating_sub(reserve);
-        let end = deadline.checked_sub(reserve).unwrap_or(deadline);
-        let is_first = own < self.after;
-        let too_short = is_first && own < min_useful.unwrap_or(MIN_USEFUL);
-        Left {
-            left,
-            is_first: is_first.then_some((end, own)),
-            reason: too_short.then_some(if left.is_zero() { &EXPIRED } else { &TOO_SHORT }),
+        if own >= after {
+            return Within::Own { left };
         }
+        if own < options.and_then(|options| options.min_useful).unwrap_or(MIN_USEFUL) {
+            return Within::Nothing(if left.is_zero() { Bounds::Expired } else { Bounds::TooShort });
+        }
+        Within::Deadline { left, own, end: deadline.checked_sub(reserve).unwrap_or(deadline) }
     }
 
     fn label(&self) -> Label {
         self.options.as_ref().and_then(|options| options.bounds.label.clone()).unwrap_or(Label::new(POLICY))
     }
 
-    /// Returns the rejection of an attempt that is not made.
+    /// Returns the rejection of a call whose time is over, or was from its start.
     #[cold]
-    pub(super) fn refuse(&self, reason: &'static Reason) -> Rejection {
-        let rejection = Rejection::labelled(self.label(), reason);
-        crate::events::rejected(&rejection);
-        rejection
-    }
-
-    /// Counts the call as timed out: by its deadline, which left it `deadline`, or by its own limit.
-    #[cold]
-    pub(super) fn expire(&self, deadline: Option<Duration>) -> Rejection {
+    pub(super) fn expire(&self) -> Rejection {
+        let reason = match self.limit {
+            Bounds::Attempt => &ATTEMPT,
+            Bounds::Total => &TOTAL,
+            Bounds::Deadline => &EXCEEDED,
+            Bounds::Expired => return self.refuse(&EXPIRED),
+            Bounds::TooShort => return self.refuse(&TOO_SHORT),
+        };
         if let Some(timed_out) = self.options.as_ref().and_then(|options| options.timed_out.as_ref()) {
             timed_out.add(1);
         }
-        let (reason, limit) = match deadline {
-            Some(left) => (&EXCEEDED, left),
-            None if self.is_total => (&TOTAL, self.after),
-            None => (&ATTEMPT, self.after),
-        };
-        let rejection = Rejection::timed_out(self.label(), reason, limit);
+        let rejection = Rejection::timed_out(self.label(), reason, self.after);
         crate::events::timed_out(&rejection);
+        rejection
+    }
+
+    fn refuse(&self, reason: &'static Reason) -> Rejection {
+        let rejection = Rejection::labelled(self.label(), reason);
+        crate::events::rejected(&rejection);
         rejection
     }
 }

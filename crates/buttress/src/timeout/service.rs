@@ -1,11 +1,10 @@
-use super::layer::{CallBound, Left, TimeoutLayer};
+use super::layer::{Bounds, CallBound, TimeoutLayer, Within};
 use crate::{
     ending::{Begin, Bound, Ended},
     per_request::{PerRequest, Same},
     shell::{inner_service, opaque_debug},
     timer::{Deadline, Limit},
 };
-use buttress_core::Rejection;
 use pin_project::pin_project;
 use std::{
     future::Future,
@@ -63,49 +62,53 @@ where
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
         let TimeoutLayer { bound, limit, ends } = &self.layer;
-        let mut bound = bound.clone();
-        if let Some(after) = limit.of(&request) {
-            bound.after = after;
-        }
+        let after = limit.of(&request).unwrap_or(bound.after);
         let context = ends.begin::<()>(&mut request);
-        let mut deadline = None;
-        if let Some(Left { left, is_first, reason }) = bound.deadline() {
-            if let Some(reason) = reason {
-                let state = State::Refused { rejection: Some(bound.refuse(reason)) };
-                return ResponseFuture { state, deadline, context, bound, ends: ends.clone() };
+        // Each is made in place: a value that is stored in parts and moved as a whole stalls the
+        // processor.
+        let Some(deadline) = bound.deadline() else {
+            let (bound, ends) = (bound.clone_with(after), ends.clone());
+            return ResponseFuture {
+                future: Some(self.inner.call(request)),
+                timer: Deadline::new(),
+                context,
+                bound,
+                ends,
+            };
+        };
+        match bound.within(after, deadline) {
+            Within::Own { left } => {
+                ends.time_left(&mut request, left);
+                let (bound, ends) = (bound.clone_with(after), ends.clone());
+                let future = Some(self.inner.call(request));
+                ResponseFuture { future, timer: Deadline::new(), context, bound, ends }
             }
-            ends.time_left(&mut request, left);
-            deadline = is_first;
+            Within::Deadline { left, own, end } => {
+                ends.time_left(&mut request, left);
+                let (bound, ends) = (bound.clone_as(own, Bounds::Deadline), ends.clone());
+                let timer = Deadline::ending_at(Instant::from_std(end));
+                ResponseFuture { future: Some(self.inner.call(request)), timer, context, bound, ends }
+            }
+            Within::Nothing(why) => {
+                let (bound, ends) = (bound.clone_as(after, why), ends.clone());
+                ResponseFuture { future: None, timer: Deadline::new(), context, bound, ends }
+            }
         }
-        let state = State::Running { future: self.inner.call(request), timer: Deadline::new() };
-        ResponseFuture { state, deadline, context, bound, ends: ends.clone() }
     }
 }
 
 /// The future of a [`Timeout`].
 #[pin_project]
 pub struct ResponseFuture<F, E, Cx> {
+    /// `None` if the deadline of the call leaves too little time for an attempt.
     #[pin]
-    state: State<F>,
-    /// The end of an attempt by the deadline of its call, and the time that this left, if it comes
-    /// before the attempt's own limit.
-    deadline: Option<(std::time::Instant, Duration)>,
+    future: Option<F>,
+    #[pin]
+    timer: Deadline,
     /// Taken when the time expires.
     context: Cx,
     bound: CallBound,
     ends: E,
-}
-
-#[pin_project(project = StateProj)]
-enum State<F> {
-    Running {
-        #[pin]
-        future: F,
-        #[pin]
-        timer: Deadline,
-    },
-    /// The deadline of the call leaves too little time for an attempt.
-    Refused { rejection: Option<Rejection> },
 }
 
 opaque_debug!(ResponseFuture<F, E, Cx>);
@@ -121,24 +124,16 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let rejection = match this.state.project() {
-            StateProj::Running { future, timer } => {
-                let limit = Limit::enter();
-                match future.poll(cx) {
-                    Poll::Ready(Ok(response)) => {
-                        return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
-                    Poll::Pending => {}
+        if let Some(future) = this.future.as_pin_mut() {
+            let limit = Limit::enter();
+            match future.poll(cx) {
+                Poll::Ready(Ok(response)) => {
+                    return Poll::Ready(Ok(this.ends.bound(response, this.bound.of_body())));
                 }
-                match *this.deadline {
-                    Some((end, _)) => ready!(timer.poll_end_around(Instant::from_std(end), limit.leave(), cx)),
-                    None => ready!(timer.poll_expired_around(this.bound.after, limit.leave(), cx)),
-                }
-                this.bound.expire(this.deadline.map(|(_, left)| left))
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(this.ends.inner(error))),
+                Poll::Pending => ready!(this.timer.poll_expired_around(this.bound.after, limit.leave(), cx)),
             }
-            StateProj::Refused { rejection } => rejection.take().expect("a call completes once"),
-        };
-        Poll::Ready(this.ends.expired(std::mem::take(this.context), rejection))
+        }
+        Poll::Ready(this.ends.expired(std::mem::take(this.context), this.bound.expire()))
     }
 }
