@@ -88,6 +88,7 @@ pub mod retry_budget;
 // Public for the other crates of the workspace only.
 #[doc(hidden)]
 pub mod shard;
+pub mod single_flight;
 mod sync;
 pub mod throttle;
 mod timeline;

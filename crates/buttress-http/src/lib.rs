@@ -101,6 +101,7 @@
 mod ahead;
 mod answer;
 mod body;
+mod cache_control;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod classify;
@@ -117,6 +118,7 @@ pub mod replay;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 mod retried;
+pub mod single_flight;
 mod timed;
 #[cfg(feature = "tonic")]
 pub mod tonic;
@@ -132,6 +134,7 @@ pub use ext::HttpRetryExt;
 pub use health::{HttpProbes, is_probe};
 pub use per_host::{PerHost, per_host};
 pub use replay::ReplayBody;
+pub use single_flight::{HttpKey, SharedBody};
 pub use timed::TimedBody;
 
 pub use buttress;
@@ -155,7 +158,7 @@ pub mod prelude {
         AdaptiveLimit, AdaptiveLimitLayer, AdaptiveRate, AdaptiveRateLayer, Backoff, Bulkhead, BulkheadLayer,
         CircuitBreaker, CircuitBreakerLayer, ContextLayer, DeadlineLayer, Deadlines, Ending, FallbackLayer, Health,
         HealthLayer, HedgeLayer, LoadShed, LoadShedLayer, PlainExt, RateLimit, RateLimitLayer, RetryBudget, RetryLayer,
-        Throttle, ThrottleLayer, TimeoutLayer, health::HealthExt,
+        SingleFlightLayer, Throttle, ThrottleLayer, TimeoutLayer, health::HealthExt,
     };
     #[cfg(feature = "chaos")]
     pub use buttress::{Chaos, ChaosLayer};

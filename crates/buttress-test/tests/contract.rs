@@ -8,7 +8,7 @@ use buttress::{
     keyed::Keyed,
     policy::{AllOf, Criticality},
 };
-use buttress_http::{ReplayBody, is_probe, prelude::*};
+use buttress_http::{HttpKey, ReplayBody, is_probe, prelude::*};
 use buttress_test::{TestBody, contract};
 use http::request::Parts;
 use std::time::Duration;
@@ -279,6 +279,11 @@ fn a_throttle() {
     contract::check(|| ThrottleLayer::new("backend").http());
     contract::check(|| ThrottleLayer::new("backend").http_client());
     contract::check(|| ThrottleLayer::new("backend").grpc_client());
+}
+
+#[test]
+fn single_flight() {
+    contract::check(|| SingleFlightLayer::with_key(HttpKey::new()).http_client());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use buttress::{
     outcome::Outcome,
     policy::{AllOf, Class, Criticality, Permit, Policy, Refused},
 };
-use buttress_http::{ReplayBody, prelude::*};
+use buttress_http::{HttpKey, ReplayBody, prelude::*};
 use buttress_test::{
     Answer, Plan, TestBody,
     traffic::{Caller, Means, Protocol, Row, Shape, Traffic},
@@ -249,6 +249,12 @@ fn an_adaptive_rate() {
     let traffic = |traffic: Traffic| traffic.without(Row::Uploads, "the backend throttles, and it rejects calls then");
     every_ending!("adaptive rate", AdaptiveRateLayer::new(), traffic);
     every_ending!("adaptive rate, wait", AdaptiveRateLayer::new().wait(10 * TOTAL), |traffic| traffic);
+}
+
+#[test]
+fn single_flight() {
+    let layer = || SingleFlightLayer::with_key(HttpKey::new());
+    Traffic::through("single flight, .http_client()", move || layer().http_client()).check();
 }
 
 #[test]

@@ -93,8 +93,10 @@
 //! ```
 
 mod plain;
+mod share;
 
 pub use plain::{AsError, Judge, Plain, PlainExt, Respond, Success};
+pub use share::{Share, ShareLimits, SharedError};
 
 #[cfg(feature = "chaos")]
 use crate::chaos::{Drawn, Injection};

@@ -39,6 +39,7 @@
 //! | [`circuit_breaker`], [`bulkhead`], [`concurrency`], [`rate_limit`], [`adaptive_rate`], [`retry`], [`hedge`], [`timeout`], [`health`] | the layers |
 //! | [`wait`] | calls that wait until their policy lets them start |
 //! | [`fallback`] | answers in place of failed calls |
+//! | [`single_flight`] | equal calls that share one |
 //! | [`load_shed`], [`throttle`] | overload: of this server, and of a backend |
 //! | [`context`], [`deadline`] | the priority and the deadline of a call, and what it hands on |
 //! | [`keyed`] | one policy for each host, route or tenant |
@@ -121,6 +122,7 @@ pub mod rate_limit;
 mod ready_call;
 pub mod retry;
 mod shell;
+pub mod single_flight;
 pub mod throttle;
 pub mod timeout;
 pub mod timer;
@@ -150,6 +152,7 @@ pub use hedge::HedgeLayer;
 pub use load_shed::{LoadShed, LoadShedLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use retry::{RetryBudget, RetryLayer};
+pub use single_flight::SingleFlightLayer;
 pub use throttle::{Throttle, ThrottleLayer};
 pub use timeout::TimeoutLayer;
 
@@ -177,6 +180,7 @@ const METRICS: &[fn() -> Vec<policy::Metric>] = {
         keyed::own_metrics,
         policy::Counted::<()>::metrics,
         retry::RetryStats::metrics,
+        single_flight::SingleFlightStats::metrics,
         timeout::TimeoutStats::metrics,
     ]
 };
