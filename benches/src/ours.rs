@@ -3,6 +3,7 @@
 mod breaker;
 mod keyed;
 mod rate;
+mod single_flight;
 mod stack;
 
 use std::ops::RangeInclusive;
@@ -84,6 +85,7 @@ pub(crate) fn add(rows: &mut Rows) {
         .healthy(|| DeadlineLayer::server().max_limit(HALF_A_MINUTE).plain());
     rows.of(Ours, "buttress/load_shed", NONE).healthy(|| load_shed().plain());
     rows.of(Ours, "buttress/throttle", NONE).healthy(|| ThrottleLayer::new("backend").plain());
+    single_flight::add(rows);
     stack::add(rows);
     keyed::add(rows);
 }

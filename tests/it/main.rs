@@ -5,6 +5,7 @@ mod admission;
 mod answers;
 mod axum_server;
 mod balancing;
+mod caching;
 mod chaos;
 mod circuit;
 mod deadlines;

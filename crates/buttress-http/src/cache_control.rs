@@ -229,7 +229,10 @@ mod tests {
     #[test]
     fn requests_say_what_they_accept() {
         let read = request(&["max-stale, min-fresh=3, min-fresh=5, max-age=0, only-if-cached"]);
-        assert_eq!((read.max_stale, read.min_fresh, read.max_age), (Some(Duration::MAX), Some(5 * S), Some(S * 0)));
+        assert_eq!(
+            (read.max_stale, read.min_fresh, read.max_age),
+            (Some(Duration::MAX), Some(5 * S), Some(Duration::ZERO))
+        );
         assert!(read.only_if_cached && !read.no_cache);
         assert_eq!(request(&["max-stale=9, max-stale"]).max_stale, Some(9 * S));
     }

@@ -87,6 +87,7 @@
 //! |---|---|---|
 //! | `hyper` | yes | classifies the errors of hyper, hyper-util and h2: requests that were not sent, and requests that the server did not process; holds the permits of upgraded connections |
 //! | `axum` | no | retry layers send the bodies of axum again; queues of bulkheads read them ahead; server endings detect uploads that the caller broke off; `IntoResponse` for [`buttress::Error`] |
+//! | `cache` | no | [`cache`]: stored responses, fresh, revalidated, or stale while the backend is down |
 //! | `reqwest` | no | `hyper`, and [`reqwest::ReqwestService`]: the layers around a `reqwest::Client`; classifies its errors; retry layers send its bodies again |
 //! | `tonic` | no | `hyper`, and [`tonic::StatusLayer`]; classifies the errors of tonic; reads the `RetryInfo` in the details of a gRPC status; its bodies are handled as those of axum |
 //! | `tracing` | yes | changes of state, rejections, retries and timeouts as events of the `tracing` crate |
@@ -101,6 +102,8 @@
 mod ahead;
 mod answer;
 mod body;
+#[cfg(feature = "cache")]
+pub mod cache;
 mod cache_control;
 #[cfg(feature = "chaos")]
 pub mod chaos;

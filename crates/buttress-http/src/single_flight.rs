@@ -71,6 +71,8 @@ mod landing;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cache")]
+pub(crate) use body::Content;
 pub use body::SharedBody;
 pub use landing::{HttpLanding, Whole};
 
@@ -191,12 +193,25 @@ impl HttpKey {
             Vary::Any => true,
             Vary::Names(names) => !names.iter().all(|name| self.has(name)),
         };
-        !(forbids && !self.ignores_cache_control)
+        (!forbids || self.ignores_cache_control)
             && !varies
             && !headers.contains_key(header::SET_COOKIE)
             && !response.status().is_informational()
             && response.status() != StatusCode::PARTIAL_CONTENT
             && !is_stream(headers)
+    }
+}
+
+#[cfg(feature = "cache")]
+impl RequestKey {
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Returns the memory that it takes, in bytes.
+    pub(crate) fn length(&self) -> usize {
+        let lines = self.lines.iter().map(|(_, value)| value.len() + size_of::<HeaderValue>());
+        size_of::<Self>() + self.uri.path().len() + self.uri.query().map_or(0, str::len) + lines.sum::<usize>()
     }
 }
 

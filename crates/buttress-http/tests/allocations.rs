@@ -1,7 +1,7 @@
 //! What a call allocates. One file, because its allocator counts for the whole process.
 
 use allocation_counter::measure;
-use buttress_http::{ReplayBody, prelude::*};
+use buttress_http::{HttpKey, ReplayBody, prelude::*};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -176,4 +176,29 @@ impl<B> Service<Request<B>> for Forwarding {
 async fn the_bound_on_a_body_of_a_server_under_a_timeout_allocates_three_times() {
     let stack = ServiceBuilder::new().layer(TimeoutLayer::total(Duration::from_secs(2)).http()).service(Backend);
     assert_eq!(allocations(stack, Empty::<Bytes>::new), 3);
+}
+
+/// A call that is not shared costs nothing, and one that joins another no more than its key: the
+/// place of its waker is reused.
+#[test]
+fn a_call_that_joins_another_allocates_nothing() {
+    let unshared = SingleFlightLayer::with_key(HttpKey::new()).http_client().layer(Backend);
+    assert_eq!(allocations(unshared, Empty::<Bytes>::new), 0);
+
+    let pending = tower::service_fn(|_: u64| std::future::pending::<Result<u64, Infallible>>());
+    let mut service = SingleFlightLayer::new(|key: &u64| *key).plain().layer(pending);
+    let mut cx = Context::from_waker(Waker::noop());
+    let first = measure(|| {
+        let mut held = Box::pin(service.call(7));
+        assert!(held.as_mut().poll(&mut cx).is_pending());
+        std::mem::forget(held);
+    });
+    let mut join = || {
+        let joined = pin!(service.call(7));
+        assert!(joined.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    };
+    join();
+    let joined = measure(join);
+    assert_eq!(joined.count_total, 0);
+    assert!(first.count_total > 0, "the first call makes what they share");
 }

@@ -8,7 +8,7 @@ use buttress::{
     keyed::Keyed,
     policy::{AllOf, Criticality},
 };
-use buttress_http::{HttpKey, ReplayBody, is_probe, prelude::*};
+use buttress_http::{HttpKey, ReplayBody, cache::CacheLayer, is_probe, prelude::*};
 use buttress_test::{TestBody, contract};
 use http::request::Parts;
 use std::time::Duration;
@@ -284,6 +284,12 @@ fn a_throttle() {
 #[test]
 fn single_flight() {
     contract::check(|| SingleFlightLayer::with_key(HttpKey::new()).http_client());
+}
+
+#[test]
+fn a_cache() {
+    // Without a time of its own, so that every call reaches the inner service.
+    contract::check(|| CacheLayer::new("cache"));
 }
 
 #[test]

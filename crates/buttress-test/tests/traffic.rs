@@ -9,7 +9,7 @@ use buttress::{
     outcome::Outcome,
     policy::{AllOf, Class, Criticality, Permit, Policy, Refused},
 };
-use buttress_http::{HttpKey, ReplayBody, prelude::*};
+use buttress_http::{HttpKey, ReplayBody, cache::CacheLayer, prelude::*};
 use buttress_test::{
     Answer, Plan, TestBody,
     traffic::{Caller, Means, Protocol, Row, Shape, Traffic},
@@ -255,6 +255,11 @@ fn an_adaptive_rate() {
 fn single_flight() {
     let layer = || SingleFlightLayer::with_key(HttpKey::new());
     Traffic::through("single flight, .http_client()", move || layer().http_client()).check();
+}
+
+#[test]
+fn a_cache() {
+    Traffic::through("cache", || CacheLayer::new("cache")).check();
 }
 
 #[test]

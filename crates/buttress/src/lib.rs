@@ -119,7 +119,8 @@ pub mod per_request;
 pub mod ordering {}
 pub mod policy;
 pub mod rate_limit;
-mod ready_call;
+#[doc(hidden)]
+pub mod ready_call;
 pub mod retry;
 mod shell;
 pub mod single_flight;

@@ -6,13 +6,14 @@ use std::{
 };
 use tower_service::Service;
 
+// Public for `buttress-http` only.
 /// Polls its own clone of a service until ready, calls it, and waits for the response.
 ///
 /// For layers that call later than their `poll_ready`, or more than once: a clone does not inherit
 /// readiness.
 #[pin_project(project = Proj)]
 #[derive(Debug)]
-pub(crate) enum ReadyCall<S, Req, F> {
+pub enum ReadyCall<S, Req, F> {
     Waiting {
         service: S,
         request: Option<Req>,
@@ -24,7 +25,7 @@ pub(crate) enum ReadyCall<S, Req, F> {
 }
 
 impl<S: Service<Req>, Req> ReadyCall<S, Req, S::Future> {
-    pub(crate) fn new(service: S, request: Req) -> Self {
+    pub fn new(service: S, request: Req) -> Self {
         Self::Waiting { service, request: Some(request) }
     }
 

@@ -99,7 +99,7 @@ mod tests;
 pub use layer::{Each, Filtered, KeyFrom, SingleFlightLayer, SingleFlightStats};
 pub use service::SingleFlight;
 
-pub use buttress_core::single_flight::Landed;
+pub use buttress_core::single_flight::{Arrival, Entered, Flights, Landed, Participant};
 
 use buttress_core::{Class, Reason};
 
@@ -121,5 +121,4 @@ pub static TOO_MANY_WAITERS: Reason =
 /// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the call that was shared with another caller panicked")]
-#[non_exhaustive]
 pub struct CallPanicked;

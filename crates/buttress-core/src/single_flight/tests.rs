@@ -30,7 +30,9 @@ impl Woken {
 
 /// A call that ends when it is told to.
 #[derive(Clone, Default)]
-struct Backend(Arc<StdMutex<(Option<Landed<u32, String>>, Option<Waker>)>>);
+struct Backend(Arc<StdMutex<Answer>>);
+
+type Answer = (Option<Landed<u32, String>>, Option<Waker>);
 
 impl Backend {
     fn call(&self) -> impl Future<Output = Landed<u32, String>> + Send + 'static {

@@ -30,12 +30,24 @@ impl Whole {
         Self(Arc::new((parts, Arc::new(content))))
     }
 
-    fn response<B>(self) -> Response<SharedBody<B>> {
-        let (parts, content) = match Arc::try_unwrap(self.0) {
-            Ok(alone) => alone,
-            Err(shared) => (*shared).clone(),
-        };
+    pub(crate) fn into_parts(self) -> (Parts, Arc<Content>) {
+        Arc::try_unwrap(self.0).unwrap_or_else(|shared| (*shared).clone())
+    }
+
+    pub(crate) fn response<B>(self) -> Response<SharedBody<B>> {
+        let (parts, content) = self.into_parts();
         SharedBody::respond(parts, content)
+    }
+
+    #[cfg(feature = "cache")]
+    pub(crate) fn headers(&self) -> &http::HeaderMap {
+        &self.0.0.headers
+    }
+
+    /// Returns whether the backend broke the body off.
+    #[cfg(feature = "cache")]
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.0.1.end, Some(End::Broken(_)))
     }
 }
 
@@ -84,6 +96,7 @@ type Outcome<B> = Landed<Result<Whole, SharedError>, Response<SharedBody<B>>>;
 pub struct HttpLanding<B>(#[pin] State<B>);
 
 #[pin_project(project = StateProj)]
+#[expect(clippy::large_enum_variant, reason = "a part of the boxed future of a call")]
 enum State<B> {
     Ended(Option<Outcome<B>>),
     Reading {

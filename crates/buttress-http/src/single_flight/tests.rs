@@ -2,13 +2,14 @@ use super::*;
 use buttress::{
     BoxError, Error, SingleFlightLayer,
     error::{outcome, sources},
+    policy::{Clock, TokioClock},
     single_flight::{CallPanicked, SingleFlightStats},
 };
 use buttress_test::{Answer, Inner, Part, Plan, TestBody};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::{collections::HashSet, time::Duration};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 const S: Duration = Duration::from_secs(1);
@@ -140,9 +141,9 @@ async fn a_response_that_is_meant_for_one_caller_is_not_shared() {
     for head in personal {
         let backend = slow(&[head], vec![Part::Data("mine")]);
         let (client, stats) = client(&backend);
-        let start = Instant::now();
+        let start = TokioClock.now();
         assert_eq!(three_at_once(&backend, &client, get).await, 3, "{head:?}");
-        assert_eq!((stats.unshared(), start.elapsed()), (2, 2 * S), "known at the head");
+        assert_eq!((stats.unshared(), TokioClock.now() - start), (2, 2 * S), "known at the head");
     }
 }
 
@@ -178,10 +179,10 @@ async fn a_stream_does_not_keep_its_callers_waiting() {
         let mut body = client.clone().oneshot(get()).await.unwrap().into_body();
         body.frame().await.unwrap().unwrap().into_data().unwrap()
     };
-    let (start, both) = (Instant::now(), async { tokio::join!(call(), call()) });
+    let (start, both) = (TokioClock.now(), async { tokio::join!(call(), call()) });
     let (one, other) = timeout(S * 4, both).await.expect("the callers hang");
     assert_eq!((&*one, &*other), (b"event".as_slice(), b"event".as_slice()));
-    assert_eq!(start.elapsed(), S * 5 / 2, "half a second after the head, and a call");
+    assert_eq!(TokioClock.now() - start, S * 5 / 2, "half a second after the head, and a call");
 }
 
 #[tokio::test(start_paused = true)]

@@ -469,6 +469,7 @@ async fn every_metric_in_the_table_is_published_and_no_other() {
     exporter.add(&Keyed::new(|key: &u32| *key, |_: &u32| Bulkhead::new(1)));
     exporter.add(&RetryLayer::new(3).stats());
     exporter.add(&crate::HedgeLayer::after(std::time::Duration::ZERO).stats());
+    exporter.add(&crate::SingleFlightLayer::new(|key: &u32| *key).stats());
     exporter.add(&budget);
     exporter.add(&TimeoutLayer::total(std::time::Duration::MAX).named("payments").stats().unwrap());
     exporter.add(&Health::new());

@@ -1,10 +1,12 @@
 use super::*;
 use crate::{
-    BoxError, Error, PlainExt, TimeoutLayer, context,
+    BoxError, Error, PlainExt, TimeoutLayer,
+    clock::TokioClock,
+    context,
     ending::Plain,
     error::{outcome, sources},
 };
-use buttress_core::{Criticality, Rejection, context::CallContext};
+use buttress_core::{Clock, Criticality, Rejection, context::CallContext};
 use std::{
     collections::HashMap,
     future::{Future, pending},
@@ -15,7 +17,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 const S: Duration = Duration::from_secs(1);
@@ -48,7 +50,9 @@ impl Drop for UnderWay {
     }
 }
 
-fn layer() -> SingleFlightLayer<Each<fn(&u32) -> u32>, Plain> {
+type ByItself = SingleFlightLayer<Each<fn(&u32) -> u32>, Plain>;
+
+fn layer() -> ByItself {
     SingleFlightLayer::new((|key| *key) as fn(&u32) -> u32).plain()
 }
 
@@ -71,7 +75,7 @@ fn slow(
 async fn a_hundred_callers_of_one_key_make_one_call() {
     let (calls, layer) = (Calls::default(), layer());
     let stats = layer.stats();
-    let (start, mut all) = (Instant::now(), Vec::new());
+    let (start, mut all) = (TokioClock.now(), Vec::new());
     for _ in 0..100 {
         // Each with a service of its own, as of axum's connections.
         all.push(tokio::spawn(layer.layer(slow(&calls)).oneshot(7)));
@@ -79,7 +83,7 @@ async fn a_hundred_callers_of_one_key_make_one_call() {
     for one in all {
         assert_eq!(one.await.unwrap().unwrap(), 7);
     }
-    assert_eq!((calls.made(), start.elapsed()), (1, S));
+    assert_eq!((calls.made(), TokioClock.now() - start), (1, S));
     assert_eq!((stats.made(), stats.joined(), stats.unshared(), stats.rejected()), (1, 99, 0, 0));
 }
 
@@ -96,13 +100,13 @@ async fn calls_of_other_keys_and_calls_after_the_end_are_made() {
 async fn the_call_goes_on_when_the_first_caller_is_dropped() {
     let calls = Calls::default();
     let service = layer().layer(slow(&calls));
-    let (start, leader) = (Instant::now(), tokio::spawn(service.clone().oneshot(7)));
+    let (start, leader) = (TokioClock.now(), tokio::spawn(service.clone().oneshot(7)));
     tokio::task::yield_now().await;
     let joined = tokio::spawn(service.clone().oneshot(7));
     sleep(S / 2).await;
     leader.abort();
     assert_eq!(joined.await.unwrap().unwrap(), 7);
-    assert_eq!((calls.made(), start.elapsed()), (1, S), "no work is lost");
+    assert_eq!((calls.made(), TokioClock.now() - start), (1, S), "no work is lost");
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,17 +248,17 @@ async fn a_caller_with_a_later_deadline_does_not_share_the_rejection_of_an_earli
     let service = layer().layer(service_fn(async |_: u32| {
         sleep(S).await;
         match context::current().deadline {
-            Some(end) if end <= Instant::now().into_std() => Err(Error::from(Rejection::new("test", &TOO_LATE))),
+            Some(end) if end <= TokioClock.now() => Err(Error::from(Rejection::new("test", &TOO_LATE))),
             _ => Ok(7),
         }
     }));
     let call = |context| context::with(context, service.clone().oneshot(7));
-    let soon = CallContext::default().with_deadline((Instant::now() + S).into_std());
-    let start = Instant::now();
+    let soon = CallContext::default().with_deadline(TokioClock.now() + S);
+    let start = TokioClock.now();
     let (early, same, later) = tokio::join!(call(soon), call(soon), call(CallContext::default()));
     assert_eq!(early.unwrap_err().rejection().map(Rejection::reason), Some(&TOO_LATE));
     assert_eq!(same.unwrap_err().rejection().map(Rejection::reason), Some(&TOO_LATE));
-    assert_eq!((later.unwrap(), start.elapsed()), (7, 2 * S));
+    assert_eq!((later.unwrap(), TokioClock.now() - start), (7, 2 * S));
 }
 
 /// Callers come at random and wait for a random time. Each that waits long enough gets its result,
