@@ -37,7 +37,8 @@ fn all(rate: f64) -> FaultsBuilder {
 fn each_fault_has_its_share_of_the_calls() {
     // The standard deviation of 100,000 draws at 30 % is 145.
     let drawn = drawn(all(0.3), 100_000);
-    let kinds: [(&str, &dyn Fn(&Drawn) -> bool); 7] = [
+    type Kind<'a> = (&'a str, &'a dyn Fn(&Drawn) -> bool);
+    let kinds: [Kind<'_>; 7] = [
         ("error", &|drawn| drawn.error),
         ("latency", &|drawn| drawn.latency.is_some()),
         ("hang", &|drawn| drawn.hang),
