@@ -12,6 +12,7 @@ pub fn request(data: &[u8]) {
     let Some(request) = make(&message) else { return };
     let server = ServiceBuilder::new()
         .layer(HealthLayer::new(Health::new()).http())
+        .layer(DeadlineLayer::server().max_limit(Duration::from_secs(30)).http())
         .layer(ContextLayer::new().trust_priority().http())
         .layer(LoadShedLayer::new("server").http())
         .layer(RateLimitLayer::named("caller", 1, Duration::from_secs(1)).burst(1).advertise().http())
@@ -34,6 +35,8 @@ pub fn request(data: &[u8]) {
                 StatusCode::METHOD_NOT_ALLOWED,
                 StatusCode::TOO_MANY_REQUESTS,
                 StatusCode::SERVICE_UNAVAILABLE,
+                // A deadline that has passed already.
+                StatusCode::GATEWAY_TIMEOUT,
             ];
             assert!(known.contains(&response.status()), "{}", response.status());
             let _ = response.into_body().collect().await;

@@ -34,10 +34,11 @@ pub fn response(data: &[u8]) {
             attempts.store(0, Ordering::Relaxed);
             let stack = ServiceBuilder::new()
                 .layer(ContextLayer::new().$client())
-                .layer(TimeoutLayer::total(Duration::from_secs(300)).$client())
+                .layer(DeadlineLayer::new(Duration::from_secs(300)).$client())
                 .layer(AdaptiveRateLayer::new().$client())
                 .layer(ThrottleLayer::new("backend").$client())
                 .layer(RetryLayer::new(3).seed(1).$client())
+                .layer(HedgeLayer::after(Duration::from_secs(1)).$client())
                 .layer(CircuitBreakerLayer::new("backend").$client())
                 .layer(AdaptiveLimitLayer::new("backend").$client())
                 .layer(TimeoutLayer::attempt(Duration::from_secs(1)).$client())
