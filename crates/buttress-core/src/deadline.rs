@@ -25,19 +25,25 @@
 //! Linux kernels, 10 ms on some), and never late.
 
 mod builder;
+mod call;
 mod report;
+mod terms;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod valve;
 
 pub use builder::Builder;
+pub use call::{Near, Started};
+pub use terms::{Deadline, Terms};
 
 use crate::context::CallContext;
 use crate::label::Labels;
-use crate::shard::{Counter, Sharded, Ticket};
+use crate::shard::{Counter, Sharded};
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Class, Clock, Label, Name, Reason, Rejection, TimeoutKind, timeline};
+use crate::{Class, Clock, Name, Reason, Rejection, TimeoutKind};
+use call::{UNLIMITED, nanos};
 use std::time::{Duration, Instant};
+use terms::earlier;
 use valve::Valve;
 
 /// The call was not started: its deadline had passed.
@@ -69,87 +75,6 @@ pub enum Mode {
     Enforce,
     /// Rejects all late calls.
     EnforceAll,
-}
-
-/// The moment at which the result of a call is of no use any more, as an extension of its request.
-///
-/// It is monotonic and of this process.
-///
-/// ```
-/// use buttress_core::{Clock, ManualClock, deadline::Deadline};
-/// use std::time::Duration;
-///
-/// let now = ManualClock::new().now();
-/// let deadline = Deadline(now + Duration::from_secs(2));
-/// assert_eq!(deadline.left(now), Duration::from_secs(2));
-/// assert_eq!(deadline.left(now + Duration::from_secs(3)), Duration::ZERO);
-/// ```
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Deadline(pub Instant);
-
-impl Deadline {
-    /// Returns the time that is left at `now`, zero if the deadline has passed.
-    pub fn left(self, now: Instant) -> Duration {
-        self.0.saturating_duration_since(now)
-    }
-
-    /// Returns the time that is left on `clock`, which is read precisely only if the deadline is
-    /// near. Up to some milliseconds too long if more than 250 ms are left.
-    ///
-    /// ```
-    /// use buttress_core::{Clock, ManualClock, deadline::Deadline};
-    /// use std::time::Duration;
-    ///
-    /// let clock = ManualClock::new();
-    /// let deadline = Deadline(clock.now() + Duration::from_secs(2));
-    /// clock.advance(Duration::from_secs(1));
-    /// assert_eq!(deadline.left_on(&clock), Duration::from_secs(1));
-    /// ```
-    #[inline]
-    pub fn left_on(self, clock: &impl Clock) -> Duration {
-        let left = self.left(clock.coarse());
-        if left < NEAR { self.left(clock.now()) } else { left }
-    }
-}
-
-/// What is known of the time of one call.
-///
-/// ```
-/// use buttress_core::deadline::Terms;
-/// use std::time::Duration;
-///
-/// let terms = Terms { asked: Some(Duration::from_secs(60)), max: Some(Duration::from_secs(5)), ..Terms::default() };
-/// assert_eq!(terms.limit(), Some(Duration::from_secs(5)));
-/// ```
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Terms {
-    /// The time that the request grants, from now on.
-    pub asked: Option<Duration>,
-    /// The deadline that the request has as an extension.
-    pub until: Option<Instant>,
-    /// The limit if the request grants no time. `None`: no limit.
-    pub default: Option<Duration>,
-    /// The longest time, whatever the request grants. `None`: no limit.
-    pub max: Option<Duration>,
-    /// The least time for which a call is started.
-    pub min_useful: Duration,
-}
-
-impl Terms {
-    /// Returns the time that the call gets from now on, apart from deadlines that are moments.
-    #[inline]
-    pub fn limit(&self) -> Option<Duration> {
-        earlier(self.asked.or(self.default), self.max)
-    }
-}
-
-/// Returns the lesser one, where `None` is no limit.
-#[inline]
-fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
 }
 
 /// Decides whether calls start within their deadlines, and counts those that do not end within
@@ -283,7 +208,7 @@ impl<C: Clock> Deadlines<C> {
         }
         let (limit, until) = (terms.limit(), earlier(context.deadline, terms.until));
         if limit.is_none() && until.is_none() {
-            return Ok(Started { ticket, had: UNLIMITED });
+            return Ok(Started::new(ticket, UNLIMITED));
         }
         let is_near = limit.is_some_and(|limit| limit < NEAR);
         let now = if is_near { self.clock.now() } else { self.clock.coarse() };
@@ -291,10 +216,10 @@ impl<C: Clock> Deadlines<C> {
         // `None` only if the limit is beyond all time.
         let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
         if left < NEAR || left < terms.min_useful || mode == Mode::Observe {
-            return Err(Near { ticket });
+            return Err(Near::new(ticket));
         }
         context.deadline = deadline;
-        Ok(Started { ticket, had: if deadline.is_some() { nanos(left) } else { UNLIMITED } })
+        Ok(Started::new(ticket, if deadline.is_some() { nanos(left) } else { UNLIMITED }))
     }
 
     /// Returns the number of calls that were rejected because no time, or too little, was left.
@@ -321,97 +246,5 @@ impl State {
             1 => Mode::Enforce,
             _ => Mode::EnforceAll,
         }
-    }
-}
-
-/// A call that was counted and not started yet, because its deadline is near, or only observed.
-#[derive(Debug)]
-#[must_use]
-pub struct Near {
-    ticket: Ticket<State>,
-}
-
-impl Near {
-    /// Starts a call whose deadline is near, or is only observed, by the precise clock.
-    ///
-    /// # Errors
-    /// As [`Deadlines::start`].
-    #[inline(never)]
-    pub fn start<C: Clock>(
-        self,
-        deadlines: &Deadlines<C>,
-        context: &mut CallContext,
-        terms: &Terms,
-    ) -> Result<(Started, Option<Instant>), Rejection> {
-        let (Self { ticket }, clock) = (self, &deadlines.clock);
-        let now = clock.now();
-        let own = terms.limit().and_then(|limit| now.checked_add(limit));
-        let deadline = earlier(earlier(context.deadline, terms.until), own);
-        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
-        let is_observed = ticket.mode() == Mode::Observe;
-        if left.is_zero() || left < terms.min_useful {
-            let rejects = match ticket.mode() {
-                Mode::Observe => false,
-                Mode::Enforce => ticket.valve.rejects(clock, ticket.shard()),
-                Mode::EnforceAll => true,
-            };
-            if rejects {
-                ticket.expired.add(1);
-                return Err(ticket.labels.reject(if left.is_zero() { &EXPIRED } else { &TOO_SHORT }));
-            }
-            ticket.observed.add(1);
-            if is_observed {
-                return Ok((Started { ticket, had: UNLIMITED }, None));
-            }
-            // With the deadline that has passed, every layer inside would reject the call.
-            let limit = earlier(terms.default, terms.max);
-            context.deadline = limit.and_then(|limit| now.checked_add(limit));
-            let had = context.deadline.and(limit).map_or(UNLIMITED, nanos);
-            return Ok((Started { ticket, had }, None));
-        }
-        if is_observed {
-            return Ok((Started { ticket, had: UNLIMITED }, deadline));
-        }
-        context.deadline = deadline;
-        Ok((Started { ticket, had: deadline.map_or(UNLIMITED, |_| nanos(left)) }, None))
-    }
-}
-
-/// The nanoseconds of a call that has no deadline of this handle.
-const UNLIMITED: u64 = u64::MAX;
-
-fn nanos(time: Duration) -> u64 {
-    timeline::nanos(time).min(UNLIMITED - 1)
-}
-
-/// A call that has started. Made by [`Deadlines::start`].
-///
-/// Two words, so that it travels in registers: it is moved with every call.
-#[derive(Debug)]
-#[must_use]
-pub struct Started {
-    ticket: Ticket<State>,
-    /// The nanoseconds that were left at the start.
-    had: u64,
-}
-
-impl Started {
-    /// Returns the time that was left when the call started. `None` if no deadline is enforced.
-    #[inline]
-    pub fn had(&self) -> Option<Duration> {
-        (self.had != UNLIMITED).then(|| Duration::from_nanos(self.had))
-    }
-
-    /// Returns the name for rejections, if there is one.
-    #[inline]
-    pub fn label(&self) -> Option<Label> {
-        self.ticket.labels.named()
-    }
-
-    /// Counts the call as one whose deadline passed, and returns the rejection for it.
-    #[cold]
-    pub fn exceed(&self) -> Rejection {
-        self.ticket.exceeded.add(1);
-        self.ticket.labels.reject(&EXCEEDED).with_limit(self.had().unwrap_or_default())
     }
 }
