@@ -181,8 +181,8 @@ impl<C: Clock> Deadlines<C> {
         self.state.mode.store(mode as u32, Ordering::Relaxed);
     }
 
-    /// Starts a call, and puts its deadline into its context. Returns what is kept of the call until
-    /// it ends, and the deadline of a call that [`Mode::Observe`] only observes.
+    /// Starts a call, and puts its deadline into its context. Returns what is kept of the call
+    /// until it ends, and the deadline of a call that [`Mode::Observe`] only observes.
     ///
     /// # Errors
     /// [`EXPIRED`] if no time is left, [`TOO_SHORT`] if less than [`Terms::min_useful`] is left, as

@@ -70,12 +70,11 @@
 //!
 //! # Differences
 //!
-//! * `tower` and `tower-resilience` (0.14.0) have time limits of single calls, and no deadlines that
-//!   are handed on.
+//! * `tower` and `tower-resilience` (0.14.0) have time limits of single calls, and no deadlines
+//!   that are handed on.
 //! * tonic reads and writes `grpc-timeout`, does not hand on what is left of it, and answers with
-//!   `CANCELLED` instead of `DEADLINE_EXCEEDED`. The timer of its channel is not harmful inside this
-//!   layer: [`StatusLayer`](https://docs.rs/buttress-http/latest/buttress_http/tonic/) of
-//!   `buttress-http` makes the right code of its error.
+//!   `CANCELLED` instead of `DEADLINE_EXCEEDED`. Its channel inside this layer has a timer of its
+//!   own for the header; `StatusLayer` of `buttress-http` makes the right code of its error.
 //! * Finagle's `DeadlineFilter` has the same bound on rejections, and observes by default.
 
 mod carry;

@@ -164,8 +164,8 @@ impl<E, Limit> TimeoutLayer<E, Limit> {
         self.with(|options| options.reserve = reserve)
     }
 
-    /// Sets the least time for which an [attempt](TimeoutLayer::attempt) is made, if the deadline of
-    /// its call leaves no more. Default:
+    /// Sets the least time for which an [attempt](TimeoutLayer::attempt) is made, if the deadline
+    /// of its call leaves no more. Default:
     /// [`deadline::MIN_USEFUL`](crate::deadline::MIN_USEFUL), which is 1 ms.
     pub fn min_useful(self, time: Duration) -> Self {
         self.with(|options| options.min_useful = Some(time))
