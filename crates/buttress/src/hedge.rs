@@ -47,8 +47,8 @@
 //!
 //! # What the percentile learns from
 //!
-//! From attempts that succeed, those that time out, and those that lose, with the time that they
-//! had taken until then. A call that its caller drops after the delay counts in the same way. If
+//! From attempts that succeed, those that time out, and those that lose after the delay, with the
+//! time that they had taken until then. A call that its caller drops counts in the same way. If
 //! all calls become slow, the percentile becomes as long, and hedges go back to their share; until
 //! then, for a few seconds, the budget bounds them.
 //!

@@ -3,7 +3,7 @@ use crate::shard::{shards, thread_index};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, try_lock};
 use crate::timeline::{Timeline, nanos};
 use crate::{Clock, Ratio};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Buckets for each power of two.
 const PARTS: u64 = 16;
@@ -25,7 +25,6 @@ const SLICES: usize = STEPS as usize - 1;
 const MAX_SHARDS: usize = 8;
 
 /// The latencies of a window, and a percentile of them.
-#[derive(Debug)]
 pub(super) struct Latencies {
     share: Ratio,
     min_samples: u64,
@@ -38,7 +37,14 @@ pub(super) struct Latencies {
     percentile: AtomicU64,
 }
 
-#[derive(Debug)]
+/// Without the thousands of counts.
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percentile = Duration::from_nanos(self.percentile.load(Ordering::Relaxed));
+        f.debug_struct("Latencies").field("percentile", &percentile).finish_non_exhaustive()
+    }
+}
+
 struct Window {
     /// [`BUCKETS`] counts for each of the [`SLICES`].
     counts: Box<[u32]>,

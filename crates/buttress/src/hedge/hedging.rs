@@ -196,23 +196,21 @@ impl<S, Stored, Req, F, T> Hedging<S, Stored, Req, F, T> {
         withdrawal
     }
 
-    /// Records how long the attempts in flight have taken, if that is a lower bound above
-    /// `at_least`.
-    pub(super) fn record_in_flight(&self, first_in_flight: bool, at_least: Duration, shared: &Shared) {
+    /// Records how long the attempts in flight have taken, which end now without an answer.
+    ///
+    /// Only those that have taken the delay: that another one would have taken more than less says
+    /// nothing, and as a latency it would lower the percentile.
+    pub(super) fn record_in_flight(&self, first_in_flight: bool, shared: &Shared) {
+        let Some(delay) = self.delay.filter(|_| self.learns) else { return };
         let started = self.started.filter(|_| first_in_flight);
-        if !self.learns || (started.is_none() && self.others.is_empty()) {
+        if started.is_none() && self.others.is_empty() {
             return;
         }
         let now = TokioClock.now();
         let first = started.map(|started| now.saturating_duration_since(started));
         let others = self.others.iter().filter_map(|other| other.elapsed(now));
-        let long = first.into_iter().chain(others).filter(|elapsed| *elapsed >= at_least);
+        let long = first.into_iter().chain(others).filter(|elapsed| *elapsed >= delay);
         long.for_each(|elapsed| shared.config.delay.record(elapsed));
-    }
-
-    /// Returns the delay of the call, if attempts are sent for the time that others take.
-    pub(super) fn delay(&self) -> Option<Duration> {
-        self.delay
     }
 
     /// Returns the failure of the earliest attempt, if no attempt is in flight and none is due.

@@ -137,7 +137,7 @@ where
             let elapsed = hedging.first_elapsed();
             this.first.set(None);
             if let Some(result) = hedging.settle(1, elapsed, verdict, this.ticket, this.timer.as_mut()) {
-                self.end(Duration::ZERO);
+                self.end();
                 return Poll::Ready(result);
             }
         } else if hedging.next == Next::Unknown {
@@ -148,7 +148,7 @@ where
             if let Some((number, elapsed, result)) = hedging.poll_others(&mut index, this.ticket, cx) {
                 let verdict = Verdict::of(this.ends, this.context, result);
                 if let Some(result) = hedging.settle(number, elapsed, verdict, this.ticket, this.timer.as_mut()) {
-                    self.end(Duration::ZERO);
+                    self.end();
                     return Poll::Ready(result);
                 }
                 continue;
@@ -163,7 +163,7 @@ where
         }
         match hedging.take_failure(this.first.is_some()) {
             Some(failure) => {
-                self.end(Duration::ZERO);
+                self.end();
                 Poll::Ready(failure)
             }
             None => Poll::Pending,
@@ -172,11 +172,11 @@ where
 }
 
 impl<S, Stored, E, Cx, Req, F, T> ResponseFuture<S, Stored, E, Cx, Req, F, T> {
-    /// Drops the attempts in flight. Records how long they have taken, if it is `at_least` this.
-    fn end(self: Pin<&mut Self>, at_least: Duration) {
+    /// Drops the attempts in flight.
+    fn end(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let Some(hedging) = this.hedging.take() {
-            hedging.record_in_flight(this.first.is_some(), at_least, this.ticket);
+            hedging.record_in_flight(this.first.is_some(), this.ticket);
         }
         this.first.set(None);
     }
@@ -187,8 +187,8 @@ impl<S, Stored, E, Cx, Req, F, T> ResponseFuture<S, Stored, E, Cx, Req, F, T> {
 #[pinned_drop]
 impl<S, Stored, E, Cx, Req, F, T> PinnedDrop for ResponseFuture<S, Stored, E, Cx, Req, F, T> {
     fn drop(self: Pin<&mut Self>) {
-        if let Some(delay) = self.hedging.as_ref().and_then(Hedging::delay) {
-            self.end(delay);
+        if self.hedging.is_some() {
+            self.end();
         }
     }
 }

@@ -52,6 +52,18 @@ async fn an_attempt_that_loses_is_recorded_with_the_time_that_it_had_taken() {
     assert!(is_about(&delay, 300), "{:?}: a hedge after 100 ms won after 200", delay.current());
 }
 
+/// Its short time would lower the percentile, which would hedge more calls.
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_loses_before_the_delay_is_not_recorded() {
+    let delay = Delay::percentile(1.0).min_samples(2).build().unwrap();
+    let backend = Backend::new([(100, Ok("a")), (100, Ok("b")), (110, Ok("c")), (1000, Ok("d"))]);
+    for _ in 0..3 {
+        call(&delay, &backend).await;
+    }
+    assert_eq!(backend.starts().len(), 4);
+    assert!(is_about(&delay, 100), "{:?}", delay.current());
+}
+
 #[tokio::test(start_paused = true)]
 async fn attempts_that_time_out_are_recorded_and_other_failures_are_not() {
     let (failed, timed_out) = (median(), median());
