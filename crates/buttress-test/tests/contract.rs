@@ -197,7 +197,7 @@ fn a_hedge() {
     contract::check(|| HedgeLayer::percentile(95.0).unwrap().http_client().map_request_body(replayed));
 }
 
-/// Off, on without faults, and with faults that only take time.
+/// Off, on without faults, and with a fault that only takes time.
 #[test]
 fn a_chaos() {
     let layers = |chaos: fn() -> Chaos| {
@@ -216,7 +216,7 @@ fn a_chaos() {
     });
     layers(|| {
         let (chaos, pause) = (Chaos::new(), Duration::from_millis(10));
-        chaos.set(Faults::builder().latency(1.0, pause..=pause).slow_bodies(1.0, pause..=pause).build().unwrap());
+        chaos.set(Faults::builder().slow_bodies(1.0, pause..=pause).build().unwrap());
         chaos
     });
 }
