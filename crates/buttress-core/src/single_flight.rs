@@ -7,8 +7,8 @@
 //!
 //! The shared call is a future that belongs to no caller. Each caller has a [`Participant`], and
 //! polls the future through it: the one that is polled first after the future was woken does the
-//! work, and the others find it done or find it locked. No task is spawned, and no work is lost when
-//! the first caller leaves. When the last one leaves, the future is dropped.
+//! work, and the others find it done or find it locked. No task is spawned, and no work is lost
+//! when the first caller leaves. When the last one leaves, the future is dropped.
 //!
 //! * **Wake-ups.** A wake-up of the future wakes every participant. One of them would be enough if
 //!   a task that was woken always polled again, but a caller may hold a future without polling it,
@@ -17,7 +17,8 @@
 //!   one that polled looks at the mark after it has let go of the lock, and wakes all again: the
 //!   wake-up of the first could have come too late for the poll that was under way.
 //! * **Results.** A future ends with [`Landed::Shared`] for all, or with [`Landed::Own`] for the
-//!   caller that has made the call alone, such as a stream. The others then make calls of their own.
+//!   caller that has made the call alone, such as a stream. The others then make calls of their
+//!   own.
 //! * **Panics.** A panic unwinds through the caller whose poll ran into it. The others are told.
 //! * **Priorities.** A call that is more important than the one under way does not join it: that
 //!   one may be rejected where this one would not. It makes a call, which later callers join.

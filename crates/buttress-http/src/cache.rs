@@ -60,8 +60,8 @@
 //! [`max_body`](Builder::max_body); for the time that `s-maxage`, `max-age` or `Expires` give, or
 //! else for [`default_ttl`](Builder::default_ttl) or [`negative_ttl`](Builder::negative_ttl).
 //!
-//! Requests with `Authorization`, `Proxy-Authorization` or `Cookie` pass by, unless that header is in
-//! the [key](Builder::key); so do conditional requests, those for ranges, and those with
+//! Requests with `Authorization`, `Proxy-Authorization` or `Cookie` pass by, unless that header is
+//! in the [key](Builder::key); so do conditional requests, those for ranges, and those with
 //! `no-store`. Besides what is in the key, a response is served only to requests that agree in the
 //! headers that its `Vary` names.
 //!
@@ -88,14 +88,14 @@
 //!
 //! # Where it belongs
 //!
-//! On a client inside a fallback and outside all else: a hit needs no permit, no attempt and no time,
-//! and a rejection inside is answered from the cache. The service is always ready, and polls the
-//! inner one in the future of a call.
+//! On a client inside a fallback and outside all else: a hit needs no permit, no attempt and no
+//! time, and a rejection inside is answered from the cache. The service is always ready, and polls
+//! the inner one in the future of a call.
 //!
 //! # Time
 //!
-//! Ages are measured by tokio's clock, which tests can pause. Wall time is read once, when the cache
-//! is made, and counted on from there; it is compared with `Date` and `Expires` alone.
+//! Ages are measured by tokio's clock, which tests can pause. Wall time is read once, when the
+//! cache is made, and counted on from there; it is compared with `Date` and `Expires` alone.
 //!
 //! # Cost
 //!

@@ -104,6 +104,7 @@ mod answer;
 mod body;
 #[cfg(feature = "cache")]
 pub mod cache;
+#[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "single flight reads less of it than the cache"))]
 mod cache_control;
 #[cfg(feature = "chaos")]
 pub mod chaos;

@@ -46,25 +46,27 @@
 //! header by which the backend chooses its answer**, such as a tenant's or a user's.
 //!
 //! A request is not shared if it has a header with credentials (`Authorization`,
-//! `Proxy-Authorization`, `Cookie`), a condition or a range (`If-*`, `Range`) that is not in the key,
-//! or if it asks for an upgrade, or for an answer that was made for it (`Cache-Control: no-cache` or
-//! `no-store`).
+//! `Proxy-Authorization`, `Cookie`), a condition or a range (`If-*`, `Range`) that is not in the
+//! key, or if it asks for an upgrade, or for an answer that was made for it: with `no-cache`
+//! or `no-store` in `Cache-Control`.
 //!
 //! # Which responses are shared
 //!
 //! Complete ones: the body is read before the callers get the head, up to
 //! [`max_body`](buttress::SingleFlightLayer::max_body) (1 MiB), and for
-//! [`max_body_wait`](buttress::SingleFlightLayer::max_body_wait) (500 ms) from the head on. One that
-//! is larger or takes longer goes to the first caller as it comes, and the others make calls of
-//! their own; so do they, as soon as the head shows it, where it
+//! [`max_body_wait`](buttress::SingleFlightLayer::max_body_wait) (500 ms) from the head on. One
+//! that is larger or takes longer goes to the first caller as it comes, and the others make calls
+//! of their own; so do they, as soon as the head shows it, where it
 //!
 //! * forbids reuse: `Cache-Control` with `no-store`, `no-cache` or `private`, unless the
 //!   [key says all](HttpKey::ignore_cache_control);
 //! * has `Set-Cookie`;
-//! * [varies](https://www.rfc-editor.org/rfc/rfc9111#section-4.1) by a header that is not in the key;
+//! * [varies](https://www.rfc-editor.org/rfc/rfc9111#section-4.1) by a header that is not in the
+//!   key;
 //! * is a stream of events, a part (206), an upgrade, or longer than may be shared.
 //!
-//! A body that breaks off does so for all callers: each gets the head, what was read, and the error.
+//! A body that breaks off does so for all callers: each gets the head, what was read, and the
+//! error.
 
 mod body;
 mod landing;

@@ -58,10 +58,10 @@
 //!   [`SharedError`](crate::ending::SharedError), whose source is the error; a rejection is copied.
 //! * **The call.** It is polled by whichever of its callers is alive, so that it goes on when the
 //!   first one is dropped or times out. It is dropped with the last one. No task is spawned.
-//! * **Its context.** The call runs with the [context](crate::context) of the first caller. A caller
-//!   with a higher priority does not join it, and makes one that later callers join: the first may
-//!   be shed where the second would not. A caller with a later deadline joins; if the call is then
-//!   rejected because of its deadline, that caller makes a call of its own.
+//! * **Its context.** The call runs with the [context](crate::context) of the first caller. A
+//!   caller with a higher priority does not join it, and makes one that later callers join: the
+//!   first may be shed where the second would not. A caller with a later deadline joins; if the
+//!   call is then rejected because of its deadline, that caller makes a call of its own.
 //! * **A panic**, which unwinds through the caller whose poll ran into it. The others get the error
 //!   [`CallPanicked`].
 //!
@@ -78,9 +78,9 @@
 //!
 //! # Cost
 //!
-//! A call that joins hashes its key, takes two locks for some nanoseconds each, and clones the inner
-//! service only if its request is kept. It allocates when the list of wakers grows, and what the
-//! clones of the key and of the result do. The first call of a key allocates its state, its
+//! A call that joins hashes its key, takes two locks for some nanoseconds each, and clones the
+//! inner service only if its request is kept. It allocates when the list of wakers grows, and what
+//! the clones of the key and of the result do. The first call of a key allocates its state, its
 //! future, which is boxed, and the list.
 //!
 //! Each wake-up of the call wakes all its callers, because one of them alone might not be polled.
@@ -88,8 +88,8 @@
 //! # Differences
 //!
 //! * `tower` has no such layer.
-//! * `tower-resilience`'s coalescing lets waiters poll in a loop that never sleeps, and fails all of
-//!   them when the first caller is dropped.
+//! * `tower-resilience`'s coalescing lets waiters poll in a loop that never sleeps, and fails all
+//!   of them when the first caller is dropped.
 
 mod layer;
 mod service;

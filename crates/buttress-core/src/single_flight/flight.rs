@@ -115,8 +115,8 @@ impl<K: Send + Sync + 'static, T: Clone + Send + 'static, O: Send + 'static> Par
         self.flight.context.deadline
     }
 
-    /// Polls the call, unless another participant does. After it has returned `Ready` it must not be
-    /// polled again; it is [`Arrival::Unshared`] then.
+    /// Polls the call, unless another participant does. After it has returned `Ready` it must not
+    /// be polled again; it is [`Arrival::Unshared`] then.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Arrival<T, O>> {
         if let Some(arrival) = self.look(cx) {
             return Poll::Ready(arrival);

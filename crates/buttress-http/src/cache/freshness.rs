@@ -40,8 +40,8 @@ pub(super) enum Use {
 }
 
 impl Freshness {
-    /// Reads a response that came after `delay` at `now`. `None`: it must not be stored, or is of no
-    /// use.
+    /// Reads a response that came after `delay` at `now`. `None`: it must not be stored, or is of
+    /// no use.
     pub(super) fn of(
         status: StatusCode,
         headers: &HeaderMap,

@@ -241,8 +241,8 @@ impl Builder {
         Self(Config { max_background: tasks, ..self.0 })
     }
 
-    /// Sets how long a response is fresh whose origin says nothing, with a status for which RFC 9110
-    /// allows that (section 15.1). Default: zero.
+    /// Sets how long a response is fresh whose origin says nothing, with a status for which RFC
+    /// 9110 allows that (section 15.1). Default: zero.
     pub fn default_ttl(self, time: Duration) -> Self {
         Self(Config { default_ttl: time, ..self.0 })
     }

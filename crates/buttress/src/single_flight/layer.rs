@@ -174,8 +174,9 @@ impl<By, E> SingleFlightLayer<By, E> {
         self.configure(|config| config.max_waiters = waiters)
     }
 
-    /// Sets the maximum length of a body that is shared, in bytes. A response with a longer one goes
-    /// to the first caller, and the others make calls of their own. For HTTP endings. Default: 1 MiB.
+    /// Sets the maximum length of a body that is shared, in bytes. A response with a longer one
+    /// goes to the first caller, and the others make calls of their own. For HTTP endings. Default:
+    /// 1 MiB.
     pub fn max_body(self, bytes: u64) -> Self {
         self.configure(|config| config.limits.max_body = bytes)
     }
