@@ -32,8 +32,14 @@ async fn the_stream_of_the_loser_is_reset() {
         winner.send_response(Response::new(()), true).unwrap();
         let loser = tokio::spawn(async move { poll_fn(|cx| loser.poll_reset(cx)).await.unwrap() });
         // The connection is driven by accepting further streams.
+        let further = async {
+            if let Some(next) = connection.accept().await {
+                panic!("a third attempt: {next:?}");
+            }
+            pending::<()>().await;
+        };
         tokio::select! {
-            _ = connection.accept() => panic!("a third attempt"),
+            () = further => {}
             reason = loser => reset.send(reason.unwrap()).unwrap(),
         }
         pending::<()>().await;
