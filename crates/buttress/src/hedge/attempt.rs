@@ -1,5 +1,10 @@
 use super::layer::Shared;
-use crate::{clock::TokioClock, events, ready_call::ReadyCall, retry::Withdrawal};
+use crate::{
+    clock::TokioClock,
+    events,
+    ready_call::ReadyCall,
+    retry::{RetryInFlight, Withdrawal},
+};
 use buttress_core::Clock;
 use std::{
     pin::Pin,
@@ -15,6 +20,8 @@ pub(super) struct Attempt<S, Req, F> {
     call: Pin<Box<ReadyCall<S, Req, F>>>,
     /// What pays for the attempt until it is sent.
     withdrawal: Option<Withdrawal>,
+    /// Its place among the retries in flight, once it is sent.
+    in_flight: Option<RetryInFlight>,
     /// `None` if it replaces an attempt that failed.
     after: Option<Duration>,
     /// When it was sent.
@@ -24,15 +31,13 @@ pub(super) struct Attempt<S, Req, F> {
 impl<S: Service<Req>, Req> Attempt<S, Req, S::Future> {
     pub(super) fn new(number: u32, service: S, request: Req, withdrawal: Withdrawal, after: Option<Duration>) -> Self {
         let call = Box::pin(ReadyCall::new(service, request));
-        Self { number, call, withdrawal: Some(withdrawal), after, started: None }
+        Self { number, call, withdrawal: Some(withdrawal), in_flight: None, after, started: None }
     }
 
     pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<S::Response, S::Error>> {
         if self.withdrawal.is_some() {
             ready!(self.call.as_mut().poll_ready(cx))?;
-            if let Some(withdrawal) = self.withdrawal.take() {
-                withdrawal.spend();
-            }
+            self.in_flight = self.withdrawal.take().map(Withdrawal::spend);
             let sent = if self.after.is_some() { &shared.stats.hedges } else { &shared.stats.retries };
             sent.add(1);
             events::hedging(self.number, self.after);

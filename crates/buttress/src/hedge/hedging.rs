@@ -64,7 +64,7 @@ pub(super) enum Verdict<T> {
 }
 
 impl<T> Verdict<T> {
-    pub(super) fn of<E, Cx, Res, Err>(ends: &E, context: &Cx, result: Result<Res, Err>) -> Self
+    pub(super) fn of<E, Cx, Res, Err>(ends: &E, context: &Cx, result: Result<Res, Err>, shared: &Shared) -> Self
     where
         E: Finish<Cx, Res, Err>,
         Result<Res, E::Error>: Into<T>,
@@ -76,6 +76,10 @@ impl<T> Verdict<T> {
                 (ends.outcome(&error), Err(error))
             }
         };
+        // A retry around this layer records the outcomes in a budget that is its own.
+        if shared.config.deposits {
+            shared.config.budget.record(&outcome);
+        }
         let result = result.into();
         match outcome {
             Outcome::Failure(failure) if failure.conclusive => Self::Final(result, false),
@@ -166,7 +170,8 @@ impl<S, Stored, Req, F, T> Hedging<S, Stored, Req, F, T> {
 
     /// Returns when the next attempt is due after a failure.
     fn next_after(&mut self, failure: &Failure, shared: &Shared, mut timer: Pin<&mut Deadline>) -> Next {
-        if failure.no_retry {
+        // A failure that a service below has repeated is not sent again: tiers would multiply.
+        if failure.no_retry || failure.retried {
             self.allowed = 0;
         }
         match failure.retry_after {
@@ -258,10 +263,12 @@ where
             return;
         }
         let Some(withdrawal) = self.withdraw(shared) else { return };
-        let Some(request) = self.kept.again(self.made + 1) else {
+        let Some(mut request) = self.kept.again(self.made + 1) else {
             self.allowed = 0;
             return;
         };
+        // Less time is left than for the first attempt.
+        self.kept.refresh(&mut request);
         self.made += 1;
         self.allowed -= 1;
         self.others.push(Attempt::new(self.made, self.service.clone(), request, withdrawal, delay));

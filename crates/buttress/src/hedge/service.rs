@@ -5,10 +5,11 @@ use super::{
 use crate::{
     ending::{Begin, Duplicate, Ended, Finish, Kept},
     per_request::{PerRequest, Same},
+    retry::CallInFlight,
     shell::{inner_service, opaque_debug},
     timer::{Deadline, Limit},
 };
-use buttress_core::shard::Ticket;
+use buttress_core::{context::CallContext, shard::Ticket};
 use pin_project::{pin_project, pinned_drop};
 use std::{
     future::Future,
@@ -76,8 +77,10 @@ where
         let ticket = shared.ticket();
         let config = &ticket.config;
         let context = ends.begin::<()>(&mut request);
-        if config.deposits && ends.deposits(&request) {
+        let mut in_flight = None;
+        if config.deposits && ends.deposits(&request) && !CallContext::current().is_repeated {
             config.budget.deposit();
+            in_flight = config.budget.call_in_flight();
         }
         let own_delay = after.of(&request);
         let (attempt, kept) = match config.max_hedges {
@@ -93,7 +96,8 @@ where
                 (service.call(attempt), Some(Hedging::new(kept, service, own_delay, &ticket)))
             }
         };
-        ResponseFuture { first: Some(first), timer: Deadline::new(), hedging, context, ends: ends.clone(), ticket }
+        let timer = Deadline::new();
+        ResponseFuture { first: Some(first), timer, hedging, context, in_flight, ends: ends.clone(), ticket }
     }
 }
 
@@ -108,6 +112,7 @@ pub struct ResponseFuture<S, Stored, E, Cx, Req, F, T> {
     /// `None` if the request is sent once, and after the call has ended.
     hedging: Option<Hedging<S, Stored, Req, F, T>>,
     context: Cx,
+    in_flight: Option<CallInFlight>,
     ends: E,
     ticket: Ticket<Shared>,
 }
@@ -133,7 +138,7 @@ where
             return polled.map_err(|error| this.ends.inner(error));
         };
         if let Poll::Ready(result) = polled {
-            let verdict = Verdict::of(this.ends, this.context, result);
+            let verdict = Verdict::of(this.ends, this.context, result, this.ticket);
             let elapsed = hedging.first_elapsed();
             this.first.set(None);
             if let Some(result) = hedging.settle(1, elapsed, verdict, this.ticket, this.timer.as_mut()) {
@@ -146,7 +151,7 @@ where
         let mut index = 0;
         loop {
             if let Some((number, elapsed, result)) = hedging.poll_others(&mut index, this.ticket, cx) {
-                let verdict = Verdict::of(this.ends, this.context, result);
+                let verdict = Verdict::of(this.ends, this.context, result, this.ticket);
                 if let Some(result) = hedging.settle(number, elapsed, verdict, this.ticket, this.timer.as_mut()) {
                     self.end();
                     return Poll::Ready(result);
@@ -179,6 +184,7 @@ impl<S, Stored, E, Cx, Req, F, T> ResponseFuture<S, Stored, E, Cx, Req, F, T> {
             hedging.record_in_flight(this.first.is_some(), this.ticket);
         }
         this.first.set(None);
+        *this.in_flight = None;
     }
 }
 

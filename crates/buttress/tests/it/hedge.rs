@@ -8,7 +8,7 @@ mod stack;
 use crate::{MS, SECOND};
 use backend::{Backend, Ended, budget};
 use buttress::{
-    Ending, Error, HedgeLayer, PlainExt, context,
+    Ending, Error, HedgeLayer, PlainExt, RetryBudget, context,
     policy::{CallContext, Clock, TokioClock},
 };
 use std::{convert::Infallible, time::Duration};
@@ -215,6 +215,37 @@ async fn each_call_deposits_once_and_none_into_a_budget_of_a_layer_around() {
         call(layer, &fast()).await.unwrap();
         assert_eq!(stats.budget().balance(), balance);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedges_count_as_retries_in_flight_until_they_end() {
+    let budget = RetryBudget::builder().without_ratio().in_flight(0.0, 1).build().unwrap();
+    let layer = HedgeLayer::after(DELAY).budget(budget.clone());
+    let backend = Backend::new([(1000, Ok("a")), (50, Ok("b")), (40, Ok("c"))]);
+    let service = layer.end(backend::ending()).layer_service(&backend);
+    let first = tokio::spawn(service.clone().oneshot("a"));
+    tokio::time::sleep(40 * MS).await;
+    assert_eq!(budget.retries_in_flight(), Some(1));
+    assert_eq!(service.oneshot("a").await.unwrap(), "c", "without a hedge: the only place is taken");
+    assert_eq!(first.await.unwrap().unwrap(), "b");
+    assert_eq!((budget.retries_in_flight(), backend.starts().len()), (Some(0), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_a_service_below_has_repeated_is_not_sent_again() {
+    let backend = Backend::new([(5, Err("retried")), (5, Ok("b"))]);
+    assert_eq!(call(after(), &backend).await.unwrap_err().to_string(), "retried");
+    assert_eq!(backend.starts(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_a_caller_repeats_deposits_nothing() {
+    let layer = after();
+    let stats = layer.stats();
+    stats.budget().try_withdraw().unwrap().spend();
+    let repeated = CallContext::default().with_repeated(true);
+    context::with(repeated, call(layer, &Backend::new([(0, Ok("a"))]))).await.unwrap();
+    assert_eq!(stats.budget().balance(), 99.0);
 }
 
 #[tokio::test(start_paused = true)]

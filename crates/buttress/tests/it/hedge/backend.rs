@@ -105,6 +105,7 @@ pub(super) fn ending() -> Plain<impl Judge<&'static str, Error> + Clone> {
         Outcome::from(match text.split_once(' ') {
             _ if text == "fatal" => Failure { no_retry: true, conclusive: true, ..failure },
             _ if text == "never" => Failure { no_retry: true, ..failure },
+            _ if text == "retried" => Failure { retried: true, ..failure },
             _ if text == "timeout" => Failure::new(FailureKind::Timeout),
             Some(("after", millis)) => {
                 Failure { retry_after: Some(Duration::from_millis(millis.parse().unwrap())), ..failure }
