@@ -1,4 +1,4 @@
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence, fence_after_rmw};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, fence_after_rmw};
 
 /// The free places that shards keep. See the [module](super).
 #[derive(Debug)]
@@ -6,7 +6,7 @@ pub(super) struct Spares {
     /// Maximum number of places that one shard keeps.
     max_per_shard: AtomicU32,
     /// The number of shards that keep places, a power of two, less one.
-    mask: AtomicUsize,
+    mask: AtomicU32,
     /// One bit for each shard that may keep places. A bit stays set while its shard takes and keeps
     /// places, so that threads only read it. A search that finds the shard empty clears it.
     nonempty: AtomicU64,
@@ -34,7 +34,7 @@ impl Spares {
         let shards = if shards > 1 { shards.next_power_of_two() } else { 0 };
         let spares = Self {
             max_per_shard: AtomicU32::new(0),
-            mask: AtomicUsize::new(0),
+            mask: AtomicU32::new(0),
             nonempty: AtomicU64::new(0),
             shards: (0..shards).map(|_| Line::default()).collect(),
         };
@@ -46,7 +46,7 @@ impl Spares {
     pub(super) fn hand_over(&self) -> Self {
         let (mask, most) = (self.mask.load(Ordering::SeqCst), self.max_per_shard.swap(0, Ordering::SeqCst));
         let next = Self::new(self.shards.len(), 0);
-        next.set_rule(mask + 1, most);
+        next.set_rule(mask as usize + 1, most);
         next
     }
 
@@ -64,7 +64,7 @@ impl Spares {
     }
 
     fn set_rule(&self, shards: usize, most: u32) {
-        self.mask.store(shards.saturating_sub(1), Ordering::SeqCst);
+        self.mask.store(shards.saturating_sub(1) as u32, Ordering::SeqCst);
         self.max_per_shard.store(most, Ordering::SeqCst);
     }
 
@@ -155,7 +155,7 @@ impl Spares {
     /// Returns the shard of a thread.
     #[inline]
     fn index(&self, thread: usize) -> usize {
-        thread & self.mask.load(Ordering::Relaxed)
+        thread & self.mask.load(Ordering::Relaxed) as usize
     }
 
     #[inline]
