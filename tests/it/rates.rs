@@ -32,8 +32,8 @@ async fn a_caller_that_hangs_up_while_it_waits_for_its_turn_gives_it_back() {
         assert_eq!(soon(client().request(get(server.uri("/")))).await.unwrap().status(), 200);
         let (_sender, endless) = Channel::<Bytes, io::Error>::new(1);
         let bodies = [Body::empty(), Body::from("a body"), Body::from(vec![7; 300_000]), Body::new(endless)];
-        // Over HTTP/1 hyper reads no more than the first piece of a body before the handler does, and
-        // until it has read all does not see that the connection has ended.
+        // Over HTTP/1 hyper reads no more than the first piece of a body before the handler does,
+        // and until it has read all does not see that the connection has ended.
         for body in bodies.into_iter().take(if is_h2 { 4 } else { 2 }) {
             let call = tokio::spawn(client().request(post(server.uri("/"), body)));
             eventually(|| waits(&limit)).await;

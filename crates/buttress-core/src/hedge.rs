@@ -91,8 +91,9 @@ impl<C: Clock> Delay<C> {
     /// Records how long an attempt took. Does nothing if the delay is fixed.
     ///
     /// Record an attempt that succeeded, an attempt that timed out, and an attempt that was dropped
-    /// after at least the [current](Self::current) delay, because another one won. Do not record rejections and other failures: they are often fast,
-    /// and a backend that fails is not a fast one.
+    /// after at least the [current](Self::current) delay, because another one won. Do not record
+    /// rejections and other failures: they are often fast, and a backend that fails is not a fast
+    /// one.
     #[inline]
     pub fn record(&self, elapsed: Duration) {
         if let Kind::Percentile(percentile) = &self.0 {

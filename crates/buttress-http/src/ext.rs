@@ -5,8 +5,8 @@ use crate::{
 use buttress::{Ending, FallbackLayer, HedgeLayer, RetryLayer};
 use http::request::Parts;
 
-/// Settings of a layer with a client ending that sends requests again: retry, hedge, or a fallback to
-/// another [service](FallbackLayer::service).
+/// Settings of a layer with a client ending that sends requests again: retry, hedge, or a fallback
+/// to another [service](FallbackLayer::service).
 ///
 /// ```
 /// use buttress_http::prelude::*;

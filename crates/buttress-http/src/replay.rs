@@ -7,9 +7,9 @@
 //! whatever its size. [`ReplayMemory`] is a cap for all calls together, and a [`BodyFactory`] makes
 //! bodies again that are too large to be kept.
 //!
-//! The attempts of [`tee`] follow each other: the next one ends the body of the one before. Those of
-//! [`tee_at_once`], for hedging, read at the same time. All of them get every frame, and the source
-//! is read by the one that is ahead.
+//! The attempts of [`tee`] follow each other: the next one ends the body of the one before. Those
+//! of [`tee_at_once`], for hedging, read at the same time. All of them get every frame, and the
+//! source is read by the one that is ahead.
 //!
 //! The attempts share the body in one allocation, and behind a lock: an attempt that a transport
 //! still holds must not keep the rest from the next one. The lock is held while a frame is taken,
@@ -74,8 +74,8 @@ pub fn tee<B: Body>(body: B, cap: u64) -> (ReplayBody<B>, Handle<B>) {
 /// Makes `body` replayable as [`tee`] does, for attempts at the same time.
 ///
 /// A further attempt leaves the body of the ones before as it is. If the body exceeds the cap while
-/// several attempts read it, the one that is ahead goes on, and the bodies of the others end with an
-/// error.
+/// several attempts read it, the one that is ahead goes on, and the bodies of the others end with
+/// an error.
 ///
 /// ```
 /// use buttress_http::replay::tee_at_once;

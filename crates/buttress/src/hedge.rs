@@ -61,9 +61,9 @@
 //! # Differences
 //!
 //! * Finagle's `BackupRequestFilter` has the percentile of a window, losers that count as lower
-//!   bounds, and two budgets. It sends one backup, returns the result of an attempt that ends before
-//!   the backup even if it is a failure, and sends no backup if the percentile is above 2 s. Here
-//!   that limit is [`max`](Builder::max).
+//!   bounds, and two budgets. It sends one backup, returns the result of an attempt that ends
+//!   before the backup even if it is a failure, and sends no backup if the percentile is above 2 s.
+//!   Here that limit is [`max`](Builder::max).
 //! * gRPC (gRFC A6) has the rules for failures and pushbacks, and fixed delays. Without a delay it
 //!   sends all attempts at once.
 //! * Polly's delay is fixed or comes from a function, and zero means that all attempts start

@@ -69,8 +69,8 @@
 //! Give a bulkhead inside it a short [queue](crate::BulkheadLayer::queue). The share of rejected
 //! calls follows the load in steps, so that for moments more calls come through than there are
 //! places. Without a queue the bulkhead rejects those, whatever their priority or tenant and though
-//! they are exempt, and sees no more than its limit: all overload looks alike. Calls that wait raise
-//! its level above 1, until as many are rejected as are too many.
+//! they are exempt, and sees no more than its limit: all overload looks alike. Calls that wait
+//! raise its level above 1, until as many are rejected as are too many.
 //!
 //! gRPC's health checks are calls like others: [`exempt`](LoadShedLayer::exempt) them, with
 //! `buttress_http::is_probe`. Limits inside this layer know nothing of that. Where a probe must

@@ -9,8 +9,8 @@
 //! The wait is cut by the deadline of the [call that is being served](crate::context). A call that
 //! is dropped before its start gives back what it took.
 //!
-//! Over HTTP/1 with an upload of more than one piece, the call of a caller that has hung up waits to
-//! its start: hyper does not look at the connection before.
+//! Over HTTP/1 with an upload of more than one piece, the call of a caller that has hung up waits
+//! to its start: hyper does not look at the connection before.
 
 use crate::{
     clock::TokioClock,

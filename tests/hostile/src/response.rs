@@ -13,8 +13,8 @@ use std::{
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-/// Three attempts that were sent, and a free one of a request that was returned unprocessed. Each of
-/// them may be hedged.
+/// Three attempts that were sent, and a free one of a request that was returned unprocessed. Each
+/// of them may be hedged.
 const MOST_ATTEMPTS: u32 = 8;
 
 /// Answers each attempt of a client with all layers of a client, for HTTP and for gRPC. The first

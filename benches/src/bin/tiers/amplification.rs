@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn marks_leave_retries_to_the_lowest_caller() {
         let (budget, marks) = (of("buttress, budget", &SHORT), of("buttress, budget and marks", &SHORT));
-        // The reserve of a budget, 3 retries per second and a burst of 30, is 6 % of these few calls.
+        // The reserve of a budget, 3 retries per second and a burst of 30, is 6 % of these few
+        // calls.
         assert!(budget.amplification > 2.0 && marks.amplification <= 1.4, "{budget:?}, {marks:?}");
     }
 

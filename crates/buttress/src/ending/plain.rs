@@ -6,8 +6,8 @@ use std::convert::Infallible;
 /// The ending for services that are not HTTP: a response is a success, an error is a failure, and a
 /// rejection by an inner layer of this crate is no evidence. Set by [`PlainExt::plain`].
 ///
-/// A retry or a hedge with this ending clones requests and treats all of them as idempotent, because
-/// it cannot know otherwise. Do not retry or hedge requests that are not.
+/// A retry or a hedge with this ending clones requests and treats all of them as idempotent,
+/// because it cannot know otherwise. Do not retry or hedge requests that are not.
 ///
 /// ```
 /// use buttress::{CircuitBreakerLayer, PlainExt, circuit_breaker::State};

@@ -20,8 +20,8 @@ pub(super) struct Hedging<S, Stored, Req, F, T> {
     service: S,
     /// The delay that the request asks for.
     own_delay: Option<Duration>,
-    /// The delay of the call, once an attempt was pending. `None` if no attempt is sent for the time
-    /// that the others take.
+    /// The delay of the call, once an attempt was pending. `None` if no attempt is sent for the
+    /// time that the others take.
     delay: Option<Duration>,
     pub(super) next: Next,
     /// Attempts that were made, the first included.

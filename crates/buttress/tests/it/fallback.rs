@@ -174,7 +174,8 @@ async fn a_value_has_no_bounds() {
     assert_eq!(context::with(passed, service.oneshot(())).await.unwrap(), "fallback");
 }
 
-/// Calls a service that fails at once, whose fallback hangs, in the context of a call with 1 s left.
+/// Calls a service that fails at once, whose fallback hangs, in the context of a call with 1 s
+/// left.
 async fn with_one_second_left(fallback: impl Fn() -> tower::util::BoxCloneService<(), (), Error>) -> Error {
     let context = CallContext::default().with_deadline(TokioClock.now() + SECOND);
     context::with(context, fallback().oneshot(())).await.unwrap_err()
