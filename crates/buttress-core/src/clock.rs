@@ -46,6 +46,15 @@ pub trait Clock: Clone + fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns the precise time in nanoseconds since a moment that stays the same, or `None`, the
+    /// default, if the clock does not provide it. For policies that read the time of every call and
+    /// compare only such readings with each other: this clock may drift from [`now`](Self::now) by
+    /// some parts in a million.
+    #[inline]
+    fn precise_nanos(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the moment from which [`coarse_nanos`](Self::coarse_nanos) counts. `None` by
     /// default.
     fn zero(&self) -> Option<Instant> {

@@ -143,7 +143,7 @@ impl<C: Clock + Default> RateLimit<C> {
 impl<C: Clock> RateLimit<C> {
     fn of(quota: Quota, name: Option<Name>, clock: C) -> Self {
         let labels = |quota| Labels::new(POLICY, name.as_ref(), shards()).with_quota(quota);
-        let shared = Shared::new(quota, labels, clock.now());
+        let shared = Shared::new(quota, labels, &clock);
         Self { state: State::new(Arc::new(shared)), clock }
     }
 
@@ -401,7 +401,7 @@ impl<C: Clock> RateLimit<C> {
 
     #[inline]
     fn now(&self) -> u64 {
-        self.state.shared.nanos(self.clock.now())
+        self.state.shared.now(&self.clock)
     }
 }
 

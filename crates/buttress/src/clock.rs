@@ -1,11 +1,13 @@
 use buttress_core::Clock;
-use std::time::Instant;
+use std::{sync::OnceLock, time::Instant};
+use tokio::runtime::Builder;
 
 /// Tokio's clock, the only clock of the layers. `tokio::time::pause` pauses all of them.
 ///
 /// Where a few milliseconds do not matter, the layers read `CLOCK_MONOTONIC_COARSE` on Linux, which
-/// is cheaper. With tokio's feature `test-util`, by which the clock can be paused,
-/// they always read tokio's clock.
+/// is cheaper. A rate limit reads the counter of the processor, where that runs at a constant rate,
+/// through the crate `quanta`. With tokio's feature `test-util`, by which the clock can be paused,
+/// all of them read tokio's clock.
 ///
 /// ```
 /// use buttress::policy::{Clock, TokioClock};
@@ -21,6 +23,12 @@ impl Clock for TokioClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads a clock")]
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
+    }
+
+    #[inline]
+    fn precise_nanos(&self) -> Option<u64> {
+        let counter = COUNTER.get_or_init(counter).as_ref()?;
+        Some(counter.clock.delta_as_nanos(counter.zero, counter.clock.raw()))
     }
 
     #[cfg(target_os = "linux")]
@@ -41,15 +49,69 @@ impl Clock for TokioClock {
     }
 }
 
+/// The counter of the processor, and its value at the first reading.
+#[derive(Debug)]
+struct Counter {
+    clock: quanta::Clock,
+    zero: u64,
+}
+
+static COUNTER: OnceLock<Option<Counter>> = OnceLock::new();
+
+/// Compares the counter with the clock of the system, for about a millisecond, and for 200 ms where
+/// the machine is very busy: once in a process, when it makes its first rate limit.
+#[cold]
+fn counter() -> Option<Counter> {
+    if can_be_paused() {
+        return None;
+    }
+    let clock = quanta::Clock::new();
+    let zero = clock.raw();
+    Some(Counter { clock, zero })
+}
+
+/// Detects whether tokio was compiled with `test-util`. `Builder::start_paused` exists only with
+/// it. Method resolution prefers the inherent method, which returns a `Builder` and not `Missing`.
+fn can_be_paused() -> bool {
+    Builder::new_current_thread().start_paused(false).exists()
+}
+
+#[allow(dead_code, reason = "used without `test-util` only")]
+trait Pausable {
+    fn start_paused(&mut self, _: bool) -> Missing {
+        Missing
+    }
+}
+
+impl Pausable for Builder {}
+
+#[allow(dead_code, reason = "used without `test-util` only")]
+struct Missing;
+
+trait Exists {
+    fn exists(&self) -> bool;
+}
+
+impl Exists for Missing {
+    fn exists(&self) -> bool {
+        false
+    }
+}
+
+impl Exists for Builder {
+    fn exists(&self) -> bool {
+        true
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Clock, TokioClock};
+    use super::{Clock, TokioClock, can_be_paused};
     use rustix::time::{ClockId, Timespec, clock_gettime};
     use std::{
         sync::OnceLock,
         time::{Duration, Instant},
     };
-    use tokio::runtime::Builder;
 
     /// The same moment on both clocks.
     ///
@@ -83,8 +145,7 @@ mod linux {
 
     #[cold]
     fn base() -> Option<Base> {
-        let can_be_paused = Builder::new_current_thread().start_paused(false).exists();
-        if can_be_paused {
+        if can_be_paused() {
             return None;
         }
         let (now, now_nanos) = (TokioClock.now(), nanos(clock_gettime(ClockId::Monotonic)));
@@ -96,36 +157,5 @@ mod linux {
     #[inline]
     fn nanos(time: Timespec) -> u64 {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-    }
-
-    /// Detects whether tokio was compiled with `test-util`. `Builder::start_paused` exists only
-    /// with it. Method resolution prefers the inherent method, which returns a `Builder` and not
-    /// `Missing`.
-    #[allow(dead_code, reason = "used without `test-util` only")]
-    trait Pausable {
-        fn start_paused(&mut self, _: bool) -> Missing {
-            Missing
-        }
-    }
-
-    impl Pausable for Builder {}
-
-    #[allow(dead_code, reason = "used without `test-util` only")]
-    struct Missing;
-
-    trait Exists {
-        fn exists(&self) -> bool;
-    }
-
-    impl Exists for Missing {
-        fn exists(&self) -> bool {
-            false
-        }
-    }
-
-    impl Exists for Builder {
-        fn exists(&self) -> bool {
-            true
-        }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     LiveQuota, Quota,
     quota::{LONGEST, Terms},
 };
+use crate::Clock;
 use crate::label::Labels;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, fence, lock};
 use std::{
@@ -37,7 +38,9 @@ pub(super) struct Shared {
     ledger: Mutex<Ledger>,
     quota: LiveQuota,
     pub(super) labels: Labels,
+    /// The first moment, on the clock, and where the clock counts nanoseconds.
     origin: Instant,
+    precise_origin: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -71,7 +74,7 @@ pub(super) struct Version {
 }
 
 impl Shared {
-    pub(super) fn new(quota: Quota, labels: impl FnOnce(LiveQuota) -> Labels, origin: Instant) -> Self {
+    pub(super) fn new(quota: Quota, labels: impl FnOnce(LiveQuota) -> Labels, clock: &impl Clock) -> Self {
         let terms = quota.terms();
         let quota = LiveQuota::new(quota);
         Self {
@@ -81,13 +84,24 @@ impl Shared {
             ledger: Mutex::new(Ledger { terms, steps: VecDeque::new() }),
             labels: labels(quota.clone()),
             quota,
-            origin,
+            origin: clock.now(),
+            precise_origin: clock.precise_nanos(),
+        }
+    }
+
+    /// Returns the present moment.
+    #[inline]
+    pub(super) fn now(&self, clock: &impl Clock) -> u64 {
+        match (self.precise_origin, clock.precise_nanos()) {
+            (Some(origin), Some(now)) if now >= origin => START + (now - origin).min(LATEST - START),
+            (Some(origin), Some(now)) => START.saturating_sub(origin - now),
+            _ => self.nanos(clock.now()),
         }
     }
 
     /// Returns a moment in nanoseconds.
     #[inline]
-    pub(super) fn nanos(&self, now: Instant) -> u64 {
+    fn nanos(&self, now: Instant) -> u64 {
         match now.checked_duration_since(self.origin) {
             Some(since) if since.as_secs() < (LATEST - START) / NANOS => {
                 START + since.as_secs() * NANOS + u64::from(since.subsec_nanos())

@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// let chaos = Chaos::new();
 /// chaos.set(Faults::default()); // on, without faults of its own
 /// let layer = ChaosLayer::from(chaos)
-///     .by(requested(|head| head.headers.get("x-chaos-key").is_some_and(|key| key == "a secret")))
+///     .by(requested::<String>(|head| head.headers.get("x-chaos-key").is_some_and(|key| key == "a secret")))
 ///     .http();
 /// # fn is_layer<L: tower::Layer<S>, S>(_: L, _: S) {}
 /// # is_layer(layer, tower::service_fn(async |_: Request<String>| Ok::<_, std::io::Error>(http::Response::new(String::new()))));

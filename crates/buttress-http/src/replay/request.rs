@@ -17,8 +17,8 @@ const DEFAULT_MAX_BODY: u64 = 64 * 1024;
 /// The rules for repeating requests: which requests, how much of a body is kept, and how it is
 /// converted.
 ///
-/// The head of a request is cloned, and its body goes through [`tee`] as it is sent. Part of a
-/// client ending; set with [`HttpRetryExt`](crate::HttpRetryExt).
+/// The head of a request is cloned, and its body goes through [`tee`](super::tee) as it is sent.
+/// Part of a client ending; set with [`HttpRetryExt`](crate::HttpRetryExt).
 #[derive(Clone, Copy)]
 pub struct Replays<M = Same, I = ByMethod> {
     pub(crate) max_body: u64,

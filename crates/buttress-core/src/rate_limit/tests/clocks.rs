@@ -1,4 +1,11 @@
 use super::*;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -86,4 +93,45 @@ fn after_three_centuries_the_time_stands_still_and_nothing_overflows() {
     assert_eq!(admitted(&limit), 0);
     let _ = (limit.reserve(5, Duration::MAX), limit.available(), limit.set_limit(u32::MAX));
     let _ = (limit.reserve(5, Duration::MAX), limit.available());
+}
+
+/// Counts nanoseconds beside a clock that stands still.
+#[derive(Clone, Debug)]
+struct Precise(Arc<AtomicU64>, ManualClock);
+
+impl crate::Clock for Precise {
+    fn now(&self) -> Instant {
+        self.1.now()
+    }
+
+    fn precise_nanos(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_clock_that_counts_nanoseconds_is_read_in_place_of_the_other_from_any_number_on() {
+    for start in [0, 7, 1 << 40, u64::MAX - 3 * SECOND.as_nanos() as u64] {
+        let nanos = Arc::new(AtomicU64::new(start));
+        let clock = Precise(nanos.clone(), ManualClock::new());
+        let limit = Builder::<ManualClock>::new(quota(10, SECOND, 2)).clock(clock).build().unwrap();
+        limit.try_take(2).unwrap();
+        assert_eq!(limit.try_take(1).unwrap_err().retry_after(), Some(100 * MILLI), "from {start}");
+        nanos.fetch_add((100 * MILLI).as_nanos() as u64, Ordering::Relaxed);
+        assert_eq!((limit.available(), limit.try_take(1).is_ok()), (1, true), "from {start}");
+        nanos.fetch_add(SECOND.as_nanos() as u64, Ordering::Relaxed);
+        assert_eq!(limit.available(), 2);
+    }
+}
+
+#[test]
+fn a_counter_that_starts_anew_empties_the_bucket_and_refills_it() {
+    let nanos = Arc::new(AtomicU64::new(1 << 50));
+    let clock = Precise(nanos.clone(), ManualClock::new());
+    let limit = Builder::<ManualClock>::new(quota(10, SECOND, 2)).clock(clock).build().unwrap();
+    limit.try_take(2).unwrap();
+    nanos.store(0, Ordering::Relaxed);
+    assert!(limit.try_take(1).is_err(), "empty");
+    nanos.store(SECOND.as_nanos() as u64, Ordering::Relaxed);
+    assert_eq!(limit.available(), 2);
 }
