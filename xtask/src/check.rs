@@ -1,8 +1,8 @@
 //! Checks for which there is no ready-made tool.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -165,8 +165,30 @@ pub(crate) fn examples_in_docs() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes the sources that an earlier `cargo package` unpacked. Cargo keeps them in its home by
+/// name and version, and takes them again for packages of the same version that have changed since.
+fn forget_packaged() -> anyhow::Result<()> {
+    let home = env::home_dir().map(|home| home.join(".cargo"));
+    let Some(home) = env::var_os("CARGO_HOME").map(PathBuf::from).or(home) else { return Ok(()) };
+    let Ok(registries) = fs::read_dir(home.join("registry/src")) else { return Ok(()) };
+    for registry in registries {
+        let registry = registry?;
+        // The one of `cargo package` has no host before the hyphen.
+        if registry.file_name().to_string_lossy().starts_with('-') {
+            for package in published()?.keys() {
+                let unpacked = registry.path().join(format!("{package}-{}", env!("CARGO_PKG_VERSION")));
+                if unpacked.is_dir() {
+                    fs::remove_dir_all(unpacked)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The crates of the layers can be packaged, and each package builds by itself.
 pub(crate) fn package() -> anyhow::Result<()> {
+    forget_packaged()?;
     let mut command = cargo(["package", "--quiet", "--allow-dirty"]);
     // A package is built outside of the workspace and its profile, and is not debugged.
     command.env("CARGO_PROFILE_DEV_DEBUG", "0");
