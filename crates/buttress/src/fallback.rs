@@ -61,10 +61,10 @@
 //! no time and has no bounds.
 //!
 //! A fallback that fails, or that its bounds reject, changes nothing for the caller: the original
-//! response or error is returned. With endings that return [`Error`], the original error is the
-//! source of a [`FallbackFailed`], which has the error of the fallback too. A failed response is
-//! kept for that until the fallback has ended, with what it holds: its place in a bulkhead, its
-//! connection.
+//! response or error is returned. With endings that return [`Error`](crate::Error), the original
+//! error is the source of a [`FallbackFailed`], which has the error of the fallback too. A failed
+//! response is kept for that until the fallback has ended, with what it holds: its place in a
+//! bulkhead, its connection.
 //!
 //! # How it shows
 //!
