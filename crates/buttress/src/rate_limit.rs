@@ -194,7 +194,7 @@ impl<Pol, E> GateLayer<Pol, E> {
     /// headers `RateLimit` and `RateLimit-Policy` to the responses of admitted calls.
     ///
     /// The policy must have a [quota](Metered). Rejections carry it in any case. A limit without a
-    /// name is told as `default`; where several are, give each a name.
+    /// name is called `default` there; give each a name where there are several.
     ///
     /// ```
     /// use buttress::{PlainExt, RateLimitLayer};

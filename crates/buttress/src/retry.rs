@@ -56,7 +56,7 @@
 //! [context](crate::context#retries-over-tiers) of its call. A retry layer above, in this process
 //! or in another one, does not repeat it once more. So only the lowest caller of a failing service
 //! repeats its calls, and the attempts of several tiers do not multiply. The mark can only lead to
-//! fewer retries, so it is believed whoever sends it.
+//! fewer retries, so it is taken from any sender.
 //!
 //! A request that is itself a retry of a caller adds nothing to the budget.
 //!
@@ -82,7 +82,7 @@ pub use layer::{RetryLayer, RetryStats};
 pub use service::Retry;
 
 use crate::clock::TokioClock;
-use buttress_core::retry_budget as core;
+use buttress_core::{context::CallContext, retry_budget as core};
 
 /// The future of a [`Retry`].
 pub mod future {
@@ -96,3 +96,14 @@ pub type RetryBudget = core::RetryBudget<TokioClock>;
 
 /// Builds a [`RetryBudget`].
 pub type Builder = core::Builder<TokioClock>;
+
+/// Adds a call to the budget, and counts it as in flight until the guard is dropped. A call that is
+/// made for one that a caller repeats adds nothing.
+#[inline]
+pub(crate) fn enter(budget: &RetryBudget) -> Option<CallInFlight> {
+    if CallContext::current().is_repeated {
+        return None;
+    }
+    budget.deposit();
+    budget.call_in_flight()
+}

@@ -28,7 +28,7 @@ impl Woken {
     }
 }
 
-/// A call that ends when it is told to.
+/// A call that a test ends.
 #[derive(Clone, Default)]
 struct Backend(Arc<StdMutex<Answer>>);
 

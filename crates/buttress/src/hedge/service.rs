@@ -5,11 +5,11 @@ use super::{
 use crate::{
     ending::{Begin, Duplicate, Ended, Finish, Kept},
     per_request::{PerRequest, Same},
-    retry::CallInFlight,
+    retry::{CallInFlight, enter},
     shell::{inner_service, opaque_debug},
     timer::{Deadline, Limit},
 };
-use buttress_core::{context::CallContext, shard::Ticket};
+use buttress_core::shard::Ticket;
 use pin_project::{pin_project, pinned_drop};
 use std::{
     future::Future,
@@ -77,11 +77,7 @@ where
         let ticket = shared.ticket();
         let config = &ticket.config;
         let context = ends.begin::<()>(&mut request);
-        let mut in_flight = None;
-        if config.deposits && ends.deposits(&request) && !CallContext::current().is_repeated {
-            config.budget.deposit();
-            in_flight = config.budget.call_in_flight();
-        }
+        let in_flight = if config.deposits && ends.deposits(&request) { enter(&config.budget) } else { None };
         let own_delay = after.of(&request);
         let (attempt, kept) = match config.max_hedges {
             0 => (ends.only(request), None),

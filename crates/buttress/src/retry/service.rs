@@ -1,5 +1,5 @@
 use super::{
-    CallInFlight, RetryInFlight, Withdrawal,
+    CallInFlight, RetryInFlight, Withdrawal, enter,
     layer::{RetryLayer, Shared},
 };
 use crate::{
@@ -80,12 +80,7 @@ where
         let RetryLayer { ends, attempts, shared } = &self.layer;
         let ticket = shared.ticket();
         let context = ends.begin::<()>(&mut request);
-        let budget = &ticket.config.budget;
-        let mut in_flight = None;
-        if ends.deposits(&request) && !CallContext::current().is_repeated {
-            budget.deposit();
-            in_flight = budget.call_in_flight();
-        }
+        let in_flight = if ends.deposits(&request) { enter(&ticket.config.budget) } else { None };
         let attempts = ends.attempts(&request).or_else(|| attempts.of(&request)).unwrap_or(ticket.config.attempts);
         let (attempt, kept) = if attempts > 1 {
             let (attempt, kept) = ends.first(request);

@@ -18,21 +18,21 @@ use std::{
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
-fn three() -> RetryLayer {
+pub(crate) fn three() -> RetryLayer {
     RetryLayer::new(3).backoff(Backoff::constant(PAUSE))
 }
 
 /// Returns an ending that reads every error as `failure`.
-fn failing(failure: Failure) -> Plain<impl Judge<&'static str, Error> + Clone> {
+pub(crate) fn failing(failure: Failure) -> Plain<impl Judge<&'static str, Error> + Clone> {
     Plain::new().classify(move |result: Result<&&'static str, &Error>| match result {
         Ok(_) => Outcome::Success,
         Err(_) => failure.into(),
     })
 }
 
-fn fail(handle: &mut Handle) {
+pub(crate) fn fail(handle: &mut Handle) {
     request(handle).1.send_error("failed");
 }
 

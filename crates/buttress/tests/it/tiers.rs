@@ -1,34 +1,18 @@
 //! Tests of retries with a deadline, with several budgets, and with other services that retry.
 
-use crate::{Handle, MS, SECOND, layer, no_request, pass, request};
+use crate::{
+    MS, SECOND, layer, no_request, pass, request,
+    retry::{PAUSE, fail, failing, three},
+};
 use buttress::{
-    Backoff, BoxError, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending, Error, PlainExt, RetryBudget,
-    RetryLayer,
+    Backoff, BoxError, CircuitBreaker, CircuitBreakerLayer, ContextLayer, Ending, PlainExt, RetryBudget, RetryLayer,
     context::{self, Retried},
-    ending::{Judge, Plain},
-    outcome::{Failure, FailureKind, Outcome, Sent},
+    outcome::{Failure, FailureKind, Sent},
     policy::{CallContext, Clock, TokioClock},
 };
 use std::{future::ready, time::Duration};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-
-const PAUSE: Duration = Duration::from_millis(100);
-
-fn three() -> RetryLayer {
-    RetryLayer::new(3).backoff(Backoff::constant(PAUSE))
-}
-
-fn failing(failure: Failure) -> Plain<impl Judge<&'static str, Error> + Clone> {
-    Plain::new().classify(move |result: Result<&&'static str, &Error>| match result {
-        Ok(_) => Outcome::Success,
-        Err(_) => failure.into(),
-    })
-}
-
-fn fail(handle: &mut Handle) {
-    request(handle).1.send_error("failed");
-}
 
 fn unavailable() -> Failure {
     Failure::new(FailureKind::Grpc(14))
